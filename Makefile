@@ -1,0 +1,31 @@
+# Two commands do everything: `make demo` and `make test`. Each makes its own .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all check format
+
+demo: .venv/.done
+	$(BIN)/python -m align_train
+
+test: .venv/.done
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: .venv/.done
+	$(BIN)/python -m pytest
+
+check: .venv/.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/.done: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "the module venv is missing: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
+	@touch $@

@@ -1,0 +1,26 @@
+"""`python -m align_train [group=… key=…]`: trains, then evaluates what it saved. Without an argument: the demo."""
+
+from __future__ import annotations
+
+import os
+
+from omegaconf import DictConfig
+
+from align_train.config import check, command
+
+
+def run(config: DictConfig) -> None:
+    check(config)
+    from align_train.train import train  # torch and all that: only once the configuration holds
+
+    train(config)
+
+
+def main() -> None:
+    # Loader workers fork after the tokenizer was used; it warns unless told.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    command(run, config_name="train")
+
+
+if __name__ == "__main__":
+    main()

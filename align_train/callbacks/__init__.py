@@ -1,0 +1,9 @@
+"""What happens beside the training step: numbers, pictures, checkpoints, evaluation, the progress bar."""
+
+from align_train.callbacks.checkpoints import Checkpoints
+from align_train.callbacks.evaluation import Evaluation
+from align_train.callbacks.metrics import Metrics
+from align_train.callbacks.progress import Progress
+from align_train.callbacks.samples import Samples
+
+__all__ = ["Checkpoints", "Evaluation", "Metrics", "Progress", "Samples"]

@@ -1,0 +1,145 @@
+"""metrics.csv, one row per logged step, and curves.png; the same rows go to Lightning's loggers (wandb).
+
+A resumed run first drops the rows of steps that the interruption undid, so that each step stands there once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback
+
+from align_train.batch import Batch
+from align_train.errors import UserError
+from align_train.module import ContrastiveModule
+from align_train.pictures import draw_curves
+from align_train.run_folder import RunFolder, write_whole
+
+_CURVES_EVERY_SECONDS = 60.0
+
+
+class Metrics(Callback):
+    """Rows every `every` steps, at the last step, and whenever an evaluation adds values to a step."""
+
+    def __init__(self, *, folder: RunFolder, every: int, batch_size: int, max_steps: int, name: str) -> None:
+        self.folder, self.every, self.batch_size, self.max_steps, self.name = folder, every, batch_size, max_steps, name
+        self.rows: list[dict[str, str]] = []
+        self.latest: dict[str, float] = {}
+        self._columns: list[str] = []
+        self._added: dict[str, float] = {}
+        self._bad_pairs = 0
+        self._busy = self._waited = 0.0
+        self._steps_timed = 0
+        self._began = self._drawn = 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Values that belong into the row of the step that ends now."""
+        self._added.update(values)
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self.folder.metrics.exists():
+            with self.folder.metrics.open(newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if _step(row) <= trainer.global_step]
+        self._columns = list(self.rows[-1]) if self.rows else []
+        self._write_all()
+        if self.folder.bad_pairs.exists():
+            lines = self.folder.bad_pairs.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] < trainer.global_step]
+            self._bad_pairs = len(kept)
+            write_whole(self.folder.bad_pairs, "".join(kept))
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        assert isinstance(module, ContrastiveModule)
+        self._busy += time.perf_counter() - self._began + batch.wait
+        self._waited += batch.wait
+        self._steps_timed += 1
+        self._write_down_bad_pairs(trainer)
+        step = trainer.global_step
+        if step % self.every == 0 or step == self.max_steps or self._added:
+            row = self._measure(trainer, module, step)
+            if not math.isfinite(row["loss"]):
+                raise UserError(
+                    f"step {step}: the loss is {row['loss']}; the last checkpoint is step {self.folder.last_step()}: "
+                    f"lower optimizer.lr, raise model.temperature.minimum, or look at the data of that step"
+                )
+            if trainer.is_global_zero:
+                self._log(row, trainer)
+
+    def on_train_end(self, *_: Any) -> None:
+        if self.rows:
+            draw_curves(self.rows, self.folder.curves, title=self.name)
+
+    def _measure(self, trainer: lightning.Trainer, module: ContrastiveModule, step: int) -> dict[str, float]:
+        row = {
+            "step": step,
+            "pairs_seen": step * self.batch_size,
+            "loss": float(module.loss_value),
+            "temperature": float(_whole(module.model.temperature.value.detach())),
+            "lr": module.learning_rate,
+            "grad_norm": float(_whole(module.gradient_norm)),
+            "pairs_per_second": self._steps_timed * self.batch_size / self._busy,
+            "data_wait_fraction": self._waited / self._busy,
+            "bad_pairs": self._bad_pairs,
+            **self._added,
+        }
+        self._added = {}
+        self._busy = self._waited = 0.0
+        self._steps_timed = 0
+        return row
+
+    def _log(self, row: dict[str, float], trainer: lightning.Trainer) -> None:
+        self.latest = row
+        self.rows.append({name: repr(value) for name, value in row.items()})
+        if set(row) <= set(self._columns):
+            with self.folder.metrics.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(self.rows[-1])
+        else:
+            self._columns += [name for name in row if name not in self._columns]
+            self._write_all()
+        for logger in trainer.loggers:
+            logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+        if time.monotonic() - self._drawn > _CURVES_EVERY_SECONDS:
+            draw_curves(self.rows, self.folder.curves, title=self.name)
+            self._drawn = time.monotonic()
+
+    def _write_all(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        if self._columns:
+            writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.folder.metrics, text.getvalue())
+
+    def _write_down_bad_pairs(self, trainer: lightning.Trainer) -> None:
+        """Each rank appends the pairs that it replaced: short lines in append mode do not tear each other."""
+        loader: Any = trainer.train_dataloader
+        done = [pair for pair in loader.bad_pairs if pair.step < trainer.global_step]
+        if not done:
+            return
+        loader.bad_pairs = [pair for pair in loader.bad_pairs if pair.step >= trainer.global_step]
+        self._bad_pairs += len(done)
+        with self.folder.bad_pairs.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(vars(pair)) + "\n" for pair in done))
+
+
+def _step(row: dict[str, str]) -> int:
+    return int(row["step"] or 0)
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """The full tensor of a sharded one (FSDP2's DTensor)."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -1,0 +1,132 @@
+"""Chunks through the towers: random numbers, BatchNorm and memory that depend on the recipe alone, not on the cluster.
+
+A chunk is what BatchNorm and dropout see, so a global batch gives the same numbers however its chunks are spread over
+ranks. Three things make that so:
+
+- *Random numbers.* Before each pass over a chunk the generators are seeded by (seed, step, the chunk's number in the
+  global batch). There is nothing to save, and a resumed run draws the same.
+- *BatchNorm.* Each chunk is normalised by its own statistics; the running statistics move once a step, by the plain mean
+  over all chunks of the global batch (one all-reduce of 2 floats per channel), alike on every rank.
+- *Gradient caching* is activation checkpointing at the size of a chunk: with it, only embeddings are kept between forward
+  and backward, and each chunk's graph is made again when its gradient is due (one more forward pass). The recomputation
+  draws the same random numbers and leaves BatchNorm's statistics alone. One graph, one backward: each parameter's gradient
+  arrives once, so every engine synchronises once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from align_train.batch import Chunk, normalise
+from align_train.distributed import world_size
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+class BatchNormStatistics:
+    """Collects one step's statistics from chunk after chunk, then moves the running ones once.
+
+    Each pass over a chunk finds fresh buffers in the place of `running_mean` and `running_var` and momentum 1, so that it
+    leaves exactly the chunk's own statistics there. (Updating the same buffers chunk after chunk would change what autograd
+    saved for the chunks before.)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.norms = [
+            module
+            for module in model.modules()
+            if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
+        ]
+        self.running: list[Tensor] = [getattr(norm, name) for norm in self.norms for name in _STATISTICS]
+        self.momenta = [norm.momentum for norm in self.norms]
+        self.sums = [torch.zeros_like(buffer) for buffer in self.running]
+        self.chunks = 0
+
+    def collect(self) -> AbstractContextManager[None]:
+        """Around the first pass over a chunk."""
+        return self._fresh_buffers(keep=True)
+
+    def ignore(self) -> AbstractContextManager[None]:
+        """Around a recomputation: what it finds is dropped."""
+        return self._fresh_buffers(keep=False)
+
+    @contextmanager
+    def _fresh_buffers(self, *, keep: bool) -> Iterator[None]:
+        fresh = [torch.zeros_like(buffer) for buffer in self.running]
+        self._put(fresh, [1.0] * len(self.norms))
+        try:
+            yield
+        finally:
+            self._put(self.running, self.momenta)
+        if keep and fresh:
+            torch._foreach_add_(self.sums, fresh)
+            self.chunks += 1
+
+    def _put(self, buffers: Sequence[Tensor], momenta: Sequence[float | None]) -> None:
+        for number, (norm, momentum) in enumerate(zip(self.norms, momenta, strict=True)):
+            for offset, name in enumerate(_STATISTICS):
+                norm._buffers[name] = buffers[2 * number + offset]
+            norm.momentum = momentum
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """One moving-average step towards the plain mean over all chunks of the global batch; the same on every rank."""
+        if not self.norms:
+            return
+        mean = torch.cat([part.flatten() for part in self.sums]) / self.chunks
+        if world_size() > 1:
+            dist.all_reduce(mean)
+            mean /= world_size()
+        parts = torch.split(mean, [part.numel() for part in self.sums])
+        for number, (buffer, part) in enumerate(zip(self.running, parts, strict=True)):
+            momentum = self.momenta[number // 2]
+            assert momentum is not None, "cumulative BatchNorm has no moving average"
+            buffer.lerp_(part.view_as(buffer), momentum)
+
+
+def seed_chunk(seed: int, step: int, number: int) -> None:
+    """Seeds PyTorch's generators, on every device, for one chunk of one step."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{number}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def encode_chunks(model: nn.Module, chunks: Sequence[Chunk], *, seed: int, step: int, recompute: bool) -> tuple[Tensor, Tensor]:
+    """All chunks of the device batch through both towers: image and text embeddings, `[device batch, dim]` each.
+
+    recompute: keep no activations (gradient caching); the gradients are the same. In training mode BatchNorm's running
+    statistics move by one step.
+    """
+    statistics = BatchNormStatistics(model)
+
+    def forward(chunk: Chunk) -> tuple[Tensor, Tensor]:
+        # Inside the checkpointed function, so that the recomputation is seeded alike.
+        seed_chunk(seed, step, chunk.number)
+        return model(normalise(chunk.images), chunk.input_ids)  # type: ignore[no-any-return]
+
+    embeddings = []
+    for chunk in chunks:
+        if recompute:
+            embeddings.append(
+                checkpoint(
+                    forward,
+                    chunk,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=lambda: (statistics.collect(), statistics.ignore()),
+                )
+            )
+        else:
+            with statistics.collect():
+                embeddings.append(forward(chunk))
+    if model.training:
+        statistics.finish()
+    images, texts = zip(*embeddings, strict=True)
+    return torch.cat(images), torch.cat(texts)

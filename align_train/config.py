@@ -1,0 +1,302 @@
+"""Configuration: the one module that knows Hydra. Compose, check, instantiate; errors in one line.
+
+A typed root schema rejects a wrong root key or type when the configuration is composed. Below it, nodes with `_target_` are
+checked against the constructor that they name (its signature is the schema), and `check` adds the rules that cross fields.
+All of that happens before anything is built; neither changes the configuration.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from align_train.errors import UserError
+
+_FILLED_IN = ("model.vocabulary_size",)  # null in the configuration: known only once the tokenizer is open
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+MISSING: Any = "???"
+
+
+def _conf_dir() -> Path:
+    """`conf/` inside the installed package, else at the top of the checkout."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+@dataclass
+class TrainerConfig:
+    """What computes. devices: processes per node; nodes: machines."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+
+
+@dataclass
+class Config:
+    """The root of a training configuration; `conf/train.yaml` says what each key is for."""
+
+    name: str = MISSING
+    output_dir: str = "outputs"
+    seed: int = 0
+    batch_size: int = MISSING
+    chunk_size: int = MISSING
+    max_steps: int | None = None
+    max_pairs: int | None = None
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    precision: str = "fp32"
+    recompute: bool = False
+    clip: float | None = None
+    model: Any = MISSING
+    data: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    strategy: Any = MISSING
+    logger: Any = MISSING
+    eval: Any = MISSING
+    make: Any = None
+
+
+@dataclass
+class EvaluateConfig:
+    """The root of `python -m align_train.evaluate`; `conf/evaluate.yaml` says what each key is for."""
+
+    model: str = MISSING
+    shards: Any = None
+    caption: str | None = None
+    chunk_size: int = 64
+    workers: int = 1
+    device: str = "cpu"
+    eval: Any = None
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
+    """Runs a command under Hydra (`--cfg job`, `--help`, sweeps); a UserError becomes one line and exit status 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own report and we never see the exception
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            task(config)
+        except UserError as error:  # in here: on its way out Hydra would add lines of its own
+            fail(str(error))
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(_conf_dir()), config_name=config_name)(guarded)()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(_in_one_line(error))
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit status 2."""
+    # From a loader's worker process an error comes wrapped in that process's stack trace.
+    message = message.rpartition("align_train.errors.UserError: ")[2]
+    print(f"align_train: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors span lines and name inner classes: what matters is the key and what was wrong."""
+    text = str(error)
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OmegaConfBaseException):
+        text = f"{text.splitlines()[0]} {cause}"
+    if (key := _between(text, "Could not override '", "'")) and (
+        "not in struct" in text or "No match" in text or "not in '" in text
+    ):
+        return f"{key}: no such setting{_nearest(key)}; `--cfg job` shows all settings"
+    if "could not be converted" in text or "Invalid type assigned" in text:
+        value, key = _between(text, "Value '", "'"), _between(text, "full_key: ", "\n") or "a setting"
+        wanted = _between(text, "converted to ", "\n") or "another type"
+        return f"{key}={value}: expected {wanted.strip().lower()}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith(("object_type=", "reference_type=", "In ")))
+
+
+def _between(text: str, before: str, after: str) -> str:
+    _, found, rest = text.partition(before)
+    return rest.split(after)[0] if found else ""
+
+
+def _nearest(key: str) -> str:
+    """`; did you mean …?` for a misspelt root key or a key of a known group's files."""
+    parent, _, last = key.rpartition(".")
+    names = [f.name for f in fields(Config)] + [f.name for f in fields(EvaluateConfig)]
+    if parent:
+        group = _conf_dir() / parent.split(".")[0]
+        names = [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
+        names += [f.name for f in fields(TrainerConfig)] if parent == "trainer" else []
+    close = difflib.get_close_matches(last, names, n=1, cutoff=0.5)
+    return f", did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
+
+
+def _all_keys(node: Any) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for name in node:
+            yield str(name)
+            yield from _all_keys(node._get_node(name))
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def steps_of(config: Any) -> int:
+    """Optimizer steps of the run: `max_steps`, or the fewest that see `max_pairs`."""
+    return int(config.max_steps) if config.max_steps is not None else -(-int(config.max_pairs) // int(config.batch_size))
+
+
+def check(config: Any) -> None:
+    """Rules that cross fields; UserError in one line. Pure: reads and mutates nothing else."""
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+    if not config.name or "/" in config.name or config.name.startswith("."):
+        raise UserError(f"name={config.name!r}: expected a plain folder name; the run is written to output_dir/name")
+    if (config.max_steps is None) == (config.max_pairs is None):
+        raise UserError("exactly one of max_steps and max_pairs says how long the run is; set the other to null")
+    for key in ("batch_size", "chunk_size", "max_steps", "max_pairs", "log_every", "checkpoint_every", "keep_checkpoints"):
+        if config[key] is not None and config[key] < 1:
+            raise UserError(f"{key}={config[key]}: expected at least 1")
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision}: expected one of {', '.join(PRECISIONS)}")
+    if config.trainer.accelerator not in ("cpu", "gpu"):
+        raise UserError(f"trainer.accelerator={config.trainer.accelerator}: expected cpu or gpu")
+    for key in ("devices", "nodes"):
+        if config.trainer[key] < 1:
+            raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")
+    _check_split(config)
+    for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "eval", "make"):
+        _check_component(config[key], key)
+
+
+def _check_split(config: Any) -> None:
+    """The global batch must fall into equal whole parts: ranks, chunks, lanes. Nothing is rounded."""
+    world = config.trainer.devices * config.trainer.nodes
+    batch, chunk, lanes = config.batch_size, config.chunk_size, config.data.lanes
+    processes = f"{world} processes (trainer.nodes={config.trainer.nodes} x trainer.devices={config.trainer.devices})"
+    if batch % world:
+        below = batch // world * world
+        near = " or ".join(str(size) for size in (below, below + world) if size)
+        raise UserError(f"batch_size={batch} cannot be split evenly over {processes}; the nearest that can: {near}")
+    if (batch // world) % chunk:
+        fits = max(size for size in range(1, min(chunk, batch // world) + 1) if (batch // world) % size == 0)
+        raise UserError(
+            f"chunk_size={chunk} does not divide the {batch // world} pairs of each of {processes}; "
+            f"the nearest smaller one that does: {fits}"
+        )
+    if batch % lanes:
+        raise UserError(
+            f"data.lanes={lanes} does not divide batch_size={batch}; e.g. data.lanes={_largest_divisor(batch, lanes)}"
+        )
+    if lanes % world:
+        raise UserError(
+            f"data.lanes={lanes} cannot be shared out evenly over {processes}; take a multiple of {world} that divides {batch}"
+        )
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(size for size in range(1, min(number, limit) + 1) if number % size == 0)
+
+
+def _check_component(node: Any, path: str) -> None:
+    """A node with `_target_` against the signature of what it names: unknown keys and wrong types."""
+    if isinstance(node, ListConfig):
+        for number, item in enumerate(node):
+            _check_component(item, f"{path}[{number}]")
+    if not isinstance(node, DictConfig):
+        return
+    if "_target_" not in node:
+        for name in node:
+            _check_component(node[name], f"{path}.{name}")
+        return
+    try:
+        target = get_object(node._target_)
+    except Exception:
+        raise UserError(f"{path}._target_={node._target_}: no such class or function") from None
+    function = target.__init__ if inspect.isclass(target) else target
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in node:
+        name = str(key)
+        if name in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_"):
+            continue
+        if name not in parameters and not takes_any:
+            close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
+            hint = f", did you mean {path}.{close[0]}?" if close else f"; {node._target_} takes {', '.join(parameters)}"
+            raise UserError(f"{path}.{name}: no such setting{hint}")
+        value = node[key]
+        if isinstance(value, DictConfig) and "_target_" in value:
+            _check_component(value, f"{path}.{name}")
+        elif value is None and f"{path}.{name}" in _FILLED_IN:
+            continue
+        elif name in hints and not _matches(value, hints[name]):
+            found = str(value)
+            raise UserError(f"{path}.{name}={found}: expected {_spell(hints[name])}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    """Whether a YAML value can stand for a type hint; hints that YAML cannot express pass."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if hint is type(None):
+        return value is None
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if origin in (collections.abc.Sequence, list, tuple):
+        return isinstance(value, ListConfig) and all(_matches(item, arguments[0]) for item in value)
+    return True
+
+
+def _spell(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spell(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (collections.abc.Sequence, list, tuple):
+        return f"a list (each {_spell(arguments[0])})"
+    return str(hint)
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """The object that a checked node describes, with plain Python containers inside."""
+    return instantiate(node, _convert_="all", **extra)
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration, without Hydra's own part."""
+    return OmegaConf.to_yaml(config, resolve=True)

@@ -1,0 +1,81 @@
+"""Two towers, one shared space, one learned temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class Temperature(nn.Module):
+    """ALIGN's σ: what the cosine is divided by; a parameter of shape `[1]` (a 0-dim one breaks FSDP2 and DeepSpeed).
+
+    initial: where it starts (paper: 1.0, ends near 1/64); raw σ moves about one learning rate a step, so short runs start
+    lower. minimum, maximum: bounds, applied in place *after* each step (clamping in forward would kill the gradient).
+    """
+
+    def __init__(self, *, initial: float = 1.0, minimum: float = 0.001, maximum: float | None = None) -> None:
+        super().__init__()
+        if not 0 < minimum <= initial <= (maximum or initial):
+            raise ValueError(f"temperature: 0 < minimum <= initial <= maximum expected, found {minimum}, {initial}, {maximum}")
+        self.value = nn.Parameter(torch.full((1,), initial))
+        self.minimum, self.maximum = minimum, maximum
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Moves the parameter back into its bounds."""
+        self.value.clamp_(self.minimum, self.maximum)
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+class DualEncoder(nn.Module):
+    """Image tower, text tower and temperature.
+
+    image_tower: pictures -> `[chunk, dim]`, with a `dim`. text_tower: makes the text tower for that dim and vocabulary.
+    lock: a tower that is not trained, in evaluation mode throughout (LiT locks the image tower). image_size, resize_size,
+    max_tokens: the preprocessing that belongs to the weights (squash to resize_size, crop image_size; cut texts).
+    """
+
+    def __init__(
+        self,
+        *,
+        image_tower: nn.Module,
+        text_tower: Callable[..., nn.Module],
+        temperature: Temperature,
+        vocabulary_size: int,
+        image_size: int = 289,
+        resize_size: int = 346,
+        max_tokens: int = 64,
+        lock: Literal["image", "text"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
+        self.temperature = temperature
+        self.image_size, self.resize_size, self.max_tokens = image_size, resize_size, max_tokens
+        self.locked = {"image": self.image_tower, "text": self.text_tower}[lock] if lock else None
+        if self.locked is not None:
+            self.locked.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        super().train(mode)
+        if self.locked is not None:
+            self.locked.eval()  # neither dropout nor BatchNorm statistics move in a locked tower
+        return self
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """float `[chunk, 3, height, width]` in [-1, 1] -> L2-normalised float32 `[chunk, dim]`."""
+        return normalize(self.image_tower(images).float(), dim=-1)
+
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """integers `[chunk, length]` -> L2-normalised float32 `[chunk, dim]`."""
+        return normalize(self.text_tower(input_ids).float(), dim=-1)
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encode_image(images), self.encode_text(input_ids)

@@ -1,0 +1,124 @@
+"""Image towers: the paper's EfficientNets, and any other timm model by name.
+
+EfficientNet as in ALIGN (paper, section 5): global average pooling, *no* 1 × 1 head convolution, so that B7 is 640 wide and
+L2 1376; a linear layer only where the paper has one (B1, B3, B5 in its ablations). Modules are timm's, in training semantics
+(BatchNorm momentum 0.01, whole-sample drop path); Hugging Face's `AlignVisionModel` carries TensorFlow's (0.99) and would
+train wrongly. Shapes and padding follow Hugging Face, so weights go across one to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import timm
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+
+class _FixedPadConv2d(nn.Conv2d):
+    """A strided convolution padded by (k//2 - 1) before and k//2 after, whatever the resolution.
+
+    Hugging Face's ALIGN always pads so. TensorFlow's "SAME" (timm's `tf_*`) depends on the resolution: equal at 224 and 288,
+    but 10 × 10 instead of 9 × 9 at 289.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        height, width = self.kernel_size[0] // 2, self.kernel_size[1] // 2
+        return super().forward(pad(input, (width - 1, width, height - 1, height)))
+
+
+def _fix_padding(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d) and child.stride[0] == 2:
+            fixed = _FixedPadConv2d(
+                child.in_channels,
+                child.out_channels,
+                child.kernel_size,  # type: ignore[arg-type]
+                stride=child.stride,  # type: ignore[arg-type]
+                groups=child.groups,
+                bias=child.bias is not None,
+                device="meta",  # its parameters are the old ones, below
+            )
+            fixed.weight, fixed.bias = child.weight, child.bias
+            setattr(module, name, fixed)
+        else:
+            _fix_padding(child)
+
+
+class EfficientNetTower(nn.Module):
+    """An EfficientNet with global average pooling and no head convolution.
+
+    width, depth: the family's two coefficients (B7: 2.0, 3.1; L2: 4.3, 5.3). channels, kernels, strides, repeats,
+    expansions: one number per stage before scaling (EfficientNet-B0's are the default), as `AlignVisionConfig` can express
+    them. stem: channels of the stem before scaling. projection: width of a linear layer on top, or none. drop_path: share
+    of samples whose last block is dropped, linearly less towards the input. momentum: BatchNorm's.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        depth: float = 1.0,
+        stem: int = 32,
+        channels: Sequence[int] = (16, 24, 40, 80, 112, 192, 320),
+        kernels: Sequence[int] = (3, 3, 5, 3, 5, 5, 3),
+        strides: Sequence[int] = (1, 2, 2, 2, 1, 2, 1),
+        repeats: Sequence[int] = (1, 2, 2, 3, 3, 4, 1),
+        expansions: Sequence[int] = (1, 6, 6, 6, 6, 6, 6),
+        projection: int | None = None,
+        drop_path: float = 0.2,
+        momentum: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if len({len(channels), len(kernels), len(strides), len(repeats), len(expansions)}) != 1:
+            raise ValueError("channels, kernels, strides, repeats and expansions need one number per stage")
+        stages = [
+            [f"{'ds' if expansion == 1 else 'ir'}_r{repeat}_k{kernel}_s{stride}_e{expansion}_c{channel}_se0.25"]
+            for channel, kernel, stride, repeat, expansion in zip(channels, kernels, strides, repeats, expansions, strict=True)
+        ]
+        self.network = EfficientNet(
+            block_args=decode_arch_def(stages, depth_multiplier=depth),  # type: ignore[no-untyped-call]
+            num_classes=0,
+            num_features=0,  # no head convolution
+            stem_size=stem,
+            round_chs_fn=partial(round_channels, multiplier=width),
+            act_layer=nn.SiLU,
+            norm_layer=partial(BatchNormAct2d, eps=1e-3, momentum=momentum),
+            drop_path_rate=drop_path,
+        )
+        _fix_padding(self.network)
+        features = int(self.network.num_features)
+        self.projection = nn.Linear(features, projection) if projection else nn.Identity()
+        self.dim = projection or features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float `[chunk, 3, height, width]` in [-1, 1]. Returns `[chunk, dim]`, not normalised."""
+        projected: Tensor = self.projection(self.network(images))
+        return projected
+
+
+class TimmTower(nn.Module):
+    """Any timm model by name, pooled as that model does it, with or without a linear layer.
+
+    pretrained: load timm's weights (from the hub or its cache). options: passed on to `timm.create_model`.
+    """
+
+    def __init__(
+        self, *, name: str, projection: int | None = None, pretrained: bool = False, options: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.network = timm.create_model(name, pretrained=pretrained, num_classes=0, **(options or {}))
+        network: Any = self.network
+        features = int(getattr(network, "head_hidden_size", None) or network.num_features)
+        self.projection = nn.Linear(features, projection) if projection else nn.Identity()
+        self.dim = projection or features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float `[chunk, 3, height, width]` in [-1, 1]. Returns `[chunk, dim]`, not normalised."""
+        projected: Tensor = self.projection(self.network(images))
+        return projected

@@ -1,0 +1,87 @@
+"""The training step: chunks -> towers -> loss; and what belongs to a step: gradient norm, clipping, bounds of σ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from align_train.batch import Batch
+from align_train.chunks import encode_chunks
+from align_train.loss import ContrastiveLoss
+from align_train.model import DualEncoder
+from align_train.optim import AdamW, Lamb, WarmupLinear
+
+
+class ContrastiveModule(lightning.LightningModule):
+    """A dual encoder under training.
+
+    recompute: gradient caching, see `chunks.py`. clip: largest gradient norm, or None. After each step `loss_value`
+    (scalar, of the global batch, on the device), `gradient_norm` (before clipping) and `learning_rate` say what it was.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: DualEncoder,
+        loss: ContrastiveLoss,
+        optimizer: AdamW | Lamb,
+        scheduler: WarmupLinear,
+        max_steps: int,
+        seed: int,
+        recompute: bool = False,
+        clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.optimizer_recipe, self.scheduler_recipe = optimizer, scheduler
+        self.max_steps, self.seed, self.recompute, self.clip = max_steps, seed, recompute, clip
+        self.loss_value = torch.tensor(float("nan"))
+        self.gradient_norm = torch.tensor(float("nan"))
+        self.learning_rate = float("nan")
+        self._configured_groups: list[dict[str, Any]] = []
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_recipe.build(self.model)
+        self._configured_groups = [
+            {k: v for k, v in group.items() if k not in ("params", "step")} for group in optimizer.param_groups
+        ]
+        schedule = self.scheduler_recipe.build(optimizer, self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """A checkpoint brings its own learning rate and decay along; what the configuration says now is what counts."""
+        optimizer = self.trainer.optimizers[0]
+        factor = self.scheduler_recipe.factor(self.global_step, self.max_steps)
+        schedule = self.trainer.lr_scheduler_configs[0].scheduler
+        schedule.base_lrs = [group["initial_lr"] for group in self._with_initial_lr()]
+        for group, configured in zip(optimizer.param_groups, self._with_initial_lr(), strict=True):
+            group.update(configured, lr=configured["initial_lr"] * factor)
+
+    def _with_initial_lr(self) -> list[dict[str, Any]]:
+        return [{**group, "initial_lr": group.get("initial_lr", group["lr"])} for group in self._configured_groups]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert batch.step == self.global_step, f"batch of step {batch.step} in step {self.global_step}"
+        images, texts = encode_chunks(self.model, batch.chunks, seed=self.seed, step=batch.step, recompute=self.recompute)
+        loss: Tensor = self.loss(images, texts, self.model.temperature())
+        self.loss_value = loss.detach()
+        self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Called by Lightning between backward and step, with or without clipping."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, self.gradient_norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.model.temperature.clamp_()

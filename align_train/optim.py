@@ -1,0 +1,127 @@
+"""Optimizers and schedules of the recipes: LAMB (paper), AdamW, linear warm-up and linear decay.
+
+Which parameters are *exempt* from weight decay, and under LAMB from the trust ratio as well, is by kind: `batchnorm`,
+`layernorm`, `bias` (of other layers), `temperature`. COYO-ALIGN exempts BatchNorm alone. LAMB moves an adapted scalar
+temperature relatively (about one learning rate a step); AdamW moves raw σ by about one learning rate a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.optim.lamb import Lamb as TimmLamb
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+KINDS = ("batchnorm", "layernorm", "bias", "temperature")
+
+
+def _kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each trained parameter with its kind; `weight` for all that is none of KINDS."""
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if module_name.endswith("temperature"):
+                kind = "temperature"
+            elif isinstance(module, _BatchNorm):
+                kind = "batchnorm"
+            elif isinstance(module, nn.LayerNorm):
+                kind = "layernorm"
+            else:
+                kind = "bias" if name == "bias" else "weight"
+            yield kind, parameter
+
+
+def _groups(
+    model: nn.Module, *, lr: float, weight_decay: float, temperature_lr: float | None, exempt: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Parameter groups: adapted, exempt, temperature. Empty ones are left out (an optimizer would refuse them)."""
+    unknown = set(exempt) - set(KINDS)
+    if unknown:
+        raise ValueError(f"optimizer.exempt: {sorted(unknown)} are no kinds of parameters; expected some of {list(KINDS)}")
+    adapted: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    temperature: list[nn.Parameter] = []
+    for kind, parameter in _kinds(model):
+        (temperature if kind == "temperature" else spared if kind in exempt else adapted).append(parameter)
+    decays = "temperature" not in exempt
+    groups = [
+        {"params": adapted, "lr": lr, "weight_decay": weight_decay, "always_adapt": True},
+        {"params": spared, "lr": lr, "weight_decay": 0.0, "always_adapt": False},
+        {
+            "params": temperature,
+            "lr": lr if temperature_lr is None else temperature_lr,
+            "weight_decay": weight_decay if decays else 0.0,
+            "always_adapt": decays,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019). temperature_lr: the temperature's own learning rate; None: the common one."""
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-5,
+        temperature_lr: float | None = None,
+        exempt: Sequence[str] = KINDS,
+    ) -> None:
+        self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
+        self.grouping = {"weight_decay": weight_decay, "temperature_lr": temperature_lr, "exempt": exempt}
+
+    def build(self, model: nn.Module) -> Optimizer:
+        groups = _groups(model, lr=self.lr, **self.grouping)  # type: ignore[arg-type]
+        for group in groups:
+            del group["always_adapt"]
+        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps)
+
+
+class Lamb:
+    """LAMB (You et al. 2020), timm's; exempt parameters have neither weight decay nor trust ratio.
+
+    timm would clip gradients to norm 1 on top of the trainer's own clipping: switched off.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 1e-5,
+        temperature_lr: float | None = None,
+        exempt: Sequence[str] = ("batchnorm",),
+    ) -> None:
+        self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
+        self.grouping = {"weight_decay": weight_decay, "temperature_lr": temperature_lr, "exempt": exempt}
+
+    def build(self, model: nn.Module) -> Optimizer:
+        groups = _groups(model, lr=self.lr, **self.grouping)  # type: ignore[arg-type]
+        return TimmLamb(groups, betas=self.betas, eps=self.eps, max_grad_norm=None)
+
+
+class WarmupLinear:
+    """Linear from 0 to the learning rate in `warmup_steps`, then linear to `final` × it at the run's last step (paper, 5)."""
+
+    def __init__(self, *, warmup_steps: int, final: float = 0.0) -> None:
+        self.warmup_steps, self.final = warmup_steps, final
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the learning rate is multiplied by in the step after `step` finished ones."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        left = (max_steps - step) / max(1, max_steps - self.warmup_steps)
+        return self.final + (1 - self.final) * max(0.0, left)
+
+    def build(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: self.factor(step, max_steps))

@@ -1,0 +1,96 @@
+"""The folder of one run, `<output_dir>/<name>/`: what lies where, and the record of what the run was trained on.
+
+`lineage.jsonl` has a line for every stretch of the run: from which step on which data, seed, batch, lanes and chunk held.
+The first line also carries the run's identity for loggers, so that a resumed run continues the same wandb run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def lineage(self) -> Path:
+        return self.path / "lineage.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def batches(self) -> Path:
+        return self.path / "batches"
+
+    @property
+    def bad_pairs(self) -> Path:
+        return self.path / "bad_pairs.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    def last_checkpoint(self) -> Path | None:
+        """What `checkpoints/last` names: always a complete checkpoint. None where there is none yet."""
+        link = self.checkpoints / "last"
+        return link.resolve() if link.exists() else None
+
+    def last_step(self) -> int:
+        """Finished optimizer steps in the last checkpoint; 0 where there is none."""
+        last = self.last_checkpoint()
+        return int(last.name.removeprefix("step-").removesuffix(".ckpt")) if last else 0
+
+    def read_lineage(self) -> list[dict[str, Any]]:
+        if not self.lineage.exists():
+            return []
+        return [json.loads(line) for line in self.lineage.read_text(encoding="utf-8").splitlines()]
+
+    def begin_stretch(self, recipe: dict[str, Any], *, step: int) -> None:
+        """Adds a line to the lineage where something that it records is new. Drops lines of steps that were undone."""
+        lines = [line for line in self.read_lineage() if line["step"] < step or line["step"] == 0]
+        known = {name: value for line in lines for name, value in line.items()}
+        if not lines:
+            recipe = {"run": secrets.token_hex(4), **recipe}
+        if any(known.get(name) != value for name, value in recipe.items()):
+            lines.append({"step": step, **recipe})
+        write_whole(self.lineage, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def note_changes(self, changes: dict[str, Any], *, step: int) -> None:
+        """Adds a line of settings that are new since the last start."""
+        with self.lineage.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "changed": changes}) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space or set output_dir to another place"
+        ) from None

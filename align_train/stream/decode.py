@@ -1,0 +1,98 @@
+"""Bytes of a picture -> upright RGB, uint8, at the size that the tower takes.
+
+A *view* (which part of the picture, mirrored or not) is drawn first, in fractions of the picture. Then the picture is
+decoded at the smallest of JPEG's own scales (1/2, 1/4, 1/8) that still has enough pixels for it, and the part that the view
+shows is resized, antialiased, straight from source coordinates: pixels that the crop drops are never resized. This equals
+the paper's "resize to 346 × 346, then crop 289 × 289" without the 346 × 346 picture.
+
+Randomness comes from a number given by the caller (seed, epoch, pair), never from the worker.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a picture that is shown: left, top, right, bottom as fractions of its sides; mirrored or not."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    mirrored: bool = False
+
+
+class Views:
+    """Which view of a picture is trained on, and which is evaluated.
+
+    image_size: side of the square that the tower takes; resize_size: side of the square that the whole picture is squashed
+    to before the crop (paper: 289 of 346). flip: mirror half of the pictures. least_scale: when below 1, the crop's area is
+    drawn from [least_scale, 1] × the picture's, with an aspect ratio from 3/4 to 4/3, instead of the paper's fixed crop.
+    """
+
+    def __init__(self, *, image_size: int, resize_size: int, flip: bool = True, least_scale: float = 1.0) -> None:
+        self.image_size = image_size
+        self.crop = image_size / resize_size
+        self.flip = flip
+        self.least_scale = least_scale
+
+    def draw(self, random: Random) -> View:
+        width = height = self.crop
+        if self.least_scale < 1:
+            side = random.uniform(self.least_scale, 1) ** 0.5
+            stretch = random.uniform(0.75**0.5, (4 / 3) ** 0.5)
+            width, height = min(1.0, side * stretch), min(1.0, side / stretch)
+        left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
+        return View(left, top, left + width, top + height, self.flip and random.random() < 0.5)
+
+    def centre(self) -> View:
+        margin = (1 - self.crop) / 2
+        return View(margin, margin, 1 - margin, 1 - margin)
+
+
+def decode(data: bytes, view: View, size: int) -> Pixels:
+    """The view of an encoded picture as `[size, size, 3]`; ValueError with the reason where the bytes are no whole picture."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"picture of {image.width} x {image.height} pixels is taken for a decompression bomb")
+        shown = min(view.right - view.left, view.bottom - view.top)
+        needed = int(np.ceil(size / shown))
+        if image.mode in ("RGB", "L"):
+            image.draft(None, (needed, needed))
+        upright = _upright_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError("not a JPEG, PNG or WebP picture") from None
+    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"broken picture: {error}") from None
+    width, height = upright.size
+    box = (view.left * width, view.top * height, view.right * width, view.bottom * height)
+    shown_image = upright.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    pixels: Pixels = np.asarray(shown_image)
+    return pixels[:, ::-1] if view.mirrored else pixels
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Any mode and orientation -> RGB the right way up, transparency on white."""
+    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
+        wide = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((wide / 257).clip(0, 255).round().astype(np.uint8))
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

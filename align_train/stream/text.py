@@ -1,0 +1,87 @@
+"""Texts -> token ids, one call per chunk, cut at the tower's length and padded to the chunk's longest text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from align_train.errors import UserError
+
+PAD_ID = 0  # BERT's [PAD]; the towers derive the attention mask from it
+_ROUND_UP_TO = 8  # texts of a chunk are padded to a multiple: few distinct shapes, and tensor cores like it
+
+
+class TextEncoder:
+    """A WordPiece tokenizer as saved by Hugging Face: a folder with `tokenizer.json`, that file, or a name on the hub.
+
+    max_tokens: longer texts are cut, [CLS] and [SEP] included (paper: 64).
+    """
+
+    def __init__(self, path: str, *, max_tokens: int) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a worker has one core
+        self.path = path
+        self.tokenizer = _load(path)
+        if self.tokenizer.token_to_id("[PAD]") != PAD_ID or self.tokenizer.token_to_id("[CLS]") is None:
+            raise UserError(f"data.tokenizer={path}: expected BERT's WordPiece with [PAD] as token {PAD_ID} and [CLS]")
+        self.max_tokens = max_tokens
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_tokens)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.int32]:
+        """`[len(texts), length]`, length a multiple of 8 or `max_tokens`."""
+        encoded = [row.ids for row in self.tokenizer.encode_batch_fast(list(texts))]
+        longest = max(map(len, encoded))
+        length = min(self.max_tokens, -(-longest // _ROUND_UP_TO) * _ROUND_UP_TO)
+        ids = np.full((len(encoded), length), PAD_ID, dtype=np.int32)
+        for row, tokens in zip(ids, encoded, strict=True):
+            row[: len(tokens)] = tokens
+        return ids
+
+
+def _load(path: str) -> Tokenizer:
+    local = Path(path).expanduser()
+    file = local / "tokenizer.json" if local.is_dir() else local
+    if file.is_file():
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises bare Exception for any malformed file
+            raise UserError(f"data.tokenizer={path}: {file} is not a tokenizer ({error})") from None
+    if local.exists() or path.count("/") > 1 or path.startswith((".", "/")):
+        raise UserError(
+            f"data.tokenizer={path}: no tokenizer.json there; make one with `python -m data.pack` or give a hub name"
+        )
+    try:
+        return Tokenizer.from_pretrained(path)
+    except Exception:
+        raise UserError(
+            f"data.tokenizer={path}: neither a folder with tokenizer.json here nor reachable on the Hugging Face hub"
+        ) from None
+
+
+def train_tokenizer(texts: Iterable[str], *, size: int, folder: Path) -> None:
+    """BERT's lower-casing WordPiece of at most `size` tokens from texts, saved as a Hugging Face tokenizer folder."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer_folder: Any = PreTrainedTokenizerFast
+    tokenizer_folder(tokenizer_object=tokenizer, **names).save_pretrained(folder)

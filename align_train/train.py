@@ -1,0 +1,212 @@
+"""One run from configuration to checkpoint: prepare, build, say what will happen, train, evaluate what was saved."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import OmegaConf
+
+from align_train.callbacks import Checkpoints, Evaluation, Metrics, Progress, Samples
+from align_train.config import PRECISIONS, build, steps_of, to_yaml
+from align_train.datamodule import PairsDataModule
+from align_train.errors import UserError
+from align_train.evaluation import evaluate_run, print_results
+from align_train.model import DualEncoder
+from align_train.module import ContrastiveModule
+from align_train.run_folder import RunFolder, write_whole
+
+# What fixes the order of pairs or the numbers inside a chunk: changing it in mid-run would not be the same run.
+_PART_OF_THE_RUN = ("seed", "batch_size", "chunk_size", "data.lanes", "data.window")
+
+
+def train(config: Any) -> None:
+    """Trains the configured run to its last step, from its last checkpoint if there is one."""
+    _quieten()
+    first = _is_first_process()
+    folder = RunFolder(Path(config.output_dir).expanduser().absolute() / config.name)
+    max_steps = steps_of(config)
+    done = folder.last_step()
+    if done >= max_steps:
+        if first:
+            print(f"{folder.path}: finished at step {done} of {max_steps}; go on with max_steps=…, or choose another name")
+            print_results(folder)
+        return
+    changes = _changed_settings(folder, config, done)
+    data = prepare_data(config, progress=first)
+    _check_hardware(config)
+    model = build_model(config, data)
+    if first:
+        _write_settings(folder, config, data, changes, done)
+        print(recipe(config, data, model, folder, done, changes), flush=True)
+    trainer = _trainer(config, folder, data, max_steps)
+    module = ContrastiveModule(
+        model=model,
+        loss=build(config.loss),
+        optimizer=build(config.optimizer),
+        scheduler=build(config.scheduler),
+        max_steps=max_steps,
+        seed=config.seed,
+        recompute=config.recompute,
+        clip=config.clip,
+    )
+    resume = str(folder.last_checkpoint()) if done else None
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.is_global_zero:
+        print(f"{folder.path}: trained to step {max_steps}", flush=True)
+    if data.held_out is not None:
+        evaluate_run(folder, config, data=data, device=module.device)
+
+
+def prepare_data(config: Any, *, progress: bool) -> PairsDataModule:
+    """Makes what `make` describes (the demo's shards), then opens the shards."""
+    if config.make is not None:
+        build(config.make)
+    data: PairsDataModule = build(config.data, progress=progress)
+    return data
+
+
+def build_model(config: Any, data: PairsDataModule) -> DualEncoder:
+    """The configured model with fresh weights, the same on every rank; its vocabulary is the tokenizer's unless set."""
+    torch.manual_seed(config.seed)
+    node: Any = OmegaConf.to_container(config.model, resolve=True)
+    known = data.encode.vocabulary_size
+    size = node.pop("vocabulary_size", None) or known
+    if size < known:
+        raise UserError(
+            f"model.vocabulary_size={size}: the tokenizer {data.encode.path} has {known} tokens; set it to null or more"
+        )
+    model: DualEncoder = build(node, vocabulary_size=size)
+    return model
+
+
+def _trainer(config: Any, folder: RunFolder, data: PairsDataModule, max_steps: int) -> lightning.Trainer:
+    processes = config.trainer.devices * config.trainer.nodes
+    metrics = Metrics(
+        folder=folder, every=config.log_every, batch_size=config.batch_size, max_steps=max_steps, name=config.name
+    )
+    evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
+    callbacks = [
+        Samples(folder=folder),
+        Evaluation(evaluators=evaluators, every=config.eval.every, data=data, metrics=metrics),
+        metrics,
+        Progress(max_steps=max_steps, metrics=metrics),
+        Checkpoints(folder=folder, every=config.checkpoint_every, keep=config.keep_checkpoints),
+    ]
+    return lightning.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.nodes,
+        strategy=build(config.strategy, processes=processes, on_gpu=config.trainer.accelerator == "gpu"),
+        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        max_steps=max_steps,
+        logger=_logger(config, folder),
+        callbacks=callbacks,
+        default_root_dir=folder.path,
+        # What our own callbacks and loader do, Lightning must not do again.
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+
+
+def _logger(config: Any, folder: RunFolder) -> list[Logger]:
+    """metrics.csv is always written; `logger=wandb` adds the run to wandb, under the identity in its lineage."""
+    if not config.logger:  # logger=csv
+        return []
+    identity = folder.read_lineage()[0]["run"] if folder.read_lineage() else None
+    logger: Logger = build(config.logger, save_dir=str(folder.path), name=config.name, id=identity)
+    if _is_first_process() and isinstance(logger, WandbLogger):
+        logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
+    return [logger]
+
+
+def _changed_settings(folder: RunFolder, config: Any, done: int) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from those that the run was started or last resumed with; refuses what would break it."""
+    if not done or not folder.config.exists():
+        return {}
+    before, now = (_flat(OmegaConf.to_container(node, resolve=True)) for node in (OmegaConf.load(folder.config), config))
+    changes = {key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
+    for key in _PART_OF_THE_RUN:
+        if key in changes:
+            was, is_now = changes[key]
+            raise UserError(f"{key}={is_now}: the run {config.name} was started with {was}; restore it, or choose another name")
+    return changes
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {key: value for name, item in node.items() for key, value in _flat(item, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def _write_settings(
+    folder: RunFolder, config: Any, data: PairsDataModule, changes: dict[str, tuple[Any, Any]], done: int
+) -> None:
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    write_whole(folder.config, to_yaml(config))
+    folder.begin_stretch(data.recipe, step=done)
+    if changes:
+        folder.note_changes({key: list(pair) for key, pair in changes.items()}, step=done)
+
+
+def recipe(
+    config: Any, data: PairsDataModule, model: DualEncoder, folder: RunFolder, done: int, changes: dict[str, tuple[Any, Any]]
+) -> str:
+    """What the run will do, in a few lines: batch and its split, length, data, parameters, where it writes."""
+    world = config.trainer.devices * config.trainer.nodes
+    chunks = config.batch_size // config.chunk_size
+    steps, epoch = steps_of(config), data.order.epoch_pairs
+    image, text = (sum(p.numel() for p in tower.parameters()) for tower in (model.image_tower, model.text_tower))
+    start = f"from step {done}" if done else "new"
+    split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunks"
+    how = f"{config.trainer.accelerator}, {config.precision}{', recomputing chunks' if config.recompute else ''}"
+    pairs = steps * config.batch_size
+    held_out = data.held_out.pairs if data.held_out else 0
+    locked = f", {config.model.lock} tower locked" if config.model.get("lock") else ""
+    lines = {
+        "run": f"{config.name}, {start}, seed {config.seed}, writes to {folder.path}",
+        "global batch": f"{config.batch_size:,} pairs = {chunks} chunks of {config.chunk_size} = {split} ({how})",
+        "length": f"{steps:,} steps = {pairs:,} pairs = {pairs / epoch:.1f} epochs of {epoch / config.batch_size:.1f} steps",
+        "data": f"{data.manifest.pairs:,} pairs in {len(data.manifest.shards):,} shards ({data.manifest.source}), of which an "
+        f"epoch visits {epoch:,}; held out: {held_out:,}",
+        "parameters": f"image tower {image / 1e6:.2f} M, text tower {text / 1e6:.2f} M, "
+        f"shared dimension {model.text_tower.dim}{locked}",
+    }
+    if changes:
+        lines["changed"] = "; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changes.items())
+    return "\n".join(f"{name:>13}  {value}" for name, value in lines.items())
+
+
+def _check_hardware(config: Any) -> None:
+    """After paths, before anything is built."""
+    if config.trainer.accelerator == "gpu":
+        found = torch.cuda.device_count()
+        if found < config.trainer.devices:
+            asked = f"trainer.devices={config.trainer.devices}"
+            raise UserError(f"{asked}: {found} GPUs found here; take trainer=cpu or a machine that has them")
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks for the run, before any process group exists."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_PROCID", "RANK"))
+
+
+def _quieten() -> None:
+    """Lightning's notices about what we do on purpose; its warnings of other kinds stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*`LightningModule.configure_gradient_clipping`.*",
+        ".*IterableDataset.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)

@@ -1,0 +1,1 @@
+"""Offline preparation of shards, run once, in a checkout; `align_train/stream/` is what runs every step."""
