@@ -1,7 +1,7 @@
 """Bytes of a picture -> upright RGB, uint8, at the size that the tower takes.
 
 A *view* (which part of the picture, mirrored or not) is drawn first, in fractions of the picture. Then the picture is
-decoded at the smallest of JPEG's own scales (1/2, 1/4, 1/8) that still has enough pixels for it, and the part that the view
+decoded at the smallest of JPEG's own scales (1/2, 1/4, 1/8) that loses nothing for it, and the part that the view
 shows is resized, antialiased, straight from source coordinates: pixels that the crop drops are never resized. This equals
 the paper's "resize to 346 × 346, then crop 289 × 289" without the 346 × 346 picture.
 
@@ -21,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
+_ORIENTATION = 0x0112  # EXIF's; 5 and above exchange width and height
+_HEADROOM = 1.6  # a scaled decode has at least so many times the pixels (a side) that are needed: >= 41 dB on real photos
 MAX_PIXELS = 100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
 
 
@@ -44,7 +46,7 @@ class Views:
     """
 
     def __init__(self, *, image_size: int, resize_size: int, flip: bool = True, least_scale: float = 1.0) -> None:
-        self.image_size = image_size
+        self.image_size, self.resize_size = image_size, resize_size
         self.crop = image_size / resize_size
         self.flip = flip
         self.least_scale = least_scale
@@ -59,8 +61,8 @@ class Views:
         return View(left, top, left + width, top + height, self.flip and random.random() < 0.5)
 
     def centre(self) -> View:
-        margin = (1 - self.crop) / 2
-        return View(margin, margin, 1 - margin, 1 - margin)
+        margin = (self.resize_size - self.image_size) // 2 / self.resize_size  # in whole pixels, as AlignProcessor crops
+        return View(margin, margin, margin + self.crop, margin + self.crop)
 
 
 def decode(data: bytes, view: View, size: int) -> Pixels:
@@ -70,15 +72,17 @@ def decode(data: bytes, view: View, size: int) -> Pixels:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"picture of {image.width} x {image.height} pixels is taken for a decompression bomb")
         shown = min(view.right - view.left, view.bottom - view.top)
-        needed = int(np.ceil(size / shown))
-        if image.mode in ("RGB", "L"):
-            image.draft(None, (needed, needed))
+        needed = int(np.ceil(_HEADROOM * size / shown))
+        # A scaled picture's last column may stand for a fraction of a pixel: the extent says how far the picture really goes.
+        drafted = image.draft(image.mode, (needed, needed)) if image.mode in ("RGB", "L") else None
+        width, height = drafted[1][2:] if drafted else image.size
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        width, height = (height, width) if turned else (width, height)
         upright = _upright_rgb(image)
     except UnidentifiedImageError:
         raise ValueError("not a JPEG, PNG or WebP picture") from None
     except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"broken picture: {error}") from None
-    width, height = upright.size
     box = (view.left * width, view.top * height, view.right * width, view.bottom * height)
     shown_image = upright.resize((size, size), Image.Resampling.BILINEAR, box=box)
     pixels: Pixels = np.asarray(shown_image)

@@ -52,7 +52,8 @@ class CaptionSource:
         if self.field is None:
             texts = [member.decode("utf-8")]
         else:
-            value = json.loads(member).get(self.field)
+            record = json.loads(member)
+            value = record.get(self.field) if isinstance(record, dict) else None
             texts = value if isinstance(value, list) else [value]
         texts = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
         if not texts:
@@ -100,15 +101,24 @@ def build_index(path: Path) -> ShardIndex:
                 extensions.append(extension.lower().encode("utf-8", "surrogateescape"))
                 offsets.append(member.offset_data)
                 sizes.append(member.size)
-            readable = tar.offset
+            end = tar.offset
     except FileNotFoundError:
         raise UserError(f"{path}: no such shard; check data.shards, or rebuild the manifest") from None
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{path}: not a readable tar ({error}); fetch it again or leave it out of data.shards") from None
-    if not names or readable > path.stat().st_size or offsets[-1] + sizes[-1] > path.stat().st_size:
-        reason = "holds no members" if not names else "is cut short"
-        raise UserError(f"{path}: the tar {reason}; fetch it again or leave it out of data.shards")
+    if not _ends_at(path, end):
+        raise UserError(f"{path}: the tar is cut short; fetch it again or leave it out of data.shards")
+    if not names:
+        raise UserError(f"{path}: the tar holds no members; fetch it again or leave it out of data.shards")
     return ShardIndex(np.array(names), np.array(extensions), np.array(offsets), np.array(sizes))
+
+
+def _ends_at(path: Path, end: int) -> bool:
+    """Whether a tar's closing block of zeros stands where its last member ends. tarfile does not miss it; we do: without
+    it, a tar that was cut between two members would lose its tail without a word."""
+    with path.open("rb") as file:
+        file.seek(end)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def load_index(path: Path) -> ShardIndex:

@@ -1,0 +1,86 @@
+"""Small shards of the demo's own pairs, and the commands as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from align_train.demo import make_demo
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# A recipe of seconds: BatchNorm, dropout and drop path are on, or chunks would be tested for nothing.
+SMALL_RUN = (
+    "batch_size=32",
+    "chunk_size=8",
+    "max_steps=12",
+    "log_every=1",
+    "checkpoint_every=4",
+    "eval.every=0",
+    "model.image_tower.channels=[8,8,16]",
+    "model.image_tower.kernels=[3,3,3]",
+    "model.image_tower.strides=[1,2,2]",
+    "model.image_tower.repeats=[1,1,1]",
+    "model.image_tower.expansions=[1,4,4]",
+    "model.image_tower.drop_path=0.2",
+    "model.text_tower.hidden=32",
+    "model.text_tower.layers=1",
+    "model.text_tower.heads=2",
+    "model.text_tower.intermediate=64",
+    "model.text_tower.dropout=0.1",
+    "model.image_size=32",
+    "model.resize_size=36",
+)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """512 noisy training pairs in 4 shards, 64 clean held-out ones, vocabulary, classes."""
+    folder = tmp_path_factory.mktemp("demo") / "pairs"
+    make_demo(folder=str(folder), pairs=512, held_out=64, size=40, pairs_per_shard=128, vocabulary=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(demo: Path) -> tuple[str, ...]:
+    """Overrides of a run of seconds on the small demo."""
+    make = {"folder": demo, "pairs": 512, "held_out": 64, "size": 40}
+    return (
+        *SMALL_RUN,
+        *(f"make.{name}={value}" for name, value in make.items()),
+        "+make.pairs_per_shard=128",
+        "+make.vocabulary=300",
+    )
+
+
+def start(*arguments: str, cwd: Path, module: str = "align_train", **environment: str) -> subprocess.Popen[str]:
+    """Starts `python -m module …` in a folder of its own, offline, one thread per process."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "HYDRA_", "WANDB_"))}
+    fixed = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_SILENT": "true"}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={**inherited, **fixed, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    out, error = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+def run(*arguments: str, cwd: Path, module: str = "align_train", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command that must succeed."""
+    done = finish(start(*arguments, cwd=cwd, module=module, **environment))
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done
