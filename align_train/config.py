@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -87,7 +87,7 @@ class EvaluateConfig:
     chunk_size: int = 64
     workers: int = 1
     device: str = "cpu"
-    eval: Any = None
+    eval: str | None = None
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -95,7 +95,13 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
 def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
-    """Runs a command under Hydra (`--cfg job`, `--help`, sweeps); a UserError becomes one line and exit status 2."""
+    """Runs a command under Hydra (`--cfg job`, `--help`, sweeps); a UserError becomes one line and exit status 2.
+
+    Commands other than training have their roots in `conf/commands/`, out of sight of the groups: or `evaluate model=RUN`
+    would be taken for a choice of the group `model`.
+    """
+    folder = _conf_dir() / "commands"
+    folder = folder if (folder / f"{config_name}.yaml").is_file() else _conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own report and we never see the exception
 
     def guarded(config: DictConfig) -> None:
@@ -105,7 +111,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
             fail(str(error))
 
     try:
-        hydra.main(version_base="1.3", config_path=str(_conf_dir()), config_name=config_name)(guarded)()
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(_in_one_line(error))
 
@@ -238,7 +244,7 @@ def _check_component(node: Any, path: str) -> None:
         raise UserError(f"{path}._target_={node._target_}: no such class or function") from None
     function = target.__init__ if inspect.isclass(target) else target
     parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in node:
         name = str(key)
@@ -256,6 +262,13 @@ def _check_component(node: Any, path: str) -> None:
         elif name in hints and not _matches(value, hints[name]):
             found = str(value)
             raise UserError(f"{path}.{name}={found}: expected {_spell(hints[name])}")
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except NameError:  # a library's hints that only its type checker can resolve: names are checked all the same
+        return {}
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -293,8 +306,28 @@ def _spell(hint: Any) -> str:
 
 
 def build(node: Any, **extra: Any) -> Any:
-    """The object that a checked node describes, with plain Python containers inside."""
-    return instantiate(node, _convert_="all", **extra)
+    """The object that a checked node describes, with plain Python containers inside.
+
+    What its constructor finds wrong with its arguments (ValueError) is the user's to mend; Hydra wraps it, we unwrap it.
+    """
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ValueError):
+            raise UserError(f"{node['_target_']}: {cause}") from None
+        raise
+
+
+def choice(group: str, name: str) -> Any:
+    """What `group=name` stands for, outside the run that it may later be merged into: interpolations are left open."""
+    names = sorted(path.stem for path in (_conf_dir() / group).glob("*.yaml"))
+    if name not in names:
+        raise UserError(f"{group}={name}: no such choice; there are {', '.join(names)}")
+    with hydra.initialize_config_dir(str(_conf_dir()), version_base="1.3"):
+        return hydra.compose("train", [f"{group}={name}"])[group]
 
 
 def to_yaml(config: Any) -> str:

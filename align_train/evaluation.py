@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from align_train.config import build
+from align_train.config import build, choice
 from align_train.datamodule import PairsDataModule
 from align_train.distributed import rank
 from align_train.errors import UserError
@@ -28,7 +28,7 @@ def evaluate(config: Any) -> dict[str, float]:
         raise UserError(f"model={config.model}: no config.yaml there; expected a run's folder, e.g. outputs/demo")
     run: Any = OmegaConf.load(folder.config)
     if config.eval is not None:
-        run.eval = config.eval
+        run.eval = choice("eval", config.eval)
     if config.shards is not None:
         run.data.held_out = config.shards
     if config.caption is not None:

@@ -31,7 +31,9 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = [_CONTEXT.Process(target=_work, args=(rank, world, port, function, arguments, str(folder))) for rank in range(world)]
+    ranks = [
+        _CONTEXT.Process(target=_work, args=(rank, world, port, function, arguments, str(folder))) for rank in range(world)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -104,7 +104,11 @@ def test_randomness_depends_on_seed_step_and_number_only() -> None:
 
     base = texts(seed=0, step=0, number=0)
     assert torch.equal(base, texts(seed=0, step=0, number=0))
-    for other in ({"seed": 1, "step": 0, "number": 0}, {"seed": 0, "step": 1, "number": 0}, {"seed": 0, "step": 0, "number": 1}):
+    for other in (
+        {"seed": 1, "step": 0, "number": 0},
+        {"seed": 0, "step": 1, "number": 0},
+        {"seed": 0, "step": 0, "number": 1},
+    ):
         assert not torch.equal(base, texts(**other))
 
 

@@ -20,7 +20,8 @@ def oracle(images: Tensor, texts: Tensor, temperature: Tensor, smoothing: float)
     logits = images @ texts.T / temperature
     own = torch.arange(len(images))
     return 0.5 * sum(
-        (cross_entropy(rows, own, label_smoothing=smoothing) for rows in (logits, logits.T)), start=torch.zeros((), dtype=logits.dtype)
+        (cross_entropy(rows, own, label_smoothing=smoothing) for rows in (logits, logits.T)),
+        start=torch.zeros((), dtype=logits.dtype),
     )
 
 

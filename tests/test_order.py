@@ -58,7 +58,9 @@ def test_a_global_batch_is_the_same_for_every_split_and_whatever_was_asked_befor
 def test_a_global_batch_goes_on_where_the_last_one_ended(order: Order) -> None:
     """One epoch read batch by batch is that epoch."""
     size = order.lanes
-    read = [n for step in range(order.lane_length) for n in numbers(order, order.global_batch(step * size, size, np.arange(size)))]
+    read = [
+        n for step in range(order.lane_length) for n in numbers(order, order.global_batch(step * size, size, np.arange(size)))
+    ]
     assert sorted(read) == sorted(epoch_of(order, 0))
 
 

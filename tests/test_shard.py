@@ -132,7 +132,7 @@ def test_captions_from_text_and_json() -> None:
     assert CaptionSource.parse("json:alt").read(b'{"alt": "a dog"}') == ["a dog"]
     assert CaptionSource.parse("json:alt").read(b'{"alt": ["a", " ", "b", 3]}') == ["a", "b"]
     for source, member in [("txt", b"  "), ("txt", b"\xff\xfe"), ("json:alt", b"{}"), ("json:alt", b"[]"), ("json:alt", b"{")]:
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"\w"):
             CaptionSource.parse(source).read(member)
     for wrong in ("json", "txt:field", ""):
         with pytest.raises(UserError):

@@ -93,7 +93,7 @@ def scan(paths: Sequence[Path], *, caption: CaptionSource, source: str, progress
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         counted = list(
-            tqdm(pool.map(count, paths), total=len(paths), desc="counting shards", disable=not progress, leave=False)
+            tqdm(pool.map(count, paths), total=len(paths), desc="counting shards", disable=not progress, leave=False, delay=1)
         )
     return _checked(Manifest(tuple(counted), source))
 

@@ -1,0 +1,130 @@
+"""Every configuration composes and passes its check; every kind of wrong input ends in one clear line, in seconds."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from align_train.config import _conf_dir, check, steps_of
+from align_train.errors import UserError
+from align_train.stream.write import write_shard
+from tests.conftest import finish, start
+
+CONF = _conf_dir()
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def choices(*groups: str) -> list[str]:
+    return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+# What a user has to say in any case.
+GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
+
+
+@pytest.mark.parametrize(
+    "choice", choices("model", "loss", "optimizer", "scheduler", "trainer", "strategy", "logger", "data", "eval")
+)
+def test_every_choice_composes_and_passes_its_check(choice: str) -> None:
+    check(composed("batch_size=1024", "chunk_size=16", *GIVEN, choice))
+
+
+@pytest.mark.parametrize("experiment", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))])
+def test_every_experiment_composes_and_passes_its_check(experiment: str) -> None:
+    check(composed(f"experiment={experiment}", *GIVEN))
+
+
+def test_published_recipes() -> None:
+    paper = composed("experiment=align_paper", *GIVEN)
+    assert (paper.batch_size, paper.max_steps, paper.optimizer.lr, paper.scheduler.warmup_steps) == (
+        16384,
+        1_200_000,
+        1e-3,
+        10_000,
+    )
+    assert (paper.model.image_tower.width, paper.loss.label_smoothing, paper.optimizer.weight_decay) == (4.3, 0.1, 1e-5)
+    coyo = composed("trainer=multinode", "data=coyo700m")
+    assert (coyo.batch_size, coyo.max_steps, coyo.optimizer.lr, coyo.scheduler.warmup_steps) == (65536, 300_000, 2e-3, 40_000)
+    assert (coyo.optimizer._target_, coyo.chunk_size, coyo.precision) == ("align_train.optim.Lamb", 16, "bf16")
+
+
+def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in (("SLURM_NNODES", "SLURM_NTASKS_PER_NODE"), ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE")):
+        with monkeypatch.context() as patch:
+            patch.setenv(names[0], "4")
+            patch.setenv(names[1], "2")
+            trainer = composed("trainer=multinode").trainer
+            assert (trainer.nodes, trainer.devices) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["batch_size=100", "trainer.devices=3"], "batch_size=100 .* 3 processes .* 99 or 102"),
+        (["chunk_size=48"], "chunk_size=48 .* 256 .* 32"),
+        (["data.lanes=7"], "data.lanes=7 does not divide batch_size=256.*data.lanes=4"),
+        (["trainer.devices=8", "chunk_size=16", "data.lanes=4"], "data.lanes=4 cannot be shared .* 8 processes"),
+        (["max_steps=null"], "exactly one of max_steps and max_pairs"),
+        (["max_pairs=5"], "exactly one of max_steps and max_pairs"),
+        (["max_steps=0"], "max_steps=0: expected at least 1"),
+        (["precision=fp16"], "precision=fp16: expected one of fp32, bf16"),
+        (["name=a/b"], "plain folder name"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
+        (["model.lock=both"], "model.lock=both: expected image or text or null"),
+        (["model.image_tower.strides=[1,x]"], "model.image_tower.strides=.*: expected a list"),
+        (["+optimizer.momentum=0.9"], "optimizer.momentum: no such setting"),
+        (["optimizer._target_=align_train.optim.SGD"], "no such class"),
+        (["+model.image_tower.depht=2"], "did you mean model.image_tower.depth"),
+        (["data=webdataset"], "data.shards is not set"),
+    ],
+)
+def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> None:
+    config = composed(*overrides)
+    before = str(config)
+    with pytest.raises(UserError, match=words):
+        check(config)
+    assert str(config) == before
+
+
+def test_length_in_pairs() -> None:
+    assert steps_of(composed("max_steps=null", "max_pairs=2560")) == 10
+    assert steps_of(composed("max_steps=null", "max_pairs=2561")) == 11
+
+
+def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
+    """Through the real command, in a process: status 2, at most three lines on stderr, no stack trace."""
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "nonsense.jsonl").write_text("what?\n")
+    write_shard(tmp_path / "texts.tar", [(str(number), {"txt": b"a text"}) for number in range(3)])
+    (tmp_path / "cut.tar").write_bytes((demo / "train" / "00000000.tar").read_bytes()[:100_000])
+    shards = ["data=webdataset", f"data.tokenizer={demo}/tokenizer"]
+    cases = {
+        ("modle=tiny",): "modle: no such setting, did you mean model?",
+        ("model=tinny",): "tiny",
+        ("optimizer.lrr=1",): "optimizer.lrr: no such setting, did you mean optimizer.lr?",
+        ("batch_size=abc",): "batch_size=abc: expected integer",
+        ("batch_size=100", "trainer.devices=3"): "batch_size=100 cannot be split evenly over 3 processes",
+        (*shards, "data.shards=nowhere"): "data.shards=nowhere: no such manifest, folder or shard",
+        (*shards, "data.shards=empty.jsonl"): "empty.jsonl: the manifest lists no pairs",
+        (*shards, "data.shards=nonsense.jsonl"): "nonsense.jsonl, line 1",
+        (*shards, "data.shards=texts.tar"): "texts.tar: no pairs: 0 of 3 members are pictures",
+        (*shards, "data.shards=cut.tar"): "cut.tar: the tar is cut short",
+        ("trainer=multinode", "data=coyo700m"): "data.shards=shards/coyo700m: no such manifest, folder or shard; make shards",
+    }
+    waiting = iter(cases.items())
+    while batch := list(itertools.islice(waiting, 2)):
+        processes = [start(*overrides, cwd=tmp_path) for overrides, _ in batch]
+        for (overrides, words), process in zip(batch, processes, strict=True):
+            done = finish(process)
+            assert done.returncode == 2, (overrides, done.stderr)
+            assert words in done.stderr, (overrides, done.stderr)
+            assert done.stderr.count("\n") <= 3, (overrides, done.stderr)
+            assert "Traceback" not in done.stderr

@@ -1,0 +1,160 @@
+"""Whole runs through the real command: interrupted and resumed, on two processes, finished, logged to wandb."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from align_train.run_folder import RunFolder
+from tests.conftest import finish, run, start
+
+NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(folder: Path) -> list[list[str]]:
+    """What a run computed, as text: equal text is bitwise equality (repr of a float is exact)."""
+    return [[row[name] for name in NUMBERS] for row in metrics(folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
+    """The uninterrupted run that others are compared with."""
+    cwd = tmp_path_factory.mktemp("whole")
+    run(*small_run, "name=whole", "eval.every=6", cwd=cwd)
+    return cwd / "outputs" / "whole"
+
+
+def test_a_runs_folder(whole: Path, demo: Path) -> None:
+    folder = RunFolder(whole)
+    rows = metrics(whole)
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 13)]
+    assert float(rows[-1]["pairs_seen"]) == 12 * 32
+    assert [bool(row["held_out/loss"]) for row in rows] == [step in (6, 12) for step in range(1, 13)]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert OmegaConf.load(folder.config).make.folder == str(demo)
+    assert (folder.last_step(), os.readlink(whole / "checkpoints" / "last")) == (12, "step-00000012.ckpt")
+    assert sorted(path.name for path in folder.checkpoints.glob("*.ckpt")) == ["step-00000008.ckpt", "step-00000012.ckpt"]
+    for picture in (folder.curves, folder.batches / "step-00000000.png", whole / "zero_shot.png"):
+        assert picture.stat().st_size > 1000
+    results = json.loads(folder.results.read_text())
+    assert results["step"] == 12
+    assert 0 <= results["zero_shot/top1"] <= results["zero_shot/top5"] <= 1
+    assert results["zero_shot/top1"] <= min(results["zero_shot/colour"], results["zero_shot/shape"])
+    # The callback on the live model and the evaluation of the saved checkpoint are the same code on the same weights.
+    assert float(rows[-1]["held_out/loss"]) == pytest.approx(results["held_out/loss"], rel=1e-6)
+    recipe = {"step": 0, "pairs": 512, "seed": 0, "batch_size": 32, "chunk_size": 8, "lanes": 8, "window": 16384}
+    assert recipe.items() <= folder.read_lineage()[0].items()
+
+
+def test_a_checkpoint_is_plain_data(whole: Path) -> None:
+    state = torch.load(whole / "checkpoints" / "last", weights_only=True)
+    assert state["PairsDataModule"]["cursor"] == 12 * 32
+
+
+def test_killed_and_resumed_gives_bitwise_the_same_losses(whole: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    """Two kills: one after the first checkpoint in mid-step, one while loading is likely; with workers and without."""
+    folder = tmp_path / "outputs" / "killed"
+    for step, workers in ((6, 1), (10, 0)):
+        process = start(*small_run, "name=killed", f"data.workers={workers}", cwd=tmp_path)
+        deadline = time.monotonic() + 240
+        while not (folder / "metrics.csv").exists() or f"\n{step}," not in (folder / "metrics.csv").read_text():
+            assert process.poll() is None, finish(process).stderr
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        finish(process)
+        assert RunFolder(folder).last_step() in (step - 2, step)
+    out = run(*small_run, "name=killed", cwd=tmp_path).stdout
+    assert "from step 8" in out or "from step 12" not in out
+    assert numbers(folder) == numbers(whole)
+    assert json.loads((folder / "results.json").read_text()) == json.loads((whole / "results.json").read_text())
+
+
+def test_two_processes_equal_one(whole: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    """DDP over gloo by the same command, BatchNorm, dropout and drop path on: equal within float32 noise."""
+    run(*small_run, "name=two", "trainer.devices=2", cwd=tmp_path)
+    for one, two in zip(metrics(whole), metrics(tmp_path / "outputs" / "two"), strict=True):
+        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=2e-5)
+        assert float(two["grad_norm"]) == pytest.approx(float(one["grad_norm"]), rel=1e-3)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "outputs" / "two")]
+    assert results[0]["held_out/loss"] == pytest.approx(results[1]["held_out/loss"], rel=1e-4)
+
+
+def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(whole: Path, small_run: tuple[str, ...]) -> None:
+    cwd = whole.parent.parent
+    before = (whole / "metrics.csv").read_text()
+    out = run(*small_run, "name=whole", "eval.every=6", cwd=cwd).stdout
+    assert "finished at step 12 of 12" in out
+    assert "zero_shot/top1" in out
+    assert (whole / "metrics.csv").read_text() == before
+    refused = finish(start(*small_run, "name=whole", "max_steps=16", "batch_size=64", cwd=cwd))
+    assert refused.returncode == 2
+    assert "batch_size=64: the run whole was started with 32" in refused.stderr
+    longer = run(*small_run, "name=whole", "max_steps=14", "optimizer.lr=5e-4", cwd=cwd).stdout
+    assert "optimizer.lr: 0.002 -> 0.0005" in longer
+    rows = metrics(whole)
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 15)]
+    assert max(float(row["lr"]) for row in rows[12:]) <= 5e-4
+    assert RunFolder(whole).read_lineage()[-1]["changed"]["max_steps"] == [12, 14]
+    (whole / "metrics.csv").write_text(before)
+
+
+def test_evaluate_command_gives_the_runs_results(whole: Path) -> None:
+    expected = json.loads((whole / "results.json").read_text())
+    out = run("model=outputs/whole", cwd=whole.parent.parent, module="align_train.evaluate").stdout
+    again = json.loads((whole / "results.json").read_text())
+    assert {k: v for k, v in again.items() if k != "held_out/loss"} == {
+        k: v for k, v in expected.items() if k != "held_out/loss"
+    }
+    assert again["held_out/loss"] == pytest.approx(expected["held_out/loss"], rel=1e-5)
+    assert f"{again['zero_shot/top1']:.4f}" in out
+
+
+def wandb_records(folder: Path) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    """Run id, history rows and config from an offline run's binary log, by wandb's own reader."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (log,) = folder.glob("*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(log))
+    identity, rows, config = "", [], {}
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.HasField("run"):
+            identity = record.run.run_id
+        for item in record.run.config.update if record.HasField("run") else record.config.update:
+            config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        if record.HasField("history"):
+            rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
+    return identity, rows, config
+
+
+def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    options = (*small_run, "name=logged", "logger=wandb", "logger.offline=true")
+    run(*options, "max_steps=4", cwd=tmp_path)
+    run(*options, "max_steps=6", cwd=tmp_path)
+    folder = tmp_path / "outputs" / "logged"
+    starts = [wandb_records(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
+    assert len(starts) == 2
+    assert starts[0][0] == starts[1][0] == RunFolder(folder).read_lineage()[0]["run"]
+    logged = {int(row["trainer/global_step"]): row["loss"] for _, rows, _ in starts for row in rows if "loss" in row}
+    assert logged == {int(row["step"]): float(row["loss"]) for row in metrics(folder)}
+    assert any("samples" in row for row in starts[0][1])
+    assert starts[0][2]["batch_size"] == 32
+    assert starts[0][2]["model"]["image_size"] == 32
