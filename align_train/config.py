@@ -257,6 +257,8 @@ def _check_component(node: Any, path: str) -> None:
         value = node[key]
         if isinstance(value, DictConfig) and "_target_" in value:
             _check_component(value, f"{path}.{name}")
+        elif isinstance(value, ListConfig) and any(isinstance(item, DictConfig) for item in value):
+            _check_component(value, f"{path}.{name}")
         elif value is None and f"{path}.{name}" in _FILLED_IN:
             continue
         elif name in hints and not _matches(value, hints[name]):

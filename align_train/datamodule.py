@@ -9,6 +9,7 @@ import lightning
 
 from align_train.distributed import rank, world_size
 from align_train.errors import UserError
+from align_train.stream.augment import Augmentation
 from align_train.stream.chunks import ChunkSchedule, HeldOutPairs, Pairs, TrainingChunks, TrainingLoader
 from align_train.stream.decode import Views
 from align_train.stream.manifest import Manifest, resolve
@@ -22,7 +23,8 @@ class PairsDataModule(lightning.LightningDataModule):
 
     shards, held_out: a manifest, folder, glob, brace range or a list; held_out may be None. tokenizer: a folder with
     tokenizer.json, or a hub name. caption: `txt`, or `json:FIELD`; held_out_caption: the same for the held-out shards.
-    lanes, window: see `order.py`. workers: loader processes per rank. flip, least_scale: augmentation, see `decode.Views`.
+    first_caption: share of visits that get the first of several texts; None: all alike. lanes, window: see `order.py`.
+    workers: loader processes per rank. flip, least_scale: see `decode.Views`. augmentation: see `augment.py`.
     """
 
     def __init__(
@@ -39,15 +41,20 @@ class PairsDataModule(lightning.LightningDataModule):
         held_out: str | Sequence[str] | None = None,
         caption: str = "txt",
         held_out_caption: str | None = None,
+        first_caption: float | None = None,
         lanes: int = 8,
         window: int = 16384,
         workers: int = 1,
         flip: bool = True,
         least_scale: float = 1.0,
+        augmentation: Augmentation | None = None,
         progress: bool = True,
     ) -> None:
         super().__init__()
         self.views = Views(image_size=image_size, resize_size=resize_size, flip=flip, least_scale=least_scale)
+        self.augmentation, self.first_caption = augmentation, first_caption
+        if first_caption is not None and not 0 <= first_caption <= 1:
+            raise UserError(f"data.first_caption={first_caption}: expected a share between 0 and 1, or null")
         self.caption = CaptionSource.parse(caption)
         self.manifest = resolve(shards, caption=self.caption, progress=progress)
         self.encode = TextEncoder(tokenizer, max_tokens=max_tokens)
@@ -89,7 +96,13 @@ class PairsDataModule(lightning.LightningDataModule):
         self.first_step = state_dict["cursor"] // self.batch_size
 
     def train_dataloader(self) -> TrainingLoader:
-        pairs = Pairs(manifest=self.manifest, caption=self.caption, views=self.views)
+        pairs = Pairs(
+            manifest=self.manifest,
+            caption=self.caption,
+            views=self.views,
+            augmentation=self.augmentation,
+            first_caption=self.first_caption,
+        )
         chunks = TrainingChunks(
             pairs=pairs, order=self.order, encode=self.encode, batch_size=self.batch_size, chunk_size=self.chunk_size
         )

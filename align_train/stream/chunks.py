@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from align_train.batch import Batch, Chunk
 from align_train.errors import UserError
-from align_train.stream.decode import Pixels, View, Views, decode
+from align_train.stream.augment import Augmentation
+from align_train.stream.decode import Pixels, Views, decode
 from align_train.stream.manifest import Manifest
 from align_train.stream.order import Order, hash_words
 from align_train.stream.shard import CaptionSource, ShardReader
@@ -43,10 +44,22 @@ class BadPair:
 
 
 class Pairs:
-    """Random access to the decoded pairs of a manifest."""
+    """Random access to the decoded pairs of a manifest.
 
-    def __init__(self, *, manifest: Manifest, caption: CaptionSource, views: Views) -> None:
+    first_caption: where a pair has several texts, the share of visits that get the first one; None: all alike.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        caption: CaptionSource,
+        views: Views,
+        augmentation: Augmentation | None = None,
+        first_caption: float | None = None,
+    ) -> None:
         self.manifest, self.caption, self.views = manifest, caption, views
+        self.augmentation, self.first_caption = augmentation, first_caption
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
 
     def reader(self, shard: int) -> ShardReader:
@@ -66,13 +79,29 @@ class Pairs:
             self._readers.popitem(last=False)[1].close()
         return reader
 
-    def load(self, shard: int, pair: int, random: Random | None) -> tuple[Pixels, str]:
-        """Pixels and text; `random` draws view and caption, without it the centre and the first. ValueError: bad content."""
+    def centre(self, shard: int, pair: int) -> tuple[Pixels, list[str]]:
+        """The pixels that are evaluated and all texts. ValueError: bad content."""
         picture, text = self.reader(shard).read(pair)
-        view: View = self.views.centre() if random is None else self.views.draw(random)
-        pixels = decode(picture, view, self.views.image_size)
-        captions = self.caption.read(text)
-        return pixels, captions[0] if random is None else captions[int(random.random() * len(captions))]
+        return decode(picture, self.views.centre(), self.views.image_size), self.caption.read(text)
+
+    def draw(self, shard: int, pair: int, seed: int) -> tuple[Pixels, str]:
+        """The pixels and the text of one visit: view, augmentation and caption drawn from `seed`. ValueError: bad content."""
+        picture, text = self.reader(shard).read(pair)
+        random = Random(seed)
+        size = self.views.image_size
+        if self.augmentation is None:
+            pixels = decode(picture, self.views.draw(random), size)
+        else:
+            pixels = decode(picture, self.views.draw(random), self.augmentation.size)
+            pixels = self.augmentation(pixels, to=size, seed=random.getrandbits(63))
+        return pixels, self._one_of(self.caption.read(text), random)
+
+    def _one_of(self, captions: list[str], random: Random) -> str:
+        if self.first_caption is None or len(captions) == 1:
+            return captions[int(random.random() * len(captions))]
+        if random.random() < self.first_caption:
+            return captions[0]
+        return captions[1 + int(random.random() * (len(captions) - 1))]
 
 
 class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]]"]):
@@ -108,7 +137,7 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]]"]):
         for attempt in range(min(len(reader), _BEST_OF)):
             candidate = (pair + attempt) % len(reader)
             try:
-                pixels, caption = self.pairs.load(shard, candidate, Random(seed))
+                pixels, caption = self.pairs.draw(shard, candidate, seed)
             except ValueError as error:
                 if isinstance(error, UserError):  # the shard itself, not what a pair holds
                     raise
@@ -179,7 +208,7 @@ class HeldOutPairs(Dataset[Pixels]):
     def __getitem__(self, number: int) -> Pixels:
         shard, pair = self._place(int(self.numbers[number]))
         try:
-            return self.pairs.load(shard, pair, None)[0]
+            return self.pairs.centre(shard, pair)[0]
         except ValueError as error:
             raise self._in_one_line(error, shard, pair) from None
 
