@@ -255,15 +255,18 @@ def _check_component(node: Any, path: str) -> None:
             hint = f", did you mean {path}.{close[0]}?" if close else f"; {node._target_} takes {', '.join(parameters)}"
             raise UserError(f"{path}.{name}: no such setting{hint}")
         value = node[key]
-        if isinstance(value, DictConfig) and "_target_" in value:
-            _check_component(value, f"{path}.{name}")
-        elif isinstance(value, ListConfig) and any(isinstance(item, DictConfig) for item in value):
+        if _holds_components(value):
             _check_component(value, f"{path}.{name}")
         elif value is None and f"{path}.{name}" in _FILLED_IN:
             continue
         elif name in hints and not _matches(value, hints[name]):
             found = str(value)
             raise UserError(f"{path}.{name}={found}: expected {_spell(hints[name])}")
+
+
+def _holds_components(value: Any) -> bool:
+    nodes = value if isinstance(value, ListConfig) else [value]
+    return any(isinstance(node, DictConfig) and "_target_" in node for node in nodes)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

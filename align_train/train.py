@@ -208,5 +208,6 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         ".*`LightningModule.configure_gradient_clipping`.*",
         ".*IterableDataset.*",
+        ".*treespec.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", pattern)

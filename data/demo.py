@@ -18,7 +18,7 @@ class DemoConfig:
     pairs: int = 24576
     held_out: int = 2048
     noise: float = 0.25
-    size: int = 72
+    size: int = 54
     seed: int = 0
     pairs_per_shard: int = 2048
     vocabulary: int = 2000

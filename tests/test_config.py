@@ -69,8 +69,8 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
     ("overrides", "words"),
     [
         (["batch_size=100", "trainer.devices=3"], "batch_size=100 .* 3 processes .* 99 or 102"),
-        (["chunk_size=48"], "chunk_size=48 .* 256 .* 32"),
-        (["data.lanes=7"], "data.lanes=7 does not divide batch_size=256.*data.lanes=4"),
+        (["chunk_size=48"], "chunk_size=48 .* 128 .* 32"),
+        (["data.lanes=7"], "data.lanes=7 does not divide batch_size=128.*data.lanes=4"),
         (["trainer.devices=8", "chunk_size=16", "data.lanes=4"], "data.lanes=4 cannot be shared .* 8 processes"),
         (["max_steps=null"], "exactly one of max_steps and max_pairs"),
         (["max_pairs=5"], "exactly one of max_steps and max_pairs"),
@@ -95,8 +95,8 @@ def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> No
 
 
 def test_length_in_pairs() -> None:
-    assert steps_of(composed("max_steps=null", "max_pairs=2560")) == 10
-    assert steps_of(composed("max_steps=null", "max_pairs=2561")) == 11
+    assert steps_of(composed("max_steps=null", "max_pairs=1280")) == 10
+    assert steps_of(composed("max_steps=null", "max_pairs=1281")) == 11
 
 
 def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:

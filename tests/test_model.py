@@ -35,7 +35,7 @@ def millions(module: nn.Module) -> float:
         # Issue and FACTS: B7 without its head convolution 62.1 M; the text tower is BERT-base + 768 x 640 linear.
         ("b7_base", 640, 62.14, 109.38),
         ("b5_base", 640, 27.6, 109.38),
-        ("b3_mini", 640, 10.3, 11.2),
+        ("b3_mini", 640, 10.35, 11.27),
         ("l2_large", 1376, 467.2, 335.5),
     ],
 )
@@ -108,11 +108,11 @@ def test_b7_base_is_hugging_faces_align_one_to_one() -> None:
 def hugging_face_twin(tower: dict[str, Any], text: dict[str, Any], *, dim: int, vocabulary: int) -> AlignModel:
     config = AlignConfig(
         vision_config={
-            "width_coefficient": 1.0,
-            "depth_coefficient": 1.0,
-            "depth_divisor": 8,
+            "width_coefficient": tower["width"],
+            "depth_coefficient": tower["depth"],
+            "hidden_act": tower["activation"],
             "hidden_dim": dim,
-            "in_channels": [tower["stem"], *tower["channels"][:-1]],
+            "in_channels": [32, *tower["channels"][:-1]],
             "out_channels": tower["channels"],
             "kernel_sizes": tower["kernels"],
             "strides": tower["strides"],

@@ -56,8 +56,8 @@ class EfficientNetTower(nn.Module):
     width, depth: the family's two coefficients (B7: 2.0, 3.1; L2: 4.3, 5.3). channels, kernels, strides, repeats,
     expansions: one number per stage before scaling (EfficientNet-B0's are the default), as `AlignVisionConfig` can express
     them. stem: channels of the stem before scaling. projection: width of a linear layer on top, or none. drop_path: share
-    of samples whose last block is dropped, linearly less towards the input. momentum: BatchNorm's. activation, squeeze
-    (channels of the squeeze-and-excitation, as a share of a block's input; 0: none): what a small tower on a CPU saves on.
+    of samples whose last block is dropped, linearly less towards the input. momentum: BatchNorm's. activation: SiLU, or for a
+    small tower on a CPU the faster ReLU.
     """
 
     def __init__(
@@ -75,14 +75,12 @@ class EfficientNetTower(nn.Module):
         drop_path: float = 0.2,
         momentum: float = 0.01,
         activation: Literal["silu", "relu"] = "silu",
-        squeeze: float = 0.25,
     ) -> None:
         super().__init__()
         if len({len(channels), len(kernels), len(strides), len(repeats), len(expansions)}) != 1:
             raise ValueError("channels, kernels, strides, repeats and expansions need one number per stage")
-        excite = f"_se{squeeze}" if squeeze else ""
         stages = [
-            [f"{'ds' if expansion == 1 else 'ir'}_r{repeat}_k{kernel}_s{stride}_e{expansion}_c{channel}{excite}"]
+            [f"{'ds' if expansion == 1 else 'ir'}_r{repeat}_k{kernel}_s{stride}_e{expansion}_c{channel}_se0.25"]
             for channel, kernel, stride, repeat, expansion in zip(channels, kernels, strides, repeats, expansions, strict=True)
         ]
         self.network = EfficientNet(

@@ -1,0 +1,290 @@
+"""The offline commands: the demo's shards, packing, manifests; and what the stream makes of odd pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torchvision.transforms import v2
+
+from align_train.demo import make_demo, phrases
+from align_train.demo.draw import Scene, sample_scene
+from align_train.errors import UserError
+from align_train.stream.augment import Augmentation
+from align_train.stream.chunks import ChunkSchedule, HeldOutPairs, Pairs, TrainingChunks, TrainingLoader
+from align_train.stream.decode import Views
+from align_train.stream.manifest import Manifest, resolve
+from align_train.stream.order import Order
+from align_train.stream.shard import CaptionSource
+from align_train.stream.text import TextEncoder
+from align_train.stream.write import write_shard
+from tests.conftest import finish, run, start
+
+TXT = CaptionSource.parse("txt")
+
+
+def picture(colour: tuple[int, int, int], kind: str = "PNG", side: int = 24) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, kind)
+    return file.getvalue()
+
+
+def contents(shards: Path) -> list[tuple[str, bytes]]:
+    found = []
+    for path in sorted(shards.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                file = tar.extractfile(member)
+                assert file is not None
+                found.append((member.name, file.read()))
+    return found
+
+
+# --- the demo ---------------------------------------------------------------------------------------------------------
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".tar", ".json")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_demo_is_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> None:
+    make_demo(folder=str(tmp_path / "again"), pairs=512, held_out=64, size=40, pairs_per_shard=128, vocabulary=300)
+    assert digest(tmp_path / "again") == digest(demo)
+    make_demo(folder=str(tmp_path / "other"), pairs=512, held_out=64, size=40, pairs_per_shard=128, vocabulary=300, seed=1)
+    assert not set(digest(tmp_path / "other").values()) & {v for k, v in digest(demo).items() if k.endswith(".tar")}
+
+
+def test_demo_texts_are_noisy_by_the_share_and_clean_ones_name_their_class() -> None:
+    def tells(scene: Scene, text: str) -> bool:
+        colours = (scene.colour, *phrases._COLOUR_SYNONYMS[scene.colour])
+        shapes = (scene.shape, *phrases._SHAPE_SYNONYMS[scene.shape])
+        return any(word in text.lower() for word in colours) and any(word in text.lower() for word in shapes)
+
+    random = Random(0)
+    scenes = [sample_scene(random) for _ in range(4000)]
+    assert {scene.label for scene in scenes} == set(range(64))
+    assert all(tells(scene, phrases.clean_caption(scene, random)) for scene in scenes)
+    for noise in (0.0, 0.25, 1.0):
+        silent = np.mean([not tells(scene, phrases.caption(scene, random, noise=noise)) for scene in scenes])
+        assert 0.9 * noise <= silent <= 1.05 * noise  # a caption cut short may still tell both
+
+
+# --- packing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sorted_table(tmp_path: Path) -> Path:
+    """100 pictures of 10 colours, sorted by colour; two texts each."""
+    (tmp_path / "pictures").mkdir()
+    lines = ["file\tname\tkeywords\tlanguage"]
+    for number in range(100):
+        (tmp_path / "pictures" / f"{number:03d}.png").write_bytes(picture((25 * (number // 10), 0, number)))
+        lines.append(f'{number:03d}\tcolour {number // 10}\tkey "{number}"|word\ten')
+        lines.append(f"{number:03d}\tFarbe {number // 10}\tSchluessel\tde")
+    (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "table.tsv"
+
+
+PACK = ("path=pictures/{file}.png", "text=[name,keywords]", "separator='|'", "pairs_per_shard=30")
+
+
+def test_a_sorted_table_comes_out_shuffled_and_whole(sorted_table: Path) -> None:
+    root = sorted_table.parent
+    run(f"source={sorted_table}", "to=shards", "vocabulary=60", *PACK, cwd=root, module="data.pack")
+    manifest = resolve(str(root / "shards"), caption=TXT)
+    assert manifest.counts.tolist() == [30, 30, 30, 10]
+    members: dict[str, dict[str, bytes]] = {}
+    for name, data in contents(root / "shards"):
+        key, _, extension = name.partition(".")
+        members.setdefault(key, {})[extension] = data
+    packed = [json.loads(pair["json"]) for _, pair in sorted(members.items())]
+    assert sorted(record["source"] for record in packed) == [f"{number:03d}.png" for number in range(100)]
+    for pair, record in zip((pair for _, pair in sorted(members.items())), packed, strict=True):
+        number = int(record["source"][:3])
+        assert pair["png"] == (root / "pictures" / record["source"]).read_bytes()
+        assert record["captions"] == [
+            f"colour {number // 10}",
+            f'key "{number}"',
+            "word",
+            f"Farbe {number // 10}",
+            "Schluessel",
+        ]
+        assert pair["txt"].decode() == record["captions"][0]
+    classes = [int(record["source"][:3]) // 10 for record in packed]
+    assert max(Counter(classes[:30]).values()) < 10  # sorted, a shard would hold three whole classes
+    tokenizer = Tokenizer.from_file(str(root / "shards" / "tokenizer" / "tokenizer.json"))
+    assert tokenizer.token_to_id("[PAD]") == 0 and "[UNK]" not in tokenizer.encode("Farbe 3").tokens
+
+
+def test_rows_are_chosen_by_value_and_csv_and_parquet_read_alike(sorted_table: Path) -> None:
+    import csv
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    root = sorted_table.parent
+    with sorted_table.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    with (root / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    parquet.write_table(pa.Table.from_pylist(rows), root / "table.parquet")
+    found = []
+    for kind in ("tsv", "csv", "parquet"):
+        to = f"shards_{kind}"
+        run(f"source=table.{kind}", f"to={to}", "+where.language=de", *PACK, cwd=root, module="data.pack")
+        found.append(contents(root / to))
+    assert found[0] == found[1] == found[2]
+    assert all(json.loads(data)["captions"][0].startswith("Farbe") for name, data in found[0] if name.endswith("json"))
+
+
+def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Path) -> None:
+    for colour in ("red", "blue"):
+        (tmp_path / "in" / colour).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "in" / colour / f"{number}.jpg").write_bytes(picture((200, number, 0), "JPEG"))
+            (tmp_path / "in" / colour / f"{number}.txt").write_text(f"a {colour} one")
+    Image.new("RGB", (5, 5)).save(tmp_path / "in" / "red" / "old.bmp")
+    (tmp_path / "in" / "red" / "old.txt").write_text("an old one")
+    run("source=in", "to=beside", cwd=tmp_path, module="data.pack")
+    texts = sorted(data.decode() for name, data in contents(tmp_path / "beside") if name.endswith("txt"))
+    assert texts == ["a blue one"] * 3 + ["a red one"] * 3 + ["an old one"]
+    assert sum(name.endswith(".png") for name, _ in contents(tmp_path / "beside")) == 1  # the bitmap
+    run("source=in", "to=folders", "text=[folder]", cwd=tmp_path, module="data.pack")
+    texts = sorted(data.decode() for name, data in contents(tmp_path / "folders") if name.endswith("txt"))
+    assert texts == ["blue"] * 3 + ["red"] * 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["path=nothing", "text=[name]"], "has no column 'nothing'; it has file, name"),
+        (["text=[title]", "path=pictures/{file}.png"], "has no column 'title'"),
+        (["text=[name]", "path=elsewhere/{file}.png"], "100 of 100 pictures are missing, first"),
+        (["text=[name]", "path=pictures/{file}.png", "+where.language=xx"], "no pictures with a text"),
+        (["source=nowhere"], "no such folder or table"),
+    ],
+)
+def test_pack_names_what_is_wrong_and_leaves_nothing(sorted_table: Path, overrides: list[str], words: str) -> None:
+    cwd = sorted_table.parent
+    before = set(cwd.iterdir())
+    done = finish(start("source=table.tsv", "to=shards", *overrides, cwd=cwd, module="data.pack"))
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") <= 3, done.stderr
+    assert set(cwd.iterdir()) == before
+
+
+def test_manifest_command_indexes_shards_of_others(tmp_path: Path) -> None:
+    for shard in range(3):
+        pairs = [(f"{number}", {"jpg": picture((0, number, 0), "JPEG"), "txt": b"text"}) for number in range(4 + shard)]
+        write_shard(tmp_path / "in" / f"{shard}.tar", pairs)
+    done = run("shards=in", cwd=tmp_path, module="data.manifest")
+    assert "15 pairs in 3 shards" in done.stdout
+    (tmp_path / "moved").mkdir()
+    done = run("shards='in/{0..1}.tar'", "to=moved/part.jsonl", cwd=tmp_path, module="data.manifest")
+    assert "9 pairs in 2 shards" in done.stdout
+    whole, listed = resolve(str(tmp_path / "in"), caption=TXT), resolve([str(tmp_path / "in" / "*.tar")], caption=TXT)
+    assert whole.identity == listed.identity
+    assert resolve(str(tmp_path / "moved" / "part.jsonl"), caption=TXT).identity != whole.identity
+
+
+# --- what the stream makes of them ------------------------------------------------------------------------------------
+
+
+def chunks_of(folder: Path, demo: Path, *, caption: CaptionSource = TXT, **options: Any) -> TrainingChunks:
+    manifest: Manifest = resolve(str(folder), caption=caption)
+    pairs = Pairs(manifest=manifest, caption=caption, views=Views(image_size=16, resize_size=20), **options)
+    order = Order(counts=manifest.counts, seed=3, lanes=2, window=64)
+    encode = TextEncoder(str(demo / "tokenizer"), max_tokens=16)
+    return TrainingChunks(pairs=pairs, order=order, encode=encode, batch_size=8, chunk_size=4)
+
+
+def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: Path) -> None:
+    pairs = [(f"{number:02d}", {"png": picture((number, 0, 0)), "txt": f"{number}".encode()}) for number in range(8)]
+    pairs[3] = ("03", {"png": b"no picture", "txt": b"3"})
+    pairs[5] = ("05", {"png": picture((5, 0, 0)), "txt": b"  "})
+    write_shard(tmp_path / "0.tar", pairs)
+    chunks = chunks_of(tmp_path, demo)
+    loader = TrainingLoader(
+        chunks=chunks, schedule=ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=2), workers=0, pin_memory=False
+    )
+    batch = next(iter(loader))
+    captions = [caption for chunk in batch.chunks for caption in chunk.captions]
+    assert sorted(captions) == ["0", "1", "2", "4", "4", "6", "6", "7"]
+    assert [key for chunk in batch.chunks for key in chunk.keys] == [f"0/0{caption}" for caption in captions]
+    assert {(bad.key, bad.step) for bad in loader.bad_pairs} == {("0/03", 0), ("0/05", 0)}
+    assert {bad.reason for bad in loader.bad_pairs} == {"not a JPEG, PNG or WebP picture", "no text"}
+
+
+def test_a_shard_without_a_single_good_pair_stops_the_run(tmp_path: Path, demo: Path) -> None:
+    write_shard(tmp_path / "0.tar", [(f"{number}", {"png": b"?", "txt": b"text"}) for number in range(8)])
+    with pytest.raises(UserError, match=r"0\.tar: 8 pairs in a row are bad"):
+        chunks_of(tmp_path, demo)[0, 0]
+
+
+def captions_of_epochs(chunks: TrainingChunks, steps: int) -> list[str]:
+    return [caption for step in range(steps) for number in range(2) for caption in chunks[step, number][0].captions]
+
+
+def test_each_visit_draws_one_of_several_captions(tmp_path: Path, demo: Path) -> None:
+    texts = json.dumps({"captions": ["first", "second", "third"]}).encode()
+    write_shard(tmp_path / "0.tar", [(f"{number}", {"png": picture((9, 9, 9)), "json": texts}) for number in range(8)])
+    source = CaptionSource.parse("json:captions")
+    alike = captions_of_epochs(chunks_of(tmp_path, demo, caption=source), 60)
+    assert alike == captions_of_epochs(chunks_of(tmp_path, demo, caption=source), 60)
+    assert all(120 < count < 200 for count in Counter(alike).values())
+    mostly = Counter(captions_of_epochs(chunks_of(tmp_path, demo, caption=source, first_caption=0.9), 60))
+    assert 410 < mostly["first"] < 455 and mostly["second"] > 5 and mostly["third"] > 5
+
+
+def test_augmentation_is_drawn_from_the_pair_alone(tmp_path: Path, demo: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    write_shard(tmp_path / "0.tar", [(f"{number}", {"png": file.getvalue(), "txt": b"text"}) for number in range(8)])
+    augmentation = Augmentation(transforms=[v2.RandomAffine(degrees=45), v2.ColorJitter(hue=0.4)], size=20)
+    pairs = chunks_of(tmp_path, demo, augmentation=augmentation).pairs
+    before = torch.random.get_rng_state()
+    first, _ = pairs.draw(0, 0, seed=5)
+    torch.manual_seed(99)
+    again, _ = pairs.draw(0, 0, seed=5)
+    other, _ = pairs.draw(0, 0, seed=6)
+    assert first.shape == (16, 16, 3) and np.array_equal(first, again) and not np.array_equal(first, other)
+    torch.random.set_rng_state(before)
+    pairs.draw(0, 0, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's random numbers move
+
+
+def test_held_out_pairs_are_shared_out_once_each(demo: Path) -> None:
+    manifest = resolve(str(demo / "held_out"), caption=TXT)
+    pairs = Pairs(manifest=manifest, caption=TXT, views=Views(image_size=16, resize_size=20))
+    shares = [HeldOutPairs(pairs=pairs, rank=rank, world=3).numbers.tolist() for rank in range(3)]
+    assert sorted(number for share in shares for number in share) == list(range(64))
+    assert [len(share) for share in shares] == [22, 21, 21]
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_cut_and_padded_to_eights(demo: Path) -> None:
+    encode = TextEncoder(str(demo / "tokenizer"), max_tokens=20)
+    ids = encode(["a red circle", "a very long text " * 20])
+    assert ids.shape == (2, 20) and ids.dtype == np.int32
+    cls, sep = (encode.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    assert ids[0, 0] == ids[1, 0] == cls and ids[1, -1] == sep
+    words = int((ids[0] != 0).sum())
+    assert ids[0, words - 1] == sep and not ids[0, words:].any()
+    alone = encode(["a red circle"])
+    assert alone.shape == (1, 8) and np.array_equal(alone[0], ids[0, :8])
