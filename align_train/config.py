@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -79,7 +79,7 @@ class Config:
 
 @dataclass
 class EvaluateConfig:
-    """The root of `python -m align_train.evaluate`; `conf/evaluate.yaml` says what each key is for."""
+    """The root of `python -m align_train.evaluate`; `conf/commands/evaluate.yaml` says what each key is for."""
 
     model: str = MISSING
     shards: Any = None
@@ -127,6 +127,8 @@ def fail(message: str) -> NoReturn:
 def _in_one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's errors span lines and name inner classes: what matters is the key and what was wrong."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException):
         text = f"{text.splitlines()[0]} {cause}"
@@ -236,7 +238,7 @@ def _check_component(node: Any, path: str) -> None:
         return
     if "_target_" not in node:
         for name in node:
-            _check_component(node[name], f"{path}.{name}")
+            _check_component(node[name], f"{path}.{name!s}")
         return
     try:
         target = get_object(node._target_)

@@ -168,14 +168,15 @@ def recipe(
     steps, epoch = steps_of(config), data.order.epoch_pairs
     image, text = (sum(p.numel() for p in tower.parameters()) for tower in (model.image_tower, model.text_tower))
     start = f"from step {done}" if done else "new"
-    split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunks"
+    split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunk{'s' * (chunks > world)}"
+    made_of = f"{chunks} chunk{'s' * (chunks > 1)} of {config.chunk_size}"
     how = f"{config.trainer.accelerator}, {config.precision}{', recomputing chunks' if config.recompute else ''}"
     pairs = steps * config.batch_size
     held_out = data.held_out.pairs if data.held_out else 0
     locked = f", {config.model.lock} tower locked" if config.model.get("lock") else ""
     lines = {
         "run": f"{config.name}, {start}, seed {config.seed}, writes to {folder.path}",
-        "global batch": f"{config.batch_size:,} pairs = {chunks} chunks of {config.chunk_size} = {split} ({how})",
+        "global batch": f"{config.batch_size:,} pairs = {made_of} = {split} ({how})",
         "length": f"{steps:,} steps = {pairs:,} pairs = {pairs / epoch:.1f} epochs of {epoch / config.batch_size:.1f} steps",
         "data": f"{data.manifest.pairs:,} pairs in {len(data.manifest.shards):,} shards ({data.manifest.source}), of which an "
         f"epoch visits {epoch:,}; held out: {held_out:,}",

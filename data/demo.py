@@ -12,7 +12,7 @@ from align_train.config import command
 
 @dataclass
 class DemoConfig:
-    """`conf/make_demo.yaml` says what each key is for."""
+    """`conf/commands/make_demo.yaml` says what each key is for."""
 
     folder: str = "demo_data"
     pairs: int = 24576

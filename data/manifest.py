@@ -15,7 +15,7 @@ from align_train.errors import UserError
 
 @dataclass
 class ManifestConfig:
-    """`conf/make_manifest.yaml` says what each key is for."""
+    """`conf/commands/make_manifest.yaml` says what each key is for."""
 
     shards: Any = MISSING
     to: str | None = None

@@ -37,7 +37,7 @@ _OTHER_FORMATS = ("bmp", "gif", "tif", "tiff", "ppm")
 
 @dataclass
 class PackConfig:
-    """`conf/pack.yaml` says what each key is for."""
+    """`conf/commands/pack.yaml` says what each key is for."""
 
     source: str = MISSING
     to: str = MISSING

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from align_train.demo import make_demo
+
+settings.register_profile("shared_machine", deadline=None)  # never a timed test
+settings.load_profile("shared_machine")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

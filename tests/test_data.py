@@ -97,14 +97,14 @@ def sorted_table(tmp_path: Path) -> Path:
     return tmp_path / "table.tsv"
 
 
-PACK = ("path=pictures/{file}.png", "text=[name,keywords]", "separator='|'", "pairs_per_shard=30")
+PACK = ('path="pictures/{file}.png"', "text=[name,keywords]", "separator='|'", "pairs_per_shard=30")
 
 
 def test_a_sorted_table_comes_out_shuffled_and_whole(sorted_table: Path) -> None:
     root = sorted_table.parent
     run(f"source={sorted_table}", "to=shards", "vocabulary=60", *PACK, cwd=root, module="data.pack")
     manifest = resolve(str(root / "shards"), caption=TXT)
-    assert manifest.counts.tolist() == [30, 30, 30, 10]
+    assert manifest.counts == [30, 30, 30, 10]
     members: dict[str, dict[str, bytes]] = {}
     for name, data in contents(root / "shards"):
         key, _, extension = name.partition(".")
@@ -172,9 +172,9 @@ def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Pat
     ("overrides", "words"),
     [
         (["path=nothing", "text=[name]"], "has no column 'nothing'; it has file, name"),
-        (["text=[title]", "path=pictures/{file}.png"], "has no column 'title'"),
-        (["text=[name]", "path=elsewhere/{file}.png"], "100 of 100 pictures are missing, first"),
-        (["text=[name]", "path=pictures/{file}.png", "+where.language=xx"], "no pictures with a text"),
+        (["text=[title]", 'path="pictures/{file}.png"'], "has no column 'title'"),
+        (["text=[name]", 'path="elsewhere/{file}.png"'], "100 of 100 pictures are missing, first"),
+        (["text=[name]", 'path="pictures/{file}.png"', "+where.language=xx"], "no pictures with a text"),
         (["source=nowhere"], "no such folder or table"),
     ],
 )

@@ -55,7 +55,7 @@ class DualEncoder(nn.Module):
     ) -> None:
         super().__init__()
         # Pictures arrive channels last (batch.py): convolutions are up to twice as fast so, on CPUs as on GPUs.
-        self.image_tower: nn.Module = image_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.image_tower: nn.Module = image_tower.to(memory_format=torch.channels_last)
         self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
         self.temperature = temperature
         self.image_size, self.resize_size, self.max_tokens = image_size, resize_size, max_tokens

@@ -50,7 +50,7 @@ class CaptionSource:
     def read(self, member: bytes) -> list[str]:
         """The texts of a pair; raises ValueError with the reason where there is none."""
         if self.field is None:
-            texts = [member.decode("utf-8")]
+            texts: list[Any] = [member.decode("utf-8")]
         else:
             record = json.loads(member)
             value = record.get(self.field) if isinstance(record, dict) else None

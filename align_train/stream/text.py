@@ -69,15 +69,26 @@ def _load(path: str) -> Tokenizer:
         ) from None
 
 
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
 def train_tokenizer(texts: Iterable[str], *, size: int, folder: Path) -> None:
-    """BERT's lower-casing WordPiece of at most `size` tokens from texts, saved as a Hugging Face tokenizer folder."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """BERT's lower-casing WordPiece of at most `size` tokens from texts, saved as a Hugging Face tokenizer folder.
+
+    The same texts give the same vocabulary. The library alone numbers `##a`, `##b`, … in the order of a hash table, anew
+    each time, and breaks ties by those numbers: they are given to it in alphabetical order. Memory: the texts.
+    """
+    texts = list(texts)
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = (word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    inner = sorted({character for word in words for character in word[1:]})
+    trained = _wordpiece(models.WordPiece(unk_token="[UNK]"), normalizer, splitter)
+    first = [*_SPECIAL, *(f"##{character}" for character in inner)]
+    trained.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False))
+
+    tokenizer = _wordpiece(models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]"), normalizer, splitter)
+    tokenizer.add_special_tokens(list(_SPECIAL))
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
     ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
@@ -85,3 +96,11 @@ def train_tokenizer(texts: Iterable[str], *, size: int, folder: Path) -> None:
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     tokenizer_folder: Any = PreTrainedTokenizerFast
     tokenizer_folder(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+
+
+def _wordpiece(
+    model: models.WordPiece, normalizer: normalizers.BertNormalizer, splitter: pre_tokenizers.BertPreTokenizer
+) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    return tokenizer
