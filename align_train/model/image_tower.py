@@ -94,6 +94,8 @@ class EfficientNetTower(nn.Module):
             drop_path_rate=drop_path,
         )
         _fix_padding(self.network)
+        for stage in self.network.blocks:
+            stage[0].has_skip = False  # as Hugging Face; timm would add one where widths happen to agree
         features = int(self.network.num_features)
         self.projection = nn.Linear(features, projection) if projection else nn.Identity()
         self.dim = projection or features
