@@ -94,7 +94,8 @@ class EfficientNetTower(nn.Module):
             drop_path_rate=drop_path,
         )
         _fix_padding(self.network)
-        for stage in self.network.blocks:
+        stages_built: Any = self.network.blocks
+        for stage in stages_built:
             stage[0].has_skip = False  # as Hugging Face; timm would add one where widths happen to agree
         features = int(self.network.num_features)
         self.projection = nn.Linear(features, projection) if projection else nn.Identity()
