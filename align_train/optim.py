@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 KINDS = ("batchnorm", "layernorm", "bias", "temperature")
 
 
-def _kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Each trained parameter with its kind; `weight` for all that is none of KINDS."""
+def _kinds(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Each trained parameter with its name and its kind; `weight` for all that is none of KINDS."""
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
@@ -34,37 +34,45 @@ def _kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 kind = "layernorm"
             else:
                 kind = "bias" if name == "bias" else "weight"
-            yield kind, parameter
+            yield f"{module_name}.{name}", kind, parameter
 
 
 def _groups(
-    model: nn.Module, *, lr: float, weight_decay: float, temperature_lr: float | None, exempt: Sequence[str]
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    text_lr: float | None,
+    temperature_lr: float | None,
+    exempt: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Parameter groups: adapted, exempt, temperature. Empty ones are left out (an optimizer would refuse them)."""
+    """Parameter groups: of the model, the text tower (where it has its own rate), the temperature; each adapted, then exempt.
+
+    Empty ones are left out (an optimizer would refuse them).
+    """
     unknown = set(exempt) - set(KINDS)
     if unknown:
         raise ValueError(f"optimizer.exempt: {sorted(unknown)} are no kinds of parameters; expected some of {list(KINDS)}")
-    adapted: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    temperature: list[nn.Parameter] = []
-    for kind, parameter in _kinds(model):
-        (temperature if kind == "temperature" else spared if kind in exempt else adapted).append(parameter)
-    decays = "temperature" not in exempt
-    groups = [
-        {"params": adapted, "lr": lr, "weight_decay": weight_decay, "always_adapt": True},
-        {"params": spared, "lr": lr, "weight_decay": 0.0, "always_adapt": False},
-        {
-            "params": temperature,
-            "lr": lr if temperature_lr is None else temperature_lr,
-            "weight_decay": weight_decay if decays else 0.0,
-            "always_adapt": decays,
-        },
-    ]
-    return [group for group in groups if group["params"]]
+    rates: dict[str, float | None] = {"common": lr, "text": text_lr, "temperature": temperature_lr}
+    groups: dict[tuple[str, bool], dict[str, Any]] = {
+        (part, adapt): {
+            "params": [],
+            "lr": lr if rate is None else rate,
+            "weight_decay": weight_decay if adapt else 0.0,
+            "always_adapt": adapt,
+        }
+        for part, rate in rates.items()
+        for adapt in (True, False)
+    }
+    for name, kind, parameter in _kinds(model):
+        text = name.startswith("text_tower.") and text_lr is not None
+        part = "temperature" if kind == "temperature" else "text" if text else "common"
+        groups[part, kind not in exempt]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2019). temperature_lr: the temperature's own learning rate; None: the common one."""
+    """AdamW (Loshchilov and Hutter 2019). text_lr, temperature_lr: learning rates of their own; None: the common one."""
 
     def __init__(
         self,
@@ -73,11 +81,17 @@ class AdamW:
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-5,
+        text_lr: float | None = None,
         temperature_lr: float | None = None,
         exempt: Sequence[str] = KINDS,
     ) -> None:
         self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
-        self.grouping = {"weight_decay": weight_decay, "temperature_lr": temperature_lr, "exempt": exempt}
+        self.grouping = {
+            "weight_decay": weight_decay,
+            "text_lr": text_lr,
+            "temperature_lr": temperature_lr,
+            "exempt": exempt,
+        }
 
     def build(self, model: nn.Module) -> Optimizer:
         groups = _groups(model, lr=self.lr, **self.grouping)  # type: ignore[arg-type]
@@ -99,11 +113,17 @@ class Lamb:
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 1e-5,
+        text_lr: float | None = None,
         temperature_lr: float | None = None,
         exempt: Sequence[str] = ("batchnorm",),
     ) -> None:
         self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
-        self.grouping = {"weight_decay": weight_decay, "temperature_lr": temperature_lr, "exempt": exempt}
+        self.grouping = {
+            "weight_decay": weight_decay,
+            "text_lr": text_lr,
+            "temperature_lr": temperature_lr,
+            "exempt": exempt,
+        }
 
     def build(self, model: nn.Module) -> Optimizer:
         groups = _groups(model, lr=self.lr, **self.grouping)  # type: ignore[arg-type]

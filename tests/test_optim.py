@@ -37,6 +37,17 @@ def test_coyo_exempts_batch_norm_alone() -> None:
     assert optimizer.param_groups[2]["weight_decay"] == 0.1 and temperature == {"temperature.value"}
 
 
+def test_the_text_tower_may_learn_at_a_rate_of_its_own() -> None:
+    model = small_model()
+    optimizer = AdamW(lr=1e-3, text_lr=2e-4, temperature_lr=1e-4, weight_decay=0.1).build(model)
+    adapted, spared, text_adapted, text_spared, temperature = names_by_group(optimizer, model)
+    assert all(name.startswith("image_tower.") for name in adapted | spared)
+    assert all(name.startswith("text_tower.") for name in text_adapted | text_spared)
+    assert "text_tower.projection.bias" in text_spared and temperature == {"temperature.value"}
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3, 2e-4, 2e-4, 1e-4]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1, 0.0, 0.0]
+
+
 def test_a_locked_tower_has_no_group() -> None:
     model = small_model(lock="image")
     assert not any("image_tower" in name for group in names_by_group(AdamW(lr=1.0).build(model), model) for name in group)
