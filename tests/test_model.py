@@ -177,6 +177,19 @@ def test_any_timm_tower_by_name() -> None:
     assert TimmTower(name="vit_tiny_patch16_224", options={"img_size": 32}).dim == 192
 
 
+def test_fresh_tiny_tower_tells_texts_apart() -> None:
+    """With BERT's own spread of weights a narrow tower embeds all texts alike, and the demo learns no shapes for long."""
+    input_ids = torch.randint(1, 500, (32, 12), generator=torch.Generator().manual_seed(0))
+    input_ids[:, 0] = 1
+    alike = []
+    for override in ((), ("model.text_tower.initializer_range=0.02",)):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            texts = built(*override, vocabulary_size=500).eval().encode_text(input_ids)
+        alike.append((texts @ texts.T)[~torch.eye(32, dtype=torch.bool)].mean().item())
+    assert alike[0] < 0.96 and alike[1] > 0.999
+
+
 @pytest.mark.parametrize("lock", ["image", "text"])
 def test_a_locked_tower_does_not_move(lock: str) -> None:
     small = {"channels": [8, 16], "kernels": [3, 3], "strides": [2, 2], "repeats": [1, 1], "expansions": [1, 4], "stem": 8}

@@ -25,9 +25,14 @@ class Augmentation:
     def __call__(self, pixels: Pixels, *, to: int, seed: int) -> Pixels:
         """pixels: `[size, size, 3]`. Returns `[to, to, 3]`."""
         image = Image.fromarray(np.ascontiguousarray(pixels))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        # The CPU's generator alone: torch.manual_seed also reaches for GPUs, at 0.3 ms a picture.
+        generator = torch.default_generator
+        before = generator.get_state()
+        generator.manual_seed(seed)
+        try:
             for transform in self.transforms:
                 image = transform(image)
+        finally:
+            generator.set_state(before)
         augmented: Pixels = np.asarray(image.resize((to, to), Image.Resampling.BILINEAR))
         return augmented
