@@ -14,7 +14,7 @@ test-all: .venv/.done
 	$(BIN)/python -m pytest
 
 check: .venv/.done
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object, instantiate
@@ -104,24 +105,48 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
     folder = folder if (folder / f"{config_name}.yaml").is_file() else _conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own report and we never see the exception
 
+    composed = False
+
     def guarded(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         try:
+            if missing := sorted(str(key) for key in OmegaConf.missing_keys(config)):
+                raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
             task(config)
         except UserError as error:  # in here: on its way out Hydra would add lines of its own
-            fail(str(error))
+            fail(str(error), status=error.status)
+        except OmegaConfBaseException as error:
+            fail(_in_one_line(error))
+        except OSError as error:  # a path that cannot be made, a disk that is full, wherever it turns out
+            fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its rights and the space there")
 
     try:
         hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(_in_one_line(error))
+    except ValueError as error:  # Hydra's own, e.g. for a group that is set to null
+        if composed:
+            raise
+        fail(f"{_in_one_line(error)}; a group such as model or data takes the name of a choice, see --help")
 
 
-def fail(message: str) -> NoReturn:
-    """One line on stderr, exit status 2."""
+def fail(message: str, *, status: int = 2) -> NoReturn:
+    """One line on stderr, exit status 2 (or what the error asks for)."""
     # From a loader's worker process an error comes wrapped in that process's stack trace.
-    message = message.rpartition("align_train.errors.UserError: ")[2]
-    print(f"align_train: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    message = " ".join(message.rpartition("align_train.errors.UserError: ")[2].split())
+    if message:
+        print(f"align_train: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def read_settings(path: Path) -> Any:
+    """The settings that a run was started or last resumed with."""
+    try:
+        return OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason}); restore it, or choose another name") from None
 
 
 def _in_one_line(error: Exception) -> str:
@@ -157,7 +182,7 @@ def _nearest(key: str) -> str:
         group = _conf_dir() / parent.split(".")[0]
         names = [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
         names += [f.name for f in fields(TrainerConfig)] if parent == "trainer" else []
-    close = difflib.get_close_matches(last, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(last, [name for name in names if name != last], n=1, cutoff=0.5)
     return f", did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
 
 
@@ -181,6 +206,9 @@ def check(config: Any) -> None:
     missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+    unknown = sorted({str(key) for key in config} - {item.name for item in fields(Config)})
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such setting{_nearest(unknown[0])}; `--cfg job` shows all settings")
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise UserError(f"name={config.name!r}: expected a plain folder name; the run is written to output_dir/name")
     if (config.max_steps is None) == (config.max_pairs is None):
@@ -188,6 +216,10 @@ def check(config: Any) -> None:
     for key in ("batch_size", "chunk_size", "max_steps", "max_pairs", "log_every", "checkpoint_every", "keep_checkpoints"):
         if config[key] is not None and config[key] < 1:
             raise UserError(f"{key}={config[key]}: expected at least 1")
+    if config.clip is not None and not config.clip > 0:
+        raise UserError(f"clip={config.clip}: expected a gradient norm above 0, or null")
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed}: expected 0 or more, below 2^63")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision}: expected one of {', '.join(PRECISIONS)}")
     if config.trainer.accelerator not in ("cpu", "gpu"):
@@ -195,9 +227,18 @@ def check(config: Any) -> None:
     for key in ("devices", "nodes"):
         if config.trainer[key] < 1:
             raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")
+    _check_numbers(config)
     _check_split(config)
     for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "eval", "make"):
         _check_component(config[key], key)
+
+
+def _check_numbers(config: Any) -> None:
+    """Bounds of what would otherwise go wrong deep inside, or never end."""
+    for group, key, least in (("data", "lanes", 1), ("data", "window", 1), ("data", "workers", 0), ("eval", "every", 0)):
+        value = config[group].get(key, least)
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{group}.{key}={value}: expected an integer, at least {least}")
 
 
 def _check_split(config: Any) -> None:
@@ -325,6 +366,9 @@ def build(node: Any, **extra: Any) -> Any:
             raise cause from None
         if isinstance(cause, ValueError):
             raise UserError(f"{node['_target_']}: {cause}") from None
+        if isinstance(cause, (TypeError, IndexError, KeyError, AssertionError, ZeroDivisionError)):
+            reason = f"{type(cause).__name__}: {cause}"
+            raise UserError(f"{node['_target_']}: cannot be built with these settings ({reason})") from error
         raise
 
 

@@ -54,6 +54,11 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def whole(value: Tensor) -> Tensor:
+    """The full tensor of a sharded one (FSDP2's DTensor); any other as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
 def gather_rows(local: Tensor, total: int) -> Tensor:
     """Rows `rank::world` of a `[total, …]` table on each rank -> the whole table, in order, on every rank; no gradient.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from align_train.config import build, choice
+from align_train.config import build, choice, read_settings
 from align_train.datamodule import PairsDataModule
 from align_train.distributed import rank
 from align_train.errors import UserError
@@ -23,10 +23,11 @@ _SHOWN = 40  # pictures on a contact sheet
 
 def evaluate(config: Any) -> dict[str, float]:
     """`align_train.evaluate`: config.model names a run's folder; everything not given is as in that run."""
+    _check(config)
     folder = RunFolder(Path(config.model).expanduser().absolute())
     if not folder.config.is_file():
         raise UserError(f"model={config.model}: no config.yaml there; expected a run's folder, e.g. outputs/demo")
-    run: Any = OmegaConf.load(folder.config)
+    run: Any = read_settings(folder.config)
     if config.eval is not None:
         run.eval = choice("eval", config.eval)
     if config.shards is not None:
@@ -43,6 +44,15 @@ def evaluate(config: Any) -> dict[str, float]:
     run.data.lanes = 1
     data: PairsDataModule = build(run.data)
     return evaluate_run(folder, run, data=data, device=torch.device(config.device))
+
+
+def _check(config: Any) -> None:
+    if config.chunk_size < 1 or config.workers < 0:
+        raise UserError(f"chunk_size={config.chunk_size}, workers={config.workers}: expected at least 1, and 0 or more")
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={config.device}: not there ({str(error).splitlines()[0][:100]}); take device=cpu") from None
 
 
 def load_model(folder: RunFolder, config: Any, data: PairsDataModule) -> DualEncoder:
@@ -92,9 +102,9 @@ def evaluate_run(folder: RunFolder, config: Any, *, data: PairsDataModule, devic
 
 def print_results(folder: RunFolder) -> None:
     """The run's results.json as a table, and where its pictures are; nothing where it was never evaluated."""
-    if not folder.results.exists():
+    results = folder.read_results()
+    if results is None:
         return
-    results = json.loads(folder.results.read_text(encoding="utf-8"))
     width = max(map(len, results))
     for name, value in results.items():
         print(f"{name:<{width}}  {value:>10,.4f}" if isinstance(value, float) else f"{name:<{width}}  {value:>10,}")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from align_train.errors import UserError
+
+_CHECKPOINT = re.compile(r"step-\d+\.ckpt")
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,41 @@ class RunFolder:
         return self.path / "results.json"
 
     def last_checkpoint(self) -> Path | None:
-        """What `checkpoints/last` names: always a complete checkpoint. None where there is none yet."""
+        """What `checkpoints/last` names: always a complete checkpoint. None where there is none yet.
+
+        Never a silent new start: a `last` that names nothing is refused. Without one, the newest checkpoint counts (they
+        appear by being renamed, so each is complete).
+        """
         link = self.checkpoints / "last"
-        return link.resolve() if link.exists() else None
+        named = sorted(path for path in self.checkpoints.glob("step-*.ckpt") if _CHECKPOINT.fullmatch(path.name))
+        if not link.is_symlink() and not link.exists():
+            return named[-1] if named else None
+        if link.resolve() in [path.resolve() for path in named]:
+            return link.resolve()
+        newest = f"e.g. ln -sfn {named[-1].name} {link}" if named else "or remove it to start anew"
+        raise UserError(f"{link}: names no checkpoint step-….ckpt in that folder; point it at one: {newest}")
 
     def last_step(self) -> int:
         """Finished optimizer steps in the last checkpoint; 0 where there is none."""
         last = self.last_checkpoint()
         return int(last.name.removeprefix("step-").removesuffix(".ckpt")) if last else 0
 
+    def read_results(self) -> dict[str, Any] | None:
+        """What the last evaluation found; None where there was none, or it was cut short."""
+        try:
+            results = json.loads(self.results.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return results if isinstance(results, dict) else None
+
     def read_lineage(self) -> list[dict[str, Any]]:
         if not self.lineage.exists():
             return []
-        return [json.loads(line) for line in self.lineage.read_text(encoding="utf-8").splitlines()]
+        lines = self.lineage.read_text(encoding="utf-8").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise UserError(f"{self.lineage}: a line is no JSON; take that line out, or choose another name") from None
 
     def begin_stretch(self, recipe: dict[str, Any], *, step: int) -> None:
         """Adds a line to the lineage where something that it records is new. Drops lines of steps that were undone."""
@@ -79,15 +104,15 @@ class RunFolder:
 
     def note_changes(self, changes: dict[str, Any], *, step: int) -> None:
         """Adds a line of settings that are new since the last start."""
-        with self.lineage.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "changed": changes}) + "\n")
+        lines = [*self.read_lineage(), {"step": step, "changed": changes}]
+        write_whole(self.lineage, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:

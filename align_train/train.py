@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
-from align_train.callbacks import Checkpoints, Evaluation, Metrics, Progress, Samples
-from align_train.config import PRECISIONS, build, steps_of, to_yaml
+from align_train.callbacks import Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
+from align_train.config import PRECISIONS, build, read_settings, steps_of, to_yaml
 from align_train.datamodule import PairsDataModule
 from align_train.errors import UserError
 from align_train.evaluation import evaluate_run, print_results
@@ -36,16 +38,19 @@ def train(config: Any) -> None:
     if done >= max_steps:
         if first:
             print(f"{folder.path}: finished at step {done} of {max_steps}; go on with max_steps=…, or choose another name")
-            print_results(folder)
+            _show_or_evaluate(folder, config, done)
         return
     changes = _changed_settings(folder, config, done)
     data = prepare_data(config, progress=first)
     _check_hardware(config)
     model = build_model(config, data)
+    evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
+    write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
-        _write_settings(folder, config, data, changes, done)
         print(recipe(config, data, model, folder, done, changes), flush=True)
-    trainer = _trainer(config, folder, data, max_steps)
+    if not done:
+        write_settings.write()
+    trainer = _trainer(config, folder, data, max_steps, evaluators, write_settings)
     module = ContrastiveModule(
         model=model,
         loss=build(config.loss),
@@ -57,11 +62,50 @@ def train(config: Any) -> None:
         clip=config.clip,
     )
     resume = str(folder.last_checkpoint()) if done else None
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
+        if resume is None or write_settings.written or isinstance(error, UserError):
+            raise
+        raise UserError(_cannot_resume(resume, error, changes)) from error
     if trainer.is_global_zero:
         print(f"{folder.path}: trained to step {max_steps}", flush=True)
     if data.held_out is not None:
         evaluate_run(folder, config, data=data, device=module.device)
+
+
+def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
+    """A finished run's results; evaluates it where that is still to do."""
+    results = folder.read_results()
+    if config.data.held_out is None or (results is not None and results.get("step") == done):
+        print_results(folder)
+        return
+    device = torch.device("cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu")
+    evaluate_run(folder, config, data=prepare_data(config, progress=True), device=device)
+
+
+class _WriteSettings(lightning.Callback):
+    """Settings are written once they are known to hold: at a resume, only after the checkpoint was loaded under them."""
+
+    def __init__(self, write: Callable[[], None], first: bool) -> None:
+        self._write, self.first, self.written = write, first, False
+
+    def write(self) -> None:
+        if self.first and not self.written:
+            self._write()
+        self.written = True
+
+    def on_train_start(self, *_: Any) -> None:
+        self.write()
+
+
+def _cannot_resume(checkpoint: str, error: Exception, changes: dict[str, tuple[Any, Any]]) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = " ".join(lines[:2])[:200]
+    if not changes:
+        return f"{checkpoint}: cannot be loaded ({type(error).__name__}: {reason}); point checkpoints/last at another one"
+    told = "; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changes.items())
+    return f"{checkpoint}: does not go with what changed ({told}): {reason}; restore it, or choose another name"
 
 
 def prepare_data(config: Any, *, progress: bool) -> PairsDataModule:
@@ -86,18 +130,27 @@ def build_model(config: Any, data: PairsDataModule) -> DualEncoder:
     return model
 
 
-def _trainer(config: Any, folder: RunFolder, data: PairsDataModule, max_steps: int) -> lightning.Trainer:
+def _trainer(
+    config: Any,
+    folder: RunFolder,
+    data: PairsDataModule,
+    max_steps: int,
+    evaluators: list[Any],
+    write_settings: _WriteSettings,
+) -> lightning.Trainer:
     processes = config.trainer.devices * config.trainer.nodes
     metrics = Metrics(
         folder=folder, every=config.log_every, batch_size=config.batch_size, max_steps=max_steps, name=config.name
     )
-    evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
+    checkpoints = Checkpoints(folder=folder, every=config.checkpoint_every, keep=config.keep_checkpoints)
     callbacks = [
+        write_settings,
         Samples(folder=folder),
         Evaluation(evaluators=evaluators, every=config.eval.every, data=data, metrics=metrics),
         metrics,
         Progress(max_steps=max_steps, metrics=metrics),
-        Checkpoints(folder=folder, every=config.checkpoint_every, keep=config.keep_checkpoints),
+        checkpoints,
+        Stopping(checkpoints=checkpoints),
     ]
     return lightning.Trainer(
         accelerator=config.trainer.accelerator,
@@ -124,9 +177,13 @@ def _logger(config: Any, folder: RunFolder) -> list[Logger]:
     if not config.logger:  # logger=csv
         return []
     identity = folder.read_lineage()[0]["run"] if folder.read_lineage() else None
-    logger: Logger = build(config.logger, save_dir=str(folder.path), name=config.name, id=identity)
-    if _is_first_process() and isinstance(logger, WandbLogger):
-        logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
+    try:
+        logger: Logger = build(config.logger, save_dir=str(folder.path), name=config.name, id=identity)
+        if _is_first_process() and isinstance(logger, WandbLogger):
+            logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
+    except (wandb.Error, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"logger: wandb cannot start ({reason}); `wandb login`, or logger.offline=true") from None
     return [logger]
 
 
@@ -134,7 +191,7 @@ def _changed_settings(folder: RunFolder, config: Any, done: int) -> dict[str, tu
     """Settings that differ from those that the run was started or last resumed with; refuses what would break it."""
     if not done or not folder.config.exists():
         return {}
-    before, now = (_flat(OmegaConf.to_container(node, resolve=True)) for node in (OmegaConf.load(folder.config), config))
+    before, now = (_flat(OmegaConf.to_container(node, resolve=True)) for node in (read_settings(folder.config), config))
     changes = {key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
     for key in _PART_OF_THE_RUN:
         if key in changes:
@@ -205,7 +262,9 @@ def _is_first_process() -> bool:
 def _quieten() -> None:
     """Lightning's notices about what we do on purpose; its warnings of other kinds stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for pattern in (
+        ".*broadcast_buffers.*deprecated.*",
         ".*does not have many workers.*",
         ".*`LightningModule.configure_gradient_clipping`.*",
         ".*IterableDataset.*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ def run(config: DictConfig) -> None:
         raise UserError(f"shards={shards} is no folder: give to=…, the path of the manifest to write")
     to = Path(config.to or Path(shards) / MANIFEST_NAME).expanduser()
     # A folder's own manifest is what is made here, not what is read.
-    manifest = resolve(f"{shards}/*.tar" if folder else shards, caption=CaptionSource.parse(config.caption), key="shards")
+    manifest = resolve(
+        f"{glob.escape(shards)}/*.tar" if folder else shards, caption=CaptionSource.parse(config.caption), key="shards"
+    )
+    if to.is_dir():
+        raise UserError(f"to={to}: is a folder; give the path of the manifest to write, e.g. {to / MANIFEST_NAME}")
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
     print(f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity {manifest.identity}")

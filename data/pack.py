@@ -32,6 +32,7 @@ from align_train.stream.shard import IMAGE_EXTENSIONS
 from align_train.stream.text import train_tokenizer
 from align_train.stream.write import write_shard
 
+_NOT_UTF8 = "is not UTF-8 ({}); convert it, e.g. with iconv -f latin1 -t utf-8"
 _OTHER_FORMATS = ("bmp", "gif", "tif", "tiff", "ppm")
 
 
@@ -61,6 +62,10 @@ def run(config: DictConfig) -> None:
     source, to = Path(config.source).expanduser(), Path(config.to).expanduser()
     if to.exists():
         raise UserError(f"to={config.to} exists; remove it or choose another folder")
+    if config.pairs_per_shard < 1:
+        raise UserError(f"pairs_per_shard={config.pairs_per_shard}: expected at least 1")
+    if config.vocabulary is not None and config.vocabulary < 10:
+        raise UserError(f"vocabulary={config.vocabulary}: expected at least 10 tokens, or null")
     pairs = collect(config, source)
     Random(config.seed).shuffle(pairs)
     aside = to.with_name(f".{to.name}.{os.getpid()}")
@@ -92,6 +97,8 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
             path = root / template.format(**row)
         except KeyError as error:
             raise UserError(f"path={config.path}: {source} has no column {error}; it has {', '.join(row)}") from None
+        except (IndexError, ValueError):
+            raise UserError(f"path={config.path}: expected a column, or a pattern such as 'path=\"{{code}}.png\"'") from None
         texts = texts_of.setdefault(path, [])
         for column in columns:
             cell = _cell(row, column, source)
@@ -119,14 +126,22 @@ def _rows_of_folder(folder: Path) -> Iterator[Row]:
         sidecar = path.with_suffix(".txt")
         yield {
             "path": str(path.relative_to(folder)),
-            "sidecar": sidecar.read_text(encoding="utf-8") if sidecar.exists() else "",
+            "sidecar": _read_text(sidecar) if sidecar.exists() else "",
             "folder": path.parent.name,
             "name": path.stem,
         }
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {_NOT_UTF8.format(error)}") from None
+
+
 def _rows_of_table(table: Path) -> Iterator[Row]:
-    if table.suffix == ".parquet":
+    suffix = table.suffix.lower()
+    if suffix == ".parquet":
         try:
             from pyarrow import ArrowInvalid, parquet
         except ImportError:
@@ -138,16 +153,22 @@ def _rows_of_table(table: Path) -> Iterator[Row]:
         except ArrowInvalid as error:
             raise UserError(f"{table}: not a readable parquet file ({str(error).splitlines()[0]})") from None
         return
-    if table.suffix not in (".tsv", ".csv"):
+    if suffix not in (".tsv", ".csv"):
         raise UserError(f"source={table}: expected a folder or a .tsv, .csv or .parquet table")
-    with table.open(newline="", encoding="utf-8") as file:
+    csv.field_size_limit(2**31 - 1)
+    with table.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a CSV with a byte order mark
         # In a TSV a quotation mark is a quotation mark.
-        tsv = table.suffix == ".tsv"
+        tsv = suffix == ".tsv"
         reader = csv.DictReader(file, delimiter="\t" if tsv else ",", quoting=csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL)
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(f"{table}, line {reader.line_num}: expected {len(reader.fieldnames or [])} columns")
-            yield dict(row)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(f"{table}, line {reader.line_num}: expected {len(reader.fieldnames or [])} columns")
+                yield dict(row)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{table}: {_NOT_UTF8.format(error)}") from None
+        except csv.Error as error:
+            raise UserError(f"{table}, line {reader.line_num}: {error}; is it a table?") from None
 
 
 def write(pairs: list[Pair], folder: Path, config: DictConfig) -> None:

@@ -44,6 +44,8 @@ SMALL_RUN = (
     "model.resize_size=36",
 )
 
+SMALL_MAKE = ("make.pairs=512", "make.held_out=64", "make.size=40", "+make.pairs_per_shard=128", "+make.vocabulary=300")
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,13 +58,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(demo: Path) -> tuple[str, ...]:
     """Overrides of a run of seconds on the small demo."""
-    make = {"folder": demo, "pairs": 512, "held_out": 64, "size": 40}
-    return (
-        *SMALL_RUN,
-        *(f"make.{name}={value}" for name, value in make.items()),
-        "+make.pairs_per_shard=128",
-        "+make.vocabulary=300",
-    )
+    return (*SMALL_RUN, f"make.folder={demo}", *SMALL_MAKE)
 
 
 def start(*arguments: str, cwd: Path, module: str = "align_train", **environment: str) -> subprocess.Popen[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from align_train.config import _conf_dir, check, steps_of
+from align_train.config import _conf_dir, build, check, steps_of
 from align_train.errors import UserError
 from align_train.stream.write import write_shard
-from tests.conftest import finish, start
+from tests.conftest import SMALL_MAKE, finish, start
 
 CONF = _conf_dir()
 
@@ -84,6 +85,14 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["optimizer._target_=align_train.optim.SGD"], "no such class"),
         (["+model.image_tower.depht=2"], "did you mean model.image_tower.depth"),
         (["data=webdataset"], "data.shards is not set"),
+        (["data.lanes=0"], "data.lanes=0: expected an integer, at least 1"),
+        (["data.lanes=-8"], "data.lanes=-8: expected an integer, at least 1"),
+        (["data.window=0"], "data.window=0: expected an integer, at least 1"),
+        (["data.workers=-1"], "data.workers=-1: expected an integer, at least 0"),
+        (["eval.every=-1"], "eval.every=-1: expected an integer, at least 0"),
+        (["seed=-1"], "seed=-1: expected 0 or more"),
+        (["clip=0"], "clip=0.0: expected a gradient norm above 0"),
+        (["+callbacks.x=1"], "callbacks: no such setting"),
     ],
 )
 def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> None:
@@ -92,6 +101,31 @@ def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> No
     with pytest.raises(UserError, match=words):
         check(config)
     assert str(config) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimizer.lr=-1"], "optimizer.lr=-1: expected a learning rate"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan: expected a learning rate"),
+        (["optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]: expected two numbers"),
+        (["optimizer.exempt=[foo]"], "optimizer.exempt: .*foo.* are no kinds"),
+        (["scheduler.warmup_steps=-5"], "warmup_steps=-5"),
+    ],
+)
+def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> None:
+    config = composed(*overrides)
+    check(config)
+    with pytest.raises(UserError, match=words):
+        build(config.optimizer), build(config.scheduler)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "commands").glob("*.yaml")) if path.stem != "plain"])
+def test_every_command_composes(name: str) -> None:
+    for module in ("align_train.evaluate", "data.demo", "data.manifest", "data.pack"):
+        importlib.import_module(module)  # each stores its schema
+    with initialize_config_dir(str(CONF / "commands"), version_base="1.3"):
+        assert len(compose(name)) > 2
 
 
 def test_length_in_pairs() -> None:
@@ -117,6 +151,8 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         (*shards, "data.shards=nonsense.jsonl"): "nonsense.jsonl, line 1",
         (*shards, "data.shards=texts.tar"): "texts.tar: no pairs: 0 of 3 members are pictures",
         (*shards, "data.shards=cut.tar"): "cut.tar: the tar is cut short",
+        ("output_dir=/etc/hostname", f"make.folder={demo}", *SMALL_MAKE): "/etc/hostname/demo",
+        ("model=null",): "a group such as model or data takes the name of a choice",
         ("trainer=multinode", "data=coyo700m"): "data.shards=shards/coyo700m: no such manifest, folder or shard; make shards",
     }
     waiting = iter(cases.items())

@@ -66,6 +66,16 @@ def test_the_demo_is_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> Non
     assert not set(digest(tmp_path / "other").values()) & {v for k, v in digest(demo).items() if k.endswith(".tar")}
 
 
+def test_a_folder_that_is_no_such_demo_is_refused_and_kept(demo: Path, tmp_path: Path) -> None:
+    before = digest(demo)
+    with pytest.raises(UserError, match="was made with pairs=512"):
+        make_demo(folder=str(demo), pairs=513, held_out=64, size=40, pairs_per_shard=128, vocabulary=300)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists and holds no demo"):
+        make_demo(folder=str(tmp_path), pairs=8, held_out=8)
+    assert (tmp_path / "mine.txt").exists() and digest(demo) == before
+
+
 def test_demo_texts_are_noisy_by_the_share_and_clean_ones_name_their_class() -> None:
     def tells(scene: Scene, text: str) -> bool:
         colours = (scene.colour, *phrases._COLOUR_SYNONYMS[scene.colour])
@@ -186,6 +196,16 @@ def test_pack_names_what_is_wrong_and_leaves_nothing(sorted_table: Path, overrid
     assert set(cwd.iterdir()) == before
 
 
+def test_tables_of_spreadsheets_and_of_other_encodings(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture((1, 2, 3)))
+    (tmp_path / "excel.CSV").write_text("path,text\na.png,eins\n", encoding="utf-8-sig")
+    run("source=excel.CSV", "to=shards", cwd=tmp_path, module="data.pack")
+    assert [data for name, data in contents(tmp_path / "shards") if name.endswith("txt")] == [b"eins"]
+    (tmp_path / "latin.csv").write_bytes("path,text\na.png,fünf\n".encode("latin-1"))
+    done = finish(start("source=latin.csv", "to=other", cwd=tmp_path, module="data.pack"))
+    assert done.returncode == 2 and "latin.csv: is not UTF-8" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_manifest_command_indexes_shards_of_others(tmp_path: Path) -> None:
     for shard in range(3):
         pairs = [(f"{number}", {"jpg": picture((0, number, 0), "JPEG"), "txt": b"text"}) for number in range(4 + shard)]
@@ -225,7 +245,15 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: 
     assert sorted(captions) == ["0", "1", "2", "4", "4", "6", "6", "7"]
     assert [key for chunk in batch.chunks for key in chunk.keys] == [f"0/0{caption}" for caption in captions]
     assert {(bad.key, bad.step) for bad in loader.bad_pairs} == {("0/03", 0), ("0/05", 0)}
-    assert {bad.reason for bad in loader.bad_pairs} == {"not a JPEG, PNG or WebP picture", "no text"}
+    assert {bad.reason for bad in loader.bad_pairs} == {"not a JPEG, PNG or WebP picture", "no text in txt"}
+
+
+def test_texts_that_no_tokeniser_takes_are_bad_pairs() -> None:
+    source = CaptionSource.parse("json:captions")
+    assert source.read(rb'{"captions": ["half \ud800", "whole"]}') == ["whole"]
+    for member in (rb'{"captions": "half \ud800"}', b"[" * 200_000):
+        with pytest.raises(ValueError, match=r"no text|nested too deeply"):
+            source.read(member)
 
 
 def test_a_shard_without_a_single_good_pair_stops_the_run(tmp_path: Path, demo: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from random import Random
 
@@ -87,6 +88,16 @@ def test_bad_pictures_say_why() -> None:
     ]:
         with pytest.raises(ValueError, match=reason):
             decode(data, WHOLE, 16)
+
+
+def test_an_orientation_that_is_no_number_is_ignored() -> None:
+    """Orientation 6, but as a field of bytes: Pillow hands it over as it is."""
+    entry = struct.pack("<HHI4s", 0x0112, 7, 1, b"\x06")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    plain = encoded(half_red(), "JPEG")
+    odd = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    assert isinstance(Image.open(io.BytesIO(odd)).getexif()[0x0112], bytes)
+    assert np.array_equal(decode(odd, WHOLE, 16), decode(plain, WHOLE, 16))
 
 
 def test_bombs_are_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,14 @@ def test_retrieval_equals_a_sort_of_the_whole_matrix(counts: list[int], seed: in
         assert found[f"retrieval/{direction}/median_rank"] == np.sort(places)[(len(places) - 1) // 2] + 1
 
 
+def test_embeddings_that_are_no_numbers_find_nothing() -> None:
+    pairs = encoded([1] * 20)
+    broken = torch.full((20, 3), torch.nan)
+    nobody: Any = None
+    found = dict(Retrieval()(EncodedPairs(broken, broken, pairs.picture_of_text, pairs.captions, pairs.records), nobody))
+    assert found["retrieval/image_to_text/recall@10"] == found["retrieval/text_to_image/recall@10"] == 0
+
+
 def test_a_model_that_embeds_everything_alike_finds_nothing() -> None:
     pairs = encoded([1] * 20)
     alike = EncodedPairs(
@@ -161,6 +169,45 @@ def texts_of_ranks(total: int) -> Tensor:
     model: Any = Towers()
     encoder = Encoder(model=model, tokenise=tokenise, device=torch.device("cpu"), chunk_size=2)
     return encoder.texts([str(number) for number in range(total)])
+
+
+def pictures_of_ranks(total: int) -> Tensor:
+    """Picture i is all i; each has two texts."""
+
+    class Towers:
+        def encode_image(self, images: Tensor) -> Tensor:
+            return images.mean(dim=(1, 2, 3))[:, None]
+
+        def encode_text(self, ids: Tensor) -> Tensor:
+            return ids[:, :1].float()
+
+    class Pictures:
+        def __init__(self) -> None:
+            self.total = total
+            self.numbers = range(rank(), total, world_size())
+
+        def __len__(self) -> int:
+            return len(self.numbers)
+
+        def __getitem__(self, number: int) -> NDArray[np.uint8]:
+            return np.full((2, 2, 3), self.numbers[number], dtype=np.uint8)
+
+        def about(self) -> list[tuple[list[str], dict[str, Any]]]:
+            return [(["1", "2"], {}) for _ in range(total)]
+
+    model: Any = Towers()
+
+    def tokenise(texts: Any) -> NDArray[np.int32]:
+        return np.array([[int(text), 1] for text in texts], dtype=np.int32)
+
+    encoder = Encoder(model=model, tokenise=tokenise, device=torch.device("cpu"), chunk_size=2, progress=False)
+    return (encoder.pairs(Pictures()).images + 1) * 127.5
+
+
+@pytest.mark.parametrize(("world", "total"), [(2, 1), (2, 5)])
+def test_fewer_pictures_than_ranks_and_uneven_ones(world: int, total: int, tmp_path: Path) -> None:
+    for found in on_ranks(world, pictures_of_ranks, total, folder=tmp_path):
+        torch.testing.assert_close(found[:, 0], torch.arange(total * 1.0), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("world", "total"), [(2, 7), (3, 7), (3, 2)])

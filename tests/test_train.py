@@ -18,6 +18,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 from tests.conftest import finish, run, start
 
@@ -106,13 +107,16 @@ def test_killed_again_and_again_at_any_moment(whole: Path, tmp_path: Path, small
         assert float(killed["loss"]) == pytest.approx(float(left_alone["loss"]), rel=2e-5)  # two processes: float32 noise
 
 
-def test_two_processes_equal_one(whole: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    """DDP over gloo by the same command, BatchNorm, dropout and drop path on: equal within float32 noise."""
-    run(*small_run, "name=two", "trainer.devices=2", cwd=tmp_path)
-    for one, two in zip(metrics(whole), metrics(tmp_path / "outputs" / "two"), strict=True):
+def test_two_processes_equal_one(tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    """DDP over gloo by the same command, BatchNorm, dropout and drop path on: 20 losses equal within float32 noise."""
+    run(*small_run, "name=one", "max_steps=20", cwd=tmp_path)
+    run(*small_run, "name=two", "max_steps=20", "trainer.devices=2", cwd=tmp_path)
+    folders = [tmp_path / "outputs" / name for name in ("one", "two")]
+    for one, two in zip(metrics(folders[0]), metrics(folders[1]), strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=2e-5)
         assert float(two["grad_norm"]) == pytest.approx(float(one["grad_norm"]), rel=1e-3)
-    results = [json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "outputs" / "two")]
+    assert len(metrics(folders[1])) == 20
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert results[0]["held_out/loss"] == pytest.approx(results[1]["held_out/loss"], rel=1e-4)
 
 
@@ -128,8 +132,15 @@ def test_an_error_on_one_of_two_processes_ends_both(tmp_path: Path, demo: Path, 
     assert "Traceback" not in done.stderr
 
 
-def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(whole: Path, small_run: tuple[str, ...]) -> None:
-    cwd = whole.parent.parent
+def copy_of(whole: Path, to: Path) -> RunFolder:
+    shutil.copytree(whole, to / "outputs" / "whole", symlinks=True)
+    return RunFolder(to / "outputs" / "whole")
+
+
+def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(
+    whole: Path, tmp_path: Path, small_run: tuple[str, ...]
+) -> None:
+    whole, cwd = copy_of(whole, tmp_path).path, tmp_path
     before = (whole / "metrics.csv").read_text()
     out = run(*small_run, "name=whole", "eval.every=6", cwd=cwd).stdout
     assert "finished at step 12 of 12" in out
@@ -144,7 +155,58 @@ def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(whole: Path,
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 15)]
     assert max(float(row["lr"]) for row in rows[12:]) <= 5e-4
     assert RunFolder(whole).read_lineage()[-1]["changed"]["max_steps"] == [12, 14]
-    (whole / "metrics.csv").write_text(before)
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(whole: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    folder = copy_of(whole, tmp_path)
+    before = {path.name: path.read_bytes() for path in (folder.config, folder.lineage, folder.metrics)}
+    done = finish(start(*small_run, "name=whole", "max_steps=16", "model.text_tower.hidden=64", cwd=tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "step-00000012.ckpt: does not go with what changed" in done.stderr
+    assert "model.text_tower.hidden: 32 -> 64" in done.stderr
+    assert before == {path.name: path.read_bytes() for path in (folder.config, folder.lineage, folder.metrics)}
+
+
+def test_a_last_that_names_nothing_is_no_new_start(whole: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    folder = copy_of(whole, tmp_path)
+    (folder.checkpoints / "step-00000012.ckpt").unlink()
+    with pytest.raises(UserError, match=r"names no checkpoint .* ln -sfn step-00000008\.ckpt"):
+        folder.last_checkpoint()
+    (folder.checkpoints / "last").unlink()
+    assert folder.last_step() == 8
+    folder.results.unlink()
+    out = run(*small_run, "name=whole", "max_steps=8", cwd=tmp_path).stdout  # finished, but nobody has evaluated it
+    assert "finished at step 8 of 8" in out and "zero_shot/top1" in out
+    assert json.loads(folder.results.read_text())["step"] == 8
+
+
+def test_weights_that_are_not_finite_are_never_saved(whole: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    folder = copy_of(whole, tmp_path)
+    done = finish(start(*small_run, "name=whole", "max_steps=16", "log_every=100", "optimizer.lr=1e30", cwd=tmp_path))
+    assert (done.returncode, done.stderr.count("align_train: ")) == (2, 1), done.stderr
+    assert "the last checkpoint is step 12: lower optimizer.lr" in done.stderr and "Traceback" not in done.stderr
+    assert folder.last_step() == 12
+
+
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_saves_and_says_so(number: signal.Signals, devices: int, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    """Ctrl-C reaches the whole group, workers included; SIGTERM here the first process alone."""
+    options = (*small_run, "name=stopped", f"trainer.devices={devices}", "max_steps=100000", "checkpoint_every=100000")
+    process = start(*options, cwd=tmp_path)
+    folder = RunFolder(tmp_path / "outputs" / "stopped")
+    deadline = time.monotonic() + 240
+    while not folder.metrics.exists() or "\n3," not in folder.metrics.read_text():
+        assert process.poll() is None, finish(process).stderr
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    done = finish(process, timeout=120)
+    assert done.returncode == 128 + number, done.stderr
+    assert f"stopped and saved at step {folder.last_step()}; the same command goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert folder.last_step() >= 3 and metrics(folder.path)[-1]["step"] == str(folder.last_step())
+    out = run(*options, f"max_steps={folder.last_step() + 1}", cwd=tmp_path).stdout
+    assert f"from step {len(metrics(folder.path)) - 1}" in out
 
 
 def test_evaluate_command_gives_the_runs_results(whole: Path) -> None:

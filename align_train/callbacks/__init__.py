@@ -5,5 +5,6 @@ from align_train.callbacks.evaluation import Evaluation
 from align_train.callbacks.metrics import Metrics
 from align_train.callbacks.progress import Progress
 from align_train.callbacks.samples import Samples
+from align_train.callbacks.stopping import Stopping
 
-__all__ = ["Checkpoints", "Evaluation", "Metrics", "Progress", "Samples"]
+__all__ = ["Checkpoints", "Evaluation", "Metrics", "Progress", "Samples", "Stopping"]

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning import Callback
 
+from align_train.distributed import whole
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 
@@ -36,6 +38,7 @@ class Checkpoints(Callback):
         """Called by all ranks; rank 0 writes under DDP."""
         if trainer.global_step == self.saved_step:
             return
+        self._refuse_broken(trainer)
         final = self.folder.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
         aside = self.folder.checkpoints / f".{final.name}.partial"
         try:
@@ -53,6 +56,15 @@ class Checkpoints(Callback):
             ) from error
         trainer.strategy.barrier("checkpoint renamed")
         self.saved_step = trainer.global_step
+
+    def _refuse_broken(self, trainer: lightning.Trainer) -> None:
+        """Weights that are not finite would be all that is left once older checkpoints are dropped."""
+        norm = torch.nn.utils.get_total_norm(list(trainer.lightning_module.parameters()))
+        if not whole(norm.detach()).isfinite():
+            raise UserError(
+                f"step {trainer.global_step}: the weights are no longer finite and were not saved; the last checkpoint is step "
+                f"{self.folder.last_step()}: lower optimizer.lr or set clip, and run the same command again"
+            )
 
     def _point_last_at(self, final: Path) -> None:
         link = self.folder.checkpoints / ".last.new"

@@ -13,10 +13,10 @@ import time
 from typing import Any
 
 import lightning
-import torch
 from lightning import Callback
 
 from align_train.batch import Batch
+from align_train.distributed import whole
 from align_train.errors import UserError
 from align_train.module import ContrastiveModule
 from align_train.pictures import draw_curves
@@ -53,7 +53,7 @@ class Metrics(Callback):
         self._write_all()
         if self.folder.bad_pairs.exists():
             lines = self.folder.bad_pairs.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] < trainer.global_step]
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < trainer.global_step]
             self._bad_pairs = len(kept)
             write_whole(self.folder.bad_pairs, "".join(kept))
 
@@ -88,9 +88,9 @@ class Metrics(Callback):
             "step": step,
             "pairs_seen": step * self.batch_size,
             "loss": float(module.loss_value),
-            "temperature": float(_whole(module.model.temperature.value.detach())),
+            "temperature": float(whole(module.model.temperature.value.detach())),
             "lr": module.learning_rate,
-            "grad_norm": float(_whole(module.gradient_norm)),
+            "grad_norm": float(whole(module.gradient_norm)),
             "pairs_per_second": self._steps_timed * self.batch_size / self._busy,
             "data_wait_fraction": self._waited / self._busy,
             "bad_pairs": self._bad_pairs,
@@ -138,8 +138,3 @@ class Metrics(Callback):
 
 def _step(row: dict[str, str]) -> int:
     return int(row["step"] or 0)
-
-
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    """The full tensor of a sharded one (FSDP2's DTensor)."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -15,11 +15,13 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tqdm import tqdm
 
 from align_train.demo.draw import ATTRIBUTES, class_names, draw, sample_scene
 from align_train.demo.phrases import caption, clean_caption
+from align_train.errors import UserError
 from align_train.stream.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.stream.text import train_tokenizer
 from align_train.stream.write import write_shard
@@ -54,9 +56,14 @@ def make_demo(
     }
     done = place / _DONE
     if done.exists():
-        if json.loads(done.read_text()) == settings:
+        found = json.loads(done.read_text())
+        if found == settings:
             return
-        shutil.rmtree(place)  # only ever what this function wrote: it ends with this file
+        other = ", ".join(f"{key}={found.get(key)}" for key, value in settings.items() if found.get(key) != value)
+        raise UserError(f"{place}: was made with {other}; give another folder, or remove this one to make it anew")
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place}: exists and holds no demo; give another folder")
+    _check(settings)
     aside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         _draw(aside, pairs=pairs, held_out=held_out, noise=noise, size=size, seed=seed, per_shard=pairs_per_shard)
@@ -71,6 +78,14 @@ def make_demo(
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check(settings: dict[str, Any]) -> None:
+    if not 0 <= settings["noise"] <= 1:
+        raise UserError(f"noise={settings['noise']}: expected a share between 0 and 1")
+    for name, least in {"pairs": 1, "held_out": 1, "size": 8, "pairs_per_shard": 1, "vocabulary": 10}.items():
+        if settings[name] < least:
+            raise UserError(f"{name}={settings[name]}: expected at least {least}")
 
 
 def _draw(folder: Path, *, pairs: int, held_out: int, noise: float, size: int, seed: int, per_shard: int) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from align_train.batch import normalise
 from align_train.distributed import gather_rows, rank, world_size
+from align_train.errors import UserError
 
 
 class Towers(Protocol):
@@ -77,7 +78,7 @@ class Encoder:
         for start in range(0, len(own), self.chunk_size):
             ids = torch.from_numpy(self.tokenise(own[start : start + self.chunk_size])).to(self.device)
             rows.append(self.model.encode_text(ids))
-        return gather_rows(torch.cat(rows), len(texts))
+        return _finite(gather_rows(torch.cat(rows), len(texts)), "texts")
 
     @torch.inference_mode()
     def pairs(self, pictures: Pictures) -> EncodedPairs:
@@ -94,10 +95,19 @@ class Encoder:
         about = pictures.about()
         captions = [caption for captions, _ in about for caption in captions]
         counts = torch.tensor([len(captions) for captions, _ in about])
+        texts = self.texts(captions)
+        own = torch.cat(rows) if rows else texts.new_empty(0, texts.shape[1])  # fewer pictures than ranks
         return EncodedPairs(
-            images=gather_rows(torch.cat(rows), pictures.total),
-            texts=self.texts(captions),
+            images=_finite(gather_rows(own, pictures.total), "pictures"),
+            texts=texts,
             picture_of_text=torch.repeat_interleave(torch.arange(len(about)), counts).to(self.device),
             captions=captions,
             records=[record for _, record in about],
         )
+
+
+def _finite(embeddings: Tensor, of: str) -> Tensor:
+    """Refuses what no metric can be computed from; alike on every rank."""
+    if not embeddings.isfinite().all():
+        raise UserError(f"embeddings of {of} are not finite: the weights are broken; go on from an earlier checkpoint")
+    return embeddings

@@ -26,7 +26,7 @@ def ranks(queries: Tensor, candidates: Tensor, belongs: Tensor, owner: Tensor) -
         similarity = queries[start : start + _ROWS] @ candidates.T
         right = owner[start : start + _ROWS, None] == belongs[None, :]
         best_right = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        found.append(((similarity >= best_right) & ~right).sum(dim=1))
+        found.append((~(similarity < best_right) & ~right).sum(dim=1))  # what compares with nothing (NaN) counts against it
         best.append(similarity.argmax(dim=1))
     return torch.cat(found), torch.cat(best)
 

@@ -59,10 +59,15 @@ class DualEncoder(nn.Module):
         self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
         self.temperature = temperature
         self.image_size, self.resize_size, self.max_tokens = image_size, resize_size, max_tokens
-        self.locked = {"image": self.image_tower, "text": self.text_tower}[lock] if lock else None
+        self.lock = lock
         if self.locked is not None:
             self.locked.requires_grad_(False)
         self.train()
+
+    @property
+    def locked(self) -> nn.Module | None:
+        """The tower that is not trained. (An attribute would make it a second submodule, its weights saved twice.)"""
+        return {"image": self.image_tower, "text": self.text_tower}[self.lock] if self.lock else None
 
     def train(self, mode: bool = True) -> DualEncoder:
         super().train(mode)

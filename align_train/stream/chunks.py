@@ -10,6 +10,7 @@ batch is never short. It travels along as a `BadPair`, to be written down by the
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -162,6 +163,11 @@ class ChunkSchedule(Sampler[tuple[int, int]]):
             step += 1
 
 
+def _leave_interrupts_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches the workers too; the run still needs them to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class TrainingLoader:
     """Batches for one rank, endless: worker processes make chunks, this puts them together.
 
@@ -173,7 +179,13 @@ class TrainingLoader:
         self.bad_pairs: list[BadPair] = []
         options: dict[str, Any] = {"prefetch_factor": max(2, 2 * schedule.chunks_per_step // workers)} if workers else {}
         self.loader = DataLoader(
-            chunks, sampler=schedule, batch_size=None, num_workers=workers, pin_memory=pin_memory, **options
+            chunks,
+            sampler=schedule,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_interrupts_to_the_run,
+            **options,
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -23,6 +23,8 @@ Pixels = NDArray[np.uint8]
 
 _ORIENTATION = 0x0112  # EXIF's; 5 and above exchange width and height
 _HEADROOM = 1.6  # a scaled decode has at least so many times the pixels (a side) that are needed: >= 41 dB on real photos
+# What Pillow raises for broken files: formats are parsed by plain Python in places.
+_BROKEN = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, ArithmeticError, LookupError, TypeError, EOFError)
 MAX_PIXELS = 100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
 
 
@@ -46,6 +48,10 @@ class Views:
     """
 
     def __init__(self, *, image_size: int, resize_size: int, flip: bool = True, least_scale: float = 1.0) -> None:
+        if not 1 <= image_size <= resize_size:
+            raise ValueError(f"image_size={image_size}, resize_size={resize_size}: expected 1 <= image_size <= resize_size")
+        if not 0 < least_scale <= 1:
+            raise ValueError(f"least_scale={least_scale}: expected a share of the picture's area, above 0, at most 1")
         self.image_size, self.resize_size = image_size, resize_size
         self.crop = image_size / resize_size
         self.flip = flip
@@ -76,12 +82,12 @@ def decode(data: bytes, view: View, size: int) -> Pixels:
         # A scaled picture's last column may stand for a fraction of a pixel: the extent says how far the picture really goes.
         drafted = image.draft(image.mode, (needed, needed)) if image.mode in ("RGB", "L") else None
         width, height = drafted[1][2:] if drafted else image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)  # anything may stand there, even bytes
         width, height = (height, width) if turned else (width, height)
         upright = _upright_rgb(image)
     except UnidentifiedImageError:
         raise ValueError("not a JPEG, PNG or WebP picture") from None
-    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"broken picture: {error}") from None
     box = (view.left * width, view.top * height, view.right * width, view.bottom * height)
     shown_image = upright.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -68,7 +68,11 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Reads a manifest file; UserError names the line that is no row."""
     shards = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: no manifest (not even text); expected {MANIFEST_NAME}, a folder or tars") from None
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             shards.append(Shard(path.parent / row["shard"], int(row["pairs"]), int(row["bytes"])))
@@ -103,6 +107,8 @@ def resolve(
 ) -> Manifest:
     """What `data.shards` takes: a manifest, a folder, a glob, a brace range, or a list of these, as one manifest."""
     if not isinstance(shards, str):
+        if not shards:
+            raise UserError(f"{key}=[]: names no shards; {_HOW_TO_PREPARE}")
         parts = [resolve(item, caption=caption, progress=progress, key=key) for item in shards]
         return _checked(Manifest(tuple(shard for part in parts for shard in part.shards), ", ".join(shards)))
     if "://" in shards:
@@ -130,7 +136,11 @@ def resolve(
 
 def _expand(pattern: str) -> Iterator[Path]:
     """Brace ranges first (`{00000..00099}.tar`), then globs; a name without either stands for itself."""
-    for name in braceexpand(str(Path(pattern).expanduser())):
+    try:
+        names = list(braceexpand(str(Path(pattern).expanduser())))
+    except ValueError:
+        raise UserError(f"{pattern}: a brace is not closed; a range is written {{00000..00099}}.tar") from None
+    for name in names:
         if glob.has_magic(name):
             yield from map(Path, glob.glob(name))
         elif "{" in pattern or Path(name).exists():

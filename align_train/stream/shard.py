@@ -40,6 +40,9 @@ class CaptionSource:
     extension: str
     field: str | None
 
+    def __str__(self) -> str:
+        return f"{self.extension}:{self.field}" if self.field else self.extension
+
     @classmethod
     def parse(cls, text: str) -> CaptionSource:
         extension, _, field = text.partition(":")
@@ -52,13 +55,29 @@ class CaptionSource:
         if self.field is None:
             texts: list[Any] = [member.decode("utf-8")]
         else:
-            record = json.loads(member)
+            record = _parse_json(member)
             value = record.get(self.field) if isinstance(record, dict) else None
             texts = value if isinstance(value, list) else [value]
-        texts = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+        texts = [text.strip() for text in texts if isinstance(text, str) and text.strip() and _is_unicode(text)]
         if not texts:
-            raise ValueError("no text")
+            raise ValueError(f"no text in {self}")
         return texts
+
+
+def _parse_json(member: bytes) -> Any:
+    try:
+        return json.loads(member)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON may spell half of a surrogate pair, which no encoder takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -200,7 +219,7 @@ class ShardReader:
             numbers = np.flatnonzero(self.index.extensions == b"json")
             self._json_of = {self.index.names[number]: int(number) for number in numbers}
         number = self._json_of.get(self.index.names[self.pairs[pair, 0]])
-        loaded = json.loads(self._member(number)) if number is not None else {}
+        loaded = _parse_json(self._member(number)) if number is not None else {}
         return loaded if isinstance(loaded, dict) else {}
 
     def _member(self, number: int) -> bytes:

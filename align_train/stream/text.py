@@ -26,6 +26,8 @@ class TextEncoder:
 
     def __init__(self, path: str, *, max_tokens: int) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a worker has one core
+        if max_tokens < 3:
+            raise UserError(f"max_tokens={max_tokens}: expected at least 3: [CLS], a word, [SEP]")
         self.path = path
         self.tokenizer = _load(path)
         if self.tokenizer.token_to_id("[PAD]") != PAD_ID or self.tokenizer.token_to_id("[CLS]") is None:
