@@ -8,10 +8,10 @@ demo: .venv/.done
 	$(BIN)/python -m align_train
 
 test: .venv/.done
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n auto -m "not long"
 
 test-all: .venv/.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/.done
 	$(BIN)/ruff format .
