@@ -118,6 +118,9 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
             fail(str(error), status=error.status)
         except OmegaConfBaseException as error:
             fail(_in_one_line(error))
+        except BrokenPipeError:  # whoever read our output has gone (`| head`)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+            sys.exit(141)
         except OSError as error:  # a path that cannot be made, a disk that is full, wherever it turns out
             fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its rights and the space there")
 
