@@ -111,8 +111,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
         nonlocal composed
         composed = True
         try:
-            if missing := sorted(str(key) for key in OmegaConf.missing_keys(config)):
-                raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+            _refuse_missing(config)
             task(config)
         except UserError as error:  # in here: on its way out Hydra would add lines of its own
             fail(str(error), status=error.status)
@@ -163,7 +162,7 @@ def _in_one_line(error: Exception) -> str:
     if (key := _between(text, "Could not override '", "'")) and (
         "not in struct" in text or "No match" in text or "not in '" in text
     ):
-        return f"{key}: no such setting{_nearest(key)}; `--cfg job` shows all settings"
+        return _no_such_setting(key)
     if "could not be converted" in text or "Invalid type assigned" in text:
         value, key = _between(text, "Value '", "'"), _between(text, "full_key: ", "\n") or "a setting"
         wanted = _between(text, "converted to ", "\n") or "another type"
@@ -175,6 +174,10 @@ def _in_one_line(error: Exception) -> str:
 def _between(text: str, before: str, after: str) -> str:
     _, found, rest = text.partition(before)
     return rest.split(after)[0] if found else ""
+
+
+def _no_such_setting(key: str) -> str:
+    return f"{key}: no such setting{_nearest(key)}; `--cfg job` shows all settings"
 
 
 def _nearest(key: str) -> str:
@@ -204,14 +207,18 @@ def steps_of(config: Any) -> int:
     return int(config.max_steps) if config.max_steps is not None else -(-int(config.max_pairs) // int(config.batch_size))
 
 
-def check(config: Any) -> None:
-    """Rules that cross fields; UserError in one line. Pure: reads and mutates nothing else."""
+def _refuse_missing(config: Any) -> None:
     missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+
+
+def check(config: Any) -> None:
+    """Rules that cross fields; UserError in one line. Pure: reads and mutates nothing else."""
+    _refuse_missing(config)
     unknown = sorted({str(key) for key in config} - {item.name for item in fields(Config)})
     if unknown:
-        raise UserError(f"{unknown[0]}: no such setting{_nearest(unknown[0])}; `--cfg job` shows all settings")
+        raise UserError(_no_such_setting(unknown[0]))
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise UserError(f"name={config.name!r}: expected a plain folder name; the run is written to output_dir/name")
     if (config.max_steps is None) == (config.max_pairs is None):

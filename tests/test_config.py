@@ -135,6 +135,7 @@ def test_length_in_pairs() -> None:
 
 def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
     """Through the real command, in a process: status 2, at most three lines on stderr, no stack trace."""
+    (tmp_path / "hollow").mkdir()
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "nonsense.jsonl").write_text("what?\n")
     write_shard(tmp_path / "texts.tar", [(str(number), {"txt": b"a text"}) for number in range(3)])
@@ -147,6 +148,7 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ("batch_size=abc",): "batch_size=abc: expected integer",
         ("batch_size=100", "trainer.devices=3"): "batch_size=100 cannot be split evenly over 3 processes",
         (*shards, "data.shards=nowhere"): "data.shards=nowhere: no such manifest, folder or shard",
+        (*shards, "data.shards=hollow"): "data.shards=hollow: the folder holds neither manifest.jsonl nor *.tar; make shards",
         (*shards, "data.shards=empty.jsonl"): "empty.jsonl: the manifest lists no pairs",
         (*shards, "data.shards=nonsense.jsonl"): "nonsense.jsonl, line 1",
         (*shards, "data.shards=texts.tar"): "texts.tar: no pairs: 0 of 3 members are pictures",
