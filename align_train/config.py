@@ -11,6 +11,7 @@ import collections.abc
 import difflib
 import inspect
 import os
+import re
 import sys
 import types
 import typing
@@ -28,10 +29,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.errors import UserError
+from align_train.run_folder import SETTINGS
 
 _FILLED_IN = ("model.vocabulary_size",)  # null in the configuration: known only once the tokenizer is open
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 MISSING: Any = "???"
+_OWN_ERROR = re.compile(r"align_train\.[a-z_.]+\.[A-Z]\w+: ")
 
 
 def _conf_dir() -> Path:
@@ -66,6 +69,8 @@ class Config:
     precision: str = "fp32"
     recompute: bool = False
     clip: float | None = None
+    log_keys: bool = False
+    accept: list[str] = field(default_factory=list)
     model: Any = MISSING
     data: Any = MISSING
     loss: Any = MISSING
@@ -91,7 +96,19 @@ class EvaluateConfig:
     eval: str | None = None
 
 
+@dataclass
+class ShowConfig:
+    """The root of `python -m align_train.show`; `conf/commands/show.yaml` says what each key is for."""
+
+    name: str = MISSING
+    output_dir: str = "outputs"
+    step: Any = None
+    key: str | None = None
+    limit: int = 64
+
+
 ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(name="show_schema", node=ShowConfig)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
@@ -136,7 +153,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
 def fail(message: str, *, status: int = 2) -> NoReturn:
     """One line on stderr, exit status 2 (or what the error asks for)."""
     # From a loader's worker process an error comes wrapped in that process's stack trace.
-    message = " ".join(message.rpartition("align_train.errors.UserError: ")[2].split())
+    message = " ".join(_OWN_ERROR.split(message)[-1].split())
     if message:
         print(f"align_train: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
@@ -183,7 +200,7 @@ def _no_such_setting(key: str) -> str:
 def _nearest(key: str) -> str:
     """`; did you mean …?` for a misspelt root key or a key of a known group's files."""
     parent, _, last = key.rpartition(".")
-    names = [f.name for f in fields(Config)] + [f.name for f in fields(EvaluateConfig)]
+    names = [f.name for schema in (Config, EvaluateConfig, ShowConfig) for f in fields(schema)]
     if parent:
         group = _conf_dir() / parent.split(".")[0]
         names = [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
@@ -234,6 +251,9 @@ def check(config: Any) -> None:
         raise UserError(f"precision={config.precision}: expected one of {', '.join(PRECISIONS)}")
     if config.trainer.accelerator not in ("cpu", "gpu"):
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: expected cpu or gpu")
+    for key in config.accept:
+        if key not in SETTINGS.values():
+            raise UserError(f"accept=[{key}]: expected some of {', '.join(SETTINGS.values())}")
     for key in ("devices", "nodes"):
         if config.trainer[key] < 1:
             raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")

@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import lightning
+import numpy as np
 
 from align_train.distributed import rank, world_size
 from align_train.errors import UserError
+from align_train.run_folder import SETTINGS
+from align_train.stream.ahead import FetchAhead, space_needed
 from align_train.stream.augment import Augmentation
 from align_train.stream.chunks import ChunkSchedule, HeldOutPairs, Pairs, TrainingChunks, TrainingLoader
 from align_train.stream.decode import Views
 from align_train.stream.manifest import Manifest, resolve
 from align_train.stream.order import Order
 from align_train.stream.shard import CaptionSource
+from align_train.stream.stage import Stage
 from align_train.stream.text import TextEncoder
+
+_SAME_ORDER = ("batch_size", "chunk_size")  # changed, they leave the order of pairs as it is
+
+
+def refusal(setting: str, was: Any, now: Any, step: int) -> str:
+    """Why a run does not go on under a changed setting, and what accepting the change would do."""
+    effect = {
+        "batch_size": f"batches of {now} pairs go on at the same place in the order",
+        "chunk_size": f"BatchNorm and dropout see chunks of {now} pairs",
+    }.get(setting, "another order begins with a new epoch, and what is left of the present one is not visited")
+    return (
+        f"{setting} was {was} in this run and is {now} now; restore it, choose another name, or accept the change with "
+        f"'accept=[{setting}]': from step {step + 1} on {effect}"
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the stretch of the run that is at hand began: after `step` steps, `cursor` pairs of its order were consumed
+    (by all ranks together), and the run had seen `pairs_seen` pairs in all."""
+
+    step: int = 0
+    cursor: int = 0
+    pairs_seen: int = 0
+
+    def after(self, step: int, batch_size: int) -> Start:
+        pairs = (step - self.step) * batch_size
+        return Start(step, self.cursor + pairs, self.pairs_seen + pairs)
 
 
 class PairsDataModule(lightning.LightningDataModule):
     """Training pairs in the order of `stream/order.py`, and held-out pairs in the manifest's.
 
-    shards, held_out: a manifest, folder, glob, brace range or a list; held_out may be None. tokenizer: a folder with
-    tokenizer.json, or a hub name. caption: `txt`, or `json:FIELD`; held_out_caption: the same for the held-out shards.
-    first_caption: share of visits that get the first of several texts; None: all alike. lanes, window: see `order.py`.
-    workers: loader processes per rank. flip, least_scale: see `decode.Views`. augmentation: see `augment.py`.
+    shards, held_out: a manifest, folder, glob, brace range or a list, local or a URL; held_out may be None. weights: mixes the
+    items of `shards` by these whole numbers. tokenizer: a folder with tokenizer.json, or a hub name. caption: `txt`, or
+    `json:FIELD`; held_out_caption: the same for the held-out shards. first_caption: share of visits that get the first of
+    several texts; None: all alike. lanes, window: see `order.py`. workers: loader processes per rank. flip, least_scale: see
+    `decode.Views`. augmentation: see `augment.py`. staging, storage_options: see `stage.py`. missing_shards: whether a shard
+    that has vanished stops the run, or is dropped. max_bad_share: share of pairs that may be replaced before the run stops.
+    accept: settings of `SETTINGS` that may differ from those of the checkpoint.
     """
 
     def __init__(
@@ -38,6 +74,7 @@ class PairsDataModule(lightning.LightningDataModule):
         batch_size: int,
         chunk_size: int,
         seed: int,
+        weights: Sequence[int] | None = None,
         held_out: str | Sequence[str] | None = None,
         caption: str = "txt",
         held_out_caption: str | None = None,
@@ -48,23 +85,51 @@ class PairsDataModule(lightning.LightningDataModule):
         flip: bool = True,
         least_scale: float = 1.0,
         augmentation: Augmentation | None = None,
+        staging: Stage | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        missing_shards: Literal["stop", "drop"] = "stop",
+        max_bad_share: float = 0.1,
+        accept: Collection[str] = (),
         progress: bool = True,
     ) -> None:
         super().__init__()
         self.views = Views(image_size=image_size, resize_size=resize_size, flip=flip, least_scale=least_scale)
         self.augmentation, self.first_caption = augmentation, first_caption
-        if first_caption is not None and not 0 <= first_caption <= 1:
-            raise UserError(f"data.first_caption={first_caption}: expected a share between 0 and 1, or null")
+        for name, share in (("first_caption", first_caption), ("max_bad_share", max_bad_share)):
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"data.{name}={share}: expected a share between 0 and 1")
+        if weights is not None and (isinstance(shards, str) or len(weights) != len(shards)):
+            raise UserError(f"data.weights={list(weights)}: expected one for each item of data.shards, a list")
+        self.stage = replace(staging or Stage(), storage_options=dict(storage_options or {}))
+        self.missing_shards, self.max_bad_share, self.accept = missing_shards, max_bad_share, accept
         self.caption = CaptionSource.parse(caption)
-        self.manifest = resolve(shards, caption=self.caption, progress=progress)
+        self.manifest = resolve(shards, caption=self.caption, stage=self.stage, mixed=weights is not None, progress=progress)
         self.encode = TextEncoder(tokenizer, max_tokens=max_tokens)
-        self.order = Order(counts=self.manifest.counts, seed=seed, lanes=lanes, window=window)
+        self.seed, self.lanes, self.window = seed, lanes, window
+        self.weights = list(weights) if weights is not None else [1]
+        self.dropped: list[str] = []
+        self.order = self._order()
         self.held_out_caption = CaptionSource.parse(held_out_caption or caption)
         self.held_out: Manifest | None = None
         if held_out is not None:
-            self.held_out = resolve(held_out, caption=self.held_out_caption, progress=progress, key="data.held_out")
+            self.held_out = resolve(
+                held_out, caption=self.held_out_caption, stage=self.stage, progress=progress, key="data.held_out"
+            )
         self.batch_size, self.chunk_size, self.workers = batch_size, chunk_size, workers
-        self.first_step = 0
+        self.start = Start()
+        self.loader: TrainingLoader | None = None
+
+    def _order(self) -> Order:
+        number_of = {shard.name: number for number, shard in enumerate(self.manifest.shards)}
+        return Order(
+            counts=self.manifest.counts,
+            seed=self.seed,
+            lanes=self.lanes,
+            window=self.window,
+            sources=self.manifest.sources,
+            weights=self.weights,
+            dropped=[number_of[name] for name in self.dropped if name in number_of],
+        )
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -72,51 +137,156 @@ class PairsDataModule(lightning.LightningDataModule):
         return {
             "manifest": self.manifest.identity,
             "pairs": self.manifest.pairs,
-            "seed": self.order.seed,
+            "seed": self.seed,
             "batch_size": self.batch_size,
             "chunk_size": self.chunk_size,
-            "lanes": self.order.lanes,
-            "window": self.order.window,
+            "lanes": self.lanes,
+            "window": self.window,
+            "weights": self.weights,
+            "dropped": self.dropped,
+            "cursor": self.start.cursor,
+            "pairs_seen": self.start.pairs_seen,
         }
+
+    def pairs_seen(self, step: int) -> int:
+        """Pairs that the run has trained on after so many steps."""
+        return self.start.after(step, self.batch_size).pairs_seen
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor (pairs consumed by all ranks) and what it counts in."""
         assert self.trainer is not None
-        return {"cursor": self.trainer.global_step * self.batch_size, **self.recipe}
+        now = self.start.after(self.trainer.global_step, self.batch_size)
+        return {**self.recipe, "step": now.step, "cursor": now.cursor, "pairs_seen": now.pairs_seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after the checkpoint's cursor; refuses a recipe under which the cursor means something else."""
-        changed = [name for name, value in self.recipe.items() if state_dict.get(name) != value]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"{name} was {state_dict.get(name)} in this run's checkpoint and is {self.recipe[name]} now: the order of "
-                f"pairs would change in mid-run; restore it, or start a new run with another name"
-            )
-        self.first_step = state_dict["cursor"] // self.batch_size
+        """Goes on after the checkpoint's cursor; refuses a recipe under which the cursor means something else, unless that
+        was accepted: then the new order begins with a new epoch."""
+        self.go_on(state_dict)
 
-    def train_dataloader(self) -> TrainingLoader:
+    def go_on(self, before: Mapping[str, Any]) -> None:
+        """before: a stretch's recipe, with the step, cursor and pairs seen at which this one begins."""
+        changed = [name for name in SETTINGS if before[name] != self.recipe[name]]
+        for name in changed:
+            if SETTINGS[name] not in self.accept:
+                raise UserError(refusal(SETTINGS[name], before[name], self.recipe[name], before["step"]))
+        self.dropped = list(before["dropped"])
+        self.order = self._order()
+        cursor = before["cursor"]
+        if set(changed) - set(_SAME_ORDER):
+            cursor = self.order.next_epoch(cursor)
+        self.start = Start(before["step"], cursor, before["pairs_seen"])
+
+    def drop(self, shards: Collection[int], *, step: int) -> list[str]:
+        """Does without shards from the next step on; returns their names. step: how many are done."""
+        names = [self.manifest.shards[shard].name for shard in sorted(shards)]
+        self.dropped = [*self.dropped, *names]
+        self.start = self.start.after(step, self.batch_size)
+        self.order = self._order()
+        assert self.loader is not None
+        self.loader.drop(self.order)
+        return names
+
+    def training_chunks(self) -> TrainingChunks:
+        """The chunks of any step: all that `show` needs."""
         pairs = Pairs(
             manifest=self.manifest,
             caption=self.caption,
             views=self.views,
             augmentation=self.augmentation,
             first_caption=self.first_caption,
+            stage=self.stage,
         )
-        chunks = TrainingChunks(
-            pairs=pairs, order=self.order, encode=self.encode, batch_size=self.batch_size, chunk_size=self.chunk_size
+        return TrainingChunks(
+            pairs=pairs,
+            order=self.order,
+            encode=self.encode,
+            batch_size=self.batch_size,
+            chunk_size=self.chunk_size,
+            first_step=self.start.step,
+            first_cursor=self.start.cursor,
+            drop_missing=self.missing_shards == "drop",
         )
+
+    def train_dataloader(self) -> TrainingLoader:
+        assert self.trainer is not None
         chunks_per_rank = self.batch_size // self.chunk_size // world_size()
         schedule = ChunkSchedule(
-            first_step=self.first_step, first_chunk=rank() * chunks_per_rank, chunks_per_step=chunks_per_rank
+            first_step=self.start.step, first_chunk=rank() * chunks_per_rank, chunks_per_step=chunks_per_rank
         )
-        assert self.trainer is not None
-        pin = self.trainer.strategy.root_device.type == "cuda"
-        return TrainingLoader(chunks=chunks, schedule=schedule, workers=self.workers, pin_memory=pin)
+        ahead = None
+        if self.staged:
+            lanes = range(rank() * self.lanes // world_size(), (rank() + 1) * self.lanes // world_size())
+            ahead = FetchAhead(
+                stage=self.stage, manifest=self.manifest, order=self.order, lanes=lanes, cursor=self.start.cursor
+            )
+        self.loader = TrainingLoader(
+            chunks=self.training_chunks(),
+            schedule=schedule,
+            workers=self.workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            steps=self.trainer.max_steps,
+            ahead=ahead,
+        )
+        return self.loader
+
+    def teardown(self, stage: str) -> None:
+        if self.loader is not None:
+            self.loader.close()
+
+    @property
+    def staged(self) -> bool:
+        return any(self.stage.wants(shard.url) for shard in self.manifest.shards)
+
+    def space_needed(self, nodes: int, *, lanes: int | None = None, window: int | None = None) -> int:
+        """Bytes of shards that a node holds at most; lanes, window: if these were other."""
+        lanes, window = lanes or self.lanes, window or self.window
+        order = Order(
+            counts=self.manifest.counts,
+            seed=self.seed,
+            lanes=lanes,
+            window=window,
+            sources=self.manifest.sources,
+            weights=self.weights,
+        )
+        sizes = np.array([shard.bytes for shard in self.manifest.shards], dtype=np.int64)
+        return space_needed(order, sizes, range(max(1, lanes // nodes)))
+
+    def check_space(self, nodes: int) -> str:
+        """One line about the stage for the recipe; UserError where it cannot hold what a node needs, with what would fit."""
+        needed = self.space_needed(nodes)
+        limit, free = int(self.stage.limit_gb * 1e9), self.stage.free_space()
+        line = f"{self.stage.path}: a node needs {needed / 1e9:.3g} GB of at most {self.stage.limit_gb:g} (its lanes x window)"
+        if needed <= min(limit, free):
+            return line
+        what = (
+            f"data.staging.limit_gb={self.stage.limit_gb:g}"
+            if needed > limit
+            else f"{self.stage.path}: {free / 1e9:.3g} GB free"
+        )
+        raise UserError(
+            f"{what}: a node needs {needed / 1e9:.3g} GB for its {self.lanes // nodes} lanes x {self.window} pairs of window "
+            f"and the window after; {self._what_would_fit(nodes, min(limit, free))}"
+        )
+
+    def _what_would_fit(self, nodes: int, space: int) -> str:
+        fits = []
+        window = self.window
+        while window > 1:
+            window //= 2
+            if window * self.lanes < self.manifest.pairs and self.space_needed(nodes, window=window) <= space:
+                fits.append(f"data.window={window}")
+                break
+        pattern = len(self.order.pattern)
+        for lanes in range(self.lanes - 1, 0, -1):
+            if self.lanes % lanes == 0 and lanes % (nodes * pattern) == 0 and self.space_needed(nodes, lanes=lanes) <= space:
+                fits.append(f"data.lanes={lanes}")
+                break
+        would = " or ".join(fits)
+        return f"{would} would fit" if would else "no smaller window would fit; raise the limit, or take more nodes"
 
     def held_out_pairs(self) -> HeldOutPairs | None:
         """This rank's share of the held-out pairs."""
         if self.held_out is None:
             return None
-        pairs = Pairs(manifest=self.held_out, caption=self.held_out_caption, views=self.views)
+        pairs = Pairs(manifest=self.held_out, caption=self.held_out_caption, views=self.views, stage=self.stage)
         return HeldOutPairs(pairs=pairs, rank=rank(), world=world_size())

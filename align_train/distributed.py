@@ -47,10 +47,14 @@ def gather_with_gradient(local: Tensor) -> Tensor:
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean over ranks, on every rank, without a gradient. `value` is left alone."""
+    return sum_over_ranks(value) / world_size()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum over ranks, on every rank, without a gradient. `value` is left alone."""
     value = value.detach().clone()
     if world_size() > 1:
         dist.all_reduce(value)
-        value /= world_size()
     return value
 
 

@@ -16,6 +16,17 @@ from typing import Any
 
 from align_train.errors import UserError
 
+# What decides which pairs a step sees: its name in the lineage, and the setting that it comes from.
+SETTINGS = {
+    "manifest": "data.shards",
+    "seed": "seed",
+    "lanes": "data.lanes",
+    "window": "data.window",
+    "weights": "data.weights",
+    "batch_size": "batch_size",
+    "chunk_size": "chunk_size",
+}
+_WHERE = ("cursor", "pairs_seen")  # in a line of the lineage: where a stretch began, not what it is
 _CHECKPOINT = re.compile(r"step-\d+\.ckpt")
 
 
@@ -50,6 +61,14 @@ class RunFolder:
     @property
     def bad_pairs(self) -> Path:
         return self.path / "bad_pairs.jsonl"
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys.jsonl"
+
+    def sheet(self, step: int) -> Path:
+        """The contact sheet of a step's batch; steps count from 1, as in metrics.csv."""
+        return self.batches / f"step-{step:08d}.png"
 
     @property
     def results(self) -> Path:
@@ -98,9 +117,25 @@ class RunFolder:
         known = {name: value for line in lines for name, value in line.items()}
         if not lines:
             recipe = {"run": secrets.token_hex(4), **recipe}
-        if any(known.get(name) != value for name, value in recipe.items()):
+        if any(known.get(name) != value for name, value in recipe.items() if name not in _WHERE):
             lines.append({"step": step, **recipe})
         write_whole(self.lineage, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def stretch_at(self, step: int) -> dict[str, Any]:
+        """The recipe under which the batch after `step` finished steps is made, and where that stretch began."""
+        lines = [line for line in self.read_lineage() if line["step"] <= step and "manifest" in line]
+        if not lines:
+            raise UserError(f"{self.lineage}: does not say what step {step + 1} was trained on; has the run begun?")
+        return lines[-1]
+
+    def keep_steps(self, path: Path, step: int) -> int:
+        """Drops the lines of a .jsonl file that belong to steps after `step`, which were undone; returns how many are left."""
+        if not path.exists():
+            return 0
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_whole(path, "".join(kept))
+        return len(kept)
 
     def note_changes(self, changes: dict[str, Any], *, step: int) -> None:
         """Adds a line of settings that are new since the last start."""

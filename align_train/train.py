@@ -15,17 +15,14 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
-from align_train.callbacks import Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
+from align_train.callbacks import Agreement, Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
 from align_train.config import PRECISIONS, build, read_settings, steps_of, to_yaml
-from align_train.datamodule import PairsDataModule
+from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import UserError
 from align_train.evaluation import evaluate_run, print_results
 from align_train.model import DualEncoder
 from align_train.module import ContrastiveModule
-from align_train.run_folder import RunFolder, write_whole
-
-# What fixes the order of pairs or the numbers inside a chunk: changing it in mid-run would not be the same run.
-_PART_OF_THE_RUN = ("seed", "batch_size", "chunk_size", "data.lanes", "data.window")
+from align_train.run_folder import SETTINGS, RunFolder, write_whole
 
 
 def train(config: Any) -> None:
@@ -42,12 +39,15 @@ def train(config: Any) -> None:
         return
     changes = _changed_settings(folder, config, done)
     data = prepare_data(config, progress=first)
+    if done:
+        data.go_on({**folder.stretch_at(done - 1), **_place(folder, done)})
     _check_hardware(config)
+    staging = data.check_space(config.trainer.nodes) if data.staged else ""
     model = build_model(config, data)
     evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
     write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
-        print(recipe(config, data, model, folder, done, changes), flush=True)
+        print(recipe(config, data, model, folder, done, changes, staging), flush=True)
     if not done:
         write_settings.write()
     trainer = _trainer(config, folder, data, max_steps, evaluators, write_settings)
@@ -112,7 +112,7 @@ def prepare_data(config: Any, *, progress: bool) -> PairsDataModule:
     """Makes what `make` describes (the demo's shards), then opens the shards."""
     if config.make is not None:
         build(config.make)
-    data: PairsDataModule = build(config.data, progress=progress)
+    data: PairsDataModule = build(config.data, progress=progress, accept=list(config.accept))
     return data
 
 
@@ -139,18 +139,20 @@ def _trainer(
     write_settings: _WriteSettings,
 ) -> lightning.Trainer:
     processes = config.trainer.devices * config.trainer.nodes
+    agreement = Agreement(folder=folder, data=data)
     metrics = Metrics(
-        folder=folder, every=config.log_every, batch_size=config.batch_size, max_steps=max_steps, name=config.name
+        folder=folder, every=config.log_every, data=data, max_steps=max_steps, name=config.name, agreement=agreement
     )
     checkpoints = Checkpoints(folder=folder, every=config.checkpoint_every, keep=config.keep_checkpoints)
     callbacks = [
         write_settings,
-        Samples(folder=folder),
+        agreement,
         Evaluation(evaluators=evaluators, every=config.eval.every, data=data, metrics=metrics),
         metrics,
+        Samples(folder=folder, log_keys=config.log_keys),  # after Metrics: ranks wait here for the files to be trimmed
         Progress(max_steps=max_steps, metrics=metrics),
         checkpoints,
-        Stopping(checkpoints=checkpoints),
+        Stopping(checkpoints=checkpoints, agreement=agreement),
     ]
     return lightning.Trainer(
         accelerator=config.trainer.accelerator,
@@ -193,10 +195,10 @@ def _changed_settings(folder: RunFolder, config: Any, done: int) -> dict[str, tu
         return {}
     before, now = (_flat(OmegaConf.to_container(node, resolve=True)) for node in (read_settings(folder.config), config))
     changes = {key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
-    for key in _PART_OF_THE_RUN:
-        if key in changes:
-            was, is_now = changes[key]
-            raise UserError(f"{key}={is_now}: the run {config.name} was started with {was}; restore it, or choose another name")
+    changes.pop("accept", None)
+    for key in SETTINGS.values():
+        if key in changes and key != "data.shards" and key not in config.accept:  # shards are known by what they hold
+            raise UserError(refusal(key, *changes[key], done))
     return changes
 
 
@@ -217,12 +219,18 @@ def _write_settings(
 
 
 def recipe(
-    config: Any, data: PairsDataModule, model: DualEncoder, folder: RunFolder, done: int, changes: dict[str, tuple[Any, Any]]
+    config: Any,
+    data: PairsDataModule,
+    model: DualEncoder,
+    folder: RunFolder,
+    done: int,
+    changes: dict[str, tuple[Any, Any]],
+    staging: str,
 ) -> str:
     """What the run will do, in a few lines: batch and its split, length, data, parameters, where it writes."""
     world = config.trainer.devices * config.trainer.nodes
     chunks = config.batch_size // config.chunk_size
-    steps, epoch = steps_of(config), data.order.epoch_pairs
+    steps = steps_of(config)
     image, text = (sum(p.numel() for p in tower.parameters()) for tower in (model.image_tower, model.text_tower))
     start = f"from step {done}" if done else "new"
     split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunk{'s' * (chunks > world)}"
@@ -234,15 +242,39 @@ def recipe(
     lines = {
         "run": f"{config.name}, {start}, seed {config.seed}, writes to {folder.path}",
         "global batch": f"{config.batch_size:,} pairs = {made_of} = {split} ({how})",
-        "length": f"{steps:,} steps = {pairs:,} pairs = {pairs / epoch:.1f} epochs of {epoch / config.batch_size:.1f} steps",
+        "length": f"{steps:,} steps = {pairs:,} pairs = {_epochs(data, steps)}",
         "data": f"{data.manifest.pairs:,} pairs in {len(data.manifest.shards):,} shards ({data.manifest.source}), of which an "
-        f"epoch visits {epoch:,}; held out: {held_out:,}",
+        f"epoch visits {_visited(data)}; held out: {held_out:,}",
         "parameters": f"image tower {image / 1e6:.2f} M, text tower {text / 1e6:.2f} M, "
         f"shared dimension {model.text_tower.dim}{locked}",
     }
+    if staging:
+        lines["staging"] = staging
+    if data.dropped:
+        lines["dropped"] = f"{', '.join(data.dropped)}: vanished earlier"
     if changes:
         lines["changed"] = "; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changes.items())
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items())
+
+
+def _epochs(data: PairsDataModule, steps: int) -> str:
+    """How often the data is seen: of each source, where several are mixed."""
+    parts = []
+    for source in data.order.sources:
+        in_steps = source.epoch_pairs / (data.batch_size * source.lanes / data.lanes)
+        parts.append(f"{steps / in_steps:.1f} epochs of {in_steps:.1f} steps")
+    return " and ".join(parts)
+
+
+def _visited(data: PairsDataModule) -> str:
+    return " and ".join(f"{source.epoch_pairs:,}" for source in data.order.sources)
+
+
+def _place(folder: RunFolder, done: int) -> dict[str, int]:
+    """Where the run stands after so many steps, from the line of its lineage."""
+    before = folder.stretch_at(done - 1)
+    start = Start(before["step"], before["cursor"], before["pairs_seen"]).after(done, before["batch_size"])
+    return vars(start)
 
 
 def _check_hardware(config: Any) -> None:
@@ -269,5 +301,6 @@ def _quieten() -> None:
         ".*`LightningModule.configure_gradient_clipping`.*",
         ".*IterableDataset.*",
         ".*treespec.*",  # Lightning's own use of torch
+        ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", pattern)

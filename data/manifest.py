@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class ManifestConfig:
     shards: Any = MISSING
     to: str | None = None
     caption: str = "txt"
+    storage_options: dict[str, Any] = field(default_factory=dict)
 
 
 ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
@@ -29,6 +30,7 @@ ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
 def run(config: DictConfig) -> None:
     from align_train.stream.manifest import MANIFEST_NAME, resolve
     from align_train.stream.shard import CaptionSource
+    from align_train.stream.stage import Stage
 
     shards = OmegaConf.to_container(config)["shards"]  # type: ignore[index, call-overload]
     folder = isinstance(shards, str) and Path(shards).expanduser().is_dir()
@@ -37,7 +39,10 @@ def run(config: DictConfig) -> None:
     to = Path(config.to or Path(shards) / MANIFEST_NAME).expanduser()
     # A folder's own manifest is what is made here, not what is read.
     manifest = resolve(
-        f"{glob.escape(shards)}/*.tar" if folder else shards, caption=CaptionSource.parse(config.caption), key="shards"
+        f"{glob.escape(shards)}/*.tar" if folder else shards,
+        caption=CaptionSource.parse(config.caption),
+        stage=Stage(storage_options=OmegaConf.to_container(config.storage_options)),  # type: ignore[arg-type]
+        key="shards",
     )
     if to.is_dir():
         raise UserError(f"to={to}: is a folder; give the path of the manifest to write, e.g. {to / MANIFEST_NAME}")

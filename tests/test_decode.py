@@ -9,10 +9,12 @@ from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from align_train.stream import decode as decode_module
-from align_train.stream.decode import View, Views, decode
+from align_train.stream.decode import View, Views, decode, snapped
 
 WHOLE = View(0, 0, 1, 1)
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "photos"
@@ -115,7 +117,7 @@ def test_a_view_is_the_papers_resize_and_crop() -> None:
     noise = Random(0)
     rough = Image.frombytes("RGB", (40, 30), noise.randbytes(3600)).resize((500, 375), Image.Resampling.BICUBIC)
     views = Views(image_size=289, resize_size=346)
-    ours = decode(encoded(rough, "PNG"), views.centre(), 289).astype(int)
+    ours = decode(encoded(rough, "PNG"), views.centre(), 289, exact=True).astype(int)
     plain = rough.resize((346, 346), Image.Resampling.BILINEAR).crop((28, 28, 317, 317))
     difference = np.abs(ours - np.asarray(plain).astype(int))
     assert difference.max() <= 2
@@ -136,9 +138,40 @@ def test_scaled_decode_loses_nothing_on_real_photos() -> None:
     for path in sorted(PHOTOS.glob("*.jpg"))[:25]:
         fast = decode(path.read_bytes(), WHOLE, 100).astype(float)
         image = Image.open(path).convert("RGB")
+        factor, corners = snapped(WHOLE, 100, image.height, image.width)
+        assert factor > 1
+        left, top, right, bottom = (corner * factor for corner in corners)
         planes = [
-            np.asarray(Image.fromarray(plane).resize((100, 100), Image.Resampling.BILINEAR))
+            np.asarray(Image.fromarray(plane).resize((100, 100), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
             for plane in np.moveaxis(np.asarray(image).astype(np.float32), -1, 0)
         ]
         error = ((fast - np.stack(planes, -1)) ** 2).mean()
         assert 10 * np.log10(255**2 / error) >= 40, path.name
+
+
+@given(
+    sides=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    size=st.integers(1, 400),
+    seed=st.integers(0, 2**32),
+    least=st.sampled_from([0.1, 1.0]),
+)
+def test_a_snapped_view_lies_inside_and_within_a_pixel_of_the_view(
+    sides: tuple[int, int], size: int, seed: int, least: float
+) -> None:
+    height, width = sides
+    view = Views(image_size=size, resize_size=size + size // 5, least_scale=least).draw(Random(seed))
+    factor, (left, top, right, bottom) = snapped(view, size, height, width)
+    assert 0 <= left < right <= max(1, width // factor) and 0 <= top < bottom <= max(1, height // factor)
+    for found, wanted, side in ((left, view.left, width), (right, view.right, width), (top, view.top, height)):
+        assert abs(found * factor - wanted * side) <= 2 * factor
+    if factor > 1:
+        assert min(right - left, bottom - top) >= size
+
+
+def test_the_fast_way_and_the_general_way_agree() -> None:
+    """The same JPEG, and as a PNG of the same pixels, at views that lie on whole pixels: within rounding."""
+    rough = Image.frombytes("RGB", (40, 30), Random(0).randbytes(3600)).resize((400, 300), Image.Resampling.BICUBIC)
+    jpeg = encoded(rough, "JPEG", quality=95)
+    same = encoded(Image.open(io.BytesIO(jpeg)).convert("RGB"), "PNG")
+    for view in (WHOLE, View(0.25, 0.1, 0.75, 0.9), View(0.25, 0.1, 0.75, 0.9, mirrored=True)):
+        assert np.abs(decode(jpeg, view, 200).astype(int) - decode(same, view, 200)).max() <= 4

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from align_train.errors import UserError
 from align_train.stream.manifest import MANIFEST_NAME, Manifest, read_manifest, resolve, scan
 from align_train.stream.shard import CaptionSource, ShardReader, build_index, load_index
+from align_train.stream.stage import Stage
 from align_train.stream.write import write_shard
 
 TXT = CaptionSource.parse("txt")
@@ -50,7 +51,9 @@ def test_keys_with_dots_slashes_long_and_foreign_names_and_lone_members(tmp_path
             member.size = len(name.encode())
             tar.addfile(member, io.BytesIO(name.encode()))
     reader = ShardReader(tmp_path / "a.tar", TXT)  # members out of order: all pictures first
-    assert [reader.key(number) for number in range(len(reader))] == [f"a/{name}" for name in names]
+    assert [reader.key(number) for number in range(len(reader))] == [f"a/{name}" for name in (*names, "lone")]
+    with pytest.raises(ValueError, match=r"no member \.txt"):
+        reader.read(len(names))
     assert reader.read(0) == (b"img.1.jpg", b"img.1.txt")
 
 
@@ -63,6 +66,8 @@ def test_a_stale_or_torn_index_is_built_again(tmp_path: Path) -> None:
     assert len(ShardReader(path, TXT)) == 5
     write_shard(path, PAIRS[:7])
     assert len(ShardReader(path, TXT)) == 7
+    with pytest.raises(UserError, match="the manifest says 6 pairs, the shard holds 7"):
+        ShardReader(path, TXT, pairs=6)
 
 
 def test_broken_shards_are_named(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_broken_shards_are_named(tmp_path: Path) -> None:
         "missing.tar": "No such file",
     }.items():
         with pytest.raises(UserError, match=reason) as caught:
-            scan([tmp_path / name], caption=TXT, source="", progress=False)
+            scan([str(tmp_path / name)], caption=TXT, source="", progress=False)
         assert name in str(caught.value)
 
 
@@ -92,11 +97,20 @@ def test_a_tar_cut_anywhere_is_refused_or_whole(tmp_path_factory: pytest.TempPat
     data = (folder / "a.tar").read_bytes()
     cut = min(cut, len(data))
     (folder / "b.tar").write_bytes(data[:-cut])
-    try:
-        kept = len(ShardReader(folder / "b.tar", TXT))
-    except UserError:
+    reader = ShardReader(folder / "b.tar", TXT, pairs=20)
+    if not reader.index.fault:
+        assert [reader.read(number) for number in range(20)] == [(m["jpg"], m["txt"]) for _, m in PAIRS]
         return
-    assert kept == 20
+    with pytest.raises(UserError, match=r"cut short|not a readable"):
+        scan([str(folder / "b.tar")], caption=TXT, source="", progress=False)
+    assert len(reader) == 20
+    reasons = set()
+    for number, (_, members) in enumerate(PAIRS):  # what came before the cut is whole, the rest says why it is not there
+        try:
+            assert reader.read(number) == (members["jpg"], members["txt"])
+        except ValueError as error:
+            reasons.add(str(error))
+    assert reasons <= {reader.index.fault, "no member .txt"}
 
 
 def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(tmp_path: Path) -> None:
@@ -105,8 +119,8 @@ def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(tm
     bare = tmp_path / "bare"
     bare.mkdir()
     for row in rows:
-        (bare / row.path.name).symlink_to(row.path)
-    whole = read_manifest(tmp_path / MANIFEST_NAME)
+        (bare / row.name).symlink_to(row.url)
+    whole = read_manifest(str(tmp_path / MANIFEST_NAME), stage=Stage())
     accepted = [
         str(tmp_path / MANIFEST_NAME),
         str(tmp_path),
@@ -117,7 +131,7 @@ def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(tm
     ]
     for shards in accepted:
         assert resolve(shards, caption=TXT, progress=False).identity == whole.identity, shards
-    assert whole.counts == [2, 3, 4, 5]
+    assert whole.counts.tolist() == [2, 3, 4, 5]
     for shards, reason in {
         f"{tmp_path}/{{002..005}}.tar": "2 of 4 shards are missing.*004",
         f"{tmp_path}/nothing": "no such manifest",

@@ -52,7 +52,7 @@ def test_a_runs_folder(whole: Path, demo: Path) -> None:
     assert OmegaConf.load(folder.config).make.folder == str(demo)
     assert (folder.last_step(), os.readlink(whole / "checkpoints" / "last")) == (12, "step-00000012.ckpt")
     assert sorted(path.name for path in folder.checkpoints.glob("*.ckpt")) == ["step-00000008.ckpt", "step-00000012.ckpt"]
-    for picture in (folder.curves, folder.batches / "step-00000000.png", whole / "zero_shot.png"):
+    for picture in (folder.curves, folder.sheet(1), whole / "zero_shot.png"):
         assert picture.stat().st_size > 1000
     results = json.loads(folder.results.read_text())
     assert results["step"] == 12
@@ -148,7 +148,7 @@ def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(
     assert (whole / "metrics.csv").read_text() == before
     refused = finish(start(*small_run, "name=whole", "max_steps=16", "batch_size=64", cwd=cwd))
     assert refused.returncode == 2
-    assert "batch_size=64: the run whole was started with 32" in refused.stderr
+    assert "batch_size was 32 in this run and is 64 now" in refused.stderr
     longer = run(*small_run, "name=whole", "max_steps=14", "optimizer.lr=5e-4", cwd=cwd).stdout
     assert "optimizer.lr: 0.002 -> 0.0005" in longer
     rows = metrics(whole)

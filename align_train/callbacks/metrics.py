@@ -16,8 +16,9 @@ import lightning
 from lightning import Callback
 
 from align_train.batch import Batch
+from align_train.callbacks.agreement import Agreement, stop_with
+from align_train.datamodule import PairsDataModule
 from align_train.distributed import whole
-from align_train.errors import UserError
 from align_train.module import ContrastiveModule
 from align_train.pictures import draw_curves
 from align_train.run_folder import RunFolder, write_whole
@@ -28,8 +29,11 @@ _CURVES_EVERY_SECONDS = 60.0
 class Metrics(Callback):
     """Rows every `every` steps, at the last step, and whenever an evaluation adds values to a step."""
 
-    def __init__(self, *, folder: RunFolder, every: int, batch_size: int, max_steps: int, name: str) -> None:
-        self.folder, self.every, self.batch_size, self.max_steps, self.name = folder, every, batch_size, max_steps, name
+    def __init__(
+        self, *, folder: RunFolder, every: int, data: PairsDataModule, max_steps: int, name: str, agreement: Agreement
+    ) -> None:
+        self.folder, self.every, self.data, self.max_steps, self.name = folder, every, data, max_steps, name
+        self.agreement = agreement
         self.rows: list[dict[str, str]] = []
         self.latest: dict[str, float] = {}
         self._columns: list[str] = []
@@ -51,11 +55,7 @@ class Metrics(Callback):
                 self.rows = [row for row in csv.DictReader(file) if _step(row) <= trainer.global_step]
         self._columns = list(self.rows[-1]) if self.rows else []
         self._write_all()
-        if self.folder.bad_pairs.exists():
-            lines = self.folder.bad_pairs.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < trainer.global_step]
-            self._bad_pairs = len(kept)
-            write_whole(self.folder.bad_pairs, "".join(kept))
+        self._bad_pairs = self.folder.keep_steps(self.folder.bad_pairs, trainer.global_step)
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._began = time.perf_counter()
@@ -67,15 +67,20 @@ class Metrics(Callback):
         self._busy += time.perf_counter() - self._began + batch.wait
         self._waited += batch.wait
         self._steps_timed += 1
+        self._bad_pairs += self.agreement.bad_pairs
         self._write_down_bad_pairs(trainer)
+        if self.agreement.too_many_bad():
+            raise stop_with(trainer, self._too_many_bad(trainer.global_step))
         step = trainer.global_step
         if step % self.every == 0 or step == self.max_steps or self._added:
             row = self._measure(trainer, module, step)
             if not math.isfinite(row["loss"]):
-                raise UserError(
-                    f"step {step}: the loss is {row['loss']}; the last checkpoint is step {self.folder.last_step()}: "
-                    f"lower optimizer.lr, raise model.temperature.minimum, or look at the data of that step"
+                message = (
+                    f"step {step}: the loss is {row['loss']}; the last checkpoint is step {self.folder.last_step()}: lower "
+                    f"optimizer.lr, raise model.temperature.minimum, or look at the data: "
+                    f"python -m align_train.show name={self.name} step={step}"
                 )
+                raise stop_with(trainer, message)
             if trainer.is_global_zero:
                 self._log(row, trainer)
 
@@ -86,12 +91,12 @@ class Metrics(Callback):
     def _measure(self, trainer: lightning.Trainer, module: ContrastiveModule, step: int) -> dict[str, float]:
         row = {
             "step": step,
-            "pairs_seen": step * self.batch_size,
+            "pairs_seen": self.data.pairs_seen(step),
             "loss": float(module.loss_value),
             "temperature": float(whole(module.model.temperature.value.detach())),
             "lr": module.learning_rate,
             "grad_norm": float(whole(module.gradient_norm)),
-            "pairs_per_second": self._steps_timed * self.batch_size / self._busy,
+            "pairs_per_second": self._steps_timed * self.data.batch_size / self._busy,
             "data_wait_fraction": self._waited / self._busy,
             "bad_pairs": self._bad_pairs,
             **self._added,
@@ -127,13 +132,19 @@ class Metrics(Callback):
     def _write_down_bad_pairs(self, trainer: lightning.Trainer) -> None:
         """Each rank appends the pairs that it replaced: short lines in append mode do not tear each other."""
         loader: Any = trainer.train_dataloader
-        done = [pair for pair in loader.bad_pairs if pair.step < trainer.global_step]
+        done = [pair for pair in loader.bad_pairs if pair.step <= trainer.global_step]
         if not done:
             return
-        loader.bad_pairs = [pair for pair in loader.bad_pairs if pair.step >= trainer.global_step]
-        self._bad_pairs += len(done)
+        loader.bad_pairs = [pair for pair in loader.bad_pairs if pair.step > trainer.global_step]
         with self.folder.bad_pairs.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(vars(pair)) + "\n" for pair in done))
+
+    def _too_many_bad(self, step: int) -> str:
+        bad, pairs = self.agreement.bad_since_start, self.agreement.pairs_since_start
+        return (
+            f"step {step}: {bad} of {pairs} pairs could not be used, more than data.max_bad_share={self.data.max_bad_share:g}; "
+            f"see {self.folder.bad_pairs} for the reasons; repair the shards, or raise the share"
+        )
 
 
 def _step(row: dict[str, str]) -> int:

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: the step is finished, a checkpoint saved, one line printed; the same command goes on from there.
 
-The signal sets a flag; at the end of each step the ranks agree whether one of them has it (one all-reduce of a boolean), so
-that all save the same step. A second signal has its usual effect, at once; checkpoints are whole or absent all the same.
+The signal sets a flag; at the end of each step the ranks agree whether one of them has it (`agreement.py`), so that all save
+the same step. A second signal has its usual effect, at once; checkpoints are whole or absent all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import lightning
 from lightning import Callback
 
+from align_train.callbacks.agreement import Agreement
 from align_train.callbacks.checkpoints import Checkpoints
 from align_train.errors import Stopped
 
@@ -22,8 +23,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopping(Callback):
     """Stands last in the trainer's list: the step's row is written by then, and its checkpoint where one was due."""
 
-    def __init__(self, *, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
+    def __init__(self, *, checkpoints: Checkpoints, agreement: Agreement) -> None:
+        self.checkpoints, self.agreement = checkpoints, agreement
         self.received = 0
         self._before: dict[int, Any] = {}
 
@@ -33,10 +34,11 @@ class Stopping(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        self.agreement.wants_to_stop = True
         self._restore()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if not trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+        if not self.agreement.stop:
             return
         self.checkpoints.save(trainer)
         if trainer.global_step >= trainer.max_steps:

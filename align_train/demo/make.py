@@ -97,7 +97,7 @@ def _draw(folder: Path, *, pairs: int, held_out: int, noise: float, size: int, s
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         shards = list(tqdm(pool.map(work, jobs), total=len(jobs), desc=f"drawing {pairs:,} demo pairs", unit="shard"))
     for split in ("train", "held_out"):
-        of_split = tuple(shard for shard in shards if shard.path.parent.name == split)
+        of_split = tuple(shard for shard in shards if Path(shard.url).parent.name == split)
         Manifest(of_split, split).write(folder / split / MANIFEST_NAME)
 
 

@@ -4,8 +4,10 @@ A worker is asked for (step, chunk number) and needs nothing else: the order nam
 each is decoded and its text drawn, one tokeniser call ends it. So workers hold no state that could be lost, and a run
 resumes by asking for another step.
 
-A pair whose content is bad is replaced by the next pair of its shard that is not: the same one on every machine, and the
-batch is never short. It travels along as a `BadPair`, to be written down by the run.
+A pair whose content is bad is replaced by the next pair of its shard that is not (where the shard has none, by one of the
+shard that follows in the epoch's order): the same one on every machine, and the batch is never short. It travels along as a
+`BadPair`, to be written down by the run. A shard that has vanished is another matter: it stops the run, or travels along as
+`Gone`, and the ranks agree from which step on they do without it.
 """
 
 from __future__ import annotations
@@ -13,35 +15,49 @@ from __future__ import annotations
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from align_train.batch import Batch, Chunk
 from align_train.errors import UserError
+from align_train.stream.ahead import FetchAhead
 from align_train.stream.augment import Augmentation
 from align_train.stream.decode import Pixels, Views, decode
 from align_train.stream.manifest import Manifest
-from align_train.stream.order import Order, hash_words
+from align_train.stream.order import Integers, Order, Visits, hash_words
 from align_train.stream.shard import CaptionSource, ShardReader
+from align_train.stream.stage import Stage, Vanished
 from align_train.stream.text import TextEncoder
 
 _OPEN_SHARDS = 64
-_BEST_OF = 100  # replacements tried before a shard counts as bad throughout
+_BEST_OF = 100  # pairs tried before a shard counts as bad throughout
+_SHARDS_TRIED = 5  # such shards in a row before the run gives up
+_EVICTED = 5  # times that a staged shard may be evicted between being fetched and being opened
 
 
 @dataclass(frozen=True)
 class BadPair:
-    """A pair that could not be used, and why."""
+    """A pair that could not be used, and why. step: as in metrics.csv, the first is 1."""
 
     step: int
     key: str
     reason: str
+    replaced_by: str
+
+
+@dataclass(frozen=True)
+class Gone:
+    """In place of a chunk: the number of a shard that is no longer there."""
+
+    shard: int
 
 
 class Pairs:
@@ -58,32 +74,41 @@ class Pairs:
         views: Views,
         augmentation: Augmentation | None = None,
         first_caption: float | None = None,
+        stage: Stage | None = None,
     ) -> None:
         self.manifest, self.caption, self.views = manifest, caption, views
         self.augmentation, self.first_caption = augmentation, first_caption
+        self.stage = stage or Stage()
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
 
     def reader(self, shard: int) -> ShardReader:
-        """The open shard of that number; the least recently used of many is closed."""
+        """The open shard of that number; the least recently used of many is closed. Vanished: it is not there."""
         if shard in self._readers:
             self._readers.move_to_end(shard)
             return self._readers[shard]
-        row = self.manifest.shards[shard]
-        reader = ShardReader(row.path, self.caption)
-        if len(reader) != row.pairs:
-            raise UserError(
-                f"{row.path}: the manifest says {row.pairs} pairs, the shard holds {len(reader)} with a picture and a "
-                f".{self.caption.extension}; make the manifest anew with `python -m data.manifest`"
-            )
-        self._readers[shard] = reader
+        reader = self._readers[shard] = self._open(shard)
         if len(self._readers) > _OPEN_SHARDS:
             self._readers.popitem(last=False)[1].close()
         return reader
 
+    def _open(self, shard: int) -> ShardReader:
+        row = self.manifest.shards[shard]
+        kept = row.selection.read(self.stage) if row.selection else None
+        for _ in range(_EVICTED):
+            path = self.stage.local(row.url, row.bytes)
+            try:
+                return ShardReader(path, self.caption, name=Path(row.name).stem, pairs=row.pairs, kept=kept)
+            except FileNotFoundError:
+                if not self.stage.wants(row.url):
+                    raise Vanished(f"{row.url}: no such shard; bring it back, or make the manifest anew") from None
+            except OSError as error:
+                raise UserError(f"{row.url}: cannot be read ({error.strerror or error}); repair it, or its rights") from None
+        raise UserError(f"{row.url}: evicted as soon as it was fetched; raise data.staging.limit_gb")
+
     def centre(self, shard: int, pair: int) -> tuple[Pixels, list[str]]:
         """The pixels that are evaluated and all texts. ValueError: bad content."""
         picture, text = self.reader(shard).read(pair)
-        return decode(picture, self.views.centre(), self.views.image_size), self.caption.read(text)
+        return decode(picture, self.views.centre(), self.views.image_size, exact=True), self.caption.read(text)
 
     def draw(self, shard: int, pair: int, seed: int) -> tuple[Pixels, str]:
         """The pixels and the text of one visit: view, augmentation and caption drawn from `seed`. ValueError: bad content."""
@@ -105,48 +130,98 @@ class Pairs:
         return captions[1 + int(random.random() * (len(captions) - 1))]
 
 
-class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]]"]):
-    """(step, chunk number) -> the chunk. See the module's docstring."""
+class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
+    """(step, chunk number) -> the chunk. See the module's docstring. Steps count from 0 here.
 
-    def __init__(self, *, pairs: Pairs, order: Order, encode: TextEncoder, batch_size: int, chunk_size: int) -> None:
+    first_step, first_cursor: batches of `batch_size` follow each other from there on, after so many pairs of the order.
+    drop_missing: hand on a shard that has vanished as `Gone` instead of raising.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairs: Pairs,
+        order: Order,
+        encode: TextEncoder,
+        batch_size: int,
+        chunk_size: int,
+        first_step: int = 0,
+        first_cursor: int = 0,
+        drop_missing: bool = False,
+    ) -> None:
         self.pairs, self.order, self.encode = pairs, order, encode
         self.batch_size, self.chunk_size = batch_size, chunk_size
+        self.first_step, self.first_cursor, self.drop_missing = first_step, first_cursor, drop_missing
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Chunk, list[BadPair]]:
+    def cursor(self, step: int) -> int:
+        """Pairs of the order that are consumed before a step."""
+        return self.first_cursor + (step - self.first_step) * self.batch_size
+
+    def visits(self, step: int, slots: Integers | None = None) -> Visits:
+        """Where the slots of a step's global batch lead; None: all."""
+        return self.order.global_batch(
+            self.cursor(step), self.batch_size, np.arange(self.batch_size) if slots is None else slots
+        )
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Chunk, list[BadPair]] | Gone:
         step, number = place
-        slots = np.arange(number * self.chunk_size, (number + 1) * self.chunk_size)
-        visits = self.order.global_batch(step * self.batch_size, self.batch_size, slots)
-        seeds = hash_words(self.order.seed, 5, visits.epoch, visits.shard, visits.pair)
+        visits = self.visits(step, np.arange(number * self.chunk_size, (number + 1) * self.chunk_size))
         size = self.pairs.views.image_size
-        images = np.empty((len(slots), size, size, 3), dtype=np.uint8)
+        images = _shared((len(visits), size, size, 3), torch.uint8)
+        rows = images.numpy()
         captions, keys = [], []
         bad: list[BadPair] = []
-        for row, (shard, pair, seed) in enumerate(
-            zip(visits.shard.tolist(), visits.pair.tolist(), seeds.tolist(), strict=True)
+        for row, (epoch, shard, pair) in enumerate(
+            zip(visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), strict=True)
         ):
-            images[row], caption, key = self._load_or_replace(step, shard, pair, seed, bad)
+            try:
+                rows[row], caption, key = self._load_or_replace(step, epoch, shard, pair, bad)
+            except Vanished as error:
+                if self.drop_missing:
+                    return Gone(shard)
+                raise UserError(f"{error} (or let the run go on without such shards: data.missing_shards=drop)") from None
             captions.append(caption)
             keys.append(key)
-        ids = self.encode(captions)
-        chunk = Chunk(
-            images=torch.from_numpy(images), input_ids=torch.from_numpy(ids), keys=keys, captions=captions, number=number
-        )
-        return chunk, bad
+        input_ids = torch.from_numpy(self.encode(captions))
+        return Chunk(images=images, input_ids=input_ids, keys=keys, captions=captions, number=number), bad
 
-    def _load_or_replace(self, step: int, shard: int, pair: int, seed: int, bad: list[BadPair]) -> tuple[Pixels, str, str]:
-        reader = self.pairs.reader(shard)
-        for attempt in range(min(len(reader), _BEST_OF)):
-            candidate = (pair + attempt) % len(reader)
-            try:
-                pixels, caption = self.pairs.draw(shard, candidate, seed)
-            except ValueError as error:
-                if isinstance(error, UserError):  # the shard itself, not what a pair holds
-                    raise
-                bad.append(BadPair(step, reader.key(candidate), str(error)))
-                continue
-            return pixels, caption, reader.key(candidate)
-        tried = min(len(reader), _BEST_OF)
-        raise UserError(f"{reader.path}: {tried} pairs in a row are bad ({bad[-1].reason}); leave the shard out or repair it")
+    def _load_or_replace(self, step: int, epoch: int, shard: int, pair: int, bad: list[BadPair]) -> tuple[Pixels, str, str]:
+        """One visit: the pair, or the first good one after it. All randomness is from (seed, epoch, the visited pair)."""
+        seed = int(hash_words(self.order.seed, 5, epoch, shard, pair)[0])
+        reason = ""
+        reader = own = self.pairs.reader(shard)
+        tried = shard
+        for _ in range(_SHARDS_TRIED):
+            for attempt in range(min(len(reader), _BEST_OF)):
+                candidate = (pair + attempt) % len(reader)
+                try:
+                    pixels, caption = self.pairs.draw(tried, candidate, seed)
+                except ValueError as error:
+                    if isinstance(error, UserError):  # the shard itself, not what a pair holds
+                        raise
+                    reason = reason or str(error)
+                    continue
+                key = reader.key(candidate)
+                if reason:
+                    bad.append(BadPair(step + 1, own.key(pair), reason, key))
+                return pixels, caption, key
+            tried = self.order.neighbour(tried, epoch)
+            reader = self.pairs.reader(tried)
+        raise UserError(
+            f"{own.path}: no good pair in it nor in the {_SHARDS_TRIED - 1} shards that follow ({reason}); leave such shards "
+            f"out, or repair them"
+        )
+
+
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor; in a worker process in shared memory from the start, as torch's own collation does, so that
+    handing it over copies nothing."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    length = int(np.prod(shape)) * dtype.itemsize
+    new_shared: Any = torch.UntypedStorage._new_shared
+    storage = new_shared(length)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]
 
 
 class ChunkSchedule(Sampler[tuple[int, int]]):
@@ -171,35 +246,92 @@ def _leave_interrupts_to_the_run(worker: int) -> None:
 class TrainingLoader:
     """Batches for one rank, endless: worker processes make chunks, this puts them together.
 
-    bad_pairs: what was replaced since it was last emptied by whoever writes it down.
+    steps: how many a whole run has, or Lightning would ask for one more before each step to see whether it is the last.
+    ahead: fetches shards before they are needed. bad_pairs: what was replaced since it was last emptied by whoever writes it
+    down. gone: shards that have vanished, so that the next batch cannot be made until `drop` is called.
     """
 
-    def __init__(self, *, chunks: TrainingChunks, schedule: ChunkSchedule, workers: int, pin_memory: bool) -> None:
-        self.schedule = schedule
+    def __init__(
+        self,
+        *,
+        chunks: TrainingChunks,
+        schedule: ChunkSchedule,
+        workers: int,
+        pin_memory: bool,
+        steps: int = 2**62,
+        ahead: FetchAhead | None = None,
+    ) -> None:
+        self.chunks, self.schedule, self.workers, self.pin_memory = chunks, schedule, workers, pin_memory
+        self.steps, self.ahead = steps, ahead
         self.bad_pairs: list[BadPair] = []
-        options: dict[str, Any] = {"prefetch_factor": max(2, 2 * schedule.chunks_per_step // workers)} if workers else {}
-        self.loader = DataLoader(
-            chunks,
+        self.gone: set[int] = set()
+        self._step = schedule.first_step
+        self._made: Iterator[tuple[Chunk, list[BadPair]] | Gone] | None = None
+        self._ready: Batch | None = None
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        self.prepare()
+        batch, self._ready = self._ready, None
+        if batch is None:
+            raise UserError(f"shards have vanished: {', '.join(self._urls(self.gone))}; bring them back")
+        self._step += 1
+        return batch
+
+    def prepare(self) -> None:
+        """Waits until the next batch is there, or is known to need shards that have vanished."""
+        if self._ready is not None or self.gone:
+            return
+        asked = time.perf_counter()
+        if self._made is None:
+            self._made = self._start()
+        if self.ahead is not None:
+            self.ahead.at(self.chunks.cursor(self._step))
+        found = [next(self._made) for _ in range(self.schedule.chunks_per_step)]
+        self.gone = {item.shard for item in found if isinstance(item, Gone)}
+        if self.gone:
+            return
+        whole = [item for item in found if not isinstance(item, Gone)]
+        self.bad_pairs += [pair for _, bad in whole for pair in bad]
+        self._ready = Batch(step=self._step, chunks=[chunk for chunk, _ in whole], wait=time.perf_counter() - asked)
+
+    def drop(self, order: Order) -> None:
+        """Goes on at the next step under an order that does without the shards that have vanished."""
+        self.chunks.order = order
+        self.gone = set()
+        self.bad_pairs = [pair for pair in self.bad_pairs if pair.step <= self._step]
+        self._made = self._ready = None  # what workers have made ahead was made under the order of before
+
+    def close(self) -> None:
+        """Ends the processes that make and fetch ahead."""
+        self._made = None
+        if self.ahead is not None:
+            self.ahead.stop()
+
+    def _start(self) -> Iterator[tuple[Chunk, list[BadPair]] | Gone]:
+        per_step = self.schedule.chunks_per_step
+        options: dict[str, Any] = {"prefetch_factor": max(2, 2 * per_step // self.workers)} if self.workers else {}
+        schedule = ChunkSchedule(
+            first_step=self._step, first_chunk=self.schedule.first_chunk, chunks_per_step=self.schedule.chunks_per_step
+        )
+        loader = DataLoader(
+            self.chunks,
             sampler=schedule,
             batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
             worker_init_fn=_leave_interrupts_to_the_run,
             **options,
         )
+        return iter(loader)
 
-    def __iter__(self) -> Iterator[Batch]:
-        step = self.schedule.first_step
-        made = iter(self.loader)
-        while True:
-            asked = time.perf_counter()
-            chunks = []
-            for _ in range(self.schedule.chunks_per_step):
-                chunk, bad = next(made)
-                chunks.append(chunk)
-                self.bad_pairs.extend(bad)
-            yield Batch(step=step, chunks=chunks, wait=time.perf_counter() - asked)
-            step += 1
+    def _urls(self, shards: Sequence[int] | set[int]) -> list[str]:
+        return [self.chunks.pairs.manifest.shards[shard].url for shard in sorted(shards)]
 
 
 class HeldOutPairs(Dataset[Pixels]):
@@ -244,4 +376,4 @@ class HeldOutPairs(Dataset[Pixels]):
         if isinstance(error, UserError):
             return error
         key = self.pairs.reader(shard).key(pair)
-        return UserError(f"{self.pairs.manifest.shards[shard].path}, {key}: {error}; held-out pairs must be whole: repair it")
+        return UserError(f"{self.pairs.manifest.shards[shard].url}, {key}: {error}; held-out pairs must be whole: repair it")

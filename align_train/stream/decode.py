@@ -5,6 +5,10 @@ decoded at the smallest of JPEG's own scales (1/2, 1/4, 1/8) that loses nothing 
 shows is resized, antialiased, straight from source coordinates: pixels that the crop drops are never resized. This equals
 the paper's "resize to 346 × 346, then crop 289 × 289" without the 346 × 346 picture.
 
+An upright JPEG, nearly every picture of the web, takes the fast way: libjpeg-turbo straight into an array, the view snapped
+to whole pixels of what was decoded (as any crop does), and torch's antialiased resize. All others, and evaluation, where the
+view is exact to a fraction of a pixel, take Pillow's way. Price, 500 × 375 -> 289 on one core: 0.8 ms against 1.4 ms.
+
 Randomness comes from a number given by the caller (seed, epoch, pair), never from the worker.
 """
 
@@ -16,6 +20,8 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+import simplejpeg
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -25,6 +31,7 @@ _ORIENTATION = 0x0112  # EXIF's; 5 and above exchange width and height
 _HEADROOM = 1.6  # a scaled decode has at least so many times the pixels (a side) that are needed: >= 41 dB on real photos
 # What Pillow raises for broken files: formats are parsed by plain Python in places.
 _BROKEN = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, ArithmeticError, LookupError, TypeError, EOFError)
+_EXIF_WITHIN = 65536  # bytes: EXIF's segment is one of a JPEG's first
 MAX_PIXELS = 100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
 
 
@@ -71,12 +78,69 @@ class Views:
         return View(margin, margin, margin + self.crop, margin + self.crop)
 
 
-def decode(data: bytes, view: View, size: int) -> Pixels:
-    """The view of an encoded picture as `[size, size, 3]`; ValueError with the reason where the bytes are no whole picture."""
+def decode(data: bytes, view: View, size: int, *, exact: bool = False) -> Pixels:
+    """The view of an encoded picture as `[size, size, 3]`; ValueError with the reason where the bytes are no whole picture.
+
+    exact: show the view to a fraction of a pixel, as evaluation wants it.
+    """
+    sides = None if exact else _sides_of_plain_jpeg(data)
+    return _decode_jpeg(data, view, size, *sides) if sides else _decode_any(data, view, size)
+
+
+def _sides_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG of three or one components that needs no turning; None for anything else."""
+    if data[:3] != b"\xff\xd8\xff" or data.find(b"Exif\0", 0, _EXIF_WITHIN) >= 0:
+        return None  # with EXIF it may lie on its side: Pillow reads how
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None  # Pillow will say what is wrong with it
+    return (height, width) if colours in ("YCbCr", "Gray", "RGB") else None
+
+
+def _decode_jpeg(data: bytes, view: View, size: int, height: int, width: int) -> Pixels:
+    _refuse_bombs(width, height)
+    factor, (left, top, right, bottom) = snapped(view, size, height, width)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
+        )
+    except ValueError as error:
+        raise ValueError(f"broken picture: {error}") from None
+    shown = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
+    # In this layout torch resizes three bytes at a time: three times as fast, the copy of the crop included.
+    shown = shown.contiguous(memory_format=torch.channels_last)
+    resized = torch.nn.functional.interpolate(shown, size=(size, size), mode="bilinear", antialias=True)
+    resized = resized.flip(3) if view.mirrored else resized
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def snapped(view: View, size: int, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
+    """How much smaller a JPEG is decoded (1, 2, 4 or 8), and the view in whole pixels of that: left, top, right, bottom.
+
+    The smallest scale that still has `_HEADROOM` times the pixels that are needed. A last row or column that stands for a
+    fraction of a pixel is left out: stretched to a whole one it would shift all others (36 dB instead of 44).
+    """
+    shown = min((view.right - view.left) * width, (view.bottom - view.top) * height)
+    factor = next((scale for scale in (8, 4, 2) if shown / scale >= _HEADROOM * size), 1)
+    box = []
+    for low, high, side in ((view.left, view.right, width), (view.top, view.bottom, height)):
+        decoded = max(1, side // factor)
+        extent = min(max(1, round((high - low) * side / factor)), decoded)
+        first = min(round(low * side / factor), decoded - extent)
+        box.append((first, first + extent))
+    return factor, (box[0][0], box[1][0], box[0][1], box[1][1])
+
+
+def _refuse_bombs(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"picture of {width} x {height} pixels is taken for a decompression bomb")
+
+
+def _decode_any(data: bytes, view: View, size: int) -> Pixels:
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"picture of {image.width} x {image.height} pixels is taken for a decompression bomb")
+        _refuse_bombs(image.width, image.height)
         shown = min(view.right - view.left, view.bottom - view.top)
         needed = int(np.ceil(_HEADROOM * size / shown))
         # A scaled picture's last column may stand for a fraction of a pixel: the extent says how far the picture really goes.

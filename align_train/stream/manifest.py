@@ -1,7 +1,12 @@
 """The list of shards with their counts, as a small file: one JSON object per line, `{"shard", "pairs", "bytes"}`.
 
-Shards are named relative to the manifest, so that a data set can be moved as a folder. The identity of the data is a hash
-of names and counts, not of where they lie: a run resumes on another machine. `resolve` takes what `data.shards` takes.
+Shards are named relative to the manifest, so that a data set can be moved as a folder, or by URL. A row may also carry a
+*selection*, so that filtering never rewrites tars: `"of"` (pairs in the tar), `"at"` (a place in `NAME.selection` beside the
+manifest, where one bit for each pair, in the order of their sorted keys, says whether it is kept) and `"kept"` (a hash of
+these bits); `pairs` are then the kept ones. The identity of the data is a hash of names, counts and selections, not of where
+they lie: a run resumes on another machine. `resolve` takes what `data.shards` takes.
+
+Price (`benchmarks/memory.py`): 75,000 rows with selections open in about a second and 60 MB; bits are read with the shard.
 """
 
 from __future__ import annotations
@@ -10,141 +15,268 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from braceexpand import braceexpand
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from align_train.errors import UserError
 from align_train.stream.shard import IMAGE_EXTENSIONS, CaptionSource, load_index
+from align_train.stream.stage import Stage, is_url
 
 MANIFEST_NAME = "manifest.jsonl"
 _HOW_TO_PREPARE = "make shards with `python -m data.pack`, or see data/README.md"
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One row of a manifest. path: the tar; pairs: how many pairs it holds; bytes: its size."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which pairs of a tar are kept. file: path or URL of the bits, which begin at byte `at`; of: pairs in the tar."""
 
-    path: Path
+    file: str
+    at: int
+    of: int
+    hash: str
+
+    def read(self, stage: Stage) -> NDArray[np.bool_]:
+        length = -(-self.of // 8)
+        with stage.local(self.file).open("rb") as file:
+            file.seek(self.at)
+            data = file.read(length)
+        if _short_hash(data) != self.hash:
+            raise UserError(f"{self.file}: the bits at {self.at} are not those that the manifest was made with; make it anew")
+        return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=self.of).astype(bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One row of a manifest. url: the tar's path or URL; pairs: how many pairs it gives; bytes: its size."""
+
+    url: str
     pairs: int
     bytes: int
+    selection: Selection | None = None
+
+    @property
+    def name(self) -> str:
+        """The tar's file name: what it is known by, wherever it lies."""
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The shards of one data set, in a fixed order, which the order of training is a function of."""
+    """The shards of one data set, in a fixed order, which the order of training is a function of.
+
+    sources: how many of the shards belong to each source that is mixed with others; None: all are one source's.
+    """
 
     shards: tuple[Shard, ...]
     source: str
+    sources: tuple[int, ...] | None = None
 
-    @property
-    def counts(self) -> list[int]:
-        return [shard.pairs for shard in self.shards]
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Pairs of each shard."""
+        return np.array([shard.pairs for shard in self.shards], dtype=np.int64)
 
     @property
     def pairs(self) -> int:
-        return sum(self.counts)
+        return int(self.counts.sum())
 
     @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    @cached_property
     def identity(self) -> str:
-        """A hash of the shards' names and counts: the same wherever they lie."""
-        rows = "\n".join(f"{shard.path.name}\t{shard.pairs}" for shard in self.shards)
-        return hashlib.sha256(rows.encode()).hexdigest()[:16]
-
-    def write(self, path: Path) -> None:
+        """A hash of the shards' names, counts and selections: the same wherever they lie."""
         rows = (
-            json.dumps({"shard": os.path.relpath(shard.path, path.parent), "pairs": shard.pairs, "bytes": shard.bytes})
-            for shard in self.shards
+            f"{shard.name}\t{shard.pairs}" + (f"\t{shard.selection.hash}" if shard.selection else "") for shard in self.shards
         )
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-        os.replace(aside, path)
+        whole = "\n".join(rows) + "".join(f"\n\n{count}" for count in self.sources or ())
+        return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def write(self, path: Path, *, kept: Iterable[NDArray[np.bool_]] | None = None) -> None:
+        """Writes the file whole. kept: for each shard which of its pairs are kept, in the order of their sorted keys."""
+        rows, bits, at = [], [], 0
+        for shard, keep in zip(self.shards, kept if kept is not None else [None] * len(self.shards), strict=True):
+            place = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
+            row: dict[str, Any] = {"shard": place, "pairs": shard.pairs, "bytes": shard.bytes}
+            if keep is not None:
+                if shard.selection or len(keep) != shard.pairs:
+                    raise ValueError(f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from before")
+                bits.append(np.packbits(keep).tobytes())
+                row.update(pairs=int(keep.sum()), of=len(keep), at=at, kept=_short_hash(bits[-1]))
+                at += len(bits[-1])
+            elif shard.selection:
+                raise ValueError(f"{shard.url}: a selection is written where it is made")
+            rows.append(row)
+        if bits:
+            _write_whole(path.with_name(_selection_name(path.name)), b"".join(bits))
+        _write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Reads a manifest file; UserError names the line that is no row."""
+def _selection_name(manifest: str) -> str:
+    return f"{manifest.removesuffix('.jsonl')}.selection"
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(data)
+    os.replace(aside, path)
+
+
+def read_manifest(place: str, *, stage: Stage) -> Manifest:
+    """Reads a manifest file at a path or URL; UserError names the line that is no row."""
+    folder = place.rpartition("/")[0] or "."
+    bits = f"{folder}/{_selection_name(place.rpartition('/')[2])}"
     shards = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = stage.read(place).decode("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: no manifest (not even text); expected {MANIFEST_NAME}, a folder or tars") from None
+        raise UserError(f"{place}: no manifest (not even text); expected {MANIFEST_NAME}, a folder or tars") from None
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            shards.append(Shard(path.parent / row["shard"], int(row["pairs"]), int(row["bytes"])))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: expected {{shard, pairs, bytes}}, found {line[:80]!r}") from None
-    return _checked(Manifest(tuple(shards), str(path)))
+            selection = Selection(bits, int(row["at"]), int(row["of"]), str(row["kept"])) if "kept" in row else None
+            name = row["shard"]
+            url = name if is_url(name) or name.startswith("/") else os.path.normpath(f"{folder}/{name}")
+            url = f"{folder}/{name}" if is_url(folder) and not is_url(name) else url
+            shards.append(Shard(url, int(row["pairs"]), int(row["bytes"]), selection))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{place}, line {number}: expected {{shard, pairs, bytes}}, found {line[:80]!r}") from None
+        if shards[-1].pairs < 0 or shards[-1].bytes < 0:
+            raise UserError(f"{place}, line {number}: expected counts of 0 or more, found {line[:80]!r}")
+    return _checked(Manifest(tuple(shards), place))
 
 
-def scan(paths: Sequence[Path], *, caption: CaptionSource, source: str, progress: bool = True) -> Manifest:
+def scan(
+    urls: Sequence[str], *, caption: CaptionSource, source: str, stage: Stage | None = None, progress: bool = True
+) -> Manifest:
     """Counts the pairs of tars by their indices, building those that are missing, with a progress bar."""
-
-    def count(path: Path) -> Shard:
-        index = load_index(path)
-        pairs = len(index.pairs(caption))
-        if pairs == 0:
-            pictures = sum(extension.decode() in IMAGE_EXTENSIONS for extension in index.extensions)
-            raise UserError(
-                f"{path}: no pairs: {pictures} of {len(index.names)} members are pictures "
-                f"({', '.join(IMAGE_EXTENSIONS)}), and texts are looked for in .{caption.extension} (data.caption)"
-            )
-        return Shard(path, pairs, path.stat().st_size)
-
+    count = partial(_count, caption=caption, stage=stage or Stage())
     with ThreadPoolExecutor(max_workers=8) as pool:
         counted = list(
-            tqdm(pool.map(count, paths), total=len(paths), desc="counting shards", disable=not progress, leave=False, delay=1)
+            tqdm(pool.map(count, urls), total=len(urls), desc="counting shards", disable=not progress, leave=False, delay=1)
         )
     return _checked(Manifest(tuple(counted), source))
 
 
+def _count(url: str, *, caption: CaptionSource, stage: Stage) -> Shard:
+    path = stage.local(url)
+    try:
+        index = load_index(path)
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{url}: cannot be read ({error.strerror}); check data.shards, or rebuild the manifest") from None
+    if index.fault:
+        raise UserError(f"{url}: {index.fault}; fetch it again or leave it out of data.shards")
+    pairs = index.pairs(caption)
+    if not (pairs[:, 1] >= 0).any():
+        raise UserError(
+            f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are pictures "
+            f"({', '.join(IMAGE_EXTENSIONS)}), and texts are looked for in .{caption.extension} (data.caption)"
+        )
+    return Shard(url, len(pairs), size)
+
+
 def resolve(
-    shards: str | Sequence[str], *, caption: CaptionSource, progress: bool = True, key: str = "data.shards"
+    shards: str | Sequence[str],
+    *,
+    caption: CaptionSource,
+    stage: Stage | None = None,
+    mixed: bool = False,
+    progress: bool = True,
+    key: str = "data.shards",
 ) -> Manifest:
-    """What `data.shards` takes: a manifest, a folder, a glob, a brace range, or a list of these, as one manifest."""
-    if not isinstance(shards, str):
-        if not shards:
-            raise UserError(f"{key}=[]: names no shards; {_HOW_TO_PREPARE}")
-        parts = [resolve(item, caption=caption, progress=progress, key=key) for item in shards]
-        return _checked(Manifest(tuple(shard for part in parts for shard in part.shards), ", ".join(shards)))
-    if "://" in shards:
-        raise UserError(f"{key}={shards}: only paths are read so far; mount or copy the shards to a local folder")
+    """What `data.shards` takes: a manifest, a folder, a glob, a brace range, or a list of these, as one manifest.
+
+    Each of these may be a URL of fsspec. mixed: the items of the list are sources of their own, to be mixed by weights.
+    """
+    stage = stage or Stage()
+    if isinstance(shards, str):
+        return _resolve(shards, caption=caption, stage=stage, progress=progress, key=key)
+    if not shards:
+        raise UserError(f"{key}=[]: names no shards; {_HOW_TO_PREPARE}")
+    parts = [_resolve(item, caption=caption, stage=stage, progress=progress, key=key) for item in shards]
+    rows = tuple(shard for part in parts for shard in part.shards)
+    sources = tuple(len(part.shards) for part in parts) if mixed else None
+    return _checked(Manifest(rows, ", ".join(shards), sources))
+
+
+def _resolve(shards: str, *, caption: CaptionSource, stage: Stage, progress: bool, key: str) -> Manifest:
+    if is_url(shards):
+        return _resolve_url(shards, caption=caption, stage=stage, progress=progress, key=key)
     path = Path(shards).expanduser()
     if path.is_dir():
         if (path / MANIFEST_NAME).is_file():
-            return read_manifest(path / MANIFEST_NAME)
-        found = sorted(path.glob("*.tar"))
+            return read_manifest(str(path / MANIFEST_NAME), stage=stage)
+        found = sorted(map(str, path.glob("*.tar")))
         if not found:
             raise UserError(f"{key}={shards}: the folder holds neither {MANIFEST_NAME} nor *.tar; {_HOW_TO_PREPARE}")
-        return scan(found, caption=caption, source=shards, progress=progress)
+        return scan(found, caption=caption, source=shards, stage=stage, progress=progress)
     if path.is_file() and path.suffix != ".tar":
-        return read_manifest(path)
+        return read_manifest(str(path), stage=stage)
     found = sorted(set(_expand(shards)))
     if not found:
         raise UserError(f"{key}={shards}: no such manifest, folder or shard; {_HOW_TO_PREPARE}")
-    missing = [item for item in found if not item.is_file()]
+    missing = [item for item in found if not os.path.isfile(item)]
     if missing:
         raise UserError(
             f"{key}={shards}: {len(missing)} of {len(found)} shards are missing, first {missing[0]}; {_HOW_TO_PREPARE}"
         )
-    return scan(found, caption=caption, source=shards, progress=progress)
+    return scan(found, caption=caption, source=shards, stage=stage, progress=progress)
 
 
-def _expand(pattern: str) -> Iterator[Path]:
-    """Brace ranges first (`{00000..00099}.tar`), then globs; a name without either stands for itself."""
+def _resolve_url(shards: str, *, caption: CaptionSource, stage: Stage, progress: bool, key: str) -> Manifest:
+    """A URL that ends in .jsonl is a manifest, one that ends in .tar, has a glob or a brace names shards, any other is a
+    folder. Shards without a manifest are fetched to be counted, each time: right for a few, a warning for many."""
+    if shards.endswith(".jsonl"):
+        return read_manifest(shards, stage=stage)
+    found: list[str] = []
+    for name in _braces(shards):
+        if glob.has_magic(name):
+            found += stage.glob(name)
+        elif name.endswith(".tar"):
+            found.append(name)
+        else:
+            folder = name.rstrip("/")
+            try:
+                return read_manifest(f"{folder}/{MANIFEST_NAME}", stage=stage)
+            except FileNotFoundError:
+                found += stage.glob(f"{folder}/*.tar")
+    if not found:
+        raise UserError(f"{key}={shards}: neither {MANIFEST_NAME} nor *.tar there; {_HOW_TO_PREPARE}")
     try:
-        names = list(braceexpand(str(Path(pattern).expanduser())))
+        return scan(sorted(set(found)), caption=caption, source=shards, stage=stage, progress=progress)
+    except FileNotFoundError as error:
+        raise UserError(f"{key}={shards}: {error}; {_HOW_TO_PREPARE}") from None
+
+
+def _braces(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand(pattern))
     except ValueError:
         raise UserError(f"{pattern}: a brace is not closed; a range is written {{00000..00099}}.tar") from None
-    for name in names:
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Brace ranges first (`{00000..00099}.tar`), then globs; a name without either stands for itself."""
+    for name in _braces(str(Path(pattern).expanduser())):
         if glob.has_magic(name):
-            yield from map(Path, glob.glob(name))
-        elif "{" in pattern or Path(name).exists():
-            yield Path(name)
+            yield from glob.glob(name)
+        elif "{" in pattern or os.path.exists(name):
+            yield name
 
 
 def _checked(manifest: Manifest) -> Manifest:

@@ -1,10 +1,14 @@
 """Random access to the pairs of one WebDataset tar, through an index built by one pass over the tar's headers.
 
-A pair is every member with the same name up to its last dot: `dir/000123.jpg`, `dir/000123.txt`, `dir/000123.json`. (The
-webdataset library cuts at the *first* dot, so `img.1.jpg` loses its name; names without such dots read alike.) The index is
-an `.npz` of plain arrays beside the tar, or in a cache folder where the tar's is read-only; it is checked against the tar's
-size and time, written aside and renamed. Reading is `pread`: a truncated file is an error, never a SIGBUS, and forked
-workers share the descriptor without sharing a position.
+A pair is a picture and what else has its name up to the last dot: `dir/000123.jpg`, `dir/000123.txt`, `dir/000123.json`.
+(The webdataset library cuts at the *first* dot, so `img.1.jpg` loses its name; names without such dots read alike.) Pairs are
+numbered in the order of their pictures in the tar, the broken ones among them (without a text, under a name that came before,
+a link instead of a file): reading one says why, and the count is the same for whoever counts pictures. Other members
+(pickles, arrays) are never looked into.
+
+The index is an `.npz` of plain arrays beside the tar, or in a cache folder where the tar's is read-only; it is checked against
+the tar's size and time, written aside and renamed. Reading is `pread`: a truncated file is an error, never a SIGBUS, and
+forked workers share the descriptor without sharing a position.
 
 Price: building reads 512 bytes per member; an open index costs about 40 bytes per member.
 """
@@ -27,7 +31,10 @@ from numpy.typing import NDArray
 from align_train.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
+_LONGEST_TEXT = 8192  # characters, more than a tower reads: a book as an alt-text must not cost seconds
+_NO_TEXT, _SECOND = -1, -2  # in place of the number of a pair's text member
+_LINK = -1  # in place of a member's size
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class CaptionSource:
             record = _parse_json(member)
             value = record.get(self.field) if isinstance(record, dict) else None
             texts = value if isinstance(value, list) else [value]
-        texts = [text.strip() for text in texts if isinstance(text, str) and text.strip() and _is_unicode(text)]
+        texts = [text[:_LONGEST_TEXT].strip() for text in texts if isinstance(text, str) and _is_unicode(text)]
+        texts = [text for text in texts if text]
         if not texts:
             raise ValueError(f"no text in {self}")
         return texts
@@ -84,52 +92,59 @@ def _is_unicode(text: str) -> bool:
 class ShardIndex:
     """Where every member of a tar lies: parallel arrays, one element per member, in the tar's order.
 
-    names: the pairs' keys, without extension, as UTF-8 bytes; extensions: lower case, as bytes; offsets, sizes: bytes.
+    names: the pairs' keys, without extension, as UTF-8 bytes; extensions: lower case, as bytes; offsets, sizes: bytes (a
+    size of -1: the member is a link). fault: why the tar could not be read to its end; the members before that are listed.
     """
 
     names: NDArray[np.bytes_]
     extensions: NDArray[np.bytes_]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    fault: str = ""
 
     def pairs(self, caption: CaptionSource) -> NDArray[np.int64]:
-        """Member numbers `[pairs, 2]` (picture, text) of the keys that have both, in the tar's order."""
-        picture_of: dict[bytes, int] = {}
+        """Member numbers `[pairs, 2]` (picture, text) in the tar's order; below 0 in place of the text: `why_bad` tells."""
+        pictures: list[tuple[bytes, int]] = []
         text_of: dict[bytes, int] = {}
         wanted = caption.extension.encode()
-        pictures = {extension.encode() for extension in IMAGE_EXTENSIONS}
+        known = {extension.encode() for extension in IMAGE_EXTENSIONS}
         for number, (name, extension) in enumerate(zip(self.names.tolist(), self.extensions.tolist(), strict=True)):
-            if extension in pictures:
-                picture_of.setdefault(name, number)
+            if extension in known:
+                pictures.append((name, number))
             elif extension == wanted:
                 text_of.setdefault(name, number)
-        found = [(number, text_of[name]) for name, number in picture_of.items() if name in text_of]
+        first = dict(reversed(pictures))
+        found = [(number, text_of.get(name, _NO_TEXT) if first[name] == number else _SECOND) for name, number in pictures]
         return np.asarray(found, dtype=np.int64).reshape(-1, 2)
 
 
 def build_index(path: Path) -> ShardIndex:
-    """Reads the headers of a tar. A tar that is cut short or is none at all raises UserError; no member is unpacked."""
-    names, extensions, offsets, sizes = [], [], [], []
+    """Reads the headers of a tar; no member is unpacked. OSError where the file itself cannot be read."""
+    members: list[tuple[bytes, bytes, int, int]] = []
+    length = path.stat().st_size
+    fault, end = "", 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 name, dot, extension = member.name.rpartition(".")
-                if not member.isreg() or not dot:
-                    continue
-                names.append(name.encode("utf-8", "surrogateescape"))
-                extensions.append(extension.lower().encode("utf-8", "surrogateescape"))
-                offsets.append(member.offset_data)
-                sizes.append(member.size)
+                if dot and (member.isreg() or member.islnk() or member.issym()) and member.offset_data + member.size <= length:
+                    spelt = (name.encode("utf-8", "surrogateescape"), extension.lower().encode("utf-8", "surrogateescape"))
+                    members.append((*spelt, member.offset_data, member.size if member.isreg() else _LINK))
             end = tar.offset
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such shard; check data.shards, or rebuild the manifest") from None
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a readable tar ({error}); fetch it again or leave it out of data.shards") from None
-    if not _ends_at(path, end):
-        raise UserError(f"{path}: the tar is cut short; fetch it again or leave it out of data.shards")
-    if not names:
-        raise UserError(f"{path}: the tar holds no members; fetch it again or leave it out of data.shards")
-    return ShardIndex(np.array(names), np.array(extensions), np.array(offsets), np.array(sizes))
+        if not _ends_at(path, end):
+            fault = "the tar is cut short"
+        elif not members:
+            fault = "the tar holds no members"
+    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+        fault = f"not a readable tar ({' '.join(str(error).split())[:80]})"
+    names, extensions, offsets, sizes = zip(*members, strict=True) if members else ((), (), (), ())
+    return ShardIndex(
+        np.array(names, dtype=np.bytes_),
+        np.array(extensions, dtype=np.bytes_),
+        np.array(offsets, dtype=np.int64),
+        np.array(sizes, dtype=np.int64),
+        fault,
+    )
 
 
 def _ends_at(path: Path, end: int) -> bool:
@@ -141,11 +156,8 @@ def _ends_at(path: Path, end: int) -> bool:
 
 
 def load_index(path: Path) -> ShardIndex:
-    """The index of a tar, from the file kept beside it, or built and kept there."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check data.shards, or rebuild the manifest") from None
+    """The index of a tar, from the file kept beside it, or built and kept there. OSError: the file cannot be read."""
+    stat = path.stat()
     stamp = np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns], dtype=np.int64)
     places = (path.with_name(f".{path.name}.index.npz"), _cache_folder() / f"{_digest(path)}.index.npz")
     for place in places:
@@ -153,7 +165,7 @@ def load_index(path: Path) -> ShardIndex:
         if index is not None:
             return index
     index = build_index(path)
-    arrays: dict[str, Any] = dict(vars(index), stamp=stamp)
+    arrays: dict[str, Any] = dict(vars(index), stamp=stamp, fault=np.array(index.fault))
     for place in places:
         if _write_aside(place, arrays):
             break
@@ -165,7 +177,8 @@ def _read_index(place: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
         with np.load(place, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamp"], stamp):
                 return None
-            return ShardIndex(*(stored[name] for name in ("names", "extensions", "offsets", "sizes")))
+            names, extensions, offsets, sizes = (stored[name] for name in ("names", "extensions", "offsets", "sizes"))
+            return ShardIndex(names, extensions, offsets, sizes, str(stored["fault"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # missing, torn or from another version: built again
 
@@ -191,27 +204,76 @@ def _digest(path: Path) -> str:
 
 
 class ShardReader:
-    """One open tar: pair number -> the bytes of its members."""
+    """One open tar: pair number -> the bytes of its members.
 
-    def __init__(self, path: Path, caption: CaptionSource) -> None:
-        self.path = path
+    name: what the pairs' keys begin with; None: the file's. pairs: how many the manifest says it holds; None: what is found.
+    kept: which pairs belong to the data, as booleans in the order of the pairs' *sorted keys*; None: all.
+    A tar that is broken has the number of pairs that the manifest says: those that cannot be read say why.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        caption: CaptionSource,
+        *,
+        name: str | None = None,
+        pairs: int | None = None,
+        kept: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.path, self.caption = path, caption
+        self.name = name or path.stem
         self.index = load_index(path)
         self.pairs = self.index.pairs(caption)
+        self._choose(kept)
+        self._length = len(self.pairs) if pairs is None else pairs
+        if len(self.pairs) != self._length and not self.index.fault:
+            raise UserError(
+                f"{path}: the manifest says {pairs} pairs, the shard holds {len(self.pairs)}; make the manifest anew with "
+                f"`python -m data.manifest`"
+            )
         self._json_of: dict[bytes, int] | None = None
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
+    def _choose(self, kept: NDArray[np.bool_] | None) -> None:
+        if kept is None:
+            return
+        if len(kept) == len(self.pairs):
+            by_key = np.argsort(self.index.names[self.pairs[:, 0]], kind="stable")
+            chosen = np.zeros(len(self.pairs), dtype=bool)
+            chosen[by_key] = kept
+            self.pairs = self.pairs[chosen]
+        elif self.index.fault:
+            self.pairs = self.pairs[:0]  # who is who cannot be told without all keys
+        else:
+            raise UserError(
+                f"{self.path}: the selection was made for {len(kept)} pairs, the shard holds {len(self.pairs)}; "
+                f"make the manifest anew"
+            )
+
     def __len__(self) -> int:
-        return len(self.pairs)
+        return self._length
 
     def key(self, pair: int) -> str:
         """`shard/key`, unique within a data set whose shards have different names."""
+        if pair >= len(self.pairs):
+            return f"{self.name}/#{pair}"  # its name went down with the tar
         name: bytes = self.index.names[self.pairs[pair, 0]]
-        return f"{self.path.stem}/{name.decode('utf-8', 'replace')}"
+        return f"{self.name}/{name.decode('utf-8', 'replace')}"
+
+    def find(self, key: str) -> list[int]:
+        """The numbers of the pairs with that key (without the shard's name)."""
+        return np.flatnonzero(self.index.names[self.pairs[:, 0]] == key.encode("utf-8", "surrogateescape")).tolist()
 
     def read(self, pair: int) -> tuple[bytes, bytes]:
-        """The bytes of the picture and of the text member."""
-        picture, text = self.pairs[pair]
-        return self._member(int(picture)), self._member(int(text))
+        """The bytes of the picture and of the text member; ValueError with the reason where one is not there."""
+        if pair >= len(self.pairs):
+            raise ValueError(self.index.fault)
+        picture, text = (int(number) for number in self.pairs[pair])
+        if text == _NO_TEXT:
+            raise ValueError(f"no member .{self.caption.extension}")
+        if text == _SECOND:
+            raise ValueError("a second picture under the same key")
+        return self._member(picture), self._member(text)
 
     def json(self, pair: int) -> dict[str, Any]:
         """The pair's JSON member, whatever the caption's source; empty where there is none."""
@@ -224,6 +286,8 @@ class ShardReader:
 
     def _member(self, number: int) -> bytes:
         size, offset = int(self.index.sizes[number]), int(self.index.offsets[number])
+        if size == _LINK:
+            raise ValueError(f"the member .{self.index.extensions[number].decode('utf-8', 'replace')} is a link, not a file")
         data = os.pread(self.descriptor, size, offset)
         if len(data) != size:
             raise UserError(

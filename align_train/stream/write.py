@@ -29,4 +29,4 @@ def write_shard(path: Path, pairs: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         ) from None
     finally:
         aside.unlink(missing_ok=True)
-    return Shard(path, count, path.stat().st_size)
+    return Shard(str(path), count, path.stat().st_size)
