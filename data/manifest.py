@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class ManifestConfig:
     shards: Any = MISSING
     to: str | None = None
     caption: str = "txt"
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    storage_options: Any = None
 
 
 ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
@@ -41,7 +41,7 @@ def run(config: DictConfig) -> None:
     manifest = resolve(
         f"{glob.escape(shards)}/*.tar" if folder else shards,
         caption=CaptionSource.parse(config.caption),
-        stage=Stage(storage_options=OmegaConf.to_container(config.storage_options)),  # type: ignore[arg-type]
+        stage=Stage(storage_options=dict(config.storage_options or {})),
         key="shards",
     )
     if to.is_dir():

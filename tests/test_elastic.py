@@ -12,11 +12,18 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from align_train.config import check
+from align_train.errors import UserError
 from align_train.run_folder import RunFolder
+from align_train.showing import show
+from align_train.train import _changed_settings
 from tests.conftest import finish, run, start
+from tests.test_config import composed
 from tests.test_train import metrics, numbers
 
 STEPS = 24
@@ -116,20 +123,24 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
 ) -> None:
     folder = copy_of(uninterrupted, tmp_path)
     on = (*small_run, "name=whole", f"max_steps={STEPS + 4}", "log_keys=true")
-    for changes, words in {
-        (
-            "batch_size=64",
-        ): "batch_size was 32 in this run and is 64 now.*accept=\\[batch_size\\].*from step 25 on batches of 64",
-        ("chunk_size=16",): "chunk_size was 8 .*BatchNorm and dropout see chunks of 16",
-        ("seed=1",): "seed was 0 .*another order begins with a new epoch",
-        ("data.lanes=4",): "data.lanes was 8 .*accept=\\[data.lanes\\]",
-        ("data.shards=${make.folder}/held_out",): "data.shards was .*accept=\\[data.shards\\]",
-        ("accept=[lr]",): "accept=\\[lr\\]: expected some of data.shards, seed",
+    done = finish(start(*on, "batch_size=64", cwd=tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "accept=[batch_size]': from step 25 on batches of 64 pairs go on at the same place in the order" in done.stderr
+    done = finish(start(*on, "data.shards=${make.folder}/held_out", cwd=tmp_path))  # known only once the shards are open
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "data.shards was" in done.stderr and "accept=[data.shards]" in done.stderr
+    for change, words in {
+        "chunk_size=16": "chunk_size was 8 .*BatchNorm and dropout see chunks of 16",
+        "seed=1": "seed was 0 .*another order begins with a new epoch",
+        "data.lanes=4": r"data\.lanes was 8 .*accept=\[data.lanes\]",
+        "data.window=4": r"data\.window was 16384 .*accept=\[data.window\]",
     }.items():
-        done = finish(start(*on, *changes, cwd=tmp_path))
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.count("\n") == 1
-        assert re.search(words, done.stderr), done.stderr
+        with pytest.raises(UserError, match=words):
+            _changed_settings(RunFolder(folder), composed(*on, change), STEPS)
+        setting = change.partition("=")[0]
+        assert setting in _changed_settings(RunFolder(folder), composed(*on, change, f"accept=[{setting}]"), STEPS)
+    with pytest.raises(UserError, match=r"accept=\[lr\]: expected some of data\.shards, seed"):
+        check(composed(*on, "accept=[lr]"))
     assert RunFolder(folder).read_lineage() == RunFolder(uninterrupted).read_lineage()
     run(*on, "batch_size=64", "data.lanes=4", "accept=[batch_size,data.lanes]", cwd=tmp_path)
     line = [line for line in RunFolder(folder).read_lineage() if "manifest" in line][-1]
@@ -171,17 +182,17 @@ def test_show_names_what_was_trained_on_and_when_a_pair_comes(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["step=0"], "step=0: expected steps from 1"),
-        (["step=20:30"], "to 24, the run's last"),
-        (["step=x"], "expected a step such as 100"),
-        ([], "give step=N"),
-        (["key=nothing"], "key=nothing: no such pair"),
-        (["step=1", "name=other"], "name=other: no run in"),
-        (["step=1", "limt=3"], "limt: no such setting, did you mean limit?"),
+        ({"step": "0"}, "step=0: expected steps from 1"),
+        ({"step": "20:30"}, "to 24, the run's last"),
+        ({"step": "x"}, "expected a step such as 100"),
+        ({}, "give step=N"),
+        ({"key": "nothing"}, "key=nothing: no such pair"),
+        ({"key": "00000000/nothing"}, "the shard has keys such as 00000000/0"),
+        ({"step": "1", "name": "other"}, "name=other: no run in"),
+        ({"step": "1", "limit": 0}, "limit=0: expected at least 1"),
     ],
 )
-def test_show_says_what_is_wrong(uninterrupted: Path, arguments: list[str], words: str) -> None:
-    cwd = uninterrupted.parent.parent
-    done = finish(start("name=whole", *arguments, cwd=cwd, module="align_train.show"))
-    assert done.returncode == 2
-    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+def test_show_says_what_is_wrong(uninterrupted: Path, arguments: dict[str, Any], words: str) -> None:
+    plain = {"name": "whole", "output_dir": str(uninterrupted.parent), "step": None, "key": None, "limit": 64}
+    with pytest.raises(UserError, match=re.escape(words)):
+        show(OmegaConf.create({**plain, **arguments}))

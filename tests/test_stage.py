@@ -73,7 +73,7 @@ def test_a_run_from_a_failing_server_equals_one_from_local_files(kind: str, many
     with server(kind, many / "train") as remote:
         shards = f"data.shards={remote.url}/{MANIFEST_NAME}"
         staging = ("data.staging.stall=1", "data.staging.folder=cache", "data.staging.patience=120")
-        options = f"data.storage_options={spelt(remote.storage_options)}" if kind == "s3" else "data.storage_options={}"
+        options = f"data.storage_options={spelt(remote.storage_options)}" if kind == "s3" else "data.storage_options=null"
         out = run(*recipe(many), shards, *staging, options, "name=run", "data.workers=2", cwd=tmp_path).stdout
         assert sum(remote.failed.values()) >= 5, remote.failed
     assert "staging  " in out and "a node needs" in out
@@ -121,8 +121,9 @@ def test_a_source_that_dies_in_mid_run_ends_in_one_line(many: Path, tmp_path: Pa
     """All that the run has saved is kept, and the same command goes on when the source is back."""
     with flaky_http(many / "train", fail=0) as remote:
         staging = ("data.staging.stall=1", "data.staging.patience=3", "data.staging.folder=cache", "checkpoint_every=1")
-        arguments = (*recipe(many), f"data.shards={remote.url}/{MANIFEST_NAME}", *staging, "max_steps=60", "name=run")
-        process = start(*arguments, "data.staging.limit_gb=0.00013", cwd=tmp_path)
+        few = ("data.lanes=2", "data.staging.limit_gb=0.0007")  # a third of the shards at a time
+        arguments = (*recipe(many), f"data.shards={remote.url}/{MANIFEST_NAME}", *staging, *few, "max_steps=60", "name=run")
+        process = start(*arguments, cwd=tmp_path)
         folder = RunFolder(tmp_path / "outputs" / "run")
         while folder.last_step() < 2:
             assert process.poll() is None, finish(process).stderr
@@ -300,7 +301,7 @@ def last_needed(many: Path) -> tuple[int, int]:
     return shard, first[shard]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_vanished_shard_is_dropped_by_choice_with_a_line_in_the_lineage(
     ranks: int, many: Path, local: Path, tmp_path: Path
 ) -> None:

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.stream.manifest import Manifest
-from align_train.stream.order import Order, Window
+from align_train.stream.order import Order
 from align_train.stream.shard import load_index
 from align_train.stream.stage import Stage
 
 _RENEW_EVERY = 5.0  # seconds between marks that shards are in use
-_PAUSE = 0.1
+_PAUSE = 0.05
 
 
 @dataclass(frozen=True, order=True)
@@ -45,19 +45,20 @@ class Fetch:
 
 
 def fetches_of_lane(order: Order, lane: int, position: int) -> Iterator[Fetch]:
-    """What a lane needs from a position on, in the order of release, without end."""
-    before: tuple[int, ...] = ()
+    """What a lane needs from a position on, in the order of release, without end. Shards that it goes on needing come again
+    with each window: to be marked as in use."""
     window = order.window_at(lane, position)
-    came_from: Window | None = None
+    before: tuple[int, ...] = ()
+    begin = position  # of the window before: where the fetches for this one are spread from
     while True:
         following = order.window_at(lane, window.last)
+        need = max(window.first, position)
         new = [shard for shard in window.shards if shard not in before]
-        for number, shard in enumerate(new):
-            begin = position if came_from is None else max(came_from.first, position)
-            release = begin + (window.first - begin) * number / len(new) if came_from is not None else position
-            last = following.last if shard in following.shards else window.last
-            yield Fetch(release, max(window.first, position), last, lane, shard)
-        before, came_from, window = window.shards, window, following
+        kept = [shard for shard in window.shards if shard in before]
+        for number, shard in enumerate([*new, *kept]):
+            release = begin + (need - begin) * min(number / max(len(new), 1), 1)
+            yield Fetch(release, need, following.last if shard in following.shards else window.last, lane, shard)
+        before, begin, window = window.shards, need, following
 
 
 def fetches(order: Order, lanes: Sequence[int], position: int) -> Iterator[Fetch]:
@@ -125,7 +126,7 @@ class FetchAhead:
             running = [future for future in running if not future.done()]
             while waiting.release <= position and len(running) < self.stage.fetches:
                 in_use[waiting.shard] = max(waiting.last, in_use.get(waiting.shard, 0))
-                if waiting.last > position:
+                if waiting.last > position and not self._there(waiting.shard):
                     running.append(pool.submit(self._bring, waiting.shard))
                 waiting = next(plan)
             if time.monotonic() - renewed > _RENEW_EVERY:
@@ -135,9 +136,12 @@ class FetchAhead:
             time.sleep(_PAUSE)
         os._exit(0)  # threads may hang in a fetch
 
+    def _there(self, shard: int) -> bool:
+        url = self.manifest.shards[shard].url
+        return not self.stage.wants(url) or self.stage.place(url).exists()
+
     def _bring(self, shard: int) -> None:
         row = self.manifest.shards[shard]
         with contextlib.suppress(UserError, OSError):
             path = self.stage.local(row.url, row.bytes)
-            if self.stage.wants(row.url):
-                load_index(path)
+            load_index(path)

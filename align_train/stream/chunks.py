@@ -171,11 +171,12 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
         rows = images.numpy()
         captions, keys = [], []
         bad: list[BadPair] = []
-        for row, (epoch, shard, pair) in enumerate(
-            zip(visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), strict=True)
-        ):
+        # All randomness of a visit is from (seed, epoch, pair).
+        seeds = hash_words(self.order.seed, 5, visits.epoch, visits.shard, visits.pair)
+        columns = (visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), seeds.tolist())
+        for row, (epoch, shard, pair, seed) in enumerate(zip(*columns, strict=True)):
             try:
-                rows[row], caption, key = self._load_or_replace(step, epoch, shard, pair, bad)
+                rows[row], caption, key = self._load_or_replace(step, epoch, shard, pair, seed, bad)
             except Vanished as error:
                 if self.drop_missing:
                     return Gone(shard)
@@ -185,9 +186,10 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
         input_ids = torch.from_numpy(self.encode(captions))
         return Chunk(images=images, input_ids=input_ids, keys=keys, captions=captions, number=number), bad
 
-    def _load_or_replace(self, step: int, epoch: int, shard: int, pair: int, bad: list[BadPair]) -> tuple[Pixels, str, str]:
-        """One visit: the pair, or the first good one after it. All randomness is from (seed, epoch, the visited pair)."""
-        seed = int(hash_words(self.order.seed, 5, epoch, shard, pair)[0])
+    def _load_or_replace(
+        self, step: int, epoch: int, shard: int, pair: int, seed: int, bad: list[BadPair]
+    ) -> tuple[Pixels, str, str]:
+        """One visit: pixels, text and key of the pair, or of the first good one after it."""
         reason = ""
         reader = own = self.pairs.reader(shard)
         tried = shard

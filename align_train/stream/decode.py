@@ -31,7 +31,6 @@ _ORIENTATION = 0x0112  # EXIF's; 5 and above exchange width and height
 _HEADROOM = 1.6  # a scaled decode has at least so many times the pixels (a side) that are needed: >= 41 dB on real photos
 # What Pillow raises for broken files: formats are parsed by plain Python in places.
 _BROKEN = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, ArithmeticError, LookupError, TypeError, EOFError)
-_EXIF_WITHIN = 65536  # bytes: EXIF's segment is one of a JPEG's first
 MAX_PIXELS = 100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
 
 
@@ -89,13 +88,23 @@ def decode(data: bytes, view: View, size: int, *, exact: bool = False) -> Pixels
 
 def _sides_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG of three or one components that needs no turning; None for anything else."""
-    if data[:3] != b"\xff\xd8\xff" or data.find(b"Exif\0", 0, _EXIF_WITHIN) >= 0:
+    if data[:3] != b"\xff\xd8\xff" or _has_exif(data):
         return None  # with EXIF it may lie on its side: Pillow reads how
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None  # Pillow will say what is wrong with it
     return (height, width) if colours in ("YCbCr", "Gray", "RGB") else None
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether one of the segments before the picture itself is EXIF's: two bytes of marker, two of length, and so on."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] not in (b"\xda", b""):
+        if data[place + 1] == 0xE1 and data[place + 4 : place + 9] == b"Exif\0":
+            return True
+        place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))
+    return False
 
 
 def _decode_jpeg(data: bytes, view: View, size: int, height: int, width: int) -> Pixels:

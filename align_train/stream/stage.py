@@ -280,8 +280,10 @@ def _filesystem(url: str, options: Mapping[str, Any], *, anew: bool) -> tuple[An
 
 
 def _is_definite(error: FileNotFoundError) -> bool:
-    """Whether a store really said that there is no such file: fsspec's http says so of any failed request, with a cause."""
-    return error.__cause__ is None or getattr(error.__cause__, "status", 404) == 404
+    """Whether a store really said that there is no such file: fsspec's http says so of any failed request, with its cause."""
+    cause = error.__cause__
+    unreachable = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return not unreachable or getattr(cause, "status", None) == 404
 
 
 @contextlib.contextmanager
