@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import difflib
 import inspect
+import math
 import os
 import re
 import sys
@@ -293,6 +294,28 @@ def _check_split(config: Any) -> None:
     if lanes % world:
         raise UserError(
             f"data.lanes={lanes} cannot be shared out evenly over {processes}; take a multiple of {world} that divides {batch}"
+        )
+    _check_mixture(config, world, processes)
+
+
+def _check_mixture(config: Any, world: int, processes: str) -> None:
+    """Each process sees the sources by their weights, exactly: its lanes must come in whole patterns."""
+    weights = config.data.get("weights")
+    if not weights:
+        return
+    pattern = sum(weights) // math.gcd(*weights) if min(weights) > 0 else 0
+    if not pattern:
+        raise UserError(f"data.weights={list(weights)}: expected whole numbers, at least 1")
+    lanes = config.data.lanes
+    if lanes % (pattern * world):
+        fits = [
+            size for size in range(pattern * world, config.batch_size + 1, pattern * world) if config.batch_size % size == 0
+        ]
+        hint = (
+            f"e.g. data.lanes={fits[0]}" if fits else f"batch_size must be a multiple of {pattern * world}, and data.lanes too"
+        )
+        raise UserError(
+            f"data.lanes={lanes} cannot be shared out as data.weights={list(weights)} on each of {processes}; {hint}"
         )
 
 

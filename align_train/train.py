@@ -65,6 +65,11 @@ def train(config: Any) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
+        if "DataLoader worker (pid" in str(error):  # raised by torch wherever the run happens to be when a worker dies
+            raise UserError(
+                f"a loader process ended by itself ({' '.join(str(error).split())[:100]}); if it was killed for memory, lower "
+                f"data.workers; the same command goes on from the last checkpoint"
+            ) from None
         if resume is None or write_settings.written or isinstance(error, UserError):
             raise
         raise UserError(_cannot_resume(resume, error, changes)) from error

@@ -72,9 +72,8 @@ def main() -> None:
         print(f"{loader:<28}{row}{ratio:>14.2f}{verdict}")
     late, start = (median(seconds["webdataset", place]) for place in (0.95, 0.0))
     rate = 0.95 / (late - start)  # epochs per second
-    print(
-        f"webdataset skips {SHARDS * PAIRS * rate:,.0f} pairs/s by reading them: {size * rate / 1e6:,.0f} MB/s, from the page cache"
-    )
+    pairs_rate, bytes_rate = SHARDS * PAIRS * rate, size * rate
+    print(f"webdataset skips {pairs_rate:,.0f} pairs/s by reading them: {bytes_rate / 1e6:,.0f} MB/s, from the page cache")
 
 
 if __name__ == "__main__":

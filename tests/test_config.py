@@ -73,6 +73,11 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["chunk_size=48"], "chunk_size=48 .* 128 .* 32"),
         (["data.lanes=7"], "data.lanes=7 does not divide batch_size=128.*data.lanes=4"),
         (["trainer.devices=8", "chunk_size=16", "data.lanes=4"], "data.lanes=4 cannot be shared .* 8 processes"),
+        (
+            ["data.shards=[a,b]", "data.weights=[3,1]", "data.lanes=8", "trainer.devices=4", "chunk_size=16"],
+            r"data.lanes=8 cannot be shared out as data.weights=\[3, 1\] on each of 4 processes.*data.lanes=16",
+        ),
+        (["data.shards=[a,b]", "data.weights=[3,0]"], r"data.weights=\[3, 0\]: expected whole numbers"),
         (["max_steps=null"], "exactly one of max_steps and max_pairs"),
         (["max_pairs=5"], "exactly one of max_steps and max_pairs"),
         (["max_steps=0"], "max_steps=0: expected at least 1"),

@@ -270,3 +270,20 @@ def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(tmp_path: P
     assert any("samples.filenames" in row for row in starts[0][1])
     assert starts[0][2]["batch_size"] == 32
     assert starts[0][2]["model"]["image_size"] == 32
+
+
+def test_a_loader_process_that_dies_ends_the_run_in_one_line(tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    """As the kernel kills one when memory runs out."""
+    process = start(*small_run, "name=run", "max_steps=100000", cwd=tmp_path)
+    folder = RunFolder(tmp_path / "outputs" / "run")
+    while folder.last_step() == 0:
+        assert process.poll() is None, finish(process).stderr
+        time.sleep(0.05)
+    command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    children = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [child for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == command]  # forked, not started
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGKILL)
+    done = finish(process, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "a loader process ended by itself" in done.stderr and "goes on from the last checkpoint" in done.stderr

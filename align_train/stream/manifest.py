@@ -45,10 +45,14 @@ class Selection:
     hash: str
 
     def read(self, stage: Stage) -> NDArray[np.bool_]:
-        length = -(-self.of // 8)
-        with stage.local(self.file).open("rb") as file:
-            file.seek(self.at)
-            data = file.read(length)
+        try:
+            with stage.local(self.file).open("rb") as file:
+                file.seek(self.at)
+                data = file.read(-(-self.of // 8))
+        except OSError as error:
+            raise UserError(
+                f"{self.file}: cannot be read ({error.strerror or error}); it belongs beside its manifest"
+            ) from None
         if _short_hash(data) != self.hash:
             raise UserError(f"{self.file}: the bits at {self.at} are not those that the manifest was made with; make it anew")
         return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=self.of).astype(bool)
