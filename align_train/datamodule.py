@@ -238,7 +238,8 @@ class PairsDataModule(lightning.LightningDataModule):
         return any(self.stage.wants(shard.url) for shard in self.manifest.shards)
 
     def space_needed(self, nodes: int, *, lanes: int | None = None, window: int | None = None) -> int:
-        """Bytes of shards that a node holds at most; lanes, window: if these were other."""
+        """Bytes of shards that a node holds at most; lanes, window: if these were other. From the first node's first epoch,
+        and 5 % more: others need up to 3 % more (`benchmarks/order.py`), though never more than there is."""
         lanes, window = lanes or self.lanes, window or self.window
         order = Order(
             counts=self.manifest.counts,
@@ -249,7 +250,8 @@ class PairsDataModule(lightning.LightningDataModule):
             weights=self.weights,
         )
         sizes = np.array([shard.bytes for shard in self.manifest.shards], dtype=np.int64)
-        return space_needed(order, sizes, range(max(1, lanes // nodes)))
+        needed = space_needed(order, sizes, range(max(1, lanes // nodes)))
+        return min(needed + needed // 20, int(sizes.sum()))
 
     def check_space(self, nodes: int) -> str:
         """One line about the stage for the recipe; UserError where it cannot hold what a node needs, with what would fit."""

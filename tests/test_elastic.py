@@ -81,7 +81,8 @@ def assert_the_same(folder: Path, whole: Path, *, bitwise: bool = False) -> None
     if bitwise:
         assert numbers(folder) == numbers(whole)
     for killed, left_alone in zip(metrics(folder), metrics(whole), strict=True):
-        assert float(killed["loss"]) == pytest.approx(float(left_alone["loss"]), rel=2e-5)  # float32 noise
+        # Float32 noise, which training amplifies (2e-5 after ten changes of world); another batch would differ by 1e-2.
+        assert float(killed["loss"]) == pytest.approx(float(left_alone["loss"]), rel=1e-4)
         assert killed["pairs_seen"] == left_alone["pairs_seen"]
 
 
