@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,12 +49,29 @@ SMALL_RUN = (
 SMALL_MAKE = ("make.pairs=512", "make.held_out=64", "make.size=40", "+make.pairs_per_shard=128", "+make.vocabulary=300")
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, once for all processes that the tests are spread over. To be left as it is."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """512 noisy training pairs in 4 shards, 64 clean held-out ones, vocabulary, classes."""
-    folder = tmp_path_factory.mktemp("demo") / "pairs"
-    make_demo(folder=str(folder), pairs=512, held_out=64, size=40, pairs_per_shard=128, vocabulary=300)
-    return folder
+
+    def make(folder: Path) -> None:
+        make_demo(folder=str(folder / "pairs"), pairs=512, held_out=64, size=40, pairs_per_shard=128, vocabulary=300)
+
+    return made_once(tmp_path_factory, "demo", make) / "pairs"
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 from align_train.showing import show
 from align_train.train import _changed_settings
-from tests.conftest import finish, run, start
+from tests.conftest import finish, made_once, run, start
 from tests.test_config import composed
 from tests.test_train import metrics, numbers
 
@@ -55,8 +55,8 @@ def kill_after(process: subprocess.Popen[str], folder: Path, step: int, pause: f
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
-    cwd = tmp_path_factory.mktemp("uninterrupted")
-    run(*small_run, "name=whole", f"max_steps={STEPS}", "log_keys=true", cwd=cwd)
+    arguments = (*small_run, "name=whole", f"max_steps={STEPS}", "log_keys=true")
+    cwd = made_once(tmp_path_factory, "uninterrupted", lambda folder: run(*arguments, cwd=folder))
     return cwd / "outputs" / "whole"
 
 
@@ -87,7 +87,7 @@ def assert_the_same(folder: Path, whole: Path, *, bitwise: bool = False) -> None
 
 
 def test_two_kills_on_other_worlds_and_workers(uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    folder = interrupted([(1, 3, 7), (2, 1, 14), (4, 0, 0)], tmp_path, small_run)
+    folder = interrupted([(1, 3, 7), (2, 1, 14), (1, 0, 0)], tmp_path, small_run)
     assert_the_same(folder, uninterrupted)
     assert len(RunFolder(folder).read_lineage()) > 1  # the changed settings are told
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
-from tests.conftest import finish, run, start
+from tests.conftest import finish, made_once, run, start
 
 NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
 
@@ -38,8 +38,7 @@ def numbers(folder: Path) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
     """The uninterrupted run that others are compared with."""
-    cwd = tmp_path_factory.mktemp("whole")
-    run(*small_run, "name=whole", "eval.every=6", cwd=cwd)
+    cwd = made_once(tmp_path_factory, "whole", lambda folder: run(*small_run, "name=whole", "eval.every=6", cwd=folder))
     return cwd / "outputs" / "whole"
 
 

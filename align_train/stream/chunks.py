@@ -314,6 +314,7 @@ class TrainingLoader:
         self._made = None
         if self.ahead is not None:
             self.ahead.stop()
+            self.chunks.pairs.stage.sweep()
 
     def _start(self) -> Iterator[tuple[Chunk, list[BadPair]] | Gone]:
         per_step = self.schedule.chunks_per_step

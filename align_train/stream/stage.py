@@ -252,6 +252,11 @@ class Stage:
                 continue  # gone meanwhile, or not ours
         return taken, sorted(evictable, reverse=True)
 
+    def sweep(self) -> None:
+        """Removes what killed processes left behind."""
+        if self.path.is_dir():
+            self._take_stock()
+
     def free_space(self) -> int:
         """Bytes that the folder's disk could give to shards: free ones and those that hold shards already."""
         self._make_folder()
