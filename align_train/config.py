@@ -154,7 +154,8 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
 def fail(message: str, *, status: int = 2) -> NoReturn:
     """One line on stderr, exit status 2 (or what the error asks for)."""
     # From a loader's worker process an error comes wrapped in that process's stack trace.
-    message = " ".join(_OWN_ERROR.split(message)[-1].split())
+    message = _OWN_ERROR.split(message)[-1] if "Traceback" in message else message
+    message = " ".join(message.split())
     if message:
         print(f"align_train: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
@@ -258,6 +259,10 @@ def check(config: Any) -> None:
     for key in ("devices", "nodes"):
         if config.trainer[key] < 1:
             raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")
+    _check_component(config.data, "data")
+    for key in ("seed", "batch_size", "chunk_size"):
+        if config.data.get(key) != config[key]:
+            raise UserError(f"data.{key}={config.data.get(key)}: is always the run's own; set {key}=… instead")
     _check_numbers(config)
     _check_split(config)
     for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "eval", "make"):

@@ -100,6 +100,10 @@ class PairsDataModule(lightning.LightningDataModule):
                 raise UserError(f"data.{name}={share}: expected a share between 0 and 1")
         if weights is not None and (isinstance(shards, str) or len(weights) != len(shards)):
             raise UserError(f"data.weights={list(weights)}: expected one for each item of data.shards, a list")
+        if not isinstance(storage_options, Mapping | None):
+            raise UserError(f"data.storage_options={storage_options}: expected settings, e.g. {{anon:true}}, or null")
+        if not isinstance(staging, Stage | None):
+            raise UserError(f"data.staging={staging}: expected settings such as data.staging.limit_gb=100")
         self.stage = replace(staging or Stage(), storage_options=dict(storage_options or {}))
         self.missing_shards, self.max_bad_share, self.accept = missing_shards, max_bad_share, accept
         self.caption = CaptionSource.parse(caption)
@@ -107,7 +111,7 @@ class PairsDataModule(lightning.LightningDataModule):
         self.encode = TextEncoder(tokenizer, max_tokens=max_tokens)
         self.seed, self.lanes, self.window = seed, lanes, window
         self.weights = list(weights) if weights is not None else [1]
-        self.dropped: list[str] = []
+        self.dropped: list[int] = []
         self.order = self._order()
         self.held_out_caption = CaptionSource.parse(held_out_caption or caption)
         self.held_out: Manifest | None = None
@@ -120,7 +124,6 @@ class PairsDataModule(lightning.LightningDataModule):
         self.loader: TrainingLoader | None = None
 
     def _order(self) -> Order:
-        number_of = {shard.name: number for number, shard in enumerate(self.manifest.shards)}
         return Order(
             counts=self.manifest.counts,
             seed=self.seed,
@@ -128,7 +131,7 @@ class PairsDataModule(lightning.LightningDataModule):
             window=self.window,
             sources=self.manifest.sources,
             weights=self.weights,
-            dropped=[number_of[name] for name in self.dropped if name in number_of],
+            dropped=self.dropped,
         )
 
     @property
@@ -169,7 +172,7 @@ class PairsDataModule(lightning.LightningDataModule):
         for name in changed:
             if SETTINGS[name] not in self.accept:
                 raise UserError(refusal(SETTINGS[name], before[name], self.recipe[name], before["step"]))
-        self.dropped = list(before["dropped"])
+        self.dropped = [] if "manifest" in changed else list(before["dropped"])
         self.order = self._order()
         cursor = before["cursor"]
         if set(changed) - set(_SAME_ORDER):
@@ -178,8 +181,10 @@ class PairsDataModule(lightning.LightningDataModule):
 
     def drop(self, shards: Collection[int], *, step: int) -> list[str]:
         """Does without shards from the next step on; returns their names. step: how many are done."""
-        names = [self.manifest.shards[shard].name for shard in sorted(shards)]
-        self.dropped = [*self.dropped, *names]
+        new = sorted(set(shards) - set(self.dropped))
+        assert new, f"shards {sorted(shards)} are asked for although they were dropped"
+        names = [self.manifest.shards[shard].name for shard in new]
+        self.dropped = [*self.dropped, *new]
         self.start = self.start.after(step, self.batch_size)
         self.order = self._order()
         assert self.loader is not None
@@ -272,12 +277,12 @@ class PairsDataModule(lightning.LightningDataModule):
 
     def _what_would_fit(self, nodes: int, space: int) -> str:
         fits = []
-        window = self.window
-        while window > 1:
-            window //= 2
+        window, least = self.window // 2, int(self.manifest.counts.max()) // 4  # below that, whole shards are what is held
+        while window > max(least, 1):
             if window * self.lanes < self.manifest.pairs and self.space_needed(nodes, window=window) <= space:
                 fits.append(f"data.window={window}")
                 break
+            window //= 2
         pattern = len(self.order.pattern)
         for lanes in range(self.lanes - 1, 0, -1):
             if self.lanes % lanes == 0 and lanes % (nodes * pattern) == 0 and self.space_needed(nodes, lanes=lanes) <= space:

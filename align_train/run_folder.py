@@ -66,9 +66,9 @@ class RunFolder:
     def keys(self) -> Path:
         return self.path / "keys.jsonl"
 
-    def sheet(self, step: int) -> Path:
-        """The contact sheet of a step's batch; steps count from 1, as in metrics.csv."""
-        return self.batches / f"step-{step:08d}.png"
+    def sheet(self, step: int, *, of: str = "step") -> Path:
+        """The contact sheet of a step's batch; steps count from 1, as in metrics.csv. of: `show` where that command draws."""
+        return self.batches / f"{of}-{step:08d}.png"
 
     @property
     def results(self) -> Path:
@@ -113,7 +113,10 @@ class RunFolder:
 
     def begin_stretch(self, recipe: dict[str, Any], *, step: int) -> None:
         """Adds a line to the lineage where something that it records is new. Drops lines of steps that were undone."""
-        lines = [line for line in self.read_lineage() if line["step"] < step or line["step"] == 0]
+        # What was changed at this very step is done, and config.yaml has it: that line stays.
+        lines = [
+            line for line in self.read_lineage() if line["step"] < max(step, 1) or (line["step"] == step and "changed" in line)
+        ]
         known = {name: value for line in lines for name, value in line.items()}
         if not lines:
             recipe = {"run": secrets.token_hex(4), **recipe}

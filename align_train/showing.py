@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from align_train.batch import Chunk
 from align_train.config import build, read_settings, steps_of
 from align_train.datamodule import PairsDataModule
 from align_train.errors import UserError
 from align_train.pictures import contact_sheet
-from align_train.run_folder import SETTINGS, RunFolder
+from align_train.run_folder import RunFolder
 from align_train.stream.chunks import BadPair, Gone, TrainingChunks
 
 
@@ -34,10 +35,14 @@ def show(config: Any) -> None:
     run: Any = read_settings(folder.config)
     last = steps_of(run)
     if config.key is not None:
-        _show_key(str(config.key), folder, run, last)
+        _show_key(str(config.key), folder, last)
         return
+    chunks_of: dict[int, TrainingChunks] = {}
     for step in _steps(str(config.step), last):
-        _show_step(step, folder, run, config.limit)
+        stretch = sum(line["step"] < step for line in folder.read_lineage())
+        if stretch not in chunks_of:
+            chunks_of[stretch] = _chunks_at(step - 1, folder)
+        _show_step(step, folder, chunks_of[stretch], config.limit)
 
 
 def _steps(text: str, last: int) -> range:
@@ -52,14 +57,19 @@ def _steps(text: str, last: int) -> range:
     return steps
 
 
-def _chunks_at(step: int, folder: RunFolder, run: Any) -> TrainingChunks:
-    """What makes the chunks of the batch after `step` finished steps, under the stretch of the lineage that it belongs to."""
-    stretch = folder.stretch_at(step)
-    for name, setting in SETTINGS.items():
-        if name == "manifest" or (name == "weights" and run.data.weights is None):
-            continue
-        node, _, key = setting.rpartition(".")
-        (run[node] if node else run)[key] = stretch[name]  # an accepted change may have come later
+def _settings_at(step: int, folder: RunFolder) -> Any:
+    """The run's settings under which the batch after `step` finished steps was made: what was changed later is undone."""
+    run: Any = read_settings(folder.config)
+    for line in reversed(folder.read_lineage()):
+        if "changed" in line and line["step"] > step:
+            for key, (was, _) in line["changed"].items():
+                OmegaConf.update(run, key, was, force_add=True)
+    return run
+
+
+def _chunks_at(step: int, folder: RunFolder) -> TrainingChunks:
+    """What makes the chunks of the batch after `step` finished steps."""
+    stretch, run = folder.stretch_at(step), _settings_at(step, folder)
     # No held-out pairs are asked for: they may long be gone.
     data: PairsDataModule = build(run.data, held_out=None)
     if data.manifest.identity != stretch["manifest"]:
@@ -71,8 +81,7 @@ def _chunks_at(step: int, folder: RunFolder, run: Any) -> TrainingChunks:
     return data.training_chunks()
 
 
-def _show_step(step: int, folder: RunFolder, run: Any, limit: int) -> None:
-    chunks = _chunks_at(step - 1, folder, run)
+def _show_step(step: int, folder: RunFolder, chunks: TrainingChunks, limit: int) -> None:
     made, bad = _make(chunks, step - 1, limit)
     images = [image.numpy() for chunk in made for image in chunk.images][:limit]
     captions = [caption for chunk in made for caption in chunk.captions][:limit]
@@ -88,8 +97,9 @@ def _show_step(step: int, folder: RunFolder, run: Any, limit: int) -> None:
         note = f"  [in place of {replaced[key].key}: {replaced[key].reason}]" if key in replaced else ""
         print(f"{slot:>6}  {slot // chunks.chunk_size:>5}  {epoch:>5}  {shard:<20}  {name:<24}  {line[:width]}{note}")
     folder.batches.mkdir(parents=True, exist_ok=True)
-    contact_sheet(images, captions).save(folder.sheet(step))
-    print(f"as the model sees them: {folder.sheet(step)}", flush=True)
+    sheet = folder.sheet(step, of="show")
+    contact_sheet(images, captions).save(sheet)
+    print(f"as the model sees them: {sheet}", flush=True)
 
 
 def _make(chunks: TrainingChunks, step: int, limit: int) -> tuple[list[Chunk], list[BadPair]]:
@@ -105,12 +115,13 @@ def _make(chunks: TrainingChunks, step: int, limit: int) -> tuple[list[Chunk], l
     return made, bad
 
 
-def _show_key(key: str, folder: RunFolder, run: Any, last: int) -> None:
+def _show_key(key: str, folder: RunFolder, last: int) -> None:
     """Every stretch of the run, each epoch in it: the step at which the pair comes."""
+    folder.stretch_at(0)
     bounds = [line["step"] for line in folder.read_lineage() if "manifest" in line]
     seen = 0
     for begin, end in zip(bounds, [*bounds[1:], last], strict=True):
-        chunks = _chunks_at(begin, folder, run)
+        chunks = _chunks_at(begin, folder)
         for shard, pair in _pairs_of(key, chunks):
             for step, epoch, slot in _visits(chunks, shard, pair, begin, end):
                 seen += 1

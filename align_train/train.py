@@ -24,6 +24,9 @@ from align_train.model import DualEncoder
 from align_train.module import ContrastiveModule
 from align_train.run_folder import SETTINGS, RunFolder, write_whole
 
+# How a collective of torch says that the other side is gone.
+_PEER_LEFT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
 
 def train(config: Any) -> None:
     """Trains the configured run to its last step, from its last checkpoint if there is one."""
@@ -65,6 +68,8 @@ def train(config: Any) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
+        if any(words in str(error) for words in _PEER_LEFT):
+            raise UserError("another process of this run ended, and so does this one; see what that one said") from None
         if "DataLoader worker (pid" in str(error):  # raised by torch wherever the run happens to be when a worker dies
             raise UserError(
                 f"a loader process ended by itself ({' '.join(str(error).split())[:100]}); if it was killed for memory, lower "
@@ -256,7 +261,7 @@ def recipe(
     if staging:
         lines["staging"] = staging
     if data.dropped:
-        lines["dropped"] = f"{', '.join(data.dropped)}: vanished earlier"
+        lines["dropped"] = ", ".join(data.manifest.shards[shard].name for shard in data.dropped) + ": vanished earlier"
     if changes:
         lines["changed"] = "; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changes.items())
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items())

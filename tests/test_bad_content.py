@@ -102,6 +102,13 @@ def jpeg_bomb() -> bytes:
     return data[:start] + struct.pack(">HH", 30_000, 30_000) + data[start + 4 :]
 
 
+def _with_sampling(factors: int) -> bytes:
+    """A JPEG whose first component has another sampling than simplejpeg knows."""
+    data = bytearray(encoded(photo(side=64), "JPEG", subsampling=0))
+    data[data.index(b"\xff\xc0") + 11] = factors
+    return bytes(data)
+
+
 # name -> the pair's picture and extension, and the reason that must be told; None: the pair is usable.
 PICTURES: dict[str, tuple[bytes, str, str | None]] = {
     "half a JPEG": (encoded(photo(), "JPEG")[:900], "jpg", "broken picture"),
@@ -114,6 +121,7 @@ PICTURES: dict[str, tuple[bytes, str, str | None]] = {
     "1 x 1": (encoded(Image.new("RGB", (1, 1)), "JPEG"), "jpg", None),
     "1 x 3000": (encoded(Image.new("RGB", (1, 3000)), "JPEG"), "jpg", None),
     "CMYK": (encoded(photo().convert("CMYK"), "JPEG"), "jpg", None),
+    "4:4:1 chroma": (_with_sampling(0x14), "jpg", None),
     "grey JPEG": (encoded(photo().convert("L"), "JPEG"), "jpg", None),
     "16 bits": (encoded(Image.fromarray(np.full((48, 48), 40_000, np.uint16)), "PNG"), "png", None),
     "animated WebP": (encoded(photo(), "WEBP", save_all=True, append_images=[photo(1)]), "webp", None),
@@ -164,12 +172,21 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 100])
 
 
+def fill(path: Path) -> None:
+    """As a download leaves it that was cut after the file had been made as long as it should be."""
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        middle = tar.getmembers()[GOOD].offset
+    path.write_bytes(data[:middle] + bytes(len(data) - middle))
+
+
 SHARDS: dict[str, Callable[[Path], object]] = {
     "truncated": cut,
     "garbage": lambda path: path.write_bytes(os.urandom(30_000)),
     "zero bytes": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("<Error><Code>SlowDown</Code></Error>" * 100),
     "zeros": lambda path: path.write_bytes(bytes(20_480)),
+    "filled with zeros from the middle": fill,
 }
 
 
@@ -184,7 +201,7 @@ def test_shards(case: str, workers: int, tmp_path: Path, demo: Path) -> None:
     whole = {key for key in keys if key.startswith("1/")}
     assert len(keys) == 3 * GOOD and len(bad) == GOOD - len(whole)
     assert all(key.startswith("1/") for key in bad)
-    assert (len(whole) > 0) == (case == "truncated")
+    assert (len(whole) > 0) == (case in ("truncated", "filled with zeros from the middle"))
     assert {key for key in keys if not key.startswith("1/")} == {f"{s}/{100 * s + n:04d}" for s in (0, 2) for n in range(GOOD)}
 
 

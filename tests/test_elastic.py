@@ -42,15 +42,12 @@ def kill_after(process: subprocess.Popen[str], folder: Path, step: int, pause: f
     """SIGKILL to the whole process group, workers included, some moments after a step was logged."""
     deadline = time.monotonic() + 240
     while not (folder / "metrics.csv").exists() or f"\n{step}," not in (folder / "metrics.csv").read_text():
-        if process.poll() is not None:
-            done = finish(process)
-            assert done.returncode == 0, done.stderr
-            return
+        assert process.poll() is None, finish(process).stderr
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(pause)
     os.killpg(process.pid, signal.SIGKILL)
-    finish(process)
+    assert finish(process).returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +86,12 @@ def assert_the_same(folder: Path, whole: Path, *, bitwise: bool = False) -> None
 def test_two_kills_on_other_worlds_and_workers(uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
     folder = interrupted([(1, 3, 7), (2, 1, 14), (1, 0, 0)], tmp_path, small_run)
     assert_the_same(folder, uninterrupted)
-    assert len(RunFolder(folder).read_lineage()) > 1  # the changed settings are told
 
 
 @pytest.mark.long
 def test_ten_kills_on_one_rank_are_bitwise_the_same(uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
     random = Random(1)
-    steps = sorted(random.sample(range(2, STEPS - 1), 10))
+    steps = sorted(random.sample(range(2, STEPS - 7), 10))
     stretches = [(1, random.choice([0, 1, 3]), step) for step in steps]
     assert_the_same(interrupted([*stretches, (1, 1, 0)], tmp_path, small_run), uninterrupted, bitwise=True)
 
@@ -105,7 +101,7 @@ def test_ten_kills_from_one_rank_to_two_to_four_and_back(
     uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     random = Random(2)
-    steps = sorted(random.sample(range(2, STEPS - 1), 10))
+    steps = sorted(random.sample(range(2, STEPS - 7), 10))
     ranks = [1, 2, 4, 1, 4, 2, 1, 2, 4, 2]
     stretches = [(world, random.choice([0, 1, 3]), step) for world, step in zip(ranks, steps, strict=True)]
     assert_the_same(interrupted([*stretches, (1, 1, 0)], tmp_path, small_run), uninterrupted)
@@ -152,8 +148,13 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     seen = [key for (step, _), found in keys.items() if step > STEPS for key in found]
     assert len(seen) == len(set(seen)) == 256  # half of an epoch, nothing twice
     run(*on, "batch_size=64", "data.lanes=4", f"max_steps={STEPS + 8}", cwd=tmp_path)  # now it is as it was
-    later = [key for (step, _), found in keys_of(folder).items() if step > STEPS for key in found]
+    keys = keys_of(folder)
+    later = [key for (step, _), found in keys.items() if step > STEPS for key in found]
     assert len(later) == len(set(later)) == 512
+    out = run("name=whole", f"step={STEPS}:{STEPS + 2}", cwd=tmp_path, module="align_train.show").stdout
+    shown = [line.split() for line in out.splitlines() if line[:6].strip().isdigit()]
+    logged = [key for (step, _), found in sorted(keys.items()) if step in (STEPS, STEPS + 1) for key in found]
+    assert [f"{cells[3]}/{cells[4]}" for cells in shown] == logged and len(logged) == 32 + 64
 
 
 # --- show ----------------------------------------------------------------------------------------------------------------
@@ -169,11 +170,11 @@ def test_show_names_what_was_trained_on_and_when_a_pair_comes(
     assert [f"{cells[3]}/{cells[4]}" for cells in shown] == [
         key for step in (17, 18) for chunk in range(4) for key in logged[step, chunk]
     ]
-    assert all((folder / "batches" / f"step-{step:08d}.png").stat().st_size > 1000 for step in (17, 18))
+    assert all((folder / "batches" / f"show-{step:08d}.png").stat().st_size > 1000 for step in (17, 18))
     # The sheet of the first batch, drawn by the run from what the model was given, and by show: the same pixels.
     drawn = (folder / "batches" / "step-00000001.png").read_bytes()
     run("name=whole", "step=1", cwd=tmp_path, module="align_train.show")
-    assert (folder / "batches" / "step-00000001.png").read_bytes() == drawn
+    assert (folder / "batches" / "show-00000001.png").read_bytes() == drawn
     key = logged[17, 2][3]
     out = run("name=whole", f"key={key}", cwd=tmp_path, module="align_train.show").stdout
     steps = [int(line.split("step")[1].split(",")[0]) for line in out.splitlines()[:-1]]

@@ -181,11 +181,32 @@ def test_the_cache_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path: Pa
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 3500
 
 
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "folder").mkdir(parents=True)
+    (mine / "thesis.docx").write_bytes(bytes(5000))
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    (tmp_path / "b.tar").write_bytes(bytes(100))
+    stage = Stage(folder=str(mine), paths=True, limit_gb=1.5e-7)
+    for name in ("a.tar", "b.tar"):
+        assert stage.local(str(tmp_path / name)).read_bytes() == bytes(100)
+    assert (mine / "thesis.docx").stat().st_size == 5000 and (mine / "folder").is_dir()
+    assert len(list(mine.glob("*.tar"))) == 1
+
+
+def test_a_copy_of_another_size_than_the_manifest_says_is_fetched_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"old" * 10)
+    stage = Stage(folder=str(tmp_path / "cache"), paths=True)
+    stage.local(str(tmp_path / "a.tar"), 30)
+    (tmp_path / "a.tar").write_bytes(b"newer" * 10)
+    assert stage.local(str(tmp_path / "a.tar"), 50).read_bytes() == b"newer" * 10
+
+
 def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(100))
     cache = tmp_path / "cache"
     cache.mkdir()
-    (cache / ".b.tar.99999999.4194304.0.partial").write_bytes(bytes(9999))  # no process has that number
+    (cache / ".0123456789abcdef-b.tar.99999999.4194304.0.partial").write_bytes(bytes(9999))  # no process has that number
     Stage(folder=str(cache), paths=True, limit_gb=1e-6).local(str(tmp_path / "a.tar"))
     assert [path.name for path in cache.glob("*.partial")] == [] == [path.name for path in cache.glob(".*.partial")]
 
@@ -220,7 +241,7 @@ def test_the_plan_brings_every_shard_before_it_is_needed(order: Order, data: st.
     positions = np.arange(begin, end)
     visits = order.at(np.full_like(positions, lane), positions)
     for position, shard in zip(positions.tolist(), visits.shard.tolist(), strict=True):
-        assert any(fetch.shard == shard and fetch.need <= position for fetch in plan)
+        assert any(fetch.shard == shard and fetch.need <= position < fetch.last for fetch in plan)
 
 
 def test_lanes_are_merged_by_release() -> None:
@@ -322,7 +343,7 @@ def test_a_vanished_shard_is_dropped_by_choice_with_a_line_in_the_lineage(
     folder = RunFolder(tmp_path / "outputs" / "run")
     assert f"{name}: vanished; from step {step} on the run does without this shard (16 pairs)" in out
     lines = [line for line in folder.read_lineage() if line.get("dropped")]
-    assert [(line["step"], line["dropped"]) for line in lines] == [(step - 1, [name])]
+    assert [(line["step"], line["dropped"]) for line in lines] == [(step - 1, [shard])]
     keys, before = keys_of(folder.path), keys_of(local)
     stem = name.removesuffix(".tar")
     for place, found in keys.items():

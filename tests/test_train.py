@@ -14,12 +14,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
+from align_train.stream.order import Order
 from tests.conftest import finish, made_once, run, start
 
 NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
@@ -129,6 +131,23 @@ def test_an_error_on_one_of_two_processes_ends_both(tmp_path: Path, demo: Path, 
     assert done.returncode != 0
     assert "00000128.tar" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_on_one_process_alone_ends_the_other_without_a_stack_trace(
+    tmp_path: Path, demo: Path, small_run: tuple[str, ...]
+) -> None:
+    """With windows as small as this, the vanished shard is needed by the second process only."""
+    shutil.copytree(demo / "train", tmp_path / "train")
+    order = Order(counts=[128] * 4, seed=0, lanes=8, window=8)
+    slots = np.arange(32)
+    first = {rank: {int(s) for s in order.global_batch(0, 32, slots).shard.reshape(2, -1)[rank]} for rank in (0, 1)}
+    alone = min(first[1] - first[0])
+    name = sorted(path.name for path in (tmp_path / "train").glob("*.tar"))[alone]
+    (tmp_path / "train" / name).unlink()
+    arguments = (*small_run, "name=cut", f"data.shards={tmp_path}/train", "trainer.devices=2", "data.window=8")
+    done = finish(start(*arguments, cwd=tmp_path), timeout=120)
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr
+    assert name in done.stderr
 
 
 def copy_of(whole: Path, to: Path) -> RunFolder:

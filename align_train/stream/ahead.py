@@ -31,6 +31,7 @@ from align_train.stream.stage import Stage
 
 _RENEW_EVERY = 5.0  # seconds between marks that shards are in use
 _PAUSE = 0.05
+_LANES_LOOKED_AT = 64
 
 
 @dataclass(frozen=True, order=True)
@@ -69,8 +70,12 @@ def fetches(order: Order, lanes: Sequence[int], position: int) -> Iterator[Fetch
 def space_needed(order: Order, sizes: NDArray[np.int64], lanes: Sequence[int], *, epochs: int = 1) -> int:
     """Bytes of the shards that lanes hold at the same time at most: each its window and the next, a shard of two lanes once.
 
-    Looks at the windows of the first `epochs` epochs; lanes are taken to be at the same share of their lane.
+    Looks at the windows of the first `epochs` epochs; lanes are taken to be at the same share of their lane. Of many lanes,
+    which are alike, a contiguous part is looked at.
     """
+    if len(lanes) > _LANES_LOOKED_AT:
+        part = space_needed(order, sizes, lanes[:_LANES_LOOKED_AT], epochs=epochs)
+        return min(part * len(lanes) // _LANES_LOOKED_AT, int(sizes.sum()))
     most = 0
     current = [order.window_at(lane, 0) for lane in lanes]
     following = [order.window_at(lane, window.last) for lane, window in zip(lanes, current, strict=True)]
@@ -105,6 +110,11 @@ class FetchAhead:
             context = multiprocessing.get_context("fork")
             self._process = context.Process(target=self._run, args=(os.getpid(),), daemon=True)
             self._process.start()
+
+    def follow(self, order: Order) -> None:
+        """Goes on under another order of the same lanes, from the next `at` on."""
+        self.stop()
+        self.order = order
 
     def stop(self) -> None:
         if self._process is not None:

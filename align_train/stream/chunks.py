@@ -92,6 +92,13 @@ class Pairs:
         return reader
 
     def _open(self, shard: int) -> ShardReader:
+        try:
+            return self._open_or_miss(shard)
+        except Vanished as error:
+            error.shard = shard
+            raise
+
+    def _open_or_miss(self, shard: int) -> ShardReader:
         row = self.manifest.shards[shard]
         kept = row.selection.read(self.stage) if row.selection else None
         for _ in range(_EVICTED):
@@ -179,7 +186,7 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
                 rows[row], caption, key = self._load_or_replace(step, epoch, shard, pair, seed, bad)
             except Vanished as error:
                 if self.drop_missing:
-                    return Gone(shard)
+                    return Gone(error.shard)
                 raise UserError(f"{error} (or let the run go on without such shards: data.missing_shards=drop)") from None
             captions.append(caption)
             keys.append(key)
@@ -308,6 +315,8 @@ class TrainingLoader:
         self.gone = set()
         self.bad_pairs = [pair for pair in self.bad_pairs if pair.step <= self._step]
         self._made = self._ready = None  # what workers have made ahead was made under the order of before
+        if self.ahead is not None:
+            self.ahead.follow(order)
 
     def close(self) -> None:
         """Ends the processes that make and fetch ahead."""

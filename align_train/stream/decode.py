@@ -92,7 +92,7 @@ def _sides_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
         return None  # with EXIF it may lie on its side: Pillow reads how
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (ValueError, LookupError):  # or it has a chroma sampling that simplejpeg does not know
         return None  # Pillow will say what is wrong with it
     return (height, width) if colours in ("YCbCr", "Gray", "RGB") else None
 

@@ -328,8 +328,8 @@ class Order:
 
     def next_epoch(self, cursor: int) -> int:
         """The least cursor, not below this one, at which the (first) source begins an epoch."""
-        length = self.sources[0].lane_length
-        return -(-(cursor // self.lanes) // length) * length * self.lanes
+        length = self.sources[0].lane_length * self.lanes
+        return -(-cursor // length) * length
 
 
 def lane_pattern(weights: Sequence[int]) -> Integers:

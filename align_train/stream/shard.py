@@ -21,7 +21,7 @@ import os
 import tarfile
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from align_train.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
+_LONGEST_NAME = 1024  # bytes: all names of an index are as wide as its widest
 _LONGEST_TEXT = 8192  # characters, more than a tower reads: a book as an alt-text must not cost seconds
 _NO_TEXT, _SECOND = -1, -2  # in place of the number of a pair's text member
 _LINK = -1  # in place of a member's size
@@ -94,6 +95,7 @@ class ShardIndex:
 
     names: the pairs' keys, without extension, as UTF-8 bytes; extensions: lower case, as bytes; offsets, sizes: bytes (a
     size of -1: the member is a link). fault: why the tar could not be read to its end; the members before that are listed.
+    surplus: bytes after the end of the tar.
     """
 
     names: NDArray[np.bytes_]
@@ -101,6 +103,7 @@ class ShardIndex:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     fault: str = ""
+    surplus: int = 0
 
     def pairs(self, caption: CaptionSource) -> NDArray[np.int64]:
         """Member numbers `[pairs, 2]` (picture, text) in the tar's order; below 0 in place of the text: `why_bad` tells."""
@@ -128,7 +131,7 @@ def build_index(path: Path) -> ShardIndex:
             for member in tar:
                 name, dot, extension = member.name.rpartition(".")
                 if dot and (member.isreg() or member.islnk() or member.issym()) and member.offset_data + member.size <= length:
-                    spelt = (name.encode("utf-8", "surrogateescape"), extension.lower().encode("utf-8", "surrogateescape"))
+                    spelt = (_short(name), _short(extension.lower()))
                     members.append((*spelt, member.offset_data, member.size if member.isreg() else _LINK))
             end = tar.offset
         if not _ends_at(path, end):
@@ -144,7 +147,14 @@ def build_index(path: Path) -> ShardIndex:
         np.array(offsets, dtype=np.int64),
         np.array(sizes, dtype=np.int64),
         fault,
+        length - end,
     )
+
+
+def _short(name: str) -> bytes:
+    """A name as bytes; a hash stands for the rest of one that is absurdly long."""
+    spelt = name.encode("utf-8", "surrogateescape")
+    return spelt if len(spelt) <= _LONGEST_NAME else spelt[:64] + hashlib.sha256(spelt).hexdigest().encode()
 
 
 def _ends_at(path: Path, end: int) -> bool:
@@ -165,7 +175,7 @@ def load_index(path: Path) -> ShardIndex:
         if index is not None:
             return index
     index = build_index(path)
-    arrays: dict[str, Any] = dict(vars(index), stamp=stamp, fault=np.array(index.fault))
+    arrays: dict[str, Any] = dict(vars(index), stamp=stamp, fault=np.array(index.fault), surplus=np.array(index.surplus))
     for place in places:
         if _write_aside(place, arrays):
             break
@@ -178,7 +188,7 @@ def _read_index(place: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
             if not np.array_equal(stored["stamp"], stamp):
                 return None
             names, extensions, offsets, sizes = (stored[name] for name in ("names", "extensions", "offsets", "sizes"))
-            return ShardIndex(names, extensions, offsets, sizes, str(stored["fault"]))
+            return ShardIndex(names, extensions, offsets, sizes, str(stored["fault"]), int(stored["surplus"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # missing, torn or from another version: built again
 
@@ -224,6 +234,10 @@ class ShardReader:
         self.name = name or path.stem
         self.index = load_index(path)
         self.pairs = self.index.pairs(caption)
+        wanted = pairs if kept is None else len(kept)
+        if wanted is not None and len(self.pairs) < wanted and self.index.surplus > tarfile.RECORDSIZE:
+            # A download into a file of the full length that was cut: zeros, which look like the end of a tar.
+            self.index = replace(self.index, fault=f"the tar ends {self.index.surplus} bytes before its file does")
         self._choose(kept)
         self._length = len(self.pairs) if pairs is None else pairs
         if len(self.pairs) != self._length and not self.index.fault:

@@ -17,12 +17,14 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 from align_train.errors import UserError
@@ -30,12 +32,16 @@ from align_train.errors import UserError
 _POLL = 0.05  # seconds
 _LONGEST_PAUSE = 30.0
 _TIMES_MISSING = 3  # a store that says "no such file" so often in a row means it
+_OURS = re.compile(r"[0-9a-f]{16}-")  # what the names of fetched files begin with; others in the folder are left alone
+_TOLD_AFTER = 4.0  # seconds of pause between attempts, from which on the user is told
 _number = itertools.count()
 Result = TypeVar("Result")
 
 
 class Vanished(UserError, FileNotFoundError):
-    """A file that is not (or no longer) where it should be."""
+    """A file that is not (or no longer) where it should be. shard: its number, where it is known."""
+
+    shard = -1
 
 
 class _Stalled(Exception):
@@ -82,19 +88,33 @@ class Stage:
     def local(self, url: str, size: int | None = None) -> Path:
         """The path of a whole local copy, fetched if it is not there; the path itself where it is not staged.
 
-        size: what the manifest says. Vanished: the source says that there is no such file.
+        size: what the manifest says; a copy of another size is out of date. Vanished: the source says that there is no such
+        file.
         """
         if not self.wants(url):
             return Path(url)
         place = self.place(url)
-        if _touch(place):
+        if _touch(place, size):
             return place
         deadline = time.monotonic() + self.patience
         self._make_folder()
-        with _locked(place.with_name(f".{place.name}.lock"), deadline):
-            if not _touch(place):  # another process may have brought it meanwhile
+        waited = f"{url}: cannot be fetched; another process has tried for {self.patience:g} s (data.staging.patience)"
+        with _locked(place.with_name(f".{place.name}.lock"), deadline, waited):
+            if not _touch(place, size):  # another process may have brought it meanwhile
                 self._fetch(url, size, place, deadline)
         return place
+
+    def size(self, url: str) -> int | None:
+        """What the source says that a staged file has; None where it is read where it lies."""
+        if not self.wants(url):
+            return None
+        found: int | None = self._with_patience(url, lambda fs, path: fs.info(path).get("size"))
+        return found
+
+    def forget(self, url: str) -> None:
+        """Drops a copy that turned out to be out of date."""
+        if self.wants(url):
+            _evict(self.place(url))
 
     def place(self, url: str) -> Path:
         """Where the copy of a shard lies or will lie: known by its source, so that equal names do not collide."""
@@ -113,21 +133,25 @@ class Stage:
             except OSError as error:
                 raise UserError(f"{url}: cannot be read ({error.strerror}); check the path") from None
 
-        def get(fs: Any, path: str, expected: int | None) -> bytes:
-            data: bytes = fs.cat_file(path)
-            if expected is not None and len(data) != expected:
-                raise OSError(f"{len(data)} of {expected} bytes arrived")
-            return data
-
-        return self._with_patience(url, lambda fs, path: get(fs, path, fs.info(path).get("size")))
+        self._make_folder()
+        place = self.path / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{os.getpid()}.{next(_number)}.read"
+        try:
+            self._fetch(url, None, place, time.monotonic() + self.patience)
+            return place.read_bytes()
+        finally:
+            place.unlink(missing_ok=True)
 
     def glob(self, pattern: str) -> list[str]:
         """The URLs that match."""
         return self._with_patience(pattern, lambda fs, path: [fs.unstrip_protocol(found) for found in fs.glob(path)])
 
     def _with_patience(self, url: str, function: Callable[[Any, str], Result]) -> Result:
+        """For what has no progress to be seen: a listing may take half of the patience."""
         deadline = time.monotonic() + self.patience
-        return self._insist(url, deadline, lambda fs, path: self._attempt(lambda: function(fs, path), lambda: 0, deadline))
+        limit = max(self.stall, self.patience / 2)
+        return self._insist(
+            url, deadline, lambda fs, path: self._attempt(lambda: function(fs, path), lambda: 0, deadline, stall=limit)
+        )
 
     def _fetch(self, url: str, size: int | None, place: Path, deadline: float) -> None:
         def once(fs: Any, path: str) -> None:
@@ -135,7 +159,13 @@ class Stage:
             expected = size or self._attempt(lambda: fs.info(path).get("size"), lambda: 0, deadline) or 0
             aside = self._reserve(place, int(expected))
             try:
-                self._attempt(lambda: fs.get_file(path, str(aside)), lambda: aside.stat().st_size, deadline)
+                # An attempt that is left behind may still write: then it removes what it wrote.
+                self._attempt(
+                    lambda: fs.get_file(path, str(aside)),
+                    lambda: aside.stat().st_size,
+                    deadline,
+                    left_behind=lambda: aside.unlink(missing_ok=True),
+                )
                 arrived = aside.stat().st_size
                 if expected and arrived != expected:
                     self._refuse_another_size(url, fs, path, arrived, expected, deadline)
@@ -153,7 +183,7 @@ class Stage:
 
     def _insist(self, url: str, deadline: float, once: Callable[[Any, str], Result]) -> Result:
         """Tries until it succeeds, the file turns out to be missing, or the deadline is near."""
-        pause, missing, tries = 0.25, 0, 0
+        pause, missing, refused, tries = 0.25, 0, 0, 0
         reason = "no answer"
         while True:
             try:
@@ -162,15 +192,23 @@ class Stage:
             except UserError:
                 raise
             except FileNotFoundError as error:
-                missing, reason = missing + _is_definite(error), "no such file"
+                if self._is_definite(error):
+                    missing, reason = missing + 1, "no such file"
+                else:
+                    missing, reason = 0, _spelt(error.__cause__ or error)
                 if missing >= _TIMES_MISSING:
                     raise Vanished(f"{url}: no such file there; check data.shards, or rebuild the manifest") from None
             except _Stalled:
-                reason = f"nothing arrived for {self.stall:g} s"
+                missing, reason = 0, f"nothing arrived for {self.stall:g} s"
             except Exception as error:  # each store has errors of its own kind
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise UserError(f"{self.path}: no space left; free some, or set data.staging.folder") from None
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                missing, reason = 0, _spelt(error)
+                refused += _is_refusal(error)
+                if refused >= _TIMES_MISSING:
+                    raise UserError(
+                        f"{url}: the source refuses ({reason}); check the credentials (environment, data.storage_options)"
+                    ) from None
             if time.monotonic() + pause > deadline:
                 raise UserError(
                     f"{url}: cannot be fetched; given up after {tries} attempts in {self.patience:g} s "
@@ -178,16 +216,39 @@ class Stage:
                 )
             time.sleep(pause * random.uniform(0.5, 1.0))  # jitter: not all nodes at once
             pause = min(2 * pause, _LONGEST_PAUSE)
+            if pause == _TOLD_AFTER:
+                left = deadline - time.monotonic()
+                print(f"align_train: {url}: {reason}; trying again for {left:.0f} s", file=sys.stderr, flush=True)
 
-    def _attempt(self, function: Callable[[], Result], progress: Callable[[], int], deadline: float) -> Result:
-        """Runs a function that may hang; gives it up when `progress` has stood still for `stall` seconds."""
+    def _is_definite(self, error: FileNotFoundError) -> bool:
+        """Whether the store really said that there is no such file: fsspec's http says so of any failed request, with its
+        cause; and a file that is missing in our own folder is another matter."""
+        cause = error.__cause__
+        unreachable = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+        ours = str(error.filename or "").startswith(str(self.path))
+        return not ours and (not unreachable or getattr(cause, "status", None) == 404)
+
+    def _attempt(
+        self,
+        function: Callable[[], Result],
+        progress: Callable[[], int],
+        deadline: float,
+        *,
+        stall: float | None = None,
+        left_behind: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """Runs a function that may hang; gives it up when `progress` has stood still for `stall` seconds, and lets it clean up
+        with `left_behind` when it ends after all."""
         outcome: list[Any] = []
+        given_up = Event()
 
         def work() -> None:
             try:
                 outcome.append((True, function()))
             except BaseException as error:  # whatever it is, it belongs to the thread that waits
                 outcome.append((False, error))
+            if given_up.is_set():
+                left_behind()
 
         thread = Thread(target=work, daemon=True)
         thread.start()
@@ -200,7 +261,8 @@ class Stage:
             with contextlib.suppress(OSError):
                 if (arrived := progress()) != seen:
                     seen, moved = arrived, now
-            if now - moved > self.stall or now > deadline:
+            if now - moved > (stall or self.stall) or now > deadline:
+                given_up.set()
                 raise _Stalled
         done, value = outcome[0]
         if not done:
@@ -216,7 +278,8 @@ class Stage:
 
     def _reserve(self, place: Path, size: int) -> Path:
         """Makes room for a fetch and reserves it: an empty file whose name says how much is to come."""
-        with _locked(self.path / ".room.lock", time.monotonic() + self.patience):
+        waited = f"{self.path}: other processes have held .room.lock for {self.patience:g} s; is one of them stuck?"
+        with _locked(self.path / ".room.lock", time.monotonic() + self.patience, waited):
             limit = int(self.limit_gb * 1e9)
             taken, evictable = self._take_stock()
             while taken + size > limit and evictable:
@@ -238,13 +301,13 @@ class Stage:
         taken, evictable = 0, []
         for entry in os.scandir(self.path):
             try:
-                if entry.name.endswith(".partial"):
+                if entry.name.endswith(".partial") and _OURS.match(entry.name[1:]):
                     size, process = (int(part) for part in entry.name.split(".")[-4:-2])
                     if _alive(process):
                         taken += max(size, entry.stat().st_size)
                     else:
                         os.unlink(entry.path)
-                elif not entry.name.startswith("."):
+                elif _OURS.match(entry.name):
                     stat = entry.stat()
                     taken += stat.st_size
                     evictable.append((stat.st_atime_ns, stat.st_size, Path(entry.path)))
@@ -284,15 +347,18 @@ def _filesystem(url: str, options: Mapping[str, Any], *, anew: bool) -> tuple[An
     return fs, path
 
 
-def _is_definite(error: FileNotFoundError) -> bool:
-    """Whether a store really said that there is no such file: fsspec's http says so of any failed request, with its cause."""
-    cause = error.__cause__
-    unreachable = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
-    return not unreachable or getattr(cause, "status", None) == 404
+def _spelt(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Credentials that are missing or wrong do not mend themselves."""
+    refused = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
+    return refused or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
 @contextlib.contextmanager
-def _locked(path: Path, deadline: float) -> Iterator[None]:
+def _locked(path: Path, deadline: float, too_long: str) -> Iterator[None]:
     with path.open("a") as file:
         while True:
             try:
@@ -300,15 +366,18 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise UserError(f"{path}: another process has held this lock for too long; is it stuck?") from None
+                    raise UserError(too_long) from None
                 time.sleep(_POLL)
         yield
 
 
-def _touch(place: Path) -> bool:
-    """Marks a file as used now; False where there is none. Its time of change stays: the index is known by it."""
+def _touch(place: Path, size: int | None = None) -> bool:
+    """Marks a file as used now; False where there is none (of that size). Its time of change stays: it marks the index."""
     try:
-        os.utime(place, ns=(time.time_ns(), place.stat().st_mtime_ns))
+        stat = place.stat()
+        if size and stat.st_size != size:
+            return False
+        os.utime(place, ns=(time.time_ns(), stat.st_mtime_ns))
     except OSError:
         return False
     return True
