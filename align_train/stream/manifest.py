@@ -6,7 +6,7 @@ manifest, where one bit for each pair, in the order of their sorted keys, says w
 these bits); `pairs` are then the kept ones. The identity of the data is a hash of names, counts and selections, not of where
 they lie: a run resumes on another machine. `resolve` takes what `data.shards` takes.
 
-Price (`benchmarks/memory.py`): 75,000 rows with selections open in half a second and 40 MB; bits are read with the shard.
+Price (`benchmarks/memory.py`): 75,000 rows with selections open in a third of a second and 40 MB; bits are read with the shard.
 """
 
 from __future__ import annotations
