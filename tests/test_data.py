@@ -376,8 +376,7 @@ def test_a_run_stops_where_too_many_pairs_are_bad(demo: Path, tmp_path: Path, sm
     assert {line["key"].split("/")[0] for line in lines} == {"00000000", "00000128"}
     assert all("not a readable tar" in line["reason"] and line["step"] >= 1 for line in lines)
     assert {line["replaced_by"].split("/")[0] for line in lines} <= {"00000256", "00000384"}
-    done = finish(start(*arguments, "trainer.devices=1", "data.max_bad_share=0.9", cwd=tmp_path))
-    assert done.returncode == 0, done.stderr
     with (tmp_path / "outputs" / "bad" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 12 and 150 < int(float(rows[-1]["bad_pairs"])) < 240  # half of 384, on all ranks together
+    for row in rows:  # those of both ranks together
+        assert int(float(row["bad_pairs"])) == sum(line["step"] <= int(row["step"]) for line in lines) > 0

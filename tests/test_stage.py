@@ -69,7 +69,7 @@ def spelt(options: dict[str, Any]) -> str:
     return f"{{{inside}}}"
 
 
-@pytest.mark.parametrize("kind", ["http", "s3"])
+@pytest.mark.parametrize("kind", ["http", pytest.param("s3", marks=pytest.mark.long)])
 def test_a_run_from_a_failing_server_equals_one_from_local_files(kind: str, many: Path, local: Path, tmp_path: Path) -> None:
     with server(kind, many / "train") as remote:
         shards = f"data.shards={remote.url}/{MANIFEST_NAME}"

@@ -121,6 +121,7 @@ def test_two_processes_equal_one(tmp_path: Path, small_run: tuple[str, ...]) -> 
     assert results[0]["held_out/loss"] == pytest.approx(results[1]["held_out/loss"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_an_error_on_one_of_two_processes_ends_both(tmp_path: Path, demo: Path, small_run: tuple[str, ...]) -> None:
     """A shard that vanished after the manifest was made: one line, no rank left hanging."""
     shutil.copytree(demo / "train", tmp_path / "train")
