@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections.abc
 import difflib
 import inspect
-import math
 import os
 import re
 import sys
@@ -31,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align_train.errors import UserError
 from align_train.run_folder import SETTINGS
+from align_train.stream.order import lane_pattern
 
 _FILLED_IN = ("model.vocabulary_size",)  # null in the configuration: known only once the tokenizer is open
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -308,9 +308,7 @@ def _check_mixture(config: Any, world: int, processes: str) -> None:
     weights = config.data.get("weights")
     if not weights:
         return
-    pattern = sum(weights) // math.gcd(*weights) if min(weights) > 0 else 0
-    if not pattern:
-        raise UserError(f"data.weights={list(weights)}: expected whole numbers, at least 1")
+    pattern = len(lane_pattern(weights))
     lanes = config.data.lanes
     if lanes % (pattern * world):
         fits = [

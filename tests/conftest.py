@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from align_train.datamodule import PairsDataModule
 from align_train.demo import make_demo
 
 settings.register_profile("shared_machine", deadline=None)  # never a timed test
@@ -78,6 +80,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(demo: Path) -> tuple[str, ...]:
     """Overrides of a run of seconds on the small demo."""
     return (*SMALL_RUN, f"make.folder={demo}", *SMALL_MAKE)
+
+
+def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> PairsDataModule:
+    """Batches of 32 small pictures on 8 lanes."""
+    plain: dict[str, Any] = {"image_size": 16, "resize_size": 20, "max_tokens": 16, "batch_size": 32, "seed": 0, "lanes": 8}
+    return PairsDataModule(shards=shards, tokenizer=str(tokenizer), **plain, **options)
 
 
 def start(*arguments: str, cwd: Path, module: str = "align_train", **environment: str) -> subprocess.Popen[str]:

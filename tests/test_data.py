@@ -33,7 +33,7 @@ from align_train.stream.order import Order
 from align_train.stream.shard import CaptionSource
 from align_train.stream.text import TextEncoder
 from align_train.stream.write import write_shard
-from tests.conftest import finish, run, start
+from tests.conftest import data_module, finish, run, start
 
 TXT = CaptionSource.parse("txt")
 
@@ -325,19 +325,8 @@ def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint
     """3 : 1 of the training shards and the held-out ones: by keys, on 1 and on 2 ranks; from a state saved at step 5."""
 
     def module() -> PairsDataModule:
-        return PairsDataModule(
-            shards=[str(demo / "train"), str(demo / "held_out")],
-            weights=[3, 1],
-            tokenizer=str(demo / "tokenizer"),
-            image_size=16,
-            resize_size=20,
-            max_tokens=16,
-            batch_size=32,
-            chunk_size=16,
-            seed=0,
-            lanes=8,
-            window=64,
-        )
+        shards = [str(demo / "train"), str(demo / "held_out")]
+        return data_module(shards, demo / "tokenizer", weights=[3, 1], chunk_size=16, window=64)
 
     def keys(chunks: TrainingChunks, step: int) -> list[list[str]]:
         made = [chunks[step, number] for number in range(2)]

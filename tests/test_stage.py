@@ -25,7 +25,7 @@ from align_train.stream.order import Order
 from align_train.stream.shard import CaptionSource, ShardReader
 from align_train.stream.stage import Stage, Vanished
 from align_train.stream.write import write_shard
-from tests.conftest import SMALL_RUN, finish, made_once, run, start
+from tests.conftest import SMALL_RUN, data_module, finish, made_once, run, start
 from tests.servers import dead_server, flaky_http, flaky_s3, refusing_url
 from tests.test_elastic import keys_of
 from tests.test_order import orders
@@ -276,18 +276,7 @@ def test_the_process_that_fetches_ahead_brings_the_next_windows_and_ends_with_it
 def test_the_space_that_a_node_needs_is_told_or_refused_with_what_would_fit(many: Path, tmp_path: Path) -> None:
     def module(**options: Any) -> PairsDataModule:
         stage = Stage(folder=str(tmp_path), paths=True, **options)
-        return PairsDataModule(
-            shards=str(many / "train"),
-            tokenizer=str(many / "tokenizer"),
-            image_size=32,
-            resize_size=36,
-            max_tokens=16,
-            batch_size=32,
-            chunk_size=8,
-            seed=0,
-            window=32,
-            staging=stage,
-        )
+        return data_module(str(many / "train"), many / "tokenizer", chunk_size=8, window=32, staging=stage)
 
     largest = max(shard.bytes for shard in module().manifest.shards)
     whole = module().manifest.bytes

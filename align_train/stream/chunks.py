@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -287,8 +287,7 @@ class TrainingLoader:
     def __next__(self) -> Batch:
         self.prepare()
         batch, self._ready = self._ready, None
-        if batch is None:
-            raise UserError(f"shards have vanished: {', '.join(self._urls(self.gone))}; bring them back")
+        assert batch is not None, f"shards {sorted(self.gone)} have vanished and were not dropped"
         self._step += 1
         return batch
 
@@ -328,9 +327,7 @@ class TrainingLoader:
     def _start(self) -> Iterator[tuple[Chunk, list[BadPair]] | Gone]:
         per_step = self.schedule.chunks_per_step
         options: dict[str, Any] = {"prefetch_factor": max(2, 2 * per_step // self.workers)} if self.workers else {}
-        schedule = ChunkSchedule(
-            first_step=self._step, first_chunk=self.schedule.first_chunk, chunks_per_step=self.schedule.chunks_per_step
-        )
+        schedule = ChunkSchedule(first_step=self._step, first_chunk=self.schedule.first_chunk, chunks_per_step=per_step)
         loader = DataLoader(
             self.chunks,
             sampler=schedule,
@@ -341,9 +338,6 @@ class TrainingLoader:
             **options,
         )
         return iter(loader)
-
-    def _urls(self, shards: Sequence[int] | set[int]) -> list[str]:
-        return [self.chunks.pairs.manifest.shards[shard].url for shard in sorted(shards)]
 
 
 class HeldOutPairs(Dataset[Pixels]):

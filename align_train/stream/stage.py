@@ -45,7 +45,7 @@ class Vanished(UserError, FileNotFoundError):
 
 
 class _Stalled(Exception):
-    pass
+    """An attempt was given up; says after how long."""
 
 
 def is_url(place: str) -> bool:
@@ -108,8 +108,7 @@ class Stage:
         """What the source says that a staged file has; None where it is read where it lies."""
         if not self.wants(url):
             return None
-        found: int | None = self._with_patience(url, lambda fs, path: fs.info(path).get("size"))
-        return found
+        return self._with_patience(url, _size_there)
 
     def forget(self, url: str) -> None:
         """Drops a copy that turned out to be out of date."""
@@ -134,7 +133,7 @@ class Stage:
                 raise UserError(f"{url}: cannot be read ({error.strerror}); check the path") from None
 
         self._make_folder()
-        place = self.path / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{os.getpid()}.{next(_number)}.read"
+        place = self.place(f"{url}.{os.getpid()}.{next(_number)}")  # of this call alone
         try:
             self._fetch(url, None, place, time.monotonic() + self.patience)
             return place.read_bytes()
@@ -156,8 +155,8 @@ class Stage:
     def _fetch(self, url: str, size: int | None, place: Path, deadline: float) -> None:
         def once(fs: Any, path: str) -> None:
             self._make_folder()
-            expected = size or self._attempt(lambda: fs.info(path).get("size"), lambda: 0, deadline) or 0
-            aside = self._reserve(place, int(expected))
+            expected = size or self._attempt(lambda: _size_there(fs, path), lambda: 0, deadline) or 0
+            aside = self._reserve(place, expected)
             try:
                 # An attempt that is left behind may still write: then it removes what it wrote.
                 self._attempt(
@@ -176,8 +175,7 @@ class Stage:
         self._insist(url, deadline, once)
 
     def _refuse_another_size(self, url: str, fs: Any, path: str, arrived: int, expected: int, deadline: float) -> None:
-        there = self._attempt(lambda: fs.info(path).get("size"), lambda: 0, deadline)
-        if there == arrived:
+        if self._attempt(lambda: _size_there(fs, path), lambda: 0, deadline) == arrived:
             raise UserError(f"{url}: holds {arrived} bytes, the manifest says {expected}; make the manifest anew")
         raise OSError(f"{arrived} of {expected} bytes arrived")
 
@@ -198,8 +196,8 @@ class Stage:
                     missing, reason = 0, _spelt(error.__cause__ or error)
                 if missing >= _TIMES_MISSING:
                     raise Vanished(f"{url}: no such file there; check data.shards, or rebuild the manifest") from None
-            except _Stalled:
-                missing, reason = 0, f"nothing arrived for {self.stall:g} s"
+            except _Stalled as error:
+                missing, reason = 0, str(error)
             except Exception as error:  # each store has errors of its own kind
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise UserError(f"{self.path}: no space left; free some, or set data.staging.folder") from None
@@ -239,6 +237,7 @@ class Stage:
     ) -> Result:
         """Runs a function that may hang; gives it up when `progress` has stood still for `stall` seconds, and lets it clean up
         with `left_behind` when it ends after all."""
+        stall = stall or self.stall
         outcome: list[Any] = []
         given_up = Event()
 
@@ -261,9 +260,9 @@ class Stage:
             with contextlib.suppress(OSError):
                 if (arrived := progress()) != seen:
                     seen, moved = arrived, now
-            if now - moved > (stall or self.stall) or now > deadline:
+            if now - moved > stall or now > deadline:
                 given_up.set()
-                raise _Stalled
+                raise _Stalled(f"nothing arrived for {stall:g} s")
         done, value = outcome[0]
         if not done:
             raise value
@@ -345,6 +344,12 @@ def _filesystem(url: str, options: Mapping[str, Any], *, anew: bool) -> tuple[An
     except (ValueError, TypeError) as error:
         raise UserError(f"{url}: fsspec cannot open it ({str(error).splitlines()[0]}); check data.storage_options") from None
     return fs, path
+
+
+def _size_there(fs: Any, path: str) -> int | None:
+    """What the store says that a file has; None where it does not tell."""
+    size: int | None = fs.info(path).get("size")
+    return size
 
 
 def _spelt(error: BaseException) -> str:
