@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from align_train.batch import Chunk, normalise
-from align_train.distributed import world_size
+from align_train.distributed import all_reduce_, world_size
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -82,14 +82,38 @@ class BatchNormStatistics:
         if not self.norms:
             return
         mean = torch.cat([part.flatten() for part in self.sums]) / self.chunks
-        if world_size() > 1:
-            dist.all_reduce(mean)
-            mean /= world_size()
+        all_reduce_(mean).div_(world_size())
         parts = torch.split(mean, [part.numel() for part in self.sums])
         for number, (buffer, part) in enumerate(zip(self.running, parts, strict=True)):
             momentum = self.momenta[number // 2]
             assert momentum is not None, "cumulative BatchNorm has no moving average"
             buffer.lerp_(part.view_as(buffer), momentum)
+
+
+@contextmanager
+def _without_statistics(module: nn.Module) -> Iterator[None]:
+    """BatchNorm computes as in training in here, and keeps nothing."""
+    with BatchNormStatistics(module).ignore():  # what it finds now is what it puts back
+        yield
+
+
+def checkpoint_block(block: nn.Module) -> None:
+    """Activation checkpointing of one encoder block: in training only its inputs are kept, and it is run again backward."""
+    forward = block.forward
+
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if not (block.training and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        contexts = lambda: (nullcontext(), _without_statistics(block))  # noqa: E731
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    block.forward = checkpointed
+
+
+def _own_casts(device: str) -> AbstractContextManager[Any]:
+    """Under autocast, weights cast anew for each chunk. A cast that chunks share would add up their gradients in bf16."""
+    lower = torch.get_autocast_dtype(device)
+    return torch.autocast(device, dtype=lower, enabled=torch.is_autocast_enabled(device), cache_enabled=False)
 
 
 def seed_chunk(seed: int, step: int, number: int) -> None:
@@ -105,11 +129,13 @@ def encode_chunks(model: nn.Module, chunks: Sequence[Chunk], *, seed: int, step:
     statistics move by one step.
     """
     statistics = BatchNormStatistics(model)
+    dtype = next(model.parameters()).dtype
 
     def forward(chunk: Chunk) -> tuple[Tensor, Tensor]:
         # Inside the checkpointed function, so that the recomputation is seeded alike.
         seed_chunk(seed, step, chunk.number)
-        return model(normalise(chunk.images), chunk.input_ids)  # type: ignore[no-any-return]
+        with _own_casts(chunk.images.device.type):
+            return model(normalise(chunk.images, dtype), chunk.input_ids)  # type: ignore[no-any-return]
 
     embeddings = []
     for chunk in chunks:

@@ -69,6 +69,9 @@ class Config:
     keep_checkpoints: int = 2
     precision: str = "fp32"
     recompute: bool = False
+    checkpoint_blocks: bool = False
+    compile: bool = False
+    ema: float | None = None
     clip: float | None = None
     log_keys: bool = False
     accept: list[str] = field(default_factory=list)

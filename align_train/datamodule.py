@@ -60,7 +60,8 @@ class PairsDataModule(lightning.LightningDataModule):
     several texts; None: all alike. lanes, window: see `order.py`. workers: loader processes per rank. flip, least_scale: see
     `decode.Views`. augmentation: see `augment.py`. staging, storage_options: see `stage.py`. missing_shards: whether a shard
     that has vanished stops the run, or is dropped. max_bad_share: share of pairs that may be replaced before the run stops.
-    accept: settings of `SETTINGS` that may differ from those of the checkpoint.
+    content_ids: also hand on which pictures and texts are the same. accept: settings of `SETTINGS` that may differ from those
+    of the checkpoint.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class PairsDataModule(lightning.LightningDataModule):
         caption: str = "txt",
         held_out_caption: str | None = None,
         first_caption: float | None = None,
+        content_ids: bool = False,
         lanes: int = 8,
         window: int = 16384,
         workers: int = 1,
@@ -94,7 +96,7 @@ class PairsDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.views = Views(image_size=image_size, resize_size=resize_size, flip=flip, least_scale=least_scale)
-        self.augmentation, self.first_caption = augmentation, first_caption
+        self.augmentation, self.first_caption, self.content_ids = augmentation, first_caption, content_ids
         for name, share in (("first_caption", first_caption), ("max_bad_share", max_bad_share)):
             if share is not None and not 0 <= share <= 1:
                 raise UserError(f"data.{name}={share}: expected a share between 0 and 1")
@@ -199,6 +201,7 @@ class PairsDataModule(lightning.LightningDataModule):
             views=self.views,
             augmentation=self.augmentation,
             first_caption=self.first_caption,
+            content_ids=self.content_ids,
             stage=self.stage,
         )
         return TrainingChunks(

@@ -1,66 +1,71 @@
-"""Collectives over the default process group, with the gradients that a mean over ranks needs.
+"""Collectives over the default process group.
 
-Every function is the identity when no process group exists, so that one process needs no second code path. What is sent:
-`gather_with_gradient` of `[n, d]` sends n·d floats per rank forward (all-gather) and back (reduce-scatter).
+Every function is the identity when no process group exists, so that one process needs no second code path.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_alone = False
+
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _in_group() else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _in_group() else 0
 
 
-class _GatherWithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        gathered = local.new_empty((world_size() * local.shape[0], *local.shape[1:]))
-        dist.all_gather_into_tensor(gathered, local.contiguous())
-        return gathered
+def _in_group() -> bool:
+    return not _alone and dist.is_available() and dist.is_initialized()
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        local = gradient.new_empty((gradient.shape[0] // world_size(), *gradient.shape[1:]))
-        dist.reduce_scatter_tensor(local, gradient.contiguous())
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In here this process acts as if it were the only one."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def gather(local: Tensor) -> Tensor:
+    """`[n, …]` on each rank (the same n) -> `[world * n, …]` on all, in rank order; no gradient."""
+    if world_size() == 1:
         return local
-
-
-def gather_with_gradient(local: Tensor) -> Tensor:
-    """`[n, …]` on each rank (the same n) -> `[world * n, …]` on all, in rank order.
-
-    The gradient that comes back is the *sum* over ranks of what each rank's loss asks of this part.
-    """
-    gathered: Tensor = _GatherWithGradient.apply(local) if world_size() > 1 else local
+    gathered = local.new_empty((world_size() * local.shape[0], *local.shape[1:]))
+    dist.all_gather_into_tensor(gathered, local.contiguous())
     return gathered
 
 
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean over ranks, on every rank, without a gradient. `value` is left alone."""
-    return sum_over_ranks(value) / world_size()
+def scatter_sum(every: Tensor) -> Tensor:
+    """`[world * n, …]` on each rank -> the sum over ranks of this rank's own `[n, …]`."""
+    if world_size() == 1:
+        return every
+    own = every.new_empty((every.shape[0] // world_size(), *every.shape[1:]))
+    dist.reduce_scatter_tensor(own, every.contiguous())
+    return own
+
+
+def all_reduce_(value: Tensor, operation: Literal["sum", "max"] = "sum") -> Tensor:
+    """The sum or the largest over ranks, in place; returns it."""
+    if world_size() > 1:
+        dist.all_reduce(value, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation])
+    return value
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum over ranks, on every rank, without a gradient. `value` is left alone."""
-    value = value.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(value)
-    return value
-
-
-def whole(value: Tensor) -> Tensor:
-    """The full tensor of a sharded one (FSDP2's DTensor); any other as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+    return all_reduce_(value.detach().clone())
 
 
 def gather_rows(local: Tensor, total: int) -> Tensor:

@@ -61,7 +61,7 @@ def load_model(folder: RunFolder, config: Any, data: PairsDataModule) -> DualEnc
     if checkpoint is None:
         raise UserError(f"{folder.path}: no checkpoint yet (checkpoints/last); train it first")
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        weights = run_weights(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True))
     except Exception as error:  # torch raises many kinds for torn or foreign files
         raise UserError(
             f"{checkpoint}: not a readable checkpoint ({type(error).__name__}); point `last` at another one"
@@ -69,8 +69,15 @@ def load_model(folder: RunFolder, config: Any, data: PairsDataModule) -> DualEnc
     node: Any = OmegaConf.to_container(config.model, resolve=True)
     size = node.pop("vocabulary_size", None) or data.encode.vocabulary_size
     model: DualEncoder = build(node, vocabulary_size=size)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    model.load_state_dict(weights)
     return model.eval()
+
+
+def run_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a run is judged by: of its checkpoint, averaged where it keeps an average."""
+    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    weights.update(checkpoint.get("ema", {}))
+    return weights
 
 
 def evaluate_run(folder: RunFolder, config: Any, *, data: PairsDataModule, device: torch.device) -> dict[str, float]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from align_train.batch import Batch
-from align_train.chunks import encode_chunks
-from align_train.loss import ContrastiveLoss
+from align_train.chunks import checkpoint_block, encode_chunks
+from align_train.engines import local_values
+from align_train.loss import ContrastiveLoss, SigmoidLoss
 from align_train.model import DualEncoder
 from align_train.optim import AdamW, Lamb, WarmupLinear
 
@@ -19,20 +20,23 @@ from align_train.optim import AdamW, Lamb, WarmupLinear
 class ContrastiveModule(lightning.LightningModule):
     """A dual encoder under training.
 
-    recompute: gradient caching, see `chunks.py`. clip: largest gradient norm, or None. After each step `loss_value`
-    (scalar, of the global batch, on the device), `gradient_norm` (before clipping) and `learning_rate` say what it was.
+    recompute: gradient caching, see `chunks.py`. checkpoint_blocks, compile_blocks: activation checkpointing and
+    `torch.compile`, one encoder block at a time. clip: largest gradient norm, or None. After each step `loss_value` (scalar, of
+    the global batch, on the device), `gradient_norm` (before clipping) and `learning_rate` say what it was.
     """
 
     def __init__(
         self,
         *,
         model: DualEncoder,
-        loss: ContrastiveLoss,
+        loss: ContrastiveLoss | SigmoidLoss,
         optimizer: AdamW | Lamb,
         scheduler: WarmupLinear,
         max_steps: int,
         seed: int,
         recompute: bool = False,
+        checkpoint_blocks: bool = False,
+        compile_blocks: bool = False,
         clip: float | None = None,
     ) -> None:
         super().__init__()
@@ -42,7 +46,18 @@ class ContrastiveModule(lightning.LightningModule):
         self.loss_value = torch.tensor(float("nan"))
         self.gradient_norm = torch.tensor(float("nan"))
         self.learning_rate = float("nan")
+        self._checkpoint_blocks, self._compile_blocks = checkpoint_blocks, compile_blocks
         self._configured_groups: list[dict[str, Any]] = []
+
+    def configure_model(self) -> None:
+        """Called by Lightning before the engine takes the model; more than once, it says."""
+        trained = [block for block in self.model.blocks if any(parameter.requires_grad for parameter in block.parameters())]
+        if self._compile_blocks:
+            _compile(trained)
+        if self._checkpoint_blocks:
+            for block in trained:
+                checkpoint_block(block)
+        self._compile_blocks = self._checkpoint_blocks = False
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_recipe.build(self.model)
@@ -67,7 +82,8 @@ class ContrastiveModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.step == self.global_step, f"batch of step {batch.step} in step {self.global_step}"
         images, texts = encode_chunks(self.model, batch.chunks, seed=self.seed, step=batch.step, recompute=self.recompute)
-        loss: Tensor = self.loss(images, texts, self.model.temperature())
+        image_ids, text_ids = batch.content_ids()
+        loss: Tensor = self.loss(images, texts, *self.model.logit_parameters(), image_ids=image_ids, text_ids=text_ids)
         self.loss_value = loss.detach()
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss
@@ -76,6 +92,9 @@ class ContrastiveModule(lightning.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Called by Lightning between backward and step, with or without clipping."""
+        strategy: Any = self.trainer.strategy
+        if strategy.steps_alone:
+            return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
@@ -84,4 +103,21 @@ class ContrastiveModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.model.temperature.clamp_()
+        strategy: Any = self.trainer.strategy
+        if strategy.steps_alone:
+            self.gradient_norm = strategy.gradient_norm()
+        self.model.temperature.clamp_(*local_values(self.model.temperature.value))
+
+
+def _compile(blocks: list[torch.nn.Module]) -> None:
+    """In place, so that no name of a parameter changes.
+
+    All blocks of a kind share their code, and the compiler counts its versions per code: it gives up past a limit, and blocks
+    beyond it would be left uncompiled without a word.
+    """
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 4 * len(blocks))
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * len(blocks))
+    config.fail_on_recompile_limit_hit = True
+    for block in blocks:
+        block.forward = torch.compile(block.forward)

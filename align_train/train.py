@@ -15,7 +15,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
-from align_train.callbacks import Agreement, Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
+from align_train.callbacks import Agreement, Averaging, Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
 from align_train.config import PRECISIONS, build, read_settings, steps_of, to_yaml
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import UserError
@@ -62,6 +62,8 @@ def train(config: Any) -> None:
         max_steps=max_steps,
         seed=config.seed,
         recompute=config.recompute,
+        checkpoint_blocks=config.checkpoint_blocks,
+        compile_blocks=config.compile,
         clip=config.clip,
     )
     resume = str(folder.last_checkpoint()) if done else None
@@ -150,6 +152,7 @@ def _trainer(
 ) -> lightning.Trainer:
     processes = config.trainer.devices * config.trainer.nodes
     agreement = Agreement(folder=folder, data=data)
+    averaging = Averaging(decay=config.ema)
     metrics = Metrics(
         folder=folder, every=config.log_every, data=data, max_steps=max_steps, name=config.name, agreement=agreement
     )
@@ -157,7 +160,8 @@ def _trainer(
     callbacks = [
         write_settings,
         agreement,
-        Evaluation(evaluators=evaluators, every=config.eval.every, data=data, metrics=metrics),
+        averaging,
+        Evaluation(evaluators=evaluators, every=config.eval.every, data=data, metrics=metrics, averaging=averaging),
         metrics,
         Samples(folder=folder, log_keys=config.log_keys),  # after Metrics: ranks wait here for the files to be trimmed
         Progress(max_steps=max_steps, metrics=metrics),
@@ -168,7 +172,13 @@ def _trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
-        strategy=build(config.strategy, processes=processes, on_gpu=config.trainer.accelerator == "gpu"),
+        strategy=build(
+            config.strategy,
+            processes=processes,
+            on_gpu=config.trainer.accelerator == "gpu",
+            bf16=config.precision == "bf16",
+            clip=config.clip,
+        ),
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=max_steps,
         logger=_logger(config, folder),

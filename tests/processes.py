@@ -14,11 +14,13 @@ import torch.distributed as dist
 
 # Forked from a clean process that has torch loaded: no import per rank, and no fork of this one's threads.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["align_train.model", "align_train.loss"])
+_CONTEXT.set_forkserver_preload(["align_train.module", "align_train.strategies"])
 
 
 def _work(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
+    )  # as Lightning and DeepSpeed read it
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     torch.save(function(*arguments), Path(folder) / f"{rank}.pt")

@@ -13,40 +13,8 @@ from align_train.batch import Chunk
 from align_train.chunks import encode_chunks
 from align_train.distributed import rank, world_size
 from align_train.loss import ContrastiveLoss
-from align_train.model import BertTower, DualEncoder, EfficientNetTower, Temperature
+from tests.parity import small_chunks, small_model
 from tests.processes import on_ranks
-
-
-def small_model(**options: Any) -> DualEncoder:
-    torch.manual_seed(0)
-    tower = EfficientNetTower(
-        channels=(8, 16), kernels=(3, 3), strides=(1, 2), repeats=(1, 2), expansions=(1, 4), stem=8, drop_path=0.3, momentum=0.1
-    )
-    shape: Any = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "dropout": 0.2}
-    return DualEncoder(
-        image_tower=tower,
-        text_tower=lambda **given: BertTower(**given, **shape),
-        temperature=Temperature(initial=0.1),
-        vocabulary_size=50,
-        image_size=16,
-        resize_size=16,
-        max_tokens=8,
-        **options,
-    )
-
-
-def small_chunks(count: int) -> list[Chunk]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        Chunk(
-            images=torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8, generator=generator),
-            input_ids=torch.randint(1, 50, (6, 8), dtype=torch.int32, generator=generator),
-            keys=[""] * 6,
-            captions=[""] * 6,
-            number=number,
-        )
-        for number in range(count)
-    ]
 
 
 def step(recompute: bool, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -55,7 +23,7 @@ def step(recompute: bool, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
     own = 4 // world_size()
     chunks = small_chunks(4)[rank() * own : (rank() + 1) * own]
     images, texts = encode_chunks(model, chunks, seed=5, step=7, recompute=recompute)
-    loss = ContrastiveLoss()(images.to(dtype), texts.to(dtype), model.temperature())
+    loss = ContrastiveLoss()(images, texts, model.temperature())
     loss.backward()
     gradients = {f"gradient of {name}": p.grad / world_size() for name, p in model.named_parameters() if p.grad is not None}
     buffers = {name: buffer for name, buffer in model.named_buffers() if "running" in name}

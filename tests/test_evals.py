@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from align_train.distributed import gather_rows, rank, world_size
 from align_train.errors import UserError
 from align_train.evals import EncodedPairs, Encoder, HeldOutLoss, Retrieval, ZeroShot
+from align_train.loss import ContrastiveLoss
 from tests.processes import on_ranks
 
 
@@ -135,14 +136,14 @@ def test_held_out_loss_is_the_cross_entropy_of_groups() -> None:
     sigma, size = 0.5, 4
 
     class Model:
-        def temperature(self) -> Tensor:
-            return torch.tensor([sigma])
+        def logit_parameters(self) -> list[Tensor]:
+            return [torch.tensor([sigma])]
 
     class Holder:
         model = Model()
 
     encoder: Any = Holder()
-    found = dict(HeldOutLoss(batch_size=size, label_smoothing=0.0)(pairs, encoder))["held_out/loss"]
+    found = dict(HeldOutLoss(batch_size=size, loss=ContrastiveLoss(label_smoothing=0.0))(pairs, encoder))["held_out/loss"]
     first = [int(np.flatnonzero(pairs.picture_of_text.numpy() == number)[0]) for number in range(15)]
     losses = []
     for start in range(0, 12, size):

@@ -215,7 +215,7 @@ def test_temperature_stays_in_its_bounds() -> None:
     temperature = Temperature(initial=0.1, minimum=0.05, maximum=0.2)
     for found, expected in ((0.01, 0.05), (0.5, 0.2), (0.1, 0.1)):
         temperature.value.data.fill_(found)
-        temperature.clamp_()
+        temperature.clamp_(temperature.value.data)
         assert temperature().item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="minimum"):
         Temperature(initial=0.1, minimum=0.2)

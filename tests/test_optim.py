@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from align_train.optim import AdamW, Lamb, WarmupLinear
-from tests.test_chunks import small_model
+from tests.parity import small_model
 
 
 def names_by_group(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[set[str]]:

@@ -1,6 +1,7 @@
 """What happens beside the training step: numbers, pictures, checkpoints, evaluation, the progress bar."""
 
 from align_train.callbacks.agreement import Agreement
+from align_train.callbacks.averaging import Averaging
 from align_train.callbacks.checkpoints import Checkpoints
 from align_train.callbacks.evaluation import Evaluation
 from align_train.callbacks.metrics import Metrics
@@ -8,4 +9,4 @@ from align_train.callbacks.progress import Progress
 from align_train.callbacks.samples import Samples
 from align_train.callbacks.stopping import Stopping
 
-__all__ = ["Agreement", "Checkpoints", "Evaluation", "Metrics", "Progress", "Samples", "Stopping"]
+__all__ = ["Agreement", "Averaging", "Checkpoints", "Evaluation", "Metrics", "Progress", "Samples", "Stopping"]

@@ -15,7 +15,8 @@ import lightning
 import torch
 from lightning import Callback
 
-from align_train.distributed import whole
+from align_train.distributed import all_reduce_
+from align_train.engines import local_values
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 
@@ -59,8 +60,8 @@ class Checkpoints(Callback):
 
     def _refuse_broken(self, trainer: lightning.Trainer) -> None:
         """Weights that are not finite would be all that is left once older checkpoints are dropped."""
-        norm = torch.nn.utils.get_total_norm(list(trainer.lightning_module.parameters()))
-        if not whole(norm.detach()).isfinite():
+        held = [part for parameter in trainer.lightning_module.parameters() for part in local_values(parameter)]
+        if all_reduce_(torch.stack([~part.isfinite().all() for part in held]).sum()):
             raise UserError(
                 f"step {trainer.global_step}: the weights are no longer finite and were not saved; the last checkpoint is step "
                 f"{self.folder.last_step()}: lower optimizer.lr or set clip, and run the same command again"

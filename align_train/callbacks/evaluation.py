@@ -1,24 +1,41 @@
-"""Evaluators on held-out pairs every N steps, on all ranks; their values join the step's row in metrics.csv."""
+"""Evaluators on held-out pairs every N steps, on all ranks; their values join the step's row in metrics.csv.
+
+They see a plain model of their own, filled each time with the whole weights (or their average): whatever the engine has done
+to the model in training, and however many pictures each rank has to encode.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
 import lightning
 from lightning import Callback
 
+from align_train.callbacks.averaging import Averaging
 from align_train.callbacks.metrics import Metrics
 from align_train.datamodule import PairsDataModule
 from align_train.evals import Encoder
+from align_train.model import DualEncoder
 from align_train.module import ContrastiveModule
 
 
 class Evaluation(Callback):
     """Every `every` steps (0: never). Stands before Metrics in the trainer's list, so that the row is still open."""
 
-    def __init__(self, *, evaluators: Iterable[Any], every: int, data: PairsDataModule, metrics: Metrics) -> None:
+    def __init__(
+        self, *, evaluators: Iterable[Any], every: int, data: PairsDataModule, metrics: Metrics, averaging: Averaging
+    ) -> None:
         self.evaluators, self.every, self.data, self.metrics = list(evaluators), every, data, metrics
+        self.averaging = averaging
+        self.plain: DualEncoder | None = None
+
+    def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        """Before the engine takes the model."""
+        assert isinstance(module, ContrastiveModule)
+        if self.every and self.data.held_out is not None:
+            self.plain = copy.deepcopy(module.model).eval()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -27,15 +44,14 @@ class Evaluation(Callback):
         if not self.every or trainer.global_step % self.every or pairs is None:
             return
         assert isinstance(module, ContrastiveModule)
-        model = module.model
+        assert self.plain is not None
+        self.plain.load_state_dict(self.averaging.weights(module))
+        model = self.plain.to(module.device)
         encoder = Encoder(
             model=model, tokenise=self.data.encode, device=module.device, chunk_size=self.data.chunk_size, progress=False
         )
-        model.eval()
-        try:
-            with trainer.precision_plugin.forward_context():
-                encoded = encoder.pairs(pairs)
-                for evaluator in self.evaluators:
-                    self.metrics.add(dict(evaluator(encoded, encoder)))
-        finally:
-            model.train()
+        with trainer.precision_plugin.forward_context():
+            encoded = encoder.pairs(pairs)
+            for evaluator in self.evaluators:
+                self.metrics.add(dict(evaluator(encoded, encoder)))
+        self.plain.cpu()

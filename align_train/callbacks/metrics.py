@@ -18,7 +18,7 @@ from lightning import Callback
 from align_train.batch import Batch
 from align_train.callbacks.agreement import Agreement, stop_with
 from align_train.datamodule import PairsDataModule
-from align_train.distributed import whole
+from align_train.engines import whole
 from align_train.module import ContrastiveModule
 from align_train.pictures import draw_curves
 from align_train.run_folder import RunFolder, write_whole

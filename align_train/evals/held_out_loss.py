@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
+from align_train.distributed import alone
 from align_train.evals.encode import EncodedPairs, Encoder
 
 
 class HeldOutLoss:
-    """Mean contrastive cross-entropy of held-out pairs, contrasted in groups as large as the training batch.
+    """The mean loss of held-out pairs, contrasted in groups as large as the training batch.
 
     A contrastive loss grows with the number of negatives: only equal batches compare. Each picture comes with its first
     text; what does not fill a last group is left out, and with fewer pairs than a batch all of them are one group.
     """
 
-    def __init__(self, *, batch_size: int, label_smoothing: float) -> None:
-        self.batch_size, self.label_smoothing = batch_size, label_smoothing
+    def __init__(self, *, batch_size: int, loss: Any) -> None:
+        self.batch_size = batch_size
+        self.loss = loss
+        self.loss.mask_duplicates = False  # held-out pairs come without the ids that it takes
 
     @torch.inference_mode()
     def __call__(self, encoded: EncodedPairs, encoder: Encoder) -> Iterator[tuple[str, float]]:
-        scale = 1 / encoder.model.temperature().float()  # type: ignore[attr-defined]
+        model: Any = encoder.model
         pictures = len(encoded.images)
         first_text = torch.searchsorted(encoded.picture_of_text, torch.arange(pictures, device=encoded.images.device))
         texts = encoded.texts[first_text]
         size = min(self.batch_size, pictures)
         losses = []
         for start in range(0, pictures - size + 1, size):
-            logits = scale * (encoded.images[start : start + size] @ texts[start : start + size].T)
-            own = torch.arange(size, device=logits.device)
-            both = [cross_entropy(rows, own, label_smoothing=self.label_smoothing) for rows in (logits, logits.T)]
-            losses.append(0.5 * (both[0] + both[1]))
+            group = slice(start, start + size)
+            with alone():  # every rank has all embeddings
+                losses.append(self.loss(encoded.images[group], texts[group], *model.logit_parameters()))
         yield "held_out/loss", float(torch.stack(losses).mean())

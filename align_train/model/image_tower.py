@@ -106,6 +106,11 @@ class EfficientNetTower(nn.Module):
         projected: Tensor = self.projection(self.network(images))
         return projected
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        network: Any = self.network
+        return [block for stage in network.blocks for block in stage]
+
 
 class TimmTower(nn.Module):
     """Any timm model by name, pooled as that model does it, with or without a linear layer.
@@ -127,3 +132,10 @@ class TimmTower(nn.Module):
         """images: float `[chunk, 3, height, width]` in [-1, 1]. Returns `[chunk, dim]`, not normalised."""
         projected: Tensor = self.projection(self.network(images))
         return projected
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Where timm's model keeps its blocks (a list, or a list per stage); none where it has them elsewhere."""
+        network: Any = self.network
+        found = getattr(network, "blocks", None) or getattr(network, "stages", None) or []
+        return [block for stage in found for block in (stage if isinstance(stage, nn.Sequential) else [stage])]

@@ -54,3 +54,7 @@ class BertTower(nn.Module):
         states = self.network(input_ids=input_ids, attention_mask=mask).last_hidden_state
         projected: Tensor = self.projection(states[:, 0])
         return projected
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.network.encoder.layer)
