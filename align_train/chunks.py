@@ -36,7 +36,7 @@ class BatchNormStatistics:
 
     Each pass over a chunk finds fresh buffers in the place of `running_mean` and `running_var` and momentum 1, so that it
     leaves exactly the chunk's own statistics there. (Updating the same buffers chunk after chunk would change what autograd
-    saved for the chunks before.)
+    saved for the chunks before.) `num_batches_tracked` counts steps, not passes.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,6 +46,7 @@ class BatchNormStatistics:
             if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
         ]
         self.running: list[Tensor] = [getattr(norm, name) for norm in self.norms for name in _STATISTICS]
+        self.steps: list[Tensor | None] = [norm.num_batches_tracked for norm in self.norms]
         self.momenta = [norm.momentum for norm in self.norms]
         self.sums = [torch.zeros_like(buffer) for buffer in self.running]
         self.chunks = 0
@@ -61,20 +62,21 @@ class BatchNormStatistics:
     @contextmanager
     def _fresh_buffers(self, *, keep: bool) -> Iterator[None]:
         fresh = [torch.zeros_like(buffer) for buffer in self.running]
-        self._put(fresh, [1.0] * len(self.norms))
+        self._put(fresh, [None if steps is None else torch.zeros_like(steps) for steps in self.steps], [1.0] * len(self.norms))
         try:
             yield
         finally:
-            self._put(self.running, self.momenta)
+            self._put(self.running, self.steps, self.momenta)
         if keep and fresh:
             torch._foreach_add_(self.sums, fresh)
             self.chunks += 1
 
-    def _put(self, buffers: Sequence[Tensor], momenta: Sequence[float | None]) -> None:
-        for number, (norm, momentum) in enumerate(zip(self.norms, momenta, strict=True)):
+    def _put(self, buffers: Sequence[Tensor], steps: Sequence[Tensor | None], momenta: Sequence[float | None]) -> None:
+        for number, norm in enumerate(self.norms):
             for offset, name in enumerate(_STATISTICS):
                 norm._buffers[name] = buffers[2 * number + offset]
-            norm.momentum = momentum
+            norm._buffers["num_batches_tracked"] = steps[number]
+            norm.momentum = momenta[number]
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -88,6 +90,9 @@ class BatchNormStatistics:
             momentum = self.momenta[number // 2]
             assert momentum is not None, "cumulative BatchNorm has no moving average"
             buffer.lerp_(part.view_as(buffer), momentum)
+        for steps in self.steps:
+            if steps is not None:
+                steps.add_(1)
 
 
 @contextmanager

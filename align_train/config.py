@@ -101,6 +101,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """The root of `python -m align_train.export`; `conf/commands/export.yaml` says what each key is for."""
+
+    model: str = MISSING
+    to: str = MISSING
+
+
+@dataclass
 class ShowConfig:
     """The root of `python -m align_train.show`; `conf/commands/show.yaml` says what each key is for."""
 
@@ -114,6 +122,7 @@ class ShowConfig:
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="show_schema", node=ShowConfig)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+ConfigStore.instance().store(name="export_schema", node=ExportConfig)
 
 
 def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
@@ -205,7 +214,7 @@ def _no_such_setting(key: str) -> str:
 def _nearest(key: str) -> str:
     """`; did you mean …?` for a misspelt root key or a key of a known group's files."""
     parent, _, last = key.rpartition(".")
-    names = [f.name for schema in (Config, EvaluateConfig, ShowConfig) for f in fields(schema)]
+    names = [f.name for schema in (Config, EvaluateConfig, ExportConfig, ShowConfig) for f in fields(schema)]
     if parent:
         group = _conf_dir() / parent.split(".")[0]
         names = [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
@@ -253,7 +262,8 @@ def check(config: Any) -> None:
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed}: expected 0 or more, below 2^63")
     if config.precision not in PRECISIONS:
-        raise UserError(f"precision={config.precision}: expected one of {', '.join(PRECISIONS)}")
+        why = "; fp16 would want a loss scaler, bf16 has float32's range and wants none" if "16" in config.precision else ""
+        raise UserError(f"precision={config.precision}: expected one of {', '.join(PRECISIONS)}{why}")
     if config.trainer.accelerator not in ("cpu", "gpu"):
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: expected cpu or gpu")
     for key in config.accept:
@@ -268,6 +278,7 @@ def check(config: Any) -> None:
             raise UserError(f"data.{key}={config.data.get(key)}: is always the run's own; set {key}=… instead")
     _check_numbers(config)
     _check_split(config)
+    _check_engine(config)
     for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "eval", "make"):
         _check_component(config[key], key)
 
@@ -304,6 +315,22 @@ def _check_split(config: Any) -> None:
             f"data.lanes={lanes} cannot be shared out evenly over {processes}; take a multiple of {world} that divides {batch}"
         )
     _check_mixture(config, world, processes)
+
+
+def _check_engine(config: Any) -> None:
+    """What strategy, loss and model must agree on."""
+    target = str(config.strategy.get("_target_"))
+    if not target.startswith("align_train.strategies."):
+        old = "FSDP1 flattens parameters and is not supported; " if "FSDP" in target else ""
+        raise UserError(f"strategy._target_={target}: {old}take strategy=ddp, fsdp (FSDP2) or deepspeed")
+    if config.compile and config.strategy.get("stage") == 3:
+        raise UserError(
+            "compile=true: ZeRO-3 gathers weights within every block, which breaks it up; strategy.stage=2, or fsdp"
+        )
+    sigmoid = str(config.loss.get("_target_")).endswith("SigmoidLoss")
+    if sigmoid != (config.model.get("bias") is not None):
+        fix = "loss=sigmoid sets one" if sigmoid else "take loss=sigmoid, or model.bias=null"
+        raise UserError(f"model.bias={config.model.get('bias')}: a bias goes with loss=sigmoid and with no other; {fix}")
 
 
 def _check_mixture(config: Any, world: int, processes: str) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates a run from its last checkpoint: `results.json`, a table, a contact sheet per evaluator."""
+"""What is done with a run's last checkpoint: evaluated (`results.json`, a table, a contact sheet per evaluator), exported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from align_train.config import build, choice, read_settings
 from align_train.datamodule import PairsDataModule
@@ -57,27 +58,42 @@ def _check(config: Any) -> None:
 
 def load_model(folder: RunFolder, config: Any, data: PairsDataModule) -> DualEncoder:
     """The run's model with the weights of its last checkpoint, in evaluation mode, on the CPU."""
-    checkpoint = folder.last_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"{folder.path}: no checkpoint yet (checkpoints/last); train it first")
-    try:
-        weights = run_weights(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True))
-    except Exception as error:  # torch raises many kinds for torn or foreign files
-        raise UserError(
-            f"{checkpoint}: not a readable checkpoint ({type(error).__name__}); point `last` at another one"
-        ) from None
     node: Any = OmegaConf.to_container(config.model, resolve=True)
     size = node.pop("vocabulary_size", None) or data.encode.vocabulary_size
     model: DualEncoder = build(node, vocabulary_size=size)
-    model.load_state_dict(weights)
+    model.load_state_dict(run_weights(folder))
     return model.eval()
 
 
-def run_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that a run is judged by: of its checkpoint, averaged where it keeps an average."""
-    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-    weights.update(checkpoint.get("ema", {}))
+def run_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """The weights that a run is judged by: of its last checkpoint, averaged where it keeps an average."""
+    path = folder.last_checkpoint()
+    if path is None:
+        raise UserError(f"{folder.path}: no checkpoint yet (checkpoints/last); train it first")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        weights.update(checkpoint.get("ema", {}))
+    except Exception as error:  # torch raises many kinds for torn or foreign files
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); point `last` at another one") from None
     return weights
+
+
+def export(config: Any) -> None:
+    """`align_train.export`: config.model names a run's folder, config.to a new one."""
+    folder, to = RunFolder(Path(config.model).expanduser().absolute()), Path(config.to).expanduser().absolute()
+    if not folder.config.is_file():
+        raise UserError(f"model={config.model}: no config.yaml there; expected a run's folder, e.g. outputs/demo")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"to={config.to}: is there already; choose a new folder")
+    weights = {name: value.contiguous() for name, value in run_weights(folder).items()}
+    to.mkdir(parents=True, exist_ok=True)
+    aside = to / ".model.safetensors.partial"
+    save_file(weights, aside, metadata={"format": "pt", "step": str(folder.last_step())})
+    aside.rename(to / "model.safetensors")
+    write_whole(to / "config.yaml", folder.config.read_text(encoding="utf-8"))
+    size = (to / "model.safetensors").stat().st_size
+    print(f"{to / 'model.safetensors'}: {len(weights)} tensors, {size / 1e6:.1f} MB, step {folder.last_step()}")
 
 
 def evaluate_run(folder: RunFolder, config: Any, *, data: PairsDataModule, device: torch.device) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -304,6 +305,8 @@ def _check_hardware(config: Any) -> None:
         if found < config.trainer.devices:
             asked = f"trainer.devices={config.trainer.devices}"
             raise UserError(f"{asked}: {found} GPUs found here; take trainer=cpu or a machine that has them")
+    elif config.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UserError("compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out")
 
 
 def _is_first_process() -> bool:

@@ -39,6 +39,9 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: 
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(240)
+        if process.is_alive():
+            process.kill()
+            process.join()
     assert [process.exitcode for process in ranks] == [0] * world
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]

@@ -26,7 +26,7 @@ EXTRAS = [
     replace(FEW[0], chunks=4, bf16=True, dtype="float32"),
     replace(FEW[2], chunks=4, loss="masked", ema=0.9),
     replace(FEW[2], chunks=4, checkpointed=True),
-    replace(FEW[4], engine="ZeRO-3", chunks=4, optimizer="lamb", ema=0.9),
+    replace(FEW[4], engine="ZeRO-3", chunks=4, optimizer="lamb", ema=0.9, clip=0.5),
 ]
 LONG = [case for case in (*cases(), *extras()) if case not in (*FEW, *EXTRAS)]
 
