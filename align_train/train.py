@@ -256,7 +256,7 @@ def recipe(
     start = f"from step {done}" if done else "new"
     split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunk{'s' * (chunks > world)}"
     made_of = f"{chunks} chunk{'s' * (chunks > 1)} of {config.chunk_size}"
-    how = f"{config.trainer.accelerator}, {config.precision}{', recomputing chunks' if config.recompute else ''}"
+    how = ", ".join(_how(config, world))
     pairs = steps * config.batch_size
     held_out = data.held_out.pairs if data.held_out else 0
     locked = f", {config.model.lock} tower locked" if config.model.get("lock") else ""
@@ -276,6 +276,21 @@ def recipe(
     if changes:
         lines["changed"] = "; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changes.items())
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items())
+
+
+def _how(config: Any, world: int) -> list[str]:
+    """Where and how a step is computed: none of it changes what is."""
+    engine = str(config.strategy._target_).rpartition(".")[2] + (
+        f" stage {config.strategy.stage}" if "stage" in config.strategy else ""
+    )
+    options = {
+        engine: world > 1 or engine != "ddp",
+        "recomputing chunks": config.recompute,
+        "checkpointing blocks": config.checkpoint_blocks,
+        "compiled blocks": config.compile,
+        f"averaging weights by {config.ema}": config.ema is not None,
+    }
+    return [config.trainer.accelerator, config.precision, *(option for option, on in options.items() if on)]
 
 
 def _epochs(data: PairsDataModule, steps: int) -> str:

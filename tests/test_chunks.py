@@ -65,6 +65,20 @@ def test_running_statistics_move_once_by_the_mean_of_the_chunks() -> None:
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_statistics_and_embeddings_stay_float32_under_bf16() -> None:
+    exact, autocast = small_model(), small_model()
+    full = encode_chunks(exact, small_chunks(2), seed=0, step=0, recompute=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lower = encode_chunks(autocast, small_chunks(2), seed=0, step=0, recompute=False)
+    for one, other in zip(full, lower, strict=True):
+        assert other.dtype == torch.float32 and not torch.equal(one, other)
+        torch.testing.assert_close(other, one, rtol=0, atol=0.05)
+    for (name, one), other in zip(exact.named_buffers(), autocast.buffers(), strict=True):
+        if "running" in name:
+            assert other.dtype == torch.float32
+            torch.testing.assert_close(other, one, rtol=0.02, atol=0.01, msg=name)
+
+
 def test_randomness_depends_on_seed_step_and_number_only() -> None:
     def texts(**place: int) -> Tensor:
         chunk = Chunk(**{**vars(small_chunks(1)[0]), "number": place.pop("number")})

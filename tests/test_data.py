@@ -250,6 +250,26 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: 
     assert {bad.reason for bad in loader.bad_pairs} == {"not a JPEG, PNG or WebP picture", "no text in txt"}
 
 
+def test_equal_pictures_and_texts_have_equal_ids_across_chunks(tmp_path: Path, demo: Path) -> None:
+    shown, said = [0, 1, 2, 0, 4, 5, 2, 7], ["a", "b", "c", "d", "e", "b", "g", "a"]
+    contents = [{"png": picture((colour, 0, 0)), "txt": text.encode()} for colour, text in zip(shown, said, strict=True)]
+    write_shard(tmp_path / "0.tar", [(str(number), content) for number, content in enumerate(contents)])
+    loader = TrainingLoader(
+        chunks=chunks_of(tmp_path, demo, content_ids=True),
+        schedule=ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=2),
+        workers=0,
+        pin_memory=False,
+    )
+    batch = next(iter(loader))
+    numbers = [int(key.rpartition("/")[2]) for chunk in batch.chunks for key in chunk.keys]
+    assert sorted(numbers) == list(range(8))
+    for ids, contents_of in zip(batch.content_ids(), (shown, said), strict=True):
+        assert ids is not None
+        for one, first in zip(ids.tolist(), numbers, strict=True):
+            for other, second in zip(ids.tolist(), numbers, strict=True):
+                assert (one == other) == (contents_of[first] == contents_of[second])  # type: ignore[index]
+
+
 def test_texts_that_no_tokeniser_takes_are_bad_pairs() -> None:
     source = CaptionSource.parse("json:captions")
     assert source.read(rb'{"captions": ["half \ud800", "whole"]}') == ["whole"]
