@@ -16,12 +16,14 @@ ranks. Three things make that so:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -115,10 +117,47 @@ def checkpoint_block(block: nn.Module) -> None:
     block.forward = checkpointed
 
 
-def _own_casts(device: str) -> AbstractContextManager[Any]:
-    """Under autocast, weights cast anew for each chunk. A cast that chunks share would add up their gradients in bf16."""
-    lower = torch.get_autocast_dtype(device)
-    return torch.autocast(device, dtype=lower, enabled=torch.is_autocast_enabled(device), cache_enabled=False)
+def _own_casts(device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Autocast as it is now, with weights cast anew for each chunk: a cast that chunks share would add up their gradients in
+    bf16. To be entered also where it is off by then, in backward."""
+    lower, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return lambda: torch.autocast(device, dtype=lower, enabled=enabled, cache_enabled=False)
+
+
+def _forgetful(forward: Callable[[], Any], first: AbstractContextManager[Any], again: AbstractContextManager[Any]) -> Any:
+    """`forward()` within `first`, of which autograd keeps its nodes and no tensor: when backward wants one, `forward` runs
+    again, within `again`, and what it saves is kept until it is used.
+
+    What `torch.utils.checkpoint` does, without its objects for every tensor saved: half a megabyte for each chunk of a model
+    whose activations take a hundred, and between them the heap is left in pieces.
+    """
+    expected = 0
+    made_again: list[Tensor | None] = []
+
+    def number(_: Tensor) -> int:
+        nonlocal expected
+        expected += 1
+        return expected - 1
+
+    def keep(tensor: Tensor) -> None:
+        made_again.append(tensor.detach())
+
+    def recomputed(place: int) -> Tensor:
+        if not made_again:
+            with again, torch.enable_grad(), saved_tensors_hooks(keep, _no_second_graph):
+                forward()
+            if len(made_again) != expected:
+                raise RuntimeError(f"a chunk's second pass saved {len(made_again)} tensors, its first {expected}")
+        tensor, made_again[place] = made_again[place], None
+        assert tensor is not None
+        return tensor
+
+    with first, saved_tensors_hooks(number, recomputed):
+        return forward()
+
+
+def _no_second_graph(_: None) -> Tensor:
+    raise AssertionError("nothing goes backward through a second pass")
 
 
 def seed_chunk(seed: int, step: int, number: int) -> None:
@@ -135,25 +174,17 @@ def encode_chunks(model: nn.Module, chunks: Sequence[Chunk], *, seed: int, step:
     """
     statistics = BatchNormStatistics(model)
     dtype = next(model.parameters()).dtype
+    casts = _own_casts(chunks[0].images.device.type)
 
     def forward(chunk: Chunk) -> tuple[Tensor, Tensor]:
-        # Inside the checkpointed function, so that the recomputation is seeded alike.
         seed_chunk(seed, step, chunk.number)
-        with _own_casts(chunk.images.device.type):
+        with casts():
             return model(normalise(chunk.images, dtype), chunk.input_ids)  # type: ignore[no-any-return]
 
     embeddings = []
     for chunk in chunks:
         if recompute:
-            embeddings.append(
-                checkpoint(
-                    forward,
-                    chunk,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                    context_fn=lambda: (statistics.collect(), statistics.ignore()),
-                )
-            )
+            embeddings.append(_forgetful(partial(forward, chunk), statistics.collect(), statistics.ignore()))
         else:
             with statistics.collect():
                 embeddings.append(forward(chunk))

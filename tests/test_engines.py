@@ -84,23 +84,26 @@ def test_checkpoints_go_through_every_engine(tmp_path: Path) -> None:
         (["strategy=ddp", "trainer.devices=2"], ["trainer.devices=1"], ["trainer.devices=4"]),
         (["strategy=fsdp", "trainer.devices=2"], ["trainer.devices=1"], ["trainer.devices=2"]),
         (["strategy=deepspeed", "trainer.devices=2"], ["trainer.devices=2"], ["trainer.devices=2"]),
+        (["strategy=deepspeed", "strategy.stage=1", "trainer.devices=2"], ["trainer.devices=1"], ["trainer.devices=4"]),
         (["strategy=deepspeed", "strategy.stage=3", "trainer.devices=2"], ["trainer.devices=4"], ["trainer.devices=1"]),
     ],
-    ids=["ddp 2-1-4", "fsdp 2-1-2", "ZeRO-2 2-2-2", "ZeRO-3 2-4-1"],
+    ids=["ddp 2-1-4", "fsdp 2-1-2", "ZeRO-2 2-2-2", "ZeRO-1 2-1-4", "ZeRO-3 2-4-1"],
 )
 def test_twenty_steps_and_on_and_on(
     first: list[str], second: list[str], third: list[str], tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """By the command: 20 steps, stop, 20 more on another world, stop, and 20 more: the losses of a run left alone."""
+    """By the command: 20 steps, stop, 20 more on another world, stop, and 20 more: the losses of a run left alone, of one
+    process; or, where engine and world stay, of that engine, and then bitwise."""
     constant = (*small_run, "scheduler.warmup_steps=100", "optimizer=lamb", "ema=0.99", "trainer.devices=1")
-    run(*constant, "name=whole", "max_steps=60", cwd=tmp_path)
-    for steps, change in ((20, []), (40, second), (60, third)):
+    stays = first[-1:] == second == third
+    run(*constant, *(first if stays else []), "name=whole", "max_steps=60", cwd=tmp_path)
+    for steps, change in ((20, []), (40, second), (60, third)):  # strategy as at first
         run(*constant, *first, *change, "name=parts", f"max_steps={steps}", cwd=tmp_path)
     one, parts = (metrics(tmp_path / "outputs" / name) for name in ("whole", "parts"))
     assert [row["step"] for row in parts] == [str(step) for step in range(1, 61)]
     worst = max(abs(float(b["loss"]) / float(a["loss"]) - 1) for a, b in zip(one, parts, strict=True))
     print(f"{first} -> {second} -> {third}: losses differ by {worst:.1e} at most")
-    assert worst <= 2e-4  # float32 noise, amplified by sixty steps; a lost moment or average differs by 1e-2
+    assert worst <= (0 if stays else 2e-4)  # float32 noise, amplified by sixty steps; a lost moment or average differs by 1e-2
 
 
 def test_lamb_is_timms() -> None:
