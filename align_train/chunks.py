@@ -38,7 +38,7 @@ class BatchNormStatistics:
 
     Each pass over a chunk finds fresh buffers in the place of `running_mean` and `running_var` and momentum 1, so that it
     leaves exactly the chunk's own statistics there. (Updating the same buffers chunk after chunk would change what autograd
-    saved for the chunks before.) `num_batches_tracked` counts steps, not passes.
+    saved for the chunks before.) `num_batches_tracked` is out of sight: it counts steps, not passes.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -64,7 +64,7 @@ class BatchNormStatistics:
     @contextmanager
     def _fresh_buffers(self, *, keep: bool) -> Iterator[None]:
         fresh = [torch.zeros_like(buffer) for buffer in self.running]
-        self._put(fresh, [None if steps is None else torch.zeros_like(steps) for steps in self.steps], [1.0] * len(self.norms))
+        self._put(fresh, [None] * len(self.norms), [1.0] * len(self.norms))
         try:
             yield
         finally:

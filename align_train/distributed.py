@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -66,6 +67,15 @@ def all_reduce_(value: Tensor, operation: Literal["sum", "max"] = "sum") -> Tens
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum over ranks, on every rank, without a gradient. `value` is left alone."""
     return all_reduce_(value.detach().clone())
+
+
+def raise_alike(failed: OSError | None, device: torch.device) -> None:
+    """Called by all ranks: raises this rank's error, or where only another rank has one, one that says so."""
+    anywhere = all_reduce_(torch.tensor(float(failed is not None), device=device))
+    if failed is not None:
+        raise failed
+    if anywhere:
+        raise OSError("another process could not write")
 
 
 def gather_rows(local: Tensor, total: int) -> Tensor:

@@ -190,7 +190,7 @@ def _whole_moments(inner: Optimizer, parameter: Any) -> Iterator[tuple[str, Tens
                 yield key, whole(value)
         return
     piece = _piece(parameter)
-    shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+    shape = _shape(parameter)
     for key in sorted({key for state in inner.state.values() for key in state} - {"step"}):
         full = torch.zeros(shape, device=parameter.device).flatten()
         if piece is not None:
@@ -200,18 +200,21 @@ def _whole_moments(inner: Optimizer, parameter: Any) -> Iterator[tuple[str, Tens
 
 def fill_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Gives an optimizer the state that `whole_optimizer_state` found, under this engine."""
+    if "moments" not in state:
+        raise ValueError("its optimizer state has the format of an older align_train; start anew under another name")
     inner = innermost(optimizer)
     inner.state.clear()
+    kinds = sorted({key for moments in state["moments"].values() for key in moments})
     fused = any(group.get("fused") for group in inner.param_groups)
 
     def begun(parameter: Tensor) -> dict[str, Any]:
         return {"step": torch.tensor(float(state["step"]), device=parameter.device if fused else "cpu")}
 
     for name, parameter in _trained(module):
-        if name not in state["moments"]:
-            continue
+        # What was locked until now begins at zero, at the step of the others.
+        moments = state["moments"].get(name) or {key: torch.zeros(()).expand(_shape(parameter)) for key in kinds}
         piece = _piece(parameter) if _zero(parameter) else None
-        for key, value in state["moments"][name].items():
+        for key, value in moments.items():
             if piece is not None:
                 flat = inner.state[piece.flat] or inner.state.setdefault(piece.flat, begun(piece.flat))
                 flat.setdefault("step", begun(piece.flat)["step"])
@@ -220,6 +223,10 @@ def fill_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, 
                 own = inner.state[parameter]
                 own.setdefault("step", begun(parameter)["step"])
                 own[key] = _laid_out_like(parameter, value)
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _laid_out_like(parameter: Any, value: Tensor) -> Tensor:

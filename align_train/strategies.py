@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from align_train.distributed import raise_alike
 from align_train.engines import (
     fill_optimizer_state,
     fill_state_dict,
@@ -62,6 +63,15 @@ class _WholeCheckpoints(Strategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             fill_optimizer_state(self._module, optimizer, state)
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """OSError on all ranks where rank 0 cannot write, or the others would wait for it."""
+        failed: OSError | None = None
+        try:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        except OSError as error:
+            failed = error
+        raise_alike(failed, self.root_device)
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Mapped, not read: each rank touches what it keeps."""
         loaded: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
@@ -76,7 +86,17 @@ class _Replicated(_WholeCheckpoints, DDPStrategy):
     pass
 
 
-class _Sharded(_WholeCheckpoints, DDPStrategy):
+class _StaysInPlace(_WholeCheckpoints, DDPStrategy):
+    """A strategy whose engine keeps weights in parts and places of its own: nothing is moved to the CPU at the end."""
+
+    def teardown(self) -> None:
+        assert self.accelerator is not None
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+
+class _Sharded(_StaysInPlace):
     """FSDP2: each encoder block of both towers is gathered and reduced as one, what is left with the model."""
 
     def __init__(self, *, reshard: bool, process_group_backend: str) -> None:
@@ -90,6 +110,8 @@ class _Sharded(_WholeCheckpoints, DDPStrategy):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for block in model.blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard)
+            if self.reshard:
+                block.register_forward_hook(_reshard_second_pass)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the loss wants the temperature after the forward pass
         if not self.reshard:
             model.set_reshard_after_backward(False)
@@ -101,7 +123,14 @@ class _Sharded(_WholeCheckpoints, DDPStrategy):
                     part.reshard()
 
 
-class _Zero(_WholeCheckpoints, DDPStrategy):
+def _reshard_second_pass(block: Any, *_: Any) -> None:
+    """FSDP2 leaves a block whole that is run again in backward, since its gradient is due next; but where a chunk is run
+    again, so are all other blocks first."""
+    if torch._C._current_graph_task_id() != -1:
+        block.reshard()
+
+
+class _Zero(_StaysInPlace):
     """DeepSpeed's ZeRO. The engine reduces, clips and steps; autocast, schedule and loop stay Lightning's and ours."""
 
     steps_alone = True
@@ -161,6 +190,13 @@ class _Zero(_WholeCheckpoints, DDPStrategy):
         return torch.as_tensor(engine.get_global_grad_norm())
 
 
+ZERO_OPTIONS = (
+    *("overlap_comm", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_bucket_size"),
+    *("sub_group_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
+    *("stage3_max_live_parameters", "stage3_max_reuse_distance"),
+)
+
+
 def _backend(on_gpu: bool) -> str:
     return "nccl" if on_gpu else "gloo"
 
@@ -200,7 +236,12 @@ def deepspeed(
     options: dict[str, Any] | None = None,
 ) -> Strategy:
     """DeepSpeed's ZeRO: optimizer state (1), gradients too (2), weights too (3) are sharded. options: more for its
-    `zero_optimization`."""
+    `zero_optimization`, of `ZERO_OPTIONS`: what changes speed and memory, but not where things lie (offloading, MiCS, …)."""
+    for key, value in (options or {}).items():
+        if key not in ZERO_OPTIONS:
+            raise UserError(f"strategy.options.{key}: not supported; expected some of {', '.join(ZERO_OPTIONS)}")
+        if not isinstance(value, (bool, int)):
+            raise UserError(f"strategy.options.{key}={value}: expected an integer, or true or false")
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("strategy=deepspeed: DeepSpeed is not installed; pip install 'align_train[deepspeed]'")
     config = {

@@ -84,7 +84,7 @@ def train(config: Any) -> None:
     if trainer.is_global_zero:
         print(f"{folder.path}: trained to step {max_steps}", flush=True)
     if data.held_out is not None:
-        evaluate_run(folder, config, data=data, device=module.device)
+        evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
 
 
 def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:

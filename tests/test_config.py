@@ -121,6 +121,12 @@ def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> No
     assert str(config) == before
 
 
+def build_all(config: Any) -> None:
+    for node in (config.optimizer, config.scheduler, config.loss):
+        build(node)
+    build(config.strategy, processes=2, on_gpu=False)
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -130,13 +136,16 @@ def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> No
         (["optimizer.exempt=[foo]"], "optimizer.exempt: .*foo.* are no kinds"),
         (["scheduler.warmup_steps=-5"], "warmup_steps=-5"),
         (["loss.tile=0"], "tile=0: expected at least 1"),
+        (["strategy=deepspeed", "+strategy.options.stage=3"], "strategy.options.stage: not supported"),
+        (["strategy=deepspeed", "+strategy.options.offload_optimizer={device:cpu}"], "offload_optimizer: not supported"),
+        (["strategy=deepspeed", "+strategy.options.overlap_comm=maybe"], "overlap_comm=maybe: expected an integer"),
     ],
 )
 def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> None:
     config = composed(*overrides)
     check(config)
     with pytest.raises(UserError, match=words):
-        build(config.optimizer), build(config.scheduler), build(config.loss)
+        build_all(config)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "commands").glob("*.yaml")) if path.stem != "plain"])

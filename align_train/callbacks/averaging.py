@@ -62,10 +62,13 @@ class Averaging(Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Where the run had no average so far, it begins with the weights as they are."""
+        """What had no average so far, the whole run or a tower that was locked, begins with the weights as they are."""
         if self.decay is not None and "ema" in checkpoint:
             saved = checkpoint["ema"]
-            self._average = {name: local_like(parameter, saved[name]).clone() for name, parameter in _trained(module)}
+            self._average = {
+                name: (local_like(parameter, saved[name]) if name in saved else local_values(parameter)[0]).clone()
+                for name, parameter in _trained(module)
+            }
 
 
 def _trained(module: lightning.LightningModule) -> Iterator[tuple[str, nn.Parameter]]:

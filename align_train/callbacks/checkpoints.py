@@ -15,7 +15,8 @@ import lightning
 import torch
 from lightning import Callback
 
-from align_train.distributed import all_reduce_
+from align_train.callbacks.agreement import stop_with
+from align_train.distributed import all_reduce_, raise_alike
 from align_train.engines import local_values
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
@@ -36,7 +37,7 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Called by all ranks; rank 0 writes under DDP."""
+        """Called by all ranks, which gather what rank 0 writes."""
         if trainer.global_step == self.saved_step:
             return
         self._refuse_broken(trainer)
@@ -44,19 +45,28 @@ class Checkpoints(Callback):
         aside = self.folder.checkpoints / f".{final.name}.partial"
         try:
             trainer.save_checkpoint(aside)
+            self._put_in_place(aside, final, trainer)
+        except OSError as error:
             if trainer.is_global_zero:
+                _remove(aside)
+            message = (
+                f"{final}: the checkpoint cannot be written ({error.strerror or error}); the last complete one is step "
+                f"{self.folder.last_step()}: free some space and run the same command again"
+            )
+            raise stop_with(trainer, message) from error
+        self.saved_step = trainer.global_step
+
+    def _put_in_place(self, aside: Path, final: Path, trainer: lightning.Trainer) -> None:
+        failed: OSError | None = None
+        if trainer.is_global_zero:
+            try:
                 _flush_to_disk(aside)
                 os.replace(aside, final)
                 self._point_last_at(final)
                 self._drop_old(final)
-        except OSError as error:
-            _remove(aside)
-            raise UserError(
-                f"{final}: the checkpoint cannot be written ({error.strerror or error}); the last complete one is step "
-                f"{self.folder.last_step()}: free some space and run the same command again"
-            ) from error
-        trainer.strategy.barrier("checkpoint renamed")
-        self.saved_step = trainer.global_step
+            except OSError as error:
+                failed = error
+        raise_alike(failed, trainer.strategy.root_device)  # all ranks know now that it is there
 
     def _refuse_broken(self, trainer: lightning.Trainer) -> None:
         """Weights that are not finite would be all that is left once older checkpoints are dropped."""
