@@ -60,7 +60,7 @@ def collectives(case: Case) -> list[Tensor]:
     counts = dict.fromkeys(COLLECTIVES, 0)
 
     def counted(name: str) -> Any:
-        collective = getattr(dist, name, None)
+        collective: Any = getattr(dist, name, None)
 
         def call(*given: Any, **options: Any) -> Any:
             counts[name] += 1
