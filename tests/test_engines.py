@@ -69,11 +69,20 @@ def test_checkpoints_go_from_world_to_world(whole: dict[str, Tensor], tmp_path: 
     assert_equal(found, whole, 1e-11)
 
 
-def test_checkpoints_go_through_every_engine(tmp_path: Path) -> None:
-    """In float32, where ZeRO trains: from each stage to each other engine, on other worlds."""
+@pytest.mark.parametrize(
+    "stretches",
+    [
+        pytest.param([("ZeRO-3", 2), ("ZeRO-2", 1)], id="ZeRO"),
+        pytest.param(
+            [("ZeRO-3", 2), ("ddp", 2), ("ZeRO-1", 4), ("fsdp", 2), ("ZeRO-2", 1)], id="every engine", marks=pytest.mark.long
+        ),
+    ],
+)
+def test_checkpoints_go_from_engine_to_engine(stretches: list[tuple[str, int]], tmp_path: Path) -> None:
+    """In float32, where ZeRO trains, on other worlds."""
     plain = replace(WHOLE, dtype="float32")
     expected = trained_in_stretches([("ddp", 1)], plain, tmp_path / "whole")
-    found = trained_in_stretches([("ZeRO-3", 2), ("ddp", 2), ("ZeRO-1", 4), ("fsdp", 2), ("ZeRO-2", 1)], plain, tmp_path / "a")
+    found = trained_in_stretches(stretches, plain, tmp_path / "a")
     assert_equal(found, expected, 2e-4)
 
 
@@ -92,18 +101,18 @@ def test_checkpoints_go_through_every_engine(tmp_path: Path) -> None:
 def test_twenty_steps_and_on_and_on(
     first: list[str], second: list[str], third: list[str], tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """By the command: 20 steps, stop, 20 more on another world, stop, and 20 more: the losses of a run left alone, of one
+    """By the command: 20 steps, stop, 10 more on another world, stop, and 10 more: the losses of a run left alone, of one
     process; or, where engine and world stay, of that engine, and then bitwise."""
     constant = (*small_run, "scheduler.warmup_steps=100", "optimizer=lamb", "ema=0.99", "trainer.devices=1")
     stays = first[-1:] == second == third
-    run(*constant, *(first if stays else []), "name=whole", "max_steps=60", cwd=tmp_path)
-    for steps, change in ((20, []), (40, second), (60, third)):  # strategy as at first
+    run(*constant, *(first if stays else []), "name=whole", "max_steps=40", cwd=tmp_path)
+    for steps, change in ((20, []), (30, second), (40, third)):  # strategy as at first
         run(*constant, *first, *change, "name=parts", f"max_steps={steps}", cwd=tmp_path)
     one, parts = (metrics(tmp_path / "outputs" / name) for name in ("whole", "parts"))
-    assert [row["step"] for row in parts] == [str(step) for step in range(1, 61)]
+    assert [row["step"] for row in parts] == [str(step) for step in range(1, 41)]
     worst = max(abs(float(b["loss"]) / float(a["loss"]) - 1) for a, b in zip(one, parts, strict=True))
     print(f"{first} -> {second} -> {third}: losses differ by {worst:.1e} at most")
-    assert worst <= (0 if stays else 2e-4)  # float32 noise, amplified by sixty steps; a lost moment differs by 1e-2
+    assert worst <= (0 if stays else 2e-4)  # float32 noise, ten times as much every eight steps of this recipe
 
 
 def test_lamb_is_timms() -> None:

@@ -120,6 +120,7 @@ def test_a_dead_source_ends_in_one_line_within_the_patience(many: Path, tmp_path
             assert time.monotonic() - began < 2 + 30  # the rest is a busy machine
 
 
+@pytest.mark.long
 def test_a_source_that_dies_in_mid_run_ends_in_one_line(many: Path, tmp_path: Path) -> None:
     """All that the run has saved is kept, and the same command goes on when the source is back."""
     with flaky_http(many / "train", fail=0) as remote:

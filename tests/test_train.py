@@ -108,6 +108,7 @@ def test_killed_again_and_again_at_any_moment(whole: Path, tmp_path: Path, small
         assert float(killed["loss"]) == pytest.approx(float(left_alone["loss"]), rel=2e-5)  # two processes: float32 noise
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """DDP over gloo by the same command, BatchNorm, dropout and drop path on: 20 losses equal within float32 noise."""
     run(*small_run, "name=one", "max_steps=20", cwd=tmp_path)
