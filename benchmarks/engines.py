@@ -27,8 +27,8 @@ from benchmarks.loader_shards import TOP
 FOLDER = TOP / "outputs" / "benchmarks" / "engines"
 RECIPE = ("max_steps=50", "log_every=1", "chunk_size=32", "eval.every=0", "data.held_out=null", f"output_dir={FOLDER}")
 OPTIMIZERS = {
-    "AdamW": ("optimizer=adamw", "scheduler.warmup_steps=20"),
-    "LAMB": ("optimizer=lamb", "optimizer.lr=1e-2", "scheduler.warmup_steps=20"),
+    "AdamW": ("optimizer=adamw", "optimizer.lr=1e-3", "optimizer.text_lr=3e-4", "scheduler.warmup_steps=50"),
+    "LAMB": ("optimizer=lamb", "optimizer.lr=2e-3", "scheduler.warmup_steps=50"),
 }
 ENGINES = {
     "one process": ("trainer.devices=1",),
@@ -85,7 +85,7 @@ def draw(losses: Losses, path: Path) -> None:
             axis.tick_params(labelsize=8)
             axis.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=70)
     pyplot.close(figure)
 
 
