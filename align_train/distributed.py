@@ -69,8 +69,14 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return all_reduce_(value.detach().clone())
 
 
-def raise_alike(failed: OSError | None, device: torch.device) -> None:
-    """Called by all ranks: raises this rank's error, or where only another rank has one, one that says so."""
+@contextmanager
+def failing_alike(device: torch.device) -> Iterator[None]:
+    """Entered by all ranks: where one has an OSError in here, each leaves with one, or the others would wait for it."""
+    failed: OSError | None = None
+    try:
+        yield
+    except OSError as error:
+        failed = error
     anywhere = all_reduce_(torch.tensor(float(failed is not None), device=device))
     if failed is not None:
         raise failed

@@ -172,14 +172,14 @@ def whole_optimizer_state(module: nn.Module, optimizer: Any, *, keep: bool) -> d
     inner = innermost(optimizer)
     steps = [int(state["step"]) for state in inner.state.values() if "step" in state]
     moments: dict[str, dict[str, Tensor]] = {}
-    for name, parameter in _trained(module):
+    for name, parameter in trained_parameters(module):
         found = {key: value.detach().cpu() for key, value in _whole_moments(inner, parameter) if keep}
         if found:
             moments[name] = found
     return {"step": max(steps, default=0), "moments": moments}
 
 
-def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
@@ -210,7 +210,7 @@ def fill_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, 
     def begun(parameter: Tensor) -> dict[str, Any]:
         return {"step": torch.tensor(float(state["step"]), device=parameter.device if fused else "cpu")}
 
-    for name, parameter in _trained(module):
+    for name, parameter in trained_parameters(module):
         # What was locked until now begins at zero, at the step of the others.
         moments = state["moments"].get(name) or {key: torch.zeros(()).expand(_shape(parameter)) for key in kinds}
         piece = _piece(parameter) if _zero(parameter) else None

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from align_train.distributed import raise_alike
+from align_train.distributed import failing_alike
 from align_train.engines import (
     fill_optimizer_state,
     fill_state_dict,
@@ -64,13 +64,8 @@ class _WholeCheckpoints(Strategy):
             fill_optimizer_state(self._module, optimizer, state)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """OSError on all ranks where rank 0 cannot write, or the others would wait for it."""
-        failed: OSError | None = None
-        try:
+        with failing_alike(self.root_device):
             super().save_checkpoint(checkpoint, filepath, storage_options)
-        except OSError as error:
-            failed = error
-        raise_alike(failed, self.root_device)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Mapped, not read: each rank touches what it keeps."""

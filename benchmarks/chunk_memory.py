@@ -30,8 +30,6 @@ from benchmarks.loader_shards import TOP
 
 PAIRS, CHUNK, TARGET = 2048, 32, 1.5
 TASKS = {"one chunk": (CHUNK, True), "recompute": (PAIRS, True), "graphs kept": (PAIRS, False)}  # pairs, recompute
-
-
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 
 

@@ -16,19 +16,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from align_train.batch import Chunk
 from align_train.chunks import encode_chunks
 from align_train.config import build, choice
 from align_train.loss import ContrastiveLoss
+from align_train.model import DualEncoder
 from benchmarks.loss_worker import Memory
 
 VOCABULARY, TOKENS = 8192, 32
 
 
-def random_chunks(model: nn.Module, pairs: int, size: int) -> list[Chunk]:
-    side = int(model.image_size)  # type: ignore[arg-type]
+def random_chunks(model: DualEncoder, pairs: int, size: int) -> list[Chunk]:
+    side = model.image_size
     generator = torch.Generator().manual_seed(0)
     return [
         Chunk(
@@ -42,15 +43,15 @@ def random_chunks(model: nn.Module, pairs: int, size: int) -> list[Chunk]:
     ]
 
 
-def backward(model: nn.Module, chunks: list[Chunk], *, recompute: bool) -> None:
+def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> None:
     images, texts = encode_chunks(model, chunks, seed=0, step=0, recompute=recompute)
-    loss: Tensor = ContrastiveLoss()(images, texts, *model.logit_parameters())  # type: ignore[operator]
+    loss: Tensor = ContrastiveLoss()(images, texts, *model.logit_parameters())
     torch.autograd.backward(loss)
 
 
 def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
     torch.manual_seed(0)
-    model = build(choice("model", "tiny"), vocabulary_size=VOCABULARY).train()
+    model: DualEncoder = build(choice("model", "tiny"), vocabulary_size=VOCABULARY).train()
     optimizer = build(choice("optimizer", "lamb")).build(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -16,7 +16,7 @@ import torch
 from lightning import Callback
 from torch import Tensor, nn
 
-from align_train.engines import local_like, local_values, whole_like, whole_state_dict
+from align_train.engines import local_like, local_values, trained_parameters, whole_like, whole_state_dict
 from align_train.errors import UserError
 from align_train.module import ContrastiveModule
 
@@ -73,4 +73,4 @@ class Averaging(Callback):
 
 def _trained(module: lightning.LightningModule) -> Iterator[tuple[str, nn.Parameter]]:
     assert isinstance(module, ContrastiveModule)
-    return ((name, parameter) for name, parameter in module.model.named_parameters() if parameter.requires_grad)
+    return trained_parameters(module.model)

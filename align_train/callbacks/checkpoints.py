@@ -16,7 +16,7 @@ import torch
 from lightning import Callback
 
 from align_train.callbacks.agreement import stop_with
-from align_train.distributed import all_reduce_, raise_alike
+from align_train.distributed import all_reduce_, failing_alike
 from align_train.engines import local_values
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
@@ -45,7 +45,9 @@ class Checkpoints(Callback):
         aside = self.folder.checkpoints / f".{final.name}.partial"
         try:
             trainer.save_checkpoint(aside)
-            self._put_in_place(aside, final, trainer)
+            with failing_alike(trainer.strategy.root_device):  # and once all have left, it is there
+                if trainer.is_global_zero:
+                    self._put_in_place(aside, final)
         except OSError as error:
             if trainer.is_global_zero:
                 _remove(aside)
@@ -56,17 +58,11 @@ class Checkpoints(Callback):
             raise stop_with(trainer, message) from error
         self.saved_step = trainer.global_step
 
-    def _put_in_place(self, aside: Path, final: Path, trainer: lightning.Trainer) -> None:
-        failed: OSError | None = None
-        if trainer.is_global_zero:
-            try:
-                _flush_to_disk(aside)
-                os.replace(aside, final)
-                self._point_last_at(final)
-                self._drop_old(final)
-            except OSError as error:
-                failed = error
-        raise_alike(failed, trainer.strategy.root_device)  # all ranks know now that it is there
+    def _put_in_place(self, aside: Path, final: Path) -> None:
+        _flush_to_disk(aside)
+        os.replace(aside, final)
+        self._point_last_at(final)
+        self._drop_old(final)
 
     def _refuse_broken(self, trainer: lightning.Trainer) -> None:
         """Weights that are not finite would be all that is left once older checkpoints are dropped."""
