@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from hypothesis import settings
 
 from align_train.datamodule import PairsDataModule
 from align_train.demo import make_demo
+from tests.forked import Forked, Server
 
 settings.register_profile("shared_machine", deadline=None)  # never a timed test
 settings.load_profile("shared_machine")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # A recipe of seconds: BatchNorm, dropout and drop path are on, or chunks would be tested for nothing.
 SMALL_RUN = (
@@ -88,14 +89,31 @@ def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> Pai
     return PairsDataModule(shards=shards, tokenizer=str(tokenizer), **plain, **options)
 
 
-def start(*arguments: str, cwd: Path, module: str = "align_train", **environment: str) -> subprocess.Popen[str]:
-    """Starts `python -m module …` in a folder of its own, offline, one thread per process."""
+@cache
+def _server() -> Server:
+    return Server(_environment())
+
+
+def _environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "HYDRA_", "WANDB_"))}
     fixed = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_SILENT": "true"}
+    return inherited | fixed
+
+
+Started = subprocess.Popen[str] | Forked
+
+
+def start(*arguments: str, cwd: Path, module: str = "align_train", forked: bool = True, **environment: str) -> Started:
+    """Starts `python -m module …` in a folder of its own, offline, one thread per process.
+
+    forked: from a process that has the libraries loaded, which takes ten seconds less.
+    """
+    if forked:
+        return _server().start(module, arguments, cwd, _environment() | environment)
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env={**inherited, **fixed, **environment},
+        env=_environment() | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,13 +121,16 @@ def start(*arguments: str, cwd: Path, module: str = "align_train", **environment
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def finish(process: Started, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     out, error = process.communicate(timeout=timeout)
+    assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
 
-def run(*arguments: str, cwd: Path, module: str = "align_train", **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path, module: str = "align_train", forked: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a command that must succeed."""
-    done = finish(start(*arguments, cwd=cwd, module=module, **environment))
+    done = finish(start(*arguments, cwd=cwd, module=module, forked=forked, **environment))
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,9 +21,9 @@ from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 from align_train.showing import show
 from align_train.train import _changed_settings
-from tests.conftest import finish, made_once, run, start
+from tests.conftest import Started, finish, made_once, run, start
 from tests.test_config import composed
-from tests.test_train import metrics, numbers
+from tests.test_train import metrics, numbers, wait_for_step
 
 STEPS = 24
 Keys = dict[tuple[int, int], list[str]]
@@ -38,13 +37,9 @@ def keys_of(folder: Path) -> Keys:
     return {(line["step"], line["chunk"]): line["keys"] for line in lines}
 
 
-def kill_after(process: subprocess.Popen[str], folder: Path, step: int, pause: float) -> None:
+def kill_after(process: Started, folder: Path, step: int, pause: float) -> None:
     """SIGKILL to the whole process group, workers included, some moments after a step was logged."""
-    deadline = time.monotonic() + 240
-    while not (folder / "metrics.csv").exists() or f"\n{step}," not in (folder / "metrics.csv").read_text():
-        assert process.poll() is None, finish(process).stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_step(step, RunFolder(folder), process)
     time.sleep(pause)
     os.killpg(process.pid, signal.SIGKILL)
     assert finish(process).returncode == -signal.SIGKILL
@@ -63,7 +58,7 @@ def interrupted(stretches: list[tuple[int, int, int]], cwd: Path, small_run: tup
     folder = cwd / "outputs" / "killed"
     for ranks, workers, step in stretches:
         arguments = (f"trainer.devices={ranks}", f"data.workers={workers}", f"max_steps={STEPS}", "checkpoint_every=3")
-        process = start(*small_run, *arguments, "name=killed", "log_keys=true", cwd=cwd)
+        process = start(*small_run, *arguments, "name=killed", "log_keys=true", cwd=cwd, forked=False)
         if step:
             kill_after(process, folder, step, random.uniform(0, 0.3))
         else:

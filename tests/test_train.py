@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -22,7 +23,7 @@ from omegaconf import OmegaConf
 from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 from align_train.stream.order import Order
-from tests.conftest import finish, made_once, run, start
+from tests.conftest import Started, finish, made_once, run, start
 
 NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
 
@@ -74,12 +75,8 @@ def test_killed_and_resumed_gives_bitwise_the_same_losses(whole: Path, tmp_path:
     """Two kills: one after the first checkpoint in mid-step, one while loading is likely; with workers and without."""
     folder = tmp_path / "outputs" / "killed"
     for step, workers in ((6, 1), (10, 0)):
-        process = start(*small_run, "name=killed", f"data.workers={workers}", cwd=tmp_path)
-        deadline = time.monotonic() + 240
-        while not (folder / "metrics.csv").exists() or f"\n{step}," not in (folder / "metrics.csv").read_text():
-            assert process.poll() is None, finish(process).stderr
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        process = start(*small_run, "name=killed", f"data.workers={workers}", cwd=tmp_path, forked=False)
+        wait_for_step(step, RunFolder(folder), process)
         os.killpg(process.pid, signal.SIGKILL)
         finish(process)
         assert RunFolder(folder).last_step() in (step - 2, step)
@@ -208,17 +205,37 @@ def test_weights_that_are_not_finite_are_never_saved(whole: Path, tmp_path: Path
     assert folder.last_step() == 12
 
 
+def test_a_full_disk_ends_both_processes_in_one_line(tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    """FSDP2: both gather what the first cannot write."""
+    options = (*small_run, "name=full", "trainer.devices=2", "strategy=fsdp", "max_steps=100000")
+    process = start(*options, cwd=tmp_path)
+    folder = RunFolder(tmp_path / "outputs" / "full")
+    wait_for_step(5, folder, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file of its own grows beyond that
+    done = finish(process, timeout=120)
+    assert (done.returncode, done.stderr.count("align_train: ")) == (2, 1), done.stderr
+    assert "the checkpoint cannot be written (File too large)" in done.stderr and "Traceback" not in done.stderr
+    assert f"the last complete one is step {folder.last_step()}: free some space" in done.stderr
+    assert folder.last_step() >= 4 and not list(folder.checkpoints.glob(".*"))
+    last = folder.last_checkpoint()
+    assert last is not None and torch.load(last, weights_only=True)["global_step"] == folder.last_step()
+
+
+def wait_for_step(step: int, folder: RunFolder, process: Started) -> None:
+    deadline = time.monotonic() + 240
+    while not folder.metrics.exists() or f"\n{step}," not in folder.metrics.read_text():
+        assert process.poll() is None, finish(process).stderr
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("number", "devices"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_saves_and_says_so(number: signal.Signals, devices: int, tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """Ctrl-C reaches the whole group, workers included; SIGTERM here the first process alone."""
     options = (*small_run, "name=stopped", f"trainer.devices={devices}", "max_steps=100000", "checkpoint_every=100000")
     process = start(*options, cwd=tmp_path)
     folder = RunFolder(tmp_path / "outputs" / "stopped")
-    deadline = time.monotonic() + 240
-    while not folder.metrics.exists() or "\n3," not in folder.metrics.read_text():
-        assert process.poll() is None, finish(process).stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_step(3, folder, process)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     done = finish(process, timeout=120)
     assert done.returncode == 128 + number, done.stderr
@@ -279,8 +296,8 @@ def wandb_records(folder: Path) -> tuple[str, list[dict[str, Any]], dict[str, An
 
 def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     options = (*small_run, "name=logged", "logger=wandb", "logger.offline=true")
-    run(*options, "max_steps=4", cwd=tmp_path)
-    run(*options, "max_steps=6", cwd=tmp_path)
+    for steps in (4, 6):  # not forked: wandb has a folder for each process that imports it
+        run(*options, f"max_steps={steps}", cwd=tmp_path, forked=False)
     folder = tmp_path / "outputs" / "logged"
     starts = [wandb_records(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
     assert len(starts) == 2

@@ -18,7 +18,6 @@ from lightning import Callback
 from align_train.callbacks.agreement import stop_with
 from align_train.distributed import all_reduce_, failing_alike
 from align_train.engines import local_values
-from align_train.errors import UserError
 from align_train.run_folder import RunFolder
 
 
@@ -68,10 +67,11 @@ class Checkpoints(Callback):
         """Weights that are not finite would be all that is left once older checkpoints are dropped."""
         held = [part for parameter in trainer.lightning_module.parameters() for part in local_values(parameter)]
         if all_reduce_(torch.stack([~part.isfinite().all() for part in held]).sum()):
-            raise UserError(
+            message = (
                 f"step {trainer.global_step}: the weights are no longer finite and were not saved; the last checkpoint is step "
                 f"{self.folder.last_step()}: lower optimizer.lr or set clip, and run the same command again"
             )
+            raise stop_with(trainer, message)
 
     def _point_last_at(self, final: Path) -> None:
         link = self.folder.checkpoints / ".last.new"
