@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Forked from a clean process that has torch loaded: no import per rank, and no fork of this one's threads.
+# Forked from a clean process that has the libraries loaded: no import per rank, and no fork of this one's threads.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["align_train.module", "align_train.strategies"])
+_CONTEXT.set_forkserver_preload(["tests.parity", "deepspeed"])
 
 
 def _work(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> None:
