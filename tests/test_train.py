@@ -92,7 +92,8 @@ def test_killed_again_and_again_at_any_moment(whole: Path, tmp_path: Path, small
     folder = RunFolder(tmp_path / "outputs" / "killed")
     random = Random(0)
     for attempt in range(8):
-        process = start(*small_run, "name=killed", f"trainer.devices={1 + attempt % 2}", "checkpoint_every=1", cwd=tmp_path)
+        options = (*small_run, "name=killed", f"trainer.devices={1 + attempt % 2}", "checkpoint_every=1")
+        process = start(*options, cwd=tmp_path, forked=False)  # or it would be over before it is killed
         time.sleep(random.uniform(8, 16))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
