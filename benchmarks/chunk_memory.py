@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -26,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from benchmarks.loader_shards import TOP
+from benchmarks.children import printed
 
 PAIRS, CHUNK, TARGET = 2048, 32, 1.5
 TASKS = {"one chunk": (CHUNK, True), "recompute": (PAIRS, True), "graphs kept": (PAIRS, False)}  # pairs, recompute
@@ -36,11 +33,8 @@ AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 def measured(task: str, folder: Path, *, at_once: bool) -> dict[str, float]:
     pairs, recompute = TASKS[task]
     arguments = [str(pairs), str(CHUNK), str(recompute).lower(), str(folder / f"{task}.safetensors")]
-    command = [sys.executable, "-m", "benchmarks.chunk_memory_step", *arguments]
-    child = subprocess.run(command, cwd=TOP, capture_output=True, text=True, env=os.environ | (AT_ONCE if at_once else {}))
-    if child.returncode != 0:
-        raise SystemExit(f"{task} failed with {child.returncode}:\n{child.stderr[-3000:]}")
-    figures: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
+    found = printed("benchmarks.chunk_memory_step", *arguments, **(AT_ONCE if at_once else {}))
+    figures: dict[str, float] = json.loads(found.splitlines()[-1])
     return figures
 
 

@@ -8,24 +8,21 @@ one of one process, in parts of it; the picture the curves and the differences b
 which every step amplifies (in float64 DDP and FSDP2 agree to 1e-14 after five steps: `python -m tests.parity`). How much that
 is shows the second row: one process again, which adds in another order because it has one thread.
 
-Pairs/s tell what an engine costs on two CPU cores and little else. Price: 12 minutes on two cores.
+Pairs/s tell what an engine costs on two CPU cores and little else. Price: 14 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.loader_shards import TOP
+from benchmarks.children import TOP, printed
 
 FOLDER = TOP / "outputs" / "benchmarks" / "engines"
 RECIPE = ("max_steps=50", "log_every=1", "chunk_size=32", "eval.every=0", "data.held_out=null", f"output_dir={FOLDER}")
@@ -51,10 +48,7 @@ def trained(optimizer: str, engine: str) -> tuple[list[float], float]:
     shutil.rmtree(FOLDER / name, ignore_errors=True)
     settings = (*RECIPE, *OPTIMIZERS[optimizer], *ENGINES[engine], f"name={name}")
     threads = {"OMP_NUM_THREADS": "1"} if engine == "one thread" else {}
-    command = [sys.executable, "-m", "align_train", *settings]
-    child = subprocess.run(command, cwd=TOP, capture_output=True, text=True, env=os.environ | threads)
-    if child.returncode != 0:
-        raise SystemExit(f"{name} failed with {child.returncode}:\n{child.stderr[-3000:]}")
+    printed("align_train", *settings, **threads)
     with (FOLDER / name / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [float(row["loss"]) for row in rows], median(float(row["pairs_per_second"]) for row in rows)

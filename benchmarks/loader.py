@@ -37,7 +37,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.loader_shards import CASES, PHOTOS, TOP, make_shards, make_vocabulary, photos
+from benchmarks.children import TOP
+from benchmarks.loader_shards import CASES, PHOTOS, make_shards, make_vocabulary, photos
 
 FOLDER = TOP / "outputs" / "benchmarks" / "loader"
 PEERS = TOP / ".venv-peers"

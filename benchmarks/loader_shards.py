@@ -20,8 +20,8 @@ from align_train.stream.manifest import MANIFEST_NAME, resolve
 from align_train.stream.shard import CaptionSource
 from align_train.stream.text import train_tokenizer
 from align_train.stream.write import write_shard
+from benchmarks.children import TOP
 
-TOP = Path(__file__).resolve().parents[1]
 PHOTOS = TOP.parent / "shared" / "data" / "photos"
 SHARDS = 8
 QUALITY = 90

@@ -42,8 +42,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.children import TOP
 from benchmarks.loader import peers_python, versions
-from benchmarks.loader_shards import TOP
 
 BATCHES, PROCESSES = (4096, 8192, 16_384, 32_768), (1, 2)
 DIM, NOISE, SEED = 640, 1.25, 0

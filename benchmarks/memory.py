@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.stream.manifest import MANIFEST_NAME, Manifest, Shard
+from benchmarks.children import printed
 from benchmarks.small_shards import make
 
-TOP = Path(__file__).resolve().parents[1]
 SHARDS, BYTES_PER_PAIR = 75_000, 45_000
 SMALL_SHARDS, SMALL_PAIRS, SIDE = 16, 63, 500
 MIB = 2**20
@@ -55,11 +53,7 @@ def write_large_manifest(folder: Path) -> None:
 
 def child(script: str, *arguments: str) -> Any:
     """What a script prints as JSON in a process of its own."""
-    command = [sys.executable, "-m", script, *arguments]
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(printed(script, *arguments).splitlines()[-1])
 
 
 def verdict(value: float, limit: float) -> str:

@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from statistics import median
 
 from tqdm import tqdm
 
-from benchmarks.loader_shards import TOP
+from benchmarks.children import TOP, printed
 from benchmarks.small_shards import make
 
 FOLDER = TOP / "outputs" / "benchmarks" / "resume"
@@ -36,11 +34,8 @@ Seconds = dict[tuple[str, float], list[float]]
 
 
 def measured(loader: str, place: float) -> float:
-    command = [sys.executable, "-m", "benchmarks.resume_first_batch", loader, str(FOLDER), str(place)]
-    child = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
-    if child.returncode != 0:
-        raise SystemExit(f"{loader} at {place:.0%} failed:\n{child.stderr[-3000:]}")
-    return float(json.loads(child.stdout.splitlines()[-1])["seconds"])
+    found = printed("benchmarks.resume_first_batch", loader, str(FOLDER), str(place))
+    return float(json.loads(found.splitlines()[-1])["seconds"])
 
 
 def run(rounds: int) -> Seconds:
