@@ -10,6 +10,10 @@ from align_train.config import check, command
 
 
 def run(config: DictConfig) -> None:
+    if "path" in config.model:  # model=huggingface
+        from align_train.pretrained import with_pretrained
+
+        config = with_pretrained(config)
     check(config)
     from align_train.train import train  # torch and all that: only once the configuration holds
 

@@ -23,6 +23,7 @@ from typing import Any, Literal, NoReturn
 import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -75,6 +76,7 @@ class Config:
     clip: float | None = None
     log_keys: bool = False
     accept: list[str] = field(default_factory=list)
+    initial_weights: str | None = None
     model: Any = MISSING
     data: Any = MISSING
     loss: Any = MISSING
@@ -98,6 +100,7 @@ class EvaluateConfig:
     workers: int = 1
     device: str = "cpu"
     eval: str | None = None
+    to: str | None = None
 
 
 @dataclass
@@ -106,6 +109,7 @@ class ExportConfig:
 
     model: str = MISSING
     to: str = MISSING
+    format: str | None = None
 
 
 @dataclass
@@ -272,6 +276,8 @@ def check(config: Any) -> None:
     for key in ("devices", "nodes"):
         if config.trainer[key] < 1:
             raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")
+    if config.data.get("tokenizer") is None:
+        raise UserError("data.tokenizer is not set; give data.tokenizer=…, a folder with tokenizer.json or a hub name")
     _check_component(config.data, "data")
     for key in ("seed", "batch_size", "chunk_size"):
         if config.data.get(key) != config[key]:
@@ -463,8 +469,14 @@ def choice(group: str, name: str) -> Any:
     names = sorted(path.stem for path in (_conf_dir() / group).glob("*.yaml"))
     if name not in names:
         raise UserError(f"{group}={name}: no such choice; there are {', '.join(names)}")
+    return defaults(f"{group}={name}")[group]
+
+
+def defaults(*overrides: str) -> Any:
+    """The whole configuration as the files have it."""
+    GlobalHydra.instance().clear()  # within a command Hydra is at work, and refuses to begin a second time
     with hydra.initialize_config_dir(str(_conf_dir()), version_base="1.3"):
-        return hydra.compose("train", [f"{group}={name}"])[group]
+        return hydra.compose("train", list(overrides))
 
 
 def to_yaml(config: Any) -> str:

@@ -1,4 +1,4 @@
-"""`python -m align_train.evaluate model=RUN`: a table, `results.json` and pictures from the run's last checkpoint."""
+"""`python -m align_train.evaluate model=RUN_OR_HF_DIR`: a table, `results.json` and pictures of a trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m align_train.export model=RUN to=DIR`: the weights of a run's last checkpoint as one `model.safetensors`."""
+"""`python -m align_train.export model=RUN to=DIR`: a folder that `transformers.AlignModel` and `AlignProcessor` load."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from align_train.config import command
 
 
 def run(config: DictConfig) -> None:
-    from align_train.evaluation import export
+    from align_train.exporting import export
 
     export(config)
 

@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "batches"
 
     @property
+    def tokenizer(self) -> Path:
+        """The run's own copy: with it the folder has all that its model needs."""
+        return self.path / "tokenizer"
+
+    @property
     def bad_pairs(self) -> Path:
         return self.path / "bad_pairs.jsonl"
 

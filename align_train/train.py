@@ -23,7 +23,9 @@ from align_train.errors import UserError
 from align_train.evaluation import evaluate_run, print_results
 from align_train.model import DualEncoder
 from align_train.module import ContrastiveModule
+from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
 from align_train.run_folder import SETTINGS, RunFolder, write_whole
+from align_train.stream.text import TextEncoder
 
 # How a collective of torch says that the other side is gone.
 _PEER_LEFT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -47,7 +49,7 @@ def train(config: Any) -> None:
         data.go_on({**folder.stretch_at(done - 1), **_place(folder, done)})
     _check_hardware(config)
     staging = data.check_space(config.trainer.nodes) if data.staged else ""
-    model = build_model(config, data)
+    model = build_model(config, data, begun=done > 0)
     evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
     write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
@@ -129,8 +131,10 @@ def prepare_data(config: Any, *, progress: bool) -> PairsDataModule:
     return data
 
 
-def build_model(config: Any, data: PairsDataModule) -> DualEncoder:
-    """The configured model with fresh weights, the same on every rank; its vocabulary is the tokenizer's unless set."""
+def build_model(config: Any, data: PairsDataModule, *, begun: bool = False) -> DualEncoder:
+    """The configured model, the same on every rank; its vocabulary is the tokenizer's unless set.
+
+    Its weights are fresh, or those of `initial_weights`; where the run has begun, a checkpoint will bring them."""
     torch.manual_seed(config.seed)
     node: Any = OmegaConf.to_container(config.model, resolve=True)
     known = data.encode.vocabulary_size
@@ -139,8 +143,23 @@ def build_model(config: Any, data: PairsDataModule) -> DualEncoder:
         raise UserError(
             f"model.vocabulary_size={size}: the tokenizer {data.encode.path} has {known} tokens; set it to null or more"
         )
-    model: DualEncoder = build(node, vocabulary_size=size)
+    elsewhere = begun or config.initial_weights is not None
+    model: DualEncoder = build(without_pretrained(node) if elsewhere else node, vocabulary_size=size)
+    if config.initial_weights is not None and not begun:
+        _begin_with(open_pretrained(config.initial_weights), model, data)
     return model
+
+
+def _begin_with(found: Pretrained, model: DualEncoder, data: PairsDataModule) -> None:
+    """Gives a model the weights of another, which must have been trained with the same tokens."""
+    if found.tokenizer is not None:
+        theirs = TextEncoder(found.tokenizer, max_tokens=data.encode.max_tokens)
+        if theirs.tokenizer.get_vocab() != data.encode.tokenizer.get_vocab():
+            raise UserError(
+                f"data.tokenizer={data.encode.path}: gives other tokens than {found.path} was trained with; "
+                f"set data.tokenizer={found.tokenizer}"
+            )
+    found.fill(model)
 
 
 def _trainer(
@@ -234,6 +253,7 @@ def _write_settings(
 ) -> None:
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     write_whole(folder.config, to_yaml(config))
+    data.encode.save(folder.tokenizer)
     folder.begin_stretch(data.recipe, step=done)
     if changes:
         folder.note_changes({key: list(pair) for key, pair in changes.items()}, step=done)
@@ -269,6 +289,8 @@ def recipe(
         "parameters": f"image tower {image / 1e6:.2f} M, text tower {text / 1e6:.2f} M, "
         f"shared dimension {model.text_tower.dim}{locked}",
     }
+    if config.initial_weights is not None:
+        lines["begins with"] = f"the weights of {config.initial_weights}"
     if staging:
         lines["staging"] = staging
     if data.dropped:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from align_train.stream import decode as decode_module
-from align_train.stream.decode import View, Views, decode, snapped
+from align_train.stream.decode import View, Views, decode, decode_centre, snapped
 
 WHOLE = View(0, 0, 1, 1)
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "photos"
@@ -117,7 +117,7 @@ def test_a_view_is_the_papers_resize_and_crop() -> None:
     noise = Random(0)
     rough = Image.frombytes("RGB", (40, 30), noise.randbytes(3600)).resize((500, 375), Image.Resampling.BICUBIC)
     views = Views(image_size=289, resize_size=346)
-    ours = decode(encoded(rough, "PNG"), views.centre(), 289, exact=True).astype(int)
+    ours = decode_centre(encoded(rough, "PNG"), views).astype(int)
     plain = rough.resize((346, 346), Image.Resampling.BILINEAR).crop((28, 28, 317, 317))
     difference = np.abs(ours - np.asarray(plain).astype(int))
     assert difference.max() <= 2

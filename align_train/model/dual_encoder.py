@@ -93,9 +93,10 @@ class DualEncoder(nn.Module):
         """float `[chunk, 3, height, width]` in [-1, 1] -> L2-normalised `[chunk, dim]`, float32 at least."""
         return _normalised(self.image_tower(images))
 
-    def encode_text(self, input_ids: Tensor) -> Tensor:
-        """integers `[chunk, length]` -> L2-normalised `[chunk, dim]`, float32 at least."""
-        return _normalised(self.text_tower(input_ids))
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """integers `[chunk, length]` -> L2-normalised `[chunk, dim]`, float32 at least; without a mask, padding is told by its
+        token."""
+        return _normalised(self.text_tower(input_ids, attention_mask))
 
     def logit_parameters(self) -> list[Tensor]:
         """What a loss wants beside embeddings: the temperature `[1]` and, where there is one, the bias `[1]`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -18,6 +19,9 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import pad
+
+from align_train.errors import UserError
+from align_train.weights import fill, read
 
 
 class _FixedPadConv2d(nn.Conv2d):
@@ -50,6 +54,32 @@ def _fix_padding(module: nn.Module) -> None:
             _fix_padding(child)
 
 
+_HEADS = ("conv_head.", "bn2.", "classifier.")  # of timm's EfficientNets: no counterpart in ALIGN
+
+
+def _timm_model(name: str, *, pretrained: bool, **options: Any) -> Any:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"image_tower: timm's weights of {name} cannot be had ({type(error).__name__}: {reason}); without the hub, give a "
+            f"file: image_tower.pretrained=FILE"
+        ) from None
+
+
+def _timm_weights(pretrained: str) -> dict[str, Tensor]:
+    """Of a file or folder in timm's names, or else of timm's model of that name."""
+    if Path(pretrained).expanduser().exists():
+        return read(Path(pretrained).expanduser())
+    if not timm.is_model(pretrained):
+        raise UserError(f"image_tower.pretrained={pretrained}: neither a file here nor a model of timm's")
+    state: dict[str, Tensor] = _timm_model(pretrained, pretrained=True).state_dict()
+    return state
+
+
 class EfficientNetTower(nn.Module):
     """An EfficientNet with global average pooling and no head convolution.
 
@@ -57,7 +87,8 @@ class EfficientNetTower(nn.Module):
     expansions: one number per stage before scaling (EfficientNet-B0's are the default), as `AlignVisionConfig` can express
     them. stem: channels of the stem before scaling. projection: width of a linear layer on top, or none. drop_path: share
     of samples whose last block is dropped, linearly less towards the input. momentum: BatchNorm's. activation: SiLU, or for a
-    small tower on a CPU the faster ReLU.
+    small tower on a CPU the faster ReLU. pretrained: an EfficientNet of this shape whose weights are taken, by timm's name
+    (`tf_efficientnet_b7.ns_jft_in1k`) or as a file in timm's names; its head is left behind, a projection stays fresh.
     """
 
     def __init__(
@@ -75,6 +106,7 @@ class EfficientNetTower(nn.Module):
         drop_path: float = 0.2,
         momentum: float = 0.01,
         activation: Literal["silu", "relu"] = "silu",
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
         if len({len(channels), len(kernels), len(strides), len(repeats), len(expansions)}) != 1:
@@ -100,6 +132,10 @@ class EfficientNetTower(nn.Module):
         features = int(self.network.num_features)
         self.projection = nn.Linear(features, projection) if projection else nn.Identity()
         self.dim = projection or features
+        if pretrained is not None:
+            tensors = _timm_weights(pretrained)
+            heads = [name for name in tensors if name.startswith(_HEADS)]
+            fill(self.network, tensors, source=f"image_tower.pretrained={pretrained}", ignore=heads)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float `[chunk, 3, height, width]` in [-1, 1]. Returns `[chunk, dim]`, not normalised."""
@@ -115,14 +151,19 @@ class EfficientNetTower(nn.Module):
 class TimmTower(nn.Module):
     """Any timm model by name, pooled as that model does it, with or without a linear layer.
 
-    pretrained: load timm's weights (from the hub or its cache). options: passed on to `timm.create_model`.
+    pretrained: true takes timm's own weights (from the hub or its cache), a text those of a file in timm's names. options:
+    passed on to `timm.create_model`.
     """
 
     def __init__(
-        self, *, name: str, projection: int | None = None, pretrained: bool = False, options: dict[str, Any] | None = None
+        self, *, name: str, projection: int | None = None, pretrained: bool | str = False, options: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self.network = timm.create_model(name, pretrained=pretrained, num_classes=0, **(options or {}))
+        self.network = _timm_model(name, pretrained=pretrained is True, **(options or {}))
+        if isinstance(pretrained, str):
+            tensors = _timm_weights(pretrained)
+            left_behind = [name for name in tensors if name not in self.network.state_dict()]
+            fill(self.network, tensors, source=f"image_tower.pretrained={pretrained}", ignore=left_behind)
         network: Any = self.network
         features = int(getattr(network, "head_hidden_size", None) or network.num_features)
         self.projection = nn.Linear(features, projection) if projection else nn.Identity()

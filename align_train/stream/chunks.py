@@ -31,7 +31,7 @@ from align_train.batch import Batch, Chunk
 from align_train.errors import UserError
 from align_train.stream.ahead import FetchAhead
 from align_train.stream.augment import Augmentation
-from align_train.stream.decode import Pixels, Views, decode
+from align_train.stream.decode import Pixels, Views, decode, decode_centre
 from align_train.stream.manifest import Manifest
 from align_train.stream.order import Integers, Order, Visits, hash_words
 from align_train.stream.shard import CaptionSource, ShardReader
@@ -131,7 +131,7 @@ class Pairs:
     def centre(self, shard: int, pair: int) -> tuple[Pixels, list[str]]:
         """The pixels that are evaluated and all texts. ValueError: bad content."""
         picture, text = self.reader(shard).read(pair)
-        return decode(picture, self.views.centre(), self.views.image_size, exact=True), self.caption.read(text)
+        return decode_centre(picture, self.views), self.caption.read(text)
 
     def draw(self, shard: int, pair: int, seed: int) -> Drawn:
         """One visit: view, augmentation and caption are drawn from `seed`. ValueError: bad content."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from align_train.errors import UserError
 
@@ -19,12 +19,14 @@ _ROUND_UP_TO = 8  # texts of a chunk are padded to a multiple: few distinct shap
 
 
 class TextEncoder:
-    """A WordPiece tokenizer as saved by Hugging Face: a folder with `tokenizer.json`, that file, or a name on the hub.
+    """A WordPiece tokenizer as saved by Hugging Face: a folder with `tokenizer.json` (or BERT's `vocab.txt`), that file, or a
+    name on the hub.
 
-    max_tokens: longer texts are cut, [CLS] and [SEP] included (paper: 64).
+    max_tokens: longer texts are cut, [CLS] and [SEP] included (paper: 64). trim: pad to the longest text of a call (rounded up
+    to 8), not to max_tokens; the same embeddings for less.
     """
 
-    def __init__(self, path: str, *, max_tokens: int) -> None:
+    def __init__(self, path: str, *, max_tokens: int, trim: bool = True) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a worker has one core
         if max_tokens < 3:
             raise UserError(f"max_tokens={max_tokens}: expected at least 3: [CLS], a word, [SEP]")
@@ -32,7 +34,7 @@ class TextEncoder:
         self.tokenizer = _load(path)
         if self.tokenizer.token_to_id("[PAD]") != PAD_ID or self.tokenizer.token_to_id("[CLS]") is None:
             raise UserError(f"data.tokenizer={path}: expected BERT's WordPiece with [PAD] as token {PAD_ID} and [CLS]")
-        self.max_tokens = max_tokens
+        self.max_tokens, self.trim = max_tokens, trim
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
 
@@ -44,11 +46,25 @@ class TextEncoder:
         """`[len(texts), length]`, length a multiple of 8 or `max_tokens`."""
         encoded = [row.ids for row in self.tokenizer.encode_batch_fast(list(texts))]
         longest = max(map(len, encoded))
-        length = min(self.max_tokens, -(-longest // _ROUND_UP_TO) * _ROUND_UP_TO)
+        length = min(self.max_tokens, -(-longest // _ROUND_UP_TO) * _ROUND_UP_TO) if self.trim else self.max_tokens
         ids = np.full((len(encoded), length), PAD_ID, dtype=np.int32)
         for row, tokens in zip(ids, encoded, strict=True):
             row[: len(tokens)] = tokens
         return ids
+
+    def hugging_face(self) -> Any:
+        """The same as a `transformers` tokenizer, which cuts at max_tokens where it is asked to cut."""
+        plain = Tokenizer.from_str(self.tokenizer.to_str())
+        plain.no_truncation()  # theirs is asked for at each call
+        kind: Any = PreTrainedTokenizerFast
+        return kind(tokenizer_object=plain, model_max_length=self.max_tokens, **_NAMES)
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that this class, and `transformers`, read; UserError where that cannot be."""
+        try:
+            self.hugging_face().save_pretrained(folder)
+        except OSError as error:
+            raise UserError(f"{folder}: the tokenizer cannot be written ({error.strerror or error}); free some space") from None
 
 
 def _load(path: str) -> Tokenizer:
@@ -59,6 +75,9 @@ def _load(path: str) -> Tokenizer:
             return Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception for any malformed file
             raise UserError(f"data.tokenizer={path}: {file} is not a tokenizer ({error})") from None
+    if (local / "vocab.txt").is_file():
+        converted: Tokenizer = BertTokenizer.from_pretrained(local).backend_tokenizer
+        return converted
     if local.exists() or path.count("/") > 1 or path.startswith((".", "/")):
         raise UserError(
             f"data.tokenizer={path}: no tokenizer.json there; make one with `python -m data.pack` or give a hub name"
@@ -71,6 +90,7 @@ def _load(path: str) -> Tokenizer:
         ) from None
 
 
+_NAMES = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -95,9 +115,8 @@ def train_tokenizer(texts: Iterable[str], *, size: int, folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     tokenizer_folder: Any = PreTrainedTokenizerFast
-    tokenizer_folder(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    tokenizer_folder(tokenizer_object=tokenizer, **_NAMES).save_pretrained(folder)
 
 
 def _wordpiece(
