@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from align_train.datamodule import PairsDataModule
 from align_train.demo import make_demo
+from tests.align_folders import SMALL, folder_of, lively
 from tests.forked import Forked, Server
 
 settings.register_profile("shared_machine", deadline=None)  # never a timed test
@@ -81,6 +82,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(demo: Path) -> tuple[str, ...]:
     """Overrides of a run of seconds on the small demo."""
     return (*SMALL_RUN, f"make.folder={demo}", *SMALL_MAKE)
+
+
+@pytest.fixture(scope="session")
+def small_align(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    """A folder of Hugging Face's ALIGN, 32 of 36 pixels, with the small demo's tokenizer."""
+
+    def make(folder: Path) -> None:
+        folder_of(lively(SMALL), folder / "align", demo / "tokenizer", resize=36, crop=32)
+
+    return made_once(tmp_path_factory, "small_align", make) / "align"
 
 
 def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> PairsDataModule:

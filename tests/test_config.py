@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from align_train.config import _conf_dir, build, check, steps_of
 from align_train.errors import UserError
+from align_train.pretrained import with_pretrained
 from align_train.stream.write import write_shard
 from tests.conftest import SMALL_MAKE, finish, start
 
@@ -34,13 +35,20 @@ GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
 @pytest.mark.parametrize(
     "choice", choices("model", "loss", "optimizer", "scheduler", "trainer", "strategy", "logger", "data", "eval")
 )
-def test_every_choice_composes_and_passes_its_check(choice: str) -> None:
-    check(composed("batch_size=1024", "chunk_size=16", *GIVEN, choice))
+def test_every_choice_composes_and_passes_its_check(choice: str, small_align: Path) -> None:
+    check_explicit(small_align, "batch_size=1024", "chunk_size=16", *GIVEN, choice)
+
+
+def check_explicit(model: Path, *overrides: str) -> None:
+    """model: where the weights lie, for what begins with some."""
+    if "path" in composed(*overrides).model.keys():  # noqa: SIM118 - `in` does not see what is yet to be given
+        overrides = (*overrides, f"model.path={model}")
+    check(with_pretrained(composed(*overrides)))
 
 
 @pytest.mark.parametrize("experiment", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))])
-def test_every_experiment_composes_and_passes_its_check(experiment: str) -> None:
-    check(composed(f"experiment={experiment}", *GIVEN))
+def test_every_experiment_composes_and_passes_its_check(experiment: str, small_align: Path) -> None:
+    check_explicit(small_align, f"experiment={experiment}", *GIVEN)
 
 
 def test_published_recipes() -> None:

@@ -15,93 +15,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AlignConfig, AlignModel, AlignProcessor, BertTokenizer, EfficientNetImageProcessor
+from transformers import AlignModel, AlignProcessor, BertTokenizer
 
 import align_train
 from align_train.errors import UserError
 from align_train.stream.decode import Views, decode_centre
 from align_train.stream.text import TextEncoder, train_tokenizer
+from tests.align_folders import BASE, SMALL, folder_of, image_processor, lively
 from tests.conftest import REPOSITORY, made_once, run
 from tests.test_train import metrics
 
 SHARED = REPOSITORY.parent / "shared" / "data"
-BASE: dict[str, Any] = {}  # align-base: AlignConfig's defaults, 289 pixels, 640 wide
-# The same in small: odd widths and depths, an expansion of 1 in the middle, repeats of one block.
-SMALL: dict[str, Any] = {
-    "vision_config": {
-        "width_coefficient": 0.5,
-        "depth_coefficient": 1.2,
-        "in_channels": [32, 16, 24, 40],
-        "out_channels": [16, 24, 40, 80],
-        "kernel_sizes": [3, 5, 3, 5],
-        "strides": [1, 2, 2, 2],
-        "num_block_repeats": [1, 2, 1, 2],
-        "expand_ratios": [1, 6, 1, 4],
-    },
-    "text_config": {
-        "vocab_size": 300,
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-    },
-    "projection_dim": 40,
-}
-
-
-def lively(config: dict[str, Any]) -> Any:
-    """An AlignModel that tells pictures apart; a fresh one embeds all alike, which would hide every error."""
-    torch.manual_seed(0)
-    fresh: Any = AlignModel
-    model = fresh(AlignConfig(**config))
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, nn.BatchNorm2d):
-            for value in (module.weight, module.running_var):
-                assert isinstance(value, Tensor)
-                nn.init.uniform_(value, 0.5, 1.5)
-            for value in (module.bias, module.running_mean):
-                assert isinstance(value, Tensor)
-                nn.init.normal_(value, std=0.2)
-            assert module.num_batches_tracked is not None
-            module.num_batches_tracked.fill_(7)
-    model.temperature.data.fill_(0.07)
-    return model.eval()
-
-
-def folder_of(model: Any, folder: Path, tokenizer: Path, *, resize: int, crop: int) -> Path:
-    model.save_pretrained(folder)
-    kind: Any = AlignProcessor
-    words = TextEncoder(str(tokenizer), max_tokens=64).hugging_face()
-    kind(image_processor(resize, crop), words).save_pretrained(folder)
-    return folder
-
-
-def image_processor(resize: int, crop: int) -> Any:
-    return EfficientNetImageProcessor(
-        size={"height": resize, "width": resize},
-        crop_size={"height": crop, "width": crop},
-        do_center_crop=True,
-        resample=2,
-        rescale_factor=1 / 127.5,
-        rescale_offset=True,
-        do_normalize=False,
-        include_top=False,
-    )
-
-
-@pytest.fixture(scope="session")
-def small_align(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    """A folder as Hugging Face's, 32 of 36 pixels, with the small demo's tokenizer."""
-    return (
-        made_once(
-            tmp_path_factory,
-            "small_align",
-            lambda folder: folder_of(lively(SMALL), folder / "align", demo / "tokenizer", resize=36, crop=32),
-        )
-        / "align"
-    )
 
 
 def distinct_pictures(number: int, size: int) -> Tensor:
@@ -242,6 +166,27 @@ def test_fine_tuning_an_imported_checkpoint_resuming_and_exporting(
     last = torch.load(folder / "checkpoints" / "last", weights_only=True)["state_dict"]
     assert all(torch.equal(again[name], last[name]) for name in last if ".image_tower." in name)
     assert not torch.equal(again["model.text_tower.projection.weight"], last["model.text_tower.projection.weight"])
+
+
+def test_the_recipe_of_fine_tuning_for_retrieval(tmp_path: Path, trained: Path, demo: Path) -> None:
+    """From a run, with its tokenizer, which nobody has to name."""
+    recipe = ("experiment=finetune_retrieval", f"model.path={trained}", f"data.shards={demo}/train", "data.window=64")
+    small = ("batch_size=32", "chunk_size=8", "max_steps=2", "log_every=1")
+    said = run(*recipe, *small, cwd=tmp_path).stdout
+    assert f"begins with  the weights of {trained}" in said
+    rows = metrics(tmp_path / "outputs" / "finetune_retrieval")
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-5, 5e-6])
+    tokens = [path / "tokenizer" / "tokenizer.json" for path in (trained, tmp_path / "outputs" / "finetune_retrieval")]
+    assert tokens[0].read_text() == tokens[1].read_text()
+
+
+def test_other_tokens_than_the_weights_know_are_refused(
+    tmp_path: Path, trained: Path, demo: Path, small_run: tuple[str, ...]
+) -> None:
+    train_tokenizer(["quite other words"] * 3, size=60, folder=tmp_path / "words")
+    shards = ("data=webdataset", f"data.shards={demo}/train", f"data.tokenizer={tmp_path}/words", "name=other")
+    with pytest.raises(AssertionError, match="gives other tokens than"):
+        run("model=huggingface", f"model.path={trained}", *shards, "batch_size=32", "chunk_size=8", cwd=tmp_path)
 
 
 def test_evaluating_a_folder_of_hugging_face(tmp_path: Path, small_align: Path, demo: Path) -> None:
