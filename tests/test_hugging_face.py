@@ -14,24 +14,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import AlignModel, AlignProcessor, BertTokenizer
 
 import align_train
 from align_train.errors import UserError
 from align_train.stream.decode import Views, decode_centre
 from align_train.stream.text import TextEncoder, train_tokenizer
-from tests.align_folders import BASE, SMALL, folder_of, image_processor, lively
+from tests.align_folders import BASE, SMALL, distinct_pictures, folder_of, image_processor, lively
 from tests.conftest import REPOSITORY, made_once, run
 from tests.test_train import metrics
 
 SHARED = REPOSITORY.parent / "shared" / "data"
-
-
-def distinct_pictures(number: int, size: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    levels = torch.rand(number, 3, 1, 1, generator=generator) * 2 - 1
-    return (0.6 * levels + 0.4 * (torch.rand(number, 3, size, size, generator=generator) * 2 - 1)).contiguous()
 
 
 def assert_the_same_numbers(path: Path, config: dict[str, Any], sizes: list[int]) -> None:
