@@ -26,7 +26,7 @@ def evaluate(config: Any) -> dict[str, float]:
     trained model."""
     _check(config)
     found = open_pretrained(config.model)
-    settings: Any = read_settings(found.path / "config.yaml") if found.run else _settings_of(found)
+    settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
     if config.eval is not None:
         settings.eval = choice("eval", config.eval)
     if config.shards is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import AlignConfig, AlignModel
 from align_train.batch import normalise
 from align_train.config import build
 from align_train.model import BertTower, DualEncoder, EfficientNetTower, Temperature, TimmTower
+from align_train.model.hugging_face import tensor_names
 from tests.test_config import composed
 
 
@@ -48,50 +48,12 @@ def test_parameters_of_the_published_models(name: str, dim: int, image: float, t
     assert model.temperature.value.shape == (1,)
 
 
-HF_NAMES = (  # ours, Hugging Face's
-    (r"image_tower\.network\.conv_stem\.", "vision_model.embeddings.convolution."),
-    (r"image_tower\.network\.bn1\.", "vision_model.embeddings.batchnorm."),
-    (r"text_tower\.network\.", "text_model."),
-    (r"text_tower\.projection\.", "text_projection."),
-    (r"temperature\.value", "temperature"),
-)
-SEPARABLE = {
-    "conv_dw": "depthwise_conv.depthwise_conv",
-    "bn1": "depthwise_conv.depthwise_norm",
-    "se.conv_reduce": "squeeze_excite.reduce",
-    "se.conv_expand": "squeeze_excite.expand",
-    "conv_pw": "projection.project_conv",
-    "bn2": "projection.project_bn",
-}
-INVERTED = {
-    "conv_pw": "expansion.expand_conv",
-    "bn1": "expansion.expand_bn",
-    "conv_dw": "depthwise_conv.depthwise_conv",
-    "bn2": "depthwise_conv.depthwise_norm",
-    "se.conv_reduce": "squeeze_excite.reduce",
-    "se.conv_expand": "squeeze_excite.expand",
-    "conv_pwl": "projection.project_conv",
-    "bn3": "projection.project_bn",
-}
-
-
 def in_hugging_face_names(model: DualEncoder) -> dict[str, Tensor]:
     state = model.state_dict()
-    blocks = sorted(
-        {match[0] for name in state if (match := re.search(r"blocks\.\d+\.\d+\.", name))},
-        key=lambda block: [int(number) for number in re.findall(r"\d+", block)],
-    )
-    renamed = {}
-    for name, value in state.items():
-        if match := re.search(r"(blocks\.\d+\.\d+\.)(.*)\.(\w+)$", name):
-            block, layer, leaf = match.groups()
-            inverted = any(other.startswith(f"image_tower.network.{block}conv_pwl") for other in state)
-            layers = INVERTED if inverted else SEPARABLE
-            name = f"vision_model.encoder.blocks.{blocks.index(block)}.{layers[layer]}.{leaf}"
-        for ours, theirs in HF_NAMES:
-            name = re.sub(ours, theirs, name)
-        renamed[name] = value.reshape(()) if name == "temperature" else value
-    return renamed
+    return {
+        theirs: state[ours].reshape(()) if theirs == "temperature" else state[ours]
+        for ours, theirs in tensor_names(state).items()
+    }
 
 
 def test_b7_base_is_hugging_faces_align_one_to_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as levels
 from typing import Any
 
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
     folder = find(path, wanted="a BERT checkpoint (text_tower.pretrained)")
     bert: Any = BertModel
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(40)  # its report of heads that are left behind
+    logging.set_verbosity(levels.ERROR)  # its report of heads that are left behind
     try:
         network, found = bert.from_pretrained(
             folder,
