@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from align_train.inference import load
+    from align_train.inference import load, load_classifier
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "load_classifier"]
 
 
 def __getattr__(name: str) -> Any:
-    """`align_train.load`, once it is asked for: the commands must not wait for torch before they have read their settings."""
-    if name == "load":
-        from align_train.inference import load
+    """`align_train.load` and its like, once asked for: commands must not wait for torch before they read their settings."""
+    if name in ("load", "load_classifier"):
+        from align_train import inference
 
-        return load
+        return getattr(inference, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

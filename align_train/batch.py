@@ -17,7 +17,8 @@ class Chunk:
     """`size` pairs that go through the towers together.
 
     images: uint8 `[chunk, height, width, 3]`, upright RGB.
-    input_ids: int32 `[chunk, length]`, padded with 0 to the longest text of the chunk (rounded up to 8).
+    input_ids: int32 `[chunk, length]`, padded with 0 to the longest text of the chunk (rounded up to 8); for a classifier,
+        class numbers `[chunk, 1]`.
     keys: the pairs' names, `shard/key`, for logs and contact sheets.
     captions: the texts as drawn, before tokenisation.
     number: this chunk's place in the global batch: with seed and step it decides every random number in the chunk.

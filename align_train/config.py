@@ -33,7 +33,7 @@ from align_train.errors import UserError
 from align_train.run_folder import SETTINGS
 from align_train.stream.order import lane_pattern
 
-_FILLED_IN = ("model.vocabulary_size",)  # null in the configuration: known only once the tokenizer is open
+_FILLED_IN = ("model.vocabulary_size", "model.classes")  # null in the configuration: known only once the data is open
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 MISSING: Any = "???"
 _OWN_ERROR = re.compile(r"align_train\.[a-z_.]+\.[A-Z]\w+: ")
@@ -276,8 +276,7 @@ def check(config: Any) -> None:
     for key in ("devices", "nodes"):
         if config.trainer[key] < 1:
             raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")
-    if config.data.get("tokenizer") is None:
-        raise UserError("data.tokenizer is not set; give data.tokenizer=…, a folder with tokenizer.json or a hub name")
+    _check_task(config)
     _check_component(config.data, "data")
     for key in ("seed", "batch_size", "chunk_size"):
         if config.data.get(key) != config[key]:
@@ -287,6 +286,26 @@ def check(config: Any) -> None:
     _check_engine(config)
     for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "eval", "make"):
         _check_component(config[key], key)
+
+
+def _check_task(config: Any) -> None:
+    """Pictures go with texts, or with labels: model, loss and data must agree which."""
+    target = "Classifier", "ClassificationLoss"
+    classifier, loss = (
+        str(config[key].get("_target_")).endswith(name) for key, name in zip(("model", "loss"), target, strict=True)
+    )
+    labels = config.data.get("classes") is not None
+    if labels and config.data.get("tokenizer") is not None:
+        raise UserError("data.tokenizer, data.classes: texts or labels, not both; set one of them to null")
+    if classifier and loss and not labels:
+        raise UserError("data.classes is not set; give data.classes=…, their number or a JSON file with names")
+    if len({classifier, loss, labels}) > 1:
+        raise UserError(
+            f"model={'' if classifier else 'not '}classifier, loss={'' if loss else 'not '}classification, data.classes="
+            f"{config.data.get('classes')}: these go together; experiment=linear_probe sets all but the last"
+        )
+    if not labels and config.data.get("tokenizer") is None:
+        raise UserError("data.tokenizer is not set; give data.tokenizer=…, a folder with tokenizer.json or a hub name")
 
 
 def _check_numbers(config: Any) -> None:

@@ -16,6 +16,7 @@ from align_train.stream.ahead import FetchAhead, space_needed
 from align_train.stream.augment import Augmentation
 from align_train.stream.chunks import ChunkSchedule, HeldOutPairs, Pairs, TrainingChunks, TrainingLoader
 from align_train.stream.decode import Views
+from align_train.stream.labels import LabelEncoder, LabelSource
 from align_train.stream.manifest import Manifest, resolve
 from align_train.stream.order import Order
 from align_train.stream.shard import CaptionSource
@@ -55,8 +56,9 @@ class PairsDataModule(lightning.LightningDataModule):
     """Training pairs in the order of `stream/order.py`, and held-out pairs in the manifest's.
 
     shards, held_out: a manifest, folder, glob, brace range or a list, local or a URL; held_out may be None. weights: mixes the
-    items of `shards` by these whole numbers. tokenizer: a folder with tokenizer.json, or a hub name. caption: `txt`, or
-    `json:FIELD`; held_out_caption: the same for the held-out shards. first_caption: share of visits that get the first of
+    items of `shards` by these whole numbers. tokenizer: a folder with tokenizer.json, or a hub name. classes: of a classifier,
+    instead of a tokenizer, see `LabelEncoder`. caption: `txt`, or `json:FIELD`, where the text, or the label, of a pair lies;
+    held_out_caption: the same for the held-out shards. first_caption: share of visits that get the first of
     several texts; None: all alike. lanes, window: see `order.py`. workers: loader processes per rank. flip, least_scale: see
     `decode.Views`. augmentation: see `augment.py`. staging, storage_options: see `stage.py`. missing_shards: whether a shard
     that has vanished stops the run, or is dropped. max_bad_share: share of pairs that may be replaced before the run stops.
@@ -68,13 +70,14 @@ class PairsDataModule(lightning.LightningDataModule):
         self,
         *,
         shards: str | Sequence[str],
-        tokenizer: str,
         image_size: int,
         resize_size: int,
-        max_tokens: int,
         batch_size: int,
         chunk_size: int,
         seed: int,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
+        classes: int | str | None = None,
         weights: Sequence[int] | None = None,
         held_out: str | Sequence[str] | None = None,
         caption: str = "txt",
@@ -108,14 +111,17 @@ class PairsDataModule(lightning.LightningDataModule):
             raise UserError(f"data.staging={staging}: expected settings such as data.staging.limit_gb=100")
         self.stage = replace(staging or Stage(), storage_options=dict(storage_options or {}))
         self.missing_shards, self.max_bad_share, self.accept = missing_shards, max_bad_share, accept
-        self.caption = CaptionSource.parse(caption)
+        if (tokenizer is None or max_tokens is None) == (classes is None):
+            raise UserError(f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or labels")
+        self.labels = None if classes is None else LabelEncoder(classes)
+        self.caption = self._source(caption)
         self.manifest = resolve(shards, caption=self.caption, stage=self.stage, mixed=weights is not None, progress=progress)
-        self.encode = TextEncoder(tokenizer, max_tokens=max_tokens)
+        self.encode = self.labels or TextEncoder(str(tokenizer), max_tokens=max_tokens or 0)
         self.seed, self.lanes, self.window = seed, lanes, window
         self.weights = list(weights) if weights is not None else [1]
         self.dropped: list[int] = []
         self.order = self._order()
-        self.held_out_caption = CaptionSource.parse(held_out_caption or caption)
+        self.held_out_caption = self._source(held_out_caption or caption)
         self.held_out: Manifest | None = None
         if held_out is not None:
             self.held_out = resolve(
@@ -124,6 +130,10 @@ class PairsDataModule(lightning.LightningDataModule):
         self.batch_size, self.chunk_size, self.workers = batch_size, chunk_size, workers
         self.start = Start()
         self.loader: TrainingLoader | None = None
+
+    def _source(self, caption: str) -> CaptionSource:
+        source = CaptionSource.parse(caption)
+        return source if self.labels is None else LabelSource(source.extension, source.field, self.labels)
 
     def _order(self) -> Order:
         return Order(

@@ -38,7 +38,7 @@ def evaluate(config: Any) -> dict[str, float]:
         raise UserError(f"shards is not set, and {why}; give shards=… (a manifest, folder or glob)")
     for key, reason in found.missing.items():
         raise UserError(f"{reason}; {key} is needed to evaluate")
-    settings.data.tokenizer = found.tokenizer
+    settings.data.tokenizer, settings.data.classes = found.tokenizer, found.classes
     settings.data.workers = config.workers
     settings.chunk_size = config.chunk_size
     # Only the held-out shards are needed: the training shards may long be gone.
@@ -52,7 +52,8 @@ def evaluate(config: Any) -> dict[str, float]:
 
 def _settings_of(found: Pretrained) -> Any:
     """Of a model that is no run of ours: the defaults, for its own towers."""
-    settings = defaults("eval=pairs", "data.held_out=null")
+    of_kind = ("eval=classification", "loss=classification") if found.is_classifier else ("eval=pairs",)
+    settings = defaults(*of_kind, "data.held_out=null")
     OmegaConf.set_struct(settings, False)
     settings.model = without_pretrained(found.node)
     return settings

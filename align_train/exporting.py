@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AlignConfig, AlignProcessor, EfficientNetImageProcessor
 
 from align_train.config import read_settings, to_yaml
 from align_train.errors import UserError
-from align_train.model import DualEncoder
 from align_train.model.hugging_face import Inexpressible, tensor_names, to_config
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
+from align_train.stream.labels import LabelEncoder
 from align_train.stream.text import TextEncoder
 from align_train.weights import WEIGHTS
 
@@ -41,7 +41,7 @@ def export(config: Any) -> None:
     except Inexpressible as error:
         if config.format == "huggingface":
             raise UserError(f"{error}; format=align_train exports it in our own format") from None
-        print(f"{error}: exported in align_train's own format, which align_train.load and evaluate read")
+        print(f"{error}: exported in align_train's own format, which we load and evaluate alike")
     model = found.build()
     aside = to.with_name(f".{to.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -55,14 +55,15 @@ def export(config: Any) -> None:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     size = (to / WEIGHTS).stat().st_size
-    kind = "transformers.AlignModel" if expressed else "align_train.load"
+    own = "align_train.load_classifier" if found.is_classifier else "align_train.load"
+    kind = "transformers.AlignModel" if expressed else own
     step = f", step {found.run.last_step()}" if found.run else ""
     print(f"{to}: {tensors} tensors, {size / 1e6:.1f} MB{step}, for {kind}")
     for missing in found.missing.values():
         print(f"not exported: {missing}")
 
 
-def _write_hugging_face(to: Path, found: Pretrained, model: DualEncoder, expressed: dict[str, Any]) -> int:
+def _write_hugging_face(to: Path, found: Pretrained, model: nn.Module, expressed: dict[str, Any]) -> int:
     config: Any = AlignConfig(**expressed, architectures=["AlignModel"], dtype="float32")
     config.save_pretrained(to)
     state = model.state_dict()
@@ -95,10 +96,12 @@ def _write_hugging_face(to: Path, found: Pretrained, model: DualEncoder, express
     return _save(tensors, to)
 
 
-def _write_own(to: Path, found: Pretrained, model: DualEncoder) -> int:
+def _write_own(to: Path, found: Pretrained, model: nn.Module) -> int:
     (to / "config.yaml").write_text(to_yaml(OmegaConf.create({"model": without_pretrained(found.node)})), encoding="utf-8")
     if found.tokenizer is not None:
         _encoder(found).save(to)
+    if found.classes is not None:
+        LabelEncoder(found.classes).save(to)
     return _save({name: value.contiguous() for name, value in model.state_dict().items()}, to)
 
 
@@ -114,13 +117,13 @@ def _save(tensors: dict[str, Tensor], to: Path) -> int:
 
 _CARD = """---
 library_name: {library}
-pipeline_tag: zero-shot-image-classification
-tags: [align, contrastive, image-text]
+pipeline_tag: {task}
+tags: [{tags}]
 ---
 
 # {name}
 
-A dual encoder for pictures and texts, trained with align_train after ALIGN (Jia et al. 2021, arXiv 2102.05918).
+{what}, trained with align_train after ALIGN (Jia et al. 2021, arXiv 2102.05918).
 
 ```python
 {usage}
@@ -143,11 +146,28 @@ model = align_train.load("{name}")
 print(model.similarity([Image.open("picture.jpg")], ["a photo of a cat", "a photo of a dog"]).softmax(dim=1))"""
 
 
+_OF_CLASSES = """from PIL import Image
+import align_train
+
+model = align_train.load_classifier("{name}")
+print(model.classify([Image.open("picture.jpg")]))"""
+
+_DUAL_ENCODER = {
+    "task": "zero-shot-image-classification",
+    "tags": "align, contrastive, image-text",
+    "what": "A dual encoder for pictures and texts",
+}
+
+
 def card(found: Pretrained, name: str, *, hugging_face: bool) -> str:
     """The model card: use, recipe, the data's identity, figures."""
-    usage = (_WITH_TRANSFORMERS if hugging_face else _WITH_US).format(name=name)
+    usage, about = _WITH_TRANSFORMERS if hugging_face else _WITH_US, _DUAL_ENCODER
+    if found.is_classifier:
+        what = f"A classifier of pictures, {found.node['classes']:,} classes"
+        usage, about = _OF_CLASSES, {"task": "image-classification", "tags": "align", "what": what}
     body = _of_run(found) if found.run else f"From `{found.path.name}`, as it was.\n"
-    return _CARD.format(library="transformers" if hugging_face else "align_train", name=name, usage=usage, body=body)
+    library = "transformers" if hugging_face else "align_train"
+    return _CARD.format(library=library, name=name, usage=usage.format(name=name), body=body, **about)
 
 
 def _of_run(found: Pretrained) -> str:
@@ -164,7 +184,7 @@ def _of_run(found: Pretrained) -> str:
         "optimizer": f"{str(settings.optimizer._target_).rpartition('.')[2]}, learning rate {settings.optimizer.lr}",
         "precision": settings.precision,
         "pictures": f"squashed to {found.node['resize_size']}, cropped to {found.node['image_size']}, x / 127.5 - 1",
-        "texts": f"at most {found.node['max_tokens']} tokens of {found.node['vocabulary_size']:,}",
+        **({} if found.is_classifier else {"texts": _texts(found.node)}),
         "data": f"{stretch['pairs']:,} pairs, identity `{stretch['manifest']}`",
         "begins with": settings.get("initial_weights") or "fresh weights",
     }
@@ -174,6 +194,10 @@ def _of_run(found: Pretrained) -> str:
     settings.data.storage_options = None  # may hold what is nobody's business
     parts += ["## All settings", f"```yaml\n{to_yaml(settings)}```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _texts(node: dict[str, Any]) -> str:
+    return f"at most {node['max_tokens']} tokens of {node['vocabulary_size']:,}"
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from align_train.batch import normalise
 from align_train.errors import UserError
 from align_train.pretrained import Pretrained, open_pretrained
 from align_train.stream.decode import Views, centre
+from align_train.stream.labels import LabelEncoder
 from align_train.stream.text import TextEncoder
 
 
@@ -21,10 +23,77 @@ def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
     `UserError` in one line where there is none, or its files are not whole. What is missing beside the weights (tokenizer,
     processor) is said when it is used.
     """
-    return TrainedModel(open_pretrained(str(path))).to(device)
+    return TrainedModel(_of_kind(path, classifier=False)).to(device)
 
 
-class TrainedModel(nn.Module):
+def load_classifier(path: str, *, device: str | torch.device = "cpu") -> TrainedClassifier:
+    """The same for a classifier: the folder of its run, or of `align_train.export`."""
+    return TrainedClassifier(_of_kind(path, classifier=True)).to(device)
+
+
+def _of_kind(path: str, *, classifier: bool) -> Pretrained:
+    found = open_pretrained(str(path))
+    if found.is_classifier != classifier:
+        raise UserError(
+            f"{path}: no classifier; load it with align_train.load"
+            if classifier
+            else f"{path}: a classifier; load it with align_train.load_classifier"
+        )
+    return found
+
+
+class _Trained(nn.Module):
+    """Any model in evaluation mode, with what turns pictures into its input."""
+
+    def __init__(self, found: Pretrained) -> None:
+        super().__init__()
+        self.model: Any = found.build()
+        self._missing = found.missing
+        sizes = found.node
+        self._views = None
+        if "preprocess" not in found.missing:
+            self._views = Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"])
+        self.requires_grad_(False)
+        self.eval()
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """float `[pictures, 3, height, width]` in [-1, 1], as `preprocess` gives -> L2-normalised `[pictures, dim]`."""
+        found: Tensor = self.model.encode_image(pixel_values.contiguous(memory_format=torch.channels_last))
+        return found
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """A picture -> float `[3, height, width]` in [-1, 1]: as evaluation and the exported `AlignProcessor` make it."""
+        if self._views is None:
+            raise UserError(self._missing["preprocess"])
+        pixels = centre(picture, self._views)
+        return normalise(torch.from_numpy(pixels)[None])[0]
+
+    def _encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        device = next(self.model.parameters()).device
+        return self.encode_image(torch.stack([self.preprocess(picture) for picture in pictures]).to(device))
+
+
+class TrainedClassifier(_Trained):
+    """A classifier in evaluation mode. names: of its classes; `encode_image` gives logits `[pictures, classes]`.
+
+    model = align_train.load_classifier("outputs/linear_probe")
+    model.classify([Image.open("cat.jpg")])  # [[("tabby", 0.81), ("lynx", 0.07), …]]
+    """
+
+    def __init__(self, found: Pretrained) -> None:
+        super().__init__(found)
+        assert found.classes is not None
+        self.names = LabelEncoder(found.classes).names
+
+    @torch.inference_mode()
+    def classify(self, pictures: Sequence[Image.Image], *, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The likeliest classes of each picture, with their probabilities, likeliest first."""
+        shares, numbers = self._encode_pictures(pictures).softmax(dim=1).topk(min(top, len(self.names)))
+        rows = zip(numbers.tolist(), shares.tolist(), strict=True)
+        return [[(self.names[number], share) for number, share in zip(*row, strict=True)] for row in rows]
+
+
+class TrainedModel(_Trained):
     """A dual encoder in evaluation mode, with what turns pictures and texts into its inputs.
 
         model = align_train.load("outputs/demo")
@@ -35,39 +104,21 @@ class TrainedModel(nn.Module):
     """
 
     def __init__(self, found: Pretrained) -> None:
-        super().__init__()
-        self.model = found.build()
-        self._path, self._missing = found.path, found.missing
-        sizes = found.node
-        self._views = None
-        if "preprocess" not in found.missing:
-            self._views = Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"])
+        super().__init__(found)
         self._encode = None
         if found.tokenizer is not None:
-            self._encode = TextEncoder(found.tokenizer, max_tokens=sizes["max_tokens"], trim=False)
-        self.requires_grad_(False)
-        self.eval()
+            self._encode = TextEncoder(found.tokenizer, max_tokens=found.node["max_tokens"], trim=False)
 
     @property
     def temperature(self) -> float:
         """What the cosine is divided by."""
-        return self.model.temperature.value.item()
-
-    def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """float `[pictures, 3, height, width]` in [-1, 1], as `preprocess` gives -> L2-normalised `[pictures, dim]`."""
-        return self.model.encode_image(pixel_values.contiguous(memory_format=torch.channels_last))
+        return float(self.model.temperature.value)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """integers `[texts, length]`, as `tokenizer` gives -> L2-normalised `[texts, dim]`. Without a mask, padding is told by
         its token."""
-        return self.model.encode_text(input_ids, attention_mask)
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """A picture -> float `[3, height, width]` in [-1, 1]: as evaluation and the exported `AlignProcessor` make it."""
-        if self._views is None:
-            raise UserError(self._missing["preprocess"])
-        pixels = centre(picture, self._views)
-        return normalise(torch.from_numpy(pixels)[None])[0]
+        found: Tensor = self.model.encode_text(input_ids, attention_mask)
+        return found
 
     def tokenizer(self, texts: str | Sequence[str]) -> Tensor:
         """Texts -> int64 `[texts, max_tokens]`, cut and padded to that length."""
@@ -81,10 +132,10 @@ class TrainedModel(nn.Module):
 
         A softmax over dim 1 shares each picture out among the texts.
         """
-        device = self.model.temperature.value.device
         if not isinstance(images, Tensor):
-            images = self.encode_image(torch.stack([self.preprocess(picture) for picture in images]).to(device))
+            images = self._encode_pictures(images)
         if not isinstance(texts, Tensor):
-            texts = self.encode_text(self.tokenizer(texts).to(device))
+            texts = self.encode_text(self.tokenizer(texts).to(images.device))
         temperature, *bias = self.model.logit_parameters()
-        return images @ texts.T / temperature + (bias[0] if bias else 0)
+        logits: Tensor = images @ texts.T / temperature + (bias[0] if bias else 0)
+        return logits

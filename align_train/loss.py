@@ -3,6 +3,7 @@
 `ContrastiveLoss` is ALIGN's (paper, section 4.2): each picture should find its own text among all texts of the global batch
 and each text its own picture; two cross-entropies with logits = cosine / temperature, label smoothing over the global batch,
 and the mean of both directions (the paper writes their sum). `SigmoidLoss` is SigLIP's (Zhai et al. 2023).
+`ClassificationLoss` is a classifier's, and plain.
 
 How: texts are gathered, pictures stay where they are. A tile of a rank's rows of logits is made by one matmul, in a buffer
 that the next tile reuses, and serves both directions: the sums of its rows, and of its columns, which one all-reduce
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import cross_entropy, logsigmoid
 
 from align_train.distributed import all_reduce_, gather, rank, scatter_sum, world_size
 
@@ -349,3 +350,25 @@ class SigmoidLoss(_GlobalLoss):
         ids = self._ids(image_ids, text_ids)
         loss: Tensor = _sigmoid(image_embeddings, text_embeddings, temperature, bias, self.tile, ids)
         return loss
+
+
+class ClassificationLoss(nn.Module):
+    """Mean cross-entropy of a classifier over the global batch.
+
+    The value is the same on every rank; backward gives the gradient of this rank's mean, which engines average.
+    label_smoothing: spread over all classes.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), found {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, image_ids: Tensor | None = None, text_ids: Tensor | None = None
+    ) -> Tensor:
+        """logits `[device batch, classes]`; labels: shares of the classes, of the same shape. The ids are of no use here."""
+        own = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        everywhere = all_reduce_(own.detach().clone()) / world_size()
+        return own + (everywhere - own.detach())

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from align_train.batch import Batch
 from align_train.chunks import checkpoint_block, encode_chunks
 from align_train.engines import local_values
-from align_train.loss import ContrastiveLoss, SigmoidLoss
-from align_train.model import DualEncoder
-from align_train.optim import AdamW, Lamb, WarmupLinear
+from align_train.loss import ClassificationLoss, ContrastiveLoss, SigmoidLoss
+from align_train.model import Classifier, DualEncoder
+from align_train.optim import SGD, AdamW, Lamb, StepDecay, WarmupLinear
 
 
-class ContrastiveModule(lightning.LightningModule):
-    """A dual encoder under training.
+class TrainingModule(lightning.LightningModule):
+    """A dual encoder, or a classifier, under training.
 
     recompute: gradient caching, see `chunks.py`. checkpoint_blocks, compile_blocks: activation checkpointing and
     `torch.compile`, one encoder block at a time. clip: largest gradient norm, or None. After each step `loss_value` (scalar, of
@@ -28,10 +28,10 @@ class ContrastiveModule(lightning.LightningModule):
     def __init__(
         self,
         *,
-        model: DualEncoder,
-        loss: ContrastiveLoss | SigmoidLoss,
-        optimizer: AdamW | Lamb,
-        scheduler: WarmupLinear,
+        model: DualEncoder | Classifier,
+        loss: ContrastiveLoss | SigmoidLoss | ClassificationLoss,
+        optimizer: AdamW | Lamb | SGD,
+        scheduler: WarmupLinear | StepDecay,
         max_steps: int,
         seed: int,
         recompute: bool = False,
@@ -106,7 +106,9 @@ class ContrastiveModule(lightning.LightningModule):
         strategy: Any = self.trainer.strategy
         if strategy.steps_alone:
             self.gradient_norm = strategy.gradient_norm()
-        self.model.temperature.clamp_(*local_values(self.model.temperature.value))
+        temperature = self.model.temperature
+        if temperature is not None:
+            temperature.clamp_(*local_values(temperature.value))
 
 
 def _compile(blocks: list[torch.nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the recipes: LAMB (paper), AdamW, linear warm-up and linear decay.
+"""Optimizers and schedules of the recipes: LAMB (paper), AdamW, SGD; linear warm-up and linear decay, decay in steps.
 
 Which parameters are *exempt* from weight decay, and under LAMB from the trust ratio as well, is by kind: `batchnorm`,
 `layernorm`, `bias` (of other layers), `temperature`. COYO-ALIGN exempts BatchNorm alone. LAMB moves an adapted scalar
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from align_train.distributed import all_reduce_
 
 KINDS = ("batchnorm", "layernorm", "bias", "temperature")
+_PARTS = {"text_tower": "text", "head": "head"}  # of a model, that may have learning rates of their own
 
 
 def _kinds(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -40,115 +42,100 @@ def _kinds(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
             yield f"{module_name}.{name}", kind, parameter
 
 
-def _check(
-    *,
-    lr: float,
-    betas: Sequence[float],
-    weight_decay: float,
-    text_lr: float | None,
-    temperature_lr: float | None,
-    exempt: Sequence[str],
-) -> None:
-    """ValueError for numbers that no training can be done with, before anything is built."""
-    for name, rate in {"lr": lr, "text_lr": text_lr, "temperature_lr": temperature_lr}.items():
-        if rate is not None and not 0 <= rate < math.inf:
-            raise ValueError(f"optimizer.{name}={rate}: expected a learning rate, 0 or more")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"optimizer.betas={list(betas)}: expected two numbers in [0, 1)")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"optimizer.weight_decay={weight_decay}: expected 0 or more")
-    unknown = set(exempt) - set(KINDS)
-    if unknown:
-        raise ValueError(f"optimizer.exempt: {sorted(unknown)} are no kinds of parameters; expected some of {list(KINDS)}")
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """What all optimizers are told. text_lr, temperature_lr, head_lr: learning rates of the text tower, the temperature and a
+    classifier's linear layer; None: as lr. exempt: kinds of parameters."""
 
+    lr: float
+    weight_decay: float = 1e-5
+    text_lr: float | None = None
+    temperature_lr: float | None = None
+    head_lr: float | None = None
+    exempt: Sequence[str] = KINDS
 
-def _groups(
-    model: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float,
-    text_lr: float | None,
-    temperature_lr: float | None,
-    exempt: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Parameter groups: of the model, the text tower (where it has its own rate), the temperature; each adapted, then exempt.
+    def __post_init__(self) -> None:
+        """ValueError for numbers that no training can be done with, before anything is built."""
+        for name in ("lr", "text_lr", "temperature_lr", "head_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < math.inf:
+                raise ValueError(f"optimizer.{name}={rate}: expected a learning rate, 0 or more")
+        betas = getattr(self, "betas", (0, 0))
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"optimizer.betas={list(betas)}: expected two numbers in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optimizer.weight_decay={self.weight_decay}: expected 0 or more")
+        unknown = set(self.exempt) - set(KINDS)
+        if unknown:
+            raise ValueError(f"optimizer.exempt: {sorted(unknown)} are no kinds of parameters; expected some of {list(KINDS)}")
 
-    Empty ones are left out (an optimizer would refuse them).
-    """
-    rates: dict[str, float | None] = {"common": lr, "text": text_lr, "temperature": temperature_lr}
-    groups: dict[tuple[str, bool], dict[str, Any]] = {
-        (part, adapt): {
-            "params": [],
-            "lr": lr if rate is None else rate,
-            "weight_decay": weight_decay if adapt else 0.0,
-            "always_adapt": adapt,
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups: of the model, the text tower, temperature and head (where they have rates of their own); each
+        adapted, then exempt. Empty ones are left out (an optimizer would refuse them)."""
+        rates = {"common": self.lr, "text": self.text_lr, "temperature": self.temperature_lr, "head": self.head_lr}
+        groups: dict[tuple[str, bool], dict[str, Any]] = {
+            (part, adapt): {
+                "params": [],
+                "lr": self.lr if rate is None else rate,
+                "weight_decay": self.weight_decay if adapt else 0.0,
+                "always_adapt": adapt,
+            }
+            for part, rate in rates.items()
+            for adapt in (True, False)
         }
-        for part, rate in rates.items()
-        for adapt in (True, False)
-    }
-    for name, kind, parameter in _kinds(model):
-        text = name.startswith("text_tower.") and text_lr is not None
-        part = "temperature" if kind == "temperature" else "text" if text else "common"
-        groups[part, kind not in exempt]["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
+        for name, kind, parameter in _kinds(model):
+            part = "temperature" if kind == "temperature" else _PARTS.get(name.partition(".")[0], "common")
+            if rates[part] is None and part != "temperature":
+                part = "common"
+            groups[part, kind not in self.exempt]["params"].append(parameter)
+        return [group for group in groups.values() if group["params"]]
+
+    def plain_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """For optimizers that know no trust ratio."""
+        return [{key: value for key, value in group.items() if key != "always_adapt"} for group in self.groups(model)]
 
 
-class AdamW:
-    """AdamW (Loshchilov and Hutter 2019). text_lr, temperature_lr: learning rates of their own; None: the common one."""
+@dataclass(frozen=True, kw_only=True)
+class AdamW(_Recipe):
+    """AdamW (Loshchilov and Hutter 2019)."""
 
-    def __init__(
-        self,
-        *,
-        lr: float,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-5,
-        text_lr: float | None = None,
-        temperature_lr: float | None = None,
-        exempt: Sequence[str] = KINDS,
-    ) -> None:
-        self.grouping: dict[str, Any] = {
-            "weight_decay": weight_decay,
-            "text_lr": text_lr,
-            "temperature_lr": temperature_lr,
-            "exempt": exempt,
-        }
-        _check(lr=lr, betas=betas, **self.grouping)
-        self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     def build(self, model: nn.Module) -> Optimizer:
-        groups = _groups(model, lr=self.lr, **self.grouping)
-        for group in groups:
-            del group["always_adapt"]
-        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)  # on two cores a fifth of the time
+        groups = self.plain_groups(model)
+        return torch.optim.AdamW(groups, betas=_two(self.betas), eps=self.eps, fused=True)  # on two cores a fifth of the time
 
 
-class Lamb:
+@dataclass(frozen=True, kw_only=True)
+class SGD(_Recipe):
+    """Gradient descent with momentum."""
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum={self.momentum}: expected a number in [0, 1)")
+
+    def build(self, model: nn.Module) -> Optimizer:
+        return torch.optim.SGD(self.plain_groups(model), momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lamb(_Recipe):
     """LAMB (You et al. 2020); exempt parameters have neither weight decay nor trust ratio."""
 
-    def __init__(
-        self,
-        *,
-        lr: float,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 1e-5,
-        text_lr: float | None = None,
-        temperature_lr: float | None = None,
-        exempt: Sequence[str] = ("batchnorm",),
-    ) -> None:
-        self.grouping: dict[str, Any] = {
-            "weight_decay": weight_decay,
-            "text_lr": text_lr,
-            "temperature_lr": temperature_lr,
-            "exempt": exempt,
-        }
-        _check(lr=lr, betas=betas, **self.grouping)
-        self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: float = 1e-6
+    exempt: Sequence[str] = ("batchnorm",)
 
     def build(self, model: nn.Module) -> Optimizer:
-        groups = _groups(model, lr=self.lr, **self.grouping)
-        return LambOptimizer(groups, betas=self.betas, eps=self.eps)
+        return LambOptimizer(self.groups(model), betas=_two(self.betas), eps=self.eps)
+
+
+def _two(betas: Sequence[float]) -> tuple[float, float]:
+    return betas[0], betas[1]
 
 
 class LambOptimizer(Optimizer):
@@ -225,7 +212,25 @@ def _trust_ratios(weights: list[Tensor], updates: list[Tensor], *, sharded: bool
     return ratios.unbind()
 
 
-class WarmupLinear:
+class _Schedule:
+    """What the learning rate is multiplied by, step by step."""
+
+    warmup_steps: int
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the learning rate is multiplied by in the step after `step` finished ones."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        return self._after_warmup(step, max_steps)
+
+    def _after_warmup(self, step: int, max_steps: int) -> float:
+        raise NotImplementedError
+
+    def build(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: self.factor(step, max_steps))
+
+
+class WarmupLinear(_Schedule):
     """Linear from 0 to the learning rate in `warmup_steps`, then linear to `final` × it at the run's last step (paper, 5)."""
 
     def __init__(self, *, warmup_steps: int, final: float = 0.0) -> None:
@@ -235,12 +240,21 @@ class WarmupLinear:
             )
         self.warmup_steps, self.final = warmup_steps, final
 
-    def factor(self, step: int, max_steps: int) -> float:
-        """What the learning rate is multiplied by in the step after `step` finished ones."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
+    def _after_warmup(self, step: int, max_steps: int) -> float:
         left = (max_steps - step) / max(1, max_steps - self.warmup_steps)
         return self.final + (1 - self.final) * max(0.0, left)
 
-    def build(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
-        return LambdaLR(optimizer, lambda step: self.factor(step, max_steps))
+
+class StepDecay(_Schedule):
+    """Multiplied by `ratio` after every `every` steps."""
+
+    def __init__(self, *, every: int, ratio: float, warmup_steps: int = 0) -> None:
+        if every < 1 or warmup_steps < 0 or not 0 < ratio <= 1:
+            raise ValueError(
+                f"scheduler: every={every}, ratio={ratio}, warmup_steps={warmup_steps}: expected at least 1, a share in "
+                f"(0, 1], and 0 or more"
+            )
+        self.every, self.ratio, self.warmup_steps = every, ratio, warmup_steps
+
+    def _after_warmup(self, step: int, max_steps: int) -> float:
+        return float(self.ratio ** (step // self.every))

@@ -20,13 +20,14 @@ from transformers import AlignConfig
 
 from align_train.config import build, read_settings
 from align_train.errors import UserError
-from align_train.model import DualEncoder
+from align_train.model import Classifier, DualEncoder
 from align_train.model.hugging_face import from_config, tensor_names
 from align_train.run_folder import RunFolder
 from align_train.weights import WEIGHTS, fill, find, read
 
 _WANTED = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
 _VOCABULARY = "text_tower.network.embeddings.word_embeddings.weight"
+_CLASSES = "head.bias"
 _POOLER = ("text_model.pooler.dense.weight", "text_model.pooler.dense.bias")
 _LEFT_OVER = (*_POOLER, "text_model.embeddings.position_ids")  # what a checkpoint of theirs may hold beyond a model of ours
 # What their image processor must say for its pictures to be ours: squash, crop the centre, x / 127.5 - 1.
@@ -44,13 +45,19 @@ _LONGEST_TEXT = 64  # tokens; AlignProcessor's own limit where its tokenizer has
 @dataclass(frozen=True)
 class Pretrained:
     """node: of the model, with its vocabulary's size; image_size and resize_size are None where the folder does not say.
-    tokenizer: what `TextEncoder` takes, or None. missing: why, for what is None. run: the run's folder, where it is one."""
+    tokenizer: what `TextEncoder` takes, or None. classes: of a classifier, the file that `LabelEncoder` takes. missing: why,
+    for what is None. run: the run's folder, where it is one."""
 
     path: Path
     kind: Literal["run", "align_train", "hugging_face"]
     node: dict[str, Any]
     tokenizer: str | None
     missing: dict[str, str] = field(default_factory=dict)
+    classes: str | None = None
+
+    @property
+    def is_classifier(self) -> bool:
+        return _is_classifier(self.node)
 
     @property
     def run(self) -> RunFolder | None:
@@ -59,17 +66,32 @@ class Pretrained:
     def tensors(self) -> dict[str, Tensor]:
         return run_weights(RunFolder(self.path)) if self.kind == "run" else read(self.path)
 
-    def fill(self, model: DualEncoder) -> None:
-        """Gives its weights to a model of the same shape, by ours or by Hugging Face's names."""
+    def fill(self, model: DualEncoder | Classifier) -> None:
+        """Gives its weights to a model of the same kind and shape, by ours or by Hugging Face's names."""
+        if isinstance(model, Classifier) != self.is_classifier:
+            raise UserError(
+                f"{self.path}: {'a classifier, which has no text tower' if self.is_classifier else 'no classifier'}"
+            )
         theirs = tensor_names(model.state_dict()) if self.kind == "hugging_face" else None
         fill(model, self.tensors(), source=str(self.path), names=theirs, ignore=_LEFT_OVER if theirs else ())
 
-    def build(self) -> DualEncoder:
+    def fill_image_tower(self, model: Classifier) -> None:
+        """Gives the weights of its image tower to one of the same shape."""
+        prefix, tensors = "image_tower.", self.tensors()
+        names = [prefix + name for name in model.image_tower.state_dict()]
+        called = tensor_names(names) if self.kind == "hugging_face" else {name: name for name in names}
+        ours = {name.removeprefix(prefix): theirs for name, theirs in called.items()}
+        # What belongs to other parts is left; what is left of the tower itself shows that it is another tower.
+        own = ("vision_model.",) if self.kind == "hugging_face" else (prefix,)
+        others = [name for name in tensors if not name.startswith(own)]
+        fill(model.image_tower, tensors, source=str(self.path), names=ours, ignore=others)
+
+    def build(self) -> DualEncoder | Classifier:
         """The model with its weights, in evaluation mode, on the CPU."""
         node = without_pretrained(self.node)
         if node["image_size"] is None:  # nothing in the towers depends on it
             del node["image_size"], node["resize_size"]
-        model: DualEncoder = build(node)
+        model: DualEncoder | Classifier = build(node)
         self.fill(model)
         return model.eval()
 
@@ -89,6 +111,9 @@ def open_pretrained(path: str) -> Pretrained:
 def _run(folder: Path) -> Pretrained:
     settings = read_settings(folder / "config.yaml")
     node = _model_node(settings, folder)
+    if _is_classifier(node):
+        node["classes"] = len(run_weights(RunFolder(folder))[_CLASSES])
+        return Pretrained(folder, "run", node, None, classes=str(RunFolder(folder).classes))
     if node.get("vocabulary_size") is None:
         node["vocabulary_size"] = len(run_weights(RunFolder(folder))[_VOCABULARY])
     saved = RunFolder(folder).tokenizer
@@ -98,6 +123,8 @@ def _run(folder: Path) -> Pretrained:
 
 def _exported(folder: Path) -> Pretrained:
     node = _model_node(read_settings(folder / "config.yaml"), folder)
+    if _is_classifier(node):
+        return Pretrained(folder, "align_train", node, None, classes=str(folder / "classes.json"))
     return Pretrained(folder, "align_train", node, *_tokenizer(folder))
 
 
@@ -106,6 +133,10 @@ def _model_node(settings: Any, folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'config.yaml'}: no model in it; expected {_WANTED}")
     node: dict[str, Any] = OmegaConf.to_container(settings.model, resolve=True)  # type: ignore[assignment]
     return node
+
+
+def _is_classifier(node: Mapping[str, Any]) -> bool:
+    return str(node.get("_target_")).rpartition(".")[2] == Classifier.__name__
 
 
 def _tokenizer(folder: Path) -> tuple[str | None, dict[str, str]]:
@@ -206,18 +237,25 @@ def run_weights(folder: RunFolder) -> dict[str, Tensor]:
 
 
 def with_pretrained(config: Any) -> Any:
-    """The configuration of `model=huggingface`, made explicit: the model that lies at `model.path`, under what else `model`
-    says; its weights as `initial_weights`; its tokenizer where `data` names none. Any other is returned as it is."""
+    """The configuration of `model=huggingface` or `model=classifier` made explicit: the model, or the image tower, that lies
+    at `model.path`, under what else `model` says; its weights as `initial_weights`; its tokenizer where `data` names none. Any
+    other is returned as it is."""
     if "path" not in config.model:
         return config
     path = str(config.model.path)
     found = open_pretrained(path)
     changes = {key: value for key, value in config.model.items() if key != "path" and value is not None}
     explicit = copy.deepcopy(config)
+    classifier = _is_classifier(config.model)
+    if found.is_classifier and not classifier:
+        raise UserError(f"model.path={path}: a classifier, which has no text tower; take model=classifier")
+    node = without_pretrained(found.node)
+    if classifier:
+        node = {key: node[key] for key in ("image_tower", "image_size", "resize_size")} | {"classes": None, "lock": None}
     with open_dict(explicit):
-        explicit.model = OmegaConf.merge(OmegaConf.create(without_pretrained(found.node)), changes)
+        explicit.model = OmegaConf.merge(OmegaConf.create(node), changes)
         explicit.initial_weights = path
-        if explicit.data.get("tokenizer") is None:
+        if not classifier and explicit.data.get("tokenizer") is None:
             explicit.data.tokenizer = _told(found, "tokenizer", "data.tokenizer=…")
     if explicit.model.image_size is None:
         _told(found, "preprocess", "model.image_size=… and model.resize_size=…")

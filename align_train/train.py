@@ -21,10 +21,11 @@ from align_train.config import PRECISIONS, build, read_settings, steps_of, to_ya
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import UserError
 from align_train.evaluation import evaluate_run, print_results
-from align_train.model import DualEncoder
-from align_train.module import ContrastiveModule
+from align_train.model import Classifier, DualEncoder
+from align_train.module import TrainingModule
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
 from align_train.run_folder import SETTINGS, RunFolder, write_whole
+from align_train.stream.labels import LabelEncoder
 from align_train.stream.text import TextEncoder
 
 # How a collective of torch says that the other side is gone.
@@ -49,15 +50,15 @@ def train(config: Any) -> None:
         data.go_on({**folder.stretch_at(done - 1), **_place(folder, done)})
     _check_hardware(config)
     staging = data.check_space(config.trainer.nodes) if data.staged else ""
-    model = build_model(config, data, begun=done > 0)
+    model, begins_with = build_model(config, data, begun=done > 0)
     evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
     write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
-        print(recipe(config, data, model, folder, done, changes, staging), flush=True)
+        print(recipe(config, data, model, folder, done, changes, staging, begins_with), flush=True)
     if not done:
         write_settings.write()
     trainer = _trainer(config, folder, data, max_steps, evaluators, write_settings)
-    module = ContrastiveModule(
+    module = TrainingModule(
         model=model,
         loss=build(config.loss),
         optimizer=build(config.optimizer),
@@ -131,27 +132,43 @@ def prepare_data(config: Any, *, progress: bool) -> PairsDataModule:
     return data
 
 
-def build_model(config: Any, data: PairsDataModule, *, begun: bool = False) -> DualEncoder:
-    """The configured model, the same on every rank; its vocabulary is the tokenizer's unless set.
-
-    Its weights are fresh, or those of `initial_weights`; where the run has begun, a checkpoint will bring them."""
+def build_model(config: Any, data: PairsDataModule, *, begun: bool = False) -> tuple[DualEncoder | Classifier, str]:
+    """The configured model, the same on every rank, and what it begins with: nothing, or of `initial_weights`; where the run
+    has begun, a checkpoint will bring them. Its vocabulary is the tokenizer's unless set, its classes are the data's."""
     torch.manual_seed(config.seed)
-    node: Any = OmegaConf.to_container(config.model, resolve=True)
-    known = data.encode.vocabulary_size
-    size = node.pop("vocabulary_size", None) or known
+    settings: Any = OmegaConf.to_container(config.model, resolve=True)
+    node = _sized(settings, data.encode)
+    start = config.initial_weights
+    model: DualEncoder | Classifier = build(without_pretrained(node) if begun or start is not None else node)
+    if begun or start is None:
+        return model, ""
+    return model, f"{_begin_with(open_pretrained(start), model, data)} of {start}"
+
+
+def _sized(node: dict[str, Any], encode: TextEncoder | LabelEncoder) -> dict[str, Any]:
+    """A model's node with the number of tokens, or of classes, that the data has."""
+    if isinstance(encode, LabelEncoder):
+        found, known = node.get("classes"), len(encode.names)
+        if found not in (None, known):
+            raise UserError(f"model.classes={found}: data.classes={encode.source} has {known}; set it to null")
+        return node | {"classes": known}
+    known = encode.vocabulary_size
+    size = node.get("vocabulary_size") or known
     if size < known:
-        raise UserError(
-            f"model.vocabulary_size={size}: the tokenizer {data.encode.path} has {known} tokens; set it to null or more"
-        )
-    elsewhere = begun or config.initial_weights is not None
-    model: DualEncoder = build(without_pretrained(node) if elsewhere else node, vocabulary_size=size)
-    if config.initial_weights is not None and not begun:
-        _begin_with(open_pretrained(config.initial_weights), model, data)
-    return model
+        raise UserError(f"model.vocabulary_size={size}: the tokenizer {encode.path} has {known} tokens; set it to null or more")
+    return node | {"vocabulary_size": size}
 
 
-def _begin_with(found: Pretrained, model: DualEncoder, data: PairsDataModule) -> None:
-    """Gives a model the weights of another, which must have been trained with the same tokens."""
+def _begin_with(found: Pretrained, model: DualEncoder | Classifier, data: PairsDataModule) -> str:
+    """Gives a model the weights of another, trained with the same tokens; or a classifier the image tower of any, and the
+    linear layer too of one with the same classes. Returns what it was given."""
+    if isinstance(data.encode, LabelEncoder):
+        assert isinstance(model, Classifier)
+        if found.classes is not None and LabelEncoder(found.classes).names == data.encode.names:
+            found.fill(model)
+            return "the weights"
+        found.fill_image_tower(model)
+        return "the image tower"
     if found.tokenizer is not None:
         theirs = TextEncoder(found.tokenizer, max_tokens=data.encode.max_tokens)
         if theirs.tokenizer.get_vocab() != data.encode.tokenizer.get_vocab():
@@ -160,6 +177,7 @@ def _begin_with(found: Pretrained, model: DualEncoder, data: PairsDataModule) ->
                 f"set data.tokenizer={found.tokenizer}"
             )
     found.fill(model)
+    return "the weights"
 
 
 def _trainer(
@@ -253,7 +271,7 @@ def _write_settings(
 ) -> None:
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     write_whole(folder.config, to_yaml(config))
-    data.encode.save(folder.tokenizer)
+    data.encode.save(folder.path if isinstance(data.encode, LabelEncoder) else folder.tokenizer)
     folder.begin_stretch(data.recipe, step=done)
     if changes:
         folder.note_changes({key: list(pair) for key, pair in changes.items()}, step=done)
@@ -262,17 +280,21 @@ def _write_settings(
 def recipe(
     config: Any,
     data: PairsDataModule,
-    model: DualEncoder,
+    model: DualEncoder | Classifier,
     folder: RunFolder,
     done: int,
     changes: dict[str, tuple[Any, Any]],
     staging: str,
+    begins_with: str,
 ) -> str:
     """What the run will do, in a few lines: batch and its split, length, data, parameters, where it writes."""
     world = config.trainer.devices * config.trainer.nodes
     chunks = config.batch_size // config.chunk_size
     steps = steps_of(config)
-    image, text = (sum(p.numel() for p in tower.parameters()) for tower in (model.image_tower, model.text_tower))
+    parts = {"image_tower": "image tower", "text_tower": "text tower", "head": "linear layer"}
+    sizes = {
+        part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in model.named_children() if part in parts
+    }
     start = f"from step {done}" if done else "new"
     split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunk{'s' * (chunks > world)}"
     made_of = f"{chunks} chunk{'s' * (chunks > 1)} of {config.chunk_size}"
@@ -286,11 +308,11 @@ def recipe(
         "length": f"{steps:,} steps = {pairs:,} pairs = {_epochs(data, steps)}",
         "data": f"{data.manifest.pairs:,} pairs in {len(data.manifest.shards):,} shards ({data.manifest.source}), of which an "
         f"epoch visits {_visited(data)}; held out: {held_out:,}",
-        "parameters": f"image tower {image / 1e6:.2f} M, text tower {text / 1e6:.2f} M, "
-        f"shared dimension {model.text_tower.dim}{locked}",
+        "parameters": f"{', '.join(f'{parts[part]} {size:.2f} M' for part, size in sizes.items())}, "
+        f"{f'{model.dim:,} classes' if isinstance(model, Classifier) else f'shared dimension {model.dim}'}{locked}",
     }
-    if config.initial_weights is not None:
-        lines["begins with"] = f"the weights of {config.initial_weights}"
+    if begins_with:
+        lines["begins with"] = begins_with
     if staging:
         lines["staging"] = staging
     if data.dropped:
@@ -362,5 +384,6 @@ def _quieten() -> None:
         ".*IterableDataset.*",
         ".*treespec.*",  # Lightning's own use of torch
         ".*smaller than the logging interval.*",
+        ".*in eval mode at the start of training.*",  # a locked tower
     ):
         warnings.filterwarnings("ignore", pattern)

@@ -85,6 +85,12 @@ def small_run(demo: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
+    """A run of seconds that is over."""
+    return made_once(tmp_path_factory, "trained", lambda folder: run(*small_run, "name=run", cwd=folder)) / "outputs" / "run"
+
+
+@pytest.fixture(scope="session")
 def small_align(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     """A folder of Hugging Face's ALIGN, 32 of 36 pixels, with the small demo's tokenizer."""
 

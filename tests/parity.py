@@ -35,7 +35,7 @@ from align_train.distributed import rank, world_size
 from align_train.engines import trained_parameters, whole
 from align_train.loss import ContrastiveLoss, SigmoidLoss
 from align_train.model import BertTower, Bias, DualEncoder, EfficientNetTower, Temperature
-from align_train.module import ContrastiveModule
+from align_train.module import TrainingModule
 from align_train.optim import AdamW, Lamb, WarmupLinear
 from align_train.strategies import ddp, deepspeed, fsdp
 from tests.processes import on_ranks
@@ -219,7 +219,7 @@ class _FirstGradients(Callback):
         self.found: dict[str, Tensor] = {}
 
     def on_before_optimizer_step(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
-        assert isinstance(module, ContrastiveModule)
+        assert isinstance(module, TrainingModule)
         if trainer.global_step == 0:
             self.found = {name: _gradient(parameter) for name, parameter in trained_parameters(module.model)}
 
@@ -246,12 +246,12 @@ def trained(case: Case) -> dict[str, Tensor]:
 
 def fit(
     case: Case, *callbacks: Callback, start: int = 0, end: int = STEPS, resume: Path | None = None, save: Path | None = None
-) -> ContrastiveModule:
+) -> TrainingModule:
     """Steps of this rank's share, through Lightning; five, or from one checkpoint to another."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     inductor.fallback_random = True  # or compiled dropout draws other numbers than the oracle's
-    module = ContrastiveModule(
+    module = TrainingModule(
         model=model_of(case),
         loss=SigmoidLoss() if case.loss == "sigmoid" else ContrastiveLoss(mask_duplicates=case.loss == "masked", tile=7),
         optimizer=optimizer_of(case),

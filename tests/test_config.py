@@ -29,6 +29,7 @@ def choices(*groups: str) -> list[str]:
 
 
 # What a user has to say in any case.
+OF_CLASSES = ("model=classifier", "loss=classification", "experiment=finetune_classification", "experiment=linear_probe")
 GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
 
 
@@ -40,7 +41,11 @@ def test_every_choice_composes_and_passes_its_check(choice: str, small_align: Pa
 
 
 def check_explicit(model: Path, *overrides: str) -> None:
-    """model: where the weights lie, for what begins with some."""
+    """model: where the weights lie, for what begins with some. A classifier has classes in the place of a tokenizer."""
+    if any(override.startswith(OF_CLASSES) for override in overrides):
+        kept = [override for override in overrides if not override.startswith("data.tokenizer=")]
+        others = [choice for choice in ("model=classifier", "loss=classification") if choice not in kept]
+        overrides = (*others, *kept, "data.tokenizer=null", "data.classes=10")
     if "path" in composed(*overrides).model.keys():  # noqa: SIM118 - `in` does not see what is yet to be given
         overrides = (*overrides, f"model.path={model}")
     check(with_pretrained(composed(*overrides)))
@@ -108,7 +113,13 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["model.lock=both"], "model.lock=both: expected image or text or null"),
         (["model.image_tower.strides=[1,x]"], "model.image_tower.strides=.*: expected a list"),
         (["+optimizer.momentum=0.9"], "optimizer.momentum: no such setting"),
-        (["optimizer._target_=align_train.optim.SGD"], "no such class"),
+        (["optimizer._target_=align_train.optim.Sgd"], "no such class"),
+        (
+            ["model=classifier", "model.path=x"],
+            "model=classifier, loss=not classification, data.classes=None: these go together",
+        ),
+        (["experiment=linear_probe", "model.path=x", "data.shards=x"], "data.classes is not set"),
+        (["data.classes=10"], "data.tokenizer, data.classes: texts or labels, not both"),
         (["+model.image_tower.depht=2"], "did you mean model.image_tower.depth"),
         (["data=webdataset"], "data.shards is not set"),
         (["data.lanes=0"], "data.lanes=0: expected an integer, at least 1"),

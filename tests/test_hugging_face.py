@@ -22,7 +22,7 @@ from align_train.errors import UserError
 from align_train.stream.decode import Views, decode_centre
 from align_train.stream.text import TextEncoder, train_tokenizer
 from tests.align_folders import BASE, SMALL, distinct_pictures, folder_of, image_processor, lively
-from tests.conftest import REPOSITORY, made_once, run
+from tests.conftest import REPOSITORY, run
 from tests.test_train import metrics
 
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -92,11 +92,6 @@ probabilities = logits.softmax(dim=1)
 assert "align_train" not in sys.modules
 print(json.dumps({"logits": logits.tolist(), "probabilities": probabilities.tolist()}))
 """
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
-    return made_once(tmp_path_factory, "trained", lambda folder: run(*small_run, "name=run", cwd=folder)) / "outputs" / "run"
 
 
 def saved_pictures(folder: Path, number: int) -> list[Path]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from align_train.engines import local_like, local_values, trained_parameters, whole_like, whole_state_dict
 from align_train.errors import UserError
-from align_train.module import ContrastiveModule
+from align_train.module import TrainingModule
 
 
 class Averaging(Callback):
@@ -42,7 +42,7 @@ class Averaging(Callback):
         weights = [local_values(parameter)[0] for _, parameter in _trained(module)]
         torch._foreach_lerp_(list(self._average.values()), weights, 1 - decay)
 
-    def weights(self, module: ContrastiveModule, *, keep: bool = True) -> dict[str, Tensor]:
+    def weights(self, module: TrainingModule, *, keep: bool = True) -> dict[str, Tensor]:
         """The model's state dict to evaluate, full tensors: averaged where there is an average. All ranks must ask."""
         state = whole_state_dict(module.model, keep=keep)
         if self._average:
@@ -72,5 +72,5 @@ class Averaging(Callback):
 
 
 def _trained(module: lightning.LightningModule) -> Iterator[tuple[str, nn.Parameter]]:
-    assert isinstance(module, ContrastiveModule)
+    assert isinstance(module, TrainingModule)
     return trained_parameters(module.model)

@@ -17,8 +17,8 @@ from align_train.callbacks.averaging import Averaging
 from align_train.callbacks.metrics import Metrics
 from align_train.datamodule import PairsDataModule
 from align_train.evals import Encoder
-from align_train.model import DualEncoder
-from align_train.module import ContrastiveModule
+from align_train.model import Classifier, DualEncoder
+from align_train.module import TrainingModule
 
 
 class Evaluation(Callback):
@@ -29,11 +29,11 @@ class Evaluation(Callback):
     ) -> None:
         self.evaluators, self.every, self.data, self.metrics = list(evaluators), every, data, metrics
         self.averaging = averaging
-        self.plain: DualEncoder | None = None
+        self.plain: DualEncoder | Classifier | None = None
 
     def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Before the engine takes the model."""
-        assert isinstance(module, ContrastiveModule)
+        assert isinstance(module, TrainingModule)
         if self.every and self.data.held_out is not None:
             self.plain = copy.deepcopy(module.model).eval()
 
@@ -43,7 +43,7 @@ class Evaluation(Callback):
         pairs = self.data.held_out_pairs()
         if not self.every or trainer.global_step % self.every or pairs is None:
             return
-        assert isinstance(module, ContrastiveModule)
+        assert isinstance(module, TrainingModule)
         assert self.plain is not None
         self.plain.load_state_dict(self.averaging.weights(module))
         model = self.plain.to(module.device)

@@ -19,7 +19,7 @@ from align_train.batch import Batch
 from align_train.callbacks.agreement import Agreement, stop_with
 from align_train.datamodule import PairsDataModule
 from align_train.engines import whole
-from align_train.module import ContrastiveModule
+from align_train.module import TrainingModule
 from align_train.pictures import draw_curves
 from align_train.run_folder import RunFolder, write_whole
 
@@ -63,7 +63,7 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        assert isinstance(module, ContrastiveModule)
+        assert isinstance(module, TrainingModule)
         self._busy += time.perf_counter() - self._began + batch.wait
         self._waited += batch.wait
         self._steps_timed += 1
@@ -88,12 +88,13 @@ class Metrics(Callback):
         if self.rows:
             draw_curves(self.rows, self.folder.curves, title=self.name)
 
-    def _measure(self, trainer: lightning.Trainer, module: ContrastiveModule, step: int) -> dict[str, float]:
+    def _measure(self, trainer: lightning.Trainer, module: TrainingModule, step: int) -> dict[str, float]:
+        temperature = module.model.temperature
         row = {
             "step": step,
             "pairs_seen": self.data.pairs_seen(step),
             "loss": float(module.loss_value),
-            "temperature": float(whole(module.model.temperature.value.detach())),
+            **({} if temperature is None else {"temperature": float(whole(temperature.value.detach()))}),
             "lr": module.learning_rate,
             "grad_norm": float(whole(module.gradient_norm)),
             "pairs_per_second": self._steps_timed * self.data.batch_size / self._busy,

@@ -35,11 +35,9 @@ class Progress(Callback):
             return
         latest = self.metrics.latest
         if latest.get("step") == trainer.global_step:
-            shown = {
-                "loss": f"{latest['loss']:.3f}",
-                "σ": f"{latest['temperature']:.4f}",
-                "pairs/s": f"{latest['pairs_per_second']:.0f}",
-            }
+            shown = {"loss": f"{latest['loss']:.3f}", "pairs/s": f"{latest['pairs_per_second']:.0f}"}
+            if "temperature" in latest:
+                shown["σ"] = f"{latest['temperature']:.4f}"
             self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 

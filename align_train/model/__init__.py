@@ -1,7 +1,8 @@
-"""The dual encoder and its towers."""
+"""The dual encoder and its towers; a classifier of one of them."""
 
+from align_train.model.classifier import Classifier
 from align_train.model.dual_encoder import Bias, DualEncoder, Temperature
 from align_train.model.image_tower import EfficientNetTower, TimmTower
 from align_train.model.text_tower import BertTower
 
-__all__ = ["BertTower", "Bias", "DualEncoder", "EfficientNetTower", "Temperature", "TimmTower"]
+__all__ = ["BertTower", "Bias", "Classifier", "DualEncoder", "EfficientNetTower", "Temperature", "TimmTower"]

@@ -83,6 +83,11 @@ class DualEncoder(nn.Module):
         """The tower that is not trained. (An attribute would make it a second submodule, its weights saved twice.)"""
         return {"image": self.image_tower, "text": self.text_tower}[self.lock] if self.lock else None
 
+    @property
+    def dim(self) -> int:
+        """Of the shared space."""
+        return int(self.text_tower.dim)  # type: ignore[arg-type]
+
     def train(self, mode: bool = True) -> DualEncoder:
         super().train(mode)
         if self.locked is not None:

@@ -62,6 +62,8 @@ class Inexpressible(UserError):
 
 def to_config(node: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `AlignConfig` for a node whose vocabulary_size is set; `Inexpressible` where there are none."""
+    if "text_tower" not in node:
+        raise Inexpressible(f"Hugging Face's ALIGN has no {_class(node)}")
     image, text = node["image_tower"], node["text_tower"]
     for name, tower, known in (("image", image, EfficientNetTower), ("text", text, BertTower)):
         if _class(tower) != known.__name__:

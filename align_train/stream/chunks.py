@@ -16,7 +16,7 @@ import hashlib
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -36,7 +37,6 @@ from align_train.stream.manifest import Manifest
 from align_train.stream.order import Integers, Order, Visits, hash_words
 from align_train.stream.shard import CaptionSource, ShardReader
 from align_train.stream.stage import Stage, Vanished
-from align_train.stream.text import TextEncoder
 
 _OPEN_SHARDS = 64
 _BEST_OF = 100  # pairs tried before a shard counts as bad throughout
@@ -167,7 +167,7 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
         *,
         pairs: Pairs,
         order: Order,
-        encode: TextEncoder,
+        encode: Callable[[Sequence[str]], NDArray[np.int32]],
         batch_size: int,
         chunk_size: int,
         first_step: int = 0,

@@ -58,15 +58,17 @@ class CaptionSource:
             raise UserError(f"data.caption={text!r}: expected a text member such as 'txt', or 'json:FIELD'")
         return cls(extension, field or None)
 
+    def values(self, member: bytes) -> list[Any]:
+        """What a pair has there, of whatever kind; ValueError where that cannot be read."""
+        if self.field is None:
+            return [member.decode("utf-8")]
+        record = _parse_json(member)
+        value = record.get(self.field) if isinstance(record, dict) else None
+        return value if isinstance(value, list) else [value]
+
     def read(self, member: bytes) -> list[str]:
         """The texts of a pair; raises ValueError with the reason where there is none."""
-        if self.field is None:
-            texts: list[Any] = [member.decode("utf-8")]
-        else:
-            record = _parse_json(member)
-            value = record.get(self.field) if isinstance(record, dict) else None
-            texts = value if isinstance(value, list) else [value]
-        texts = [text[:_LONGEST_TEXT].strip() for text in texts if isinstance(text, str) and _is_unicode(text)]
+        texts = [text[:_LONGEST_TEXT].strip() for text in self.values(member) if isinstance(text, str) and _is_unicode(text)]
         texts = [text for text in texts if text]
         if not texts:
             raise ValueError(f"no text in {self}")
