@@ -100,6 +100,8 @@ class EvaluateConfig:
     workers: int = 1
     device: str = "cpu"
     eval: str | None = None
+    image_size: int | None = None
+    resize_size: int | None = None
     to: str | None = None
 
 

@@ -36,9 +36,12 @@ def evaluate(config: Any) -> dict[str, float]:
     if settings.data.held_out is None:
         why = "the run has no held-out shards" if found.run else "this model is no run of ours"
         raise UserError(f"shards is not set, and {why}; give shards=… (a manifest, folder or glob)")
-    for key, reason in found.missing.items():
+    sizes = {key: config[key] for key in ("image_size", "resize_size") if config[key] is not None}
+    unknown = {key: reason for key, reason in found.missing.items() if key != "preprocess" or len(sizes) < 2}
+    for key, reason in unknown.items():
         raise UserError(f"{reason}; {key} is needed to evaluate")
     settings.data.tokenizer, settings.data.classes = found.tokenizer, found.classes
+    settings.data.update(sizes)
     settings.data.workers = config.workers
     settings.chunk_size = config.chunk_size
     # Only the held-out shards are needed: the training shards may long be gone.

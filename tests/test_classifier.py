@@ -73,12 +73,16 @@ def test_a_linear_probe_and_then_the_whole_classifier(tmp_path: Path, trained: P
     (moved / "results.json").unlink()
     run("model=moved", "to=own", cwd=tmp_path, module="align_train.export")
     assert load_file(tmp_path / "own" / "model.safetensors").keys() == half.keys()
+    where = (f"shards={demo}/held_out", "caption=json:class")
     for path in ("moved", "own"):
-        where = (f"shards={demo}/held_out", "caption=json:class")
         run(f"model={path}", *where, cwd=tmp_path, module="align_train.evaluate")
     one, other = (json.loads((tmp_path / path / "results.json").read_text()) for path in ("moved", "own"))
     assert one["classification/top5"] == other["classification/top5"]
     assert one["held_out/loss"] == pytest.approx(other["held_out/loss"], rel=0.1)  # of groups of 32, and of all
+
+    larger = ("image_size=40", "resize_size=44", f"to={tmp_path}/larger")
+    run("model=own", *where, *larger, cwd=tmp_path, module="align_train.evaluate")
+    assert json.loads((tmp_path / "larger" / "results.json").read_text())["held_out/loss"] != other["held_out/loss"]
 
     model = align_train.load_classifier(str(tmp_path / "own"))
     picture = Image.new("RGB", (50, 40), "red")
