@@ -239,6 +239,11 @@ def _all_keys(node: Any) -> Iterator[str]:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
+def class_name(node: Any) -> str:
+    """Of what a node describes: the last part of its `_target_`."""
+    return str(node.get("_target_")).rpartition(".")[2]
+
+
 def steps_of(config: Any) -> int:
     """Optimizer steps of the run: `max_steps`, or the fewest that see `max_pairs`."""
     return int(config.max_steps) if config.max_steps is not None else -(-int(config.max_pairs) // int(config.batch_size))
@@ -292,10 +297,7 @@ def check(config: Any) -> None:
 
 def _check_task(config: Any) -> None:
     """Pictures go with texts, or with labels: model, loss and data must agree which."""
-    target = "Classifier", "ClassificationLoss"
-    classifier, loss = (
-        str(config[key].get("_target_")).endswith(name) for key, name in zip(("model", "loss"), target, strict=True)
-    )
+    classifier, loss = class_name(config.model) == "Classifier", class_name(config.loss) == "ClassificationLoss"
     labels = config.data.get("classes") is not None
     if labels and config.data.get("tokenizer") is not None:
         raise UserError("data.tokenizer, data.classes: texts or labels, not both; set one of them to null")
@@ -354,7 +356,7 @@ def _check_engine(config: Any) -> None:
         raise UserError(
             "compile=true: ZeRO-3 gathers weights within every block, which breaks it up; strategy.stage=2, or fsdp"
         )
-    sigmoid = str(config.loss.get("_target_")).endswith("SigmoidLoss")
+    sigmoid = class_name(config.loss) == "SigmoidLoss"
     if sigmoid != (config.model.get("bias") is not None):
         fix = "loss=sigmoid sets one" if sigmoid else "take loss=sigmoid, or model.bias=null"
         raise UserError(f"model.bias={config.model.get('bias')}: a bias goes with loss=sigmoid and with no other; {fix}")

@@ -52,6 +52,14 @@ class Start:
         return Start(step, self.cursor + pairs, self.pairs_seen + pairs)
 
 
+def _encoder(tokenizer: str | None, max_tokens: int | None, classes: int | str | None) -> TextEncoder | LabelEncoder:
+    if classes is not None and tokenizer is None:
+        return LabelEncoder(classes)
+    if classes is None and tokenizer is not None and max_tokens is not None:
+        return TextEncoder(tokenizer, max_tokens=max_tokens)
+    raise UserError(f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or labels")
+
+
 class PairsDataModule(lightning.LightningDataModule):
     """Training pairs in the order of `stream/order.py`, and held-out pairs in the manifest's.
 
@@ -111,17 +119,15 @@ class PairsDataModule(lightning.LightningDataModule):
             raise UserError(f"data.staging={staging}: expected settings such as data.staging.limit_gb=100")
         self.stage = replace(staging or Stage(), storage_options=dict(storage_options or {}))
         self.missing_shards, self.max_bad_share, self.accept = missing_shards, max_bad_share, accept
-        if (tokenizer is None or max_tokens is None) == (classes is None):
-            raise UserError(f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or labels")
-        self.labels = None if classes is None else LabelEncoder(classes)
-        self.caption = self._source(caption)
-        self.manifest = resolve(shards, caption=self.caption, stage=self.stage, mixed=weights is not None, progress=progress)
-        self.encode = self.labels or TextEncoder(str(tokenizer), max_tokens=max_tokens or 0)
+        source = CaptionSource.parse(caption)
+        self.manifest = resolve(shards, caption=source, stage=self.stage, mixed=weights is not None, progress=progress)
+        self.encode = _encoder(tokenizer, max_tokens, classes)  # after the shards: the hub may be asked for it
+        self.caption = self._of_kind(source)
         self.seed, self.lanes, self.window = seed, lanes, window
         self.weights = list(weights) if weights is not None else [1]
         self.dropped: list[int] = []
         self.order = self._order()
-        self.held_out_caption = self._source(held_out_caption or caption)
+        self.held_out_caption = self._of_kind(CaptionSource.parse(held_out_caption or caption))
         self.held_out: Manifest | None = None
         if held_out is not None:
             self.held_out = resolve(
@@ -131,9 +137,11 @@ class PairsDataModule(lightning.LightningDataModule):
         self.start = Start()
         self.loader: TrainingLoader | None = None
 
-    def _source(self, caption: str) -> CaptionSource:
-        source = CaptionSource.parse(caption)
-        return source if self.labels is None else LabelSource(source.extension, source.field, self.labels)
+    def _of_kind(self, source: CaptionSource) -> CaptionSource:
+        """Of texts, or of labels."""
+        if isinstance(self.encode, LabelEncoder):
+            return LabelSource(source.extension, source.field, self.encode)
+        return source
 
     def _order(self) -> Order:
         return Order(

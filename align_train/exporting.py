@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AlignConfig, AlignProcessor, EfficientNetImageProcessor
 
-from align_train.config import read_settings, to_yaml
+from align_train.config import class_name, read_settings, to_yaml
 from align_train.errors import UserError
 from align_train.model.hugging_face import Inexpressible, tensor_names, to_config
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
@@ -35,13 +35,14 @@ def export(config: Any) -> None:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"to={config.to}: is there already; choose a new folder")
     found = open_pretrained(config.model)
+    own = "align_train.load_classifier" if found.is_classifier else "align_train.load"
     expressed = None
     try:
         expressed = to_config(found.node) if config.format != "align_train" else None
     except Inexpressible as error:
         if config.format == "huggingface":
             raise UserError(f"{error}; format=align_train exports it in our own format") from None
-        print(f"{error}: exported in align_train's own format, which we load and evaluate alike")
+        print(f"{error}: exported in align_train's own format, which {own} and evaluate read")
     model = found.build()
     aside = to.with_name(f".{to.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -55,7 +56,6 @@ def export(config: Any) -> None:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     size = (to / WEIGHTS).stat().st_size
-    own = "align_train.load_classifier" if found.is_classifier else "align_train.load"
     kind = "transformers.AlignModel" if expressed else own
     step = f", step {found.run.last_step()}" if found.run else ""
     print(f"{to}: {tensors} tensors, {size / 1e6:.1f} MB{step}, for {kind}")
@@ -181,7 +181,7 @@ def _of_run(found: Pretrained) -> str:
         "steps": f"{step:,}",
         "pairs seen": f"{seen:,}",
         "global batch": f"{settings.batch_size:,} in chunks of {settings.chunk_size}",
-        "optimizer": f"{str(settings.optimizer._target_).rpartition('.')[2]}, learning rate {settings.optimizer.lr}",
+        "optimizer": f"{class_name(settings.optimizer)}, learning rate {settings.optimizer.lr}",
         "precision": settings.precision,
         "pictures": f"squashed to {found.node['resize_size']}, cropped to {found.node['image_size']}, x / 127.5 - 1",
         **({} if found.is_classifier else {"texts": _texts(found.node)}),

@@ -18,11 +18,12 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 from transformers import AlignConfig
 
-from align_train.config import build, read_settings
+from align_train.config import build, class_name, read_settings
 from align_train.errors import UserError
 from align_train.model import Classifier, DualEncoder
 from align_train.model.hugging_face import from_config, tensor_names
 from align_train.run_folder import RunFolder
+from align_train.stream.labels import CLASS_FILE
 from align_train.weights import WEIGHTS, fill, find, read
 
 _WANTED = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
@@ -68,10 +69,6 @@ class Pretrained:
 
     def fill(self, model: DualEncoder | Classifier) -> None:
         """Gives its weights to a model of the same kind and shape, by ours or by Hugging Face's names."""
-        if isinstance(model, Classifier) != self.is_classifier:
-            raise UserError(
-                f"{self.path}: {'a classifier, which has no text tower' if self.is_classifier else 'no classifier'}"
-            )
         theirs = tensor_names(model.state_dict()) if self.kind == "hugging_face" else None
         fill(model, self.tensors(), source=str(self.path), names=theirs, ignore=_LEFT_OVER if theirs else ())
 
@@ -113,7 +110,7 @@ def _run(folder: Path) -> Pretrained:
     node = _model_node(settings, folder)
     if _is_classifier(node):
         node["classes"] = len(run_weights(RunFolder(folder))[_CLASSES])
-        return Pretrained(folder, "run", node, None, classes=str(RunFolder(folder).classes))
+        return Pretrained(folder, "run", node, None, classes=str(folder / CLASS_FILE))
     if node.get("vocabulary_size") is None:
         node["vocabulary_size"] = len(run_weights(RunFolder(folder))[_VOCABULARY])
     saved = RunFolder(folder).tokenizer
@@ -124,7 +121,7 @@ def _run(folder: Path) -> Pretrained:
 def _exported(folder: Path) -> Pretrained:
     node = _model_node(read_settings(folder / "config.yaml"), folder)
     if _is_classifier(node):
-        return Pretrained(folder, "align_train", node, None, classes=str(folder / "classes.json"))
+        return Pretrained(folder, "align_train", node, None, classes=str(folder / CLASS_FILE))
     return Pretrained(folder, "align_train", node, *_tokenizer(folder))
 
 
@@ -136,7 +133,7 @@ def _model_node(settings: Any, folder: Path) -> dict[str, Any]:
 
 
 def _is_classifier(node: Mapping[str, Any]) -> bool:
-    return str(node.get("_target_")).rpartition(".")[2] == Classifier.__name__
+    return class_name(node) == Classifier.__name__
 
 
 def _tokenizer(folder: Path) -> tuple[str | None, dict[str, str]]:

@@ -64,11 +64,6 @@ class RunFolder:
         return self.path / "tokenizer"
 
     @property
-    def classes(self) -> Path:
-        """The same of a classifier."""
-        return self.path / "classes.json"
-
-    @property
     def bad_pairs(self) -> Path:
         return self.path / "bad_pairs.jsonl"
 

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
 from align_train.callbacks import Agreement, Averaging, Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
-from align_train.config import PRECISIONS, build, read_settings, steps_of, to_yaml
+from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import UserError
 from align_train.evaluation import evaluate_run, print_results
@@ -295,6 +295,7 @@ def recipe(
     sizes = {
         part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in model.named_children() if part in parts
     }
+    space = f"{model.dim:,} classes" if isinstance(model, Classifier) else f"shared dimension {model.dim}"
     start = f"from step {done}" if done else "new"
     split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunk{'s' * (chunks > world)}"
     made_of = f"{chunks} chunk{'s' * (chunks > 1)} of {config.chunk_size}"
@@ -308,8 +309,7 @@ def recipe(
         "length": f"{steps:,} steps = {pairs:,} pairs = {_epochs(data, steps)}",
         "data": f"{data.manifest.pairs:,} pairs in {len(data.manifest.shards):,} shards ({data.manifest.source}), of which an "
         f"epoch visits {_visited(data)}; held out: {held_out:,}",
-        "parameters": f"{', '.join(f'{parts[part]} {size:.2f} M' for part, size in sizes.items())}, "
-        f"{f'{model.dim:,} classes' if isinstance(model, Classifier) else f'shared dimension {model.dim}'}{locked}",
+        "parameters": f"{', '.join(f'{parts[part]} {size:.2f} M' for part, size in sizes.items())}, {space}{locked}",
     }
     if begins_with:
         lines["begins with"] = begins_with
@@ -324,9 +324,7 @@ def recipe(
 
 def _how(config: Any, world: int) -> list[str]:
     """Where and how a step is computed: none of it changes what is."""
-    engine = str(config.strategy._target_).rpartition(".")[2] + (
-        f" stage {config.strategy.stage}" if "stage" in config.strategy else ""
-    )
+    engine = class_name(config.strategy) + (f" stage {config.strategy.stage}" if "stage" in config.strategy else "")
     options = {
         engine: world > 1 or engine != "ddp",
         "recomputing chunks": config.recompute,

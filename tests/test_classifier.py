@@ -135,7 +135,7 @@ def test_what_does_not_go_together(tmp_path: Path, trained: Path, demo: Path, wr
         run(*recipe("linear_probe", trained, demo), "max_steps=40", *wrong, cwd=tmp_path)
 
 
-def test_a_classifier_is_no_dual_encoder(tmp_path: Path, trained: Path, demo: Path) -> None:
+def test_a_classifier_is_no_dual_encoder(tmp_path: Path, trained: Path) -> None:
     settings = (trained / "config.yaml").read_text().replace("align_train.model.DualEncoder", "align_train.model.Classifier")
     (tmp_path / "config.yaml").write_text(settings)
     (tmp_path / "model.safetensors").touch()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from align_train.errors import UserError
 from align_train.stream.shard import CaptionSource
 
-FILE = "classes.json"
+CLASS_FILE = "classes.json"
 
 
 class LabelEncoder:
@@ -52,9 +52,9 @@ class LabelEncoder:
     def save(self, folder: Path) -> None:
         """Writes a class file there; UserError where that cannot be."""
         try:
-            (folder / FILE).write_text(json.dumps({"names": self.names}, indent=1) + "\n", encoding="utf-8")
+            (folder / CLASS_FILE).write_text(json.dumps({"names": self.names}, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{folder / FILE}: cannot be written ({error.strerror}); free some space") from None
+            raise UserError(f"{folder / CLASS_FILE}: cannot be written ({error.strerror}); free some space") from None
 
 
 def _read(file: str) -> list[str]:
