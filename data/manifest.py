@@ -1,17 +1,25 @@
-"""`python -m data.manifest shards=FOLDER`: indexes and counts existing WebDataset shards, and writes their manifest."""
+"""`python -m data.manifest shards=FOLDER`: the manifest of WebDataset shards that exist.
+
+Folders that img2dataset filled are counted by the statistics and tables beside their tars (`data/img2dataset.py`), which stay
+shut; the tars of others are indexed, which reads their headers.
+"""
 
 from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from align_train.config import MISSING, command
 from align_train.errors import UserError
+
+if TYPE_CHECKING:
+    from align_train.stream.manifest import Manifest
+    from align_train.stream.stage import Stage
 
 
 @dataclass
@@ -37,11 +45,12 @@ def run(config: DictConfig) -> None:
     if config.to is None and not folder:
         raise UserError(f"shards={shards} is no folder: give to=…, the path of the manifest to write")
     to = Path(config.to or Path(shards) / MANIFEST_NAME).expanduser()
-    # A folder's own manifest is what is made here, not what is read.
-    manifest = resolve(
+    stage = Stage(storage_options=dict(config.storage_options or {}))
+    manifest = _of_download(shards, stage) or resolve(
+        # A folder's own manifest is what is made here, not what is read.
         f"{glob.escape(shards)}/*.tar" if folder else shards,
         caption=CaptionSource.parse(config.caption),
-        stage=Stage(storage_options=dict(config.storage_options or {})),
+        stage=stage,
         key="shards",
     )
     if to.is_dir():
@@ -49,6 +58,26 @@ def run(config: DictConfig) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
     print(f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity {manifest.identity}")
+
+
+def _of_download(shards: str | list[str], stage: Stage) -> Manifest | None:
+    """None unless these are folders, or URLs of folders, that img2dataset filled."""
+    from align_train.stream.manifest import Manifest
+    from align_train.stream.stage import is_url
+
+    places = [shards] if isinstance(shards, str) else shards
+    if any(glob.has_magic(place) or not (is_url(place) or Path(place).expanduser().is_dir()) for place in places):
+        return None
+    if any(place.endswith((".tar", ".jsonl")) or "{" in place for place in places):
+        return None
+    try:
+        from data.img2dataset import finished_shards
+    except ImportError:  # without pyarrow tars are indexed
+        return None
+    found = finished_shards(places, stage)
+    if found is not None and not found:
+        raise UserError(f"shards={shards}: no finished shard with a pair there; is the download still running?")
+    return Manifest(tuple(found), str(shards)) if found else None
 
 
 if __name__ == "__main__":

@@ -206,8 +206,51 @@ def refusing_url() -> str:
     return f"http://127.0.0.1:{holder.getsockname()[1]}"
 
 
+class Web:
+    """A web of pictures as crawls find it: what becomes of `/KIND/NAME` depends on its kind.
+
+    good: the picture; moved: a redirect to it; gone: 404; page: HTML with status 200; cut: half of the body under the whole
+    length; stall: half of the body, then silence, until `mended`.
+    """
+
+    def __init__(self, pictures: dict[str, bytes]) -> None:
+        self.url = ""
+        self.pictures = pictures
+        self.mended = False
+        self.asked: list[str] = []
+        self.closing = threading.Event()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        _, kind, name = environ["PATH_INFO"].split("/", 2)
+        self.asked.append(f"{kind}/{name}")
+        if kind == "gone":
+            return NotFound()(environ, start_response)
+        if kind == "moved":
+            return Response(status=302, headers={"Location": f"/good/{name}"})(environ, start_response)
+        if kind == "page":
+            return Response("<html><body>This picture has moved</body></html>", mimetype="text/html")(environ, start_response)
+        body = self.pictures[name]
+        if kind == "good" or (kind == "stall" and self.mended):
+            return Response(body, mimetype="image/png")(environ, start_response)
+        start_response("200 OK", [("Content-Type", "image/png"), ("Content-Length", str(len(body)))])
+        return self._half(body, silent=kind == "stall")
+
+    def _half(self, body: bytes, *, silent: bool) -> Iterator[bytes]:
+        yield body[: len(body) // 2]
+        if silent:
+            self.closing.wait(30)
+
+
 @contextmanager
-def _listening(server: FlakyServer) -> Iterator[str]:
+def web(pictures: dict[str, bytes]) -> Iterator[Web]:
+    server = Web(pictures)
+    with _listening(server) as url:
+        server.url = url
+        yield server
+
+
+@contextmanager
+def _listening(server: FlakyServer | Web) -> Iterator[str]:
     listener = make_server("127.0.0.1", 0, server, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     thread.start()

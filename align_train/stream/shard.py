@@ -291,6 +291,10 @@ class ShardReader:
             raise ValueError("a second picture under the same key")
         return self._member(picture), self._member(text)
 
+    def picture(self, pair: int) -> bytes:
+        """The bytes of the picture alone, whether or not the pair is good; ValueError where it is a link."""
+        return self._member(int(self.pairs[pair, 0]))
+
     def json(self, pair: int) -> dict[str, Any]:
         """The pair's JSON member, whatever the caption's source; empty where there is none."""
         if self._json_of is None:
