@@ -70,7 +70,7 @@ def captions(folder: Path) -> dict[str, list[str]]:
 
 def make_vocabulary(source: Path, folder: Path) -> None:
     texts = [text for group in captions(source).values() for text in group]
-    train_tokenizer(texts, size=VOCABULARY, folder=folder)
+    train_tokenizer(lambda: [texts], size=VOCABULARY, folder=folder)
 
 
 def make_shards(source: Path, folder: Path, case: str) -> None:

@@ -55,5 +55,5 @@ def make(folder: Path, *, shards: int, pairs: int, side: int) -> str:
         write_shard(folder / f"{shard:05d}.tar", members(shard))
     manifest = resolve(str(folder), caption=CaptionSource.parse("txt"), progress=False)  # builds the indices too
     manifest.write(folder / MANIFEST_NAME)
-    train_tokenizer([text for _, text in visits], size=4096, folder=folder / VOCABULARY)
+    train_tokenizer(lambda: [[text for _, text in visits]], size=4096, folder=folder / VOCABULARY)
     return "real photos" if real else "noise"

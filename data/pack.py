@@ -10,7 +10,6 @@ Everything is written aside and renamed at the end. Memory: the table's texts an
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -31,8 +30,8 @@ from align_train.stream.manifest import MANIFEST_NAME, Manifest
 from align_train.stream.shard import IMAGE_EXTENSIONS
 from align_train.stream.text import train_tokenizer
 from align_train.stream.write import write_shard
+from data.rows import NOT_UTF8, Row, cell, rows_of_table
 
-_NOT_UTF8 = "is not UTF-8 ({}); convert it, e.g. with iconv -f latin1 -t utf-8"
 _OTHER_FORMATS = ("bmp", "gif", "tif", "tiff", "ppm")
 
 
@@ -54,7 +53,6 @@ class PackConfig:
 
 ConfigStore.instance().store(name="pack_schema", node=PackConfig)
 
-Row = dict[str, str]
 Pair = tuple[Path, list[str]]
 
 
@@ -84,13 +82,13 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
     if source.is_dir():
         rows, root, columns = _rows_of_folder(source), source, list(config.text) or ["sidecar"]
     elif source.is_file():
-        rows, root, columns = _rows_of_table(source), source.parent, list(config.text) or ["text"]
+        rows, root, columns = rows_of_table(source), source.parent, list(config.text) or ["text"]
     else:
         raise UserError(f"source={config.source}: no such folder or table (.tsv, .csv, .parquet)")
     root = Path(config.root).expanduser() if config.root else root
     texts_of: dict[Path, list[str]] = {}
     for row in rows:
-        if any(_cell(row, column, source) != value for column, value in config.where.items()):
+        if any(cell(row, column, source) != value for column, value in config.where.items()):
             continue
         template = config.path if "{" in config.path else "{" + config.path + "}"
         try:
@@ -101,8 +99,8 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
             raise UserError(f"path={config.path}: expected a column, or a pattern such as 'path=\"{{code}}.png\"'") from None
         texts = texts_of.setdefault(path, [])
         for column in columns:
-            cell = _cell(row, column, source)
-            parts = cell.split(config.separator) if config.separator else [cell]
+            found = cell(row, column, source)
+            parts = found.split(config.separator) if config.separator else [found]
             texts.extend(part.strip() for part in parts if part.strip() and part.strip() not in texts)
     pairs = [(path, texts) for path, texts in texts_of.items() if texts]
     if not pairs:
@@ -111,12 +109,6 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
     if missing:
         raise UserError(f"{len(missing)} of {len(pairs)} pictures are missing, first {missing[0]}; check path and root")
     return pairs
-
-
-def _cell(row: Row, column: str, source: Path) -> str:
-    if column not in row:
-        raise UserError(f"{source} has no column {column!r}; it has {', '.join(row)}")
-    return row[column] or ""
 
 
 def _rows_of_folder(folder: Path) -> Iterator[Row]:
@@ -136,39 +128,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {_NOT_UTF8.format(error)}") from None
-
-
-def _rows_of_table(table: Path) -> Iterator[Row]:
-    suffix = table.suffix.lower()
-    if suffix == ".parquet":
-        try:
-            from pyarrow import ArrowInvalid, parquet
-        except ImportError:
-            raise UserError("reading parquet needs pyarrow: pip install 'align_train[prepare]'") from None
-        try:
-            for batch in parquet.ParquetFile(table).iter_batches():
-                for row in batch.to_pylist():
-                    yield {name: "" if value is None else str(value) for name, value in row.items()}
-        except ArrowInvalid as error:
-            raise UserError(f"{table}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-        return
-    if suffix not in (".tsv", ".csv"):
-        raise UserError(f"source={table}: expected a folder or a .tsv, .csv or .parquet table")
-    csv.field_size_limit(2**31 - 1)
-    with table.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a CSV with a byte order mark
-        # In a TSV a quotation mark is a quotation mark.
-        tsv = suffix == ".tsv"
-        reader = csv.DictReader(file, delimiter="\t" if tsv else ",", quoting=csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(f"{table}, line {reader.line_num}: expected {len(reader.fieldnames or [])} columns")
-                yield dict(row)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{table}: {_NOT_UTF8.format(error)}") from None
-        except csv.Error as error:
-            raise UserError(f"{table}, line {reader.line_num}: {error}; is it a table?") from None
+        raise UserError(f"{path}: {NOT_UTF8.format(error)}") from None
 
 
 def write(pairs: list[Pair], folder: Path, config: DictConfig) -> None:
@@ -181,7 +141,7 @@ def write(pairs: list[Pair], folder: Path, config: DictConfig) -> None:
             shards.append(write_shard(folder / f"{number:05d}.tar", _members(part, number * size, bar)))
     Manifest(tuple(shards), str(folder)).write(folder / MANIFEST_NAME)
     if config.vocabulary:
-        train_tokenizer((text for _, texts in pairs for text in texts), size=config.vocabulary, folder=folder / "tokenizer")
+        train_tokenizer(lambda: (texts for _, texts in pairs), size=config.vocabulary, folder=folder / "tokenizer")
 
 
 def _members(pairs: list[Pair], first: int, bar: tqdm[None]) -> Iterator[tuple[str, dict[str, bytes]]]:

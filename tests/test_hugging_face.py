@@ -172,7 +172,7 @@ def test_the_recipe_of_fine_tuning_for_retrieval(tmp_path: Path, trained: Path, 
 def test_other_tokens_than_the_weights_know_are_refused(
     tmp_path: Path, trained: Path, demo: Path, small_run: tuple[str, ...]
 ) -> None:
-    train_tokenizer(["quite other words"] * 3, size=60, folder=tmp_path / "words")
+    train_tokenizer(lambda: [["quite other words"] * 3], size=60, folder=tmp_path / "words")
     shards = ("data=webdataset", f"data.shards={demo}/train", f"data.tokenizer={tmp_path}/words", "name=other")
     with pytest.raises(AssertionError, match="gives other tokens than"):
         run("model=huggingface", f"model.path={trained}", *shards, "batch_size=32", "chunk_size=8", cwd=tmp_path)
@@ -223,7 +223,7 @@ def texts_in_five_languages() -> list[str]:
 def test_tokens_are_those_of_align_processor(tmp_path: Path, kind: str) -> None:
     texts = texts_in_five_languages()
     assert len(texts) == 1000
-    train_tokenizer(texts, size=2000, folder=tmp_path / "ours")
+    train_tokenizer(lambda: [texts], size=2000, folder=tmp_path / "ours")
     if kind == "bert":  # a folder as align-base has it: vocab.txt alone
         words = json.loads((tmp_path / "ours" / "tokenizer.json").read_text())["model"]["vocab"]
         (tmp_path / "bert").mkdir()

@@ -67,8 +67,8 @@ def make_demo(
     aside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         _draw(aside, pairs=pairs, held_out=held_out, noise=noise, size=size, seed=seed, per_shard=pairs_per_shard)
-        texts = (sample_text(seed, number, noise) for number in range(pairs))
-        train_tokenizer(texts, size=vocabulary, folder=aside / "tokenizer")
+        texts = [sample_text(seed, number, noise) for number in range(pairs)]
+        train_tokenizer(lambda: [texts], size=vocabulary, folder=aside / "tokenizer")
         (aside / "classes.json").write_text(json.dumps({"names": class_names(), "attributes": ATTRIBUTES}, indent=1))
         (aside / _DONE).write_text(json.dumps(settings))
         try:
