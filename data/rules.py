@@ -106,9 +106,10 @@ def described(name: str, rules: Rules) -> str:
 def alone(name: str, rules: Rules) -> Callable[[Table], BooleanValue] | None:
     """Whether a row passes a rule that looks at nothing else; None for rules that look at the whole table."""
     passes: dict[str, Callable[[Table], BooleanValue]] = {
-        "short_side": lambda rows: ibis.least(rows.width, rows.height) > rules.short_side,
+        # Not by least() and greatest(), which pass over a null.
+        "short_side": lambda rows: (rows.width > rules.short_side) & (rows.height > rules.short_side),
         "aspect_ratio": lambda rows: (
-            ibis.greatest(rows.width, rows.height) < ibis.least(rows.width, rows.height) * rules.aspect_ratio
+            (rows.width < rows.height * rules.aspect_ratio) & (rows.height < rows.width * rules.aspect_ratio)
         ),
         "nsfw": lambda rows: rows.nsfw <= rules.nsfw,
         "unigrams": lambda rows: rows.unigrams.between(*(rules.unigrams or (0, 0))),
