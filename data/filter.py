@@ -221,8 +221,9 @@ class Job:
         done = {**self.plan(), "engine": version, "seconds": round(time.time() - began, 1), "kept": written}
         shutil.rmtree(work)
         write_whole(self.partial / DONE, json.dumps(done, indent=1))
-        for leftover in ("plan.json", ".lock"):
-            (self.partial / leftover).unlink()
+        (self.partial / "plan.json").unlink()
+        for leftover in self.partial.rglob(".*"):  # the lock, and what a process that was killed was writing
+            leftover.unlink()
         self.partial.rename(self.to)
         print(report.as_table(summary))
         print(f"{self.to}: {len(written):,} tables of kept rows, report.md, report.json, report.png, {DONE}", end="")

@@ -169,7 +169,8 @@ def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> N
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "commands").glob("*.yaml")) if path.stem != "plain"])
 def test_every_command_composes(name: str) -> None:
-    for module in ("align_train.evaluate", "align_train.export", "data.demo", "data.manifest", "data.pack"):
+    commands = ("demo", "failed", "filter", "manifest", "pack", "vocabulary")
+    for module in ("align_train.evaluate", "align_train.export", *(f"data.{command}" for command in commands)):
         importlib.import_module(module)  # each stores its schema
     with initialize_config_dir(str(CONF / "commands"), version_base="1.3"):
         assert len(compose(name)) >= 2
