@@ -4,8 +4,8 @@
 
 Each size in a process of its own, with two threads and `memory_gb=4`: rows a second; the same for DuckDB's sum over the same
 columns of the same files, before and after; the process's peak of memory, and of what it spilled to disk. The number of
-frequent tokens grows with the table (six for ten rows), so that the rule of rare tokens has as much to do in each. 100,000 evaluation
-hashes are looked for, of which one row in 2,000 has a near-duplicate.
+frequent tokens grows with the table (six for ten rows), so that the rule of rare tokens has as much to do in each. 100,000
+evaluation hashes are looked for, of which one row in 2,000 has a near-duplicate.
 
 Price: seven minutes on two cores, 12 GB of disk.
 """
