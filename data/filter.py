@@ -187,8 +187,9 @@ class Job:
             except OSError:
                 raise UserError(f"to={self.settings.to}: another process is writing it ({self.partial})") from None
             plan = self.partial / "plan.json"
-            if plan.is_file():
-                self.refuse_another(plan)
+            begun = [place for place in (plan, self.partial / DONE) if place.is_file()]
+            if begun:
+                self.refuse_another(begun[0])
                 print(f"going on with what is in {self.partial}")
             else:
                 write_whole(plan, json.dumps(self.plan(), indent=1))

@@ -69,6 +69,7 @@ read -r url caption columns <<< "$described"
 
 # --- download -------------------------------------------------------------------------------------------------------------
 mkdir -p "$SHARDS"
+find "$SHARDS" -maxdepth 1 -name '*_stats.json' -size 0 -delete # of a process that was killed just then
 "$home/bin/img2dataset" --url_list "$TABLE" --input_format parquet --url_col "$url" --caption_col "$caption" \
     --output_format webdataset --output_folder "$SHARDS" --number_sample_per_shard "$pairs_per_shard" \
     --image_size "${IMAGE_SIZE:-384}" --resize_only_if_bigger=True --resize_mode keep_ratio --skip_reencode=True \

@@ -274,12 +274,12 @@ def test_near_hashes_against_brute_force(distance: int, tmp_path: Path) -> None:
     assert found == wanted
 
 
-FILTER = ("source=table", "rules.rare_tokens=60000")
+FILTER = ("source=table", "rules.rare_tokens=30000")
 
 
 @pytest.fixture
 def crawl(tmp_path: Path) -> Path:
-    write_table(tmp_path / "table", 120_000, files=4)
+    write_table(tmp_path / "table", 60_000, files=4)
     return tmp_path
 
 

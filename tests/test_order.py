@@ -179,7 +179,7 @@ def test_two_sources_share_every_batch_on_every_rank_exactly(
     assert (second.mean(axis=1) == (order.pattern == 1).mean()).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(order=mixtures)
 def test_each_source_has_epochs_of_its_own_with_each_pair_once(order: Order) -> None:
     """Read batch by batch until the longer epoch is over: each source's first epoch is whole and in its own time."""
