@@ -22,6 +22,13 @@ from ibis.expr.types import IntegerValue, StringValue, Table
 from align_train.errors import UserError
 
 ROWS_PER_FILE = 2**32
+_NUMBER = "__row_number__"
+# What engines know of a row besides its columns: a column of such a name would hide it.
+TAKEN = (_NUMBER, "file_index", "file_row_number", "filename", "_metadata", "__file_name__", "__row_index__", "__file_number__")
+
+
+class EngineFailed(UserError):
+    """Something went wrong on the way, on the disk or in a file; the engine does not always say in which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,7 @@ class Source:
         if self.only_success:
             table = table.filter(table.status == "success")
         named = {name: table[column].cast(kind) for name, (column, kind) in self.columns.items()}
-        return table.select("row", **named)
+        return table.select(row=table[_NUMBER], **named)
 
 
 class Engine(Protocol):
@@ -51,7 +58,8 @@ class Engine(Protocol):
     def save(self, table: Table, folder: Path) -> None:
         """Writes a table as parquet files into a new folder."""
 
-    def load(self, folder: Path) -> Table: ...
+    def load(self, *places: Path) -> Table:
+        """The rows of parquet files and of folders of them."""
 
     def from_hex(self, digits: StringValue) -> IntegerValue:
         """The number that at most eight hexadecimal digits stand for."""
@@ -92,12 +100,14 @@ def _duckdb(*, memory_gb: float, threads: int | None, temporary: Path, options: 
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         connection = ibis.duckdb.connect(
-            # What DuckDB counts is not all that the process holds: readers, vectors and the interpreter come on top.
-            memory_limit=f"{max(memory_gb * 0.6, memory_gb - 1.4):.3f}GB",
-            threads=threads or os.cpu_count() or 1,
-            temp_directory=str(temporary),
-            preserve_insertion_order=False,
-            **options,
+            **{
+                # What DuckDB counts is not all that the process holds: readers, vectors and the interpreter come on top.
+                "memory_limit": f"{max(memory_gb * 0.6, memory_gb - 1.4):.3f}GB",
+                "threads": threads or os.cpu_count() or 1,
+                "temp_directory": str(temporary),
+                "preserve_insertion_order": False,
+                **options,
+            }
         )
         connection.raw_sql("SET enable_progress_bar = true")  # or it does not know how far it is
         connection.raw_sql("SET enable_progress_bar_print = false")
@@ -110,7 +120,7 @@ def _duckdb(*, memory_gb: float, threads: int | None, temporary: Path, options: 
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         raise UserError(f"engine=duckdb: {str(error).splitlines()[0]}") from None
     except duckdb.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]} (engine=duckdb); nothing is lost, run it again once mended") from None
+        raise EngineFailed(f"{str(error).splitlines()[0]} (engine=duckdb); nothing is lost, run it again once mended") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -124,7 +134,8 @@ class DuckDB:
     def open(self, source: Source) -> Table:
         files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in source.files)
         self.connection.raw_sql(
-            f"CREATE OR REPLACE TEMP VIEW source AS SELECT *, file_index::BIGINT * {ROWS_PER_FILE} + file_row_number AS row "
+            f"CREATE OR REPLACE TEMP VIEW source AS SELECT *, "
+            f"file_index::BIGINT * {ROWS_PER_FILE} + file_row_number AS {_NUMBER} "
             f"FROM read_parquet([{files}], file_row_number = true, hive_partitioning = false)"
         )
         return source.select(self.connection.table("source"))
@@ -133,8 +144,8 @@ class DuckDB:
         folder.mkdir()
         self.connection.to_parquet(table, folder / "part-0.parquet", compression="zstd")
 
-    def load(self, folder: Path) -> Table:
-        return self.connection.read_parquet(str(folder / "*.parquet"))
+    def load(self, *places: Path) -> Table:
+        return self.connection.read_parquet([str(place / "*.parquet" if place.is_dir() else place) for place in places])
 
     def from_hex(self, digits: StringValue) -> IntegerValue:
         return ("0x" + digits).cast("int64")
@@ -154,6 +165,7 @@ class DuckDB:
 @contextmanager
 def _spark(*, memory_gb: float, threads: int | None, temporary: Path, options: Mapping[str, Any]) -> Iterator[Engine]:
     try:
+        from py4j.protocol import Py4JError  # type: ignore[import-untyped]  # what Java raises and PySpark has no name for
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError:
@@ -177,18 +189,19 @@ def _spark(*, memory_gb: float, threads: int | None, temporary: Path, options: M
     builder = SparkSession.builder.appName("align_train filter")
     for key, value in {**settings, **options}.items():
         builder = builder.config(key, value)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     temporary.mkdir(parents=True, exist_ok=True)
     try:
         session = builder.getOrCreate()
-    except (PySparkException, RuntimeError) as error:
+    except (PySparkException, Py4JError, RuntimeError) as error:
         raise UserError(
             f"engine=spark: Spark does not start ({_first_line(error)}); Spark 4.0 needs Java 17 or 21, found by JAVA_HOME "
             f"or on the PATH"
         ) from None
     try:
         yield Spark(session)
-    except PySparkException as error:
-        raise UserError(f"engine=spark: {_first_line(error)}; nothing is lost, run it again once mended") from None
+    except (PySparkException, Py4JError) as error:
+        raise EngineFailed(f"engine=spark: {_first_line(error)}; nothing is lost, run it again once mended") from None
     finally:
         session.stop()
         shutil.rmtree(temporary, ignore_errors=True)
@@ -214,20 +227,24 @@ class Spark:
         from pyspark.sql import functions
 
         frame = self.session.read.parquet(*map(_uri, source.files))
-        frame = frame.select("*", "_metadata.file_name", "_metadata.row_index")
+        frame = frame.select(
+            "*", *(functions.col(f"_metadata.{name}").alias(f"__{name}__") for name in ("file_name", "row_index"))
+        )
         # Names come back as parts of URIs; those of the source's files are unique.
         numbers = {path.name: number for number, path in enumerate(source.files)}
         spelt = [(uri.rpartition("/")[2], numbers[unquote(uri.rpartition("/")[2])]) for uri in frame.inputFiles()]
-        known = functions.broadcast(self.session.createDataFrame(spelt, "file_name string, file_number long"))
-        place = functions.col("file_number") * ROWS_PER_FILE + functions.col("row_index")
-        frame.join(known, "file_name").withColumn("row", place).createOrReplaceTempView("source")
+        known = functions.broadcast(self.session.createDataFrame(spelt, "__file_name__ string, __file_number__ long"))
+        place = functions.col("__file_number__") * ROWS_PER_FILE + functions.col("__row_index__")
+        frame.join(known, "__file_name__").withColumn(_NUMBER, place).createOrReplaceTempView("source")
         return source.select(self.connection.table("source"))
 
     def save(self, table: Table, folder: Path) -> None:
         self.session.sql(self.connection.compile(table)).write.parquet(_uri(folder))
 
-    def load(self, folder: Path) -> Table:
-        return self.connection.read_parquet(_uri(folder))
+    def load(self, *places: Path) -> Table:
+        frame = self.session.read.parquet(*map(_uri, places))
+        frame.createOrReplaceTempView(name := ibis.util.gen_name("parquet"))
+        return self.connection.table(name)
 
     def from_hex(self, digits: StringValue) -> IntegerValue:
         return _conv(digits, 16, 10).cast("int64")

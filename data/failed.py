@@ -57,7 +57,7 @@ def run(config: DictConfig) -> None:
     aside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
         with engine("duckdb", memory_gb=config.memory_gb, threads=None, temporary=to.with_name(f".{to.name}.spill")) as duckdb:
-            rows = duckdb.load(folder)
+            rows = duckdb.load(*tables.files)  # and no other: img2dataset opens a table under its name before it has rows
             there = rows.filter(rows.status == "success").select("url", "caption")
             failed = rows.filter(rows.status == "failed_to_download")
             for error in config.gone:

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,10 +35,10 @@ from tqdm import tqdm
 from align_train.config import MISSING, command
 from align_train.errors import UserError
 from data import kept, report, sets
-from data.engines import Engine, Source, engine
+from data.engines import TAKEN, Engine, EngineFailed, Source, engine
 from data.hashes import Probes, hash_shards, hashes_of
 from data.rules import COLUMNS_OF, Rules, active, check, described
-from data.tables import Tables, find
+from data.tables import Tables, batches, find
 
 Columns = dict[str, tuple[str, str]]
 
@@ -74,7 +75,7 @@ ConfigStore.instance().store(name="filter_schema", node=FilterConfig)
 def run(config: DictConfig) -> None:
     settings: FilterConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     check(settings.rules)
-    for name, least in (("memory_gb", 0.5), ("threads", 1), ("examples", 0)):
+    for name, least in (("memory_gb", 1 if settings.engine == "spark" else 0.5), ("threads", 1), ("examples", 0)):
         value = getattr(settings, name)
         if value is not None and not value >= least:
             raise UserError(f"{name}={value}: expected at least {least}")
@@ -93,6 +94,7 @@ def run(config: DictConfig) -> None:
 
 
 DONE = "filter.json"  # written last: what was done
+_UNFINISHED = re.compile(r"\..+\.\d+")  # what a process was writing
 
 
 class Job:
@@ -103,6 +105,10 @@ class Job:
         self.to = Path(settings.to).expanduser().absolute()
         self.partial = self.to.with_name(f".{self.to.name}.partial")
         self.not_applied: dict[str, str] = {}
+        if taken := [name for name in TAKEN if name in tables.types]:
+            raise UserError(
+                f"source={settings.source}: {taken[0]} is what engines call something of their own; rename that column"
+            )
         self.columns = self._choose_columns()
         self.names = [name for name in active(self.rules) if name not in self.not_applied]
         if not self.names:
@@ -198,10 +204,30 @@ class Job:
     # --- what is done -----------------------------------------------------------------------------------------------
 
     def filter(self) -> None:
+        if not (self.partial / DONE).is_file():
+            self._filter()
+        for leftover in self.partial.rglob(".*"):
+            if leftover.name == ".lock" or _UNFINISHED.fullmatch(leftover.name):
+                leftover.unlink()
+        shutil.rmtree(self.partial / "work", ignore_errors=True)
+        (self.partial / "plan.json").unlink(missing_ok=True)
+        self.partial.rename(self.to)
+        summary = json.loads((self.to / "report.json").read_text(encoding="utf-8"))
+        print(report.as_table(summary))
+        print(f"{self.to}: {summary['kept']:,} rows in kept, report.md, report.json, report.png, {DONE}", end="")
+        print(", manifest.jsonl: give it as data.shards" if self.tables.shards else "")
+
+    def _filter(self) -> None:
         began = time.time()
         work = self.partial / "work"
         work.mkdir(exist_ok=True)
-        verdicts, version, rare = self._judge(work)
+        try:
+            verdicts, version, rare = self._judge(work)
+        except EngineFailed:
+            for file in tqdm(self.tables.files, desc="looking for the file", delay=1, leave=False):
+                for _ in batches(file, [column for column, _ in self.columns.values()]):
+                    pass  # names the file that cannot be read
+            raise
         counts = verdicts.counts()
         written = kept.write_kept(verdicts, self.partial / "kept")
         columns = list(dict.fromkeys(column for column, _ in self.columns.values()))
@@ -220,15 +246,7 @@ class Job:
         if self.tables.shards:
             kept.write_selection(verdicts, self.partial)
         done = {**self.plan(), "engine": version, "seconds": round(time.time() - began, 1), "kept": written}
-        shutil.rmtree(work)
         write_whole(self.partial / DONE, json.dumps(done, indent=1))
-        (self.partial / "plan.json").unlink()
-        for leftover in self.partial.rglob(".*"):  # the lock, and what a process that was killed was writing
-            leftover.unlink()
-        self.partial.rename(self.to)
-        print(report.as_table(summary))
-        print(f"{self.to}: {len(written):,} tables of kept rows, report.md, report.json, report.png, {DONE}", end="")
-        print(", manifest.jsonl: give it as data.shards" if self.tables.shards else "")
 
     def _judge(self, work: Path) -> tuple[kept.Verdicts, str, dict[str, int]]:
         """The verdicts; the engine's version; what became of the rare tokens."""
@@ -240,7 +258,7 @@ class Job:
             self.settings.engine,
             memory_gb=self.settings.memory_gb,
             threads=self.settings.threads,
-            temporary=temporary / f"spill-{os.getpid()}",
+            temporary=temporary / f"spill-{hashlib.sha256(str(self.to).encode()).hexdigest()[:8]}",  # found again after a kill
             options=options,
         ) as ready:
             stages = Stages(work, ready)
@@ -248,6 +266,8 @@ class Job:
             found = rows.count().to_pyarrow().as_py()
             if not self.tables.shards and found != sum(self.tables.rows):
                 raise RuntimeError(f"{ready.name} read {found} of {sum(self.tables.rows)} rows")
+            if not found:
+                raise UserError(f"source={self.settings.source}: not one of its rows has a picture")
             write_whole(work / "rows.json", json.dumps(found))
             failing, rare = self._sets(rows, stages)
             stages("verdicts", lambda: sets.verdicts(rows, self.rules, self.names, failing))

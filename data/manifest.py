@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from align_train.config import MISSING, command
 from align_train.errors import UserError
+from data.rows import places
 
 if TYPE_CHECKING:
     from align_train.stream.manifest import Manifest
@@ -40,7 +41,8 @@ def run(config: DictConfig) -> None:
     from align_train.stream.shard import CaptionSource
     from align_train.stream.stage import Stage
 
-    shards = OmegaConf.to_container(config)["shards"]  # type: ignore[index, call-overload]
+    shards: Any = places(OmegaConf.to_container(config)["shards"], "shards")  # type: ignore[index, call-overload]
+    shards = shards[0] if len(shards) == 1 else shards
     folder = isinstance(shards, str) and Path(shards).expanduser().is_dir()
     if config.to is None and not folder:
         raise UserError(f"shards={shards} is no folder: give to=…, the path of the manifest to write")

@@ -6,6 +6,7 @@ import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from align_train.errors import UserError
 from data.img2dataset import STATS_SUFFIX, unfinished
+from data.rows import places
 
 # What a column may be called, best first: by COYO-700M, LAION, CC12M, img2dataset (whose `width` is the resized picture's).
 KNOWN_AS: Mapping[str, tuple[str, ...]] = {
@@ -52,15 +54,15 @@ class Tables:
         number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
         if name in _NUMBERS and not number:
             raise UserError(f"columns.{name}={found}: expected numbers ({why}), {self.files[0]} has {kind} there")
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        text = pa.types.is_string(kind)
         if name not in _NUMBERS and not text and not (name == "image" and number):
             raise UserError(f"columns.{name}={found}: expected texts ({why}), {self.files[0]} has {kind} there")
         return found, "float64" if name in _NUMBERS else "string"
 
 
-def find(source: str | Sequence[str], *, key: str = "source") -> Tables:
+def find(source: Any, *, key: str = "source") -> Tables:
     """The tables of a folder, a glob, a file or a list of these; UserError where there are none, or one cannot be read."""
-    files = list(_files([source] if isinstance(source, str) else source, key))
+    files = list(_files(places(source, key), key))
     tars = [path for path in files if path.with_suffix(".tar").is_file()]
     if tars:
         missing = unfinished(path.with_suffix(".tar") for path in tars)
@@ -110,7 +112,9 @@ def _footer(path: Path) -> tuple[int, dict[str, pa.DataType]]:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            return file.metadata.num_rows, dict(zip(schema.names, schema.types, strict=True))
+            # Long texts and texts are the same to who reads them; img2dataset writes what it was given.
+            types = [pa.string() if pa.types.is_large_string(kind) else kind for kind in schema.types]
+            return file.metadata.num_rows, dict(zip(schema.names, types, strict=True))
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); fetch it again or leave it out"

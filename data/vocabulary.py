@@ -20,7 +20,7 @@ from tqdm import tqdm
 from align_train.config import MISSING, command
 from align_train.errors import UserError
 from align_train.stream.text import train_tokenizer
-from data.rows import cell, rows_of_table
+from data.rows import cell, places, rows_of_table
 
 _BATCH = 16384
 
@@ -85,7 +85,7 @@ def _batches(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
 
 
 def _texts(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
-    sources = [settings.source] if isinstance(settings.source, str) else settings.source
+    sources = places(settings.source, "source")
     if all(Path(source).suffix.lower() in (".tsv", ".csv") for source in sources):
         for source in sources:
             table = Path(source).expanduser()
@@ -99,7 +99,7 @@ def _texts(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
         from data.tables import batches, find
     except ImportError:
         raise UserError("reading parquet needs pyarrow: pip install 'align_train[prepare]'") from None
-    tables = find(settings.source)
+    tables = find(sources)
     columns = []
     named: list[str | None] = [*settings.text] or [None]
     for called in named:

@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("height", pa.int64()),
         ("image_phash", pa.string()),
         ("nsfw_score_opennsfw2", pa.float64()),
+        ("row", pa.int64()),  # called as what the filter has of its own
+        ("file_name", pa.string()),
     ]
 )
 PROBES = [0xC9B6A7D8469C1959, 0x0123456789ABCDEF, 0]
@@ -60,7 +62,7 @@ ODD_TEXTS = [
 
 
 def row(url: str | None, text: str | None, width: int | None = 400, height: int | None = 300, **more: Any) -> dict[str, Any]:
-    plain = {"image_phash": None, "nsfw_score_opennsfw2": 0.0}
+    plain = {"image_phash": None, "nsfw_score_opennsfw2": 0.0, "row": 1, "file_name": "a.jpg"}
     return {"url": url, "text": text, "width": width, "height": height, **plain, **more}
 
 
@@ -308,6 +310,11 @@ def test_killed_and_run_again(crawl: Path) -> None:
     assert list(whole) == list(again)
     assert all(whole[name] == again[name] for name in whole if name != "filter.json")
     assert not [path for path in crawl.iterdir() if path.name.startswith(".")]
+    # Killed between its last writing and the renaming.
+    (crawl / "again").rename(crawl / ".again.partial")
+    (crawl / ".again.partial" / "work" / "verdicts").mkdir(parents=True)
+    run(*FILTER, "to=again", cwd=crawl, module="data.filter")
+    assert contents(crawl / "again") == again
 
 
 def test_begun_with_other_rules(crawl: Path) -> None:
@@ -350,6 +357,16 @@ def test_begun_with_other_rules(crawl: Path) -> None:
         (["to=table"], "to=table exists"),
         (["source=torn"], "torn"),
         (["source=latin"], "latin"),
+        (["source=2024"], "source=2024: no such folder"),
+        (["source=null"], "source=None: expected a path or a list of paths"),
+        (["source=taken"], "file_index is what engines call something of their own"),
+        (["source=nothing_there"], "source=nothing_there: not one of its rows has a picture"),
+        (["+options.memory_limit=lots"], "Memory must have a number"),
+        (["engine=spark", "memory_gb=0.5"], "memory_gb=0.5: expected at least 1"),
+        pytest.param(["engine=spark", "source=torn"], "cannot be read to its end", marks=[needs_java, pytest.mark.long]),
+        pytest.param(
+            ["engine=spark", "+options.spark.master=nonsense"], "Spark does not start", marks=[needs_java, pytest.mark.long]
+        ),
     ],
 )
 def test_bad_input(arguments: list[str], told: str, bad_tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +415,15 @@ def bad_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet.write_table(pa.table({"url": ["a"], "text": ["b"]}), folder / "mixed" / "b.parquet")
     parquet.write_table(pa.table({"url": ["a"], "text": ["b"]}), folder / "bare" / "a.parquet")
     parquet.write_table(pa.table({"image_phash": ["xyz"]}), folder / "no_hashes.parquet")
+    (folder / "taken").mkdir()
+    parquet.write_table(
+        pa.Table.from_pylist(rows, SCHEMA).append_column("file_index", [[0] * 2000]), folder / "taken" / "a.parquet"
+    )
+    (folder / "nothing_there").mkdir()
+    lost = pa.Table.from_pylist(rows, SCHEMA).append_column("status", [["failed_to_download"] * 2000])
+    parquet.write_table(lost, folder / "nothing_there" / "00000.parquet")
+    for suffix, content in ((".tar", b""), ("_stats.json", b'{"count": 2000, "successes": 0}')):
+        (folder / "nothing_there" / f"00000{suffix}").write_bytes(content)
     torn = bytearray(good)  # the footer is whole, the pages are not
     torn[100 : len(torn) * 2 // 3] = bytes(len(torn) * 2 // 3 - 100)
     (folder / "torn" / "a.parquet").write_bytes(torn)
