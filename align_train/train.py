@@ -383,5 +383,6 @@ def _quieten() -> None:
         ".*treespec.*",  # Lightning's own use of torch
         ".*smaller than the logging interval.*",
         ".*in eval mode at the start of training.*",  # a locked tower
+        ".*srun. command is available.*",  # on a machine with Slurm, where a run without it is no mistake
     ):
         warnings.filterwarnings("ignore", pattern)
