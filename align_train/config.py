@@ -220,11 +220,12 @@ def _no_such_setting(key: str) -> str:
 def _nearest(key: str) -> str:
     """`; did you mean …?` for a misspelt root key or a key of a known group's files."""
     parent, _, last = key.rpartition(".")
-    names = [f.name for schema in (Config, EvaluateConfig, ExportConfig, ShowConfig) for f in fields(schema)]
+    schemas = [entry.node for name, entry in ConfigStore.instance().repo.items() if name.endswith("schema.yaml")]
+    nodes = [OmegaConf.select(schema, parent) if parent else schema for schema in schemas]
+    names = [str(name) for node in nodes if isinstance(node, DictConfig) for name in node]
     if parent:
         group = _conf_dir() / parent.split(".")[0]
-        names = [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
-        names += [f.name for f in fields(TrainerConfig)] if parent == "trainer" else []
+        names += [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
     close = difflib.get_close_matches(last, [name for name in names if name != last], n=1, cutoff=0.5)
     return f", did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
 

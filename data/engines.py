@@ -79,6 +79,7 @@ def engine(
         raise UserError(f"engine={name}: expected duckdb or spark")
     fused = ibis.options.sql.fuse_selects
     ibis.options.sql.fuse_selects = False  # or an expression that is used eight times is computed eight times
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
         if name == "duckdb":
             with _duckdb(memory_gb=memory_gb, threads=threads, temporary=temporary, options=options or {}) as ready:
@@ -88,6 +89,7 @@ def engine(
                 yield spark
     finally:
         ibis.options.sql.fuse_selects = fused
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 # --- DuckDB -----------------------------------------------------------------------------------------------------------
@@ -98,7 +100,6 @@ def _duckdb(*, memory_gb: float, threads: int | None, temporary: Path, options: 
     import duckdb
 
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         connection = ibis.duckdb.connect(
             **{
                 # What DuckDB counts is not all that the process holds: readers, vectors and the interpreter come on top.
@@ -121,8 +122,6 @@ def _duckdb(*, memory_gb: float, threads: int | None, temporary: Path, options: 
         raise UserError(f"engine=duckdb: {str(error).splitlines()[0]}") from None
     except duckdb.Error as error:
         raise EngineFailed(f"{str(error).splitlines()[0]} (engine=duckdb); nothing is lost, run it again once mended") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class DuckDB:
@@ -189,7 +188,6 @@ def _spark(*, memory_gb: float, threads: int | None, temporary: Path, options: M
     builder = SparkSession.builder.appName("align_train filter")
     for key, value in {**settings, **options}.items():
         builder = builder.config(key, value)
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     temporary.mkdir(parents=True, exist_ok=True)
     try:
         session = builder.getOrCreate()
@@ -204,7 +202,6 @@ def _spark(*, memory_gb: float, threads: int | None, temporary: Path, options: M
         raise EngineFailed(f"engine=spark: {_first_line(error)}; nothing is lost, run it again once mended") from None
     finally:
         session.stop()
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _first_line(error: Exception) -> str:

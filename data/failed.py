@@ -14,7 +14,7 @@ from typing import Any
 
 import ibis
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pyarrow import parquet
 
 from align_train.config import MISSING, command
@@ -43,7 +43,7 @@ def run(config: DictConfig) -> None:
     folder, to = Path(config.shards).expanduser(), Path(config.to).expanduser()
     if to.suffix != ".parquet":
         raise UserError(f"to={config.to}: expected the name of a parquet file")
-    source = find(OmegaConf.to_container(config)["source"])  # type: ignore[index, call-overload]
+    source = find(config.source)
     wanted = sum(-(-rows // config.pairs_per_shard) for rows in source.rows)
     missing = [number for number in range(wanted) if not (folder / f"{number:05d}{STATS_SUFFIX}").is_file()]
     if missing:

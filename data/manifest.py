@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from align_train.config import MISSING, command
 from align_train.errors import UserError
@@ -41,16 +41,15 @@ def run(config: DictConfig) -> None:
     from align_train.stream.shard import CaptionSource
     from align_train.stream.stage import Stage
 
-    shards: Any = places(OmegaConf.to_container(config)["shards"], "shards")  # type: ignore[index, call-overload]
-    shards = shards[0] if len(shards) == 1 else shards
-    folder = isinstance(shards, str) and Path(shards).expanduser().is_dir()
-    if config.to is None and not folder:
-        raise UserError(f"shards={shards} is no folder: give to=…, the path of the manifest to write")
-    to = Path(config.to or Path(shards) / MANIFEST_NAME).expanduser()
+    shards = places(config.shards, "shards")
+    folder = shards[0] if len(shards) == 1 and Path(shards[0]).expanduser().is_dir() else None
+    if config.to is None and folder is None:
+        raise UserError(f"shards={config.shards} is no folder: give to=…, the path of the manifest to write")
+    to = Path(config.to or f"{folder}/{MANIFEST_NAME}").expanduser()
     stage = Stage(storage_options=dict(config.storage_options or {}))
     manifest = _of_download(shards, stage) or resolve(
         # A folder's own manifest is what is made here, not what is read.
-        f"{glob.escape(shards)}/*.tar" if folder else shards,
+        f"{glob.escape(folder)}/*.tar" if folder else shards,
         caption=CaptionSource.parse(config.caption),
         stage=stage,
         key="shards",
@@ -62,24 +61,23 @@ def run(config: DictConfig) -> None:
     print(f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity {manifest.identity}")
 
 
-def _of_download(shards: str | list[str], stage: Stage) -> Manifest | None:
+def _of_download(folders: list[str], stage: Stage) -> Manifest | None:
     """None unless these are folders, or URLs of folders, that img2dataset filled."""
     from align_train.stream.manifest import Manifest
     from align_train.stream.stage import is_url
 
-    places = [shards] if isinstance(shards, str) else shards
-    if any(glob.has_magic(place) or not (is_url(place) or Path(place).expanduser().is_dir()) for place in places):
+    if any(glob.has_magic(place) or not (is_url(place) or Path(place).expanduser().is_dir()) for place in folders):
         return None
-    if any(place.endswith((".tar", ".jsonl")) or "{" in place for place in places):
+    if any(place.endswith((".tar", ".jsonl")) or "{" in place for place in folders):
         return None
     try:
         from data.img2dataset import finished_shards
     except ImportError:  # without pyarrow tars are indexed
         return None
-    found = finished_shards(places, stage)
+    found = finished_shards(folders, stage)
     if found is not None and not found:
-        raise UserError(f"shards={shards}: no finished shard with a pair there; is the download still running?")
-    return Manifest(tuple(found), str(shards)) if found else None
+        raise UserError(f"shards={', '.join(folders)}: no finished shard with a pair there; is the download still running?")
+    return Manifest(tuple(found), ", ".join(folders)) if found else None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from omegaconf import ListConfig
+
 from align_train.errors import UserError
 
 NOT_UTF8 = "is not UTF-8 ({}); convert it, e.g. with iconv -f latin1 -t utf-8"
@@ -16,7 +18,7 @@ Row = dict[str, str]
 
 def places(source: Any, key: str) -> list[str]:
     """A setting that is a path or a list of these; Hydra takes a folder called 2024 for a number."""
-    listed = source if isinstance(source, list | tuple) else [source]
+    listed = list(source) if isinstance(source, list | tuple | ListConfig) else [source]
     if not listed or any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in listed):
         raise UserError(f"{key}={source}: expected a path or a list of paths")
     return [str(item) for item in listed]

@@ -384,7 +384,8 @@ def test_bad_input(arguments: list[str], told: str, bad_tables: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["rules.shortside=3"], "rules.shortside: no such setting"),
+        (["rules.shortside=3"], "rules.shortside: no such setting, did you mean rules.short_side?"),
+        (["sorce=table"], "sorce: no such setting, did you mean source?"),
         (["rules.unigrams=3"], "rules.unigrams"),
         (["source=cut"], "not a readable parquet file"),
         (["source=latin"], "nothing is lost, run it again once mended"),
@@ -405,7 +406,19 @@ def bad_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row(f"u{number}", f"some text number {number} with bytes") for number in range(2000)]
     write(rows, folder / "table", files=1)
     good = (folder / "table" / "part 0.parquet").read_bytes()
-    for name in ("empty_folder", "no_rows", "broken", "cut", "mixed", "copy", "bare", "torn", "latin"):
+    for name in (
+        "empty_folder",
+        "no_rows",
+        "broken",
+        "cut",
+        "mixed",
+        "copy",
+        "bare",
+        "torn",
+        "latin",
+        "taken",
+        "nothing_there",
+    ):
         (folder / name).mkdir()
     parquet.write_table(pa.Table.from_pylist([], SCHEMA), folder / "no_rows" / "a.parquet")
     (folder / "broken" / "a.parquet").write_bytes(b"<html>404</html>" * 100)
@@ -415,11 +428,9 @@ def bad_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet.write_table(pa.table({"url": ["a"], "text": ["b"]}), folder / "mixed" / "b.parquet")
     parquet.write_table(pa.table({"url": ["a"], "text": ["b"]}), folder / "bare" / "a.parquet")
     parquet.write_table(pa.table({"image_phash": ["xyz"]}), folder / "no_hashes.parquet")
-    (folder / "taken").mkdir()
     parquet.write_table(
         pa.Table.from_pylist(rows, SCHEMA).append_column("file_index", [[0] * 2000]), folder / "taken" / "a.parquet"
     )
-    (folder / "nothing_there").mkdir()
     lost = pa.Table.from_pylist(rows, SCHEMA).append_column("status", [["failed_to_download"] * 2000])
     parquet.write_table(lost, folder / "nothing_there" / "00000.parquet")
     for suffix, content in ((".tar", b""), ("_stats.json", b'{"count": 2000, "successes": 0}')):
