@@ -6,7 +6,7 @@ import os
 
 from omegaconf import DictConfig
 
-from align_train.config import check, command
+from align_train.config import check, command, told_once
 
 
 def run(config: DictConfig) -> None:
@@ -14,7 +14,8 @@ def run(config: DictConfig) -> None:
         from align_train.pretrained import with_pretrained
 
         config = with_pretrained(config)
-    check(config)
+    with told_once():
+        check(config)
     from align_train.train import train  # torch and all that: only once the configuration holds
 
     train(config)

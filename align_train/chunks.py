@@ -82,11 +82,16 @@ class BatchNormStatistics:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """One moving-average step towards the plain mean over all chunks of the global batch; the same on every rank."""
+        """One moving-average step towards the plain mean over all chunks of the global batch; the same on every rank.
+
+        A mean that is not finite moves nothing: such a step is skipped, or ends the run, and must not be remembered here.
+        """
         if not self.norms:
             return
         mean = torch.cat([part.flatten() for part in self.sums]) / self.chunks
         all_reduce_(mean).div_(world_size())
+        known = torch.cat([buffer.flatten() for buffer in self.running])
+        mean = torch.where(mean.isfinite().all(), mean, known)
         parts = torch.split(mean, [part.numel() for part in self.sums])
         for number, (buffer, part) in enumerate(zip(self.running, parts, strict=True)):
             momentum = self.momenta[number // 2]

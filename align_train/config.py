@@ -8,6 +8,7 @@ All of that happens before anything is built; neither changes the configuration.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import difflib
 import inspect
 import os
@@ -29,6 +30,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from align_train import cluster
 from align_train.errors import UserError
 from align_train.run_folder import SETTINGS
 from align_train.stream.order import lane_pattern
@@ -47,11 +49,15 @@ def _conf_dir() -> Path:
 
 @dataclass
 class TrainerConfig:
-    """What computes. devices: processes per node; nodes: machines."""
+    """What computes. devices: processes per node; nodes: machines. timeout, silence: seconds, see `callbacks/watchdog.py`.
+    peak_tflops: of one device, for MFU; null: by its name."""
 
     accelerator: str = "cpu"
     devices: int = 1
     nodes: int = 1
+    timeout: float = 900.0
+    silence: float = 60.0
+    peak_tflops: float | None = None
 
 
 @dataclass
@@ -68,6 +74,11 @@ class Config:
     log_every: int = 10
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    keep_every: int | None = None
+    keep_before_spike: float | None = 6.0
+    background_checkpoints: bool = True
+    max_skipped_steps: int = 0
+    dry_run: bool = False
     precision: str = "fp32"
     recompute: bool = False
     checkpoint_blocks: bool = False
@@ -125,6 +136,7 @@ class ShowConfig:
     limit: int = 64
 
 
+OmegaConf.register_new_resolver("cluster", lambda name: getattr(cluster, name)(), replace=True)
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="show_schema", node=ShowConfig)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
@@ -162,11 +174,20 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
-        fail(_in_one_line(error))
+        fail(_in_one_line(error) if cluster.is_first_process() else "")
     except ValueError as error:  # Hydra's own, e.g. for a group that is set to null
         if composed:
             raise
         fail(f"{_in_one_line(error)}; a group such as model or data takes the name of a choice, see --help")
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Around what goes wrong alike in every process of a run: the first one tells."""
+    try:
+        yield
+    except UserError as error:
+        raise error if cluster.is_first_process() else UserError("") from None
 
 
 def fail(message: str, *, status: int = 2) -> NoReturn:
@@ -266,9 +287,12 @@ def check(config: Any) -> None:
         raise UserError(f"name={config.name!r}: expected a plain folder name; the run is written to output_dir/name")
     if (config.max_steps is None) == (config.max_pairs is None):
         raise UserError("exactly one of max_steps and max_pairs says how long the run is; set the other to null")
-    for key in ("batch_size", "chunk_size", "max_steps", "max_pairs", "log_every", "checkpoint_every", "keep_checkpoints"):
+    lengths = ("batch_size", "chunk_size", "max_steps", "max_pairs", "log_every", "checkpoint_every", "keep_checkpoints")
+    for key in (*lengths, "keep_every"):
         if config[key] is not None and config[key] < 1:
             raise UserError(f"{key}={config[key]}: expected at least 1")
+    if config.max_skipped_steps < 0:
+        raise UserError(f"max_skipped_steps={config.max_skipped_steps}: expected at least 0")
     if config.clip is not None and not config.clip > 0:
         raise UserError(f"clip={config.clip}: expected a gradient norm above 0, or null")
     if not 0 <= config.seed < 2**63:
@@ -284,6 +308,7 @@ def check(config: Any) -> None:
     for key in ("devices", "nodes"):
         if config.trainer[key] < 1:
             raise UserError(f"trainer.{key}={config.trainer[key]}: expected at least 1")
+    _check_patience(config)
     _check_task(config)
     _check_component(config.data, "data")
     for key in ("seed", "batch_size", "chunk_size"):
@@ -347,12 +372,31 @@ def _check_split(config: Any) -> None:
     _check_mixture(config, world, processes)
 
 
+def _check_patience(config: Any) -> None:
+    """Who waits for whom: a shard that does not come must stop the run before the ranks that wait for its rank do."""
+    for group, key in ((config.trainer, "trainer.timeout"), (config.trainer, "trainer.silence"), (config, "keep_before_spike")):
+        value = group[key.rpartition(".")[2]]
+        if value is not None and not value > 0:
+            raise UserError(f"{key}={value}: expected more than 0")
+    patience = OmegaConf.select(config, "data.staging.patience")
+    if isinstance(patience, int | float) and config.trainer.timeout <= patience:
+        raise UserError(
+            f"trainer.timeout={config.trainer.timeout:g}: expected more than data.staging.patience={patience:g}: so long "
+            f"a rank may wait for a shard, and the others for it"
+        )
+
+
 def _check_engine(config: Any) -> None:
     """What strategy, loss and model must agree on."""
     target = str(config.strategy.get("_target_"))
     if not target.startswith("align_train.strategies."):
         old = "FSDP1 flattens parameters and is not supported; " if "FSDP" in target else ""
         raise UserError(f"strategy._target_={target}: {old}take strategy=ddp, fsdp (FSDP2) or deepspeed")
+    if config.max_skipped_steps and "stage" in config.strategy:
+        raise UserError(
+            f"max_skipped_steps={config.max_skipped_steps}: DeepSpeed knows the gradient's norm only after its step, too "
+            f"late to skip it; set it to 0, or take strategy=fsdp"
+        )
     if config.compile and config.strategy.get("stage") == 3:
         raise UserError(
             "compile=true: ZeRO-3 gathers weights within every block, which breaks it up; strategy.stage=2, or fsdp"

@@ -18,3 +18,14 @@ class Stopped(UserError):
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
         self.status = 128 + signal
+
+
+class Lost(UserError):
+    """The run cannot go on here through no fault of its settings: a process or machine is lost. Started again, it goes on from
+    its last checkpoint. The status is sysexits' EX_TEMPFAIL, or that of the process that ended first."""
+
+    status = 75
+
+    def __init__(self, message: str, *, status: int = 75) -> None:
+        super().__init__(message)
+        self.status = status

@@ -93,13 +93,13 @@ class TrainingModule(lightning.LightningModule):
     ) -> None:
         """Called by Lightning between backward and step, with or without clipping."""
         strategy: Any = self.trainer.strategy
-        if strategy.steps_alone:
-            return
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.clip is not None and not strategy.steps_alone:
+            torch.nn.utils.clip_grads_with_norm_(_parameters(optimizer), self.clip, self.gradient_norm)
+
+    def measure_gradient(self, optimizer: Optimizer) -> None:
+        """Sets `gradient_norm`, before clipping."""
+        gradients = [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, self.gradient_norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -109,6 +109,10 @@ class TrainingModule(lightning.LightningModule):
         temperature = self.model.temperature
         if temperature is not None:
             temperature.clamp_(*local_values(temperature.value))
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _compile(blocks: list[torch.nn.Module]) -> None:

@@ -6,13 +6,17 @@ The first line also carries the run's identity for loggers, so that a resumed ru
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
 import secrets
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from align_train.errors import UserError
 
@@ -66,6 +70,15 @@ class RunFolder:
     @property
     def bad_pairs(self) -> Path:
         return self.path / "bad_pairs.jsonl"
+
+    @property
+    def non_finite(self) -> Path:
+        return self.path / "non_finite.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that writes the folder."""
+        return self.path / ".lock"
 
     @property
     def keys(self) -> Path:
@@ -149,6 +162,53 @@ class RunFolder:
         """Adds a line of settings that are new since the last start."""
         lines = [*self.read_lineage(), {"step": step, "changed": changes}]
         write_whole(self.lineage, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+class Lock:
+    """Keeps a run's folder to one process: a job that is started again may meet what is left of its former start.
+
+    A record lock (`fcntl`): it ends with the process, however that ends, and is not handed on to those forked from it; NFS and
+    Lustre know it across machines. patience: seconds to wait for another's end.
+    """
+
+    def __init__(self, path: Path, *, patience: float) -> None:
+        self.path, self.patience = path, patience
+        self._file: IO[str] | None = None
+
+    def take(self) -> bool:
+        """Whether it was taken only now; UserError where another process holds it, and goes on to."""
+        if self._file is not None:
+            return False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); free some space or set output_dir to another place"
+            ) from None
+        deadline = time.monotonic() + self.patience
+        while not self._locked():
+            if time.monotonic() > deadline:
+                self._file.seek(0)
+                holder = self._file.read().strip() or "another process"
+                raise UserError(
+                    f"{self.path.parent}: {holder} is writing this run; wait for its end or end it, or choose another name"
+                )
+            time.sleep(0.2)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+        return True
+
+    def _locked(self) -> bool:
+        assert self._file is not None
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            print(f"{self.path}: this file system knows no locks ({error.strerror}); never start a run twice at a time here")
+        return True
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,12 +12,18 @@ import importlib.util
 import io
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
+from threading import Thread
 from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -77,11 +83,47 @@ class _OneProcess(_WholeCheckpoints, SingleDeviceStrategy):
     pass
 
 
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts the other processes of this machine. ended: rank and status of one that ended by an error.
+
+    Lightning's kills this process, without a word, as soon as another ends; here it has a while to end by itself.
+    """
+
+    ended: tuple[int, int] | None = None
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            Thread(target=self._watch_children, daemon=True).start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+    def _watch_children(self) -> None:
+        while self.ended is None:
+            time.sleep(_LOOK_EVERY)
+            states = [child.poll() for child in self.procs]
+            failed = [(number + 1, state) for number, state in enumerate(states) if state]
+            if failed:
+                self.ended = failed[0]
+            elif all(state == 0 for state in states):
+                return
+        time.sleep(_LEFT_TO_END)
+        print(f"align_train: rank {self.ended[0]} ended with status {self.ended[1]}, and so does this one", file=sys.stderr)
+        for child in self.procs:
+            child.kill()
+        os._exit(75)
+
+
+_LOOK_EVERY, _LEFT_TO_END = 0.5, 60.0  # seconds
+
+
 class _Replicated(_WholeCheckpoints, DDPStrategy):
-    pass
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
-class _StaysInPlace(_WholeCheckpoints, DDPStrategy):
+class _StaysInPlace(_Replicated):
     """A strategy whose engine keeps weights in parts and places of its own: nothing is moved to the CPU at the end."""
 
     def teardown(self) -> None:
@@ -94,8 +136,8 @@ class _StaysInPlace(_WholeCheckpoints, DDPStrategy):
 class _Sharded(_StaysInPlace):
     """FSDP2: each encoder block of both towers is gathered and reduced as one, what is left with the model."""
 
-    def __init__(self, *, reshard: bool, process_group_backend: str) -> None:
-        super().__init__(process_group_backend=process_group_backend)
+    def __init__(self, *, reshard: bool, process_group_backend: str, timeout: timedelta) -> None:
+        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.reshard = reshard
 
     def configure_ddp(self) -> None:
@@ -130,8 +172,8 @@ class _Zero(_StaysInPlace):
 
     steps_alone = True
 
-    def __init__(self, *, config: dict[str, Any], process_group_backend: str) -> None:
-        super().__init__(process_group_backend=process_group_backend)
+    def __init__(self, *, config: dict[str, Any], process_group_backend: str, timeout: timedelta) -> None:
+        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.config = config
 
     def setup(self, trainer: lightning.Trainer) -> None:
@@ -192,12 +234,15 @@ ZERO_OPTIONS = (
 )
 
 
+_TIMEOUT = 1800.0
+
+
 def _backend(on_gpu: bool) -> str:
     return "nccl" if on_gpu else "gloo"
 
 
-def ddp(*, processes: int, on_gpu: bool, bf16: bool = False, clip: float | None = None) -> Strategy:
-    """One replica per process.
+def ddp(*, processes: int, on_gpu: bool, bf16: bool = False, clip: float | None = None, timeout: float = _TIMEOUT) -> Strategy:
+    """One replica per process. timeout: seconds in which processes must have found each other, and that a collective may take.
 
     broadcast_buffers is off: BatchNorm's statistics are made alike on all ranks once a step (chunks.py), and a broadcast in
     each forward would be waste. Every parameter is used in every step, so none is searched for.
@@ -206,19 +251,28 @@ def ddp(*, processes: int, on_gpu: bool, bf16: bool = False, clip: float | None 
         return _OneProcess(device="cuda:0" if on_gpu else "cpu")
     return _Replicated(
         process_group_backend=_backend(on_gpu),
+        timeout=timedelta(seconds=timeout),
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=False,
     )
 
 
-def fsdp(*, processes: int, on_gpu: bool, bf16: bool = False, clip: float | None = None, reshard: bool = False) -> Strategy:
+def fsdp(
+    *,
+    processes: int,
+    on_gpu: bool,
+    bf16: bool = False,
+    clip: float | None = None,
+    timeout: float = _TIMEOUT,
+    reshard: bool = False,
+) -> Strategy:
     """FSDP2: weights, gradients and optimizer state are sharded over all processes.
 
     reshard: give gathered blocks back after each chunk's forward and backward, so that one block at a time is whole, and
     gather them again for the next chunk; else once a step (a step with many chunks would gather as many times).
     """
-    return _Sharded(reshard=reshard, process_group_backend=_backend(on_gpu))
+    return _Sharded(reshard=reshard, process_group_backend=_backend(on_gpu), timeout=timedelta(seconds=timeout))
 
 
 def deepspeed(
@@ -227,6 +281,7 @@ def deepspeed(
     on_gpu: bool,
     bf16: bool = False,
     clip: float | None = None,
+    timeout: float = _TIMEOUT,
     stage: Literal[1, 2, 3] = 2,
     options: dict[str, Any] | None = None,
 ) -> Strategy:
@@ -248,4 +303,4 @@ def deepspeed(
         # Lower precision inside autocast only: weights, gradients and what is sent stay float32.
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
     }
-    return _Zero(config=config, process_group_backend=_backend(on_gpu))
+    return _Zero(config=config, process_group_backend=_backend(on_gpu), timeout=timedelta(seconds=timeout))

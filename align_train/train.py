@@ -13,30 +13,56 @@ from typing import Any
 import lightning
 import torch
 import wandb
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
-from align_train.callbacks import Agreement, Averaging, Checkpoints, Evaluation, Metrics, Progress, Samples, Stopping
+from align_train import cluster
+from align_train.callbacks import (
+    Agreement,
+    Averaging,
+    Checkpoints,
+    Evaluation,
+    Metrics,
+    NonFinite,
+    Progress,
+    Samples,
+    Stopping,
+    Throughput,
+    Watchdog,
+)
 from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml
 from align_train.datamodule import PairsDataModule, Start, refusal
-from align_train.errors import UserError
+from align_train.errors import Lost, UserError
 from align_train.evaluation import evaluate_run, print_results
 from align_train.model import Classifier, DualEncoder
 from align_train.module import TrainingModule
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
-from align_train.run_folder import SETTINGS, RunFolder, write_whole
+from align_train.run_folder import SETTINGS, Lock, RunFolder, write_whole
 from align_train.stream.labels import LabelEncoder
 from align_train.stream.text import TextEncoder
 
-# How a collective of torch says that the other side is gone.
-_PEER_LEFT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+# How a collective of torch says that the other side is gone, or that it has waited too long for it.
+_PEER_LEFT = (
+    *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Application timeout"),
+    *("Timed out waiting", "remote process exited", "Watchdog caught collective operation timeout"),
+)
+
+
+_LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
 
 
 def train(config: Any) -> None:
     """Trains the configured run to its last step, from its last checkpoint if there is one."""
     _quieten()
-    first = _is_first_process()
+    first = cluster.is_first_process()
     folder = RunFolder(Path(config.output_dir).expanduser().absolute() / config.name)
+    lock = Lock(folder.lock, patience=config.trainer.silence + 10) if first and not config.dry_run else None
+    if lock and folder.path.exists():
+        lock.take()  # what is read from here on, nobody else changes
     max_steps = steps_of(config)
     done = folder.last_step()
     if done >= max_steps:
@@ -48,16 +74,23 @@ def train(config: Any) -> None:
     data = prepare_data(config, progress=first)
     if done:
         data.go_on({**folder.stretch_at(done - 1), **_place(folder, done)})
-    _check_hardware(config)
+    if not config.dry_run:
+        _check_hardware(config)
+        _check_processes(config)
     staging = data.check_space(config.trainer.nodes) if data.staged else ""
     model, begins_with = build_model(config, data, begun=done > 0)
     evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
     write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
         print(recipe(config, data, model, folder, done, changes, staging, begins_with), flush=True)
+    if config.dry_run:
+        return
+    if lock and lock.take() and folder.config.exists():
+        raise UserError(f"{folder.path}: another process has begun this run meanwhile; run the same command again")
     if not done:
         write_settings.write()
-    trainer = _trainer(config, folder, data, max_steps, evaluators, write_settings)
+    watchdog = Watchdog(silence=config.trainer.silence, timeout=config.trainer.timeout)
+    trainer = _trainer(config, folder, data, max_steps, evaluators, write_settings, watchdog)
     module = TrainingModule(
         model=model,
         loss=build(config.loss),
@@ -71,23 +104,22 @@ def train(config: Any) -> None:
         clip=config.clip,
     )
     resume = str(folder.last_checkpoint()) if done else None
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
-        if any(words in str(error) for words in _PEER_LEFT):
-            raise UserError("another process of this run ended, and so does this one; see what that one said") from None
-        if "DataLoader worker (pid" in str(error):  # raised by torch wherever the run happens to be when a worker dies
-            raise UserError(
-                f"a loader process ended by itself ({' '.join(str(error).split())[:100]}); if it was killed for memory, lower "
-                f"data.workers; the same command goes on from the last checkpoint"
-            ) from None
-        if resume is None or write_settings.written or isinstance(error, UserError):
+    with watchdog.watching():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+            if trainer.is_global_zero:
+                print(f"{folder.path}: trained to step {max_steps}", flush=True)
+            if data.held_out is not None:
+                watchdog.at("evaluating")
+                evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
+        except UserError:
             raise
-        raise UserError(_cannot_resume(resume, error, changes)) from error
-    if trainer.is_global_zero:
-        print(f"{folder.path}: trained to step {max_steps}", flush=True)
-    if data.held_out is not None:
-        evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
+        except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
+            if (known := _explained(error, config, watchdog)) is not None:
+                raise known from None
+            if resume is None or write_settings.written:
+                raise
+            raise UserError(_cannot_resume(resume, error, changes)) from error
 
 
 def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
@@ -113,6 +145,31 @@ class _WriteSettings(lightning.Callback):
 
     def on_train_start(self, *_: Any) -> None:
         self.write()
+
+
+def _explained(error: Exception, config: Any, watchdog: Watchdog) -> UserError | None:
+    """What an error of torch's means to the user, where that is known."""
+    text = " ".join(str(error).split())
+    if not watchdog.formed and isinstance(error, torch.distributed.DistError):
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        count = config.trainer.devices * config.trainer.nodes
+        return Lost(
+            f"the {count} processes of this run have not found each other at {place} ({text[:100]}); did one end before, and "
+            f"can all machines reach that place? trainer.timeout={config.trainer.timeout:g} says how long to wait"
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return UserError(
+            f"out of GPU memory ({text[:100]}); lower chunk_size's share of it with recompute=true or checkpoint_blocks=true, "
+            f"which change no number, or take a smaller chunk_size, or more GPUs"
+        )
+    if "DataLoader worker (pid" in text:  # raised by torch wherever the run happens to be when a worker dies
+        return UserError(
+            f"a loader process ended by itself ({text[:100]}); if it was killed for memory, lower data.workers; the same "
+            f"command goes on from the last checkpoint"
+        )
+    if isinstance(error, torch.distributed.DistError) or any(words in text for words in _PEER_LEFT):
+        return watchdog.explain()
+    return None
 
 
 def _cannot_resume(checkpoint: str, error: Exception, changes: dict[str, tuple[Any, Any]]) -> str:
@@ -187,26 +244,58 @@ def _trainer(
     max_steps: int,
     evaluators: list[Any],
     write_settings: _WriteSettings,
+    watchdog: Watchdog,
 ) -> lightning.Trainer:
     processes = config.trainer.devices * config.trainer.nodes
     agreement = Agreement(folder=folder, data=data)
     averaging = Averaging(decay=config.ema)
-    metrics = Metrics(
-        folder=folder, every=config.log_every, data=data, max_steps=max_steps, name=config.name, agreement=agreement
+    throughput = Throughput(
+        batch_size=config.batch_size,
+        max_steps=max_steps,
+        bf16=config.precision == "bf16",
+        peak_tflops=config.trainer.peak_tflops,
     )
-    checkpoints = Checkpoints(folder=folder, every=config.checkpoint_every, keep=config.keep_checkpoints)
+    metrics = Metrics(
+        folder=folder,
+        every=config.log_every,
+        data=data,
+        max_steps=max_steps,
+        name=config.name,
+        agreement=agreement,
+        throughput=throughput,
+    )
+    checkpoints = Checkpoints(
+        folder=folder,
+        every=config.checkpoint_every,
+        agreement=agreement,
+        keep=config.keep_checkpoints,
+        keep_every=config.keep_every,
+        spike=config.keep_before_spike,
+        background=config.background_checkpoints,
+        at=watchdog.at,
+    )
     callbacks = [
         write_settings,
         agreement,
+        throughput,
+        NonFinite(folder=folder, look=_show_command(config), skips=config.max_skipped_steps),
         averaging,
-        Evaluation(evaluators=evaluators, every=config.eval.every, data=data, metrics=metrics, averaging=averaging),
+        Evaluation(
+            evaluators=evaluators,
+            every=config.eval.every,
+            data=data,
+            metrics=metrics,
+            averaging=averaging,
+            at=watchdog.at,
+        ),
         metrics,
         Samples(folder=folder, log_keys=config.log_keys),  # after Metrics: ranks wait here for the files to be trimmed
         Progress(max_steps=max_steps, metrics=metrics),
         checkpoints,
         Stopping(checkpoints=checkpoints, agreement=agreement),
+        watchdog,
     ]
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
@@ -216,7 +305,9 @@ def _trainer(
             on_gpu=config.trainer.accelerator == "gpu",
             bf16=config.precision == "bf16",
             clip=config.clip,
+            timeout=config.trainer.timeout + _LATER,
         ),
+        plugins=[_environment(), checkpoints.gathered],
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=max_steps,
         logger=_logger(config, folder),
@@ -230,6 +321,23 @@ def _trainer(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None  # signals are Stopping's alone
+    return trainer
+
+
+def _environment() -> ClusterEnvironment:
+    """By what started this process; Lightning's own guess takes a batch script for one of Slurm's tasks."""
+    started = cluster.launcher()
+    if started == "torchrun":
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if started == "slurm" else LightningEnvironment()
+
+
+def _show_command(config: Any) -> str:
+    """The command that shows a step of this run, but for `step=…`."""
+    where = "" if config.output_dir == "outputs" else f" output_dir={config.output_dir}"
+    return f"python -m align_train.show name={config.name}{where}"
 
 
 def _logger(config: Any, folder: RunFolder) -> list[Logger]:
@@ -239,7 +347,7 @@ def _logger(config: Any, folder: RunFolder) -> list[Logger]:
     identity = folder.read_lineage()[0]["run"] if folder.read_lineage() else None
     try:
         logger: Logger = build(config.logger, save_dir=str(folder.path), name=config.name, id=identity)
-        if _is_first_process() and isinstance(logger, WandbLogger):
+        if cluster.is_first_process() and isinstance(logger, WandbLogger):
             logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
     except (wandb.Error, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -253,7 +361,8 @@ def _changed_settings(folder: RunFolder, config: Any, done: int) -> dict[str, tu
         return {}
     before, now = (_flat(OmegaConf.to_container(node, resolve=True)) for node in (read_settings(folder.config), config))
     changes = {key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
-    changes.pop("accept", None)
+    for key in ("accept", "dry_run"):  # of this start, not of the run
+        changes.pop(key, None)
     for key in SETTINGS.values():
         if key in changes and key != "data.shards" and key not in config.accept:  # shards are known by what they hold
             raise UserError(refusal(key, *changes[key], done))
@@ -361,14 +470,26 @@ def _check_hardware(config: Any) -> None:
         found = torch.cuda.device_count()
         if found < config.trainer.devices:
             asked = f"trainer.devices={config.trainer.devices}"
-            raise UserError(f"{asked}: {found} GPUs found here; take trainer=cpu or a machine that has them")
+            fix = "take trainer=cpu or a machine that has them"
+            if cluster.launcher() == "slurm":
+                fix = f"ask Slurm for --gpus-per-node={config.trainer.devices} (each task must see all GPUs of its machine)"
+            raise UserError(f"{asked}: {found} GPUs found here; {fix}")
     elif config.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError("compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out")
 
 
-def _is_first_process() -> bool:
-    """Whether this process speaks for the run, before any process group exists."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_PROCID", "RANK"))
+def _check_processes(config: Any) -> None:
+    """What started this process must have started as many as the settings say."""
+    wanted = config.trainer.nodes * config.trainer.devices
+    asked = f"trainer.nodes={config.trainer.nodes} x trainer.devices={config.trainer.devices}"
+    started = cluster.launcher()
+    if started is None and config.trainer.nodes > 1:
+        raise UserError(
+            f"{asked}: nobody has started processes on other machines; submit launch/train.sbatch to Slurm, or run "
+            f"launch/torchrun.sh on each (dry_run=true only prints the summary)"
+        )
+    if started is not None and (found := cluster.world_size()) != wanted:
+        raise UserError(f"{asked}: {started} has started {found} processes; trainer=multinode reads their number from it")
 
 
 def _quieten() -> None:
@@ -381,6 +502,7 @@ def _quieten() -> None:
         ".*`LightningModule.configure_gradient_clipping`.*",
         ".*IterableDataset.*",
         ".*treespec.*",  # Lightning's own use of torch
+        ".*your dataloader is not resumable.*",  # it is, by the cursor
         ".*smaller than the logging interval.*",
         ".*in eval mode at the start of training.*",  # a locked tower
         ".*srun. command is available.*",  # on a machine with Slurm, where a run without it is no mistake

@@ -6,11 +6,8 @@ set -euo pipefail
 : "${TABLE:?a folder of parquet files, or one: TABLE=filtered/kept SHARDS=shards/coyo700m launch/download_coyo.sh}"
 : "${SHARDS:?the folder of the shards}"
 repository=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=$repository/.venv/bin/python
-    [ -x "$PYTHON" ] || PYTHON=python3
-fi
-export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
+# shellcheck source=launch/environment.sh
+source "$repository/launch/environment.sh"
 
 retry=
 if [ "${1:-}" = retry ]; then retry=1; shift; fi

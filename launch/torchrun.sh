@@ -1,17 +1,14 @@
 #!/usr/bin/env bash
-# Starts one process per GPU on this machine; launch/README.md says what each variable does.
+# Starts one process per GPU on this machine, for clusters without Slurm; launch/README.md says what each variable does.
 set -euo pipefail
-repository=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=$repository/.venv/bin/python
-    [ -x "$PYTHON" ] || PYTHON=python
-fi
+repository=${REPOSITORY:-$(cd "$(dirname "$0")/.." && pwd)}
+# shellcheck source=launch/environment.sh
+source "$repository/launch/environment.sh"
 if [ -z "${PROCESSES:-}" ]; then
     PROCESSES=$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)
     [ "$PROCESSES" -gt 0 ] || PROCESSES=1
 fi
-export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
-exec "$PYTHON" -m torch.distributed.run \
+exec "${prefix[@]}" "$PYTHON" -m torch.distributed.run \
     --nnodes "${NODES:-1}" --node-rank "${NODE:-0}" --nproc-per-node "$PROCESSES" \
     --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
     -m align_train "$@"

@@ -1,8 +1,8 @@
-"""What the ranks must know of each other, once a step: one all-reduce of four integers at its end.
+"""What the ranks must know of each other, once a step: one all-reduce of five integers at its end.
 
-Whether a signal has come to one of them, how many pairs they replaced among how many, and whether shards of the next batch
-have vanished. So all ranks stop at the same step, for the same reason; and a shard that has vanished is done without from
-the same step on, which the lineage records.
+Whether a signal has come to one of them, how many pairs they replaced among how many, whether shards of the next batch have
+vanished, and whether a checkpoint could not be written. So all ranks stop at the same step, for the same reason; and a shard
+that has vanished is done without from the same step on, which the lineage records.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _ENOUGH = 1000  # pairs: the share of bad ones among fewer says little
 class Agreement(Callback):
     """Stands first in the trainer's list: the others read what was agreed on.
 
-    wants_to_stop: set by whoever on this rank has a reason; stop: whether one has it. bad_pairs: replaced in the last step,
-    on all ranks.
+    wants_to_stop: set by whoever on this rank has a reason; stop: whether one has it. writing_failed: the same of a checkpoint
+    that could not be written in the background; failed_writing. bad_pairs: replaced in the last step, on all ranks.
     """
 
     def __init__(self, *, folder: RunFolder, data: PairsDataModule) -> None:
         self.folder, self.data = folder, data
         self.wants_to_stop = self.stop = False
+        self.writing_failed = self.failed_writing = False
         self.bad_pairs = self.bad_since_start = self.pairs_since_start = 0
 
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -54,9 +55,11 @@ class Agreement(Callback):
             loader.prepare()
         bad = sum(pair.step <= trainer.global_step for pair in loader.bad_pairs)
         device = trainer.strategy.root_device
-        told = torch.tensor([self.wants_to_stop, bad, pairs, len(loader.gone)], dtype=torch.int64, device=device)
-        stop, self.bad_pairs, pairs, gone = sum_over_ranks(told).tolist()
-        self.stop = bool(stop)
+        told = torch.tensor(
+            [self.wants_to_stop, bad, pairs, len(loader.gone), self.writing_failed], dtype=torch.int64, device=device
+        )
+        stop, self.bad_pairs, pairs, gone, failed = sum_over_ranks(told).tolist()
+        self.stop, self.failed_writing = bool(stop), bool(failed)
         self.bad_since_start += self.bad_pairs
         self.pairs_since_start += pairs
         if gone:

@@ -7,7 +7,7 @@ to the model in training, and however many pictures each rank has to encode.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
@@ -22,13 +22,21 @@ from align_train.module import TrainingModule
 
 
 class Evaluation(Callback):
-    """Every `every` steps (0: never). Stands before Metrics in the trainer's list, so that the row is still open."""
+    """Every `every` steps (0: never). Stands before Metrics in the trainer's list, so that the row is still open. at: is told
+    that this is where the process is."""
 
     def __init__(
-        self, *, evaluators: Iterable[Any], every: int, data: PairsDataModule, metrics: Metrics, averaging: Averaging
+        self,
+        *,
+        evaluators: Iterable[Any],
+        every: int,
+        data: PairsDataModule,
+        metrics: Metrics,
+        averaging: Averaging,
+        at: Callable[[str], None],
     ) -> None:
         self.evaluators, self.every, self.data, self.metrics = list(evaluators), every, data, metrics
-        self.averaging = averaging
+        self.averaging, self.at = averaging, at
         self.plain: DualEncoder | Classifier | None = None
 
     def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
@@ -43,6 +51,7 @@ class Evaluation(Callback):
         pairs = self.data.held_out_pairs()
         if not self.every or trainer.global_step % self.every or pairs is None:
             return
+        self.at("evaluating")
         assert isinstance(module, TrainingModule)
         assert self.plain is not None
         self.plain.load_state_dict(self.averaging.weights(module))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ from lightning import Callback
 
 from align_train.batch import Batch
 from align_train.callbacks.agreement import Agreement, stop_with
+from align_train.callbacks.throughput import Throughput
 from align_train.datamodule import PairsDataModule
 from align_train.engines import whole
 from align_train.module import TrainingModule
@@ -30,18 +30,24 @@ class Metrics(Callback):
     """Rows every `every` steps, at the last step, and whenever an evaluation adds values to a step."""
 
     def __init__(
-        self, *, folder: RunFolder, every: int, data: PairsDataModule, max_steps: int, name: str, agreement: Agreement
+        self,
+        *,
+        folder: RunFolder,
+        every: int,
+        data: PairsDataModule,
+        max_steps: int,
+        name: str,
+        agreement: Agreement,
+        throughput: Throughput,
     ) -> None:
         self.folder, self.every, self.data, self.max_steps, self.name = folder, every, data, max_steps, name
-        self.agreement = agreement
+        self.agreement, self.throughput = agreement, throughput
         self.rows: list[dict[str, str]] = []
         self.latest: dict[str, float] = {}
         self._columns: list[str] = []
         self._added: dict[str, float] = {}
         self._bad_pairs = 0
-        self._busy = self._waited = 0.0
-        self._steps_timed = 0
-        self._began = self._drawn = 0.0
+        self._drawn = 0.0
 
     def add(self, values: dict[str, float]) -> None:
         """Values that belong into the row of the step that ends now."""
@@ -57,16 +63,10 @@ class Metrics(Callback):
         self._write_all()
         self._bad_pairs = self.folder.keep_steps(self.folder.bad_pairs, trainer.global_step)
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._began = time.perf_counter()
-
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         assert isinstance(module, TrainingModule)
-        self._busy += time.perf_counter() - self._began + batch.wait
-        self._waited += batch.wait
-        self._steps_timed += 1
         self._bad_pairs += self.agreement.bad_pairs
         self._write_down_bad_pairs(trainer)
         if self.agreement.too_many_bad():
@@ -74,13 +74,6 @@ class Metrics(Callback):
         step = trainer.global_step
         if step % self.every == 0 or step == self.max_steps or self._added:
             row = self._measure(trainer, module, step)
-            if not math.isfinite(row["loss"]):
-                message = (
-                    f"step {step}: the loss is {row['loss']}; the last checkpoint is step {self.folder.last_step()}: lower "
-                    f"optimizer.lr, raise model.temperature.minimum, or look at the data: "
-                    f"python -m align_train.show name={self.name} step={step}"
-                )
-                raise stop_with(trainer, message)
             if trainer.is_global_zero:
                 self._log(row, trainer)
 
@@ -97,14 +90,11 @@ class Metrics(Callback):
             **({} if temperature is None else {"temperature": float(whole(temperature.value.detach()))}),
             "lr": module.learning_rate,
             "grad_norm": float(whole(module.gradient_norm)),
-            "pairs_per_second": self._steps_timed * self.data.batch_size / self._busy,
-            "data_wait_fraction": self._waited / self._busy,
+            **self.throughput.read(step, trainer.strategy.root_device),
             "bad_pairs": self._bad_pairs,
             **self._added,
         }
         self._added = {}
-        self._busy = self._waited = 0.0
-        self._steps_timed = 0
         return row
 
     def _log(self, row: dict[str, float], trainer: lightning.Trainer) -> None:

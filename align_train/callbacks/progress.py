@@ -1,7 +1,8 @@
-"""A live progress bar: steps, loss, temperature, pairs per second, time left."""
+"""A live progress bar: steps, loss, temperature, pairs per second, time left. In a log it is a line now and then."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning
@@ -9,6 +10,17 @@ from lightning import Callback
 from tqdm import tqdm
 
 from align_train.callbacks.metrics import Metrics
+
+
+class _Lines:
+    """For tqdm, where what it writes is kept: each time a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass
 
 
 class Progress(Callback):
@@ -20,14 +32,15 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.is_global_zero:
-            # mininterval: when output goes to a file, a line every second would bury the rest
+            live = sys.stderr.isatty()
             self.bar = tqdm(
                 total=self.max_steps,
                 initial=trainer.global_step,
                 desc="training",
                 unit="step",
-                dynamic_ncols=True,
-                mininterval=1,
+                file=sys.stderr if live else _Lines(),
+                dynamic_ncols=live,
+                mininterval=1 if live else 30,
             )
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:

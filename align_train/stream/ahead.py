@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,21 @@ from align_train.stream.stage import Stage
 _RENEW_EVERY = 5.0  # seconds between marks that shards are in use
 _PAUSE = 0.05
 _LANES_LOOKED_AT = 64
+
+
+def leave_signals_to_the_run() -> None:
+    """In a process that works for a run: Ctrl-C and a scheduler's signals reach the whole group, and the run still needs this
+    process to finish its step. SIGTERM counts where the run itself sends it, when it ends."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    Thread(target=wait, daemon=True).start()
 
 
 @dataclass(frozen=True, order=True)
@@ -123,8 +139,7 @@ class FetchAhead:
             self._process = None
 
     def _run(self, parent: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        leave_signals_to_the_run()
         plan = fetches(self.order, self.lanes, self._position.value)
         waiting = next(plan)
         in_use: dict[int, int] = {}

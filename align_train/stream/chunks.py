@@ -13,7 +13,6 @@ shard that follows in the epoch's order): the same one on every machine, and the
 from __future__ import annotations
 
 import hashlib
-import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from align_train.batch import Batch, Chunk
 from align_train.errors import UserError
-from align_train.stream.ahead import FetchAhead
+from align_train.stream.ahead import FetchAhead, leave_signals_to_the_run
 from align_train.stream.augment import Augmentation
 from align_train.stream.decode import Pixels, Views, decode, decode_centre
 from align_train.stream.manifest import Manifest
@@ -280,11 +279,6 @@ class ChunkSchedule(Sampler[tuple[int, int]]):
             step += 1
 
 
-def _leave_interrupts_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches the workers too; the run still needs them to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class TrainingLoader:
     """Batches for one rank, endless: worker processes make chunks, this puts them together.
 
@@ -367,7 +361,7 @@ class TrainingLoader:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
-            worker_init_fn=_leave_interrupts_to_the_run,
+            worker_init_fn=lambda worker: leave_signals_to_the_run(),
             **options,
         )
         return iter(loader)

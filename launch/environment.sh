@@ -1,0 +1,20 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# What the scripts of this folder have in common: the checkout, its Python, containers. They set `repository` and read this.
+if [ ! -d "$repository/align_train" ]; then
+    echo "$repository: no checkout of align_train; start from one, or set REPOSITORY" >&2
+    exit 2
+fi
+if [ -n "${SETUP:-}" ]; then
+    # shellcheck source=/dev/null
+    source "$SETUP"
+fi
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=$repository/.venv/bin/python
+    [ -x "$PYTHON" ] || PYTHON=python3
+fi
+export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun no longer takes it from the job by itself
+fi
+read -ra prefix <<< "${PREFIX:-}"
+read -ra srun_options <<< "${SRUN_OPTIONS:-}"
