@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format
+.PHONY: demo test test-all test-slurm check format
 
 demo: .venv/.done
 	$(BIN)/python -m align_train
@@ -12,6 +12,11 @@ test: .venv/.done
 
 test-all: .venv/.done
 	$(BIN)/python -m pytest -n auto
+
+# On a real Slurm of two nodes, which is installed (as root, from Debian's packages) where it is missing.
+test-slurm: .venv/.done
+	PATH="$$PATH:/usr/sbin" tests/slurm/install.sh
+	$(BIN)/python -m pytest tests/slurm tests/test_faults.py
 
 check: .venv/.done
 	$(BIN)/ruff format .

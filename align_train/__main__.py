@@ -24,6 +24,8 @@ def run(config: DictConfig) -> None:
 def main() -> None:
     # Loader workers fork after the tokenizer was used; it warns unless told.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Where a process is gone, torch's C++ parts say so at length, with addresses; the run says which one it was.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     command(run, config_name="train")
 
 

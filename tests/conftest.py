@@ -106,6 +106,20 @@ def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> Pai
     return PairsDataModule(shards=shards, tokenizer=str(tokenizer), **plain, **options)
 
 
+def launch_command(*, beginning: str) -> str:
+    """The one command in launch/README.md that begins so."""
+    lines = (REPOSITORY / "launch" / "README.md").read_text().splitlines()
+    (found,) = [line.strip() for line in lines if line.startswith(f"    {beginning}")]
+    return found
+
+
+def checkout(folder: Path) -> Path:
+    """Makes a folder one from which that README's commands find what they name."""
+    for name in ("launch", "align_train", "conf", "tests"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder
+
+
 @cache
 def _server() -> Server:
     return Server(_environment())

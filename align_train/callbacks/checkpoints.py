@@ -188,17 +188,21 @@ class RunningLoss:
         self._steps = 0
 
     def stands_out(self, loss: float) -> bool:
-        """Whether this one lies far above those before it. It counts among them from then on, unless it is not finite."""
+        """Whether this one lies far above those before it. A leap counts once: what follows is measured anew. A loss that
+        is not finite does not count."""
         if not math.isfinite(loss):
             return False
         variance = max(self._square - self._mean**2, 1e-12)
         far = self.deviations is not None and self._steps >= _LEAST_STEPS
-        found = far and loss > self._mean + (self.deviations or 0) * variance**0.5
+        if far and loss > self._mean + (self.deviations or 0) * variance**0.5:
+            self._mean = self._square = 0.0
+            self._steps = 0
+            return True
         self._steps += 1
         weight = max(1 / self._steps, 0.02)
         self._mean += weight * (loss - self._mean)
         self._square += weight * (loss**2 - self._square)
-        return found
+        return False
 
 
 def _copied(value: Any) -> Any:

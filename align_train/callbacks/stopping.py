@@ -5,8 +5,8 @@ SIGINT is Ctrl-C. A signal sets a flag, here and nowhere else (Lightning's handl
 handler, are never installed); at the end of each step the ranks agree whether one of them has it (`agreement.py`), so that all
 save the same step. The exit status says which signal it was: 128 + its number, by which the launcher decides what is next.
 
-Another SIGTERM or SIGUSR1 changes nothing: schedulers repeat them, and kill when they mean it. A second Ctrl-C has its usual
-effect, at once; checkpoints are whole or absent all the same.
+Another SIGTERM or SIGUSR1 changes nothing, to the process's end: schedulers repeat them, and kill when they mean it. A second
+Ctrl-C has its usual effect, at once; checkpoints are whole or absent all the same.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ class Stopping(Callback):
     def on_train_end(self, *_: Any) -> None:
         self._restore()
 
-    def on_exception(self, *_: Any) -> None:
-        self._restore()
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
+        self._restore(signal.SIGINT)
+        if not isinstance(exception, Stopped):  # else they are repeated for as long as this process takes to end
+            self._restore()
 
     def _restore(self, *numbers: int) -> None:
         for number in numbers or tuple(self._before):

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning import Callback
 from torch import nn
@@ -130,27 +131,29 @@ class ModelFlops:
         shape = (2, 3, model.image_size, model.image_size)
         tower = _on_meta(model.image_tower)
         self._image = _count(lambda: tower(torch.empty(shape, device="meta"))) / 2
-        self._text = _text_flops(model.text_tower) if isinstance(model, DualEncoder) else (0.0, 0.0)
+        self._text = _text_flops(model.text_tower) if isinstance(model, DualEncoder) else [0.0, 0.0, 0.0]
 
     def of_step(self, pairs: int, tokens: int) -> float:
-        text = self._text[0] * tokens + self._text[1] * tokens**2
+        constant, linear, square = self._text
+        text = constant + linear * tokens + square * tokens**2
         return pairs * (self._factors["image"] * self._image + self._factors["text"] * text)
 
 
-def _text_flops(tower: nn.Module) -> tuple[float, float]:
-    """a, b: a text of n tokens takes a n + b n², by two short ones that are really encoded (BERT's code asks for values, which
-    tensors on the meta device have not)."""
+def _text_flops(tower: nn.Module) -> list[float]:
+    """a, b, c: a text of n tokens takes a + b n + c n², by three short ones that are really encoded (BERT's code asks for
+    values, which tensors on the meta device have not)."""
     device = next(tower.parameters()).device
     modes = {part: part.training for part in tower.modules()}
     tower.eval()
     try:
-        texts = [torch.ones(1, tokens, dtype=torch.int32, device=device) for tokens in (8, 16)]
-        few, more = (_count(partial(tower, text)) for text in texts)
+        lengths = (8, 16, 24)
+        texts = [torch.ones(1, tokens, dtype=torch.int32, device=device) for tokens in lengths]
+        counts = [_count(partial(tower, text)) for text in texts]
     finally:
         for part, mode in modes.items():
             part.training = mode
-    square = (more - 2 * few) / (16**2 - 2 * 8**2)
-    return few / 8 - 8 * square, square
+    coefficients: list[float] = np.linalg.solve(np.vander(lengths, increasing=True), counts).tolist()
+    return coefficients
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ which the process group was formed (a counter, and where its main thread is), an
 
 - *told*: a process that ends by an error leaves its message there; the others end with it.
 - *silent*: a process that gives no sign for `silence` seconds is dead, frozen (SIGSTOP, a machine that swaps) or cut off.
-  Rank 0 looks at all, all look at rank 0, which keeps the store (or torchrun, on its machine).
+  Rank 0 looks at all, all look at rank 0, which keeps the store (or torchrun, on its machine). Where a collective has told that
+  somebody is gone, a few seconds of silence say who.
 - *stuck*: processes live, but nobody has got anywhere for `timeout` seconds: those that are behind the others are named.
 
 Where the main thread hangs in a collective, only `os._exit` gets it out: checkpoints are whole or absent, so nothing is lost
@@ -31,9 +32,11 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from align_train.distributed import rank, world_size
 from align_train.errors import Lost, UserError
+from align_train.module import TrainingModule
 
 _PLACES = ("starting", "waiting for data", "forward pass", "backward pass")
 _GRACE = 5.0  # seconds in which a process may end by itself before a message that another left ends it
+_SOON = 5.0  # seconds of silence that tell who is gone, where somebody is
 _NEVER_STUCK = ("starting", "evaluating")  # takes as long as it takes
 
 
@@ -53,9 +56,9 @@ class Watchdog(Callback):
         self._store: PrefixStore | None = None
         self._over, self._first_is_done = Event(), Event()
         self._verdict: dict[str, Any] | None = None
-        self._step, self._place, self._since = 0, "starting", time.monotonic()
+        self._step, self._place, self._passes, self._since = 0, "starting", 0, time.monotonic()
         self._exchanged = time.monotonic()
-        self._stuck = False
+        self._stuck = self._somebody_left = False
         self._beats: list[tuple[int, float]] = []  # of each rank: its counter, and when that last moved
         self._first_is = "rank 0"
         self._threads: list[Thread] = []
@@ -63,11 +66,16 @@ class Watchdog(Callback):
     # --- where this process is: set by the loop, told with each sign of life ------------------------------------------------
 
     def at(self, place: str, step: int | None = None) -> None:
-        self._place, self._since = place, time.monotonic()
+        self._place, self._passes, self._since = place, 0, time.monotonic()
         self._step = self._step if step is None else step
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        module.model.register_forward_hook(self._pass_done)  # of a chunk: collectives come after the last
         self.at("waiting for data", trainer.global_step + 1)
+
+    def _pass_done(self, *_: Any) -> None:
+        self._passes, self._since = self._passes + 1, time.monotonic()
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         self.at("forward pass", trainer.global_step + 1)
@@ -138,6 +146,7 @@ class Watchdog(Callback):
 
     def explain(self) -> UserError:
         """Which process is to blame for an error of the kind "the other side is gone". Waits until that is known."""
+        self._somebody_left = True
         deadline = time.monotonic() + self.silence + 8 * self.interval
         while self._verdict is None and time.monotonic() < deadline:
             time.sleep(self.interval / 10)
@@ -153,7 +162,7 @@ class Watchdog(Callback):
         while not self._over.wait(self.interval):
             try:
                 beaten += 1
-                self._store.set(f"state/{rank()}", json.dumps([self._step, self._place, time.monotonic() - self._since]))
+                self._store.set(f"state/{rank()}", json.dumps([self._step, self._place, self._passes]))
                 self._store.add(f"beat/{rank()}", 1)
                 self._look()
             except Exception:  # whatever the store raises: it is gone, and with it who kept it
@@ -179,9 +188,10 @@ class Watchdog(Callback):
             counter = self._store.add(f"beat/{other}", 0)
             before, moved = self._beats[other]
             self._beats[other] = (counter, moved if counter == before else now)
-            if now - self._beats[other][1] > self.silence and other != rank():
+            silence = min(self.silence, _SOON) if self._somebody_left else self.silence
+            if now - self._beats[other][1] > silence and other != rank():
                 where = self._state(other)
-                self._tell(f"{self._name(other)} has given no sign of life for {self.silence:g} s{where}", status=Lost.status)
+                self._tell(f"{self._name(other)} has given no sign of life for {silence:g} s{where}", status=Lost.status)
         if self._stuck:
             self._tell(self._who_is_behind(), status=Lost.status)
 
@@ -201,7 +211,7 @@ class Watchdog(Callback):
     def _who_is_behind(self) -> str:
         assert self._store is not None
         states = [json.loads(self._store.get(f"state/{number}")) for number in range(world_size())]
-        order = [(step, _PLACES.index(place) if place in _PLACES else len(_PLACES)) for step, place, _ in states]
+        order = [(step, (*_PLACES, place).index(place), passes) for step, place, passes in states]
         behind = [number for number in range(world_size()) if order[number] == min(order)]
         step, place, _ = states[behind[0]]
         if len(behind) == world_size():

@@ -35,7 +35,13 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
+        self.environment = {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": _path(),
+            "PYTHON": sys.executable,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Cluster:
@@ -68,8 +74,9 @@ class Cluster:
         self._daemons[node].send_signal(signal.SIGKILL)
         self._daemons[node].wait()
 
-    def output(self, *command: str) -> str:
-        return subprocess.run(command, env=self._environment(), capture_output=True, text=True).stdout
+    def output(self, *command: str, cwd: Path | None = None, **variables: str) -> str:
+        environment = self._environment() | variables
+        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True).stdout
 
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as log:
