@@ -65,9 +65,11 @@ class Stopping(Callback):
         self._restore()
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
-        self._restore(signal.SIGINT)
-        if not isinstance(exception, Stopped):  # else they are repeated for as long as this process takes to end
-            self._restore()
+        numbers = tuple(self._before)
+        self._restore()
+        if isinstance(exception, Stopped):  # they may be repeated for as long as this process takes to end
+            for number in {*numbers} - {signal.SIGINT}:
+                signal.signal(number, signal.SIG_IGN)
 
     def _restore(self, *numbers: int) -> None:
         for number in numbers or tuple(self._before):
