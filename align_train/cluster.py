@@ -43,11 +43,15 @@ def world_size() -> int:
     return int(_first("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "WORLD_SIZE") or 1)
 
 
+def rank() -> int:
+    """This process's number in the run, before any process group exists. Without a launcher the first process starts the
+    others, of its own machine, and numbers them by LOCAL_RANK."""
+    return int(os.environ.get({"slurm": "SLURM_PROCID", "torchrun": "RANK"}.get(launcher() or "", "LOCAL_RANK"), "0"))
+
+
 def is_first_process() -> bool:
-    """Whether this process speaks for the run, before any process group exists."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK")) and (
-        launcher() != "slurm" or os.environ.get("SLURM_PROCID", "0") == "0"
-    )
+    """Whether this process speaks for the run."""
+    return rank() == 0
 
 
 def _first(*names: str) -> str | None:

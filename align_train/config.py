@@ -28,7 +28,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from align_train import cluster
 from align_train.errors import UserError
@@ -164,7 +164,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
         except UserError as error:  # in here: on its way out Hydra would add lines of its own
             fail(str(error), status=error.status)
         except OmegaConfBaseException as error:
-            fail(_in_one_line(error))
+            fail(_in_one_line(error) if cluster.is_first_process() else "")
         except BrokenPipeError:  # whoever read our output has gone (`| head`)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
             sys.exit(141)
@@ -212,6 +212,13 @@ def read_settings(path: Path) -> Any:
 def _in_one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's errors span lines and name inner classes: what matters is the key and what was wrong."""
     text = str(error)
+    if isinstance(error, InterpolationResolutionError):  # what a resolver of ours has raised
+        text = (
+            text.partition("UserError raised while resolving interpolation: ")[2].splitlines()[0]
+            if "UserError" in text
+            else text
+        )
+        return " ".join(text.split())
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
     cause = error.__cause__ or error.__context__

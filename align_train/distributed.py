@@ -69,6 +69,15 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return all_reduce_(value.detach().clone())
 
 
+def gather_texts(text: str, device: torch.device) -> list[str]:
+    """The text of each rank, in rank order, on every rank."""
+    data = torch.frombuffer(bytearray(text.encode() + b" "), dtype=torch.uint8).to(device)  # never empty
+    longest = int(all_reduce_(torch.tensor(len(data), device=device), "max"))
+    padded = data.new_full((1, longest), ord(" "))
+    padded[0, : len(data)] = data
+    return [bytes(row.tolist()).decode().rstrip(" ") for row in gather(padded)]
+
+
 @contextmanager
 def failing_alike(device: torch.device) -> Iterator[None]:
     """Entered by all ranks: where one has an OSError in here, each leaves with one, or the others would wait for it."""

@@ -34,7 +34,7 @@ from align_train.callbacks import (
     Throughput,
     Watchdog,
 )
-from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml
+from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml, told_once
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import Lost, UserError
 from align_train.evaluation import evaluate_run, print_results
@@ -45,11 +45,9 @@ from align_train.run_folder import SETTINGS, Lock, RunFolder, write_whole
 from align_train.stream.labels import LabelEncoder
 from align_train.stream.text import TextEncoder
 
-# How a collective of torch says that the other side is gone, or that it has waited too long for it.
-_PEER_LEFT = (
-    *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Application timeout"),
-    *("Timed out waiting", "remote process exited", "Watchdog caught collective operation timeout"),
-)
+# How gloo says that the other side is gone; what it raises is a plain RuntimeError.
+_PEER_LEFT = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Timed out waiting")
+_STORE = "ALIGN_TRAIN_STORE"  # for the processes that this one starts: the port of the watchdog's store
 
 
 _LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
@@ -58,17 +56,52 @@ _LATER = 60.0  # seconds: collectives give up after the watchdog, which knows wh
 def train(config: Any) -> None:
     """Trains the configured run to its last step, from its last checkpoint if there is one."""
     _quieten()
+    processes = config.trainer.devices * config.trainer.nodes
+    if not config.dry_run:
+        with told_once():
+            _check_processes(config)
+    watchdog = Watchdog(
+        rank=cluster.rank(),
+        processes=1 if config.dry_run else processes,
+        silence=config.trainer.silence,
+        timeout=config.trainer.timeout,
+        all_come=cluster.launcher() is not None,
+    )
+    if config.trainer.accelerator == "gpu":
+        # Or NCCL ends this process from within, without a word, as soon as a peer is gone: the watchdog knows which one it was.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    with watchdog.watching():
+        _open(watchdog)
+        _train(config, watchdog)
+
+
+def _open(watchdog: Watchdog) -> None:
+    """The watchdog's store: beside the process group's, or at any port where this process starts the others."""
+    if cluster.launcher() is not None:
+        environment = _environment()
+        watchdog.open(environment.main_address, environment.main_port + 1)
+    else:
+        port = int(os.environ[_STORE]) if cluster.rank() else 0
+        os.environ[_STORE] = str(watchdog.open("127.0.0.1", port))
+
+
+def _train(config: Any, watchdog: Watchdog) -> None:
     first = cluster.is_first_process()
     folder = RunFolder(Path(config.output_dir).expanduser().absolute() / config.name)
-    lock = Lock(folder.lock, patience=config.trainer.silence + 10) if first and not config.dry_run else None
-    if lock and folder.path.exists():
-        lock.take()  # what is read from here on, nobody else changes
+    lock = Lock(folder.lock, patience=config.trainer.silence + 10)
     max_steps = steps_of(config)
-    done = folder.last_step()
+
+    def begin() -> int:
+        if not config.dry_run and folder.path.exists():
+            lock.take()  # what is read from here on, nobody else changes
+        return folder.last_step()
+
+    done = watchdog.from_first(begin)
     if done >= max_steps:
         if first:
             print(f"{folder.path}: finished at step {done} of {max_steps}; go on with max_steps=…, or choose another name")
-            _show_or_evaluate(folder, config, done)
+            if not config.dry_run:
+                _show_or_evaluate(folder, config, done)
         return
     changes = _changed_settings(folder, config, done)
     data = prepare_data(config, progress=first)
@@ -76,7 +109,6 @@ def train(config: Any) -> None:
         data.go_on({**folder.stretch_at(done - 1), **_place(folder, done)})
     if not config.dry_run:
         _check_hardware(config)
-        _check_processes(config)
     staging = data.check_space(config.trainer.nodes) if data.staged else ""
     model, begins_with = build_model(config, data, begun=done > 0)
     evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
@@ -85,11 +117,10 @@ def train(config: Any) -> None:
         print(recipe(config, data, model, folder, done, changes, staging, begins_with), flush=True)
     if config.dry_run:
         return
-    if lock and lock.take() and folder.config.exists():
+    if first and lock.take() and folder.config.exists():
         raise UserError(f"{folder.path}: another process has begun this run meanwhile; run the same command again")
     if not done:
         write_settings.write()
-    watchdog = Watchdog(silence=config.trainer.silence, timeout=config.trainer.timeout)
     trainer = _trainer(config, folder, data, max_steps, evaluators, write_settings, watchdog)
     module = TrainingModule(
         model=model,
@@ -104,22 +135,21 @@ def train(config: Any) -> None:
         clip=config.clip,
     )
     resume = str(folder.last_checkpoint()) if done else None
-    with watchdog.watching():
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-            if trainer.is_global_zero:
-                print(f"{folder.path}: trained to step {max_steps}", flush=True)
-            if data.held_out is not None:
-                watchdog.at("evaluating")
-                evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
-        except UserError:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if trainer.is_global_zero:
+            print(f"{folder.path}: trained to step {max_steps}", flush=True)
+        if data.held_out is not None:
+            watchdog.at("evaluating")
+            evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
+    except UserError:
+        raise
+    except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
+        if (known := _explained(error, watchdog)) is not None:
+            raise known from None
+        if resume is None or write_settings.written:
             raise
-        except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
-            if (known := _explained(error, config, watchdog)) is not None:
-                raise known from None
-            if resume is None or write_settings.written:
-                raise
-            raise UserError(_cannot_resume(resume, error, changes)) from error
+        raise UserError(_cannot_resume(resume, error, changes)) from error
 
 
 def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
@@ -147,29 +177,21 @@ class _WriteSettings(lightning.Callback):
         self.write()
 
 
-def _explained(error: Exception, config: Any, watchdog: Watchdog) -> UserError | None:
+def _explained(error: Exception, watchdog: Watchdog) -> UserError | None:
     """What an error of torch's means to the user, where that is known."""
     text = " ".join(str(error).split())
-    if not watchdog.formed and isinstance(error, torch.distributed.DistError):
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        count = config.trainer.devices * config.trainer.nodes
-        return Lost(
-            f"the {count} processes of this run have not found each other at {place} ({text[:100]}); did one end before, and "
-            f"can all machines reach that place? trainer.timeout={config.trainer.timeout:g} says how long to wait"
-        )
     if isinstance(error, torch.OutOfMemoryError):
         return UserError(
             f"out of GPU memory ({text[:100]}); lower chunk_size's share of it with recompute=true or checkpoint_blocks=true, "
             f"which change no number, or take a smaller chunk_size, or more GPUs"
         )
     if "DataLoader worker (pid" in text:  # raised by torch wherever the run happens to be when a worker dies
-        return UserError(
+        return Lost(
             f"a loader process ended by itself ({text[:100]}); if it was killed for memory, lower data.workers; the same "
             f"command goes on from the last checkpoint"
         )
-    if isinstance(error, torch.distributed.DistError) or any(words in text for words in _PEER_LEFT):
-        return watchdog.explain()
-    return None
+    left = isinstance(error, RuntimeError) and any(words in text for words in _PEER_LEFT)
+    return watchdog.explain(text) if left or isinstance(error, torch.distributed.DistError) else None
 
 
 def _cannot_resume(checkpoint: str, error: Exception, changes: dict[str, tuple[Any, Any]]) -> str:
@@ -278,7 +300,7 @@ def _trainer(
         write_settings,
         agreement,
         throughput,
-        NonFinite(folder=folder, look=_show_command(config), skips=config.max_skipped_steps),
+        NonFinite(folder=folder, checkpoints=checkpoints, look=_show_command(config), skips=config.max_skipped_steps),
         averaging,
         Evaluation(
             evaluators=evaluators,
@@ -321,6 +343,8 @@ def _trainer(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    launcher: Any = trainer.strategy.launcher
+    watchdog.ended_child = lambda: getattr(launcher, "ended", None)
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None  # signals are Stopping's alone
     return trainer

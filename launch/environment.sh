@@ -5,13 +5,16 @@ if [ ! -d "$repository/align_train" ]; then
     exit 2
 fi
 if [ -n "${SETUP:-}" ]; then
+    set +eu # modules and Conda are not written for that
     # shellcheck source=/dev/null
     source "$SETUP"
+    set -eu
 fi
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=$repository/.venv/bin/python
     [ -x "$PYTHON" ] || PYTHON=python3
 fi
+export PYTHONUNBUFFERED=1 # a log shows what is done, not what was done an hour ago
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun no longer takes it from the job by itself

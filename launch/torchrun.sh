@@ -11,4 +11,5 @@ fi
 exec "${prefix[@]}" "$PYTHON" -m torch.distributed.run \
     --nnodes "${NODES:-1}" --node-rank "${NODE:-0}" --nproc-per-node "$PROCESSES" \
     --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
+    --signals-to-handle SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT \
     -m align_train "$@"

@@ -118,6 +118,21 @@ def test_steps_that_are_not_finite_are_skipped_up_to_a_number(
     assert third.returncode == 2 and "skip such steps" in third.stderr
 
 
+@pytest.mark.long
+def test_a_step_is_skipped_alike_under_fsdp(tmp_path: Path, planted: Path, small_run: tuple[str, ...]) -> None:
+    """Saved right after the skipped step, with an average: all weights are where they belong."""
+    options = (*small_run, f"data.shards={planted}", *NAN, "max_skipped_steps=1", "ema=0.9")
+    for name, engine in (("one", ()), ("fsdp", (*TWO, "strategy=fsdp"))):
+        run(*options, *engine, f"name={name}", cwd=tmp_path)
+    one, fsdp = (metrics(tmp_path / "outputs" / name) for name in ("one", "fsdp"))
+    assert [row["step"] for row in fsdp if row["loss"] == "nan"] == [str(step_of(PLANTED))]
+    for row, other in zip(one, fsdp, strict=True):
+        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=1e-4, nan_ok=True)
+    last = [torch.load(tmp_path / "outputs" / name / "checkpoints" / "last", weights_only=True) for name in ("one", "fsdp")]
+    for key, value in last[0]["ema"].items():
+        assert value.shape == last[1]["ema"][key].shape and last[1]["ema"][key].isfinite().all(), key
+
+
 def test_a_loss_that_leaps_is_told_apart_from_noise() -> None:
     random = Random(0)
     loss = RunningLoss(6)

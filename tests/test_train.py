@@ -332,5 +332,5 @@ def test_a_loader_process_that_dies_ends_the_run_in_one_line(tmp_path: Path, sma
     assert len(workers) == 1
     os.kill(workers[0], signal.SIGKILL)
     done = finish(process, timeout=60)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 75 and "Traceback" not in done.stderr
     assert "a loader process ended by itself" in done.stderr and "goes on from the last checkpoint" in done.stderr

@@ -27,7 +27,7 @@ from align_train.callbacks.agreement import Agreement, stop_with
 from align_train.distributed import all_reduce_, failing_alike
 from align_train.engines import local_values
 from align_train.module import TrainingModule
-from align_train.run_folder import RunFolder
+from align_train.run_folder import RunFolder, write_whole
 
 _LEAST_STEPS = 50  # before a loss can stand out from those before it
 _SPIKES_KEPT = 3
@@ -83,6 +83,14 @@ class Checkpoints(Callback):
         if trainer.global_step % self.every == 0:
             self.save(trainer)
 
+    def on_exception(self, *_: Any) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits for what is being written; how that ended is told by `finish`."""
+        if self._writing is not None:
+            self._writing.exception()
+
     def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         self.save(trainer)
         self.finish(trainer)
@@ -134,6 +142,8 @@ class Checkpoints(Callback):
             _save(state, aside)
             os.replace(aside, final)
             self._link("last", final)
+            if place := os.environ.get("ALIGN_TRAIN_SAVED"):  # for whoever has started the run
+                write_whole(Path(place), final.stem.removeprefix("step-").lstrip("0"))
             self._drop_old(final)
         except OSError:
             _remove(aside)
@@ -158,15 +168,17 @@ class Checkpoints(Callback):
     # ------------------------------------------------------------------------------------------------------------------------
 
     def _keep_before_spike(self, step: int) -> None:
-        if self._writing is not None and not self._writing.done():
-            self._writing.exception()  # wait: `last` is about to name another
+        self.settle()  # `last` may be about to name another
         last = self.folder.last_checkpoint()
         if last is None:
             return
         self._link(f"before-spike-{step:08d}", last)
         for old in sorted(self.folder.checkpoints.glob("before-spike-*"))[:-_SPIKES_KEPT]:
             old.unlink()
-        print(f"step {step}: the loss leaps up; {last.name} is kept, see {self.folder.checkpoints}/before-spike-{step:08d}")
+        print(
+            f"step {step}: the loss leaps up; {last.name} is kept, see {self.folder.checkpoints}/before-spike-{step:08d}",
+            flush=True,
+        )
 
     def _refuse_broken(self, trainer: lightning.Trainer) -> None:
         """Weights that are not finite would be all that is left once older checkpoints are dropped."""

@@ -17,10 +17,12 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback
+from torch.distributed.fsdp import FSDPModule
 
 from align_train.batch import Batch, normalise
 from align_train.callbacks.agreement import stop_with
-from align_train.distributed import sum_over_ranks
+from align_train.callbacks.checkpoints import Checkpoints
+from align_train.distributed import gather_texts, sum_over_ranks
 from align_train.engines import whole
 from align_train.module import TrainingModule
 from align_train.run_folder import RunFolder
@@ -31,8 +33,8 @@ _NAMED = 5
 class NonFinite(Callback):
     """skips: how many steps of a start may be skipped; 0: the first stops the run. look: the command that shows a step."""
 
-    def __init__(self, *, folder: RunFolder, look: str, skips: int = 0) -> None:
-        self.folder, self.look, self.skips = folder, look, skips
+    def __init__(self, *, folder: RunFolder, checkpoints: Checkpoints, look: str, skips: int = 0) -> None:
+        self.folder, self.checkpoints, self.look, self.skips = folder, checkpoints, look, skips
         self.skipped = 0
         self._batch: Batch | None = None
 
@@ -71,8 +73,12 @@ class NonFinite(Callback):
         if self.skipped < self.skips:
             self.skipped += 1
             if trainer.is_global_zero:
-                print(f"step {step}: {what}{named}{more}; skipped, {self.skipped} of at most {self.skips} (max_skipped_steps)")
+                print(
+                    f"step {step}: {what}{named}{more}; skipped, {self.skipped} of at most {self.skips} (max_skipped_steps)",
+                    flush=True,
+                )
             return False
+        self.checkpoints.settle()
         message = (
             f"step {step}: {what}{named}{more}; the last checkpoint is step {self.folder.last_step()}: look at the data with "
             f"`{self.look} step={step}`, leave such pairs out, lower optimizer.lr, or skip such steps: max_skipped_steps=10"
@@ -99,14 +105,16 @@ class NonFinite(Callback):
         finally:
             for part, mode in modes.items():
                 part.training = mode
+                if isinstance(part, FSDPModule):
+                    part.reshard()  # no backward pass follows that would
         bad, pairs = sum_over_ranks(torch.tensor([len(lines), len(self._batch)], device=module.device)).tolist()
         if bad == pairs:  # it is not the data
             return []
-        with self.folder.non_finite.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-        trainer.strategy.barrier("pairs are written down")
-        found = [json.loads(line) for line in self.folder.non_finite.read_text(encoding="utf-8").splitlines()]
-        return sorted(line["key"] for line in found if line["step"] == step)
+        every = "".join(gather_texts("".join(json.dumps(line) + "\n" for line in lines), module.device))
+        if trainer.is_global_zero:
+            with self.folder.non_finite.open("a", encoding="utf-8") as file:
+                file.write(every)
+        return sorted(json.loads(line)["key"] for line in every.splitlines())
 
 
 def _not_finite(module: TrainingModule, *, with_gradient: bool) -> str:

@@ -34,11 +34,14 @@ from align_train.module import TrainingModule
 _PEAKS = {
     "B200": (2250.0, 80.0),
     "H100 PCIe": (756.0, 51.0),
+    "H100 NVL": (835.0, 60.0),
     "H100": (989.0, 67.0),
     "H200": (989.0, 67.0),
     "A100": (312.0, 19.5),
     "L40S": (362.0, 91.6),
+    "L40": (181.0, 90.5),
     "L4": (121.0, 30.3),
+    "A10G": (70.0, 31.5),
     "A10": (125.0, 31.2),
     "RTX 4090": (165.0, 82.6),
     "RTX 3090": (71.0, 35.6),
@@ -95,8 +98,7 @@ class Throughput(Callback):
         most = float(all_reduce_(torch.tensor(memory / 1e9, device=device), "max"))
         seconds = self._busy / steps
         assert self._model_flops is not None
-        # Logits of both directions, forward and backward: 8 batch² dim in all, shared out over the ranks.
-        loss = 8.0 * self.batch_size**2 * self._model_flops.dim / world
+        loss = self._model_flops.of_loss(self.batch_size) / world
         now = time.perf_counter()
         seconds_with_all, self._read_at = (now - self._read_at) / steps, now
         tflops = (self._flops / steps + loss) / seconds / 1e12
@@ -125,13 +127,17 @@ class ModelFlops:
     """FLOPs of a training step per pair, by the length of its text."""
 
     def __init__(self, model: DualEncoder | Classifier) -> None:
-        self.dim = model.dim
+        self._dim, self._pairs = model.dim, isinstance(model, DualEncoder)
         locked = getattr(model, "lock", None)
         self._factors = {tower: 1.0 if tower == locked else 3.0 for tower in ("image", "text")}
         shape = (2, 3, model.image_size, model.image_size)
         tower = _on_meta(model.image_tower)
         self._image = _count(lambda: tower(torch.empty(shape, device="meta"))) / 2
         self._text = _text_flops(model.text_tower) if isinstance(model, DualEncoder) else [0.0, 0.0, 0.0]
+
+    def of_loss(self, batch_size: int) -> float:
+        """Of the logits of a global batch, forward and backward: one matrix product each way serves both directions."""
+        return 8.0 * batch_size**2 * self._dim if self._pairs else 0.0
 
     def of_step(self, pairs: int, tokens: int) -> float:
         constant, linear, square = self._text
