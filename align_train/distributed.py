@@ -5,6 +5,7 @@ Every function is the identity when no process group exists, so that one process
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -26,6 +27,13 @@ def rank() -> int:
 
 def _in_group() -> bool:
     return not _alone and dist.is_available() and dist.is_initialized()
+
+
+def settle_before_fork() -> None:
+    """Waits for the threads that have completed the last collective. Python 3.11 hangs for ever in a child that was forked in the
+    moment in which another thread made or ended its state (`HEAD_LOCK` is held; seen once in some hundred starts)."""
+    if world_size() > 1:
+        time.sleep(0.1)
 
 
 @contextmanager

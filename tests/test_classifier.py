@@ -42,6 +42,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
+@pytest.mark.long
 def test_a_linear_probe_and_then_the_whole_classifier(tmp_path: Path, trained: Path, demo: Path) -> None:
     """From a run, locked; then from that probe, its linear layer included; under an engine, resumed under another."""
     said = run(*recipe("linear_probe", trained, demo), "max_steps=4", cwd=tmp_path).stdout

@@ -63,6 +63,7 @@ def download(*arguments: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_from_urls_to_a_training_run(demo: Path, small_run: tuple[str, ...], tmp_path: Path) -> None:
     pairs = pairs_of(demo / "train")[:400]
     with web({f"{number}.png": picture for number, (_, picture) in enumerate(pairs)}) as server:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from align_train.batch import normalise
-from align_train.distributed import gather_rows, rank, world_size
+from align_train.distributed import gather_rows, rank, settle_before_fork, world_size
 from align_train.errors import UserError
 
 
@@ -83,6 +83,7 @@ class Encoder:
     @torch.inference_mode()
     def pairs(self, pictures: Pictures) -> EncodedPairs:
         """All pictures and all their captions."""
+        settle_before_fork()
         loader: DataLoader[Any] = DataLoader(
             pictures,  # type: ignore[arg-type]
             batch_size=self.chunk_size,

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from align_train.batch import Batch, Chunk
+from align_train.distributed import settle_before_fork
 from align_train.errors import UserError
 from align_train.stream.ahead import FetchAhead, leave_signals_to_the_run
 from align_train.stream.augment import Augmentation
@@ -364,6 +365,7 @@ class TrainingLoader:
             worker_init_fn=lambda worker: leave_signals_to_the_run(),
             **options,
         )
+        settle_before_fork()
         return iter(loader)
 
 
