@@ -30,8 +30,8 @@ def _in_group() -> bool:
 
 
 def settle_before_fork() -> None:
-    """Waits for the threads that have completed the last collective. Python 3.11 hangs for ever in a child that was forked in the
-    moment in which another thread made or ended its state (`HEAD_LOCK` is held; seen once in some hundred starts)."""
+    """Waits for the threads that have completed the last collective. Python 3.11 hangs for ever in a child that was forked in
+    the moment in which another thread made or ended its state (`HEAD_LOCK` is held; seen once in some hundred starts)."""
     if world_size() > 1:
         time.sleep(0.1)
 

@@ -140,7 +140,7 @@ class Watchdog(Callback):
         except UserError as error:
             if not str(error):  # all ranks have raised it, and rank 0 may still have a checkpoint to write
                 self._wait_for_first()
-            elif not isinstance(error, Lost):
+            elif self._verdict is None:  # else it is the verdict
                 self._leave(str(error), error.status)
             raise
         except BaseException as error:
