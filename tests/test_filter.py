@@ -289,6 +289,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.long
 def test_killed_and_run_again(crawl: Path) -> None:
     run(*FILTER, "to=whole", cwd=crawl, module="data.filter")
     killed = 0
