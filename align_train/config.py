@@ -165,6 +165,8 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
             fail(str(error), status=error.status)
         except OmegaConfBaseException as error:
             fail(_in_one_line(error) if cluster.is_first_process() else "")
+        except KeyboardInterrupt:
+            fail("interrupted; the same command goes on from the last checkpoint, if there is one", status=130)
         except BrokenPipeError:  # whoever read our output has gone (`| head`)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
             sys.exit(141)
@@ -381,10 +383,10 @@ def _check_split(config: Any) -> None:
 
 def _check_patience(config: Any) -> None:
     """Who waits for whom: a shard that does not come must stop the run before the ranks that wait for its rank do."""
-    for group, key in ((config.trainer, "trainer.timeout"), (config.trainer, "trainer.silence"), (config, "keep_before_spike")):
-        value = group[key.rpartition(".")[2]]
-        if value is not None and not value > 0:
-            raise UserError(f"{key}={value}: expected more than 0")
+    for key in ("trainer.timeout", "trainer.silence", "trainer.peak_tflops", "keep_before_spike"):
+        value = OmegaConf.select(config, key)
+        if value is not None and not 0 < value < 1e9:
+            raise UserError(f"{key}={value:g}: expected more than 0, and a finite number")
     patience = OmegaConf.select(config, "data.staging.patience")
     if isinstance(patience, int | float) and config.trainer.timeout <= patience:
         raise UserError(

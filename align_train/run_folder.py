@@ -184,7 +184,7 @@ class Lock:
             self._file = self.path.open("a+", encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or set output_dir to another place"
+                f"{self.path}: cannot be written ({error.strerror}); free some space, or choose another name or output_dir"
             ) from None
         deadline = time.monotonic() + self.patience
         while not self._locked():

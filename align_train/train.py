@@ -81,8 +81,10 @@ def _open(watchdog: Watchdog) -> None:
         environment = _environment()
         watchdog.open(environment.main_address, environment.main_port + 1)
     else:
-        port = int(os.environ[_STORE]) if cluster.rank() else 0
-        os.environ[_STORE] = str(watchdog.open("127.0.0.1", port))
+        port = os.environ.get(_STORE, "") if cluster.rank() else "0"
+        if not port.isdecimal():
+            raise UserError("LOCAL_RANK is set, but no run has started this process as one of its own: unset LOCAL_RANK")
+        os.environ[_STORE] = str(watchdog.open("127.0.0.1", int(port)))
 
 
 def _train(config: Any, watchdog: Watchdog) -> None:
@@ -142,7 +144,9 @@ def _train(config: Any, watchdog: Watchdog) -> None:
         if data.held_out is not None:
             watchdog.at("evaluating")
             evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
-    except UserError:
+    except (UserError, SystemExit) as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's end of it
+            raise KeyboardInterrupt from None
         raise
     except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
         if (known := _explained(error, watchdog)) is not None:

@@ -1,9 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # What the scripts of this folder have in common: the checkout, its Python, containers. They set `repository` and read this.
-if [ ! -d "$repository/align_train" ]; then
-    echo "$repository: no checkout of align_train; start from one, or set REPOSITORY" >&2
-    exit 2
-fi
 if [ -n "${SETUP:-}" ]; then
     set +eu # modules and Conda are not written for that
     # shellcheck source=/dev/null

@@ -2,6 +2,10 @@
 # Starts one process per GPU on this machine, for clusters without Slurm; launch/README.md says what each variable does.
 set -euo pipefail
 repository=${REPOSITORY:-$(cd "$(dirname "$0")/.." && pwd)}
+if [ ! -e "$repository/launch/environment.sh" ]; then
+    echo "$repository: no checkout of align_train; set REPOSITORY to one" >&2
+    exit 2
+fi
 # shellcheck source=launch/environment.sh
 source "$repository/launch/environment.sh"
 if [ -z "${PROCESSES:-}" ]; then

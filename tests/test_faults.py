@@ -366,6 +366,30 @@ def test_wrong_splits_are_refused_before_anything_is_loaded(
     assert other.stderr == ""  # one line, not 32
 
 
+def test_scripts_for_slurm_say_so_without_it(tmp_path: Path) -> None:
+    elsewhere = {"SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    for name, variables, words in (
+        ("train.sbatch", {}, "is for sbatch"),
+        ("evaluate.sbatch", {}, "is for sbatch"),
+        ("train.sbatch", elsewhere, "no checkout of align_train"),
+        ("torchrun.sh", {"REPOSITORY": str(tmp_path)}, "no checkout of align_train"),
+    ):
+        script = ["bash", str(REPOSITORY / "launch" / name)]
+        done = subprocess.run(script, env={"PATH": os.environ["PATH"], **variables}, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and words in done.stderr, done.stderr
+
+
+def test_interrupted_before_the_first_step(tmp_path: Path, small_run: tuple[str, ...]) -> None:
+    process = start(*small_run, "name=early", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "outputs" / "early" / "config.yaml").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    done = finish(process)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_processes_must_be_as_many_as_the_settings_say(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     two = ("trainer=multinode", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.nodes=2")
     alone = finish(start(*small_run, *two, cwd=tmp_path))
