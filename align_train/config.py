@@ -28,7 +28,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from align_train import cluster
 from align_train.errors import UserError
@@ -164,7 +164,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
         except UserError as error:  # in here: on its way out Hydra would add lines of its own
             fail(str(error), status=error.status)
         except OmegaConfBaseException as error:
-            fail(_in_one_line(error) if cluster.is_first_process() else "")
+            _fail_once(error)
         except KeyboardInterrupt:
             fail("interrupted; the same command goes on from the last checkpoint, if there is one", status=130)
         except BrokenPipeError:  # whoever read our output has gone (`| head`)
@@ -176,7 +176,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
-        fail(_in_one_line(error) if cluster.is_first_process() else "")
+        _fail_once(error)
     except ValueError as error:  # Hydra's own, e.g. for a group that is set to null
         if composed:
             raise
@@ -190,6 +190,11 @@ def told_once() -> Iterator[None]:
         yield
     except UserError as error:
         raise error if cluster.is_first_process() else UserError("") from None
+
+
+def _fail_once(error: Exception) -> NoReturn:
+    """Settings that cannot be composed cannot be in any process."""
+    fail(_in_one_line(error) if cluster.is_first_process() else "")
 
 
 def fail(message: str, *, status: int = 2) -> NoReturn:
@@ -214,13 +219,8 @@ def read_settings(path: Path) -> Any:
 def _in_one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's errors span lines and name inner classes: what matters is the key and what was wrong."""
     text = str(error)
-    if isinstance(error, InterpolationResolutionError):  # what a resolver of ours has raised
-        text = (
-            text.partition("UserError raised while resolving interpolation: ")[2].splitlines()[0]
-            if "UserError" in text
-            else text
-        )
-        return " ".join(text.split())
+    if ours := _between(text, "UserError raised while resolving interpolation: ", "\n"):
+        return ours
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
     cause = error.__cause__ or error.__context__
