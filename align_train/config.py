@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -72,6 +72,7 @@ class Config:
     max_steps: int | None = None
     max_pairs: int | None = None
     log_every: int = 10
+    evaluate_every: int = 0
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
     keep_every: int | None = None
@@ -110,7 +111,7 @@ class EvaluateConfig:
     chunk_size: int = 64
     workers: int = 1
     device: str = "cpu"
-    eval: str | None = None
+    eval: Any = None
     image_size: int | None = None
     resize_size: int | None = None
     to: str | None = None
@@ -143,12 +144,15 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 ConfigStore.instance().store(name="export_schema", node=ExportConfig)
 
 
-def command(task: Callable[[DictConfig], None], *, config_name: str) -> None:
+def command(task: Callable[[DictConfig], None], *, config_name: str, groups: Sequence[str] = ()) -> None:
     """Runs a command under Hydra (`--cfg job`, `--help`, sweeps); a UserError becomes one line and exit status 2.
 
     Commands other than training have their roots in `conf/commands/`, out of sight of the groups: or `evaluate model=RUN`
-    would be taken for a choice of the group `model`.
+    would be taken for a choice of the group `model`. groups: those that such a root may choose from all the same.
     """
+    for group in groups:
+        for file in (_conf_dir() / group).glob("*.yaml"):
+            ConfigStore.instance().store(group=group, name=file.stem, node=OmegaConf.load(file))
     folder = _conf_dir() / "commands"
     folder = folder if (folder / f"{config_name}.yaml").is_file() else _conf_dir()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own report and we never see the exception
@@ -230,10 +234,19 @@ def _in_one_line(error: Exception) -> str:
         "not in struct" in text or "No match" in text or "not in '" in text
     ):
         return _no_such_setting(key)
+    if (choice := _between(text, "Could not find '", "'")) and "Available options in '" in text:
+        group, _, name = choice.rpartition("/")
+        there = ", ".join(_between(text, "Available options in '", "Config search path").split()[1:])
+        return f"{group}={name}: no such choice; there are {there}"
+    if choice := _between(text, "Could not load '", "'"):  # one of a list
+        group, _, name = choice.rpartition("/")
+        there = ", ".join(sorted(path.stem for path in (_conf_dir() / group).glob("*.yaml")))
+        return f"{group}={name}: no such choice; there are {there}"
     if "could not be converted" in text or "Invalid type assigned" in text:
         value, key = _between(text, "Value '", "'"), _between(text, "full_key: ", "\n") or "a setting"
         wanted = _between(text, "converted to ", "\n") or "another type"
         return f"{key}={value}: expected {wanted.strip().lower()}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("object_type=", "reference_type=", "In ")))
 
@@ -281,9 +294,18 @@ def steps_of(config: Any) -> int:
 
 
 def _refuse_missing(config: Any) -> None:
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(config))
+    # Unresolved: the evaluators of a command that evaluates refer to settings of the run.
+    missing = sorted(_missing(OmegaConf.to_container(config)))
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+
+
+def _missing(node: Any, path: str = "") -> Iterator[str]:
+    if node == MISSING:
+        yield path
+    elif isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _missing(value, f"{path}.{key}" if path else str(key))
 
 
 def check(config: Any) -> None:
@@ -326,8 +348,26 @@ def check(config: Any) -> None:
     _check_numbers(config)
     _check_split(config)
     _check_engine(config)
-    for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "eval", "make"):
+    for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "make"):
         _check_component(config[key], key)
+    check_evaluators(config)
+
+
+def check_evaluators(config: Any) -> None:
+    """Each entry of `eval` is an evaluator; null takes one out that a choice has."""
+    for name, node in (config.eval or {}).items():
+        if node is None:
+            continue
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise UserError(f"eval.{name}: no evaluator; expected a node with _target_, as in conf/eval, or null")
+        if "/" in str(name) or str(name).startswith("."):
+            raise UserError(f"eval.{name}: names results and files; expected a plain name")
+        _check_component(node, f"eval.{name}")
+
+
+def build_evaluators(config: Any) -> dict[str, Any]:
+    """The evaluators that `eval` describes, by name."""
+    return {str(name): build(node) for name, node in (config.eval or {}).items() if node is not None}
 
 
 def _check_task(config: Any) -> None:
@@ -349,10 +389,10 @@ def _check_task(config: Any) -> None:
 
 def _check_numbers(config: Any) -> None:
     """Bounds of what would otherwise go wrong deep inside, or never end."""
-    for group, key, least in (("data", "lanes", 1), ("data", "window", 1), ("data", "workers", 0), ("eval", "every", 0)):
-        value = config[group].get(key, least)
+    for path, least in (("data.lanes", 1), ("data.window", 1), ("data.workers", 0), ("evaluate_every", 0)):
+        value = OmegaConf.select(config, path, default=least)
         if not isinstance(value, int) or value < least:
-            raise UserError(f"{group}.{key}={value}: expected an integer, at least {least}")
+            raise UserError(f"{path}={value}: expected an integer, at least {least}")
 
 
 def _check_split(config: Any) -> None:
@@ -539,14 +579,6 @@ def build(node: Any, **extra: Any) -> Any:
             reason = f"{type(cause).__name__}: {cause}"
             raise UserError(f"{node['_target_']}: cannot be built with these settings ({reason})") from error
         raise
-
-
-def choice(group: str, name: str) -> Any:
-    """What `group=name` stands for, outside the run that it may later be merged into: interpolations are left open."""
-    names = sorted(path.stem for path in (_conf_dir() / group).glob("*.yaml"))
-    if name not in names:
-        raise UserError(f"{group}={name}: no such choice; there are {', '.join(names)}")
-    return defaults(f"{group}={name}")[group]
 
 
 def defaults(*overrides: str) -> Any:

@@ -14,14 +14,14 @@ from align_train.errors import UserError
 from align_train.run_folder import SETTINGS
 from align_train.stream.ahead import FetchAhead, space_needed
 from align_train.stream.augment import Augmentation
-from align_train.stream.chunks import ChunkSchedule, HeldOutPairs, Pairs, TrainingChunks, TrainingLoader
+from align_train.stream.chunks import ChunkSchedule, Pairs, TrainingChunks, TrainingLoader
 from align_train.stream.decode import Views
-from align_train.stream.labels import LabelEncoder, LabelSource
-from align_train.stream.manifest import Manifest, resolve
+from align_train.stream.labels import encoder, source_of
+from align_train.stream.manifest import resolve
 from align_train.stream.order import Order
+from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard import CaptionSource
 from align_train.stream.stage import Stage
-from align_train.stream.text import TextEncoder
 
 _SAME_ORDER = ("batch_size", "chunk_size")  # changed, they leave the order of pairs as it is
 
@@ -52,12 +52,13 @@ class Start:
         return Start(step, self.cursor + pairs, self.pairs_seen + pairs)
 
 
-def _encoder(tokenizer: str | None, max_tokens: int | None, classes: int | str | None) -> TextEncoder | LabelEncoder:
-    if classes is not None and tokenizer is None:
-        return LabelEncoder(classes)
-    if classes is None and tokenizer is not None and max_tokens is not None:
-        return TextEncoder(tokenizer, max_tokens=max_tokens)
-    raise UserError(f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or labels")
+def stage_of(staging: Stage | None, storage_options: Mapping[str, Any] | None) -> Stage:
+    """`data.staging`, with what fsspec is to be told."""
+    if not isinstance(storage_options, Mapping | None):
+        raise UserError(f"data.storage_options={storage_options}: expected settings, e.g. {{anon:true}}, or null")
+    if not isinstance(staging, Stage | None):
+        raise UserError(f"data.staging={staging}: expected settings such as data.staging.limit_gb=100")
+    return replace(staging or Stage(), storage_options=dict(storage_options or {}))
 
 
 class PairsDataModule(lightning.LightningDataModule):
@@ -113,35 +114,28 @@ class PairsDataModule(lightning.LightningDataModule):
                 raise UserError(f"data.{name}={share}: expected a share between 0 and 1")
         if weights is not None and (isinstance(shards, str) or len(weights) != len(shards)):
             raise UserError(f"data.weights={list(weights)}: expected one for each item of data.shards, a list")
-        if not isinstance(storage_options, Mapping | None):
-            raise UserError(f"data.storage_options={storage_options}: expected settings, e.g. {{anon:true}}, or null")
-        if not isinstance(staging, Stage | None):
-            raise UserError(f"data.staging={staging}: expected settings such as data.staging.limit_gb=100")
-        self.stage = replace(staging or Stage(), storage_options=dict(storage_options or {}))
+        self.stage = stage_of(staging, storage_options)
         self.missing_shards, self.max_bad_share, self.accept = missing_shards, max_bad_share, accept
         source = CaptionSource.parse(caption)
         self.manifest = resolve(shards, caption=source, stage=self.stage, mixed=weights is not None, progress=progress)
-        self.encode = _encoder(tokenizer, max_tokens, classes)  # after the shards: the hub may be asked for it
-        self.caption = self._of_kind(source)
+        # After the shards: the hub may be asked for it.
+        self.encode = encoder(tokenizer=tokenizer, max_tokens=max_tokens, classes=classes)
+        self.caption = source_of(caption, self.encode)
         self.seed, self.lanes, self.window = seed, lanes, window
         self.weights = list(weights) if weights is not None else [1]
         self.dropped: list[int] = []
         self.order = self._order()
-        self.held_out_caption = self._of_kind(CaptionSource.parse(held_out_caption or caption))
-        self.held_out: Manifest | None = None
-        if held_out is not None:
-            self.held_out = resolve(
-                held_out, caption=self.held_out_caption, stage=self.stage, progress=progress, key="data.held_out"
-            )
+        self.sets = EvaluationSets(
+            held_out=held_out,
+            caption=held_out_caption or caption,
+            encode=self.encode,
+            views=self.views,
+            stage=self.stage,
+            progress=progress,
+        )
         self.batch_size, self.chunk_size, self.workers = batch_size, chunk_size, workers
         self.start = Start()
         self.loader: TrainingLoader | None = None
-
-    def _of_kind(self, source: CaptionSource) -> CaptionSource:
-        """Of texts, or of labels."""
-        if isinstance(self.encode, LabelEncoder):
-            return LabelSource(source.extension, source.field, self.encode)
-        return source
 
     def _order(self) -> Order:
         return Order(
@@ -311,10 +305,3 @@ class PairsDataModule(lightning.LightningDataModule):
                 break
         would = " or ".join(fits)
         return f"{would} would fit" if would else "no smaller window would fit; raise the limit, or take more nodes"
-
-    def held_out_pairs(self) -> HeldOutPairs | None:
-        """This rank's share of the held-out pairs."""
-        if self.held_out is None:
-            return None
-        pairs = Pairs(manifest=self.held_out, caption=self.held_out_caption, views=self.views, stage=self.stage)
-        return HeldOutPairs(pairs=pairs, rank=rank(), world=world_size())

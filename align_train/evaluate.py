@@ -14,7 +14,7 @@ def run(config: DictConfig) -> None:
 
 
 def main() -> None:
-    command(run, config_name="evaluate")
+    command(run, config_name="evaluate", groups=["eval"])
 
 
 if __name__ == "__main__":

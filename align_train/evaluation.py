@@ -1,24 +1,25 @@
-"""A trained model evaluated: `results.json`, a table, a contact sheet per evaluator."""
+"""A trained model evaluated: `results.json`, a table, pictures of each evaluator."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
-from align_train.config import build, choice, defaults, read_settings
-from align_train.datamodule import PairsDataModule
+from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings
+from align_train.datamodule import stage_of
 from align_train.distributed import rank
 from align_train.errors import UserError
 from align_train.evals import Encoder
-from align_train.pictures import contact_sheet
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
 from align_train.run_folder import RunFolder, write_whole
-
-_SHOWN = 40  # pictures on a contact sheet
+from align_train.stream.decode import Views
+from align_train.stream.labels import encoder
+from align_train.stream.sets import EvaluationSets
 
 
 def evaluate(config: Any) -> dict[str, float]:
@@ -28,29 +29,30 @@ def evaluate(config: Any) -> dict[str, float]:
     found = open_pretrained(config.model)
     settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
     if config.eval is not None:
-        settings.eval = choice("eval", config.eval)
+        settings.eval = OmegaConf.create(OmegaConf.to_container(config.eval))  # what it refers to are the run's settings
+    check_evaluators(settings)
+    evaluators = build_evaluators(settings)
     if config.shards is not None:
         settings.data.held_out = config.shards
-    if config.caption is not None:
-        settings.data.held_out_caption = config.caption
-    if settings.data.held_out is None:
+    wanting = [name for name, evaluator in evaluators.items() if None in _sets(evaluator)]
+    if settings.data.held_out is None and wanting:
         why = "the run has no held-out shards" if found.run else "this model is no run of ours"
-        raise UserError(f"shards is not set, and {why}; give shards=… (a manifest, folder or glob)")
-    sizes = {key: config[key] for key in ("image_size", "resize_size") if config[key] is not None}
-    unknown = {key: reason for key, reason in found.missing.items() if key != "preprocess" or len(sizes) < 2}
-    for key, reason in unknown.items():
-        raise UserError(f"{reason}; {key} is needed to evaluate")
-    settings.data.tokenizer, settings.data.classes = found.tokenizer, found.classes
-    settings.data.update(sizes)
-    settings.data.workers = config.workers
-    settings.chunk_size = config.chunk_size
-    # Only the held-out shards are needed: the training shards may long be gone.
-    settings.data.shards = settings.data.held_out
-    settings.data.caption = settings.data.held_out_caption or settings.data.caption
-    settings.data.lanes = 1
-    data: PairsDataModule = build(settings.data)
+        raise UserError(
+            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or eval={wanting[0]} a data of its own"
+        )
+    data = _data_of(found, config, settings.data)
+    for evaluator in evaluators.values():
+        _open(evaluator, data)
     to = RunFolder(_results_folder(config, found))
-    return _evaluate(found, settings, to, data=data, device=torch.device(config.device))
+    return _evaluate(
+        found,
+        evaluators,
+        to,
+        data=data,
+        chunk_size=config.chunk_size,
+        workers=config.workers,
+        device=torch.device(config.device),
+    )
 
 
 def _settings_of(found: Pretrained) -> Any:
@@ -60,6 +62,22 @@ def _settings_of(found: Pretrained) -> Any:
     OmegaConf.set_struct(settings, False)
     settings.model = without_pretrained(found.node)
     return settings
+
+
+def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
+    """Only what is evaluated is opened: the training shards may long be gone."""
+    sizes = {key: config[key] for key in ("image_size", "resize_size") if config[key] is not None}
+    for key, reason in found.missing.items():
+        if key != "preprocess" or len(sizes) < 2:
+            raise UserError(f"{reason}; {key} is needed to evaluate")
+    own = {key: data[key] for key in ("image_size", "resize_size")}
+    return EvaluationSets(
+        held_out=data.held_out,
+        caption=config.caption or data.held_out_caption or data.caption,
+        encode=encoder(tokenizer=found.tokenizer, max_tokens=data.max_tokens, classes=found.classes),
+        views=Views(**(own | sizes)),
+        stage=stage_of(build(data.staging), data.storage_options and dict(data.storage_options)),
+    )
 
 
 def _results_folder(config: Any, found: Pretrained) -> Path:
@@ -79,50 +97,90 @@ def _check(config: Any) -> None:
         raise UserError(f"device={config.device}: not there ({str(error).splitlines()[0][:100]}); take device=cpu") from None
 
 
-def evaluate_run(folder: RunFolder, config: Any, *, data: PairsDataModule, device: torch.device) -> dict[str, float]:
-    """Evaluates a run's last checkpoint on the held-out pairs, on all ranks; rank 0 writes and prints."""
-    return _evaluate(open_pretrained(str(folder.path)), config, folder, data=data, device=device)
+def _sets(evaluator: Any) -> list[Any]:
+    """The sets of pictures that an evaluator asks for; None among them: the held-out pairs."""
+    return [getattr(evaluator, name) for name in ("data", "train") if hasattr(evaluator, name)]
+
+
+def _open(evaluator: Any, data: EvaluationSets) -> None:
+    for one in _sets(evaluator):
+        data.pictures(one)
+
+
+def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Any]:
+    """A run's evaluators by name, their sets opened, so that what is missing shows before the first step; without held-out
+    pairs, those that want none."""
+    there = {
+        name: evaluator
+        for name, evaluator in build_evaluators(config).items()
+        if data.held_out is not None or None not in _sets(evaluator)
+    }
+    for evaluator in there.values():
+        _open(evaluator, data)
+    return there
+
+
+def evaluate_run(
+    folder: RunFolder,
+    evaluators: Mapping[str, Any],
+    *,
+    data: EvaluationSets,
+    chunk_size: int,
+    workers: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Evaluates a run's last checkpoint on all ranks; rank 0 writes and prints."""
+    found = open_pretrained(str(folder.path))
+    return _evaluate(found, evaluators, folder, data=data, chunk_size=chunk_size, workers=workers, device=device)
 
 
 def _evaluate(
-    found: Pretrained, config: Any, folder: RunFolder, *, data: PairsDataModule, device: torch.device
+    found: Pretrained,
+    evaluators: Mapping[str, Any],
+    folder: RunFolder,
+    *,
+    data: EvaluationSets,
+    chunk_size: int,
+    workers: int,
+    device: torch.device,
 ) -> dict[str, float]:
     """folder: where results.json and the pictures go."""
-    pairs = data.held_out_pairs()
-    assert pairs is not None
-    model = found.build().to(device)
     encoder = Encoder(
-        model=model, tokenise=data.encode, device=device, chunk_size=config.chunk_size, workers=min(1, data.workers)
+        model=found.build().to(device),
+        tokenise=data.encode,
+        pictures=data.pictures,
+        device=device,
+        chunk_size=chunk_size,
+        workers=min(1, workers),
     )
-    encoded = encoder.pairs(pairs)
     results: dict[str, float] = {"step": found.run.last_step()} if found.run else {}
-    results["held_out/pairs"] = pairs.total
+    if data.held_out is not None and any(None in _sets(evaluator) for evaluator in evaluators.values()):
+        results["held_out/pairs"] = data.held_out.pairs
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
-    for name, node in (config.eval.evaluators or {}).items():
-        evaluator = build(node)
-        results.update(evaluator(encoded, encoder))
-        if getattr(evaluator, "answers", None) and rank() == 0:
-            shown = pairs.numbers[:_SHOWN].tolist()  # this rank's pictures, numbered among all
-            sheet = contact_sheet(
-                [pairs[number] for number in range(len(shown))],
-                [evaluator.answers[number] for number in shown],
-                right=[evaluator.right[number] for number in shown],
-            )
-            sheet.save(folder.path / f"{name}.png")
+    for name, evaluator in evaluators.items():
+        results.update({f"{name}/{key}": value for key, value in evaluator(encoder)})
+        if rank() == 0 and hasattr(evaluator, "draw"):
+            evaluator.draw(encoder, folder.path, name)
     if rank() == 0:
-        write_whole(folder.results, json.dumps(results, indent=2) + "\n")
-        print_results(folder)
+        before = folder.read_results() or {}
+        kept = before if before.get("step") == results.get("step") else {}  # of the same weights, by other evaluators
+        write_whole(folder.results, json.dumps(kept | results, indent=2) + "\n")
+        print_results(folder, results)
     return results
 
 
-def print_results(folder: RunFolder) -> None:
-    """The run's results.json as a table, and where its pictures are; nothing where it was never evaluated."""
-    results = folder.read_results()
+def print_results(folder: RunFolder, results: Mapping[str, float] | None = None) -> None:
+    """Results (those in results.json) as a table, and where its pictures are; nothing where it was never evaluated."""
+    results = results or folder.read_results()
     if results is None:
         return
     width = max(map(len, results))
     for name, value in results.items():
-        print(f"{name:<{width}}  {value:>10,.4f}" if isinstance(value, float) else f"{name:<{width}}  {value:>10,}")
+        if isinstance(value, int):
+            told = f"{value:,}"
+        else:
+            told = f"{value:,.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3g}"
+        print(f"{name:<{width}}  {told:>10}")
     pictures = ", ".join(sorted(path.name for path in folder.path.glob("*.png")))
     print(f"{folder.results}; pictures there: {pictures}", flush=True)

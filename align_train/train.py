@@ -34,10 +34,11 @@ from align_train.callbacks import (
     Throughput,
     Watchdog,
 )
+from align_train.callbacks.metrics import complete
 from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml, told_once
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import Lost, UserError
-from align_train.evaluation import evaluate_run, print_results
+from align_train.evaluation import evaluate_run, evaluators_of, print_results
 from align_train.model import Classifier, DualEncoder
 from align_train.module import TrainingModule
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
@@ -113,7 +114,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
         _check_hardware(config)
     staging = data.check_space(config.trainer.nodes) if data.staged else ""
     model, begins_with = build_model(config, data, begun=done > 0)
-    evaluators = [build(node) for node in (config.eval.evaluators or {}).values()]
+    evaluators = evaluators_of(config, data.sets)
     write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
         print(recipe(config, data, model, folder, done, changes, staging, begins_with), flush=True)
@@ -141,9 +142,10 @@ def _train(config: Any, watchdog: Watchdog) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero:
             print(f"{folder.path}: trained to step {max_steps}", flush=True)
-        if data.held_out is not None:
+        if evaluators:
             watchdog.at("evaluating")
-            evaluate_run(folder, config, data=data, device=trainer.strategy.root_device)  # the module is on the CPU by now
+            device = trainer.strategy.root_device  # the module is on the CPU by now
+            _evaluate(folder, config, evaluators, data, device, trainer.loggers)
     except (UserError, SystemExit) as error:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's end of it
             raise KeyboardInterrupt from None
@@ -159,11 +161,32 @@ def _train(config: Any, watchdog: Watchdog) -> None:
 def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
     """A finished run's results; evaluates it where that is still to do."""
     results = folder.read_results()
-    if config.data.held_out is None or (results is not None and results.get("step") == done):
+    if results is not None and results.get("step") == done:
         print_results(folder)
         return
-    device = torch.device("cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu")
-    evaluate_run(folder, config, data=prepare_data(config, progress=True), device=device)
+    data = prepare_data(config, progress=True)
+    if evaluators := evaluators_of(config, data.sets):
+        device = torch.device("cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu")
+        _evaluate(folder, config, evaluators, data, device, _logger(config, folder))
+
+
+def _evaluate(
+    folder: RunFolder,
+    config: Any,
+    evaluators: dict[str, Any],
+    data: PairsDataModule,
+    device: torch.device,
+    loggers: list[Logger],
+) -> None:
+    """Evaluates what was saved last, and writes that wherever the run is written down."""
+    results = evaluate_run(
+        folder, evaluators, data=data.sets, chunk_size=config.chunk_size, workers=data.workers, device=device
+    )
+    if cluster.is_first_process():
+        step = int(results.pop("step"))
+        complete(folder, results, title=config.name)
+        for logger in loggers:
+            logger.log_metrics(results, step=step)
 
 
 class _WriteSettings(lightning.Callback):
@@ -268,7 +291,7 @@ def _trainer(
     folder: RunFolder,
     data: PairsDataModule,
     max_steps: int,
-    evaluators: list[Any],
+    evaluators: dict[str, Any],
     write_settings: _WriteSettings,
     watchdog: Watchdog,
 ) -> lightning.Trainer:
@@ -308,7 +331,7 @@ def _trainer(
         averaging,
         Evaluation(
             evaluators=evaluators,
-            every=config.eval.every,
+            every=config.evaluate_every,
             data=data,
             metrics=metrics,
             averaging=averaging,
@@ -438,7 +461,7 @@ def recipe(
     made_of = f"{chunks} chunk{'s' * (chunks > 1)} of {config.chunk_size}"
     how = ", ".join(_how(config, world))
     pairs = steps * config.batch_size
-    held_out = data.held_out.pairs if data.held_out else 0
+    held_out = data.sets.held_out.pairs if data.sets.held_out else 0
     locked = f", {config.model.lock} tower locked" if config.model.get("lock") else ""
     lines = {
         "run": f"{config.name}, {start}, seed {config.seed}, writes to {folder.path}",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align_train.batch import Chunk
 from align_train.chunks import encode_chunks
-from align_train.config import build, choice
+from align_train.config import build, defaults
 from align_train.loss import ContrastiveLoss
 from align_train.model import DualEncoder
 from benchmarks.loss_worker import Memory
@@ -51,8 +51,8 @@ def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> Non
 
 def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
     torch.manual_seed(0)
-    model: DualEncoder = build(choice("model", "tiny"), vocabulary_size=VOCABULARY).train()
-    optimizer = build(choice("optimizer", "lamb")).build(model)
+    model: DualEncoder = build(defaults("model=tiny").model, vocabulary_size=VOCABULARY).train()
+    optimizer = build(defaults("optimizer=lamb").optimizer).build(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

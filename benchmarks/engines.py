@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.children import TOP, printed
 
 FOLDER = TOP / "outputs" / "benchmarks" / "engines"
-RECIPE = ("max_steps=50", "log_every=1", "chunk_size=32", "eval.every=0", "data.held_out=null", f"output_dir={FOLDER}")
+RECIPE = ("max_steps=50", "log_every=1", "chunk_size=32", "evaluate_every=0", "data.held_out=null", f"output_dir={FOLDER}")
 OPTIMIZERS = {
     "AdamW": ("optimizer=adamw", "optimizer.lr=3e-4", "optimizer.text_lr=3e-4", "scheduler.warmup_steps=50"),
     "LAMB": ("optimizer=lamb", "optimizer.lr=1e-3", "scheduler.warmup_steps=50"),

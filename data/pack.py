@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -45,7 +46,7 @@ class PackConfig:
     path: str = "path"
     text: list[str] = field(default_factory=list)
     separator: str | None = None
-    where: dict[str, str] = field(default_factory=dict)
+    where: dict[str, Any] = field(default_factory=dict)
     pairs_per_shard: int = 1000
     vocabulary: int | None = None
     seed: int = 0
@@ -86,9 +87,10 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
     else:
         raise UserError(f"source={config.source}: no such folder or table (.tsv, .csv, .parquet)")
     root = Path(config.root).expanduser() if config.root else root
+    wanted = {column: _values(column, value) for column, value in config.where.items()}
     texts_of: dict[Path, list[str]] = {}
     for row in rows:
-        if any(cell(row, column, source) != value for column, value in config.where.items()):
+        if any(cell(row, column, source) not in values for column, values in wanted.items()):
             continue
         template = config.path if "{" in config.path else "{" + config.path + "}"
         try:
@@ -109,6 +111,13 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
     if missing:
         raise UserError(f"{len(missing)} of {len(pairs)} pictures are missing, first {missing[0]}; check path and root")
     return pairs
+
+
+def _values(column: str, value: Any) -> list[str]:
+    values = value if isinstance(value, ListConfig) else [value]
+    if any(item is None or OmegaConf.is_config(item) for item in values):
+        raise UserError(f"where.{column}={value}: expected a value, or a list of values, of that column")
+    return [str(item) for item in values]
 
 
 def _rows_of_folder(folder: Path) -> Iterator[Row]:

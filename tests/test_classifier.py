@@ -25,6 +25,7 @@ from align_train.pretrained import with_pretrained
 from align_train.stream.labels import LabelEncoder, LabelSource
 from tests.conftest import data_module, run
 from tests.processes import on_ranks
+from tests.ready import lying_ready
 from tests.test_config import composed
 from tests.test_train import metrics
 
@@ -239,10 +240,10 @@ def test_the_loss_is_that_of_the_global_batch(world: int, tmp_path: Path) -> Non
 def test_accuracy_by_hand() -> None:
     logits = torch.tensor([[3.0, 2, 1, 0, 0, 0, 0], [0.0, 1, 2, 3, 4, 5, 6], [9.0, 0, 0, 0, 0, 0, 8]])
     texts = nn.functional.one_hot(torch.tensor([0, 0, 5, 6]), 7).float()  # the last picture has two labels
-    pairs = EncodedPairs(logits, texts, torch.tensor([0, 1, 2, 2]), ["a", "a", "f", "g"], [{}] * 3)
-    evaluator, nobody = Classification(), None
-    found = dict(evaluator(pairs, nobody))  # type: ignore[arg-type]
-    assert found == {"classification/top1": pytest.approx(1 / 3), "classification/top5": pytest.approx(2 / 3)}
+    owners = torch.tensor([0, 1, 2, 2])
+    evaluator = Classification()
+    found = dict(evaluator(lying_ready(EncodedPairs(logits, ["a", "a", "f", "g"], owners, [{}] * 3, lambda _: texts))))
+    assert found == {"top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3)}
     assert evaluator.answers == ["a", "g", "a"] and evaluator.right == [True, False, False]
     with pytest.raises(UserError, match="wants a classifier"):
-        dict(evaluator(EncodedPairs(logits, texts + 0.5, pairs.picture_of_text, pairs.captions, pairs.records), nobody))  # type: ignore[arg-type]
+        dict(evaluator(lying_ready(EncodedPairs(logits, ["a", "a", "f", "g"], owners, [{}] * 3, lambda _: texts + 0.5))))

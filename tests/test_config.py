@@ -31,13 +31,21 @@ def choices(*groups: str) -> list[str]:
 # What a user has to say in any case.
 OF_CLASSES = ("model=classifier", "loss=classification", "experiment=finetune_classification", "experiment=linear_probe")
 GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
+PLACES = {
+    "eval=imagenet": ("eval.imagenet.data.path=x",),
+    "eval=zero_shot": ("eval.zero_shot.data.path=x",),
+    "eval=coco": ("eval.coco.data.file=x", "eval.coco.data.images=x"),
+    "eval=flickr30k": ("eval.flickr30k.data.file=x", "eval.flickr30k.data.images=x"),
+    "eval=simlex": ("eval.simlex.file=x",),
+    "eval=sts": ("eval.sts.file=x",),
+}
 
 
 @pytest.mark.parametrize(
     "choice", choices("model", "loss", "optimizer", "scheduler", "trainer", "strategy", "logger", "data", "eval")
 )
 def test_every_choice_composes_and_passes_its_check(choice: str, small_align: Path) -> None:
-    check_explicit(small_align, "batch_size=1024", "chunk_size=16", *GIVEN, choice)
+    check_explicit(small_align, "batch_size=1024", "chunk_size=16", *GIVEN, choice, *PLACES.get(choice, ()))
 
 
 def check_explicit(model: Path, *overrides: str) -> None:
@@ -126,7 +134,7 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["data.lanes=-8"], "data.lanes=-8: expected an integer, at least 1"),
         (["data.window=0"], "data.window=0: expected an integer, at least 1"),
         (["data.workers=-1"], "data.workers=-1: expected an integer, at least 0"),
-        (["eval.every=-1"], "eval.every=-1: expected an integer, at least 0"),
+        (["evaluate_every=-1"], "evaluate_every=-1: expected an integer, at least 0"),
         (["seed=-1"], "seed=-1: expected 0 or more"),
         (["trainer.timeout=inf"], "trainer.timeout=inf: expected more than 0, and a finite number"),
         (["trainer.timeout=500"], "trainer.timeout=500: expected more than data.staging.patience=600"),

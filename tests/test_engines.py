@@ -143,7 +143,7 @@ def test_lamb_is_timms() -> None:
 
 def test_any_engine_ends_in_one_plain_file(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """FSDP2 on two processes by the command, with an average, evaluated in mid-run and at the end, then exported."""
-    options = ("strategy=fsdp", "trainer.devices=2", "ema=0.9", "eval.every=6", "checkpoint_blocks=true", "recompute=true")
+    options = ("strategy=fsdp", "trainer.devices=2", "ema=0.9", "evaluate_every=6", "checkpoint_blocks=true", "recompute=true")
     run(*small_run, *options, "loss=sigmoid", "loss.mask_duplicates=true", "name=run", cwd=tmp_path)
     folder = RunFolder(tmp_path / "outputs" / "run")
     assert [bool(row["held_out/loss"]) for row in metrics(folder.path)] == [step in (6, 12) for step in range(1, 13)]

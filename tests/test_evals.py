@@ -9,126 +9,415 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
+from torchmetrics.functional.regression import spearman_corrcoef
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
 from align_train.distributed import gather_rows, rank, world_size
 from align_train.errors import UserError
-from align_train.evals import EncodedPairs, Encoder, HeldOutLoss, Retrieval, ZeroShot
+from align_train.evals import (
+    ComposedSearch,
+    EncodedPairs,
+    HeldOutLoss,
+    LinearProbe,
+    NearestNeighbours,
+    Retrieval,
+    TextSimilarity,
+    ZeroShot,
+    similarity,
+)
+from align_train.evals.neighbours import nearest
+from align_train.evals.prompts import read_templates
 from align_train.loss import ContrastiveLoss
 from tests.processes import on_ranks
+from tests.ready import Lookup, embeddings, encoded, lying_ready
+
+NAMES, TEMPLATES = ["a", "b", "c", "d", "e", "f", "g"], ["{}", "a photo of {}", "{}!"]
 
 
-def embeddings(rows: int, dim: int, seed: int) -> Tensor:
-    """Normalised, from few distinct values, so that equal similarities are common."""
-    generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randint(-1, 2, (rows, dim), generator=generator).float() + 0.001, dim=-1)
+# --- retrieval and zero-shot, against NumPy on the whole matrix ---------------------------------------------------------
 
 
-def encoded(captions_per_picture: list[int], seed: int = 0) -> EncodedPairs:
-    texts = sum(captions_per_picture)
-    counts = torch.tensor(captions_per_picture)
-    return EncodedPairs(
-        images=embeddings(len(counts), 3, seed),
-        texts=embeddings(texts, 3, seed + 1),
-        picture_of_text=torch.repeat_interleave(torch.arange(len(counts)), counts),
-        captions=[f"text {number}" for number in range(texts)],
-        records=[{"class": number % 4} for number in range(len(counts))],
-    )
+def whole_matrix(images: Tensor, texts: Tensor) -> NDArray[np.float32]:
+    """Cosines as they are defined here: products in float64, rounded to float32."""
+    return (images.numpy().astype(np.float64) @ texts.numpy().astype(np.float64).T).astype(np.float32)
 
 
-class Oracle:
-    """One similarity matrix, one sort per row; of equal similarities the wrong ones come first."""
-
-    def __init__(self, pairs: EncodedPairs) -> None:
-        self.similarity: NDArray[np.float32] = (pairs.images @ pairs.texts.T).numpy()
-        self.belongs = pairs.picture_of_text.numpy()[None, :] == np.arange(len(pairs.images))[:, None]
-
-    def places(self, similarity: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:
-        found = []
-        for row, own in zip(similarity, right, strict=True):
-            order = np.lexsort((own, -row))  # most similar first, right after wrong among equals
-            found.append(int(np.flatnonzero(own[order])[0]))
-        return np.array(found)
+def places(matrix: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """By a sort of each row; of equal similarities the wrong ones come first."""
+    found = []
+    for row, own in zip(matrix, right, strict=True):
+        order = np.lexsort((own, -row))
+        found.append(int(np.flatnonzero(own[order])[0]))
+    return np.array(found)
 
 
-@pytest.mark.parametrize("counts", [[1] * 37, [1, 3, 2, 1, 5, 1, 2] * 3])
-@pytest.mark.parametrize("seed", [0, 2, 4])
-def test_retrieval_equals_a_sort_of_the_whole_matrix(counts: list[int], seed: int) -> None:
-    pairs = encoded(counts, seed)
-    oracle = Oracle(pairs)
-    nobody: Any = None
-    found = dict(Retrieval()(pairs, nobody))
-    for direction, similarity, right in (
-        ("image_to_text", oracle.similarity, oracle.belongs),
-        ("text_to_image", oracle.similarity.T, oracle.belongs.T),
-    ):
-        places = oracle.places(similarity, right)
+def retrieval_by_numpy(images: Tensor, texts: Tensor, owner: NDArray[np.int64]) -> dict[str, float]:
+    matrix = whole_matrix(images, texts)
+    right = owner[None, :] == np.arange(len(images))[:, None]
+    found: dict[str, float] = {}
+    for direction, ranks in (("image_to_text", places(matrix, right)), ("text_to_image", places(matrix.T, right.T))):
+        found |= {f"{direction}/recall@{k}": float(np.mean(ranks < k)) for k in (1, 5, 10)}
+        found[f"{direction}/median_rank"] = float(np.floor(np.median(ranks)) + 1)
+        found[f"{direction}/mean_rank"] = float(ranks.mean() + 1)
+    return found
+
+
+def zero_shot_by_numpy(images: Tensor, prompts: dict[str, Tensor], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Of equal similarities the first class."""
+    means = torch.stack([torch.stack([prompts[t.format(name)] for t in TEMPLATES]).mean(dim=0) for name in NAMES])
+    order = np.argsort(-whole_matrix(images, normalize(means, dim=-1)), axis=1, kind="stable")
+    right = order[:, 0] == labels
+    return {
+        "top1": float(right.mean()),
+        "top5": float((order[:, :5] == labels[:, None]).any(axis=1).mean()),
+        "mean_per_class": float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
+    }
+
+
+def random_set(counts: list[int], dim: int, seed: int) -> tuple[Lookup, dict[str, Tensor]]:
+    """Pictures with so many captions each, some of them copies of others', and prompts, some of them alike."""
+    images, texts = embeddings(len(counts), dim, seed), embeddings(sum(counts), dim, seed + 1)
+    texts[1::7] = texts[0]
+    images[3::5] = images[1]
+    prompts = {template.format(name): row for name, row in zip(NAMES * 3, embeddings(21, dim, seed + 2), strict=True)
+               for template in TEMPLATES}  # fmt: skip
+    captions = iter(f"text {number}" for number in range(len(texts)))
+    about = [([next(captions) for _ in range(count)], {"class": number * 3 % 7}) for number, count in enumerate(counts)]
+    table = {f"text {number}": row for number, row in enumerate(texts)}
+    return Lookup(images, table | prompts, about), prompts
+
+
+def both_on_ranks(counts: list[int], dim: int, seed: int, classes: str) -> tuple[dict[str, float], Tensor]:
+    lookup, _ = random_set(counts, dim, seed)
+    encoder = lookup.encoder()
+    found = dict(Retrieval()(encoder))
+    zero_shot = ZeroShot(classes=classes, templates=TEMPLATES)
+    return found | dict(zero_shot(encoder)), zero_shot.guesses
+
+
+COUNTS = {
+    "one caption each": [1] * 37,
+    "several": [1, 3, 2, 1, 5, 1, 2] * 3,
+    "fewer pictures than processes": [2, 1],
+}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+def test_retrieval_and_zero_shot_equal_numpy_on_any_ranks(world: int, counts: list[int], tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps({"names": NAMES}))
+    for seed, dim in ((0, 3), (10, 64)):
+        lookup, prompts = random_set(counts, dim, seed)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        labels = np.arange(len(counts)) * 3 % 7
+        texts = torch.stack([lookup.texts[f"text {number}"] for number in range(len(owner))])
+        expected = retrieval_by_numpy(lookup.images, texts, owner) | zero_shot_by_numpy(lookup.images, prompts, labels)
+        arguments = (counts, dim, seed, str(tmp_path / "classes.json"))
+        on_each = (
+            [both_on_ranks(*arguments)]
+            if world == 1
+            else on_ranks(world, both_on_ranks, *arguments, folder=tmp_path / str(seed))
+        )
+        for found, guesses in on_each:
+            assert len(guesses) == len(counts)
+            assert found == expected  # every number, exactly
+
+
+@given(
+    counts=st.lists(st.integers(1, 4), min_size=1, max_size=40),
+    dim=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+)
+def test_ranks_do_not_hang_on_the_tiles(counts: list[int], dim: int, seed: int, rows: int, columns: int) -> None:
+    pairs = encoded(counts, seed, dim)
+    owner = pairs.picture_of_text.numpy()
+    matrix, right = whole_matrix(pairs.images, pairs.texts), owner[None, :] == np.arange(len(counts))[:, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(similarity, "_ROWS", rows)
+        patch.setattr(similarity, "_COLUMNS", columns)
+        patch.setattr(similarity, "_AT_ONCE", 3)
+        of_images, of_texts = similarity.retrieval_ranks(pairs.images, pairs.texts, pairs.picture_of_text)
+    assert of_images.tolist() == places(matrix, right).tolist()
+    assert of_texts.tolist() == places(matrix.T, right.T).tolist()
+
+
+def test_copies_tie_wherever_they_lie() -> None:
+    """What a float32 product gives for copies of an embedding may differ by their place; the rank may not."""
+    generator = torch.Generator().manual_seed(0)
+    images = normalize(torch.randn(600, 640, generator=generator), dim=1)
+    texts = normalize(images + torch.randn(600, 640, generator=generator), dim=1)
+    copies = torch.cat([texts, texts[:300], texts[:7]])  # of other pictures than the texts that they are copies of
+    owner = torch.cat([torch.arange(600), torch.arange(300, 600), torch.arange(593, 600)])
+    of_images, of_texts = similarity.retrieval_ranks(images, copies, owner)
+    matrix, right = whole_matrix(images, copies), owner.numpy()[None, :] == np.arange(600)[:, None]
+    assert of_images.tolist() == places(matrix, right).tolist()
+    assert of_texts.tolist() == places(matrix.T, right.T).tolist()
+    assert (of_images[:300] >= 1).all()
+
+
+@pytest.mark.parametrize("pairs", [20, 300])
+def test_a_model_that_embeds_everything_alike_finds_nothing(pairs: int) -> None:
+    alike = torch.ones(pairs, 640) / 640**0.5
+    set_ = EncodedPairs(alike, ["x"] * pairs, torch.arange(pairs), [{}] * pairs, lambda _: alike)
+    found = dict(Retrieval()(lying_ready(set_)))
+    assert found["image_to_text/recall@10"] == found["text_to_image/recall@10"] == 0
+    assert found["image_to_text/median_rank"] == pairs
+
+
+def test_embeddings_that_are_no_numbers_are_refused() -> None:
+    lookup = Lookup(torch.full((3, 2), torch.nan), {"x": torch.ones(2)}, [(["x"], {})] * 3)
+    with pytest.raises(UserError, match="embeddings of pictures are not finite"):
+        dict(Retrieval()(lookup.encoder()))
+
+
+# --- against others' -----------------------------------------------------------------------------------------------------
+
+
+def without_ties(counts: list[int]) -> EncodedPairs:
+    """Ties are what metrics disagree about: most take whichever comes first."""
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    generator = torch.Generator().manual_seed(0)
+    images = normalize(torch.randn(len(counts), 16, generator=generator), dim=-1)
+    texts = normalize(images[owner] + 0.4 * torch.randn(len(owner), 16, generator=generator), dim=-1)
+    return EncodedPairs(images, [f"text {n}" for n in range(len(owner))], owner, [{}] * len(counts), lambda _: texts)
+
+
+def test_retrieval_equals_torchmetrics() -> None:
+    """With one caption each, its recall is ours; with several, its *hit rate* is ours, and its recall is another thing: the
+    share of a picture's own captions that are among the first k."""
+    for counts in ([1] * 40, [1, 3, 2, 5] * 8):
+        pairs = without_ties(counts)
+        matrix = torch.from_numpy(whole_matrix(pairs.images, pairs.texts))
+        right = pairs.picture_of_text[None, :] == torch.arange(len(counts))[:, None]
+        found = dict(Retrieval()(lying_ready(pairs)))
         for k in (1, 5, 10):
-            assert found[f"retrieval/{direction}/recall@{k}"] == np.mean(places < k)
-        assert found[f"retrieval/{direction}/median_rank"] == np.sort(places)[(len(places) - 1) // 2] + 1
+            for direction, scores, target in (
+                ("image_to_text", matrix, right),
+                ("text_to_image", matrix.T.contiguous(), right.T.contiguous()),
+            ):
+                queries = torch.arange(len(scores))[:, None].expand_as(scores).flatten()
+                hit, recall = (
+                    float(metric(scores.flatten(), target.flatten(), indexes=queries))
+                    for metric in (RetrievalHitRate(top_k=k), RetrievalRecall(top_k=k))
+                )
+                assert found[f"{direction}/recall@{k}"] == pytest.approx(hit, abs=1e-6)
+                if max(counts) == 1 or direction == "text_to_image":
+                    assert recall == pytest.approx(hit, abs=1e-6)
+                elif k == 1:
+                    assert recall < hit  # it can never find three captions in one place
 
 
-def test_embeddings_that_are_no_numbers_find_nothing() -> None:
-    pairs = encoded([1] * 20)
-    broken = torch.full((20, 3), torch.nan)
-    nobody: Any = None
-    found = dict(Retrieval()(EncodedPairs(broken, broken, pairs.picture_of_text, pairs.captions, pairs.records), nobody))
-    assert found["retrieval/image_to_text/recall@10"] == found["retrieval/text_to_image/recall@10"] == 0
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=30))
+def test_spearman_equals_torchmetrics(values: list[tuple[int, int]]) -> None:
+    from align_train.evals.text_similarity import spearman
+
+    first, second = (np.array(side, dtype=np.float32) for side in zip(*values, strict=True))
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert spearman(first, second) == 0
+        return
+    expected = float(spearman_corrcoef(torch.from_numpy(first), torch.from_numpy(second)))
+    assert spearman(first, second) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_model_that_embeds_everything_alike_finds_nothing() -> None:
-    pairs = encoded([1] * 20)
-    alike = EncodedPairs(
-        images=torch.ones(20, 3),
-        texts=torch.ones(20, 3),
-        picture_of_text=pairs.picture_of_text,
-        captions=pairs.captions,
-        records=pairs.records,
-    )
-    nobody: Any = None
-    assert dict(Retrieval()(alike, nobody))["retrieval/image_to_text/recall@1"] == 0
+# --- zero-shot ----------------------------------------------------------------------------------------------------------
 
 
-class TableOfTexts:
-    """An encoder whose texts lie ready."""
+def test_attributes_folders_and_candidates(tmp_path: Path) -> None:
+    names, attributes = ["a", "b", "c", "d"], {"pair": [0, 0, 1, 1]}
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps({"names": names, "folders": ["n0", "n1", "n2", "n3"], "attributes": attributes}))
+    directions = dict(zip(names, torch.eye(4), strict=True))
+    images = torch.eye(4)[[0, 1, 3, 3]]
+    labels = ["n0", "b", 2, "3"]  # a folder, a name, numbers
+    pairs = EncodedPairs(images, ["x"] * 4, torch.arange(4), [{"class": label} for label in labels], lambda _: images)
+    texts = {f"a photo of a {name}": row for name, row in directions.items()}
+    evaluator = ZeroShot(classes=str(file))
+    found = dict(evaluator(lying_ready(pairs, texts=texts)))
+    assert evaluator.guesses.tolist() == [0, 1, 3, 3]
+    assert found == {"top1": 0.75, "top5": 1.0, "mean_per_class": 0.75, "pair": 1.0}
+    subset = EncodedPairs(images[2:], ["x"] * 2, torch.arange(2), [{"class": 0}, {"class": 1}], lambda _: images)
+    assert dict(ZeroShot(classes=str(file))(lying_ready(subset, texts=texts)))["top1"] == 0
+    among_two = ZeroShot(classes=str(file), candidates="present")
+    assert dict(among_two(lying_ready(subset, texts=texts)))["top1"] == 0.5
+    assert set(among_two.guesses.tolist()) == {0}
 
-    def __init__(self, table: dict[str, Tensor]) -> None:
-        self.table = table
 
-    def texts(self, texts: list[str]) -> Tensor:
-        return torch.stack([self.table[text] for text in texts])
+def test_classes_from_labels_alone() -> None:
+    images = torch.eye(2)
+    pairs = EncodedPairs(images, ["tabby_cat", "dog"], torch.arange(2), [{}, {}], lambda _: images)
+    texts = {"dog": images[1], "tabby cat": images[0]}
+    assert dict(ZeroShot(label=None, templates=["{}"])(lying_ready(pairs, texts=texts)))["top1"] == 1
 
 
-def test_zero_shot_equals_a_plain_computation(tmp_path: Path) -> None:
-    names, templates = ["a", "b", "c", "d"], ["{}", "a photo of {}"]
-    attributes = {"pair": [0, 0, 1, 1]}
-    (tmp_path / "classes.json").write_text(json.dumps({"names": names, "attributes": attributes}))
-    pairs = encoded([1] * 30)
-    prompts = [template.format(name) for name in names for template in templates]
-    table = dict(zip(prompts, normalize(torch.randn(8, 3, generator=torch.Generator().manual_seed(3)), dim=-1), strict=True))
-    encoder: Any = TableOfTexts(table)
-    found = dict(ZeroShot(classes=str(tmp_path / "classes.json"), templates=templates)(pairs, encoder))
-    means = np.stack([np.mean([table[t.format(name)].numpy() for t in templates], axis=0) for name in names])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    guess = (pairs.images.numpy() @ means.T).argmax(axis=1)
-    label = np.arange(30) % 4
-    assert found["zero_shot/top1"] == np.mean(guess == label)
-    assert found["zero_shot/top5"] == 1
-    assert found["zero_shot/pair"] == np.mean(guess // 2 == label // 2)
+def test_well_known_prompts() -> None:
+    assert len(read_templates("imagenet")) == 80
+    assert read_templates("imagenet")[:2] == ["a bad photo of a {}.", "a photo of many {}."]
+    known = ZeroShot(classes="imagenet", templates="imagenet").classes
+    assert known is not None and len(known.names) == len(set(known.folders)) == 1000
+    assert known.numbers(["n01440764", "999", 1, "tench"], where="class") == [0, 999, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), ("[1]", "expected JSON such as"), ('{"names": ["one"]}', "expected a class number below 1")],
+    [
+        (None, "No such file"),
+        ("[1]", "expected JSON such as"),
+        ('{"names": []}', "expected JSON such as"),
+        ('{"names": ["one"]}', "class=1 of a picture is none of the 1 classes: expected a class number below 1"),
+        ('{"names": ["one", "two"], "folders": ["x"]}', "folders must have one entry for each of the 2 names"),
+    ],
 )
 def test_zero_shot_names_what_is_wrong(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
         (tmp_path / "classes.json").write_text(content)
-    encoder: Any = TableOfTexts({"a photo of a one": torch.ones(3)})
+    encoder = lying_ready(encoded([1] * 4), texts={"a photo of a one": torch.ones(3)})
     with pytest.raises(UserError, match=words):
-        dict(ZeroShot(classes=str(tmp_path / "classes.json"))(encoded([1] * 4), encoder))
+        dict(ZeroShot(classes=str(tmp_path / "classes.json"))(encoder))
+
+
+@pytest.mark.parametrize(
+    ("templates", "words"),
+    [("nowhere.txt", "No such file.*or one of imagenet, "), (["a photo"], "'a photo' has no {}"), ([], "no prompts")],
+)
+def test_prompts_name_what_is_wrong(templates: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_templates(templates)
+
+
+def test_prompts_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("ein Bild: {}\n\n{}, gemalt\n")
+    assert read_templates(str(tmp_path / "prompts.txt")) == ["ein Bild: {}", "{}, gemalt"]
+
+
+# --- neighbours, probe, composed search, texts -----------------------------------------------------------------------------
+
+
+@given(rows=st.integers(1, 30), candidates=st.integers(1, 60), k=st.integers(1, 8), seed=st.integers(0, 10**6))
+def test_neighbours_equal_a_stable_sort(rows: int, candidates: int, k: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Small whole numbers: products are exact, and ties are many.
+    queries, known = (torch.randint(-2, 3, (n, 4), generator=generator).float() for n in (rows, candidates))
+    k = min(k, candidates)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("align_train.evals.neighbours._ROWS", 7)
+        patch.setattr("align_train.evals.neighbours._COLUMNS", 5)
+        scores, found = nearest(queries, known, k)
+    matrix = queries.numpy() @ known.numpy().T
+    expected = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
+    assert found.numpy().tolist() == expected.tolist()
+    assert scores.numpy().tolist() == np.take_along_axis(matrix, expected, axis=1).tolist()
+
+
+def clusters(rows: int, seed: int, spread: float = 0.5) -> EncodedPairs:
+    """Pictures of 4 classes around 4 directions."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 4
+    images = normalize(torch.eye(8)[labels] + spread * torch.randn(rows, 8, generator=generator), dim=-1)
+    return EncodedPairs(images, ["x"] * rows, torch.arange(rows), [{"class": int(n)} for n in labels], lambda _: images)
+
+
+def probes_on_ranks() -> dict[str, float]:
+    encoder = lying_ready(clusters(101, 1), clusters(203, 2))
+    return dict(NearestNeighbours(train=1)(encoder)) | {
+        f"probe/{name}": value for name, value in LinearProbe(train=1, iterations=50)(encoder)
+    }
+
+
+def test_neighbours_and_probe(tmp_path: Path) -> None:
+    held, train = clusters(101, 1), clusters(203, 2)
+    found = probes_on_ranks()
+    matrix = (held.images @ train.images.T).numpy()
+    order = np.argsort(-matrix, axis=1, kind="stable")
+    labels = np.arange(203) % 4
+    assert found["top1"] == np.mean(labels[order[:, 0]] == np.arange(101) % 4)
+    votes = np.zeros((101, 4))
+    for row, neighbours in enumerate(order[:, :20]):
+        np.add.at(votes[row], labels[neighbours], np.exp((matrix[row, neighbours] - 1) / 0.07))
+    assert found["weighted_20"] == np.mean(votes.argmax(axis=1) == np.arange(101) % 4)
+    assert found["probe/top1"] > 0.75
+    for world in (2, 3):
+        for on_rank in on_ranks(world, probes_on_ranks, folder=tmp_path / str(world)):
+            assert on_rank == pytest.approx(found)
+
+
+def test_a_probe_stands_where_the_gradient_is_zero() -> None:
+    pairs = clusters(80, 3)
+    labels = torch.arange(80) % 4
+    weights, bias = LinearProbe(train=1)._fit(pairs.images, labels, 1e-2, 4)
+    weights.requires_grad_()
+    loss = cross_entropy(pairs.images @ weights + bias, labels) + 0.5e-2 * weights.square().sum()
+    (gradient,) = torch.autograd.grad(loss, weights)
+    assert float(gradient.abs().max()) < 1e-4
+
+
+def test_labels_that_are_missing_or_unknown() -> None:
+    bare = EncodedPairs(torch.eye(2), ["x"] * 2, torch.arange(2), [{}, {}], lambda _: torch.eye(2))
+    with pytest.raises(UserError, match="record has no class"):
+        dict(NearestNeighbours(train=1)(lying_ready(bare, bare)))
+    few = clusters(2, 0)
+    with pytest.raises(UserError, match="2 classes have no picture among the labelled ones"):
+        dict(NearestNeighbours(train=1)(lying_ready(clusters(8, 1), few)))
+
+
+def composed_on_ranks(classes: str) -> dict[str, float]:
+    """Embeddings that are the sum of a colour's and a shape's direction: the composed query finds all, each part little."""
+    labels = [number % 4 for number in range(12)]  # red circle, red square, blue circle, blue square
+    colour, shape = torch.eye(6)[:2], torch.eye(6)[2:4]
+    jitter = 0.01 * torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    images = normalize(torch.stack([colour[label // 2] + shape[label % 2] for label in labels]) + jitter, dim=-1)
+    pairs = EncodedPairs(images, ["x"] * 12, torch.arange(12), [{"class": label} for label in labels], lambda _: images)
+    evaluator = ComposedSearch(classes=classes, attribute="colour", values=["red", "blue"])
+    return dict(evaluator(lying_ready(pairs, texts={"red": colour[0], "blue": colour[1]})))
+
+
+def test_composed_search(tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    attributes = {"colour": [0, 0, 1, 1], "shape": [0, 1, 0, 1]}
+    file.write_text(json.dumps({"names": ["red circle", "red square", "blue circle", "blue square"], "attributes": attributes}))
+    found = composed_on_ranks(str(file))
+    assert found["queries"] == 12
+    assert found["recall@1"] == 1
+    assert found["picture_alone/recall@1"] == 0
+    assert 0 < found["text_alone/recall@1"] < 1
+    for on_rank in on_ranks(3, composed_on_ranks, str(file), folder=tmp_path / "ranks"):
+        assert on_rank == found
+    with pytest.raises(UserError, match=r"attribute=size: .* has colour, shape"):
+        ComposedSearch(classes=str(file), attribute="size", values=[])
+    with pytest.raises(UserError, match="1 of them; colour has 2 values"):
+        ComposedSearch(classes=str(file), attribute="colour", values=["red"])
+
+
+def test_text_similarity(tmp_path: Path) -> None:
+    rows = [("a", "b", 9.0), ("a", "c", 5.0), ("b", "c", 5.0), ("c", "d", 0.5)]
+    texts = {
+        name: normalize(torch.randn(5, generator=torch.Generator().manual_seed(n)), dim=0) for n, name in enumerate("abcd")
+    }
+    cosines = torch.tensor([float(texts[one] @ texts[other]) for one, other, _ in rows])
+    expected = float(spearman_corrcoef(cosines, torch.tensor([score for _, _, score in rows])))
+    (tmp_path / "simlex.txt").write_text("word1\tword2\tPOS\tscore\n" + "".join(f"{a}\t{b}\tN\t{s}\n" for a, b, s in rows))
+    (tmp_path / "sts.csv").write_text("".join(f"main\tx\t2012\t1\t{s}\t{a}\t{b}\n" for a, b, s in rows))
+    (tmp_path / "commas.csv").write_text("word1,word2,score\n" + "".join(f'"{a}",{b},{s}\n' for a, b, s in rows))
+    by_number: dict[str, Any] = {"first": 5, "second": 6, "score": 4}
+    for name, columns in (("simlex.txt", {}), ("sts.csv", by_number), ("commas.csv", {})):
+        found = dict(TextSimilarity(file=str(tmp_path / name), **columns)(lying_ready(texts=texts)))
+        assert found == {"spearman": pytest.approx(expected, abs=1e-6), "couples": 4}
+    with pytest.raises(UserError, match="No such file"):
+        TextSimilarity(file=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="no column SimLex999; it has word1, word2, POS, score"):
+        TextSimilarity(file=str(tmp_path / "simlex.txt"), score="SimLex999")
+    (tmp_path / "simlex.txt").write_text("word1\tword2\tscore\na\tb\tmuch\n")
+    with pytest.raises(UserError, match="line 2: expected two texts and a number"):
+        TextSimilarity(file=str(tmp_path / "simlex.txt"))
+
+
+# --- loss, and what encodes ------------------------------------------------------------------------------------------------
 
 
 def test_held_out_loss_is_the_cross_entropy_of_groups() -> None:
@@ -139,11 +428,8 @@ def test_held_out_loss_is_the_cross_entropy_of_groups() -> None:
         def logit_parameters(self) -> list[Tensor]:
             return [torch.tensor([sigma])]
 
-    class Holder:
-        model = Model()
-
-    encoder: Any = Holder()
-    found = dict(HeldOutLoss(batch_size=size, loss=ContrastiveLoss(label_smoothing=0.0))(pairs, encoder))["held_out/loss"]
+    evaluator = HeldOutLoss(batch_size=size, loss=ContrastiveLoss(label_smoothing=0.0))
+    found = dict(evaluator(lying_ready(pairs, model=Model())))["loss"]
     first = [int(np.flatnonzero(pairs.picture_of_text.numpy() == number)[0]) for number in range(15)]
     losses = []
     for start in range(0, 12, size):
@@ -159,61 +445,17 @@ def gathered(total: int) -> Tensor:
     return gather_rows(table[rank() :: world_size()], total)
 
 
-def texts_of_ranks(total: int) -> Tensor:
-    class Towers:
-        def encode_text(self, ids: Tensor) -> Tensor:
-            return ids.float()
-
-    def tokenise(texts: Any) -> NDArray[np.int32]:
-        return np.array([[int(text), 1] for text in texts], dtype=np.int32)
-
-    model: Any = Towers()
-    encoder = Encoder(model=model, tokenise=tokenise, device=torch.device("cpu"), chunk_size=2)
-    return encoder.texts([str(number) for number in range(total)])
+def encoded_on_ranks(total: int) -> tuple[Tensor, Tensor]:
+    """Picture and text i are embedded as i."""
+    numbers = torch.arange(float(total))[:, None]
+    texts = {str(number): row for number, row in enumerate(numbers)}
+    pairs = Lookup(numbers, texts, [([str(number)], {}) for number in range(total)]).encoder().pairs(None)
+    return pairs.images, pairs.texts
 
 
-def pictures_of_ranks(total: int) -> Tensor:
-    """Picture i is all i; each has two texts."""
-
-    class Towers:
-        def encode_image(self, images: Tensor) -> Tensor:
-            return images.mean(dim=(1, 2, 3))[:, None]
-
-        def encode_text(self, ids: Tensor) -> Tensor:
-            return ids[:, :1].float()
-
-    class Pictures:
-        def __init__(self) -> None:
-            self.total = total
-            self.numbers = range(rank(), total, world_size())
-
-        def __len__(self) -> int:
-            return len(self.numbers)
-
-        def __getitem__(self, number: int) -> NDArray[np.uint8]:
-            return np.full((2, 2, 3), self.numbers[number], dtype=np.uint8)
-
-        def about(self) -> list[tuple[list[str], dict[str, Any]]]:
-            return [(["1", "2"], {}) for _ in range(total)]
-
-    model: Any = Towers()
-
-    def tokenise(texts: Any) -> NDArray[np.int32]:
-        return np.array([[int(text), 1] for text in texts], dtype=np.int32)
-
-    encoder = Encoder(model=model, tokenise=tokenise, device=torch.device("cpu"), chunk_size=2, progress=False)
-    return (encoder.pairs(Pictures()).images + 1) * 127.5
-
-
-@pytest.mark.parametrize(("world", "total"), [(2, 1), (2, 5)])
-def test_fewer_pictures_than_ranks_and_uneven_ones(world: int, total: int, tmp_path: Path) -> None:
-    for found in on_ranks(world, pictures_of_ranks, total, folder=tmp_path):
-        torch.testing.assert_close(found[:, 0], torch.arange(total * 1.0), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(("world", "total"), [(2, 7), (3, 7), (3, 2)])
+@pytest.mark.parametrize(("world", "total"), [(2, 1), (2, 5), (2, 7), (3, 7), (3, 2)])
 def test_uneven_sets_are_gathered_whole_and_in_order(world: int, total: int, tmp_path: Path) -> None:
     for found in on_ranks(world, gathered, total, folder=tmp_path / "rows"):
         assert torch.equal(found, torch.arange(total * 2.0).view(total, 2))
-    for found in on_ranks(world, texts_of_ranks, total, folder=tmp_path / "texts"):
-        assert found[:, 0].tolist() == list(range(total))
+    for images, texts in on_ranks(world, encoded_on_ranks, total, folder=tmp_path / "encoded"):
+        assert images[:, 0].tolist() == texts[:, 0].tolist() == list(range(total))

@@ -41,7 +41,7 @@ def numbers(folder: Path) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
     """The uninterrupted run that others are compared with."""
-    cwd = made_once(tmp_path_factory, "whole", lambda folder: run(*small_run, "name=whole", "eval.every=6", cwd=folder))
+    cwd = made_once(tmp_path_factory, "whole", lambda folder: run(*small_run, "name=whole", "evaluate_every=6", cwd=folder))
     return cwd / "outputs" / "whole"
 
 
@@ -160,7 +160,7 @@ def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(
 ) -> None:
     whole, cwd = copy_of(whole, tmp_path).path, tmp_path
     before = (whole / "metrics.csv").read_text()
-    out = run(*small_run, "name=whole", "eval.every=6", cwd=cwd).stdout
+    out = run(*small_run, "name=whole", "evaluate_every=6", cwd=cwd).stdout
     assert "finished at step 12 of 12" in out
     assert "zero_shot/top1" in out
     assert (whole / "metrics.csv").read_text() == before

@@ -1,4 +1,5 @@
-"""Evaluators on held-out pairs every N steps, on all ranks; their values join the step's row in metrics.csv.
+"""Evaluators every N steps, on all ranks; their values join the step's row in metrics.csv. (Those of the last step are
+evaluated once it is saved.)
 
 They see a plain model of their own, filled each time with the whole weights (or their average): whatever the engine has done
 to the model in training, and however many pictures each rank has to encode.
@@ -7,7 +8,7 @@ to the model in training, and however many pictures each rank has to encode.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -28,28 +29,27 @@ class Evaluation(Callback):
     def __init__(
         self,
         *,
-        evaluators: Iterable[Any],
+        evaluators: Mapping[str, Any],
         every: int,
         data: PairsDataModule,
         metrics: Metrics,
         averaging: Averaging,
         at: Callable[[str], None],
     ) -> None:
-        self.evaluators, self.every, self.data, self.metrics = list(evaluators), every, data, metrics
+        self.evaluators, self.every, self.data, self.metrics = evaluators, every if evaluators else 0, data, metrics
         self.averaging, self.at = averaging, at
         self.plain: DualEncoder | Classifier | None = None
 
     def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Before the engine takes the model."""
         assert isinstance(module, TrainingModule)
-        if self.every and self.data.held_out is not None:
+        if self.every:
             self.plain = copy.deepcopy(module.model).eval()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        pairs = self.data.held_out_pairs()
-        if not self.every or trainer.global_step % self.every or pairs is None:
+        if not self.every or trainer.global_step % self.every or trainer.global_step == trainer.max_steps:
             return
         self.at("evaluating")
         assert isinstance(module, TrainingModule)
@@ -57,10 +57,14 @@ class Evaluation(Callback):
         self.plain.load_state_dict(self.averaging.weights(module))
         model = self.plain.to(module.device)
         encoder = Encoder(
-            model=model, tokenise=self.data.encode, device=module.device, chunk_size=self.data.chunk_size, progress=False
+            model=model,
+            tokenise=self.data.encode,
+            pictures=self.data.sets.pictures,
+            device=module.device,
+            chunk_size=self.data.chunk_size,
+            progress=False,
+            context=trainer.precision_plugin.forward_context,
         )
-        with trainer.precision_plugin.forward_context():
-            encoded = encoder.pairs(pairs)
-            for evaluator in self.evaluators:
-                self.metrics.add(dict(evaluator(encoded, encoder)))
+        for name, evaluator in self.evaluators.items():
+            self.metrics.add({f"{name}/{key}": value for key, value in evaluator(encoder)})
         self.plain.cpu()

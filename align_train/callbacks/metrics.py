@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -57,8 +58,7 @@ class Metrics(Callback):
         if not trainer.is_global_zero:
             return
         if self.folder.metrics.exists():
-            with self.folder.metrics.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if _step(row) <= trainer.global_step]
+            self.rows = [row for row in _read(self.folder) if _step(row) <= trainer.global_step]
         self._columns = list(self.rows[-1]) if self.rows else []
         self._write_all()
         self._bad_pairs = self.folder.keep_steps(self.folder.bad_pairs, trainer.global_step)
@@ -113,12 +113,7 @@ class Metrics(Callback):
             self._drawn = time.monotonic()
 
     def _write_all(self) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
-        if self._columns:
-            writer.writeheader()
-        writer.writerows(self.rows)
-        write_whole(self.folder.metrics, text.getvalue())
+        _write(self.folder, self._columns, self.rows)
 
     def _write_down_bad_pairs(self, trainer: lightning.Trainer) -> None:
         """Each rank appends the pairs that it replaced: short lines in append mode do not tear each other."""
@@ -136,6 +131,29 @@ class Metrics(Callback):
             f"step {step}: {bad} of {pairs} pairs could not be used, more than data.max_bad_share={self.data.max_bad_share:g}; "
             f"see {self.folder.bad_pairs} for the reasons; repair the shards, or raise the share"
         )
+
+
+def complete(folder: RunFolder, values: Mapping[str, float], *, title: str) -> None:
+    """Adds what an evaluation of a finished run has found to the row of its last step."""
+    rows = _read(folder) if folder.metrics.exists() else []
+    if rows:
+        rows[-1] |= {name: repr(value) for name, value in values.items() if name != "step"}
+        _write(folder, list(dict.fromkeys(name for row in rows for name in row)), rows)
+        draw_curves(rows, folder.curves, title=title)
+
+
+def _read(folder: RunFolder) -> list[dict[str, str]]:
+    with folder.metrics.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(folder: RunFolder, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if columns:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder.metrics, text.getvalue())
 
 
 def _step(row: dict[str, str]) -> int:

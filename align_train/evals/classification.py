@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from align_train.errors import UserError
-from align_train.evals.encode import EncodedPairs, Encoder
+from align_train.evals.encode import Encoder
+from align_train.pictures import contact_sheet
+
+_SHOWN = 40  # pictures on a contact sheet
 
 
 class Classification:
     """Top-1 and top-5 accuracy of a `Classifier`, whose embeddings are logits and unit vectors of classes."""
 
-    def __init__(self) -> None:
-        self.answers: list[str] = []
-        self.right: list[bool] = []
+    def __init__(self, *, data: Any = None) -> None:
+        self.data = data
 
     @torch.inference_mode()
-    def __call__(self, encoded: EncodedPairs, encoder: Encoder) -> Iterator[tuple[str, float]]:
-        """Also leaves in `answers` the class given to each picture, and in `right` whether it is one of the picture's own."""
+    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+        encoded = encoder.pairs(self.data)
         if not ((encoded.texts == 0) | (encoded.texts == 1)).all():
             raise UserError("eval: classification wants a classifier; take zero_shot for a model of pictures and texts")
         classes = encoded.texts.argmax(dim=1)
@@ -31,5 +35,12 @@ class Classification:
         # Nobody told us the name of a class that no held-out picture has.
         self.answers = [names.get(number, f"class {number}") for number in guesses[:, 0].tolist()]
         self.right = right[:, 0].tolist()
-        yield "classification/top1", float(right[:, 0].double().mean())
-        yield "classification/top5", float(right.any(dim=1).double().mean())
+        yield "top1", float(right[:, 0].double().mean())
+        yield "top5", float(right.any(dim=1).double().mean())
+
+    def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
+        """`NAME.png`: pictures under the class given to them."""
+        pictures = encoder.pictures(self.data)
+        shown = range(min(_SHOWN, len(pictures)))
+        sheet = contact_sheet([pictures[n] for n in shown], self.answers[: len(shown)], right=self.right[: len(shown)])
+        sheet.save(folder / f"{name}.png")

@@ -1,12 +1,14 @@
-"""Held-out pairs and any texts -> embeddings, shared out over all ranks and gathered on each.
+"""Pictures and texts -> embeddings, shared out over all ranks and gathered on each; a set of pictures once for all evaluators.
 
-Rank r of w encodes rows r, r + w, …; each row exactly once, uneven sets allowed. Kept: `[pairs + texts, dim]` float32.
+Rank r of w encodes rows r, r + w, …; each row exactly once, uneven sets allowed. Kept: `[pictures + texts, dim]` float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,9 +31,8 @@ class Towers(Protocol):
 
 
 class Pictures(Protocol):
-    """Held-out pairs: this rank's pictures by number, and what is written about all of them."""
-
-    total: int
+    """A set of pictures by number, uint8 `[height, width, 3]` as the model is to see them, and what is written about each:
+    its texts and its record (of a shard's pair, the JSON member)."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, number: int, /) -> NDArray[np.uint8]: ...
@@ -40,71 +41,104 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """A held-out set after the towers.
+    """A set of pictures after the image tower, and its texts, which go through the other tower when they are asked for.
 
-    images: `[pictures, dim]`; texts: `[texts, dim]`, all captions of all pictures; both L2-normalised.
-    picture_of_text: `[texts]`, the picture that a text belongs to. captions: the texts. records: each picture's JSON member.
+    images: `[pictures, dim]`, L2-normalised. captions: all texts of all pictures. picture_of_text: `[texts]`, the picture that
+    a text belongs to. records: each picture's. encode: texts -> `[texts, dim]`.
     """
 
     images: Tensor
-    texts: Tensor
-    picture_of_text: Tensor
     captions: list[str]
+    picture_of_text: Tensor
     records: list[dict[str, Any]]
+    encode: Callable[[list[str]], Tensor]
+
+    @cached_property
+    def texts(self) -> Tensor:
+        """`[texts, dim]`, L2-normalised. To be asked for by all ranks."""
+        return self.encode(self.captions)
+
+    @cached_property
+    def first_text(self) -> Tensor:
+        """`[pictures]`: the number of each picture's first text."""
+        return torch.searchsorted(self.picture_of_text, torch.arange(len(self.images), device=self.images.device))
 
 
 class Encoder:
-    """Runs a model in evaluation mode. tokenise: texts -> ids `[texts, length]`. chunk_size: rows at a time."""
+    """Runs a model in evaluation mode.
+
+    tokenise: texts -> ids `[texts, length]`. pictures: opens the set that an evaluator names as its `data`; None: the run's
+    held-out pairs. chunk_size: rows at a time. workers: loader processes. context: entered around the towers (autocast).
+    """
 
     def __init__(
         self,
         *,
         model: Towers,
         tokenise: Callable[[Sequence[str]], NDArray[np.int32]],
+        pictures: Callable[[Any], Pictures],
         device: torch.device,
         chunk_size: int = 64,
         workers: int = 0,
         progress: bool = True,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.model, self.tokenise, self.device = model, tokenise, device
+        self.model, self.tokenise, self.device, self.context = model, tokenise, device, context
         self.chunk_size, self.workers = chunk_size, workers
         self.progress = progress and rank() == 0
+        self.pictures = pictures
+        self._encoded: dict[str, EncodedPairs] = {}
+
+    def pairs(self, data: Any) -> EncodedPairs:
+        """The set that `data` names, encoded once."""
+        if repr(data) not in self._encoded:
+            self._encoded[repr(data)] = self._encode(self.pictures(data))
+        return self._encoded[repr(data)]
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """`[len(texts), dim]`, L2-normalised."""
+    def texts(self, texts: Sequence[str], *, encode: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """`[len(texts), dim]`, L2-normalised. encode: another way from ids to embeddings than the model's."""
+        encode = encode or self.model.encode_text
         own = texts[rank() :: world_size()] or texts[:1]  # a rank without rows still needs the width
         rows = []
-        for start in range(0, len(own), self.chunk_size):
+        starts = range(0, len(own), self.chunk_size)
+        for start in tqdm(starts, desc="encoding texts", disable=not self.progress or len(starts) < 20, leave=False):
             ids = torch.from_numpy(self.tokenise(own[start : start + self.chunk_size])).to(self.device)
-            rows.append(self.model.encode_text(ids))
+            with self.context():
+                rows.append(encode(ids))
         return _finite(gather_rows(torch.cat(rows), len(texts)), "texts")
 
     @torch.inference_mode()
-    def pairs(self, pictures: Pictures) -> EncodedPairs:
-        """All pictures and all their captions."""
+    def _encode(self, pictures: Pictures) -> EncodedPairs:
+        about = pictures.about()  # first: what is wrong with a set shows before the long work
         settle_before_fork()
         loader: DataLoader[Any] = DataLoader(
             pictures,  # type: ignore[arg-type]
+            sampler=range(rank(), len(pictures), world_size()),
             batch_size=self.chunk_size,
             num_workers=self.workers,
             collate_fn=list,
         )
         rows = []
-        for images in tqdm(loader, desc="encoding held-out pairs", disable=not self.progress, leave=False):
-            rows.append(self.model.encode_image(normalise(torch.from_numpy(np.stack(images)).to(self.device))))
-        about = pictures.about()
-        captions = [caption for captions, _ in about for caption in captions]
+        for images in tqdm(loader, desc="encoding pictures", disable=not self.progress, leave=False):
+            with self.context():
+                rows.append(self.model.encode_image(normalise(torch.from_numpy(np.stack(images)).to(self.device))))
         counts = torch.tensor([len(captions) for captions, _ in about])
-        texts = self.texts(captions)
-        own = torch.cat(rows) if rows else texts.new_empty(0, texts.shape[1])  # fewer pictures than ranks
+        # A rank without pictures, where there are fewer of them than ranks, still needs the width.
+        own = torch.cat(rows) if rows else self._width(pictures)
         return EncodedPairs(
-            images=_finite(gather_rows(own, pictures.total), "pictures"),
-            texts=texts,
+            images=_finite(gather_rows(own, len(pictures)), "pictures"),
+            captions=[caption for captions, _ in about for caption in captions],
             picture_of_text=torch.repeat_interleave(torch.arange(len(about)), counts).to(self.device),
-            captions=captions,
             records=[record for _, record in about],
+            encode=self.texts,
         )
+
+    def _width(self, pictures: Pictures) -> Tensor:
+        """`[0, dim]`."""
+        image = normalise(torch.from_numpy(pictures[0])[None].to(self.device))
+        with self.context():
+            return self.model.encode_image(image)[:0]
 
 
 def _finite(embeddings: Tensor, of: str) -> Tensor:

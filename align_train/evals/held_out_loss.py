@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from align_train.distributed import alone
-from align_train.evals.encode import EncodedPairs, Encoder
+from align_train.evals.encode import Encoder
 
 
 class HeldOutLoss:
@@ -18,21 +18,20 @@ class HeldOutLoss:
     text; what does not fill a last group is left out, and with fewer pairs than a batch all of them are one group.
     """
 
-    def __init__(self, *, batch_size: int, loss: Any) -> None:
-        self.batch_size = batch_size
+    def __init__(self, *, batch_size: int, loss: Any, data: Any = None) -> None:
+        self.batch_size, self.data = batch_size, data
         self.loss = loss
         self.loss.mask_duplicates = False  # held-out pairs come without the ids that it takes
 
     @torch.inference_mode()
-    def __call__(self, encoded: EncodedPairs, encoder: Encoder) -> Iterator[tuple[str, float]]:
+    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
         model: Any = encoder.model
-        pictures = len(encoded.images)
-        first_text = torch.searchsorted(encoded.picture_of_text, torch.arange(pictures, device=encoded.images.device))
-        texts = encoded.texts[first_text]
-        size = min(self.batch_size, pictures)
+        encoded = encoder.pairs(self.data)
+        texts = encoded.texts[encoded.first_text]
+        size = min(self.batch_size, len(encoded.images))
         losses = []
-        for start in range(0, pictures - size + 1, size):
+        for start in range(0, len(encoded.images) - size + 1, size):
             group = slice(start, start + size)
             with alone():  # every rank has all embeddings
                 losses.append(self.loss(encoded.images[group], texts[group], *model.logit_parameters()))
-        yield "held_out/loss", float(torch.stack(losses).mean())
+        yield "loss", float(torch.stack(losses).mean())

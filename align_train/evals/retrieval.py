@@ -1,53 +1,71 @@
-"""Retrieval both ways: recall at 1, 5, 10 and the median rank (paper, section 5.1).
+"""Retrieval both ways: recall at 1, 5, 10, the median and the mean rank (paper, section 5.1).
 
-Price: one block of `rows × texts` similarities at a time; time 2·pictures·texts·dim operations each way.
+Price: see `similarity.py`; never a whole matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from align_train.evals.encode import EncodedPairs, Encoder
+from align_train.evals.encode import Encoder
+from align_train.evals.similarity import retrieval_ranks, similarities
+from align_train.pictures import Hit, contact_sheet, draw_similarity, hit_sheet
 
-_ROWS = 1024
-
-
-def ranks(queries: Tensor, candidates: Tensor, belongs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """For each query, how many wrong candidates score at least as high as its best right one, and the best candidate.
-
-    queries `[n, dim]`, candidates `[m, dim]`; candidate j is right for query i where `owner[i] == belongs[j]`. Ties count
-    against the model: one that embeds everything alike scores nothing. Returns `[n]`, `[n]`.
-    """
-    found, best = [], []
-    for start in range(0, len(queries), _ROWS):
-        similarity = queries[start : start + _ROWS] @ candidates.T
-        right = owner[start : start + _ROWS, None] == belongs[None, :]
-        best_right = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        found.append((~(similarity < best_right) & ~right).sum(dim=1))  # what compares with nothing (NaN) counts against it
-        best.append(similarity.argmax(dim=1))
-    return torch.cat(found), torch.cat(best)
+_SHOWN = 40  # pictures on a contact sheet
+_QUERIES, _HITS = 8, 6  # texts with the pictures found for them
+_MATRIX = 24  # pairs whose similarities are drawn
 
 
 class Retrieval:
-    """Picture to text and text to picture. A picture with several texts counts as found with any of them."""
+    """Picture to text and text to picture. A picture with several texts counts as found with any of them.
 
-    def __init__(self, *, recall_at: tuple[int, ...] = (1, 5, 10)) -> None:
-        self.recall_at = tuple(recall_at)
-        self.answers: list[str] = []
-        self.right: list[bool] = []
+    data: the pictures and their texts; None: the run's held-out pairs.
+    """
+
+    def __init__(self, *, data: Any = None, recall_at: Sequence[int] = (1, 5, 10)) -> None:
+        self.data, self.recall_at = data, tuple(recall_at)
 
     @torch.inference_mode()
-    def __call__(self, encoded: EncodedPairs, encoder: Encoder) -> Iterator[tuple[str, float]]:
-        """Also leaves in `answers` the best text of each picture, and in `right` whether it is one of the picture's own."""
-        pictures = torch.arange(len(encoded.images), device=encoded.images.device)
-        to_text, best = ranks(encoded.images, encoded.texts, encoded.picture_of_text, pictures)
-        to_image, _ = ranks(encoded.texts, encoded.images, pictures, encoded.picture_of_text)
-        self.answers = [encoded.captions[number] for number in best.tolist()]
-        self.right = (to_text == 0).tolist()
-        for direction, rank in (("image_to_text", to_text), ("text_to_image", to_image)):
+    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+        encoded = encoder.pairs(self.data)
+        of_images, of_texts = retrieval_ranks(encoded.images, encoded.texts, encoded.picture_of_text)
+        self.right = of_images == 0
+        for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
             for k in self.recall_at:
-                yield f"retrieval/{direction}/recall@{k}", float((rank < k).double().mean())
-            yield f"retrieval/{direction}/median_rank", float(rank.median()) + 1
+                yield f"{direction}/recall@{k}", float((ranks < k).double().mean())
+            yield f"{direction}/median_rank", float(ranks.double().quantile(0.5).floor()) + 1
+            yield f"{direction}/mean_rank", float(ranks.double().mean()) + 1
+
+    @torch.inference_mode()
+    def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
+        """`NAME.png`, pictures over the text found for them; `NAME_text_to_image.png`, texts and the pictures found for them;
+        `NAME_similarity.png`, the first pairs against each other."""
+        encoded, pictures = encoder.pairs(self.data), encoder.pictures(self.data)
+        shown = range(min(_SHOWN, len(pictures)))
+        best = torch.cat([rows.argmax(dim=1) for _, rows in similarities(encoded.images[: len(shown)], encoded.texts)])
+        answers = [encoded.captions[number] for number in best.tolist()]
+        sheet = contact_sheet([pictures[number] for number in shown], answers, right=self.right[: len(shown)].tolist())
+        sheet.save(folder / f"{name}.png")
+        queries = encoded.first_text[:_QUERIES]
+        rows = []
+        for _, similarity in similarities(encoded.texts[queries], encoded.images):
+            scores, found = similarity.topk(min(_HITS, len(pictures)))
+            for query, of_query, hits in zip(queries.tolist(), scores.tolist(), found.tolist(), strict=True):
+                own = int(encoded.picture_of_text[query])
+                told = [Hit(pictures[hit], f"{score:.3f}", hit == own) for score, hit in zip(of_query, hits, strict=True)]
+                rows.append((encoded.captions[query], None, told))
+        hit_sheet(rows).save(folder / f"{name}_text_to_image.png")
+        count = min(_MATRIX, len(pictures))
+        _, matrix = next(similarities(encoded.images[:count], encoded.texts[encoded.first_text[:count]]))
+        captions = [encoded.captions[number] for number in encoded.first_text[:count].tolist()]
+        draw_similarity(
+            matrix.cpu().numpy(),
+            [pictures[number] for number in range(count)],
+            captions,
+            folder / f"{name}_similarity.png",
+            title=name,
+        )

@@ -5,57 +5,110 @@ Each class name goes into every template; each prompt's embedding is normalised,
 
 from __future__ import annotations
 
-import json
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.errors import UserError
 from align_train.evals.encode import EncodedPairs, Encoder
+from align_train.evals.prompts import Classes, labels_of, read_templates
+from align_train.evals.similarity import similarities
+from align_train.pictures import contact_sheet, draw_confusion
+
+_SHOWN = 40  # pictures on a contact sheet
 
 
 class ZeroShot:
-    """Top-1 and top-5 accuracy, and the share of right attributes where the classes are made up of some.
+    """Top-1, top-5 and mean per-class accuracy, and the share of right attributes where the classes are made up of some.
 
-    classes: a JSON file, `{"names": [...], "attributes": {"colour": [value of class 0, …]}}`, attributes optional.
-    templates: prompts with `{}` for the name. label: the field of a pair's JSON member that holds its class number.
+    classes: a JSON file, or `imagenet`, see `Classes`; None: the labels that occur. templates: see `read_templates`. label: the
+    field of a picture's record that holds its class, as a number or a name; None: its text is it. data: the pictures; None: the
+    run's held-out pairs. candidates: all classes, or those with pictures only (ImageNet-A and -R have 200 of 1,000). Of equally
+    close classes the first is taken.
     """
 
-    def __init__(self, *, classes: str, templates: Sequence[str] = ("a photo of a {}",), label: str = "class") -> None:
-        try:
-            content = json.loads(Path(classes).expanduser().read_text(encoding="utf-8"))
-            self.names: list[str] = list(content["names"])
-            self.attributes: dict[str, list[int]] = dict(content.get("attributes", {}))
-        except OSError as error:
-            raise UserError(f"eval: class file {classes}: {error.strerror}; expected JSON with names") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f'eval: class file {classes}: expected JSON such as {{"names": ["red circle", …]}}') from None
-        self.templates, self.label = tuple(templates), label
-        self.answers: list[str] = []
-        self.right: list[bool] = []
+    def __init__(
+        self,
+        *,
+        classes: str | None = None,
+        templates: str | Sequence[str] = ("a photo of a {}",),
+        label: str | None = "class",
+        data: Any = None,
+        candidates: Literal["all", "present"] = "all",
+    ) -> None:
+        self.classes = None if classes is None else Classes.read(classes)
+        self.templates = read_templates(templates)
+        self.label, self.data, self.candidates = label, data, candidates
 
     @torch.inference_mode()
-    def __call__(self, encoded: EncodedPairs, encoder: Encoder) -> Iterator[tuple[str, float]]:
-        """Also leaves in `answers` the class given to each picture, and in `right` whether it is the picture's."""
-        prompts = [template.format(name) for name in self.names for template in self.templates]
-        by_class = encoder.texts(prompts).view(len(self.names), len(self.templates), -1)
-        classes = normalize(by_class.mean(dim=1), dim=-1)
-        labels = torch.tensor([self._label(record) for record in encoded.records], device=classes.device)
-        guesses = (encoded.images @ classes.T).topk(min(5, len(self.names))).indices
-        self.answers = [self.names[number] for number in guesses[:, 0].tolist()]
-        self.right = (guesses[:, 0] == labels).tolist()
-        yield "zero_shot/top1", float((guesses[:, 0] == labels).double().mean())
-        yield "zero_shot/top5", float((guesses == labels[:, None]).any(dim=1).double().mean())
-        for name, values in self.attributes.items():
-            value = torch.tensor(values, device=classes.device)
-            yield f"zero_shot/{name}", float((value[guesses[:, 0]] == value[labels]).double().mean())
+    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+        encoded = encoder.pairs(self.data)
+        found = labels_of(encoded.records, [encoded.captions[number] for number in encoded.first_text.tolist()], self.label)
+        self.known = self.classes or Classes.of_labels(found)
+        self.labels = torch.tensor(self.known.numbers(found, where=self.label or "the text"), device=encoded.images.device)
+        self.guesses, ranks = self._guess(encoded, self._class_embeddings(encoder))
+        self.right = ranks == 0
+        yield "top1", float(self.right.double().mean())
+        yield "top5", float((ranks < 5).double().mean())
+        shares = [right for _, right in self._per_class().values()]
+        yield "mean_per_class", sum(shares) / len(shares)
+        for name, values in self.known.attributes.items():
+            value = torch.tensor(values, device=self.labels.device)
+            yield name, float((value[self.guesses] == value[self.labels]).double().mean())
 
-    def _label(self, record: dict[str, object]) -> int:
-        number = record.get(self.label)
-        if not isinstance(number, int) or not 0 <= number < len(self.names):
-            raise UserError(
-                f"eval: a held-out pair's JSON has {self.label}={number!r}; expected a class number below {len(self.names)}"
-            )
-        return number
+    def _class_embeddings(self, encoder: Encoder) -> Tensor:
+        """`[classes, dim]`."""
+        prompts = [template.format(name) for name in self.known.names for template in self.templates]
+        by_class = encoder.texts(prompts).view(len(self.known.names), len(self.templates), -1)
+        return normalize(by_class.mean(dim=1), dim=-1)
+
+    def _guess(self, encoded: EncodedPairs, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each picture the closest class, and how many classes come before its own: `[pictures]`, `[pictures]`."""
+        guesses, ranks = torch.empty_like(self.labels), torch.empty_like(self.labels)
+        numbers = torch.arange(len(classes), device=classes.device)
+        absent = torch.ones(len(classes), dtype=torch.bool, device=classes.device)
+        absent[self.labels] = False
+        for where, similarity in similarities(encoded.images, classes):
+            if self.candidates == "present":
+                similarity[:, absent] = -torch.inf
+            own = self.labels[where, None]
+            score = similarity.gather(1, own)
+            ranks[where] = ((similarity > score) | ((similarity == score) & (numbers < own))).sum(dim=1)
+            best = similarity.amax(dim=1, keepdim=True)
+            guesses[where] = torch.where(similarity == best, numbers, len(classes)).amin(dim=1)  # the first of equals
+        return guesses, ranks
+
+    def _per_class(self) -> dict[int, tuple[int, float]]:
+        """Of each class with pictures how many there are, and the share of them that are right."""
+        size = len(self.known.names)
+        counts = torch.bincount(self.labels, minlength=size)
+        right = torch.bincount(self.labels, weights=self.right.double(), minlength=size)
+        return {
+            number: (int(counts[number]), float(right[number] / counts[number])) for number in counts.nonzero()[:, 0].tolist()
+        }
+
+    def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
+        """`NAME.png`, pictures under the class given to them; `NAME_confusion.png`; `NAME_classes.csv`, each class's share."""
+        pictures, names, size = encoder.pictures(self.data), self.known.names, len(self.known.names)
+        shown = range(min(_SHOWN, len(pictures)))
+        answers = [names[number] for number in self.guesses[: len(shown)].tolist()]
+        sheet = contact_sheet([pictures[number] for number in shown], answers, right=self.right[: len(shown)].tolist())
+        sheet.save(folder / f"{name}.png")
+        matrix = torch.bincount(self.labels * size + self.guesses, minlength=size * size).view(size, size).cpu()
+        draw_confusion(matrix.numpy(), names, folder / f"{name}_confusion.png", title=name)
+        per_class = self._per_class()
+        with (folder / f"{name}_classes.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("class", "pictures", "top1", "most_often_taken_for"))
+            for number, class_name in enumerate(names):
+                count, right = per_class.get(number, (0, None))
+                mistakes = matrix[number].clone()
+                mistakes[number] = 0
+                taken = names[int(mistakes.argmax())] if int(mistakes.sum()) else ""
+                writer.writerow((class_name, count, "" if right is None else f"{right:.4f}", taken))
+        if missing := [names[number] for number in range(size) if number not in per_class]:
+            print(f"{name}: {len(missing)} of {size} classes have no picture, first {missing[0]!r}", flush=True)

@@ -370,38 +370,38 @@ class TrainingLoader:
 
 
 class HeldOutPairs(Dataset[Pixels]):
-    """Pairs in the manifest's order, centre view, for evaluation; a bad pair is an error here.
+    """Pairs in the manifest's order, centre view, for evaluation; a bad pair is an error here. limit: the first so many."""
 
-    Rank r of w sees the pairs r, r + w, r + 2w, …: together each exactly once. total: pairs of all ranks.
-    """
-
-    def __init__(self, *, pairs: Pairs, rank: int = 0, world: int = 1) -> None:
-        self.pairs = pairs
-        self.total = pairs.manifest.pairs
+    def __init__(self, *, pairs: Pairs, limit: int | None = None) -> None:
+        self.pairs, self.limit = pairs, limit
         self.ends = np.cumsum(pairs.manifest.counts)
-        self.numbers = np.arange(rank, self.total, world)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return min(self.pairs.manifest.pairs, self.limit or self.pairs.manifest.pairs)
 
     def __getitem__(self, number: int) -> Pixels:
-        shard, pair = self._place(int(self.numbers[number]))
+        shard, pair = self._place(number)
         try:
             return self.pairs.centre(shard, pair)[0]
         except ValueError as error:
             raise self._in_one_line(error, shard, pair) from None
 
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
-        """The texts and the JSON member of every pair, of all ranks."""
+        """The texts and the JSON member of every pair."""
         records = []
-        for number in range(self.total):
+        for number in range(len(self)):
             shard, pair = self._place(number)
             reader = self.pairs.reader(shard)
             try:
-                records.append((self.pairs.caption.read(reader.read(pair)[1]), reader.json(pair)))
+                records.append((self.pairs.caption.read(reader.text(pair)), reader.json(pair)))
             except ValueError as error:
                 raise self._in_one_line(error, shard, pair) from None
         return records
+
+    def key(self, number: int) -> str:
+        """`shard/key`."""
+        shard, pair = self._place(number)
+        return self.pairs.reader(shard).key(pair)
 
     def _place(self, number: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self.ends, number, side="right"))

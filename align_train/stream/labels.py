@@ -14,8 +14,20 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.stream.shard import CaptionSource
+from align_train.stream.text import TextEncoder
 
 CLASS_FILE = "classes.json"
+
+
+def encoder(
+    *, tokenizer: str | None = None, max_tokens: int | None = None, classes: int | str | None = None
+) -> TextEncoder | LabelEncoder:
+    """What turns the texts of pairs into numbers, or their labels."""
+    if classes is not None and tokenizer is None:
+        return LabelEncoder(classes)
+    if classes is None and tokenizer is not None and max_tokens is not None:
+        return TextEncoder(tokenizer, max_tokens=max_tokens)
+    raise UserError(f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or labels")
 
 
 class LabelEncoder:
@@ -81,3 +93,9 @@ class LabelSource(CaptionSource):
             return [self.labels.name(label) for label in self.values(member)]
         except ValueError as error:
             raise ValueError(f"the label in {self}: {error}") from None
+
+
+def source_of(caption: str, encode: TextEncoder | LabelEncoder) -> CaptionSource:
+    """Where texts lie, or, for a `LabelEncoder`, labels."""
+    source = CaptionSource.parse(caption)
+    return LabelSource(source.extension, source.field, encode) if isinstance(encode, LabelEncoder) else source

@@ -282,14 +282,19 @@ class ShardReader:
 
     def read(self, pair: int) -> tuple[bytes, bytes]:
         """The bytes of the picture and of the text member; ValueError with the reason where one is not there."""
+        text = self.text(pair)
+        return self.picture(pair), text
+
+    def text(self, pair: int) -> bytes:
+        """The bytes of the text member alone; ValueError with the reason where the pair has none, or is bad otherwise."""
         if pair >= len(self.pairs):
             raise ValueError(self.index.fault)
-        picture, text = (int(number) for number in self.pairs[pair])
+        text = int(self.pairs[pair, 1])
         if text == _NO_TEXT:
             raise ValueError(f"no member .{self.caption.extension}")
         if text == _SECOND:
             raise ValueError("a second picture under the same key")
-        return self._member(picture), self._member(text)
+        return self._member(text)
 
     def picture(self, pair: int) -> bytes:
         """The bytes of the picture alone, whether or not the pair is good; ValueError where it is a link."""

@@ -1,0 +1,215 @@
+"""Sets of pictures that evaluators name: folders of classes, Karpathy's splits, shards; and `evaluate` on them by command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_train.demo.draw import class_names, draw, sample_scene
+from align_train.errors import UserError
+from align_train.stream.decode import Views
+from align_train.stream.sets import FolderPerClass, Karpathy, Shards
+from align_train.stream.stage import Stage
+from tests.conftest import finish, run, start
+
+VIEWS = Views(image_size=32, resize_size=36)
+
+
+def picture(label: int, seed: int = 0) -> Image.Image:
+    return draw(sample_scene(Random(seed), label=label), 40)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Three classes, 2, 1 and 3 pictures."""
+    for label, count in ((0, 2), (9, 1), (18, 3)):
+        for number in range(count):
+            place = tmp_path / "classes" / class_names()[label].replace(" ", "_") / "deeper" / f"{number}.PNG"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            picture(label, number).save(place, "PNG")
+    return tmp_path / "classes"
+
+
+def karpathy(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "dataset.json").write_text(json.dumps({"images": rows, "dataset": "coco"}))
+    return folder / "dataset.json"
+
+
+def row(name: str, *captions: str, split: str = "test", **more: Any) -> dict[str, Any]:
+    return {"filename": name, "split": split, "sentences": [{"raw": caption} for caption in captions], **more}
+
+
+def test_a_folder_per_class(folders: Path) -> None:
+    found = FolderPerClass(path=str(folders)).open(VIEWS, Stage())
+    names = ["orange_square"] + ["red_circle"] * 2 + ["yellow_triangle"] * 3
+    assert found.about() == [([name], {"class": name}) for name in names]
+    assert found[0].shape == (32, 32, 3) and not np.array_equal(found[1], found[2])
+
+
+def test_karpathys_split(tmp_path: Path) -> None:
+    (tmp_path / "val2014").mkdir()
+    picture(0).save(tmp_path / "val2014" / "a.jpg")
+    picture(1).save(tmp_path / "b.jpg")
+    file = karpathy(
+        tmp_path,
+        [row("a.jpg", "one", " two ", filepath="val2014"), row("b.jpg", "three"), row("c.jpg", "no", split="train")],
+    )
+    found = Karpathy(file=str(file), images=str(tmp_path)).open(VIEWS, Stage())
+    assert [texts for texts, _ in found.about()] == [["one", "two"], ["three"]]
+    assert found[1].shape == (32, 32, 3)
+
+
+def test_labels_in_a_member_of_shards(tmp_path: Path) -> None:
+    """As CLIP_benchmark's shards have them: a picture and `cls`."""
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number, label in enumerate((5, 0, 7)):
+            data = io.BytesIO()
+            picture(label).save(data, "PNG")
+            for extension, content in (("cls", str(label).encode()), ("png", data.getvalue())):
+                member = tarfile.TarInfo(f"s{number:07d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    found = Shards(shards=str(tmp_path / "0.tar"), caption="cls", limit=2).open(VIEWS, Stage())
+    assert [texts for texts, _ in found.about()] == [["5"], ["0"]]
+
+
+def _empty_class(folder: Path) -> FolderPerClass:
+    (folder / "red_circle").mkdir()
+    return FolderPerClass(path=str(folder))
+
+
+def _missing_picture(folder: Path) -> Karpathy:
+    return Karpathy(file=str(karpathy(folder, [row("x.jpg", "one", filepath="val")])), images=str(folder))
+
+
+def _no_caption(folder: Path) -> Karpathy:
+    picture(0).save(folder / "x.jpg")
+    return Karpathy(file=str(karpathy(folder, [row("x.jpg", " ")])), images=str(folder))
+
+
+def _other_split(folder: Path) -> Karpathy:
+    return Karpathy(file=str(karpathy(folder, [row("x.jpg", "one", split="train")])), images=str(folder))
+
+
+def _other_json(folder: Path) -> Karpathy:
+    (folder / "x.json").write_text('{"images": [{"filename": "x.jpg"}]}')
+    return Karpathy(file=str(folder / "x.json"), images=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: FolderPerClass(path=str(folder / "nowhere")), "nowhere: no such folder"),
+        (lambda folder: FolderPerClass(path=str(folder)), "no folders in it; expected a folder of pictures per class"),
+        (_empty_class, "red_circle: a class without a picture"),
+        (_missing_picture, r"1 of 1 pictures with captions are not in images=.*, first .*x\.jpg"),
+        (_no_caption, r"1 pictures have no caption, first x\.jpg"),
+        (_other_split, "no picture of split=test; there are train"),
+        (_other_json, "expected Karpathy's JSON"),
+        (lambda folder: Karpathy(file=str(folder / "nowhere"), images="."), "nowhere: No such file"),
+        (lambda folder: Shards(shards=str(folder)), "eval: shards="),
+        (lambda folder: Shards(shards="x", limit=0), "limit=0: expected at least 1"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(make: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        make(tmp_path).open(VIEWS, Stage())
+    assert "\n" not in str(error.value)
+
+
+# --- by command ---------------------------------------------------------------------------------------------------------
+
+
+def evaluated(*arguments: str, cwd: Path) -> dict[str, float]:
+    run(*arguments, "workers=0", f"to={cwd / 'found'}", cwd=cwd, module="align_train.evaluate")
+    found: dict[str, float] = json.loads((cwd / "found" / "results.json").read_text())
+    return found
+
+
+def test_many_evaluators_of_one_run(trained: Path, folders: Path, tmp_path: Path) -> None:
+    """A folder per class, neighbours and a probe on the run's own shards, words; after that, results of both stand there."""
+    (tmp_path / "words.txt").write_text("word1\tword2\tSimLex999\nred\tblue\t3\nring\tcircle\t7\nstar\ta star\t9\n")
+    found = evaluated(
+        f"model={trained}",
+        "eval=[zero_shot,knn,linear_probe,simlex]",
+        f"eval.zero_shot.data.path={folders}",
+        "eval.linear_probe.iterations=20",
+        f"eval.simlex.file={tmp_path / 'words.txt'}",
+        cwd=tmp_path,
+    )
+    assert {"zero_shot/top1", "zero_shot/mean_per_class", "knn/top1", "knn/weighted_20", "linear_probe/top1"} <= found.keys()
+    assert found["simlex/couples"] == 3
+    with (tmp_path / "found" / "zero_shot_classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["pictures"]) for row in rows] == [
+        ("orange square", "1"),
+        ("red circle", "2"),
+        ("yellow triangle", "3"),
+    ]
+    assert sum(int(row["pictures"]) * float(row["top1"]) for row in rows) == pytest.approx(
+        6 * found["zero_shot/top1"], abs=1e-3
+    )
+    assert (tmp_path / "found" / "zero_shot_confusion.png").is_file()
+    again = evaluated(f"model={trained}", "eval=pairs", cwd=tmp_path)
+    assert again["zero_shot/top1"] == found["zero_shot/top1"] and "retrieval/image_to_text/mean_rank" in again
+
+
+def test_an_exported_folder_gives_the_table_of_its_run(trained: Path, demo: Path, tmp_path: Path) -> None:
+    """Hugging Face's format, by `evaluate` alone: every number but the step, which it does not have."""
+    run(f"model={trained}", "to=exported", "format=huggingface", cwd=tmp_path, module="align_train.export")
+    own = (f"eval.zero_shot.classes={demo}/classes.json", f"eval.composed.classes={demo}/classes.json")
+    known = (f"eval.knn.train.shards={demo}/train", "eval.knn.train.caption=txt")
+    options = (f"shards={demo}/held_out", "eval=[demo,knn]", *own, *known, "eval.held_out.batch_size=32")
+    of_run = run(f"model={trained}", *options, "to=one", cwd=tmp_path, module="align_train.evaluate").stdout.splitlines()
+    of_export = run("model=exported", *options, "to=two", cwd=tmp_path, module="align_train.evaluate").stdout.splitlines()
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert one.pop("step") == 12
+    assert one == two
+    assert len(one) > 20
+    tables = [[line.split() for line in lines if line.count(" ") and "/" in line.split()[0]] for lines in (of_run, of_export)]
+    assert tables[0][:-1] == tables[1][:-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval=imagenet"], "eval.imagenet.data.path is not set; give eval.imagenet.data.path=…"),
+        (["eval=imagenet", "eval.imagenet.data.path=nowhere"], "nowhere: no such folder"),
+        (["eval=knm"], "eval=knm: no such choice; there are classification, coco, "),
+        (["eval=[pairs,knm]"], "eval=knm: no such choice; there are classification, coco, "),
+        (["eval=knn", "eval.knn.kk=3"], "eval.knn.kk: no such setting, did you mean eval.knn.k?"),
+        (["eval=knn", "eval.knn.k=many"], "eval.knn.k=many: expected an integer"),
+        (["eval=demo", "eval.zero_shot.classes=nowhere.json"], "class file nowhere.json: No such file or directory"),
+        (["eval=sts", "eval.sts.file=nowhere"], "nowhere: No such file or directory"),
+    ],
+)
+def test_one_clear_line(arguments: list[str], words: str, trained: Path, tmp_path: Path) -> None:
+    done = finish(start(f"model={trained}", "to=found", *arguments, cwd=tmp_path, module="align_train.evaluate"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_undecodable_picture_is_named(trained: Path, folders: Path, tmp_path: Path) -> None:
+    broken = folders / "red_circle" / "deeper" / "0.PNG"
+    broken.write_bytes(broken.read_bytes()[:200])
+    arguments = (f"model={trained}", "to=found", "eval=zero_shot", f"eval.zero_shot.data.path={folders}", "workers=1")
+    done = finish(start(*arguments, cwd=tmp_path, module="align_train.evaluate"))
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert "red_circle/deeper/0.PNG: broken picture" in line and "repair or remove it" in line
+
+
+def test_what_is_missing_shows_before_the_first_step(small_run: tuple[str, ...], tmp_path: Path) -> None:
+    options = ("eval=[demo,imagenet]", f"eval.imagenet.data.path={tmp_path / 'nowhere'}", "name=early")
+    done = finish(start(*small_run, *options, cwd=tmp_path))
+    assert done.returncode == 2 and "nowhere: no such folder" in done.stderr
+    assert not (tmp_path / "outputs" / "early" / "checkpoints" / "last").exists()
