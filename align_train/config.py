@@ -25,7 +25,9 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -99,6 +101,7 @@ class Config:
     logger: Any = MISSING
     eval: Any = MISSING
     make: Any = None
+    compare: Any = None
 
 
 @dataclass
@@ -137,11 +140,42 @@ class ShowConfig:
     limit: int = 64
 
 
+@dataclass
+class EmbedConfig:
+    """The root of `python -m align_train.embed`; `conf/commands/embed.yaml` says what each key is for."""
+
+    model: str = MISSING
+    shards: Any = MISSING
+    to: str = MISSING
+    caption: str = "txt"
+    precision: str = "float16"
+    chunk_size: int = 64
+    workers: int = 1
+    device: str = "cpu"
+
+
+@dataclass
+class SearchConfig:
+    """The root of `python -m align_train.search`; `conf/commands/search.yaml` says what each key is for."""
+
+    index: str = MISSING
+    text: str | None = None
+    image: str | None = None
+    text_weight: float = 2.0
+    top: int = 12
+    approximate_from: int = 1_000_000
+    model: str | None = None
+    device: str = "cpu"
+    to: str = "search.png"
+
+
 OmegaConf.register_new_resolver("cluster", lambda name: getattr(cluster, name)(), replace=True)
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="show_schema", node=ShowConfig)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 ConfigStore.instance().store(name="export_schema", node=ExportConfig)
+ConfigStore.instance().store(name="embed_schema", node=EmbedConfig)
+ConfigStore.instance().store(name="search_schema", node=SearchConfig)
 
 
 def command(task: Callable[[DictConfig], None], *, config_name: str, groups: Sequence[str] = ()) -> None:
@@ -164,6 +198,7 @@ def command(task: Callable[[DictConfig], None], *, config_name: str, groups: Seq
         composed = True
         try:
             _refuse_missing(config)
+            _check_sweep(config)
             task(config)
         except UserError as error:  # in here: on its way out Hydra would add lines of its own
             fail(str(error), status=error.status)
@@ -185,6 +220,17 @@ def command(task: Callable[[DictConfig], None], *, config_name: str, groups: Seq
         if composed:
             raise
         fail(f"{_in_one_line(error)}; a group such as model or data takes the name of a choice, see --help")
+
+
+def _check_sweep(config: DictConfig) -> None:
+    """A sweep's runs come one after the other in this process, which cannot start others for each, nor be one of many."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and "trainer" in config:
+        processes = config.trainer.devices * config.trainer.nodes
+        if processes > 1 or cluster.launcher() is not None:
+            raise UserError(
+                f"a sweep trains its runs on one process each, here are {processes}: set trainer=cpu or trainer=gpu with "
+                f"trainer.devices=1, or start each run by itself, with a name of its own"
+            )
 
 
 @contextlib.contextmanager
@@ -348,7 +394,7 @@ def check(config: Any) -> None:
     _check_numbers(config)
     _check_split(config)
     _check_engine(config)
-    for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "make"):
+    for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "make", "compare"):
         _check_component(config[key], key)
     check_evaluators(config)
 

@@ -56,6 +56,13 @@ class _Trained(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def views(self) -> Views:
+        """How pictures are squashed and cropped; UserError where the model's folder does not say."""
+        if self._views is None:
+            raise UserError(self._missing["preprocess"])
+        return self._views
+
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """float `[pictures, 3, height, width]` in [-1, 1], as `preprocess` gives -> L2-normalised `[pictures, dim]`."""
         found: Tensor = self.model.encode_image(pixel_values.contiguous(memory_format=torch.channels_last))
@@ -63,14 +70,17 @@ class _Trained(nn.Module):
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """A picture -> float `[3, height, width]` in [-1, 1]: as evaluation and the exported `AlignProcessor` make it."""
-        if self._views is None:
-            raise UserError(self._missing["preprocess"])
-        pixels = centre(picture, self._views)
+        pixels = centre(picture, self.views)
         return normalise(torch.from_numpy(pixels)[None])[0]
 
-    def _encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        device = next(self.model.parameters()).device
-        return self.encode_image(torch.stack([self.preprocess(picture) for picture in pictures]).to(device))
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """`preprocess` and `encode_image` in one: `[pictures, dim]`."""
+        return self.encode_image(torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
 
 class TrainedClassifier(_Trained):
@@ -88,7 +98,7 @@ class TrainedClassifier(_Trained):
     @torch.inference_mode()
     def classify(self, pictures: Sequence[Image.Image], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """The likeliest classes of each picture, with their probabilities, likeliest first."""
-        shares, numbers = self._encode_pictures(pictures).softmax(dim=1).topk(min(top, len(self.names)))
+        shares, numbers = self.encode_pictures(pictures).softmax(dim=1).topk(min(top, len(self.names)))
         rows = zip(numbers.tolist(), shares.tolist(), strict=True)
         return [[(self.names[number], share) for number, share in zip(*row, strict=True)] for row in rows]
 
@@ -133,7 +143,7 @@ class TrainedModel(_Trained):
         A softmax over dim 1 shares each picture out among the texts.
         """
         if not isinstance(images, Tensor):
-            images = self._encode_pictures(images)
+            images = self.encode_pictures(images)
         if not isinstance(texts, Tensor):
             texts = self.encode_text(self.tokenizer(texts).to(images.device))
         temperature, *bias = self.model.logit_parameters()

@@ -96,6 +96,24 @@ def _save(figure: Any, path: Path, dpi: int = 100) -> None:
     aside.replace(path)
 
 
+def draw_lines(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, *, across: str, up: str) -> None:
+    """A line per name through its points; the axis across is logarithmic where it spans more than a factor of 10."""
+    figure, axis = _pyplot().subplots(figsize=(6.4, 4.2))
+    for name, points in lines.items():
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+    places = sorted({place for points in lines.values() for place, _ in points})
+    if places[0] > 0 and places[-1] > 10 * places[0]:
+        axis.set_xscale("log")
+        axis.set_xticks(places, [f"{place:,g}" for place in places])
+        axis.minorticks_off()
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    _save(figure, path, dpi=110)
+
+
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path, *, title: str) -> None:
     """`[true class, class given]` counts as a heat map, each row as shares of its class."""
     pyplot = _pyplot()

@@ -105,6 +105,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
             print(f"{folder.path}: finished at step {done} of {max_steps}; go on with max_steps=…, or choose another name")
             if not config.dry_run:
                 _show_or_evaluate(folder, config, done)
+                _compare(config)
         return
     changes = _changed_settings(folder, config, done)
     data = prepare_data(config, progress=first)
@@ -146,6 +147,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
             watchdog.at("evaluating")
             device = trainer.strategy.root_device  # the module is on the CPU by now
             _evaluate(folder, config, evaluators, data, device, trainer.loggers)
+        _compare(config)
     except (UserError, SystemExit) as error:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's end of it
             raise KeyboardInterrupt from None
@@ -168,6 +170,12 @@ def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
     if evaluators := evaluators_of(config, data.sets):
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu")
         _evaluate(folder, config, evaluators, data, device, _logger(config, folder))
+
+
+def _compare(config: Any) -> None:
+    """Lays the run beside others, where `compare` says which."""
+    if config.compare is not None and cluster.is_first_process():
+        build(config.compare)()
 
 
 def _evaluate(

@@ -297,7 +297,9 @@ class ShardReader:
         return self._member(text)
 
     def picture(self, pair: int) -> bytes:
-        """The bytes of the picture alone, whether or not the pair is good; ValueError where it is a link."""
+        """The bytes of the picture alone, whether or not the pair is good; ValueError where it cannot be read."""
+        if pair >= len(self.pairs):
+            raise ValueError(self.index.fault)
         return self._member(int(self.pairs[pair, 0]))
 
     def json(self, pair: int) -> dict[str, Any]:
