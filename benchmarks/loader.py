@@ -42,7 +42,12 @@ from benchmarks.loader_shards import CASES, PHOTOS, make_shards, make_vocabulary
 
 FOLDER = TOP / "outputs" / "benchmarks" / "loader"
 PEERS = TOP / ".venv-peers"
-PEERS_NEED = ("open_clip_torch[training]>=3.3",)
+PEERS_NEED = (
+    "clip-benchmark>=1.6.2",
+    "numpy<2.4",
+    "open_clip_torch[training]>=3.3",
+    "torchmetrics>=1.8",
+)  # their accuracy fails on newer NumPy
 LOADERS = ("ours", "open_clip", "plain")
 PER_SECOND, PER_CPU_SECOND = "pairs_per_second", "pairs_per_cpu_second"
 HEADS = (

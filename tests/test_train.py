@@ -315,6 +315,11 @@ def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(tmp_path: P
     logged = {int(row["trainer/global_step"]): row["loss"] for _, rows, _ in starts for row in rows if "loss" in row}
     assert logged == {int(row["step"]): float(row["loss"]) for row in metrics(folder)}
     assert any("samples.filenames" in row for row in starts[0][1])
+    results = RunFolder(folder).read_results()
+    assert results is not None and results.pop("step") == 6
+    (evaluated,) = [row for row in starts[1][1] if "zero_shot/top1" in row]  # once more than the losses of that step
+    assert {name: evaluated[name] for name in results} == results
+    assert {name: float(metrics(folder)[-1][name]) for name in results} == results
     assert starts[0][2]["batch_size"] == 32
     assert starts[0][2]["model"]["image_size"] == 32
 
