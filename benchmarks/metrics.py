@@ -2,9 +2,9 @@
 
     python -m benchmarks.metrics
 
-2,000 pictures with one caption each, the same with five, and 50 classes with 7 prompts each; random, without ties. They run
-in an environment of their own, that of `benchmarks.loader` (made at the first run: 5 GB), through the functions that their own commands
-call. Price: a minute, beside that.
+2,000 pictures with one caption each, the same with five, and 50 classes with 7 prompts each; random, without ties. The others
+run in the environment of the peers of `benchmarks.loader` (made at the first run: 5 GB), through the functions that their own
+commands call. Price: a minute, beside that.
 """
 
 from __future__ import annotations
