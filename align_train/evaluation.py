@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf
 
-from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings
+from align_train import cluster
+from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, told_once
 from align_train.datamodule import stage_of
 from align_train.distributed import rank
 from align_train.errors import UserError
@@ -25,7 +29,38 @@ from align_train.stream.sets import EvaluationSets
 def evaluate(config: Any) -> dict[str, float]:
     """`align_train.evaluate`: config.model names a run's folder, where all that is not given is as in that run, or another
     trained model."""
-    _check(config)
+    with _group(config.device) as device:
+        with told_once():
+            _check(config, device)
+            found, evaluators, data = _prepare(config)
+        to = RunFolder(_results_folder(config, found))
+        return _evaluate(found, evaluators, to, data=data, chunk_size=config.chunk_size, workers=config.workers, device=device)
+
+
+@contextmanager
+def _group(device: str) -> Iterator[torch.device]:
+    """The device of this process, alone, or one of those that torchrun has started."""
+    if cluster.launcher() == "slurm":
+        raise UserError("under srun, evaluate is one task; for several processes start it with torchrun")
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device={device}: expected cpu, cuda, cuda:1, …") from None
+    if cluster.launcher() is None or cluster.world_size() == 1:
+        yield asked
+        return
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if asked.type == "cuda" else asked
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield own
+    finally:
+        dist.destroy_process_group()
+
+
+def _prepare(config: Any) -> tuple[Pretrained, dict[str, Any], EvaluationSets]:
+    """All that is read before anything is computed."""
     found = open_pretrained(config.model)
     settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
     if config.eval is not None:
@@ -43,16 +78,7 @@ def evaluate(config: Any) -> dict[str, float]:
     data = _data_of(found, config, settings.data)
     for evaluator in evaluators.values():
         _open(evaluator, data)
-    to = RunFolder(_results_folder(config, found))
-    return _evaluate(
-        found,
-        evaluators,
-        to,
-        data=data,
-        chunk_size=config.chunk_size,
-        workers=config.workers,
-        device=torch.device(config.device),
-    )
+    return found, evaluators, data
 
 
 def _settings_of(found: Pretrained) -> Any:
@@ -88,11 +114,11 @@ def _results_folder(config: Any, found: Pretrained) -> Path:
     return found.path if local else Path("outputs", config.model.rpartition("/")[2]).absolute()
 
 
-def _check(config: Any) -> None:
+def _check(config: Any, device: torch.device) -> None:
     if config.chunk_size < 1 or config.workers < 0:
         raise UserError(f"chunk_size={config.chunk_size}, workers={config.workers}: expected at least 1, and 0 or more")
     try:
-        torch.empty(0, device=config.device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={config.device}: not there ({str(error).splitlines()[0][:100]}); take device=cpu") from None
 

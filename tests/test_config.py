@@ -34,6 +34,9 @@ GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
 PLACES = {
     "eval=imagenet": ("eval.imagenet.data.path=x",),
     "eval=zero_shot": ("eval.zero_shot.data.path=x",),
+    "eval=zero_shot_shards": ("eval.zero_shot.data.shards=x",),
+    "eval=knn_folders": ("eval.knn.train.path=x", "eval.knn.data.path=x"),
+    "eval=linear_probe_folders": ("eval.linear_probe.train.path=x", "eval.linear_probe.data.path=x"),
     "eval=coco": ("eval.coco.data.file=x", "eval.coco.data.images=x"),
     "eval=flickr30k": ("eval.flickr30k.data.file=x", "eval.flickr30k.data.images=x"),
     "eval=simlex": ("eval.simlex.file=x",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import socket
 import tarfile
 from pathlib import Path
 from random import Random
@@ -177,6 +178,23 @@ def test_an_exported_folder_gives_the_table_of_its_run(trained: Path, demo: Path
     assert len(one) > 20
     tables = [[line.split() for line in lines if line.count(" ") and "/" in line.split()[0]] for lines in (of_run, of_export)]
     assert tables[0][:-1] == tables[1][:-1]
+
+
+def test_two_processes_of_torchrun_find_the_same(trained: Path, folders: Path, tmp_path: Path) -> None:
+    arguments = (f"model={trained}", "eval=[demo,knn,zero_shot]", f"eval.zero_shot.data.path={folders}", "eval.knn.k=3")
+    one = evaluated(*arguments, cwd=tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    group = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    two: list[Any] = []
+    for rank in ("0", "1"):
+        environment: dict[str, Any] = group | {"RANK": rank, "LOCAL_RANK": rank}
+        two.append(start(*arguments, "workers=0", "to=two", cwd=tmp_path, module="align_train.evaluate", **environment))
+    done = [finish(process) for process in two]
+    assert [process.returncode for process in done] == [0, 0], done
+    assert "retrieval/" in done[0].stdout and done[1].stdout == ""
+    assert json.loads((tmp_path / "two" / "results.json").read_text()) == pytest.approx(one, rel=1e-5)
 
 
 @pytest.mark.parametrize(

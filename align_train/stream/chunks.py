@@ -398,11 +398,6 @@ class HeldOutPairs(Dataset[Pixels]):
                 raise self._in_one_line(error, shard, pair) from None
         return records
 
-    def key(self, number: int) -> str:
-        """`shard/key`."""
-        shard, pair = self._place(number)
-        return self.pairs.reader(shard).key(pair)
-
     def _place(self, number: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self.ends, number, side="right"))
         return shard, number - int(self.ends[shard]) + self.pairs.manifest.shards[shard].pairs
