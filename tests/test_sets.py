@@ -167,7 +167,8 @@ def test_many_evaluators_of_one_run(trained: Path, folders: Path, tmp_path: Path
 def test_an_exported_folder_gives_the_table_of_its_run(trained: Path, demo: Path, tmp_path: Path) -> None:
     """Hugging Face's format, by `evaluate` alone: every number but the step, which it does not have."""
     run(f"model={trained}", "to=exported", "format=huggingface", cwd=tmp_path, module="align_train.export")
-    own = (f"eval.zero_shot.classes={demo}/classes.json", f"eval.composed.classes={demo}/classes.json")
+    own = (f"eval.zero_shot.classes={demo}/classes.json", f"eval.composed_colour.classes={demo}/classes.json")
+    own += (f"eval.composed_shape.classes={demo}/classes.json",)
     known = (f"eval.knn.train.shards={demo}/train", "eval.knn.train.caption=txt")
     options = (f"shards={demo}/held_out", "eval=[demo,knn]", *own, *known, "eval.held_out.batch_size=32")
     of_run = run(f"model={trained}", *options, "to=one", cwd=tmp_path, module="align_train.evaluate").stdout.splitlines()
