@@ -29,6 +29,7 @@ _INDEX = "index.faiss"
 _BLOCK = 16_384
 _TRAINED_ON = 64  # pictures a cell, to place the cells of an index
 _PROBED = 64  # cells that a query looks into
+_COMPARED = 4  # times as many as are asked for
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,14 @@ class Collection:
     def begin(path: Path, settings: Settings) -> Collection:
         """Makes the folder, or goes on in one; UserError where it was begun with other shards or another model."""
         file = path / _ABOUT
-        if file.exists():
+        others = path.exists() and (not path.is_dir() or any(not one.name.startswith(".") for one in path.iterdir()))
+        if file.exists():  # asked last: another process may just have made it
             found = _read(file)
             for name, told in (("weights", "another model"), ("identity", "other shards"), ("precision", "another precision")):
                 if getattr(found, name) != getattr(settings, name):
                     raise UserError(f"{path}: was begun with {told}; restore it, choose another folder, or remove this one")
             return Collection(path, found)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if others:
             raise UserError(f"{path}: exists and holds no embeddings; choose another folder")
         _write_whole(file, json.dumps(asdict(settings), indent=1).encode())
         return Collection(path, settings)
@@ -107,9 +109,11 @@ class Collection:
 
     def search(self, query: Tensor, k: int, *, approximate: bool = False) -> list[tuple[int, float]]:
         """Numbers and cosines of the k nearest pictures of `[dim]`, nearest first; those that cannot be decoded are none."""
-        if approximate:
-            scores, numbers = self._index().search(query[None].numpy(), k)
-            return [(int(number), float(score)) for number, score in zip(numbers[0], scores[0], strict=True) if number >= 0]
+        if approximate:  # its scores are of 8 bits: the best of some more are compared as they are
+            _, numbers = self._index().search(query[None].numpy(), _COMPARED * k)
+            rows = {int(number): self._open(self.place(number)[0])[self.place(number)[1]] for number in numbers[0] if number >= 0}
+            exact = {number: float(torch.from_numpy(row.astype(np.float32)) @ query) for number, row in rows.items()}
+            return sorted(exact.items(), key=lambda one: (-one[1], one[0]))[:k]
         best: list[tuple[float, int]] = []
         for first, block in self._blocks():
             there = (block != 0).any(dim=1).nonzero()[:, 0]

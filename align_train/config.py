@@ -293,7 +293,6 @@ def _in_one_line(error: Exception) -> str:
         wanted = _between(text, "converted to ", "\n") or "another type"
         return f"{key}={value}: expected {wanted.strip().lower()}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("object_type=", "reference_type=", "In ")))
 
 

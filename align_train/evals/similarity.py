@@ -12,6 +12,7 @@ Price: 2·n·m·dim operations for both directions together, some 100 MB beside 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ _MANY = 64  # one in so many entries of a tile
 
 
 def similarities(queries: Tensor, candidates: Tensor, *, rows: int = 1024) -> Iterator[tuple[slice, Tensor]]:
-    """Exact rows of the whole matrix, `rows` at a time: where, and `[rows, m]`. For few candidates: classes, or queries that
-    are shown."""
-    wide = candidates.double()
+    """Exact rows of the whole matrix, `rows` at a time: where, and `[rows, m]`. For few candidates (classes), or few queries
+    (that are shown)."""
     for start in range(0, len(queries), rows):
         where = slice(start, start + rows)
-        yield where, (queries[where].double() @ wide.T).float()
+        wide = queries[where].double()
+        parts = [(wide @ candidates[first : first + _COLUMNS].double().T).float() for first in range(0, len(candidates), _COLUMNS)]
+        yield where, torch.cat(parts, dim=1)
 
 
 def paired(first: Tensor, second: Tensor, firsts: Tensor, seconds: Tensor) -> Tensor:
@@ -77,18 +79,18 @@ class _Tile:
         """Which wrong entries reach `score`, `[rows, 1]` or `[1, columns]`: booleans `[rows, columns]`."""
         above: Tensor = self.approximate > score + self.tolerance
         near = (self.approximate >= score - self.tolerance).logical_xor_(above)
+        if int(_count(near, 1).sum()) * _MANY > near.numel():
+            return (self.exact >= score) & (self.right[0][:, None] != self.right[1][None, :])
         rows, columns = near.nonzero(as_tuple=True)
         wrong = self.right[0][rows] != self.right[1][columns]
         rows, columns = rows[wrong], columns[wrong]
-        scores = score.expand_as(above)
-        if len(rows) * _MANY > above.numel():
-            exact = next(similarities(self.queries, self.candidates, rows=len(self.queries)))[1]
-            found = exact[rows, columns]
-        else:
-            found = paired(self.queries, self.candidates, rows, columns)
-        reached = found >= scores[rows, columns]
+        reached = paired(self.queries, self.candidates, rows, columns) >= score.expand_as(above)[rows, columns]
         above[rows[reached], columns[reached]] = True
         return above
+
+    @cached_property
+    def exact(self) -> Tensor:
+        return next(similarities(self.queries, self.candidates, rows=len(self.queries)))[1]
 
 
 def _count(mask: Tensor, dim: int) -> Tensor:

@@ -375,6 +375,7 @@ class HeldOutPairs(Dataset[Pixels]):
     def __init__(self, *, pairs: Pairs, limit: int | None = None) -> None:
         self.pairs, self.limit = pairs, limit
         self.ends = np.cumsum(pairs.manifest.counts)
+        self._about: list[tuple[list[str], dict[str, Any]]] = []
 
     def __len__(self) -> int:
         return min(self.pairs.manifest.pairs, self.limit or self.pairs.manifest.pairs)
@@ -387,16 +388,20 @@ class HeldOutPairs(Dataset[Pixels]):
             raise self._in_one_line(error, shard, pair) from None
 
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
-        """The texts and the JSON member of every pair."""
-        records = []
-        for number in range(len(self)):
+        """The texts and the JSON member of every pair, read once."""
+        for number in range(len(self._about), len(self)):
             shard, pair = self._place(number)
             reader = self.pairs.reader(shard)
+            if not pair and (bare := reader.texts_without_picture()):
+                raise UserError(
+                    f"{self.pairs.manifest.shards[shard].url}: {len(bare)} texts without a picture, first {bare[0]}; held-out "
+                    f"pairs must be whole: repair it"
+                )
             try:
-                records.append((self.pairs.caption.read(reader.text(pair)), reader.json(pair)))
+                self._about.append((self.pairs.caption.read(reader.text(pair)), reader.json(pair)))
             except ValueError as error:
                 raise self._in_one_line(error, shard, pair) from None
-        return records
+        return self._about
 
     def _place(self, number: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self.ends, number, side="right"))

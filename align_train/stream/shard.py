@@ -302,6 +302,14 @@ class ShardReader:
             raise ValueError(self.index.fault)
         return self._member(int(self.pairs[pair, 0]))
 
+    def texts_without_picture(self) -> list[str]:
+        """Keys that have a text, but no picture."""
+        extension = self.caption.extension.encode()
+        known = [name.encode() for name in IMAGE_EXTENSIONS]
+        names = self.index.names[self.index.extensions == extension]
+        bare = np.setdiff1d(names, self.index.names[np.isin(self.index.extensions, known)])
+        return [name.decode("utf-8", "replace") for name in bare.tolist()]
+
     def json(self, pair: int) -> dict[str, Any]:
         """The pair's JSON member, whatever the caption's source; empty where there is none."""
         if self._json_of is None:
