@@ -8,6 +8,8 @@ picture and a little recall.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -24,11 +26,19 @@ from tqdm import tqdm
 from align_train.errors import UserError
 from align_train.evals.neighbours import nearest
 
+PRECISIONS = ("float16", "float32")
 _ABOUT = "collection.json"
 _INDEX = "index.faiss"
 _BLOCK = 16_384
 _TRAINED_ON = 64  # pictures a cell, to place the cells of an index
 _PROBED = 64  # cells that a query looks into
+_SAME = {
+    "weights": "another model",
+    "identity": "other shards",
+    "counts": "other shards",
+    "caption": "another caption",
+    "precision": "another precision",
+}
 _COMPARED = 4  # times as many as are asked for
 
 
@@ -63,7 +73,7 @@ class Collection:
         others = path.exists() and (not path.is_dir() or any(not one.name.startswith(".") for one in path.iterdir()))
         if file.exists():  # asked last: another process may just have made it
             found = _read(file)
-            for name, told in (("weights", "another model"), ("identity", "other shards"), ("precision", "another precision")):
+            for name, told in _SAME.items():
                 if getattr(found, name) != getattr(settings, name):
                     raise UserError(f"{path}: was begun with {told}; restore it, choose another folder, or remove this one")
             return Collection(path, found)
@@ -87,20 +97,24 @@ class Collection:
         return found
 
     def has(self, shard: int) -> bool:
-        return self._file(shard, "npy").is_file()
+        return self._file(shard, "npy").is_file() and self._file(shard, "jsonl").is_file()
 
     def write(self, shard: int, embeddings: NDArray[np.float32], about: list[dict[str, Any]]) -> None:
         """embeddings: `[pairs, dim]`; about: of each row its key and texts."""
         _write_whole(self._file(shard, "jsonl"), "".join(json.dumps(row) + "\n" for row in about).encode())
-        aside = self._file(shard, "npy").with_name(f".{shard:05d}.{os.getpid()}.npy")
-        np.save(aside, embeddings.astype(self.settings.precision))
-        aside.replace(self._file(shard, "npy"))
+        rows = io.BytesIO()
+        np.save(rows, embeddings.astype(self.settings.precision))
+        _write_whole(self._file(shard, "npy"), rows.getbuffer())
 
     def about(self, number: int) -> dict[str, Any]:
         shard, row = self.place(number)
-        with self._file(shard, "jsonl").open(encoding="utf-8") as file:
-            found: dict[str, Any] = json.loads(next(line for at, line in enumerate(file) if at == row))
-            return found
+        path = self._file(shard, "jsonl")
+        try:
+            with path.open(encoding="utf-8") as file:
+                found: dict[str, Any] = json.loads(next(line for at, line in enumerate(file) if at == row))
+            return {"key": str(found["key"]), "texts": list(found["texts"]), **found}
+        except (OSError, ValueError, KeyError, TypeError, StopIteration):
+            raise UserError(f"{path}: cannot be read; remove it and run the same align_train.embed again") from None
 
     def place(self, number: int) -> tuple[int, int]:
         """The shard of a picture, and its row there."""
@@ -111,9 +125,9 @@ class Collection:
         """Numbers and cosines of the k nearest pictures of `[dim]`, nearest first; those that cannot be decoded are none."""
         if approximate:  # its scores are of 8 bits: the best of some more are compared as they are
             _, numbers = self._index().search(query[None].numpy(), _COMPARED * k)
-            rows = {int(number): self._open(self.place(number)[0])[self.place(number)[1]] for number in numbers[0] if number >= 0}
-            exact = {number: float(torch.from_numpy(row.astype(np.float32)) @ query) for number, row in rows.items()}
-            return sorted(exact.items(), key=lambda one: (-one[1], one[0]))[:k]
+            found = [int(number) for number in numbers[0] if number >= 0]
+            exact = [(number, float(self._row(number) @ query)) for number in found]
+            return sorted(exact, key=lambda one: (-one[1], one[0]))[:k]
         best: list[tuple[float, int]] = []
         for first, block in self._blocks():
             there = (block != 0).any(dim=1).nonzero()[:, 0]
@@ -129,18 +143,29 @@ class Collection:
         for shard, count in enumerate(self.settings.counts):
             rows = self._open(shard)
             for start in range(0, count, _BLOCK):
-                yield first + start, torch.from_numpy(rows[start : start + _BLOCK].astype(np.float32))
+                block = torch.from_numpy(rows[start : start + _BLOCK].astype(np.float32))
+                if not block.isfinite().all():
+                    raise UserError(
+                        f"{self._file(shard, 'npy')}: holds what is no number; remove it and run align_train.embed again"
+                    )
+                yield first + start, block
             first += count
+
+    def _row(self, number: int) -> Tensor:
+        shard, row = self.place(number)
+        return torch.from_numpy(self._open(shard)[row].astype(np.float32))
 
     def _open(self, shard: int) -> NDArray[Any]:
         file = self._file(shard, "npy")
         try:
             rows: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{file}: cannot be read ({reason}); remove it and run the same align_train.embed again") from None
-        if rows.shape != (self.settings.counts[shard], self.settings.dim):
-            raise UserError(f"{file}: {rows.shape} is not what {_ABOUT} says; remove it and run align_train.embed again")
+        if rows.shape != (self.settings.counts[shard], self.settings.dim) or rows.dtype != self.settings.precision:
+            raise UserError(
+                f"{file}: {rows.shape} of {rows.dtype} is not what {_ABOUT} says; remove it and run align_train.embed again"
+            )
         return rows
 
     def _file(self, shard: int, kind: str) -> Path:
@@ -157,12 +182,12 @@ class Collection:
             ) from None
         file = self.path / _INDEX
         if not file.is_file():
-            index = self._build(faiss)
-            aside = file.with_name(f".{file.name}.{os.getpid()}")
-            faiss.write_index(index, str(aside))
-            aside.replace(file)
-        index = faiss.read_index(str(file))
-        faiss.extract_index_ivf(index).nprobe = _PROBED
+            _write_whole(file, faiss.serialize_index(self._build(faiss)).data)
+        try:
+            index = faiss.read_index(str(file))
+            faiss.extract_index_ivf(index).nprobe = _PROBED
+        except RuntimeError:
+            raise UserError(f"{file}: no index of faiss; remove it, and it is made anew") from None
         return index
 
     def _build(self, faiss: Any) -> Any:
@@ -183,13 +208,28 @@ class Collection:
 def _read(file: Path) -> Settings:
     try:
         content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return Settings(**content)
+        found = Settings(**content)
+        texts = (found.model, found.weights, found.caption, found.identity, found.precision)
+        numbers = (found.dim, *found.counts)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+            raise ValueError("other types than it is written with")
+        if not found.counts or found.precision not in PRECISIONS:
+            raise ValueError("no counts, or an unknown precision")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({str(error)[:100]}); remove the folder and embed again") from None
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_whole(path: Path, data: Any) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(data)
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space or mend its rights, and run the command again"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

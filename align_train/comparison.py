@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +52,25 @@ class Comparison:
         print(f"{table}, {plot}", flush=True)
 
     def _found(self) -> dict[tuple[float, float], float]:
-        found = {}
+        found: dict[tuple[float, float], float] = {}
+        places: dict[tuple[float, float], Path] = {}
         for folder in sorted(map(Path, glob.glob(str(Path(self.runs).expanduser())))):
             results = RunFolder(folder).read_results()
             if results is not None and self.value in results:
                 settings = read_settings(RunFolder(folder).config)
                 key = (_number(settings, self.rows, folder), _number(settings, self.columns, folder))
+                if key in places:
+                    raise UserError(
+                        f"compare: {places[key].name} and {folder.name} have the same {self.rows} and {self.columns}; narrow "
+                        f"compare.runs={self.runs}"
+                    )
+                places[key] = folder
                 found[key] = float(results[self.value])
         return found
 
 
-def _number(settings: Mapping[str, Any], key: str, folder: Path) -> float:
-    value = OmegaConf.select(settings, key)  # type: ignore[arg-type]
-    if not isinstance(value, int | float):
+def _number(settings: Any, key: str, folder: Path) -> float:
+    value = OmegaConf.select(settings, key) if OmegaConf.is_dict(settings) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"compare: {folder} has {key}={value}; expected a setting that is a number")
     return value

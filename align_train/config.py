@@ -10,12 +10,14 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import difflib
+import functools
 import inspect
 import os
 import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -40,6 +42,7 @@ from align_train.stream.order import lane_pattern
 _FILLED_IN = ("model.vocabulary_size", "model.classes")  # null in the configuration: known only once the data is open
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 MISSING: Any = "???"
+_swept: set[str] = set()  # folders of a sweep's runs
 _OWN_ERROR = re.compile(r"align_train\.[a-z_.]+\.[A-Z]\w+: ")
 
 
@@ -149,6 +152,7 @@ class EmbedConfig:
     to: str = MISSING
     caption: str = "txt"
     precision: str = "float16"
+    storage_options: Any = None
     chunk_size: int = 64
     workers: int = 1
     device: str = "cpu"
@@ -164,6 +168,7 @@ class SearchConfig:
     text_weight: float = 2.0
     top: int = 12
     approximate_from: int = 1_000_000
+    storage_options: Any = None
     model: str | None = None
     device: str = "cpu"
     to: str = "search.png"
@@ -231,6 +236,12 @@ def _check_sweep(config: DictConfig) -> None:
                 f"a sweep trains its runs on one process each, here are {processes}: set trainer=cpu or trainer=gpu with "
                 f"trainer.devices=1, or start each run by itself, with a name of its own"
             )
+        place = f"{config.output_dir}/{config.name}"
+        if place in _swept:
+            raise UserError(
+                f"name={config.name}: two runs of this sweep are called so; put what differs into it, e.g. 'name=run-${{seed}}'"
+            )
+        _swept.add(place)
 
 
 @contextlib.contextmanager
@@ -253,7 +264,8 @@ def fail(message: str, *, status: int = 2) -> NoReturn:
     message = _OWN_ERROR.split(message)[-1] if "Traceback" in message else message
     message = " ".join(message.split())
     if message:
-        print(f"align_train: {message}", file=sys.stderr, flush=True)
+        printable = message.encode("utf-8", "backslashreplace").decode()  # names of files may be any bytes
+        print(f"align_train: {printable}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
@@ -343,6 +355,9 @@ def _refuse_missing(config: Any) -> None:
     missing = sorted(_missing(OmegaConf.to_container(config)))
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+    empty = [key for key in config if config._get_node(key)._value() == ""]
+    if empty:
+        raise UserError(f"{empty[0]}= is empty; give {empty[0]}=…, or leave it out")
 
 
 def _missing(node: Any, path: str = "") -> Iterator[str]:
@@ -395,24 +410,42 @@ def check(config: Any) -> None:
     _check_engine(config)
     for key in ("model", "data", "loss", "optimizer", "scheduler", "strategy", "logger", "make", "compare"):
         _check_component(config[key], key)
+    if config.compare is not None and not _holds_components(config.compare):
+        raise UserError(f"compare={config.compare}: expected a node as in experiment=noise_scaling, or null")
     check_evaluators(config)
 
 
 def check_evaluators(config: Any) -> None:
     """Each entry of `eval` is an evaluator; null takes one out that a choice has."""
+    if not isinstance(config.get("eval"), DictConfig | None):
+        raise UserError(f"eval={config.eval}: expected evaluators by name, as in conf/eval")
     for name, node in (config.eval or {}).items():
         if node is None:
             continue
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            raise UserError(f"eval.{name}: no evaluator; expected a node with _target_, as in conf/eval, or null")
+            raise UserError(
+                f"eval.{name}: no evaluator; expected a node with _target_, as in conf/eval, or null (a run of an older "
+                f"version wants eval=…)"
+            )
         if "/" in str(name) or str(name).startswith("."):
             raise UserError(f"eval.{name}: names results and files; expected a plain name")
         _check_component(node, f"eval.{name}")
+        for key in ("data", "train"):
+            value = node.get(key)
+            if key in node and not (value is None and key == "data") and not _holds_components(value):
+                raise UserError(
+                    f"eval.{name}.{key}={value}: expected a set of pictures: a node with _target_, such as "
+                    f"align_train.stream.sets.Shards" + (", or null for the held-out pairs" if key == "data" else "")
+                )
 
 
 def build_evaluators(config: Any) -> dict[str, Any]:
     """The evaluators that `eval` describes, by name."""
-    return {str(name): build(node) for name, node in (config.eval or {}).items() if node is not None}
+    found = {str(name): build(node) for name, node in (config.eval or {}).items() if node is not None}
+    for name, evaluator in found.items():
+        if not callable(evaluator) or isinstance(evaluator, functools.partial | type):
+            raise UserError(f"eval.{name}: {config.eval[name]['_target_']} makes no evaluator; see align_train/evals")
+    return found
 
 
 def _check_task(config: Any) -> None:
@@ -549,7 +582,8 @@ def _check_component(node: Any, path: str) -> None:
             continue
         if name not in parameters and not takes_any:
             close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
-            hint = f", did you mean {path}.{close[0]}?" if close else f"; {node._target_} takes {', '.join(parameters)}"
+            takes = ", ".join(known for known in parameters if known != "self")
+            hint = f", did you mean {path}.{close[0]}?" if close else f"; {node._target_} takes {takes}"
             raise UserError(f"{path}.{name}: no such setting{hint}")
         value = node[key]
         if _holds_components(value):
@@ -620,8 +654,8 @@ def build(node: Any, **extra: Any) -> Any:
             raise cause from None
         if isinstance(cause, ValueError):
             raise UserError(f"{node['_target_']}: {cause}") from None
-        if isinstance(cause, (TypeError, IndexError, KeyError, AssertionError, ZeroDivisionError)):
-            reason = f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, Exception):
+            reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
             raise UserError(f"{node['_target_']}: cannot be built with these settings ({reason})") from error
         raise
 
@@ -629,7 +663,8 @@ def build(node: Any, **extra: Any) -> Any:
 def defaults(*overrides: str) -> Any:
     """The whole configuration as the files have it."""
     GlobalHydra.instance().clear()  # within a command Hydra is at work, and refuses to begin a second time
-    with hydra.initialize_config_dir(str(_conf_dir()), version_base="1.3"):
+    with warnings.catch_warnings(), hydra.initialize_config_dir(str(_conf_dir()), version_base="1.3"):
+        warnings.simplefilter("ignore")  # a group that a command was offered has no schema of its own
         return hydra.compose("train", list(overrides))
 
 

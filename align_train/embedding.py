@@ -21,27 +21,28 @@ from tqdm import tqdm
 
 from align_train import cluster
 from align_train.batch import normalise
-from align_train.collection import Collection, Settings
+from align_train.collection import PRECISIONS, Collection, Settings
 from align_train.errors import UserError
 from align_train.inference import TrainedModel, load
+from align_train.pretrained import check_loader, device_of
 from align_train.stream.chunks import Pairs
 from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.manifest import resolve
 from align_train.stream.shard import CaptionSource
-from align_train.stream.stage import is_url
+from align_train.stream.stage import Stage, is_url
 
 
 def embed(config: Any) -> None:
     """`align_train.embed`: see `conf/commands/embed.yaml`."""
-    if config.precision not in ("float16", "float32"):
-        raise UserError(f"precision={config.precision}: expected float16 or float32")
-    if config.chunk_size < 1 or config.workers < 0:
-        raise UserError(f"chunk_size={config.chunk_size}, workers={config.workers}: expected at least 1, and 0 or more")
-    model = load(config.model, device=config.device)
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision}: expected {' or '.join(PRECISIONS)}")
+    check_loader(config)
+    model = load(config.model, device=device_of(config.device))
     shards: Any = list(config.shards) if isinstance(config.shards, ListConfig) else config.shards
     caption = CaptionSource.parse(config.caption)
-    manifest = resolve(shards, caption=caption, progress=cluster.is_first_process(), key="shards")
-    pairs = Pairs(manifest=manifest, caption=caption, views=model.views)
+    stage = Stage(storage_options=dict(config.storage_options or {}))
+    manifest = resolve(shards, caption=caption, stage=stage, progress=cluster.is_first_process(), key="shards")
+    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, stage=stage)
     settings = Settings(
         model=_anywhere(config.model) if Path(config.model).expanduser().exists() else config.model,
         weights=digest(model),
@@ -132,6 +133,8 @@ def _embed(model: TrainedModel, collection: Collection, pairs: Pairs, shards: li
         for batch in loader:
             pixels = torch.from_numpy(np.stack([row.pixels for row in batch])).to(config.device)
             found = model.encode_image(normalise(pixels)).float().cpu()
+            if not found.isfinite().all():
+                raise UserError(f"{config.model}: its embeddings are not finite: the weights are broken")
             for number, row in enumerate(batch):
                 if "bad" in row.about:
                     found[number] = 0
@@ -144,4 +147,6 @@ def _embed(model: TrainedModel, collection: Collection, pairs: Pairs, shards: li
                 whole = torch.cat(embeddings)
                 collection.write(shard, whole[:count].numpy(), about[:count])
                 embeddings, about, shard = [whole[count:]], about[count:], next(left, None)
+    for empty in () if shard is None else (shard, *left):  # shards without a pair, at the end
+        collection.write(empty, np.empty((0, collection.settings.dim), dtype=np.float32), [])
     return bad

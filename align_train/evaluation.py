@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from align_train import cluster
+from align_train.callbacks.metrics import complete
 from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, told_once
 from align_train.datamodule import stage_of
 from align_train.distributed import rank
 from align_train.errors import UserError
 from align_train.evals import Encoder
-from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
+from align_train.loggers import run_loggers
+from align_train.pretrained import Pretrained, check_loader, device_of, open_pretrained, without_pretrained
 from align_train.run_folder import RunFolder, write_whole
 from align_train.stream.decode import Views
 from align_train.stream.labels import encoder
@@ -31,10 +35,16 @@ def evaluate(config: Any) -> dict[str, float]:
     trained model."""
     with _group(config.device) as device:
         with told_once():
-            _check(config, device)
-            found, evaluators, data = _prepare(config)
+            check_loader(config)
+            found, settings, evaluators, data = _prepare(config)
         to = RunFolder(_results_folder(config, found))
-        return _evaluate(found, evaluators, to, data=data, chunk_size=config.chunk_size, workers=config.workers, device=device)
+        results = _evaluate(
+            found, evaluators, to, data=data, chunk_size=config.chunk_size, workers=config.workers, device=device
+        )
+        given = ("shards", "caption", "image_size", "resize_size", "to")
+        if found.run and rank() == 0 and all(config[key] is None for key in given):  # the run's own pairs
+            write_down(found.run, results, title=settings.name, loggers=run_loggers(settings, found.run))
+        return results
 
 
 @contextmanager
@@ -42,10 +52,7 @@ def _group(device: str) -> Iterator[torch.device]:
     """The device of this process, alone, or one of those that torchrun has started."""
     if cluster.launcher() == "slurm":
         raise UserError("under srun, evaluate is one task; for several processes start it with torchrun")
-    try:
-        asked = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device={device}: expected cpu, cuda, cuda:1, …") from None
+    asked = device_of(device)
     if cluster.launcher() is None or cluster.world_size() == 1:
         yield asked
         return
@@ -59,13 +66,20 @@ def _group(device: str) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _prepare(config: Any) -> tuple[Pretrained, dict[str, Any], EvaluationSets]:
+def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Any], EvaluationSets]:
     """All that is read before anything is computed."""
     found = open_pretrained(config.model)
     settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
     if config.eval is not None:
         settings.eval = OmegaConf.create(OmegaConf.to_container(config.eval))  # what it refers to are the run's settings
+    if not OmegaConf.is_dict(settings) or "data" not in settings:
+        raise UserError(f"{found.path / 'config.yaml'}: not the settings of a run; restore it")
     check_evaluators(settings)
+    try:
+        OmegaConf.to_container(settings.eval, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key, said = error.full_key or "", str(error).splitlines()[0]
+        raise UserError(f"eval.{key.removeprefix('eval.')}: {config.model} does not say ({said}); give it") from None
     evaluators = build_evaluators(settings)
     if config.shards is not None:
         settings.data.held_out = config.shards
@@ -73,18 +87,19 @@ def _prepare(config: Any) -> tuple[Pretrained, dict[str, Any], EvaluationSets]:
     if settings.data.held_out is None and wanting:
         why = "the run has no held-out shards" if found.run else "this model is no run of ours"
         raise UserError(
-            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or eval={wanting[0]} a data of its own"
+            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or take evaluators with pictures of "
+            f"their own in the place of {', '.join(wanting)}"
         )
     data = _data_of(found, config, settings.data)
     for evaluator in evaluators.values():
         _open(evaluator, data)
-    return found, evaluators, data
+    return found, settings, evaluators, data
 
 
 def _settings_of(found: Pretrained) -> Any:
     """Of a model that is no run of ours: the defaults, for its own towers."""
     of_kind = ("eval=classification", "loss=classification") if found.is_classifier else ("eval=pairs",)
-    settings = defaults(*of_kind, "data.held_out=null")
+    settings = defaults(*of_kind, "data.held_out=null", "data.shards=???")
     OmegaConf.set_struct(settings, False)
     settings.model = without_pretrained(found.node)
     return settings
@@ -96,13 +111,17 @@ def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
     for key, reason in found.missing.items():
         if key != "preprocess" or len(sizes) < 2:
             raise UserError(f"{reason}; {key} is needed to evaluate")
-    own = {key: data[key] for key in ("image_size", "resize_size")}
+    sizes = {key: data[key] for key in ("image_size", "resize_size")} | sizes
+    if not 8 <= sizes["image_size"] <= sizes["resize_size"] <= 4096:
+        told = ", ".join(f"{key}={size}" for key, size in sizes.items())
+        raise UserError(f"{told}: expected 8 to 4,096 pixels, the crop no larger than what it is cut from")
     return EvaluationSets(
         held_out=data.held_out,
         caption=config.caption or data.held_out_caption or data.caption,
         encode=encoder(tokenizer=found.tokenizer, max_tokens=data.max_tokens, classes=found.classes),
-        views=Views(**(own | sizes)),
+        views=Views(**sizes),
         stage=stage_of(build(data.staging), data.storage_options and dict(data.storage_options)),
+        key="shards" if config.shards is not None else "data.held_out",
     )
 
 
@@ -114,15 +133,6 @@ def _results_folder(config: Any, found: Pretrained) -> Path:
     return found.path if local else Path("outputs", config.model.rpartition("/")[2]).absolute()
 
 
-def _check(config: Any, device: torch.device) -> None:
-    if config.chunk_size < 1 or config.workers < 0:
-        raise UserError(f"chunk_size={config.chunk_size}, workers={config.workers}: expected at least 1, and 0 or more")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={config.device}: not there ({str(error).splitlines()[0][:100]}); take device=cpu") from None
-
-
 def _sets(evaluator: Any) -> list[Any]:
     """The sets of pictures that an evaluator asks for; None among them: the held-out pairs."""
     return [getattr(evaluator, name) for name in ("data", "train") if hasattr(evaluator, name)]
@@ -130,17 +140,18 @@ def _sets(evaluator: Any) -> list[Any]:
 
 def _open(evaluator: Any, data: EvaluationSets) -> None:
     for one in _sets(evaluator):
-        data.pictures(one)
+        data.pictures(one).about()
+    if hasattr(evaluator, "check"):
+        evaluator.check(data.pictures)
 
 
 def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Any]:
     """A run's evaluators by name, their sets opened, so that what is missing shows before the first step; without held-out
     pairs, those that want none."""
-    there = {
-        name: evaluator
-        for name, evaluator in build_evaluators(config).items()
-        if data.held_out is not None or None not in _sets(evaluator)
-    }
+    built = build_evaluators(config)
+    there = {name: one for name, one in built.items() if data.held_out is not None or None not in _sets(one)}
+    if len(there) < len(built) and cluster.is_first_process():
+        print(f"without data.held_out the run is not evaluated by {', '.join(built.keys() - there.keys())}", flush=True)
     for evaluator in there.values():
         _open(evaluator, data)
     return there
@@ -177,7 +188,7 @@ def _evaluate(
         pictures=data.pictures,
         device=device,
         chunk_size=chunk_size,
-        workers=min(1, workers),
+        workers=workers,
     )
     results: dict[str, float] = {"step": found.run.last_step()} if found.run else {}
     if data.held_out is not None and any(None in _sets(evaluator) for evaluator in evaluators.values()):
@@ -186,19 +197,26 @@ def _evaluate(
         folder.path.mkdir(parents=True, exist_ok=True)
     for name, evaluator in evaluators.items():
         results.update({f"{name}/{key}": value for key, value in evaluator(encoder)})
-        if rank() == 0 and hasattr(evaluator, "draw"):
-            evaluator.draw(encoder, folder.path, name)
+        if rank() == 0:
+            write_whole(folder.results, json.dumps(results, indent=2) + "\n")
+            if hasattr(evaluator, "draw"):
+                evaluator.draw(encoder, folder.path, name)
     if rank() == 0:
-        before = folder.read_results() or {}
-        kept = before if before.get("step") == results.get("step") else {}  # of the same weights, by other evaluators
-        write_whole(folder.results, json.dumps(kept | results, indent=2) + "\n")
-        print_results(folder, results)
+        print_results(folder)
     return results
 
 
-def print_results(folder: RunFolder, results: Mapping[str, float] | None = None) -> None:
-    """Results (those in results.json) as a table, and where its pictures are; nothing where it was never evaluated."""
-    results = results or folder.read_results()
+def write_down(folder: RunFolder, results: Mapping[str, float], *, title: str, loggers: Sequence[Logger]) -> None:
+    """Puts what was found of a run's last weights into the last row of metrics.csv, and to its loggers."""
+    values = {name: value for name, value in results.items() if name != "step"}
+    if complete(folder, values, step=int(results["step"]), title=title):
+        for logger in loggers:
+            logger.log_metrics(values, step=int(results["step"]))
+
+
+def print_results(folder: RunFolder) -> None:
+    """The run's results.json as a table, and where its pictures are; nothing where it was never evaluated."""
+    results = folder.read_results()
     if results is None:
         return
     width = max(map(len, results))

@@ -24,6 +24,16 @@ class Hit(NamedTuple):
     right: bool | None = None
 
 
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}")
+    try:
+        sheet.save(aside, "PNG")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def contact_sheet(
     images: Sequence[NDArray[np.uint8]],
     captions: Sequence[str],
@@ -91,9 +101,12 @@ def _pyplot() -> Any:
 def _save(figure: Any, path: Path, dpi: int = 100) -> None:
     """Whole or not at all."""
     aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=dpi, format="png")
-    _pyplot().close(figure)
-    aside.replace(path)
+    try:
+        figure.savefig(aside, dpi=dpi, format="png")
+        aside.replace(path)
+    finally:
+        _pyplot().close(figure)
+        aside.unlink(missing_ok=True)
 
 
 def draw_lines(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, *, across: str, up: str) -> None:

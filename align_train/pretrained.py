@@ -93,6 +93,26 @@ class Pretrained:
         return model.eval()
 
 
+def device_of(name: str) -> torch.device:
+    """UserError where there is no such device."""
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not cpu or cuda")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: not there ({str(error).splitlines()[0][:100]}); take device=cpu") from None
+    return device
+
+
+def check_loader(config: Any) -> None:
+    """Of commands that encode pictures."""
+    if not 1 <= config.chunk_size <= 1_000_000 or not 0 <= config.workers <= 1000:
+        raise UserError(
+            f"chunk_size={config.chunk_size}, workers={config.workers}: expected 1 to 1,000,000 rows, and 0 to 1,000 processes"
+        )
+
+
 def open_pretrained(path: str) -> Pretrained:
     """path: a folder, or a name on the Hugging Face hub."""
     folder = find(path, wanted=_WANTED).absolute()

@@ -18,10 +18,12 @@ from align_train.errors import UserError
 from align_train.evals.composed import compose
 from align_train.inference import TrainedModel, load
 from align_train.pictures import Hit, hit_sheet
+from align_train.pretrained import device_of
 from align_train.stream.chunks import Pairs
 from align_train.stream.decode import Views, centre, decode_centre
 from align_train.stream.manifest import resolve
 from align_train.stream.shard import CaptionSource
+from align_train.stream.stage import Stage
 
 _SHOWN = Views(image_size=224, resize_size=224)
 
@@ -32,9 +34,13 @@ def search(config: Any) -> list[tuple[int, float]]:
         raise UserError("give text=…, image=…, or both")
     if config.top < 1:
         raise UserError(f"top={config.top}: expected at least 1 picture")
+    if not 0 <= config.text_weight < float("inf"):
+        raise UserError(f"text_weight={config.text_weight}: expected a finite number from 0 on")
+    if Path(config.to).suffix.lower() not in (".png", ".jpg", ".jpeg") or Path(config.to).expanduser().is_dir():
+        raise UserError(f"to={config.to}: expected a picture's name that ends in .png or .jpg")
     collection = Collection.open(Path(config.index).expanduser().absolute())
     place = config.model or collection.settings.model
-    model = load(place, device=config.device)
+    model = load(place, device=device_of(config.device))
     if digest(model) != collection.settings.weights:
         raise UserError(f"{place}: not the weights that {config.index} was made with; give model=…, or embed again")
     picture = _open(config.image) if config.image is not None else None
@@ -85,10 +91,11 @@ def _draw(collection: Collection, found: list[tuple[int, float]], config: Any, p
     """A contact sheet of the query and its hits, where the shards are still there."""
     caption = CaptionSource.parse(collection.settings.caption)
     try:
-        manifest = resolve(collection.settings.shards, caption=caption, progress=False, key="shards")
+        stage = Stage(storage_options=dict(config.storage_options or {}))
+        manifest = resolve(collection.settings.shards, caption=caption, stage=stage, progress=False, key="shards")
         if manifest.identity != collection.settings.identity:
             raise UserError(f"{collection.settings.shards}: other shards lie there now")
-        pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN)
+        pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, stage=stage)
         places = [collection.place(number) for number, _ in found]
         pixels = [decode_centre(pairs.reader(shard).picture(row), _SHOWN) for shard, row in places]
     except (UserError, ValueError) as error:

@@ -12,12 +12,11 @@ from typing import Any
 
 import lightning
 import torch
-import wandb
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from align_train import cluster
@@ -34,11 +33,11 @@ from align_train.callbacks import (
     Throughput,
     Watchdog,
 )
-from align_train.callbacks.metrics import complete
 from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml, told_once
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import Lost, UserError
-from align_train.evaluation import evaluate_run, evaluators_of, print_results
+from align_train.evaluation import evaluate_run, evaluators_of, print_results, write_down
+from align_train.loggers import run_loggers
 from align_train.model import Classifier, DualEncoder
 from align_train.module import TrainingModule
 from align_train.pretrained import Pretrained, open_pretrained, without_pretrained
@@ -105,7 +104,8 @@ def _train(config: Any, watchdog: Watchdog) -> None:
             print(f"{folder.path}: finished at step {done} of {max_steps}; go on with max_steps=…, or choose another name")
             if not config.dry_run:
                 _show_or_evaluate(folder, config, done)
-                _compare(config)
+                if config.compare is not None:
+                    build(config.compare)()
         return
     changes = _changed_settings(folder, config, done)
     data = prepare_data(config, progress=first)
@@ -116,6 +116,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
     staging = data.check_space(config.trainer.nodes) if data.staged else ""
     model, begins_with = build_model(config, data, begun=done > 0)
     evaluators = evaluators_of(config, data.sets)
+    compare = build(config.compare) if config.compare is not None else None
     write_settings = _WriteSettings(lambda: _write_settings(folder, config, data, changes, done), first)
     if first:
         print(recipe(config, data, model, folder, done, changes, staging, begins_with), flush=True)
@@ -147,7 +148,8 @@ def _train(config: Any, watchdog: Watchdog) -> None:
             watchdog.at("evaluating")
             device = trainer.strategy.root_device  # the module is on the CPU by now
             _evaluate(folder, config, evaluators, data, device, trainer.loggers)
-        _compare(config)
+        if compare is not None and first:
+            compare()
     except (UserError, SystemExit) as error:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's end of it
             raise KeyboardInterrupt from None
@@ -163,19 +165,15 @@ def _train(config: Any, watchdog: Watchdog) -> None:
 def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
     """A finished run's results; evaluates it where that is still to do."""
     results = folder.read_results()
-    if results is not None and results.get("step") == done:
+    names = [name for name, node in (config.eval or {}).items() if node is not None and config.data.held_out is not None]
+    told = results is not None and results.get("step") == done
+    if told and results and all(any(key.startswith(f"{name}/") for key in results) for name in names):
         print_results(folder)
         return
     data = prepare_data(config, progress=True)
     if evaluators := evaluators_of(config, data.sets):
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu")
-        _evaluate(folder, config, evaluators, data, device, _logger(config, folder))
-
-
-def _compare(config: Any) -> None:
-    """Lays the run beside others, where `compare` says which."""
-    if config.compare is not None and cluster.is_first_process():
-        build(config.compare)()
+        _evaluate(folder, config, evaluators, data, device, run_loggers(config, folder))
 
 
 def _evaluate(
@@ -191,10 +189,7 @@ def _evaluate(
         folder, evaluators, data=data.sets, chunk_size=config.chunk_size, workers=data.workers, device=device
     )
     if cluster.is_first_process():
-        step = int(results.pop("step"))
-        complete(folder, results, title=config.name)
-        for logger in loggers:
-            logger.log_metrics(results, step=step)
+        write_down(folder, results, title=config.name, loggers=loggers)
 
 
 class _WriteSettings(lightning.Callback):
@@ -367,7 +362,7 @@ def _trainer(
         plugins=[_environment(), checkpoints.gathered],
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=max_steps,
-        logger=_logger(config, folder),
+        logger=run_loggers(config, folder),
         callbacks=callbacks,
         default_root_dir=folder.path,
         # What our own callbacks and loader do, Lightning must not do again.
@@ -397,21 +392,6 @@ def _show_command(config: Any) -> str:
     """The command that shows a step of this run, but for `step=…`."""
     where = "" if config.output_dir == "outputs" else f" output_dir={config.output_dir}"
     return f"python -m align_train.show name={config.name}{where}"
-
-
-def _logger(config: Any, folder: RunFolder) -> list[Logger]:
-    """metrics.csv is always written; `logger=wandb` adds the run to wandb, under the identity in its lineage."""
-    if not config.logger:  # logger=csv
-        return []
-    identity = folder.read_lineage()[0]["run"] if folder.read_lineage() else None
-    try:
-        logger: Logger = build(config.logger, save_dir=str(folder.path), name=config.name, id=identity)
-        if cluster.is_first_process() and isinstance(logger, WandbLogger):
-            logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
-    except (wandb.Error, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"logger: wandb cannot start ({reason}); `wandb login`, or logger.offline=true") from None
-    return [logger]
 
 
 def _changed_settings(folder: RunFolder, config: Any, done: int) -> dict[str, tuple[Any, Any]]:

@@ -88,9 +88,13 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
         raise UserError(f"source={config.source}: no such folder or table (.tsv, .csv, .parquet)")
     root = Path(config.root).expanduser() if config.root else root
     wanted = {column: _values(column, value) for column, value in config.where.items()}
+    never = {column: set(values) for column, values in wanted.items()}
     texts_of: dict[Path, list[str]] = {}
     for row in rows:
-        if any(cell(row, column, source) not in values for column, values in wanted.items()):
+        found_there = {column: cell(row, column, source) for column in wanted}
+        for column, value in found_there.items():
+            never[column].discard(value)
+        if any(value not in wanted[column] for column, value in found_there.items()):
             continue
         template = config.path if "{" in config.path else "{" + config.path + "}"
         try:
@@ -104,6 +108,9 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
             found = cell(row, column, source)
             parts = found.split(config.separator) if config.separator else [found]
             texts.extend(part.strip() for part in parts if part.strip() and part.strip() not in texts)
+    for column, values in never.items():
+        if values:
+            raise UserError(f"where.{column}: no row of {source} has {sorted(values)[0]!r} there")
     pairs = [(path, texts) for path, texts in texts_of.items() if texts]
     if not pairs:
         raise UserError(f"source={config.source}: no pictures with a text in {', '.join(columns)}")
@@ -115,7 +122,7 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
 
 def _values(column: str, value: Any) -> list[str]:
     values = value if isinstance(value, ListConfig) else [value]
-    if any(item is None or OmegaConf.is_config(item) for item in values):
+    if not len(values) or any(item is None or OmegaConf.is_config(item) for item in values):
         raise UserError(f"where.{column}={value}: expected a value, or a list of values, of that column")
     return [str(item) for item in values]
 

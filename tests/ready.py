@@ -35,8 +35,18 @@ def encoded(captions_per_picture: list[int], seed: int = 0, dim: int = 3) -> Enc
 
 def lying_ready(*sets: EncodedPairs, texts: dict[str, Tensor] | None = None, model: Any = None) -> Encoder:
     """An encoder of these sets, the first for `data=None`, the others for `data=1`, `2`, …, and of these texts."""
+
+    def about(data: int | None) -> list[tuple[list[str], dict[str, Any]]]:
+        pairs = sets[data or 0]
+        owners = pairs.picture_of_text.tolist()
+        texts_of = [
+            [text for text, own in zip(pairs.captions, owners, strict=True) if own == n] for n in range(len(pairs.images))
+        ]
+        return list(zip(texts_of, pairs.records, strict=True))
+
     found: Any = SimpleNamespace(
         pairs=lambda data: sets[data or 0],
+        pictures=lambda data: SimpleNamespace(about=lambda: about(data)),
         texts=lambda asked, encode=None: torch.stack([(texts or {})[text] for text in asked]),
         model=model,
     )

@@ -29,6 +29,13 @@ def test_a_sweep_by_one_command(small_run: tuple[str, ...], tmp_path: Path) -> N
     assert (tmp_path / "outputs" / "noise_scaling.csv").is_file()
 
 
+def test_runs_of_a_sweep_have_names_of_their_own(small_run: tuple[str, ...], tmp_path: Path) -> None:
+    options = ("experiment=noise_scaling", "name=same", "seed=0,1", "make.noise=0.0", "max_steps=1", "eval=pairs")
+    small = [option for option in small_run if not option.startswith("make.folder")]
+    done = finish(start(*small, *options, "compare=null", cwd=tmp_path, forked=False))
+    assert done.returncode == 2 and "name=same: two runs of this sweep are called so" in done.stderr
+
+
 def test_a_sweep_is_of_single_processes(small_run: tuple[str, ...], tmp_path: Path) -> None:
     done = finish(start(*small_run, "experiment=noise_scaling", "trainer.devices=2", cwd=tmp_path))
     assert done.returncode == 2 and "a sweep trains its runs on one process each, here are 2" in done.stderr

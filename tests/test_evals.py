@@ -254,6 +254,12 @@ def test_classes_from_labels_alone() -> None:
     pairs = EncodedPairs(images, ["tabby_cat", "dog"], torch.arange(2), [{}, {}], lambda _: images)
     texts = {"dog": images[1], "tabby cat": images[0]}
     assert dict(ZeroShot(label=None, templates=["{}"])(lying_ready(pairs, texts=texts)))["top1"] == 1
+    many = torch.eye(12)
+    numbers = EncodedPairs(many, ["x"] * 12, torch.arange(12), [{"class": n} for n in range(12)], lambda _: many)
+    texts = {str(n): many[n] for n in range(12)}
+    assert dict(ZeroShot(templates=["{}"])(lying_ready(numbers, texts=texts)))["top1"] == 1  # "10" comes before "2"
+    with pytest.raises(UserError, match="label=kind: 12 of 12 pictures have no such field"):
+        dict(ZeroShot(label="kind")(lying_ready(numbers)))
 
 
 def test_well_known_prompts() -> None:
@@ -272,6 +278,9 @@ def test_well_known_prompts() -> None:
         ('{"names": []}', "expected JSON such as"),
         ('{"names": ["one"]}', "class=1 of a picture is none of the 1 classes: expected a class number below 1"),
         ('{"names": ["one", "two"], "folders": ["x"]}', "folders must have one entry for each of the 2 names"),
+        ('{"names": ["one", "two"], "folders": ["x", "x"]}', "folders are expected to be texts, each once"),
+        ('{"names": ["one"], "attributes": {"colour": [0.5]}}', "attributes are expected to be whole numbers"),
+        ("[" * 100_000, "expected JSON such as"),
     ],
 )
 def test_zero_shot_names_what_is_wrong(tmp_path: Path, content: str | None, words: str) -> None:
@@ -284,7 +293,12 @@ def test_zero_shot_names_what_is_wrong(tmp_path: Path, content: str | None, word
 
 @pytest.mark.parametrize(
     ("templates", "words"),
-    [("nowhere.txt", "No such file.*or one of imagenet, "), (["a photo"], "'a photo' has no {}"), ([], "no prompts")],
+    [
+        ("nowhere.txt", "No such file.*or one of imagenet, "),
+        (["a photo"], "'a photo' has no {}"),
+        (["{} }"], "has no {}"),
+        ([], "no prompts"),
+    ],
 )
 def test_prompts_name_what_is_wrong(templates: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -342,6 +356,8 @@ def test_neighbours_and_probe(tmp_path: Path) -> None:
         np.add.at(votes[row], labels[neighbours], np.exp((matrix[row, neighbours] - 1) / 0.07))
     assert found["weighted_20"] == np.mean(votes.argmax(axis=1) == np.arange(101) % 4)
     assert found["probe/top1"] > 0.75
+    cold = dict(NearestNeighbours(train=1, temperature=1e-4)(lying_ready(held, train)))
+    assert cold["weighted_20"] == cold["top1"]  # a vote in which the nearest alone counts
     for world in (2, 3):
         for on_rank in on_ranks(world, probes_on_ranks, folder=tmp_path / str(world)):
             assert on_rank == pytest.approx(found)
@@ -357,9 +373,26 @@ def test_a_probe_stands_where_the_gradient_is_zero() -> None:
     assert float(gradient.abs().max()) < 1e-4
 
 
+def test_a_probe_takes_the_weight_decay_that_does_best_on_a_fifth() -> None:
+    """Many features, few pictures, wrong labels among them: too little and too much decay both lose."""
+    train, held = clusters(120, 5, spread=1.5), clusters(200, 6, spread=1.5)
+    decays = [1e-8, 1e-2, 1e3]
+    probe = LinearProbe(train=1, weight_decays=decays)
+    found = dict(probe(lying_ready(held, train)))
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
+    chosen, rest = order[::5], torch.stack([one for n, one in enumerate(order) if n % 5])
+    labels = torch.arange(120) % 4
+    shares = []
+    for decay in decays:
+        weights, bias = probe._fit(train.images[rest], labels[rest], decay, 4)
+        shares.append(float(((train.images[chosen] @ weights + bias).argmax(dim=1) == labels[chosen]).double().mean()))
+    assert found["weight_decay"] == decays[int(np.argmax(shares))]
+    assert len(set(shares)) > 1
+
+
 def test_labels_that_are_missing_or_unknown() -> None:
     bare = EncodedPairs(torch.eye(2), ["x"] * 2, torch.arange(2), [{}, {}], lambda _: torch.eye(2))
-    with pytest.raises(UserError, match="record has no class"):
+    with pytest.raises(UserError, match="label=class: 2 of 2 pictures have no such field"):
         dict(NearestNeighbours(train=1)(lying_ready(bare, bare)))
     few = clusters(2, 0)
     with pytest.raises(UserError, match="2 classes have no picture among the labelled ones"):
@@ -412,9 +445,53 @@ def test_text_similarity(tmp_path: Path) -> None:
         TextSimilarity(file=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no column SimLex999; it has word1, word2, POS, score"):
         TextSimilarity(file=str(tmp_path / "simlex.txt"), score="SimLex999")
-    (tmp_path / "simlex.txt").write_text("word1\tword2\tscore\na\tb\tmuch\n")
-    with pytest.raises(UserError, match="line 2: expected two texts and a number"):
-        TextSimilarity(file=str(tmp_path / "simlex.txt"))
+    for bad in ("a\tb\tmuch", "a\tb\tnan", "\tb\t1", "a\tb"):
+        (tmp_path / "simlex.txt").write_text(f"word1\tword2\tscore\n\n{bad}\n")
+        with pytest.raises(UserError, match="line 3: expected two texts and a number"):
+            TextSimilarity(file=str(tmp_path / "simlex.txt"))
+
+
+def test_the_cls_layer_is_before_the_projection(tmp_path: Path) -> None:
+    """Word similarity as in the paper: of the tower's last [CLS] state."""
+    from align_train.model import BertTower
+
+    (tmp_path / "words.txt").write_text("word1\tword2\tscore\n1 2\t1 3\t3\n1 2\t1 4\t2\n1 3\t1 4\t1\n")
+    torch.manual_seed(0)
+    tower = BertTower(dim=6, vocabulary_size=9, hidden=8, layers=1, heads=2, intermediate=16, initializer_range=1.0).eval()
+    lookup = Lookup(torch.eye(2), {"x": torch.ones(2)}, [])
+    lookup.tokenise = lambda texts: np.array([list(map(int, text.split())) for text in texts], dtype=np.int32)  # type: ignore[method-assign]
+    lookup.text_tower = tower  # type: ignore[attr-defined]
+    asked: list[Tensor] = []
+    plain: Any = EncoderOf(lookup, asked)
+    dict(TextSimilarity(file=str(tmp_path / "words.txt"), layer="cls")(plain))
+    (states,) = asked
+    with torch.inference_mode():
+        ids = torch.tensor([[1, 2], [1, 3], [1, 4]])
+        expected = tower.network(input_ids=ids, attention_mask=ids != 0).last_hidden_state[:, 0]
+    assert states.shape == (3, 8)
+    torch.testing.assert_close(states, normalize(expected, dim=-1))
+
+
+class EncoderOf:
+    """Keeps what texts were encoded to."""
+
+    def __init__(self, lookup: Lookup, asked: list[Tensor]) -> None:
+        self.model, self._encoder, self._asked = lookup, lookup.encoder(), asked
+
+    def texts(self, texts: list[str], *, encode: Any = None) -> Tensor:
+        self._asked.append(self._encoder.texts(texts, encode=encode))
+        return self._asked[-1]
+
+
+def test_frames_say_which_hits_are_right() -> None:
+    from align_train.pictures import Hit, contact_sheet, hit_sheet
+
+    grey = np.full((8, 8, 3), 128, dtype=np.uint8)
+    sheet = np.asarray(hit_sheet([("query", None, [Hit(grey, "", True), Hit(grey, "", False), Hit(grey, "")])]))
+    frames = [sheet[60, 8 + (2 + place) * 120 - 2].tolist() for place in range(3)]
+    assert frames == [[26, 152, 80], [215, 48, 39], [255, 255, 255]]
+    below = np.asarray(contact_sheet([grey, grey], ["a", "b"], right=[False, True]))
+    assert [below[60, 8 + place * 152 - 2].tolist() for place in range(2)] == [[215, 48, 39], [26, 152, 80]]
 
 
 # --- loss, and what encodes ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tarfile
@@ -137,6 +138,32 @@ def test_by_picture_by_text_and_by_both(embedded: Path, trained: Path, demo: Pat
     assert (tmp_path / "deep" / "er" / "found.png").is_file()
 
 
+def test_what_is_broken_is_said_and_mended(embedded: Path, trained: Path, demo: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(embedded, tmp_path / "copy")
+    (copy / "00001.jsonl").unlink()
+    done = finish(start(f"index={copy}", "text=x", cwd=tmp_path, module="align_train.search"))
+    assert done.returncode == 2 and "1 of 4 shards are not embedded yet" in done.stderr
+    arguments = (f"model={trained}", f"shards={demo}/train", f"to={copy}", "precision=float32")
+    run(*arguments, cwd=tmp_path, module="align_train.embed")
+    assert (copy / "00001.jsonl").read_bytes() == (embedded / "00001.jsonl").read_bytes()
+    for name, content in (("00000.npy", b""), ("00000.npy", _array(np.nan)), ("00000.jsonl", b'{"key": 1}\n')):
+        (copy / name).write_bytes(content)
+        done = finish(start(f"index={copy}", "text=x", "top=512", cwd=tmp_path, module="align_train.search"))
+        assert done.returncode == 2 and f"{copy / name}: " in done.stderr and "Traceback" not in done.stderr
+        shutil.copyfile(embedded / name, copy / name)
+    (copy / "index.faiss").write_bytes(b"no index")
+    done = finish(start(f"index={copy}", "text=x", "approximate_from=1", cwd=tmp_path, module="align_train.search"))
+    assert done.returncode == 2 and "no index of faiss; remove it" in done.stderr
+    other = finish(start(*arguments, "caption=json:class", cwd=tmp_path, module="align_train.embed"))
+    assert other.returncode == 2 and "was begun with another caption" in other.stderr
+
+
+def _array(value: float) -> bytes:
+    data = io.BytesIO()
+    np.save(data, np.full((128, 16), value, dtype=np.float32))
+    return data.getvalue()
+
+
 def test_a_collection_whose_shards_are_gone_still_answers(embedded: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(embedded, tmp_path / "copy")
     about = json.loads((copy / "collection.json").read_text())
@@ -170,6 +197,9 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
         ([], "give text=…, image=…, or both"),
         (["image=nowhere.png"], "image=nowhere.png: cannot be read (No such file or directory)"),
         (["text=x", "top=0"], "top=0: expected at least 1 picture"),
+        (["text=x", "text_weight=nan"], "text_weight=nan: expected a finite number from 0 on"),
+        (["text=x", "to=x.foo"], "to=x.foo: expected a picture's name that ends in .png or .jpg"),
+        (["text=x", "device=nope"], "device=nope: not there"),
         (["text=x", "model=nowhere"], "nowhere"),
     ],
 )

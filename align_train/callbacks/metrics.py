@@ -133,13 +133,15 @@ class Metrics(Callback):
         )
 
 
-def complete(folder: RunFolder, values: Mapping[str, float], *, title: str) -> None:
-    """Adds what an evaluation of a finished run has found to the row of its last step."""
+def complete(folder: RunFolder, values: Mapping[str, float], *, step: int, title: str) -> bool:
+    """Adds what an evaluation has found to the last row, if that is of this step; returns whether it is."""
     rows = _read(folder) if folder.metrics.exists() else []
-    if rows:
-        rows[-1] |= {name: repr(value) for name, value in values.items() if name != "step"}
-        _write(folder, list(dict.fromkeys(name for row in rows for name in row)), rows)
-        draw_curves(rows, folder.curves, title=title)
+    if not rows or _step(rows[-1]) != step:
+        return False
+    rows[-1] |= {name: repr(value) for name, value in values.items()}
+    _write(folder, list(dict.fromkeys(name for row in rows for name in row)), rows)
+    draw_curves(rows, folder.curves, title=title)
+    return True
 
 
 def _read(folder: RunFolder) -> list[dict[str, str]]:

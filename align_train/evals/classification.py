@@ -10,7 +10,7 @@ import torch
 
 from align_train.errors import UserError
 from align_train.evals.encode import Encoder
-from align_train.pictures import contact_sheet
+from align_train.pictures import contact_sheet, save_sheet
 
 _SHOWN = 40  # pictures on a contact sheet
 
@@ -43,4 +43,4 @@ class Classification:
         pictures = encoder.pictures(self.data)
         shown = range(min(_SHOWN, len(pictures)))
         sheet = contact_sheet([pictures[n] for n in shown], self.answers[: len(shown)], right=self.right[: len(shown)])
-        sheet.save(folder / f"{name}.png")
+        save_sheet(sheet, folder / f"{name}.png")

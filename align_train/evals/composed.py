@@ -6,7 +6,7 @@ ask for the pictures that have this value and are like the first one in all else
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 
 from align_train.distributed import gather_rows, rank, world_size
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder
-from align_train.evals.prompts import Classes
+from align_train.evals.encode import Encoder, Pictures
+from align_train.evals.prompts import Classes, labels_of, read_templates
 
 TEXT_WEIGHT = 2.0
 _ROWS = 1024
@@ -49,8 +49,9 @@ class ComposedSearch:
         if attribute not in self.classes.attributes or len(self.classes.attributes) < 2:
             known = ", ".join(self.classes.attributes) or "none"
             raise UserError(f"eval: attribute={attribute}: {classes} has {known}; expected one of two or more attributes")
-        if template.count("{}") != 1:
-            raise UserError(f"eval: template={template!r}: expected {{}}, once, for the value")
+        (template,) = read_templates([template])
+        if not 0 <= text_weight < float("inf"):
+            raise UserError(f"eval: text_weight={text_weight}: expected a finite number from 0 on")
         self.changed = torch.tensor(self.classes.attributes[attribute])
         if len(values) <= int(self.changed.max()):
             raise UserError(f"eval: values: {len(values)} of them; {attribute} has {int(self.changed.max()) + 1} values")
@@ -60,13 +61,18 @@ class ComposedSearch:
         self.texts = [template.format(value) for value in values]
         self.label, self.data, self.text_weight = label, data, text_weight
 
+    def check(self, pictures: Callable[[Any], Pictures]) -> None:
+        """UserError where a picture's label is none."""
+        self._labels(pictures)
+
+    def _labels(self, pictures: Callable[[Any], Pictures]) -> list[int]:
+        return self.classes.numbers(labels_of(pictures(self.data).about(), self.label), where=self.label)
+
     @torch.inference_mode()
     def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
         encoded = encoder.pairs(self.data)
         device = encoded.images.device
-        labels = torch.tensor(
-            self.classes.numbers([record.get(self.label) for record in encoded.records], where=self.label), device=device
-        )
+        labels = torch.tensor(self._labels(encoder.pictures), device=device)
         changed, kept = self.changed.to(device)[labels], self.kept.to(device)[labels]
         there = torch.zeros(int(self.kept.max()) + 1, len(self.texts), dtype=torch.bool, device=device)
         there[kept, changed] = True

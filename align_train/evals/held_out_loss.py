@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from align_train.distributed import alone
+from align_train.errors import UserError
 from align_train.evals.encode import Encoder
 
 
@@ -19,6 +20,8 @@ class HeldOutLoss:
     """
 
     def __init__(self, *, batch_size: int, loss: Any, data: Any = None) -> None:
+        if batch_size < 1:
+            raise UserError(f"eval: batch_size={batch_size}: expected at least 1")
         self.batch_size, self.data = batch_size, data
         self.loss = loss
         self.loss.mask_duplicates = False  # held-out pairs come without the ids that it takes

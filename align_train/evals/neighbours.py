@@ -5,7 +5,7 @@ Price: 2·train·pictures·dim operations, shared out over the ranks, and a bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align_train.distributed import gather_rows, rank, world_size
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder
+from align_train.evals.encode import Encoder, Pictures
 from align_train.evals.prompts import Classes, labels_of
 
 _ROWS, _COLUMNS = 1024, 16_384
@@ -28,9 +28,13 @@ class NearestNeighbours:
     """
 
     def __init__(self, *, train: Any, data: Any = None, label: str | None = "class", k: int = 20, temperature: float = 0.07):
-        if k < 1 or not temperature > 0:
-            raise UserError(f"eval: k={k}, temperature={temperature}: expected at least 1, and more than 0")
+        if k < 1 or not 0 < temperature < float("inf"):
+            raise UserError(f"eval: k={k}, temperature={temperature}: expected at least 1, and a finite number above 0")
         self.train, self.data, self.label, self.k, self.temperature = train, data, label, k, temperature
+
+    def check(self, pictures: Callable[[Any], Pictures]) -> None:
+        """UserError where a picture has no label, or one that none of the labelled ones has."""
+        class_numbers(pictures, self.train, self.data, self.label)
 
     @torch.inference_mode()
     def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
@@ -40,7 +44,7 @@ class NearestNeighbours:
         classes = train_labels[found]
         single = classes[:, 0] == labels[own]
         votes = scores.new_zeros(len(own), int(train_labels.max()) + 1)
-        votes.scatter_add_(1, classes, ((scores - 1) / self.temperature).exp())
+        votes.scatter_add_(1, classes, ((scores - scores[:, :1]) / self.temperature).exp())  # the nearest weighs 1
         weighted = votes.argmax(dim=1) == labels[own]
         right = gather_rows(torch.stack([single, weighted], dim=1).double(), len(queries)).mean(dim=0)
         yield "top1", float(right[0])
@@ -49,20 +53,21 @@ class NearestNeighbours:
 
 def labelled(encoder: Encoder, train: Any, data: Any, label: str | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Embeddings of the labelled pictures and of those to be classified, `[n, dim]`, and the classes of both by number."""
-    sets = [encoder.pairs(train), encoder.pairs(data)]
-    labels = [labels_of(one.records, [one.captions[n] for n in one.first_text.tolist()], label) for one in sets]
-    if None in labels[0] or None in labels[1]:
-        raise UserError(
-            f"eval: a picture's record has no {label}; give label=…, the field with its class, or null for its text"
-        )
-    classes = Classes.of_labels(labels[0] + labels[1])
-    device = sets[0].images.device
-    numbers = [torch.tensor(classes.numbers(list(map(str, own)), where=str(label)), device=device) for own in labels]
-    unknown = set(numbers[1].tolist()) - set(numbers[0].tolist())
-    if unknown:
+    numbers = class_numbers(encoder.pictures, train, data, label)
+    known, queries = encoder.pairs(train).images, encoder.pairs(data).images
+    of_known, of_queries = (torch.tensor(own, device=known.device) for own in numbers)
+    return known, queries, of_known, of_queries
+
+
+def class_numbers(pictures: Callable[[Any], Pictures], train: Any, data: Any, label: str | None) -> tuple[list[int], list[int]]:
+    """The classes of the labelled pictures and of those to be classified."""
+    own = [[str(one) for one in labels_of(pictures(which).about(), label)] for which in (train, data)]
+    classes = Classes.of_labels(own[0] + own[1])
+    known, asked = (classes.numbers(labels, where=str(label)) for labels in own)
+    if unknown := set(asked) - set(known):
         first = classes.folders[min(unknown)]
         raise UserError(f"eval: {len(unknown)} classes have no picture among the labelled ones (train), first {first!r}")
-    return sets[0].images, sets[1].images, numbers[0], numbers[1]
+    return known, asked
 
 
 def nearest(queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:

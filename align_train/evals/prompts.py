@@ -33,7 +33,7 @@ def read_templates(source: str | Sequence[str]) -> list[str]:
             raise UserError(
                 f"eval: {where}: {reason}; expected a file with one prompt a line, or one of {', '.join(known)}"
             ) from None
-    bad = [template for template in found if template.count("{}") != 1 or template.replace("{}", "").count("{")]
+    bad = [template for template in found if template.count("{}") != 1 or set("{}") & set(template.replace("{}", ""))]
     if bad or not found:
         raise UserError(f"eval: {where}: {bad[0]!r} has no {{}}, once, for the class" if bad else f"eval: {where}: no prompts")
     return found
@@ -60,11 +60,18 @@ class Classes:
             lists = [names, folders, *attributes.values()]
         except OSError as error:
             raise UserError(f"eval: class file {source}: {error.strerror}; expected JSON with names, or imagenet") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(wanted) from None
         if not names or not all(isinstance(item, list) for item in lists) or not all(isinstance(name, str) for name in names):
             raise UserError(wanted)
-        odd = [key for key, values in {"folders": folders, **attributes}.items() if values and len(values) != len(names)]
+        known = [folder for folder in folders if isinstance(folder, str)]
+        values = [value for of in attributes.values() for value in of]
+        if len(known) != len(folders) or len(set(known)) != len(known):
+            raise UserError(f"eval: class file {source}: folders are expected to be texts, each once")
+        if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values):
+            raise UserError(f"eval: class file {source}: attributes are expected to be whole numbers from 0 on")
+        lengths = {"folders": len(folders or names)} | {key: len(of) for key, of in attributes.items()}
+        odd = [key for key, length in lengths.items() if length != len(names)]
         if odd:
             raise UserError(f"eval: class file {source}: {odd[0]} must have one entry for each of the {len(names)} names")
         return Classes(names, folders, attributes)
@@ -72,7 +79,7 @@ class Classes:
     @staticmethod
     def of_labels(labels: Sequence[Any]) -> Classes:
         """Where no file names them: the labels that occur, a folder's `_` read as a space."""
-        found = sorted({str(label) for label in labels})
+        found = sorted({str(label).strip() for label in labels})
         return Classes([name.replace("_", " ") for name in found], found)
 
     def numbers(self, labels: Sequence[Any], *, where: str) -> list[int]:
@@ -98,6 +105,15 @@ class Classes:
         return label if valid else None
 
 
-def labels_of(records: Sequence[dict[str, Any]], captions: Sequence[str], label: str | None) -> list[Any]:
-    """Each picture's label: a field of its record, or, where `label` is None, its (first) text. captions: one a picture."""
-    return [record.get(label) for record in records] if label is not None else list(captions)
+def labels_of(about: Sequence[tuple[list[str], dict[str, Any]]], label: str | None) -> list[Any]:
+    """Each picture's label: a field of its record, or, where `label` is None, its first text. UserError where one has none."""
+    if label is None:
+        return [texts[0] for texts, _ in about]
+    found = [record.get(label) for _, record in about]
+    if None in found:
+        there = ", ".join(about[found.index(None)][1]) or "no fields"
+        raise UserError(
+            f"eval: label={label}: {found.count(None)} of {len(found)} pictures have no such field (the first has {there}); "
+            f"give label=…, or null where the text is the label"
+        )
+    return found

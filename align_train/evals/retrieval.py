@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from align_train.errors import UserError
 from align_train.evals.encode import Encoder
 from align_train.evals.similarity import retrieval_ranks, similarities
-from align_train.pictures import Hit, contact_sheet, draw_similarity, hit_sheet
+from align_train.pictures import Hit, contact_sheet, draw_similarity, hit_sheet, save_sheet
 
 _SHOWN = 40  # pictures on a contact sheet
 _QUERIES, _HITS = 8, 6  # texts with the pictures found for them
@@ -27,6 +28,8 @@ class Retrieval:
     """
 
     def __init__(self, *, data: Any = None, recall_at: Sequence[int] = (1, 5, 10)) -> None:
+        if not recall_at or min(recall_at) < 1:
+            raise UserError(f"eval: recall_at={list(recall_at)}: expected some numbers, each at least 1")
         self.data, self.recall_at = data, tuple(recall_at)
 
     @torch.inference_mode()
@@ -49,7 +52,7 @@ class Retrieval:
         best = torch.cat([rows.argmax(dim=1) for _, rows in similarities(encoded.images[: len(shown)], encoded.texts)])
         answers = [encoded.captions[number] for number in best.tolist()]
         sheet = contact_sheet([pictures[number] for number in shown], answers, right=self.right[: len(shown)].tolist())
-        sheet.save(folder / f"{name}.png")
+        save_sheet(sheet, folder / f"{name}.png")
         queries = encoded.first_text[:_QUERIES]
         rows = []
         for _, similarity in similarities(encoded.texts[queries], encoded.images):
@@ -58,7 +61,7 @@ class Retrieval:
                 own = int(encoded.picture_of_text[query])
                 told = [Hit(pictures[hit], f"{score:.3f}", hit == own) for score, hit in zip(of_query, hits, strict=True)]
                 rows.append((encoded.captions[query], None, told))
-        hit_sheet(rows).save(folder / f"{name}_text_to_image.png")
+        save_sheet(hit_sheet(rows), folder / f"{name}_text_to_image.png")
         count = min(_MATRIX, len(pictures))
         _, matrix = next(similarities(encoded.images[:count], encoded.texts[encoded.first_text[:count]]))
         captions = [encoded.captions[number] for number in encoded.first_text[:count].tolist()]

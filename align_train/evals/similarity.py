@@ -31,7 +31,7 @@ def similarities(queries: Tensor, candidates: Tensor, *, rows: int = 1024) -> It
     for start in range(0, len(queries), rows):
         where = slice(start, start + rows)
         wide = queries[where].double()
-        parts = [(wide @ candidates[first : first + _COLUMNS].double().T).float() for first in range(0, len(candidates), _COLUMNS)]
+        parts = [(wide @ part.double().T).float() for part in torch.split(candidates, _COLUMNS)]
         yield where, torch.cat(parts, dim=1)
 
 

@@ -5,6 +5,7 @@ paper section 5.5) and sentences (STS benchmark), from files in which they are p
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -79,26 +80,37 @@ def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
 
 def _read(file: str, first: str | int, second: str | int, score: str | int) -> tuple[list[str], list[str], list[float]]:
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"eval: {file}: {error.strerror}; expected a table of couples of texts and their scores") from None
     except UnicodeDecodeError as error:
         raise UserError(f"eval: {file}: not UTF-8 ({error.reason})") from None
     tabs = bool(lines) and "\t" in lines[0]
     # In tab-separated files quotes are text (the STS benchmark has lone ones).
-    rows = [line.split("\t") for line in lines if line.strip()] if tabs else list(csv.reader(lines))
+    lines = [line.rstrip("\r") for line in lines]
+    try:
+        rows = [line.split("\t") if line.strip() else [] for line in lines] if tabs else list(csv.reader(lines))
+    except csv.Error as error:
+        raise UserError(f"eval: {file}: not a table ({error})") from None
     columns = []
     header = rows.pop(0) if rows and any(isinstance(column, str) for column in (first, second, score)) else []
     for column in (first, second, score):
         if isinstance(column, str) and column not in header:
             raise UserError(f"eval: {file}: no column {column}; it has {', '.join(header)[:200] or 'nothing'}")
         columns.append(header.index(column) if isinstance(column, str) else column)
+        if columns[-1] < 0:
+            raise UserError(f"eval: {file}: column {column}: expected a name, or a number from 0 on")
     found: tuple[list[str], list[str], list[float]] = ([], [], [])
-    for number, row in enumerate((row for row in rows if row), start=1 + bool(header)):
+    for number, row in enumerate(rows, start=1 + bool(header)):
+        if not row:
+            continue
         try:
-            for values, column in zip(found[:2], columns[:2], strict=True):
-                values.append(row[column].strip())
-            found[2].append(float(row[columns[2]]))
+            texts, score_ = [row[column].strip() for column in columns[:2]], float(row[columns[2]])
+            if not all(texts) or not math.isfinite(score_):
+                raise ValueError
+            found[0].append(texts[0])
+            found[1].append(texts[1])
+            found[2].append(score_)
         except (IndexError, ValueError):
             raise UserError(
                 f"eval: {file}, line {number}: expected two texts and a number in {first}, {second}, {score}"

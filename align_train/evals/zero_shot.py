@@ -6,7 +6,7 @@ Each class name goes into every template; each prompt's embedding is normalised,
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.evals.encode import EncodedPairs, Encoder
+from align_train.evals.encode import EncodedPairs, Encoder, Pictures
 from align_train.evals.prompts import Classes, labels_of, read_templates
 from align_train.evals.similarity import similarities
-from align_train.pictures import contact_sheet, draw_confusion
+from align_train.pictures import contact_sheet, draw_confusion, save_sheet
 
 _SHOWN = 40  # pictures on a contact sheet
 
@@ -46,10 +46,9 @@ class ZeroShot:
 
     @torch.inference_mode()
     def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+        self.known, labels = self._labels(encoder.pictures)
         encoded = encoder.pairs(self.data)
-        found = labels_of(encoded.records, [encoded.captions[number] for number in encoded.first_text.tolist()], self.label)
-        self.known = self.classes or Classes.of_labels(found)
-        self.labels = torch.tensor(self.known.numbers(found, where=self.label or "the text"), device=encoded.images.device)
+        self.labels = torch.tensor(labels, device=encoded.images.device)
         self.guesses, ranks = self._guess(encoded, self._class_embeddings(encoder))
         self.right = ranks == 0
         yield "top1", float(self.right.double().mean())
@@ -59,6 +58,19 @@ class ZeroShot:
         for name, values in self.known.attributes.items():
             value = torch.tensor(values, device=self.labels.device)
             yield name, float((value[self.guesses] == value[self.labels]).double().mean())
+
+    def check(self, pictures: Callable[[Any], Pictures]) -> None:
+        """UserError where a picture's label is none."""
+        self._labels(pictures)
+
+    def _labels(self, pictures: Callable[[Any], Pictures]) -> tuple[Classes, list[int]]:
+        """The classes, and the number of each picture's."""
+        found = labels_of(pictures(self.data).about(), self.label)
+        where = self.label or "the text"
+        if self.classes is not None:
+            return self.classes, self.classes.numbers(found, where=where)
+        known = Classes.of_labels(found)
+        return known, known.numbers(list(map(str, found)), where=where)
 
     def _class_embeddings(self, encoder: Encoder) -> Tensor:
         """`[classes, dim]`."""
@@ -97,7 +109,7 @@ class ZeroShot:
         shown = range(min(_SHOWN, len(pictures)))
         answers = [names[number] for number in self.guesses[: len(shown)].tolist()]
         sheet = contact_sheet([pictures[number] for number in shown], answers, right=self.right[: len(shown)].tolist())
-        sheet.save(folder / f"{name}.png")
+        save_sheet(sheet, folder / f"{name}.png")
         matrix = torch.bincount(self.labels * size + self.guesses, minlength=size * size).view(size, size).cpu()
         draw_confusion(matrix.numpy(), names, folder / f"{name}_confusion.png", title=name)
         per_class = self._per_class()

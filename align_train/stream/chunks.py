@@ -394,8 +394,8 @@ class HeldOutPairs(Dataset[Pixels]):
             reader = self.pairs.reader(shard)
             if not pair and (bare := reader.texts_without_picture()):
                 raise UserError(
-                    f"{self.pairs.manifest.shards[shard].url}: {len(bare)} texts without a picture, first {bare[0]}; held-out "
-                    f"pairs must be whole: repair it"
+                    f"{self.pairs.manifest.shards[shard].url}: {len(bare)} texts without a picture, first {bare[0]}; pairs "
+                    f"to evaluate on must be whole: repair it"
                 )
             try:
                 self._about.append((self.pairs.caption.read(reader.text(pair)), reader.json(pair)))
@@ -411,4 +411,5 @@ class HeldOutPairs(Dataset[Pixels]):
         if isinstance(error, UserError):
             return error
         key = self.pairs.reader(shard).key(pair)
-        return UserError(f"{self.pairs.manifest.shards[shard].url}, {key}: {error}; held-out pairs must be whole: repair it")
+        url = self.pairs.manifest.shards[shard].url
+        return UserError(f"{url}, {key}: {error}; pairs to evaluate on must be whole: repair it")

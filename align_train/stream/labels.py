@@ -59,6 +59,12 @@ class LabelEncoder:
 
     def __call__(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Names of classes -> their numbers, `[len(names), 1]`."""
+        unknown = [name for name in names if name not in self._numbers]
+        if unknown:
+            raise UserError(
+                f"{unknown[0][:60]!r} is none of the classes, and a classifier has no text tower; take "
+                f"eval=classification, knn or linear_probe"
+            )
         return np.array([[self._numbers[name]] for name in names], dtype=np.int32)
 
     def save(self, folder: Path) -> None:

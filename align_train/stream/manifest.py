@@ -214,6 +214,8 @@ def resolve(
     Each of these may be a URL of fsspec. mixed: the items of the list are sources of their own, to be mixed by weights.
     """
     stage = stage or Stage()
+    if not isinstance(shards, str) and not (isinstance(shards, Sequence) and all(isinstance(item, str) for item in shards)):
+        raise UserError(f"{key}={shards}: expected a manifest, folder, glob or brace range, or a list of these")
     if isinstance(shards, str):
         return _resolve(shards, caption=caption, stage=stage, progress=progress, key=key)
     if not shards:

@@ -19,7 +19,7 @@ from align_train.stream.chunks import HeldOutPairs, Pairs
 from align_train.stream.decode import Pixels, Views, decode_centre
 from align_train.stream.labels import LabelEncoder, source_of
 from align_train.stream.manifest import Manifest, resolve
-from align_train.stream.shard import IMAGE_EXTENSIONS, CaptionSource
+from align_train.stream.shard import IMAGE_EXTENSIONS, is_unicode
 from align_train.stream.stage import Stage
 from align_train.stream.text import TextEncoder
 
@@ -39,18 +39,19 @@ class EvaluationSets:
         views: Views,
         stage: Stage,
         progress: bool = True,
+        key: str = "data.held_out",
     ) -> None:
         self.encode, self.views, self.stage = encode, views, stage
         self.caption = source_of(caption, encode)
         self.held_out: Manifest | None = None
         if held_out is not None:
-            self.held_out = resolve(held_out, caption=self.caption, stage=stage, progress=progress, key="data.held_out")
+            self.held_out = resolve(held_out, caption=self.caption, stage=stage, progress=progress, key=key)
         self._opened: dict[str, LabelledFiles | HeldOutPairs] = {}
 
     def pictures(self, data: PictureSet | None) -> LabelledFiles | HeldOutPairs:
         """None: the held-out pairs; UserError where there are none."""
         if repr(data) not in self._opened:
-            self._opened[repr(data)] = self._held_out_pairs() if data is None else data.open(self.views, self.stage)
+            self._opened[repr(data)] = self._held_out_pairs() if data is None else data.open(self)
         return self._opened[repr(data)]
 
     def _held_out_pairs(self) -> HeldOutPairs:
@@ -63,7 +64,7 @@ class EvaluationSets:
 class PictureSet(Protocol):
     """Where pictures lie, as settings say it."""
 
-    def open(self, views: Views, stage: Stage) -> LabelledFiles | HeldOutPairs:
+    def open(self, of: EvaluationSets) -> LabelledFiles | HeldOutPairs:
         """UserError in one line for what is not there."""
         ...
 
@@ -77,12 +78,12 @@ class Shards:
     caption: str = "txt"
     limit: int | None = None
 
-    def open(self, views: Views, stage: Stage) -> HeldOutPairs:
+    def open(self, of: EvaluationSets) -> HeldOutPairs:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit={self.limit}: expected at least 1 pair, or null")
-        source = CaptionSource.parse(self.caption)
-        manifest = resolve(self.shards, caption=source, stage=stage, progress=False, key="eval: shards")
-        return HeldOutPairs(pairs=Pairs(manifest=manifest, caption=source, views=views, stage=stage), limit=self.limit)
+        source = source_of(self.caption, of.encode)
+        manifest = resolve(self.shards, caption=source, stage=of.stage, progress=False, key="eval: shards")
+        return HeldOutPairs(pairs=Pairs(manifest=manifest, caption=source, views=of.views, stage=of.stage), limit=self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class FolderPerClass:
 
     path: str
 
-    def open(self, views: Views, stage: Stage) -> LabelledFiles:
+    def open(self, of: EvaluationSets) -> LabelledFiles:
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise UserError(f"{self.path}: no such folder; expected one with a folder of pictures per class")
@@ -106,19 +107,21 @@ class FolderPerClass:
             names += [folder.name] * len(found)
         if not files:
             raise UserError(f"{self.path}: no folders in it; expected a folder of pictures per class")
-        return LabelledFiles(files, [[name] for name in names], [{"class": name} for name in names], views)
+        return LabelledFiles(files, [[name] for name in names], [{"class": name} for name in names], of.views)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Karpathy:
     """Pictures with several captions each, as Karpathy's `dataset_coco.json` and `dataset_flickr30k.json` list them
-    (Karpathy and Fei-Fei 2015). images: the folder that holds `filepath/filename`, or the pictures themselves."""
+    (Karpathy and Fei-Fei 2015). images: the folder that holds `filepath/filename`, or the pictures themselves. captions: the
+    first so many of each (some of COCO's have more than the five that count by custom); None: all."""
 
     file: str
     images: str
     split: str = "test"
+    captions: int | None = None
 
-    def open(self, views: Views, stage: Stage) -> LabelledFiles:
+    def open(self, of: EvaluationSets) -> LabelledFiles:
         rows = self._rows()
         root = Path(self.images).expanduser()
         files = [self._picture(row, root) for row in rows]
@@ -128,11 +131,13 @@ class Karpathy:
                 f"{self.file}: {len(missing)} of {len(files)} pictures with captions are not in images={self.images}, first "
                 f"{missing[0]}"
             )
-        texts = [[text for text in map(_caption, row["sentences"]) if text] for row in rows]
+        if self.captions is not None and self.captions < 1:
+            raise UserError(f"captions={self.captions}: expected at least 1, or null")
+        texts = [[text for text in map(_caption, row["sentences"]) if text][: self.captions] for row in rows]
         bare = [path for path, own in zip(files, texts, strict=True) if not own]
         if bare:
             raise UserError(f"{self.file}: {len(bare)} pictures have no caption, first {bare[0].name}")
-        return LabelledFiles(files, texts, [{"filename": path.name} for path in files], views)
+        return LabelledFiles(files, texts, [{"filename": path.name} for path in files], of.views)
 
     def _rows(self) -> list[dict[str, Any]]:
         try:
@@ -142,7 +147,7 @@ class Karpathy:
             splits = sorted({str(row["split"]) for row in rows})
         except OSError as error:
             raise UserError(f"{self.file}: {error.strerror}; expected Karpathy's JSON, such as dataset_coco.json") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"{self.file}: expected Karpathy's JSON: images, each with filename, split and sentences, each with raw"
             ) from None
@@ -160,7 +165,7 @@ class Karpathy:
 
 def _caption(sentence: Any) -> str:
     text = sentence.get("raw") if isinstance(sentence, dict) else None
-    return text.strip() if isinstance(text, str) else ""
+    return text.strip() if isinstance(text, str) and is_unicode(text) else ""
 
 
 class LabelledFiles(Dataset[Pixels]):

@@ -68,7 +68,7 @@ class CaptionSource:
 
     def read(self, member: bytes) -> list[str]:
         """The texts of a pair; raises ValueError with the reason where there is none."""
-        texts = [text[:_LONGEST_TEXT].strip() for text in self.values(member) if isinstance(text, str) and _is_unicode(text)]
+        texts = [text[:_LONGEST_TEXT].strip() for text in self.values(member) if isinstance(text, str) and is_unicode(text)]
         texts = [text for text in texts if text]
         if not texts:
             raise ValueError(f"no text in {self}")
@@ -82,7 +82,7 @@ def _parse_json(member: bytes) -> Any:
         raise ValueError("JSON is nested too deeply") from None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """JSON may spell half of a surrogate pair, which no encoder takes."""
     try:
         text.encode("utf-8")
