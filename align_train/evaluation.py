@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align_train import cluster
 from align_train.callbacks.metrics import complete
-from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, told_once
+from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, steps_of, told_once
 from align_train.datamodule import stage_of
 from align_train.distributed import rank
 from align_train.errors import UserError
@@ -41,8 +41,9 @@ def evaluate(config: Any) -> dict[str, float]:
         results = _evaluate(
             found, evaluators, to, data=data, chunk_size=config.chunk_size, workers=config.workers, device=device
         )
-        given = ("shards", "caption", "image_size", "resize_size", "to")
-        if found.run and rank() == 0 and all(config[key] is None for key in given):  # the run's own pairs
+        own = all(config[key] is None for key in ("shards", "caption", "image_size", "resize_size", "to"))
+        # Of its own pairs and over: nobody else writes its metrics.csv.
+        if found.run and own and results["step"] >= steps_of(settings) and rank() == 0:
             write_down(found.run, results, title=settings.name, loggers=run_loggers(settings, found.run))
         return results
 

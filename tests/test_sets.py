@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import socket
 import tarfile
 from pathlib import Path
@@ -163,6 +164,21 @@ def test_many_evaluators_of_one_run(trained: Path, folders: Path, tmp_path: Path
         6 * found["zero_shot/top1"], abs=1e-3
     )
     assert (tmp_path / "found" / "zero_shot_confusion.png").is_file()
+
+
+def test_what_is_found_of_a_finished_run_joins_its_last_row(trained: Path, tmp_path: Path) -> None:
+    """On its own pairs; on others, its metrics.csv is left alone."""
+    copy = shutil.copytree(trained, tmp_path / "outputs" / "run", symlinks=True)
+    before = (copy / "metrics.csv").read_text()
+    other = (f"model={copy}", "eval=knn", "workers=0")
+    run(*other, "eval.knn.k=2", f"to={tmp_path / 'elsewhere'}", cwd=tmp_path, module="align_train.evaluate")
+    assert (copy / "metrics.csv").read_text() == before
+    run(*other, cwd=tmp_path, module="align_train.evaluate")
+    with (copy / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["knn/top1"]) == json.loads((copy / "results.json").read_text())["knn/top1"]
+    assert [row["knn/top1"] for row in rows[:-1]] == [""] * (len(rows) - 1)
+    assert [row["loss"] for row in rows] == [row["loss"] for row in csv.DictReader(before.splitlines())]
 
 
 def test_an_exported_folder_gives_the_table_of_its_run(trained: Path, demo: Path, tmp_path: Path) -> None:
