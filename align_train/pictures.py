@@ -184,7 +184,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
         return
     columns = min(4, len(points))
     lines = -(-len(points) // columns)
-    figure, axes = _pyplot().subplots(lines, columns, figsize=(3.6 * columns, 2.6 * lines), squeeze=False)
+    figure, axes = _pyplot().subplots(lines, columns, figsize=(3.6 * columns, 2.6 * lines), squeeze=False, layout="constrained")
     for axis, (name, values) in zip(axes.flat, points.items(), strict=False):
         steps, numbers = zip(*values, strict=True)
         axis.plot(steps, numbers, marker="o" if len(values) < 20 else None, markersize=3, linewidth=1.2)
@@ -194,5 +194,4 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
     for axis in axes.flat[len(points) :]:
         axis.axis("off")
     figure.suptitle(f"{title}, by optimizer step", fontsize=10)
-    figure.tight_layout()
     _save(figure, path)
