@@ -165,9 +165,11 @@ def _train(config: Any, watchdog: Watchdog) -> None:
 def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
     """A finished run's results; evaluates it where that is still to do."""
     results = folder.read_results()
-    names = [name for name, node in (config.eval or {}).items() if node is not None and config.data.held_out is not None]
+    nodes = {name: node for name, node in (config.eval or {}).items() if node is not None}
+    if config.data.held_out is None:  # what says `data: null` is not evaluated
+        nodes = {name: node for name, node in nodes.items() if node.get("data", "none") is not None}
     told = results is not None and results.get("step") == done
-    if told and results and all(any(key.startswith(f"{name}/") for key in results) for name in names):
+    if not nodes or (told and results and all(any(key.startswith(f"{name}/") for key in results) for name in nodes)):
         print_results(folder)
         return
     data = prepare_data(config, progress=True)

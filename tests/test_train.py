@@ -155,6 +155,15 @@ def copy_of(whole: Path, to: Path) -> RunFolder:
     return RunFolder(to / "outputs" / "whole")
 
 
+def test_a_finished_run_without_held_out_pairs_needs_no_data(small_run: tuple[str, ...], demo: Path, tmp_path: Path) -> None:
+    shards = shutil.copytree(demo / "train", tmp_path / "shards")
+    options = (*small_run, f"data.shards={shards}", "data.held_out=null", "max_steps=1", "name=bare", "eval=pairs")
+    out = run(*options, cwd=tmp_path).stdout
+    assert "without data.held_out the run is not evaluated by" in out
+    shutil.rmtree(shards)
+    assert "finished at step 1 of 1" in run(*options, cwd=tmp_path).stdout
+
+
 def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(
     whole: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
