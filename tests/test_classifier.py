@@ -128,7 +128,7 @@ def assert_tuned(folder: Path, imported: Path) -> None:
     ("wrong", "words"),
     [
         (("model.classes=3",), r"model\.classes=3: data\.classes=.* has 64"),
-        (("data.classes=10", "data.max_bad_share=0.01"), r"of \d+ pairs could not be used"),
+        (("data.classes=10", "data.held_out=null", "data.max_bad_share=0.01"), r"of \d+ pairs could not be used"),
         (("+model.image_tower.depth=3.0",), r"no tensor .*blocks.*not whole"),
     ],
 )

@@ -186,7 +186,10 @@ def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Pat
         (["path=nothing", "text=[name]"], "has no column 'nothing'; it has file, name"),
         (["text=[title]", 'path="pictures/{file}.png"'], "has no column 'title'"),
         (["text=[name]", 'path="elsewhere/{file}.png"'], "100 of 100 pictures are missing, first"),
-        (["text=[name]", 'path="pictures/{file}.png"', "+where.language=xx"], "no pictures with a text"),
+        (
+            ["text=[name]", 'path="pictures/{file}.png"', "+where.language=xx"],
+            "where.language: no row of table.tsv has 'xx' there",
+        ),
         (["source=nowhere"], "no such folder or table"),
     ],
 )

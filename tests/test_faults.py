@@ -380,7 +380,7 @@ def test_scripts_for_slurm_say_so_without_it(tmp_path: Path) -> None:
 
 
 def test_interrupted_before_the_first_step(tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    process = start(*small_run, "name=early", cwd=tmp_path)
+    process = start(*small_run, "max_steps=500", "name=early", cwd=tmp_path)  # not over before the signal comes
     deadline = time.monotonic() + 60
     while not (tmp_path / "outputs" / "early" / "config.yaml").exists():
         assert time.monotonic() < deadline and process.poll() is None
