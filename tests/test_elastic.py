@@ -110,6 +110,7 @@ def copy_of(whole: Path, to: Path) -> Path:
     return to / "outputs" / "whole"
 
 
+@pytest.mark.long
 def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

@@ -129,6 +129,7 @@ def test_an_exported_run_works_in_transformers_alone(tmp_path: Path, trained: Pa
     assert "held_out/loss" in card and "AlignModel.from_pretrained" in card and "identity" in card
 
 
+@pytest.mark.long
 def test_fine_tuning_an_imported_checkpoint_resuming_and_exporting(
     tmp_path: Path, small_align: Path, small_run: tuple[str, ...]
 ) -> None:
