@@ -8,10 +8,8 @@ picture and a little recall.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from tqdm import tqdm
 
 from align_train.errors import UserError
 from align_train.evals.neighbours import nearest
+from align_train.run_folder import write_whole
+from align_train.stream.manifest import place_in
 
 PRECISIONS = ("float16", "float32")
 _ABOUT = "collection.json"
@@ -79,7 +79,7 @@ class Collection:
             return Collection(path, found)
         if others:
             raise UserError(f"{path}: exists and holds no embeddings; choose another folder")
-        _write_whole(file, json.dumps(asdict(settings), indent=1).encode())
+        _write(file, json.dumps(asdict(settings), indent=1))
         return Collection(path, settings)
 
     @staticmethod
@@ -101,10 +101,10 @@ class Collection:
 
     def write(self, shard: int, embeddings: NDArray[np.float32], about: list[dict[str, Any]]) -> None:
         """embeddings: `[pairs, dim]`; about: of each row its key and texts."""
-        _write_whole(self._file(shard, "jsonl"), "".join(json.dumps(row) + "\n" for row in about).encode())
+        _write(self._file(shard, "jsonl"), "".join(json.dumps(row) + "\n" for row in about))
         rows = io.BytesIO()
         np.save(rows, embeddings.astype(self.settings.precision))
-        _write_whole(self._file(shard, "npy"), rows.getbuffer())
+        _write(self._file(shard, "npy"), rows.getbuffer())
 
     def about(self, number: int) -> dict[str, Any]:
         shard, row = self.place(number)
@@ -118,8 +118,7 @@ class Collection:
 
     def place(self, number: int) -> tuple[int, int]:
         """The shard of a picture, and its row there."""
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        return shard, number - int(self.ends[shard]) + self.settings.counts[shard]
+        return place_in(self.ends, number)
 
     def search(self, query: Tensor, k: int, *, approximate: bool = False) -> list[tuple[int, float]]:
         """Numbers and cosines of the k nearest pictures of `[dim]`, nearest first; those that cannot be decoded are none."""
@@ -182,7 +181,7 @@ class Collection:
             ) from None
         file = self.path / _INDEX
         if not file.is_file():
-            _write_whole(file, faiss.serialize_index(self._build(faiss)).data)
+            _write(file, faiss.serialize_index(self._build(faiss)).data)
         try:
             index = faiss.read_index(str(file))
             faiss.extract_index_ivf(index).nprobe = _PROBED
@@ -205,6 +204,10 @@ class Collection:
         return index
 
 
+def _write(path: Path, content: Any) -> None:
+    write_whole(path, content, mend="free some space or mend its rights, and run the command again")
+
+
 def _read(file: Path) -> Settings:
     try:
         content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -218,18 +221,3 @@ def _read(file: Path) -> Settings:
         return found
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({str(error)[:100]}); remove the folder and embed again") from None
-
-
-def _write_whole(path: Path, data: Any) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(data)
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or mend its rights, and run the command again"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)

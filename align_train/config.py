@@ -292,14 +292,10 @@ def _in_one_line(error: Exception) -> str:
         "not in struct" in text or "No match" in text or "not in '" in text
     ):
         return _no_such_setting(key)
-    if (choice := _between(text, "Could not find '", "'")) and "Available options in '" in text:
-        group, _, name = choice.rpartition("/")
-        there = ", ".join(_between(text, "Available options in '", "Config search path").split()[1:])
-        return f"{group}={name}: no such choice; there are {there}"
-    if choice := _between(text, "Could not load '", "'"):  # one of a list
-        group, _, name = choice.rpartition("/")
+    choice = _between(text, "Could not find '", "'") or _between(text, "Could not load '", "'")  # the latter: one of a list
+    if (group := choice.rpartition("/")[0]) and (_conf_dir() / group).is_dir():
         there = ", ".join(sorted(path.stem for path in (_conf_dir() / group).glob("*.yaml")))
-        return f"{group}={name}: no such choice; there are {there}"
+        return f"{group}={choice.rpartition('/')[2]}: no such choice; there are {there}"
     if "could not be converted" in text or "Invalid type assigned" in text:
         value, key = _between(text, "Value '", "'"), _between(text, "full_key: ", "\n") or "a setting"
         wanted = _between(text, "converted to ", "\n") or "another type"
@@ -352,10 +348,11 @@ def steps_of(config: Any) -> int:
 
 def _refuse_missing(config: Any) -> None:
     # Unresolved: the evaluators of a command that evaluates refer to settings of the run.
-    missing = sorted(_missing(OmegaConf.to_container(config)))
+    plain: Any = OmegaConf.to_container(config)
+    missing = sorted(_missing(plain))
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
-    empty = [key for key in config if config._get_node(key)._value() == ""]
+    empty = [key for key, value in plain.items() if value == ""]
     if empty:
         raise UserError(f"{empty[0]}= is empty; give {empty[0]}=…, or leave it out")
 

@@ -22,14 +22,15 @@ from tqdm import tqdm
 from align_train import cluster
 from align_train.batch import normalise
 from align_train.collection import PRECISIONS, Collection, Settings
+from align_train.datamodule import stage_of
 from align_train.errors import UserError
 from align_train.inference import TrainedModel, load
 from align_train.pretrained import check_loader, device_of
 from align_train.stream.chunks import Pairs
 from align_train.stream.decode import Pixels, decode_centre
-from align_train.stream.manifest import resolve
+from align_train.stream.manifest import place_in, resolve
 from align_train.stream.shard import CaptionSource
-from align_train.stream.stage import Stage, is_url
+from align_train.stream.stage import is_url
 
 
 def embed(config: Any) -> None:
@@ -40,7 +41,7 @@ def embed(config: Any) -> None:
     model = load(config.model, device=device_of(config.device))
     shards: Any = list(config.shards) if isinstance(config.shards, ListConfig) else config.shards
     caption = CaptionSource.parse(config.caption)
-    stage = Stage(storage_options=dict(config.storage_options or {}))
+    stage = stage_of(None, config.storage_options)
     manifest = resolve(shards, caption=caption, stage=stage, progress=cluster.is_first_process(), key="shards")
     pairs = Pairs(manifest=manifest, caption=caption, views=model.views, stage=stage)
     settings = Settings(
@@ -98,9 +99,8 @@ class _Rows(Dataset[_Row]):
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def __getitem__(self, number: int) -> _Row:
-        place = int(np.searchsorted(self.ends, number, side="right"))
+        place, pair = place_in(self.ends, number)
         shard = self.shards[place]
-        pair = number - int(self.ends[place]) + self.pairs.manifest.shards[shard].pairs
         reader = self.pairs.reader(shard)
         about: dict[str, Any] = {"key": reader.key(pair), "texts": []}
         size = self.pairs.views.image_size

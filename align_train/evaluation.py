@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from align_train import cluster
 from align_train.callbacks.metrics import complete
 from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, steps_of, told_once
-from align_train.datamodule import stage_of
+from align_train.datamodule import PairsDataModule, stage_of
 from align_train.distributed import rank
 from align_train.errors import UserError
 from align_train.evals import Encoder
@@ -44,7 +44,7 @@ def evaluate(config: Any) -> dict[str, float]:
         own = all(config[key] is None for key in ("shards", "caption", "image_size", "resize_size", "to"))
         # Of its own pairs and over: nobody else writes its metrics.csv.
         if found.run and own and results["step"] >= steps_of(settings) and rank() == 0:
-            write_down(found.run, results, title=settings.name, loggers=run_loggers(settings, found.run))
+            _write_down(found.run, results, title=settings.name, loggers=run_loggers(settings, found.run))
         return results
 
 
@@ -121,7 +121,7 @@ def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
         caption=config.caption or data.held_out_caption or data.caption,
         encode=encoder(tokenizer=found.tokenizer, max_tokens=data.max_tokens, classes=found.classes),
         views=Views(**sizes),
-        stage=stage_of(build(data.staging), data.storage_options and dict(data.storage_options)),
+        stage=stage_of(build(data.staging), data.storage_options),
         key="shards" if config.shards is not None else "data.held_out",
     )
 
@@ -160,16 +160,25 @@ def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Any]:
 
 def evaluate_run(
     folder: RunFolder,
+    config: Any,
     evaluators: Mapping[str, Any],
     *,
-    data: EvaluationSets,
-    chunk_size: int,
-    workers: int,
+    data: PairsDataModule,
     device: torch.device,
-) -> dict[str, float]:
-    """Evaluates a run's last checkpoint on all ranks; rank 0 writes and prints."""
-    found = open_pretrained(str(folder.path))
-    return _evaluate(found, evaluators, folder, data=data, chunk_size=chunk_size, workers=workers, device=device)
+    loggers: Sequence[Logger],
+) -> None:
+    """Evaluates a run's last checkpoint on all ranks; rank 0 prints, and writes wherever the run is written down."""
+    results = _evaluate(
+        open_pretrained(str(folder.path)),
+        evaluators,
+        folder,
+        data=data.sets,
+        chunk_size=config.chunk_size,
+        workers=data.workers,
+        device=device,
+    )
+    if rank() == 0:
+        _write_down(folder, results, title=config.name, loggers=loggers)
 
 
 def _evaluate(
@@ -207,7 +216,7 @@ def _evaluate(
     return results
 
 
-def write_down(folder: RunFolder, results: Mapping[str, float], *, title: str, loggers: Sequence[Logger]) -> None:
+def _write_down(folder: RunFolder, results: Mapping[str, float], *, title: str, loggers: Sequence[Logger]) -> None:
     """Puts what was found of a run's last weights into the last row of metrics.csv, and to its loggers."""
     values = {name: value for name, value in results.items() if name != "step"}
     if complete(folder, values, step=int(results["step"]), title=title):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,15 @@ def _lines(text: str) -> str:
     """Cut into short lines, in what Pillow's built-in font can draw."""
     printable = text.encode("latin-1", "replace").decode("latin-1")
     return "\n".join(printable[start : start + _LINE] for start in range(0, min(len(printable), _LINE * _LINES), _LINE))
+
+
+def draw_answers(
+    images: Callable[[int], NDArray[np.uint8]], answers: Sequence[str], right: Sequence[bool], path: Path, *, limit: int = 40
+) -> None:
+    """A contact sheet of the first pictures over what was answered for them. images: by number."""
+    shown = range(min(limit, len(answers)))
+    sheet = contact_sheet([images(n) for n in shown], answers[: len(shown)], right=right[: len(shown)])
+    save_sheet(sheet, path)
 
 
 def hit_sheet(rows: Sequence[tuple[str, NDArray[np.uint8] | None, Sequence[Hit]]]) -> Image.Image:

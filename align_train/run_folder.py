@@ -6,6 +6,7 @@ The first line also carries the run's identity for loggers, so that a resumed ru
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -211,14 +212,17 @@ class Lock:
         return True
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
+def write_whole(
+    path: Path, content: str | bytes | memoryview, *, mend: str = "free some space or set output_dir to another place"
+) -> None:
+    """Writes a file whole or not at all. mend: what the user is told to do where it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(aside, path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or set output_dir to another place"
-        ) from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {mend}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

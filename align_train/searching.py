@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from align_train.collection import Collection
+from align_train.datamodule import stage_of
 from align_train.embedding import digest
 from align_train.errors import UserError
 from align_train.evals.composed import compose
@@ -38,6 +39,7 @@ def search(config: Any) -> list[tuple[int, float]]:
         raise UserError(f"text_weight={config.text_weight}: expected a finite number from 0 on")
     if Path(config.to).suffix.lower() not in (".png", ".jpg", ".jpeg") or Path(config.to).expanduser().is_dir():
         raise UserError(f"to={config.to}: expected a picture's name that ends in .png or .jpg")
+    stage = stage_of(None, config.storage_options)
     collection = Collection.open(Path(config.index).expanduser().absolute())
     place = config.model or collection.settings.model
     model = load(place, device=device_of(config.device))
@@ -50,7 +52,7 @@ def search(config: Any) -> list[tuple[int, float]]:
     how = "by index.faiss, nearly all of the nearest" if approximate else "all compared"
     print(f"{len(collection):,} pictures, {how}")
     _print_table(collection, found)
-    _draw(collection, found, config, picture)
+    _draw(collection, found, config, picture, stage)
     return found
 
 
@@ -87,11 +89,12 @@ def _print_table(collection: Collection, found: list[tuple[int, float]]) -> None
         print(f"{score:>7.4f}  {about['key']:<36}  {text[:width]}")
 
 
-def _draw(collection: Collection, found: list[tuple[int, float]], config: Any, picture: Image.Image | None) -> None:
+def _draw(
+    collection: Collection, found: list[tuple[int, float]], config: Any, picture: Image.Image | None, stage: Stage
+) -> None:
     """A contact sheet of the query and its hits, where the shards are still there."""
     caption = CaptionSource.parse(collection.settings.caption)
     try:
-        stage = Stage(storage_options=dict(config.storage_options or {}))
         manifest = resolve(collection.settings.shards, caption=caption, stage=stage, progress=False, key="shards")
         if manifest.identity != collection.settings.identity:
             raise UserError(f"{collection.settings.shards}: other shards lie there now")

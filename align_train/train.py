@@ -16,7 +16,6 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from align_train import cluster
@@ -36,7 +35,7 @@ from align_train.callbacks import (
 from align_train.config import PRECISIONS, build, class_name, read_settings, steps_of, to_yaml, told_once
 from align_train.datamodule import PairsDataModule, Start, refusal
 from align_train.errors import Lost, UserError
-from align_train.evaluation import evaluate_run, evaluators_of, print_results, write_down
+from align_train.evaluation import evaluate_run, evaluators_of, print_results
 from align_train.loggers import run_loggers
 from align_train.model import Classifier, DualEncoder
 from align_train.module import TrainingModule
@@ -147,7 +146,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
         if evaluators:
             watchdog.at("evaluating")
             device = trainer.strategy.root_device  # the module is on the CPU by now
-            _evaluate(folder, config, evaluators, data, device, trainer.loggers)
+            evaluate_run(folder, config, evaluators, data=data, device=device, loggers=trainer.loggers)
         if compare is not None and first:
             compare()
     except (UserError, SystemExit) as error:
@@ -175,23 +174,7 @@ def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
     data = prepare_data(config, progress=True)
     if evaluators := evaluators_of(config, data.sets):
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu")
-        _evaluate(folder, config, evaluators, data, device, run_loggers(config, folder))
-
-
-def _evaluate(
-    folder: RunFolder,
-    config: Any,
-    evaluators: dict[str, Any],
-    data: PairsDataModule,
-    device: torch.device,
-    loggers: list[Logger],
-) -> None:
-    """Evaluates what was saved last, and writes that wherever the run is written down."""
-    results = evaluate_run(
-        folder, evaluators, data=data.sets, chunk_size=config.chunk_size, workers=data.workers, device=device
-    )
-    if cluster.is_first_process():
-        write_down(folder, results, title=config.name, loggers=loggers)
+        evaluate_run(folder, config, evaluators, data=data, device=device, loggers=run_loggers(config, folder))
 
 
 class _WriteSettings(lightning.Callback):

@@ -200,6 +200,7 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
         (["text=x", "text_weight=nan"], "text_weight=nan: expected a finite number from 0 on"),
         (["text=x", "to=x.foo"], "to=x.foo: expected a picture's name that ends in .png or .jpg"),
         (["text=x", "device=nope"], "device=nope: not there"),
+        (["text=x", "storage_options=5"], "data.storage_options=5: expected settings, e.g. {anon:true}, or null"),
         (["text=x", "model=nowhere"], "nowhere"),
     ],
 )

@@ -10,9 +10,7 @@ import torch
 
 from align_train.errors import UserError
 from align_train.evals.encode import Encoder
-from align_train.pictures import contact_sheet, save_sheet
-
-_SHOWN = 40  # pictures on a contact sheet
+from align_train.pictures import draw_answers
 
 
 class Classification:
@@ -40,7 +38,4 @@ class Classification:
 
     def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
         """`NAME.png`: pictures under the class given to them."""
-        pictures = encoder.pictures(self.data)
-        shown = range(min(_SHOWN, len(pictures)))
-        sheet = contact_sheet([pictures[n] for n in shown], self.answers[: len(shown)], right=self.right[: len(shown)])
-        save_sheet(sheet, folder / f"{name}.png")
+        draw_answers(encoder.pictures(self.data).__getitem__, self.answers, self.right, folder / f"{name}.png")

@@ -14,7 +14,7 @@ import torch
 from align_train.errors import UserError
 from align_train.evals.encode import Encoder
 from align_train.evals.similarity import retrieval_ranks, similarities
-from align_train.pictures import Hit, contact_sheet, draw_similarity, hit_sheet, save_sheet
+from align_train.pictures import Hit, draw_answers, draw_similarity, hit_sheet, save_sheet
 
 _SHOWN = 40  # pictures on a contact sheet
 _QUERIES, _HITS = 8, 6  # texts with the pictures found for them
@@ -48,11 +48,9 @@ class Retrieval:
         """`NAME.png`, pictures over the text found for them; `NAME_text_to_image.png`, texts and the pictures found for them;
         `NAME_similarity.png`, the first pairs against each other."""
         encoded, pictures = encoder.pairs(self.data), encoder.pictures(self.data)
-        shown = range(min(_SHOWN, len(pictures)))
-        best = torch.cat([rows.argmax(dim=1) for _, rows in similarities(encoded.images[: len(shown)], encoded.texts)])
+        best = torch.cat([rows.argmax(dim=1) for _, rows in similarities(encoded.images[:_SHOWN], encoded.texts)])
         answers = [encoded.captions[number] for number in best.tolist()]
-        sheet = contact_sheet([pictures[number] for number in shown], answers, right=self.right[: len(shown)].tolist())
-        save_sheet(sheet, folder / f"{name}.png")
+        draw_answers(pictures.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
         queries = encoded.first_text[:_QUERIES]
         rows = []
         for _, similarity in similarities(encoded.texts[queries], encoded.images):

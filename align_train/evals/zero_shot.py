@@ -17,9 +17,7 @@ from torch.nn.functional import normalize
 from align_train.evals.encode import EncodedPairs, Encoder, Pictures
 from align_train.evals.prompts import Classes, labels_of, read_templates
 from align_train.evals.similarity import similarities
-from align_train.pictures import contact_sheet, draw_confusion, save_sheet
-
-_SHOWN = 40  # pictures on a contact sheet
+from align_train.pictures import draw_answers, draw_confusion
 
 
 class ZeroShot:
@@ -106,10 +104,8 @@ class ZeroShot:
     def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
         """`NAME.png`, pictures under the class given to them; `NAME_confusion.png`; `NAME_classes.csv`, each class's share."""
         pictures, names, size = encoder.pictures(self.data), self.known.names, len(self.known.names)
-        shown = range(min(_SHOWN, len(pictures)))
-        answers = [names[number] for number in self.guesses[: len(shown)].tolist()]
-        sheet = contact_sheet([pictures[number] for number in shown], answers, right=self.right[: len(shown)].tolist())
-        save_sheet(sheet, folder / f"{name}.png")
+        answers = [names[number] for number in self.guesses.tolist()]
+        draw_answers(pictures.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
         matrix = torch.bincount(self.labels * size + self.guesses, minlength=size * size).view(size, size).cpu()
         draw_confusion(matrix.numpy(), names, folder / f"{name}_confusion.png", title=name)
         per_class = self._per_class()

@@ -33,7 +33,7 @@ from align_train.errors import UserError
 from align_train.stream.ahead import FetchAhead, leave_signals_to_the_run
 from align_train.stream.augment import Augmentation
 from align_train.stream.decode import Pixels, Views, decode, decode_centre
-from align_train.stream.manifest import Manifest
+from align_train.stream.manifest import Manifest, place_in
 from align_train.stream.order import Integers, Order, Visits, hash_words
 from align_train.stream.shard import CaptionSource, ShardReader
 from align_train.stream.stage import Stage, Vanished
@@ -404,8 +404,7 @@ class HeldOutPairs(Dataset[Pixels]):
         return self._about
 
     def _place(self, number: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        return shard, number - int(self.ends[shard]) + self.pairs.manifest.shards[shard].pairs
+        return place_in(self.ends, number)
 
     def _in_one_line(self, error: ValueError, shard: int, pair: int) -> UserError:
         if isinstance(error, UserError):

@@ -132,6 +132,12 @@ class Manifest:
         _write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
+def place_in(ends: NDArray[np.int64], number: int) -> tuple[int, int]:
+    """The shard of the pair `number` among all, and its number there. ends: the running sum of the shards' counts."""
+    shard = int(np.searchsorted(ends, number, side="right"))
+    return shard, number - (int(ends[shard - 1]) if shard else 0)
+
+
 def _selection_name(manifest: str) -> str:
     return f"{manifest.removesuffix('.jsonl')}.selection"
 
