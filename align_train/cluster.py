@@ -49,6 +49,11 @@ def rank() -> int:
     return int(os.environ.get({"slurm": "SLURM_PROCID", "torchrun": "RANK"}.get(launcher() or "", "LOCAL_RANK"), "0"))
 
 
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get({"slurm": "SLURM_LOCALID"}.get(launcher() or "", "LOCAL_RANK"), "0"))
+
+
 def is_first_process() -> bool:
     """Whether this process speaks for the run."""
     return rank() == 0

@@ -87,18 +87,20 @@ def gather_texts(text: str, device: torch.device) -> list[str]:
 
 
 @contextmanager
-def failing_alike(device: torch.device) -> Iterator[None]:
-    """Entered by all ranks: where one has an OSError in here, each leaves with one, or the others would wait for it."""
-    failed: OSError | None = None
+def failing_alike(
+    device: torch.device, error: type[Exception] = OSError, others: str = "another process could not write"
+) -> Iterator[None]:
+    """Entered by all ranks: where one has this error in here, each leaves with one, or the others would wait for it."""
+    failed: Exception | None = None
     try:
         yield
-    except OSError as error:
-        failed = error
+    except error as own:
+        failed = own
     anywhere = all_reduce_(torch.tensor(float(failed is not None), device=device))
     if failed is not None:
         raise failed
     if anywhere:
-        raise OSError("another process could not write")
+        raise error(others)
 
 
 def gather_rows(local: Tensor, total: int) -> Tensor:

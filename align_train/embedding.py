@@ -131,7 +131,7 @@ def _embed(model: TrainedModel, collection: Collection, pairs: Pairs, shards: li
     shard = next(left, None)
     with tqdm(total=len(rows), desc="embedding", unit="picture", disable=not cluster.is_first_process()) as bar:
         for batch in loader:
-            pixels = torch.from_numpy(np.stack([row.pixels for row in batch])).to(config.device)
+            pixels = torch.from_numpy(np.stack([row.pixels for row in batch])).to(model.device)
             found = model.encode_image(normalise(pixels)).float().cpu()
             if not found.isfinite().all():
                 raise UserError(f"{config.model}: its embeddings are not finite: the weights are broken")

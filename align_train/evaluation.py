@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,11 +52,10 @@ def _group(device: str) -> Iterator[torch.device]:
     """The device of this process, alone, or one of those that torchrun has started."""
     if cluster.launcher() == "slurm":
         raise UserError("under srun, evaluate is one task; for several processes start it with torchrun")
-    asked = device_of(device)
+    own = device_of(device)
     if cluster.launcher() is None or cluster.world_size() == 1:
-        yield asked
+        yield own
         return
-    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if asked.type == "cuda" else asked
     if own.type == "cuda":
         torch.cuda.set_device(own)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")

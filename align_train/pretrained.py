@@ -18,6 +18,7 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 from transformers import AlignConfig
 
+from align_train import cluster
 from align_train.config import build, class_name, read_settings
 from align_train.errors import UserError
 from align_train.model import Classifier, DualEncoder
@@ -94,11 +95,14 @@ class Pretrained:
 
 
 def device_of(name: str) -> torch.device:
-    """UserError where there is no such device."""
+    """Of processes that a launcher has started, each has its own of a machine's GPUs (or the only one that it may see).
+    UserError where there is no such device."""
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("not cpu or cuda")
+        if device.type == "cuda" and cluster.launcher() is not None:
+            device = torch.device("cuda", cluster.local_rank() % max(torch.cuda.device_count(), 1))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: not there ({str(error).splitlines()[0][:100]}); take device=cpu") from None

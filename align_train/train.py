@@ -323,6 +323,7 @@ def _trainer(
             data=data,
             metrics=metrics,
             averaging=averaging,
+            agreement=agreement,
             at=watchdog.at,
         ),
         metrics,

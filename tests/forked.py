@@ -1,8 +1,9 @@
 """`python -m module …` without its imports: forked from a process that has torch and all the others loaded.
 
 A command imports for ten seconds before it does anything, and the tests start a hundred. What is forked here has a session, a
-folder, an environment, streams, arguments and a `__main__` of its own, and ends as Python ends; the ranks that it starts are
-new processes. It shares the seed of `hash` with its siblings: where that could matter, tests start Python itself.
+folder, an environment, streams, arguments and a `__main__` of its own, and ends as Python ends. It shares the seed of `hash`
+with its siblings: where that could matter, tests start Python itself. So with the ranks that it starts: they are forked at its
+beginning, while it has one thread, and wait until Lightning would start them.
 
 `python -m tests.forked` is that process. It reads one request a line and forks twice for each: a waiter, which writes down how
 the command ended, and the command.
@@ -13,14 +14,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 PRELOADED = ("align_train.train", "align_train.showing", "align_train.stream.text", "matplotlib.pyplot")  # no command itself
 
@@ -116,14 +121,62 @@ def _become(request: Request) -> None:
         stream = os.open(Path(request.folder, name), flags | (os.O_CREAT if number else 0))
         os.dup2(stream, number)
         os.close(stream)
-    os.chdir(request.cwd)
-    os.environ.clear()
-    os.environ.update(request.environment)
     sys.path[0] = request.cwd
-    sys.argv = ["-m", *request.arguments]
+    _begin(request.arguments, request.cwd, request.environment)
+
+
+def _begin(arguments: Sequence[str], cwd: str, environment: Mapping[str, str]) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["-m", *arguments]
+
+
+class _Rank:
+    """What Lightning takes for the process of a further rank: one of those that wait."""
+
+    waiting: ClassVar[list[tuple[int, int]]] = []  # a process, and the pipe on which it waits for what to do
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> None:
+        self.pid, pipe = self.waiting.pop()
+        self.returncode: int | None = None
+        with os.fdopen(pipe, "w") as file:
+            json.dump((command[command.index("-m") + 2 :], cwd or os.getcwd(), dict(env)), file)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def _fork_ranks(request: Request) -> None:
+    """As many as the command may want; they return when they are wanted, and end where they are not."""
+    devices = [int(one.partition("=")[2]) for one in request.arguments if re.fullmatch(r"trainer\.devices=\d", one)]
+    for _ in range(1, max(devices, default=1)):
+        read, write = os.pipe()
+        if child := os.fork():
+            os.close(read)
+            _Rank.waiting.append((child, write))
+            continue
+        for _, pipe in [*_Rank.waiting, (0, write)]:
+            os.close(pipe)
+        with os.fdopen(read) as file:
+            told = file.read()
+        if not told:
+            os._exit(0)
+        _begin(*json.loads(told))
+        return
+    if devices:
+        launcher: Any = importlib.import_module("lightning.pytorch.strategies.launchers.subprocess_script")
+        launcher.subprocess = SimpleNamespace(Popen=_Rank)
 
 
 if __name__ == "__main__":
     given = _serve()
     _become(given)
+    _fork_ranks(given)
     runpy.run_module(given.module, run_name="__main__", alter_sys=True)

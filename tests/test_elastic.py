@@ -78,6 +78,7 @@ def assert_the_same(folder: Path, whole: Path, *, bitwise: bool = False) -> None
         assert killed["pairs_seen"] == left_alone["pairs_seen"]
 
 
+@pytest.mark.long
 def test_two_kills_on_other_worlds_and_workers(uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]) -> None:
     folder = interrupted([(1, 3, 7), (2, 1, 14), (1, 0, 0)], tmp_path, small_run)
     assert_the_same(folder, uninterrupted)

@@ -101,6 +101,7 @@ def test_a_nan_in_one_pair_stops_the_run_and_names_it(
     assert PLANTED.rpartition("/")[2] in run(*shown[1].split(), cwd=tmp_path, module="align_train.show").stdout
 
 
+@pytest.mark.long
 def test_steps_that_are_not_finite_are_skipped_up_to_a_number(
     tmp_path: Path, planted: Path, small_run: tuple[str, ...]
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_loss_that_leaps_is_told_apart_from_noise() -> None:
     assert not loss.stands_out(5.2)
 
 
+@pytest.mark.long
 def test_the_checkpoint_before_a_leap_and_every_nth_stay(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     options = (*small_run, "name=leap", "model._target_=tests.planted.Leaping", "max_steps=140")
     done = run(*options, "checkpoint_every=10", "keep_every=40", cwd=tmp_path, PLANTED_LEAP_STEP="75")
@@ -269,7 +271,8 @@ def other_rank(process: Started) -> int:
 def test_a_rank_that_dies_or_is_frozen_ends_the_other_which_names_it(
     number: signal.Signals, rank: int, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    process = start(*small_run, "name=lost", "trainer.devices=2", "max_steps=100000", *SOON, cwd=tmp_path)
+    options = (*small_run, "name=lost", "trainer.devices=2", "max_steps=100000", *SOON)
+    process = start(*options, cwd=tmp_path, forked=False)  # rank 1 is known by the environment that it was started with
     folder = RunFolder(tmp_path / "outputs" / "lost")
     wait_for_step(9, folder, process)
     ranks = [process.pid, other_rank(process)]
@@ -305,7 +308,7 @@ def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path, small_run: tu
     second = finish(start(*options, cwd=tmp_path), timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid} on " in second.stderr and "is writing this run" in second.stderr
-    third = start(*options, f"max_steps={folder.last_step() + 100}", cwd=tmp_path)
+    third = start(*options, f"max_steps={folder.last_step() + 20}", cwd=tmp_path)
     time.sleep(1)
     os.killpg(first.pid, signal.SIGKILL)  # the third has waited for this
     done = finish(third)

@@ -168,6 +168,7 @@ def test_every_rule_against_plain_python(tmp_path: Path) -> None:
     assert "is finished" in again.stdout
 
 
+@pytest.mark.long
 @needs_java
 def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
     rows = border_table()

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from align_train.demo.draw import class_names, draw, sample_scene
 from align_train.errors import UserError
+from align_train.pretrained import device_of
 from align_train.stream.decode import Views
 from align_train.stream.labels import LabelEncoder
 from align_train.stream.sets import EvaluationSets, FolderPerClass, Karpathy, Shards
@@ -250,6 +252,25 @@ def test_a_classifier_has_no_texts_to_compare() -> None:
         LabelEncoder(3)(["1", "a photo of 1"])
 
 
+@pytest.mark.parametrize(
+    ("variables", "visible", "expected"),
+    [
+        ({}, 8, "cuda"),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "10", "LOCAL_RANK": "2"}, 8, "cuda:2"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3"}, 8, "cuda:3"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3"}, 1, "cuda:0"),
+    ],
+)
+def test_each_process_of_a_machine_has_its_own_gpu(
+    variables: dict[str, str], visible: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    assert device_of("cuda") == torch.device(expected)
+
+
 def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> None:
     data = io.BytesIO()
     picture(0).save(data, "PNG")
@@ -266,17 +287,22 @@ def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> N
 def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     small_run: tuple[str, ...], tmp_path: Path, folders: Path
 ) -> None:
-    """Its first evaluation fails; another one of a single evaluator does not count for it; then the command itself does."""
+    """A picture is broken: the run ends at its first evaluation, with that step saved, and then at its last one; another
+    evaluation of a single evaluator does not count for it; the command itself does, once the picture is whole."""
     broken = folders / "red_circle" / "deeper" / "0.PNG"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:200])
-    command = (*small_run, "max_steps=2", "name=again", "eval=[pairs,zero_shot]", f"eval.zero_shot.data.path={folders}")
-    done = finish(start(*command, cwd=tmp_path))
-    assert done.returncode == 2 and "broken picture" in done.stderr
+    command = (*small_run, "max_steps=4", "name=again", "eval=[pairs,zero_shot]", f"eval.zero_shot.data.path={folders}")
+    command = (*command, "trainer.devices=2", "evaluate_every=2", "checkpoint_every=100")
+    first, second = (finish(start(*command, cwd=tmp_path)) for _ in range(2))
+    assert first.returncode == second.returncode == 2
+    assert "broken picture" in first.stderr and "step 2 is saved, and the same command goes on from there" in first.stderr
+    assert "from step 2, seed 0" in second.stdout and "trained to step 4" in second.stdout
+    assert first.stderr.count("broken picture") == second.stderr.count("broken picture") == 1
     run("model=outputs/again", "eval=pairs", cwd=tmp_path, module="align_train.evaluate")
     broken.write_bytes(whole)
     out = run(*command, cwd=tmp_path).stdout
-    assert "finished at step 2 of 2" in out and "zero_shot/top1" in out
+    assert "finished at step 4 of 4" in out and "zero_shot/top1" in out
     results = json.loads((tmp_path / "outputs" / "again" / "results.json").read_text())
     with (tmp_path / "outputs" / "again" / "metrics.csv").open(newline="") as file:
         row = list(csv.DictReader(file))[-1]

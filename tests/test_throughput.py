@@ -56,11 +56,11 @@ def test_a_locked_tower_has_no_backward_pass() -> None:
 
 def test_the_columns_of_two_processes(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """The second is slower by 0.4 s a chunk, two chunks a step: far more than a busy machine adds."""
-    slow = ("model._target_=tests.planted.Slow", "trainer.peak_tflops=0.001", "log_every=4")
+    slow = ("model._target_=tests.planted.Slow", "trainer.peak_tflops=0.001", "log_every=3", "max_steps=9")
     run(*small_run, *slow, "trainer.devices=2", cwd=tmp_path, PLANTED_SECONDS_A_CHUNK="0.4", PLANTED_SLOW_RANK="1")
     with (tmp_path / "outputs" / "demo" / "metrics.csv").open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert [row["step"] for row in rows] == [3, 6, 9]
     for row in rows:
         assert row["pairs_per_second"] == pytest.approx(32 / row["step_seconds"])
         assert row["pairs_per_second_per_device"] == pytest.approx(row["pairs_per_second"] / 2)

@@ -27,7 +27,8 @@ class Agreement(Callback):
     """Stands first in the trainer's list: the others read what was agreed on.
 
     wants_to_stop: set by whoever on this rank has a reason; stop: whether one has it. writing_failed: the same of a checkpoint
-    that could not be written in the background; failed_writing. bad_pairs: replaced in the last step, on all ranks.
+    that could not be written in the background; failed_writing. bad_pairs: replaced in the last step, on all ranks. error: set
+    by all ranks alike, what ends the run once this step is saved; those that have nothing to tell leave it empty.
     """
 
     def __init__(self, *, folder: RunFolder, data: PairsDataModule) -> None:
@@ -35,6 +36,7 @@ class Agreement(Callback):
         self.wants_to_stop = self.stop = False
         self.writing_failed = self.failed_writing = False
         self.bad_pairs = self.bad_since_start = self.pairs_since_start = 0
+        self.error: UserError | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         self._agree(trainer, pairs=0)  # on the first batch

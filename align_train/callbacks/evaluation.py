@@ -14,9 +14,11 @@ from typing import Any
 import lightning
 from lightning import Callback
 
+from align_train.callbacks.agreement import Agreement
 from align_train.callbacks.averaging import Averaging
 from align_train.callbacks.metrics import Metrics
 from align_train.datamodule import PairsDataModule
+from align_train.errors import UserError
 from align_train.evals import Encoder
 from align_train.model import Classifier, DualEncoder
 from align_train.module import TrainingModule
@@ -34,10 +36,11 @@ class Evaluation(Callback):
         data: PairsDataModule,
         metrics: Metrics,
         averaging: Averaging,
+        agreement: Agreement,
         at: Callable[[str], None],
     ) -> None:
         self.evaluators, self.every, self.data, self.metrics = evaluators, every if evaluators else 0, data, metrics
-        self.averaging, self.at = averaging, at
+        self.averaging, self.agreement, self.at = averaging, agreement, at
         self.plain: DualEncoder | Classifier | None = None
 
     def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
@@ -65,6 +68,9 @@ class Evaluation(Callback):
             progress=False,
             context=trainer.precision_plugin.forward_context,
         )
-        for name, evaluator in self.evaluators.items():
-            self.metrics.add({f"{name}/{key}": value for key, value in evaluator(encoder)})
+        try:
+            for name, evaluator in self.evaluators.items():
+                self.metrics.add({f"{name}/{key}": value for key, value in evaluator(encoder)})
+        except UserError as error:
+            self.agreement.error = error  # the run has done nothing wrong: it ends once the step is saved
         self.plain.cpu()

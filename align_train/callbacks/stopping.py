@@ -22,7 +22,7 @@ from lightning import Callback
 from align_train.callbacks.agreement import Agreement
 from align_train.callbacks.checkpoints import Checkpoints
 from align_train.distributed import all_reduce_
-from align_train.errors import Stopped
+from align_train.errors import Stopped, UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -46,13 +46,16 @@ class Stopping(Callback):
             self._restore(signal.SIGINT)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if not self.agreement.stop:
+        error = self.agreement.error
+        if not self.agreement.stop and error is None:
             return
         self.checkpoints.save(trainer)
         self.checkpoints.finish(trainer)
         if trainer.global_step >= trainer.max_steps:
             return  # that was the last one anyway
         step = self.checkpoints.folder.last_step()
+        if error is not None:
+            raise UserError(f"{error}; step {step} is saved, and the same command goes on from there" if str(error) else "")
         message = f"{self.checkpoints.folder.path}: stopped and saved at step {step}; the same command goes on from there"
         raise Stopped(message if trainer.is_global_zero else "", signal=self._agreed(trainer))
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from align_train.batch import normalise
-from align_train.distributed import gather_rows, rank, settle_before_fork, world_size
+from align_train.distributed import failing_alike, gather_rows, rank, settle_before_fork, world_size
 from align_train.errors import UserError
 
 
@@ -120,9 +120,10 @@ class Encoder:
             collate_fn=list,
         )
         rows = []
-        for images in tqdm(loader, desc="encoding pictures", disable=not self.progress, leave=False):
-            with self.context():
-                rows.append(self.model.encode_image(normalise(torch.from_numpy(np.stack(images)).to(self.device))))
+        with failing_alike(self.device, UserError, ""):  # a picture that cannot be decoded
+            for images in tqdm(loader, desc="encoding pictures", disable=not self.progress, leave=False):
+                with self.context():
+                    rows.append(self.model.encode_image(normalise(torch.from_numpy(np.stack(images)).to(self.device))))
         counts = torch.tensor([len(captions) for captions, _ in about])
         # A rank without pictures, where there are fewer of them than ranks, still needs the width.
         own = torch.cat(rows) if rows else self._width(pictures)

@@ -73,8 +73,8 @@ class Job:
             assert not self.over() or until(), self.log
             time.sleep(0.1)
 
-    def ended(self, state: str = "COMPLETED") -> None:
-        self.wait(self.over)
+    def ended(self, state: str = "COMPLETED", *, seconds: float = 300) -> None:
+        self.wait(self.over, seconds=seconds)
         assert self.about("JobState") == state, self.log
 
     def send(self, name: str) -> None:
@@ -116,26 +116,33 @@ def plain(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) 
 
 
 def test_trains_as_two_processes_of_one_machine_do(cluster: Cluster, tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    run(*small_run, "name=plain", "trainer.devices=2", cwd=tmp_path)
-    job = Job(cluster, checkout(tmp_path), *small_run)
-    job.ended()
+    """Signalled on its way, requeued, resumed."""
+    run(*small_run, "name=plain", "trainer.devices=2", SLOW, cwd=tmp_path)
+    job = Job(cluster, checkout(tmp_path), *small_run, SLOW, PLANTED_SECONDS_A_CHUNK="0.4")
     plain, folder = (RunFolder(tmp_path / "outputs" / name) for name in ("plain", "first"))
+    job.wait(partial(reached, folder, 2))
+    job.send("USR1")
+    job.ended()
+    (saved,) = re.findall(SAVED, job.log)
+    assert job.about("Restarts") == "1" and f"from step {saved}, seed 0" in job.log
+    each_step_once(folder, 12)
     assert numbers(folder.path) == numbers(plain.path)
-    assert len(numbers(folder.path)) == 12
     assert folder.read_results() == plain.read_results()
     assert "0:  global batch  32 pairs = 4 chunks of 8 = 2 processes x 2 chunks (cpu, fp32, ddp)" in job.log
-    assert job.log.count("global batch") == 1
+    assert job.log.count("global batch") == 2  # one line a start, not one a rank
+    assert "1:" not in "".join(line for line in job.log.splitlines() if "align_train:" in line)
 
 
+@pytest.mark.long
 def test_signalled_before_its_time_limit_it_goes_on_by_itself(
     cluster: Cluster, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """Slurm's own signal: 50 s before the limit, or up to half a minute earlier. The run takes longer than that."""
+    """Slurm's own signal: 100 s before the limit, or up to half a minute earlier. The run takes longer than that."""
     options = (*small_run, "max_steps=100", SLOW)
     run(*options, "name=plain", "trainer.devices=2", cwd=tmp_path)
-    limit = "--time=2 --signal=USR1@50"
+    limit = "--time=3 --signal=USR1@100"
     job = Job(cluster, checkout(tmp_path), *options, options=limit, PLANTED_SECONDS_A_CHUNK="0.36")
-    job.ended()
+    job.ended(seconds=600)
     plain, folder = (RunFolder(tmp_path / "outputs" / name) for name in ("plain", "first"))
     saved = re.findall(SAVED, job.log)
     assert saved and int(job.about("Restarts")) >= 1
@@ -143,7 +150,6 @@ def test_signalled_before_its_time_limit_it_goes_on_by_itself(
     each_step_once(folder, 100)
     assert numbers(folder.path) == numbers(plain.path)
     assert folder.read_results() == plain.read_results()
-    assert "1:" not in "".join(line for line in job.log.splitlines() if "align_train:" in line)  # one line, not one a rank
 
 
 @pytest.mark.long
