@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,15 +51,17 @@ def evaluate(config: Any) -> dict[str, float]:
 
 @contextmanager
 def _group(device: str) -> Iterator[torch.device]:
-    """The device of this process, alone, or one of those that torchrun has started."""
-    if cluster.launcher() == "slurm":
-        raise UserError("under srun, evaluate is one task; for several processes start it with torchrun")
+    """The device of this process, alone, or one of those that torchrun or srun has started."""
     own = device_of(device)
     if cluster.launcher() is None or cluster.world_size() == 1:
         yield own
         return
     if own.type == "cuda":
         torch.cuda.set_device(own)
+    if cluster.launcher() == "slurm":  # torchrun says all this itself
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+        os.environ.update(RANK=str(cluster.rank()), WORLD_SIZE=str(cluster.world_size()))
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
         yield own

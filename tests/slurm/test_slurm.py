@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -255,6 +254,10 @@ def test_cancelled_it_stays_so_and_a_second_submission_goes_on(
     assert job.about("Restarts") == "0" and f"from step {folder.last_step()}" not in job.log
     each_step_once(folder, 200)
     assert numbers(folder.path) == numbers(plain)
-    evaluation = Job(cluster, tmp_path, line=EVALUATE)
-    evaluation.ended()
-    assert f"{json.loads(folder.results.read_text())['zero_shot/top1']:.4f}" in evaluation.log
+    found = folder.read_results()
+    for tasks in ("", "--nodes=2"):
+        folder.results.unlink()
+        evaluation = Job(cluster, tmp_path, line=EVALUATE, options=tasks)
+        evaluation.ended()
+        assert found is not None and f"{found['zero_shot/top1']:.4f}" in evaluation.log
+        assert folder.read_results() == pytest.approx(found, rel=1e-5)
