@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from align_train.errors import UserError
+
 _alone = False
 
 
@@ -87,20 +89,31 @@ def gather_texts(text: str, device: torch.device) -> list[str]:
 
 
 @contextmanager
-def failing_alike(
-    device: torch.device, error: type[Exception] = OSError, others: str = "another process could not write"
-) -> Iterator[None]:
-    """Entered by all ranks: where one has this error in here, each leaves with one, or the others would wait for it."""
-    failed: Exception | None = None
+def failing_alike(device: torch.device) -> Iterator[None]:
+    """Entered by all ranks: where one has an OSError in here, each leaves with one, or the others would wait for it."""
+    failed: OSError | None = None
     try:
         yield
-    except error as own:
-        failed = own
+    except OSError as error:
+        failed = error
     anywhere = all_reduce_(torch.tensor(float(failed is not None), device=device))
     if failed is not None:
         raise failed
     if anywhere:
-        raise error(others)
+        raise OSError("another process could not write")
+
+
+@contextmanager
+def told_by_first(device: torch.device, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Entered by all ranks: where some have a UserError of this kind in here, all leave with one; of rank 0 it has the text of
+    the first of theirs, whosever that is, and of the others none."""
+    told = ""
+    try:
+        yield
+    except kind as error:
+        told = str(error)
+    if found := next(filter(None, gather_texts(told, device)), ""):
+        raise kind(found if rank() == 0 else "")
 
 
 def gather_rows(local: Tensor, total: int) -> Tensor:

@@ -12,6 +12,10 @@ class UserError(ValueError):
     status = 2
 
 
+class UnreadablePicture(UserError):
+    """One that is to be evaluated on; the run whose evaluation it is has done nothing wrong."""
+
+
 class Stopped(UserError):
     """A signal ended the run between two steps, and nothing is lost. The status is the shell's for that signal."""
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch._C._distributed_c10d import TCPStore
 
 from align_train import cluster
 from align_train.callbacks.metrics import complete
-from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, steps_of, told_once
+from align_train.config import build, build_evaluators, check_evaluators, defaults, read_settings, steps_of
 from align_train.datamodule import PairsDataModule, stage_of
-from align_train.distributed import rank
-from align_train.errors import UserError
+from align_train.distributed import rank, told_by_first
+from align_train.errors import Lost, UserError
 from align_train.evals import Encoder
 from align_train.loggers import run_loggers
 from align_train.pretrained import Pretrained, check_loader, device_of, open_pretrained, without_pretrained
@@ -35,7 +37,7 @@ def evaluate(config: Any) -> dict[str, float]:
     """`align_train.evaluate`: config.model names a run's folder, where all that is not given is as in that run, or another
     trained model."""
     with _group(config.device) as device:
-        with told_once():
+        with told_by_first(device):
             check_loader(config)
             found, settings, evaluators, data = _prepare(config)
         to = RunFolder(_results_folder(config, found))
@@ -57,16 +59,40 @@ def _group(device: str) -> Iterator[torch.device]:
         yield own
         return
     if own.type == "cuda":
+        if device != "cuda" or cluster.local_rank() >= torch.cuda.device_count() > 1:
+            raise UserError(
+                f"device={device}: process {cluster.local_rank()} of this machine, which has {torch.cuda.device_count()} GPUs, "
+                f"wants one for itself: give device=cuda, and start one process a GPU"
+            )
         torch.cuda.set_device(own)
-    if cluster.launcher() == "slurm":  # torchrun says all this itself
-        slurm = SLURMEnvironment(auto_requeue=False)
-        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
-        os.environ.update(RANK=str(cluster.rank()), WORLD_SIZE=str(cluster.world_size()))
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    _meet("nccl" if own.type == "cuda" else "gloo")
     try:
         yield own
     finally:
         dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Joins the processes of the launcher; torchrun has said where, and of srun's tasks the first one is where."""
+    if cluster.launcher() == "torchrun":
+        dist.init_process_group(backend)
+        return
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    host = os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
+    port = int(
+        os.environ.get("MASTER_PORT") or 10000 + int(os.environ.get("SLURM_JOB_ID", "0")) * 20 % 20000
+    )  # as launch/ has it
+    try:
+        store = TCPStore(host, port, cluster.world_size(), cluster.rank() == 0, timeout=_TO_MEET)
+    except dist.DistError as error:
+        raise Lost(
+            f"task {cluster.rank()} does not reach the first one at {host}:{port} ({' '.join(str(error).split())[:100]}); set "
+            f"MASTER_ADDR and MASTER_PORT to where that can be reached"
+        ) from None
+    dist.init_process_group(backend, store=store, rank=cluster.rank(), world_size=cluster.world_size())
+
+
+_TO_MEET = timedelta(minutes=2)
 
 
 def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Any], EvaluationSets]:

@@ -101,7 +101,7 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("not cpu or cuda")
-        if device.type == "cuda" and cluster.launcher() is not None:
+        if device == torch.device("cuda") and cluster.launcher() is not None:
             device = torch.device("cuda", cluster.local_rank() % max(torch.cuda.device_count(), 1))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

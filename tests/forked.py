@@ -117,6 +117,7 @@ def _serve() -> Request:
 def _become(request: Request) -> None:
     """This process as Python would have started it for the request."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
     for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
         stream = os.open(Path(request.folder, name), flags | (os.O_CREAT if number else 0))
         os.dup2(stream, number)
@@ -149,8 +150,12 @@ class _Rank:
             self.returncode = os.waitstatus_to_exitcode(status) if ended else None
         return self.returncode
 
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
 
 def _fork_ranks(request: Request) -> None:

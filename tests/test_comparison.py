@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import finish, run, start
 
 
@@ -29,6 +31,7 @@ def test_a_sweep_by_one_command(small_run: tuple[str, ...], tmp_path: Path) -> N
     assert (tmp_path / "outputs" / "noise_scaling.csv").is_file()
 
 
+@pytest.mark.long
 def test_runs_of_a_sweep_have_names_of_their_own(small_run: tuple[str, ...], tmp_path: Path) -> None:
     options = ("experiment=noise_scaling", "name=same", "seed=0,1", "make.noise=0.0", "max_steps=1", "eval=pairs")
     small = [option for option in small_run if not option.startswith("make.folder")]

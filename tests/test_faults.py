@@ -308,7 +308,7 @@ def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path, small_run: tu
     second = finish(start(*options, cwd=tmp_path), timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid} on " in second.stderr and "is writing this run" in second.stderr
-    third = start(*options, f"max_steps={folder.last_step() + 20}", cwd=tmp_path)
+    third = start(*options, f"max_steps={folder.last_step() + 100}", cwd=tmp_path)
     time.sleep(1)
     os.killpg(first.pid, signal.SIGKILL)  # the third has waited for this
     done = finish(third)

@@ -30,7 +30,7 @@ EXTRAS = [
     replace(FEW[4], engine="ZeRO-3", chunks=4, optimizer="lamb", ema=0.9, clip=0.5),
 ]
 SHORT = [*FEW, EXTRAS[-1]]
-LONG = [case for case in (*EXTRAS, *cases(), *extras()) if case not in SHORT]
+LONG = [case for case in dict.fromkeys((*EXTRAS, *cases(), *extras())) if case not in SHORT]
 
 
 def test_engines(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import tarfile
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from align_train.demo.draw import class_names, draw, sample_scene
-from align_train.errors import UserError
+from align_train.errors import Lost, UserError
+from align_train.evaluation import evaluate
 from align_train.pretrained import device_of
 from align_train.stream.decode import Views
 from align_train.stream.labels import LabelEncoder
@@ -271,6 +274,15 @@ def test_each_process_of_a_machine_has_its_own_gpu(
     assert device_of("cuda") == torch.device(expected)
 
 
+def test_tasks_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7"}
+    for name, value in (tasks | {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "9"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("align_train.evaluation._TO_MEET", timedelta(seconds=1))
+    with pytest.raises(Lost, match=r"task 1 does not reach the first one at nowhere\.invalid:9 .*; set MASTER_ADDR"):
+        evaluate(OmegaConf.create({"device": "cpu"}))
+
+
 def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> None:
     data = io.BytesIO()
     picture(0).save(data, "PNG")
@@ -289,24 +301,28 @@ def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
 ) -> None:
     """A picture is broken: the run ends at its first evaluation, with that step saved, and then at its last one; another
     evaluation of a single evaluator does not count for it; the command itself does, once the picture is whole."""
-    broken = folders / "red_circle" / "deeper" / "0.PNG"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:200])
+    pictures = FolderPerClass(path=str(folders)).open(OF).files
+    whole = [picture.read_bytes() for picture in pictures]
     command = (*small_run, "max_steps=4", "name=again", "eval=[pairs,zero_shot]", f"eval.zero_shot.data.path={folders}")
     command = (*command, "trainer.devices=2", "evaluate_every=2", "checkpoint_every=100")
-    first, second = (finish(start(*command, cwd=tmp_path)) for _ in range(2))
-    assert first.returncode == second.returncode == 2
-    assert "broken picture" in first.stderr and "step 2 is saved, and the same command goes on from there" in first.stderr
-    assert "from step 2, seed 0" in second.stdout and "trained to step 4" in second.stdout
-    assert first.stderr.count("broken picture") == second.stderr.count("broken picture") == 1
+    ended = []
+    for number in (1, 0):  # of the second rank, then of the first
+        pictures[number].write_bytes(whole[number][:200])
+        ended.append(finish(start(*command, cwd=tmp_path)))
+        pictures[number].write_bytes(whole[number])
+        assert ended[-1].returncode == 2 and ended[-1].stderr.count("align_train: ") == 1
+        assert f"{pictures[number]}: broken picture" in ended[-1].stderr
+    assert "step 2 is saved, and the same command goes on from there" in ended[0].stderr
+    assert "from step 2, seed 0" in ended[1].stdout and "trained to step 4" in ended[1].stdout
     run("model=outputs/again", "eval=pairs", cwd=tmp_path, module="align_train.evaluate")
-    broken.write_bytes(whole)
     out = run(*command, cwd=tmp_path).stdout
     assert "finished at step 4 of 4" in out and "zero_shot/top1" in out
     results = json.loads((tmp_path / "outputs" / "again" / "results.json").read_text())
     with (tmp_path / "outputs" / "again" / "metrics.csv").open(newline="") as file:
-        row = list(csv.DictReader(file))[-1]
-    assert float(row["zero_shot/top1"]) == results["zero_shot/top1"]
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    assert list(rows) == [1, 2, 3, 4]
+    assert float(rows[4]["zero_shot/top1"]) == results["zero_shot/top1"]
+    assert rows[2]["retrieval/image_to_text/recall@1"] and not rows[2]["zero_shot/top1"]
 
 
 def test_an_undecodable_picture_is_named(trained: Path, folders: Path, tmp_path: Path) -> None:

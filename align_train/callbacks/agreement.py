@@ -28,7 +28,7 @@ class Agreement(Callback):
 
     wants_to_stop: set by whoever on this rank has a reason; stop: whether one has it. writing_failed: the same of a checkpoint
     that could not be written in the background; failed_writing. bad_pairs: replaced in the last step, on all ranks. error: set
-    by all ranks alike, what ends the run once this step is saved; those that have nothing to tell leave it empty.
+    by all ranks alike, what ends the run once this step is saved; only rank 0's has a text.
     """
 
     def __init__(self, *, folder: RunFolder, data: PairsDataModule) -> None:

@@ -18,7 +18,7 @@ from align_train.callbacks.agreement import Agreement
 from align_train.callbacks.averaging import Averaging
 from align_train.callbacks.metrics import Metrics
 from align_train.datamodule import PairsDataModule
-from align_train.errors import UserError
+from align_train.errors import UnreadablePicture
 from align_train.evals import Encoder
 from align_train.model import Classifier, DualEncoder
 from align_train.module import TrainingModule
@@ -71,6 +71,6 @@ class Evaluation(Callback):
         try:
             for name, evaluator in self.evaluators.items():
                 self.metrics.add({f"{name}/{key}": value for key, value in evaluator(encoder)})
-        except UserError as error:
-            self.agreement.error = error  # the run has done nothing wrong: it ends once the step is saved
+        except UnreadablePicture as error:
+            self.agreement.error = error  # the run ends once this step is saved
         self.plain.cpu()

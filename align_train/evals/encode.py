@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from align_train.batch import normalise
-from align_train.distributed import failing_alike, gather_rows, rank, settle_before_fork, world_size
-from align_train.errors import UserError
+from align_train.distributed import gather_rows, rank, settle_before_fork, told_by_first, world_size
+from align_train.errors import UnreadablePicture, UserError
 
 
 class Towers(Protocol):
@@ -37,6 +37,20 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, number: int, /) -> NDArray[np.uint8]: ...
     def about(self) -> list[tuple[list[str], dict[str, Any]]]: ...
+
+
+class _Readable(Dataset[NDArray[np.uint8] | str]):
+    """In the place of a picture that cannot be read, what is wrong with it: whoever has it goes on as the other ranks do, which
+    would wait for it."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __getitem__(self, number: int) -> NDArray[np.uint8] | str:
+        try:
+            return self.pictures[number]
+        except UserError as error:
+            return str(error)
 
 
 @dataclass(frozen=True)
@@ -113,17 +127,24 @@ class Encoder:
         about = pictures.about()  # first: what is wrong with a set shows before the long work
         settle_before_fork()
         loader: DataLoader[Any] = DataLoader(
-            pictures,  # type: ignore[arg-type]
+            _Readable(pictures),
             sampler=range(rank(), len(pictures), world_size()),
             batch_size=self.chunk_size,
             num_workers=self.workers,
             collate_fn=list,
         )
         rows = []
-        with failing_alike(self.device, UserError, ""):  # a picture that cannot be decoded
-            for images in tqdm(loader, desc="encoding pictures", disable=not self.progress, leave=False):
+        unreadable: list[str] = []
+        for batch in tqdm(loader, desc="encoding pictures", disable=not self.progress, leave=False):
+            images = [one for one in batch if not isinstance(one, str)]
+            unreadable += [one for one in batch if isinstance(one, str)]
+            if images:
                 with self.context():
                     rows.append(self.model.encode_image(normalise(torch.from_numpy(np.stack(images)).to(self.device))))
+        with told_by_first(self.device, UnreadablePicture):
+            if unreadable:
+                more = f" ({len(unreadable) - 1} more like it)" if unreadable[1:] else ""
+                raise UnreadablePicture(unreadable[0] + more)
         counts = torch.tensor([len(captions) for captions, _ in about])
         # A rank without pictures, where there are fewer of them than ranks, still needs the width.
         own = torch.cat(rows) if rows else self._width(pictures)

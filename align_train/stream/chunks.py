@@ -384,7 +384,7 @@ class HeldOutPairs(Dataset[Pixels]):
         shard, pair = self._place(number)
         try:
             return self.pairs.centre(shard, pair)[0]
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise self._in_one_line(error, shard, pair) from None
 
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
@@ -406,7 +406,7 @@ class HeldOutPairs(Dataset[Pixels]):
     def _place(self, number: int) -> tuple[int, int]:
         return place_in(self.ends, number)
 
-    def _in_one_line(self, error: ValueError, shard: int, pair: int) -> UserError:
+    def _in_one_line(self, error: Exception, shard: int, pair: int) -> UserError:
         if isinstance(error, UserError):
             return error
         key = self.pairs.reader(shard).key(pair)

@@ -260,4 +260,5 @@ def test_cancelled_it_stays_so_and_a_second_submission_goes_on(
         evaluation = Job(cluster, tmp_path, line=EVALUATE, options=tasks)
         evaluation.ended()
         assert found is not None and f"{found['zero_shot/top1']:.4f}" in evaluation.log
+        assert evaluation.log.count("zero_shot/top1") == 1  # by one of two, that is
         assert folder.read_results() == pytest.approx(found, rel=1e-5)
