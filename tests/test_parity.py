@@ -29,8 +29,8 @@ EXTRAS = [
     replace(FEW[2], engine="fsdp, reshard", chunks=4, lock="image"),
     replace(FEW[4], engine="ZeRO-3", chunks=4, optimizer="lamb", ema=0.9, clip=0.5),
 ]
-SHORT = [*FEW, EXTRAS[-1]]
-LONG = [case for case in dict.fromkeys((*EXTRAS, *cases(), *extras())) if case not in SHORT]
+SHORT = [FEW[0], FEW[3], FEW[4], EXTRAS[-1]]  # each engine
+LONG = [case for case in dict.fromkeys((*FEW, *EXTRAS, *cases(), *extras())) if case not in SHORT]
 
 
 def test_engines(tmp_path: Path) -> None:
