@@ -72,7 +72,8 @@ def ours(rows: dict[str, Tensor], folder: Path) -> dict[str, float]:
     (folder / "classes.json").write_text(json.dumps({"names": names}))
     records = [{"class": int(label)} for label in rows["labels"]]
     labelled = EncodedPairs(rows["images"], [""] * PICTURES, torch.arange(PICTURES), records, lambda _: rows["images"])
-    encoder = SimpleNamespace(pairs=lambda _: labelled, texts=lambda prompts: rows["prompts"])
+    pictures = SimpleNamespace(about=lambda: [([""], record) for record in records])
+    encoder = SimpleNamespace(pairs=lambda _: labelled, pictures=lambda _: pictures, texts=lambda prompts: rows["prompts"])
     zero_shot = ZeroShot(classes=str(folder / "classes.json"), templates="imagenet_simple")
     return found | {f"zero_shot/{metric}": value for metric, value in zero_shot(encoder)}
 
