@@ -33,6 +33,7 @@ from align_train.evals import (
 from align_train.evals.neighbours import nearest
 from align_train.evals.prompts import read_templates
 from align_train.loss import ContrastiveLoss
+from benchmarks import metrics
 from tests.processes import on_ranks
 from tests.ready import Lookup, embeddings, encoded, lying_ready
 
@@ -536,3 +537,14 @@ def test_uneven_sets_are_gathered_whole_and_in_order(world: int, total: int, tmp
         assert torch.equal(found, torch.arange(total * 2.0).view(total, 2))
     for images, texts in on_ranks(world, encoded_on_ranks, total, folder=tmp_path / "encoded"):
         assert images[:, 0].tolist() == texts[:, 0].tolist() == list(range(total))
+
+
+def test_what_the_benchmark_compares(tmp_path: Path) -> None:
+    """`python -m benchmarks.metrics` has the peers in an environment of its own; our side of it must not rot unseen."""
+    rows = metrics.embeddings(tmp_path)
+    found = metrics.ours(rows, tmp_path)
+    nearest = (rows["images"].double() @ rows["one"].double().T).argmax(dim=1)
+    assert found["one/image_to_text/recall@1"] == float((nearest == torch.arange(metrics.PICTURES)).double().mean())
+    prompts = rows["prompts"].double().view(metrics.CLASSES, -1, metrics.DIM).mean(dim=1)
+    guesses = (rows["images"].double() @ torch.nn.functional.normalize(prompts, dim=-1).T).argmax(dim=1)
+    assert found["zero_shot/top1"] == float((guesses == rows["labels"]).double().mean())
