@@ -328,6 +328,7 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
             align_train.load(str(path))
 
 
+@pytest.mark.long
 def test_what_hugging_face_cannot_express_is_exported_in_our_own_format(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     run(*small_run, "+model.image_tower.projection=24", "max_steps=2", "name=projected", cwd=tmp_path)
     with pytest.raises(AssertionError, match=r"no linear layer on the image side \(image_tower\.projection=24\)"):

@@ -138,6 +138,7 @@ def test_by_picture_by_text_and_by_both(embedded: Path, trained: Path, demo: Pat
     assert (tmp_path / "deep" / "er" / "found.png").is_file()
 
 
+@pytest.mark.long
 def test_what_is_broken_is_said_and_mended(embedded: Path, trained: Path, demo: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(embedded, tmp_path / "copy")
     (copy / "00001.jsonl").unlink()

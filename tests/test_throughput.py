@@ -54,6 +54,7 @@ def test_a_locked_tower_has_no_backward_pass() -> None:
         assert locked.of_step(4, tokens) - text == pytest.approx((whole.of_step(4, tokens) - text) / 3)
 
 
+@pytest.mark.long
 def test_the_columns_of_two_processes(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """The second is slower by 0.4 s a chunk, two chunks a step: far more than a busy machine adds."""
     slow = ("model._target_=tests.planted.Slow", "trainer.peak_tflops=0.001", "log_every=3", "max_steps=9")
