@@ -79,9 +79,8 @@ def _meet(backend: str) -> None:
         return
     nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
     host = os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
-    port = int(
-        os.environ.get("MASTER_PORT") or 10000 + int(os.environ.get("SLURM_JOB_ID", "0")) * 20 % 20000
-    )  # as launch/ has it
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    port = int(os.environ.get("MASTER_PORT") or 10000 + job * 20 % 20000)  # as launch/environment.sh has it
     try:
         store = TCPStore(host, port, cluster.world_size(), cluster.rank() == 0, timeout=_TO_MEET)
     except dist.DistError as error:

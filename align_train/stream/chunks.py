@@ -381,7 +381,7 @@ class HeldOutPairs(Dataset[Pixels]):
         return min(self.pairs.manifest.pairs, self.limit or self.pairs.manifest.pairs)
 
     def __getitem__(self, number: int) -> Pixels:
-        shard, pair = self._place(number)
+        shard, pair = place_in(self.ends, number)
         try:
             return self.pairs.centre(shard, pair)[0]
         except (ValueError, OSError) as error:
@@ -390,7 +390,7 @@ class HeldOutPairs(Dataset[Pixels]):
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
         """The texts and the JSON member of every pair, read once."""
         for number in range(len(self._about), len(self)):
-            shard, pair = self._place(number)
+            shard, pair = place_in(self.ends, number)
             reader = self.pairs.reader(shard)
             if not pair and (bare := reader.texts_without_picture()):
                 raise UserError(
@@ -402,9 +402,6 @@ class HeldOutPairs(Dataset[Pixels]):
             except ValueError as error:
                 raise self._in_one_line(error, shard, pair) from None
         return self._about
-
-    def _place(self, number: int) -> tuple[int, int]:
-        return place_in(self.ends, number)
 
     def _in_one_line(self, error: Exception, shard: int, pair: int) -> UserError:
         if isinstance(error, UserError):
