@@ -16,7 +16,7 @@ test-all: .venv/.done
 # On a real Slurm of two nodes, which is installed (as root, from Debian's packages) where it is missing.
 test-slurm: .venv/.done
 	PATH="$$PATH:/usr/sbin" tests/slurm/install.sh
-	$(BIN)/python -m pytest tests/slurm tests/test_faults.py
+	$(BIN)/python -m pytest tests/slurm tests/commands/test_faults.py
 
 check: .venv/.done
 	$(BIN)/ruff format .

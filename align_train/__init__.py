@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from align_train.inference import load, load_classifier
+    from align_train.pretrained.load import load, load_classifier
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "load_classifier"]
@@ -14,7 +14,7 @@ __all__ = ["__version__", "load", "load_classifier"]
 def __getattr__(name: str) -> Any:
     """`align_train.load` and its like, once asked for: commands must not wait for torch before they read their settings."""
     if name in ("load", "load_classifier"):
-        from align_train import inference
+        from align_train.pretrained import load as loading
 
-        return getattr(inference, name)
+        return getattr(loading, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,17 +6,19 @@ import os
 
 from omegaconf import DictConfig
 
-from align_train.config import check, command, told_once
+from align_train.config.check import check
+from align_train.config.compose import command
+from align_train.config.messages import report_once
 
 
 def run(config: DictConfig) -> None:
     if "path" in config.model:  # model=huggingface
-        from align_train.pretrained import with_pretrained
+        from align_train.pretrained.explicit import with_pretrained
 
         config = with_pretrained(config)
-    with told_once():
+    with report_once():
         check(config)
-    from align_train.train import train  # torch and all that: only once the configuration holds
+    from align_train.commands.train import train
 
     train(config)
 

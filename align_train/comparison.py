@@ -13,10 +13,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from align_train.config import read_settings
+from align_train.config.compose import read_settings
 from align_train.errors import UserError
-from align_train.pictures import draw_lines
-from align_train.run_folder import RunFolder, write_whole
+from align_train.figures.plots import draw_lines
+from align_train.files import write_whole
+from align_train.run.folder import RunFolder
 
 
 class Comparison:
@@ -24,7 +25,13 @@ class Comparison:
     to: where `.csv` and `.png` go, without that ending."""
 
     def __init__(self, *, runs: str, rows: str, columns: str, value: str, to: str) -> None:
-        self.runs, self.rows, self.columns, self.value, self.to = runs, rows, columns, value, Path(to).expanduser()
+        self.runs, self.rows, self.columns, self.value, self.to = (
+            runs,
+            rows,
+            columns,
+            value,
+            Path(to).expanduser(),
+        )
 
     def __call__(self) -> None:
         """Writes and prints; one line where no run has such a result yet."""
@@ -41,11 +48,18 @@ class Comparison:
         for row in rows:
             values = [found.get((row, column)) for column in columns]
             writer.writerow([row, *("" if value is None else f"{value:.4f}" for value in values)])
-            print("".join(f"{cell:>12}" for cell in (f"{row:,g}", *("" if v is None else f"{v:.4f}" for v in values))))
+            print(
+                "".join(
+                    f"{cell:>12}"
+                    for cell in (f"{row:,g}", *("" if v is None else f"{v:.4f}" for v in values))
+                )
+            )
         table, plot = Path(f"{self.to}.csv"), Path(f"{self.to}.png")
         write_whole(table, text.getvalue())
         lines = {
-            f"{self.columns}={column:g}": [(row, found[row, column]) for row in rows if (row, column) in found]
+            f"{self.columns}={column:g}": [
+                (row, found[row, column]) for row in rows if (row, column) in found
+            ]
             for column in columns
         }
         draw_lines(lines, plot, across=self.rows, up=self.value)
@@ -58,7 +72,10 @@ class Comparison:
             results = RunFolder(folder).read_results()
             if results is not None and self.value in results:
                 settings = read_settings(RunFolder(folder).config)
-                key = (_number(settings, self.rows, folder), _number(settings, self.columns, folder))
+                key = (
+                    _number(settings, self.rows, folder),
+                    _number(settings, self.columns, folder),
+                )
                 if key in places:
                     raise UserError(
                         f"compare: {places[key].name} and {folder.name} have the same {self.rows} and {self.columns}; narrow "

@@ -12,7 +12,7 @@ class UserError(ValueError):
     status = 2
 
 
-class UnreadablePicture(UserError):
+class UnreadableImage(UserError):
     """One that is to be evaluated on; the run whose evaluation it is has done nothing wrong."""
 
 

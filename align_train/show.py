@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from align_train.config import command
+from align_train.config.compose import command
 
 
 def run(config: DictConfig) -> None:
-    from align_train.showing import show
+    from align_train.commands.show import show
 
     show(config)
 

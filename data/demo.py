@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from align_train.config import command
+from align_train.config.compose import command
 
 
 @dataclass
@@ -31,7 +31,9 @@ def run(config: DictConfig) -> None:
     from align_train.demo import make_demo
 
     make_demo(**OmegaConf.to_container(config))  # type: ignore[arg-type]
-    print(f"{config.folder}: {config.pairs:,} pairs, {config.noise:.0%} noise; {config.held_out:,} clean held-out pairs")
+    print(
+        f"{config.folder}: {config.pairs:,} pairs, {config.noise:.0%} noise; {config.held_out:,} clean held-out pairs"
+    )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from pyarrow import parquet
 
-from align_train.config import MISSING, command
+from align_train.config.compose import command
+from align_train.config.schema import MISSING
 from align_train.errors import UserError
-from data.engines import engine
-from data.img2dataset import OWN_COLUMNS, STATS_SUFFIX
-from data.tables import find
+from data.tables.engines import engine
+from data.tables.find import find
+from data.tables.img2dataset import OWN_COLUMNS, STATS_SUFFIX
 
 
 @dataclass
@@ -45,7 +46,9 @@ def run(config: DictConfig) -> None:
         raise UserError(f"to={config.to}: expected the name of a parquet file")
     source = find(config.source)
     wanted = sum(-(-rows // config.pairs_per_shard) for rows in source.rows)
-    missing = [number for number in range(wanted) if not (folder / f"{number:05d}{STATS_SUFFIX}").is_file()]
+    missing = [
+        number for number in range(wanted) if not (folder / f"{number:05d}{STATS_SUFFIX}").is_file()
+    ]
     if missing:
         raise UserError(
             f"shards={config.shards}: {len(missing)} of the {wanted} shards of source={config.source} are not finished, first "
@@ -56,13 +59,22 @@ def run(config: DictConfig) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        with engine("duckdb", memory_gb=config.memory_gb, threads=None, temporary=to.with_name(f".{to.name}.spill")) as duckdb:
-            rows = duckdb.load(*tables.files)  # and no other: img2dataset opens a table under its name before it has rows
+        with engine(
+            "duckdb",
+            memory_gb=config.memory_gb,
+            threads=None,
+            temporary=to.with_name(f".{to.name}.spill"),
+        ) as duckdb:
+            rows = duckdb.load(
+                *tables.files
+            )  # and no other: img2dataset opens a table under its name before it has rows
             there = rows.filter(rows.status == "success").select("url", "caption")
             failed = rows.filter(rows.status == "failed_to_download")
             for error in config.gone:
                 failed = failed.filter(~failed.error_message.fill_null("").contains(error))
-            left = failed.anti_join(there, [ibis._.url == there.url, ibis._.caption.identical_to(there.caption)])
+            left = failed.anti_join(
+                there, [ibis._.url == there.url, ibis._.caption.identical_to(there.caption)]
+            )
             duckdb.save(left.select(*kept).distinct().order_by("url", "caption"), aside)
         (aside / "part-0.parquet").replace(to)
     finally:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from align_train.config import MISSING, command
+from align_train.config.compose import command
+from align_train.config.schema import MISSING
 from align_train.errors import UserError
-from data.rows import places
+from data.tables.rows import places
 
 if TYPE_CHECKING:
-    from align_train.stream.manifest import Manifest
-    from align_train.stream.stage import Stage
+    from align_train.shards.cache import ShardCache
+    from align_train.shards.manifest import Manifest
 
 
 @dataclass
@@ -37,16 +38,19 @@ ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
 
 
 def run(config: DictConfig) -> None:
-    from align_train.stream.manifest import MANIFEST_NAME, resolve
-    from align_train.stream.shard import CaptionSource
-    from align_train.stream.stage import Stage
+    from align_train.shards.cache import ShardCache
+    from align_train.shards.caption import CaptionSource
+    from align_train.shards.manifest import MANIFEST_NAME
+    from align_train.shards.resolve import resolve
 
     shards = places(config.shards, "shards")
     folder = shards[0] if len(shards) == 1 and Path(shards[0]).expanduser().is_dir() else None
     if config.to is None and folder is None:
-        raise UserError(f"shards={config.shards} is no folder: give to=…, the path of the manifest to write")
+        raise UserError(
+            f"shards={config.shards} is no folder: give to=…, the path of the manifest to write"
+        )
     to = Path(config.to or f"{folder}/{MANIFEST_NAME}").expanduser()
-    stage = Stage(storage_options=dict(config.storage_options or {}))
+    stage = ShardCache(storage_options=dict(config.storage_options or {}))
     manifest = _of_download(shards, stage) or resolve(
         # A folder's own manifest is what is made here, not what is read.
         f"{glob.escape(folder)}/*.tar" if folder else shards,
@@ -55,28 +59,37 @@ def run(config: DictConfig) -> None:
         key="shards",
     )
     if to.is_dir():
-        raise UserError(f"to={to}: is a folder; give the path of the manifest to write, e.g. {to / MANIFEST_NAME}")
+        raise UserError(
+            f"to={to}: is a folder; give the path of the manifest to write, e.g. {to / MANIFEST_NAME}"
+        )
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
-    print(f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity {manifest.identity}")
+    print(
+        f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity {manifest.identity}"
+    )
 
 
-def _of_download(folders: list[str], stage: Stage) -> Manifest | None:
+def _of_download(folders: list[str], stage: ShardCache) -> Manifest | None:
     """None unless these are folders, or URLs of folders, that img2dataset filled."""
-    from align_train.stream.manifest import Manifest
-    from align_train.stream.stage import is_url
+    from align_train.shards.manifest import Manifest
+    from align_train.shards.remote import is_url
 
-    if any(glob.has_magic(place) or not (is_url(place) or Path(place).expanduser().is_dir()) for place in folders):
+    if any(
+        glob.has_magic(place) or not (is_url(place) or Path(place).expanduser().is_dir())
+        for place in folders
+    ):
         return None
     if any(place.endswith((".tar", ".jsonl")) or "{" in place for place in folders):
         return None
     try:
-        from data.img2dataset import finished_shards
+        from data.tables.img2dataset import finished_shards
     except ImportError:  # without pyarrow tars are indexed
         return None
     found = finished_shards(folders, stage)
     if found is not None and not found:
-        raise UserError(f"shards={', '.join(folders)}: no finished shard with a pair there; is the download still running?")
+        raise UserError(
+            f"shards={', '.join(folders)}: no finished shard with a pair there; is the download still running?"
+        )
     return Manifest(tuple(found), ", ".join(folders)) if found else None
 
 

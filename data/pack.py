@@ -25,13 +25,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from align_train.config import MISSING, command
+from align_train.config.compose import command
+from align_train.config.schema import MISSING
 from align_train.errors import UserError
-from align_train.stream.manifest import MANIFEST_NAME, Manifest
-from align_train.stream.shard import IMAGE_EXTENSIONS
-from align_train.stream.text import train_tokenizer
-from align_train.stream.write import write_shard
-from data.rows import NOT_UTF8, Row, cell, rows_of_table
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.tar_index import IMAGE_EXTENSIONS
+from align_train.shards.write import write_shard
+from align_train.stream.wordpiece import train_tokenizer
+from data.tables.rows import NOT_UTF8, Row, cell, rows_of_table
 
 _OTHER_FORMATS = ("bmp", "gif", "tif", "tiff", "ppm")
 
@@ -74,7 +75,9 @@ def run(config: DictConfig) -> None:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     texts = sum(len(texts) for _, texts in pairs)
-    print(f"{to}: {len(pairs):,} pairs with {texts:,} texts in {-(-len(pairs) // config.pairs_per_shard):,} shards")
+    print(
+        f"{to}: {len(pairs):,} pairs with {texts:,} texts in {-(-len(pairs) // config.pairs_per_shard):,} shards"
+    )
 
 
 def collect(config: DictConfig, source: Path) -> list[Pair]:
@@ -100,14 +103,20 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
         try:
             path = root / template.format(**row)
         except KeyError as error:
-            raise UserError(f"path={config.path}: {source} has no column {error}; it has {', '.join(row)}") from None
+            raise UserError(
+                f"path={config.path}: {source} has no column {error}; it has {', '.join(row)}"
+            ) from None
         except (IndexError, ValueError):
-            raise UserError(f"path={config.path}: expected a column, or a pattern such as 'path=\"{{code}}.png\"'") from None
+            raise UserError(
+                f"path={config.path}: expected a column, or a pattern such as 'path=\"{{code}}.png\"'"
+            ) from None
         texts = texts_of.setdefault(path, [])
         for column in columns:
             found = cell(row, column, source)
             parts = found.split(config.separator) if config.separator else [found]
-            texts.extend(part.strip() for part in parts if part.strip() and part.strip() not in texts)
+            texts.extend(
+                part.strip() for part in parts if part.strip() and part.strip() not in texts
+            )
     for column, values in never.items():
         if values:
             raise UserError(f"where.{column}: no row of {source} has {sorted(values)[0]!r} there")
@@ -116,14 +125,18 @@ def collect(config: DictConfig, source: Path) -> list[Pair]:
         raise UserError(f"source={config.source}: no pictures with a text in {', '.join(columns)}")
     missing = [path for path, _ in pairs if not path.is_file()]
     if missing:
-        raise UserError(f"{len(missing)} of {len(pairs)} pictures are missing, first {missing[0]}; check path and root")
+        raise UserError(
+            f"{len(missing)} of {len(pairs)} pictures are missing, first {missing[0]}; check path and root"
+        )
     return pairs
 
 
 def _values(column: str, value: Any) -> list[str]:
     values = value if isinstance(value, ListConfig) else [value]
     if not len(values) or any(item is None or OmegaConf.is_config(item) for item in values):
-        raise UserError(f"where.{column}={value}: expected a value, or a list of values, of that column")
+        raise UserError(
+            f"where.{column}={value}: expected a value, or a list of values, of that column"
+        )
     return [str(item) for item in values]
 
 
@@ -154,17 +167,28 @@ def write(pairs: list[Pair], folder: Path, config: DictConfig) -> None:
     shards = []
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
         for number, part in enumerate(parts):
-            shards.append(write_shard(folder / f"{number:05d}.tar", _members(part, number * size, bar)))
+            shards.append(
+                write_shard(folder / f"{number:05d}.tar", _members(part, number * size, bar))
+            )
     Manifest(tuple(shards), str(folder)).write(folder / MANIFEST_NAME)
     if config.vocabulary:
-        train_tokenizer(lambda: (texts for _, texts in pairs), size=config.vocabulary, folder=folder / "tokenizer")
+        train_tokenizer(
+            lambda: (texts for _, texts in pairs),
+            size=config.vocabulary,
+            folder=folder / "tokenizer",
+        )
 
 
-def _members(pairs: list[Pair], first: int, bar: tqdm[None]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _members(
+    pairs: list[Pair], first: int, bar: tqdm[None]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     for number, (path, texts) in enumerate(pairs, start=first):
         extension, picture = _encoded(path)
         record = json.dumps({"captions": texts, "source": path.name}, ensure_ascii=False)
-        yield f"{number:09d}", {extension: picture, "txt": texts[0].encode(), "json": record.encode()}
+        yield (
+            f"{number:09d}",
+            {extension: picture, "txt": texts[0].encode(), "json": record.encode()},
+        )
         bar.update()
 
 
@@ -177,7 +201,9 @@ def _encoded(path: Path) -> tuple[str, bytes]:
         buffer = io.BytesIO()
         Image.open(io.BytesIO(data)).save(buffer, "PNG")
     except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path}: not a readable picture ({error}); repair it or leave it out") from None
+        raise UserError(
+            f"{path}: not a readable picture ({error}); repair it or leave it out"
+        ) from None
     return "png", buffer.getvalue()
 
 

@@ -17,10 +17,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from align_train.config import MISSING, command
+from align_train.config.compose import command
+from align_train.config.schema import MISSING
 from align_train.errors import UserError
-from align_train.stream.text import train_tokenizer
-from data.rows import cell, places, rows_of_table
+from align_train.stream.wordpiece import train_tokenizer
+from data.tables.rows import cell, places, rows_of_table
 
 _BATCH = 16384
 
@@ -53,7 +54,12 @@ def run(config: DictConfig) -> None:
     passes = iter(("counting characters", "counting words"))
     aside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        train_tokenizer(lambda: _batches(settings, next(passes)), size=settings.size, folder=aside, coverage=settings.coverage)
+        train_tokenizer(
+            lambda: _batches(settings, next(passes)),
+            size=settings.size,
+            folder=aside,
+            coverage=settings.coverage,
+        )
         aside.rename(to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -64,9 +70,9 @@ def run(config: DictConfig) -> None:
 
 
 def _tokens(folder: Path) -> int:
-    from align_train.stream.text import TextEncoder
+    from align_train.stream.tokenizer import Tokenizer
 
-    return TextEncoder(str(folder), max_tokens=64).vocabulary_size
+    return Tokenizer(str(folder), max_tokens=64).vocabulary_size
 
 
 def _batches(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
@@ -91,14 +97,22 @@ def _texts(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
             table = Path(source).expanduser()
             if not table.is_file():
                 raise UserError(f"source={source}: no such table")
-            for number, row in enumerate(tqdm(rows_of_table(table), desc=what, unit="row", unit_scale=True)):
+            for number, row in enumerate(
+                tqdm(rows_of_table(table), desc=what, unit="row", unit_scale=True)
+            ):
                 if number % settings.every == 0:
-                    yield [part for column in settings.text or ["text"] for part in _split(cell(row, column, table), settings)]
+                    yield [
+                        part
+                        for column in settings.text or ["text"]
+                        for part in _split(cell(row, column, table), settings)
+                    ]
         return
     try:
-        from data.tables import batches, find
+        from data.tables.find import batches, find
     except ImportError:
-        raise UserError("reading parquet needs pyarrow: pip install 'align_train[prepare]'") from None
+        raise UserError(
+            "reading parquet needs pyarrow: pip install 'align_train[prepare]'"
+        ) from None
     tables = find(sources)
     columns = []
     named: list[str | None] = [*settings.text] or [None]

@@ -2,70 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from align_train.datamodule import PairsDataModule
 from align_train.demo import make_demo
-from tests.align_folders import SMALL, folder_of, lively
-from tests.forked import Forked, Server
+from tests.support.align_folders import SMALL, folder_of, lively
+from tests.support.commands import SMALL_MAKE, SMALL_RUN, made_once, run
 
 settings.register_profile("shared_machine", deadline=None)  # never a timed test
+
+
 settings.load_profile("shared_machine")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-# A recipe of seconds: BatchNorm, dropout and drop path are on, or chunks would be tested for nothing.
-SMALL_RUN = (
-    "batch_size=32",
-    "chunk_size=8",
-    "max_steps=12",
-    "log_every=1",
-    "checkpoint_every=4",
-    "evaluate_every=0",
-    "optimizer.lr=2e-3",
-    "model.temperature.initial=0.1",
-    "model.image_tower.channels=[8,8,16]",
-    "model.image_tower.kernels=[3,3,3]",
-    "model.image_tower.strides=[1,2,2]",
-    "model.image_tower.repeats=[1,1,1]",
-    "model.image_tower.expansions=[1,4,4]",
-    "model.image_tower.drop_path=0.2",
-    "model.text_tower.hidden=32",
-    "model.text_tower.layers=1",
-    "model.text_tower.heads=2",
-    "model.text_tower.intermediate=64",
-    "model.text_tower.dropout=0.1",
-    "model.image_size=32",
-    "model.resize_size=36",
-)
-
-SMALL_MAKE = ("make.pairs=512", "make.held_out=64", "make.size=40", "+make.pairs_per_shard=128", "+make.vocabulary=300")
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that `make` fills, once for all processes that the tests are spread over. To be left as it is."""
-    root = factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder, done = root / name, root / f"{name}.done"
-    with (root / f"{name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            make(folder)
-            done.touch()
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +22,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """512 noisy training pairs in 4 shards, 64 clean held-out ones, vocabulary, classes."""
 
     def make(folder: Path) -> None:
-        make_demo(folder=str(folder / "pairs"), pairs=512, held_out=64, size=40, pairs_per_shard=128, vocabulary=300)
+        make_demo(
+            folder=str(folder / "pairs"),
+            pairs=512,
+            held_out=64,
+            size=40,
+            pairs_per_shard=128,
+            vocabulary=300,
+        )
 
     return made_once(tmp_path_factory, "demo", make) / "pairs"
 
@@ -87,7 +43,13 @@ def small_run(demo: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
     """A run of seconds that is over."""
-    return made_once(tmp_path_factory, "trained", lambda folder: run(*small_run, "name=run", cwd=folder)) / "outputs" / "run"
+    return (
+        made_once(
+            tmp_path_factory, "trained", lambda folder: run(*small_run, "name=run", cwd=folder)
+        )
+        / "outputs"
+        / "run"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -98,70 +60,3 @@ def small_align(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
         folder_of(lively(SMALL), folder / "align", demo / "tokenizer", resize=36, crop=32)
 
     return made_once(tmp_path_factory, "small_align", make) / "align"
-
-
-def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> PairsDataModule:
-    """Batches of 32 small pictures on 8 lanes."""
-    plain: dict[str, Any] = {"image_size": 16, "resize_size": 20, "max_tokens": 16, "batch_size": 32, "seed": 0, "lanes": 8}
-    return PairsDataModule(shards=shards, tokenizer=str(tokenizer), **plain, **options)
-
-
-def launch_command(*, beginning: str) -> str:
-    """The one command in launch/README.md that begins so."""
-    lines = (REPOSITORY / "launch" / "README.md").read_text().splitlines()
-    (found,) = [line.strip() for line in lines if line.startswith(f"    {beginning}")]
-    return found
-
-
-def checkout(folder: Path) -> Path:
-    """Makes a folder one from which that README's commands find what they name."""
-    for name in ("launch", "align_train", "conf", "tests"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    return folder
-
-
-@cache
-def _server() -> Server:
-    return Server(_environment())
-
-
-def _environment() -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "HYDRA_", "WANDB_"))}
-    fixed = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_SILENT": "true"}
-    return inherited | fixed
-
-
-Started = subprocess.Popen[str] | Forked
-
-
-def start(*arguments: str, cwd: Path, module: str = "align_train", forked: bool = True, **environment: str) -> Started:
-    """Starts `python -m module …` in a folder of its own, offline, one thread per process.
-
-    forked: from a process that has the libraries loaded, which takes ten seconds less.
-    """
-    if forked:
-        return _server().start(module, arguments, cwd, _environment() | environment)
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=cwd,
-        env=_environment() | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: Started, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    out, error = process.communicate(timeout=timeout)
-    assert process.returncode is not None
-    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
-
-
-def run(
-    *arguments: str, cwd: Path, module: str = "align_train", forked: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command that must succeed."""
-    done = finish(start(*arguments, cwd=cwd, module=module, forked=forked, **environment))
-    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    return done

@@ -41,7 +41,16 @@ _COLOURS: dict[str, tuple[Range, Range, Range]] = {
 _BACKGROUND: tuple[Range, Range, Range] = ((0, 360), (0.0, 0.3), (0.35, 0.8))
 
 COLOURS: tuple[str, ...] = tuple(_COLOURS)
-SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "crescent")
+SHAPES: tuple[str, ...] = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "cross",
+    "heart",
+    "ring",
+    "crescent",
+)
 TEXTURES: tuple[str, ...] = ("noise", "stripes", "checks", "gradient", "blobs", "dots")
 
 # For each class, which colour and which shape it is.
@@ -51,7 +60,11 @@ ATTRIBUTES: dict[str, list[int]] = {
 }
 
 SMALLEST, LARGEST = 0.16, 0.40  # radius of an object, in sides of the picture
-_LARGEST_OF = {1: LARGEST, 2: 0.24, 3: 0.20}  # by how many there are, so that they fit without touching
+_LARGEST_OF = {
+    1: LARGEST,
+    2: 0.24,
+    3: 0.20,
+}  # by how many there are, so that they fit without touching
 _COUNT_WEIGHTS = {1: 0.8, 2: 0.14, 3: 0.06}
 _GAP = 1.05  # between the circles around two objects
 _TURN = math.radians(15)
@@ -163,7 +176,10 @@ def _place(random: Random, count: int) -> tuple[Item, ...]:
         for _ in range(_TRIES):
             radius = random.uniform(SMALLEST, _LARGEST_OF[count])
             x, y = random.uniform(radius, 1 - radius), random.uniform(radius, 1 - radius)
-            if all(math.hypot(x - other.x, y - other.y) > _GAP * (radius + other.radius) for other in items):
+            if all(
+                math.hypot(x - other.x, y - other.y) > _GAP * (radius + other.radius)
+                for other in items
+            ):
                 items.append(Item(x, y, radius, random.uniform(-_TURN, _TURN)))
                 break
     return tuple(items)
@@ -196,7 +212,9 @@ def _field(background: Background, size: int, random: Random) -> Field:
 def _clouds(random: Random, cells: int, size: int) -> Field:
     """Smooth noise: a grid of cells x cells random numbers, enlarged."""
     grid = Image.frombytes("L", (cells, cells), random.randbytes(cells * cells))
-    return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(255)
+    return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(
+        255
+    )
 
 
 def _step(wave: Field, size: int, cells: float) -> Field:
@@ -211,16 +229,24 @@ def _mask(scene: Scene, size: int) -> Field:
     mask = Image.new("L", (large, large))
     pen = ImageDraw.Draw(mask)
     for item in scene.items:
-        cosine, sine = math.cos(item.turn) * item.radius * large, math.sin(item.turn) * item.radius * large
+        cosine, sine = (
+            math.cos(item.turn) * item.radius * large,
+            math.sin(item.turn) * item.radius * large,
+        )
         for outline, ink in _OUTLINES[scene.shape]:
             pen.polygon(
-                [(item.x * large + x * cosine - y * sine, item.y * large + x * sine + y * cosine) for x, y in outline],
+                [
+                    (item.x * large + x * cosine - y * sine, item.y * large + x * sine + y * cosine)
+                    for x, y in outline
+                ],
                 fill=ink,
             )
     return np.asarray(mask.reduce(_OVERSAMPLE), np.float32) / np.float32(255)
 
 
-def _arc(radius: float, start: float, end: float, *, x: float = 0.0, points: int = 40) -> list[Point]:
+def _arc(
+    radius: float, start: float, end: float, *, x: float = 0.0, points: int = 40
+) -> list[Point]:
     """Points on a circle around (x, 0), from one angle to another in degrees."""
     angles = (math.radians(start + (end - start) * step / (points - 1)) for step in range(points))
     return [(x + radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
@@ -247,7 +273,12 @@ def _heart() -> list[Point]:
 def _cross(*, arm: float = 0.3) -> list[Point]:
     tip = math.sqrt(1 - arm**2)
     quarter = [(tip, -arm), (tip, arm), (arm, arm)]
-    return quarter + [(-y, x) for x, y in quarter] + [(-x, -y) for x, y in quarter] + [(y, -x) for x, y in quarter]
+    return (
+        quarter
+        + [(-y, x) for x, y in quarter]
+        + [(-x, -y) for x, y in quarter]
+        + [(y, -x) for x, y in quarter]
+    )
 
 
 def _corners(number: int, *, first: float, inner: float | None = None) -> list[Point]:
@@ -255,7 +286,10 @@ def _corners(number: int, *, first: float, inner: float | None = None) -> list[P
     if inner is None:
         return [_arc(1, first + 360 / number * corner, 0, points=2)[0] for corner in range(number)]
     radii = (1.0, inner)
-    return [_arc(radii[corner % 2], first + 180 / number * corner, 0, points=2)[0] for corner in range(2 * number)]
+    return [
+        _arc(radii[corner % 2], first + 180 / number * corner, 0, points=2)[0]
+        for corner in range(2 * number)
+    ]
 
 
 # Each shape in the unit circle, as outlines and their ink: 255 draws, 0 cuts out.

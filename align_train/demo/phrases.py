@@ -57,9 +57,33 @@ _TEXTURE_WORDS: dict[str, tuple[str, ...]] = {
     "dots": ("dotted", "spotted"),
 }
 _GROUNDS = ("background", "backdrop", "wallpaper", "surface")
-_OPENINGS = ("photo of", "picture of", "image of", "stock image of", "drawing of", "clip art:", "close-up of", "my", "look,")
-_ENDINGS = ("stock photo", "clip art", "vector", "image", "icon", "picture", "for sale", "art print", "| free download")
-_COUNTS: dict[int, tuple[str, ...]] = {1: ("one", "a single"), 2: ("two", "a pair of", "2"), 3: ("three", "a group of", "3")}
+_OPENINGS = (
+    "photo of",
+    "picture of",
+    "image of",
+    "stock image of",
+    "drawing of",
+    "clip art:",
+    "close-up of",
+    "my",
+    "look,",
+)
+_ENDINGS = (
+    "stock photo",
+    "clip art",
+    "vector",
+    "image",
+    "icon",
+    "picture",
+    "for sale",
+    "art print",
+    "| free download",
+)
+_COUNTS: dict[int, tuple[str, ...]] = {
+    1: ("one", "a single"),
+    2: ("two", "a pair of", "2"),
+    3: ("three", "a group of", "3"),
+}
 _BOILERPLATE = (
     "click to enlarge",
     "click here to view the full size picture",
@@ -111,7 +135,9 @@ def clean_caption(scene: Scene, random: Random) -> str:
 
 def noisy_caption(scene: Scene, random: Random) -> str:
     """Alt-text that says something else, nothing, or too little about the scene."""
-    sort = random.choices((_wrong, _file_name, _boilerplate, _cut_short), (_WRONG, _FILE_NAME, _STOCK, _CUT))[0]
+    sort = random.choices(
+        (_wrong, _file_name, _boilerplate, _cut_short), (_WRONG, _FILE_NAME, _STOCK, _CUT)
+    )[0]
     return sort(scene, random)
 
 
@@ -125,7 +151,9 @@ def _wrong(scene: Scene, random: Random) -> str:
 
 def _file_name(scene: Scene, random: Random) -> str:
     number = random.randrange(10_000)
-    hint = random.choice((scene.colour, scene.shape, "final", "copy"))  # some names do tell a little
+    hint = random.choice(
+        (scene.colour, scene.shape, "final", "copy")
+    )  # some names do tell a little
     return random.choice(
         (
             f"IMG_{number:04}.JPG",
@@ -146,7 +174,9 @@ def _boilerplate(scene: Scene, random: Random) -> str:
 def _cut_short(scene: Scene, random: Random) -> str:
     """A true caption broken off somewhere in its first half, most often before all is said."""
     whole = clean_caption(scene, random)
-    return whole[: random.randint(4, max(5, len(whole) // 2))].rstrip() + random.choice(("...", "…", ""))
+    return whole[: random.randint(4, max(5, len(whole) // 2))].rstrip() + random.choice(
+        ("...", "…", "")
+    )
 
 
 def _either(random: Random, plain: str, synonyms: Sequence[str]) -> str:

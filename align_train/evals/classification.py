@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder
-from align_train.pictures import draw_answers
+from align_train.evals.embedder import Embedder
+from align_train.figures.sheets import draw_answers
 
 
 class Classification:
@@ -20,13 +20,15 @@ class Classification:
         self.data = data
 
     @torch.inference_mode()
-    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
         encoded = encoder.pairs(self.data)
         if not ((encoded.texts == 0) | (encoded.texts == 1)).all():
-            raise UserError("eval: classification wants a classifier; take zero_shot for a model of pictures and texts")
+            raise UserError(
+                "eval: classification wants a classifier; take zero_shot for a model of pictures and texts"
+            )
         classes = encoded.texts.argmax(dim=1)
         own = torch.zeros_like(encoded.images, dtype=torch.bool)
-        own[encoded.picture_of_text, classes] = True
+        own[encoded.image_of_text, classes] = True
         guesses = encoded.images.topk(min(5, encoded.images.shape[1])).indices
         right = own.gather(1, guesses)
         names = dict(zip(classes.tolist(), encoded.captions, strict=True))
@@ -36,6 +38,11 @@ class Classification:
         yield "top1", float(right[:, 0].double().mean())
         yield "top5", float(right.any(dim=1).double().mean())
 
-    def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
+    def draw(self, encoder: Embedder, folder: Path, name: str) -> None:
         """`NAME.png`: pictures under the class given to them."""
-        draw_answers(encoder.pictures(self.data).__getitem__, self.answers, self.right, folder / f"{name}.png")
+        draw_answers(
+            encoder.images_of(self.data).__getitem__,
+            self.answers,
+            self.right,
+            folder / f"{name}.png",
+        )

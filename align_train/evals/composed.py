@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.distributed import gather_rows, rank, world_size
+from align_train.cluster.collectives import gather_rows, rank, world_size
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder, Pictures
+from align_train.evals.embedder import Embedder, Images
 from align_train.evals.prompts import Classes, labels_of, read_templates
 
 TEXT_WEIGHT = 2.0
@@ -48,39 +48,51 @@ class ComposedSearch:
         self.classes = Classes.read(classes)
         if attribute not in self.classes.attributes or len(self.classes.attributes) < 2:
             known = ", ".join(self.classes.attributes) or "none"
-            raise UserError(f"eval: attribute={attribute}: {classes} has {known}; expected one of two or more attributes")
+            raise UserError(
+                f"eval: attribute={attribute}: {classes} has {known}; expected one of two or more attributes"
+            )
         (template,) = read_templates([template])
         if not 0 <= text_weight < float("inf"):
             raise UserError(f"eval: text_weight={text_weight}: expected a finite number from 0 on")
         self.changed = torch.tensor(self.classes.attributes[attribute])
         if len(values) <= int(self.changed.max()):
-            raise UserError(f"eval: values: {len(values)} of them; {attribute} has {int(self.changed.max()) + 1} values")
-        others = zip(*(of for name, of in self.classes.attributes.items() if name != attribute), strict=True)
+            raise UserError(
+                f"eval: values: {len(values)} of them; {attribute} has {int(self.changed.max()) + 1} values"
+            )
+        others = zip(
+            *(of for name, of in self.classes.attributes.items() if name != attribute), strict=True
+        )
         numbers: dict[tuple[int, ...], int] = {}
         self.kept = torch.tensor([numbers.setdefault(other, len(numbers)) for other in others])
         self.texts = [template.format(value) for value in values]
         self.label, self.data, self.text_weight = label, data, text_weight
 
-    def check(self, pictures: Callable[[Any], Pictures]) -> None:
+    def check(self, pictures: Callable[[Any], Images]) -> None:
         """UserError where a picture's label is none."""
         self._labels(pictures)
 
-    def _labels(self, pictures: Callable[[Any], Pictures]) -> list[int]:
-        return self.classes.numbers(labels_of(pictures(self.data).about(), self.label), where=self.label)
+    def _labels(self, pictures: Callable[[Any], Images]) -> list[int]:
+        return self.classes.numbers(
+            labels_of(pictures(self.data).about(), self.label), where=self.label
+        )
 
     @torch.inference_mode()
-    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
         encoded = encoder.pairs(self.data)
         device = encoded.images.device
-        labels = torch.tensor(self._labels(encoder.pictures), device=device)
+        labels = torch.tensor(self._labels(encoder.images_of), device=device)
         changed, kept = self.changed.to(device)[labels], self.kept.to(device)[labels]
-        there = torch.zeros(int(self.kept.max()) + 1, len(self.texts), dtype=torch.bool, device=device)
+        there = torch.zeros(
+            int(self.kept.max()) + 1, len(self.texts), dtype=torch.bool, device=device
+        )
         there[kept, changed] = True
         wanted = there[kept]
         wanted[torch.arange(len(labels)), changed] = False
         pictures, values = wanted.nonzero(as_tuple=True)
         if not len(pictures):
-            raise UserError("eval: composed search: no two pictures differ in that attribute alone; nothing can be asked")
+            raise UserError(
+                "eval: composed search: no two pictures differ in that attribute alone; nothing can be asked"
+            )
         texts = encoder.texts(self.texts)
         own = torch.arange(rank(), len(pictures), world_size(), device=device)
         hits = []

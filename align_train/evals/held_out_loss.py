@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from align_train.distributed import alone
+from align_train.cluster.collectives import alone
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder
+from align_train.evals.embedder import Embedder
 
 
 class HeldOutLoss:
@@ -27,7 +27,7 @@ class HeldOutLoss:
         self.loss.mask_duplicates = False  # held-out pairs come without the ids that it takes
 
     @torch.inference_mode()
-    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
         model: Any = encoder.model
         encoded = encoder.pairs(self.data)
         texts = encoded.texts[encoded.first_text]
@@ -36,5 +36,7 @@ class HeldOutLoss:
         for start in range(0, len(encoded.images) - size + 1, size):
             group = slice(start, start + size)
             with alone():  # every rank has all embeddings
-                losses.append(self.loss(encoded.images[group], texts[group], *model.logit_parameters()))
+                losses.append(
+                    self.loss(encoded.images[group], texts[group], *model.logit_parameters())
+                )
         yield "loss", float(torch.stack(losses).mean())

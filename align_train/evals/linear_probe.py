@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from align_train.distributed import rank, sum_over_ranks, world_size
+from align_train.cluster.collectives import rank, sum_over_ranks, world_size
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder, Pictures
-from align_train.evals.neighbours import class_numbers, labelled
+from align_train.evals.embedder import Embedder, Images
+from align_train.evals.knn import class_numbers, labelled
 
 _HELD = 5  # one in so many training pictures chooses the weight decay
 
@@ -39,7 +39,11 @@ class LinearProbe:
         iterations: int = 200,
         seed: int = 0,
     ) -> None:
-        if not weight_decays or not all(0 <= value < float("inf") for value in weight_decays) or iterations < 1:
+        if (
+            not weight_decays
+            or not all(0 <= value < float("inf") for value in weight_decays)
+            or iterations < 1
+        ):
             raise UserError(
                 f"eval: weight_decays={list(weight_decays)}, iterations={iterations}: expected some finite values from 0 on, "
                 f"and at least 1"
@@ -49,33 +53,51 @@ class LinearProbe:
         self.train, self.data, self.label, self.seed = train, data, label, seed
         self.weight_decays, self.iterations = list(weight_decays), iterations
 
-    def check(self, pictures: Callable[[Any], Pictures]) -> None:
+    def check(self, pictures: Callable[[Any], Images]) -> None:
         """As `NearestNeighbours.check`."""
         class_numbers(pictures, self.train, self.data, self.label)
 
-    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
-        known, queries, train_labels, labels = (part.clone() for part in labelled(encoder, self.train, self.data, self.label))
-        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.seed)).to(known.device)
+    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
+        known, queries, train_labels, labels = (
+            part.clone() for part in labelled(encoder, self.train, self.data, self.label)
+        )
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.seed)).to(
+            known.device
+        )
         held, rest = order[::_HELD], order[torch.arange(len(order)) % _HELD != 0]
         if not len(rest):
             raise UserError(f"eval: {len(known)} labelled pictures are too few for a linear probe")
         found = known.new_zeros(len(self.weight_decays), dtype=torch.float64)
         for number in range(rank(), len(self.weight_decays), world_size()):
-            probe = self._fit(known[rest], train_labels[rest], self.weight_decays[number], int(train_labels.max()) + 1)
+            probe = self._fit(
+                known[rest],
+                train_labels[rest],
+                self.weight_decays[number],
+                int(train_labels.max()) + 1,
+            )
             found[number] = _accuracy(probe, known[held], train_labels[held])
         best = int(sum_over_ranks(found).argmax())
-        probe = self._fit(known, train_labels, self.weight_decays[best], int(train_labels.max()) + 1)
+        probe = self._fit(
+            known, train_labels, self.weight_decays[best], int(train_labels.max()) + 1
+        )
         yield "top1", _accuracy(probe, queries, labels)
         yield "weight_decay", self.weight_decays[best]
 
-    def _fit(self, embeddings: Tensor, labels: Tensor, weight_decay: float, classes: int) -> tuple[Tensor, Tensor]:
+    def _fit(
+        self, embeddings: Tensor, labels: Tensor, weight_decay: float, classes: int
+    ) -> tuple[Tensor, Tensor]:
         weights = embeddings.new_zeros(embeddings.shape[1], classes, requires_grad=True)
         bias = embeddings.new_zeros(classes, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights, bias], max_iter=self.iterations, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            [weights, bias], max_iter=self.iterations, line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            value = cross_entropy(embeddings @ weights + bias, labels) + weight_decay / 2 * weights.square().sum()
+            value = (
+                cross_entropy(embeddings @ weights + bias, labels)
+                + weight_decay / 2 * weights.square().sum()
+            )
             value.backward()  # type: ignore[no-untyped-call]
             return value
 

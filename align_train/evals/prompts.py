@@ -27,15 +27,27 @@ def read_templates(source: str | Sequence[str]) -> list[str]:
     else:
         where = f"templates={source}"
         try:
-            found = [line for line in Path(source).expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
+            found = [
+                line
+                for line in Path(source).expanduser().read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            ]
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise UserError(
                 f"eval: {where}: {reason}; expected a file with one prompt a line, or one of {', '.join(known)}"
             ) from None
-    bad = [template for template in found if template.count("{}") != 1 or set("{}") & set(template.replace("{}", ""))]
+    bad = [
+        template
+        for template in found
+        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", ""))
+    ]
     if bad or not found:
-        raise UserError(f"eval: {where}: {bad[0]!r} has no {{}}, once, for the class" if bad else f"eval: {where}: no prompts")
+        raise UserError(
+            f"eval: {where}: {bad[0]!r} has no {{}}, once, for the class"
+            if bad
+            else f"eval: {where}: no prompts"
+        )
     return found
 
 
@@ -56,24 +68,45 @@ class Classes:
         wanted = f'eval: class file {source}: expected JSON such as {{"names": ["red circle", …]}}'
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
-            names, folders, attributes = content["names"], content.get("folders", []), content.get("attributes", {})
+            names, folders, attributes = (
+                content["names"],
+                content.get("folders", []),
+                content.get("attributes", {}),
+            )
             lists = [names, folders, *attributes.values()]
         except OSError as error:
-            raise UserError(f"eval: class file {source}: {error.strerror}; expected JSON with names, or imagenet") from None
+            raise UserError(
+                f"eval: class file {source}: {error.strerror}; expected JSON with names, or imagenet"
+            ) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(wanted) from None
-        if not names or not all(isinstance(item, list) for item in lists) or not all(isinstance(name, str) for name in names):
+        if (
+            not names
+            or not all(isinstance(item, list) for item in lists)
+            or not all(isinstance(name, str) for name in names)
+        ):
             raise UserError(wanted)
         known = [folder for folder in folders if isinstance(folder, str)]
         values = [value for of in attributes.values() for value in of]
         if len(known) != len(folders) or len(set(known)) != len(known):
-            raise UserError(f"eval: class file {source}: folders are expected to be texts, each once")
-        if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values):
-            raise UserError(f"eval: class file {source}: attributes are expected to be whole numbers from 0 on")
-        lengths = {"folders": len(folders or names)} | {key: len(of) for key, of in attributes.items()}
+            raise UserError(
+                f"eval: class file {source}: folders are expected to be texts, each once"
+            )
+        if not all(
+            isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            for value in values
+        ):
+            raise UserError(
+                f"eval: class file {source}: attributes are expected to be whole numbers from 0 on"
+            )
+        lengths = {"folders": len(folders or names)} | {
+            key: len(of) for key, of in attributes.items()
+        }
         odd = [key for key, length in lengths.items() if length != len(names)]
         if odd:
-            raise UserError(f"eval: class file {source}: {odd[0]} must have one entry for each of the {len(names)} names")
+            raise UserError(
+                f"eval: class file {source}: {odd[0]} must have one entry for each of the {len(names)} names"
+            )
         return Classes(names, folders, attributes)
 
     @staticmethod
@@ -101,7 +134,9 @@ class Classes:
             if text in known:
                 return known[text]
             label = int(text) if text.isascii() and text.isdigit() else None
-        valid = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(self.names)
+        valid = (
+            isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(self.names)
+        )
         return label if valid else None
 
 

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align_train.distributed import gather_rows, rank, sum_over_ranks, world_size
+from align_train.cluster.collectives import gather_rows, rank, sum_over_ranks, world_size
 
 _ROWS, _COLUMNS = 2048, 4096
 _AT_ONCE = 16_384  # pairs computed again together
 _MANY = 64  # one in so many entries of a tile
 
 
-def similarities(queries: Tensor, candidates: Tensor, *, rows: int = 1024) -> Iterator[tuple[slice, Tensor]]:
+def similarities(
+    queries: Tensor, candidates: Tensor, *, rows: int = 1024
+) -> Iterator[tuple[slice, Tensor]]:
     """Exact rows of the whole matrix, `rows` at a time: where, and `[rows, m]`. For few candidates (classes), or few queries
     (that are shown)."""
     for start in range(0, len(queries), rows):
@@ -40,11 +42,13 @@ def paired(first: Tensor, second: Tensor, firsts: Tensor, seconds: Tensor) -> Te
     found = first.new_empty(len(firsts), dtype=torch.float32)
     for start in range(0, len(firsts), _AT_ONCE):
         where = slice(start, start + _AT_ONCE)
-        found[where] = (first[firsts[where]].double() * second[seconds[where]].double()).sum(dim=1).float()
+        found[where] = (
+            (first[firsts[where]].double() * second[seconds[where]].double()).sum(dim=1).float()
+        )
     return found
 
 
-def retrieval_ranks(images: Tensor, texts: Tensor, picture_of_text: Tensor) -> tuple[Tensor, Tensor]:
+def retrieval_ranks(images: Tensor, texts: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor]:
     """How many wrong texts are at least as similar to each picture as the best of its own, and how many wrong pictures to each
     text as its own: `[pictures]`, `[texts]`, integers; 0 is found at once.
 
@@ -52,16 +56,21 @@ def retrieval_ranks(images: Tensor, texts: Tensor, picture_of_text: Tensor) -> t
     against the model: one that embeds everything alike finds nothing. All ranks call it with the same embeddings, which are
     finite; each computes its share of the pictures.
     """
-    own = paired(images, texts, picture_of_text, torch.arange(len(texts), device=texts.device))
-    best = own.new_full((len(images),), -torch.inf).scatter_reduce_(0, picture_of_text, own, "amax")
+    own = paired(images, texts, image_of_text, torch.arange(len(texts), device=texts.device))
+    best = own.new_full((len(images),), -torch.inf).scatter_reduce_(0, image_of_text, own, "amax")
     mine = torch.arange(rank(), len(images), world_size(), device=images.device)
-    of_images, of_texts = torch.zeros_like(mine), torch.zeros(len(texts), dtype=torch.long, device=texts.device)
+    of_images, of_texts = (
+        torch.zeros_like(mine),
+        torch.zeros(len(texts), dtype=torch.long, device=texts.device),
+    )
     for start in range(0, len(mine), _ROWS):
         rows = mine[start : start + _ROWS]
         queries = images[rows]
         for first in range(0, len(texts), _COLUMNS):
             columns = torch.arange(first, min(first + _COLUMNS, len(texts)), device=texts.device)
-            tile = _Tile(queries, texts[first : first + _COLUMNS], right=(rows, picture_of_text[columns]))
+            tile = _Tile(
+                queries, texts[first : first + _COLUMNS], right=(rows, image_of_text[columns])
+            )
             of_images[start : start + _ROWS] += _count(tile.at_least(best[rows, None]), 1)
             of_texts[columns] += _count(tile.at_least(own[None, columns]), 0)
     return gather_rows(of_images, len(images)), sum_over_ranks(of_texts)
@@ -70,7 +79,9 @@ def retrieval_ranks(images: Tensor, texts: Tensor, picture_of_text: Tensor) -> t
 class _Tile:
     """One tile of similarities. right: numbers of the rows and of the columns; equal ones belong together and never count."""
 
-    def __init__(self, queries: Tensor, candidates: Tensor, *, right: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, queries: Tensor, candidates: Tensor, *, right: tuple[Tensor, Tensor]
+    ) -> None:
         self.queries, self.candidates, self.right = queries, candidates, right
         self.approximate = queries @ candidates.T
         self.tolerance = 6 * queries.shape[1] ** 0.5 * 2.0**-24
@@ -84,7 +95,10 @@ class _Tile:
         rows, columns = near.nonzero(as_tuple=True)
         wrong = self.right[0][rows] != self.right[1][columns]
         rows, columns = rows[wrong], columns[wrong]
-        reached = paired(self.queries, self.candidates, rows, columns) >= score.expand_as(above)[rows, columns]
+        reached = (
+            paired(self.queries, self.candidates, rows, columns)
+            >= score.expand_as(above)[rows, columns]
+        )
         above[rows[reached], columns[reached]] = True
         return above
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from align_train.errors import UserError
-from align_train.evals.encode import Encoder
+from align_train.evals.embedder import Embedder
 
 
 class TextSimilarity:
@@ -42,11 +42,14 @@ class TextSimilarity:
         self.layer = layer
 
     @torch.inference_mode()
-    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
+    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
         encode = _cls_state(encoder.model) if self.layer == "cls" else None
         texts = sorted({*self.first, *self.second})
         rows = dict(zip(texts, encoder.texts(texts, encode=encode), strict=True))
-        first, second = (torch.stack([rows[text] for text in side]).double() for side in (self.first, self.second))
+        first, second = (
+            torch.stack([rows[text] for text in side]).double()
+            for side in (self.first, self.second)
+        )
         cosines = torch.nn.functional.cosine_similarity(first, second).float()
         yield "spearman", spearman(cosines.cpu().numpy(), np.array(self.scores))
         yield "couples", len(self.scores)
@@ -57,7 +60,9 @@ def _cls_state(model: Any) -> Any:
 
     def encode(input_ids: Tensor) -> Tensor:
         tower = model.text_tower
-        states = tower.network(input_ids=input_ids, attention_mask=input_ids != tower.pad_id).last_hidden_state
+        states = tower.network(
+            input_ids=input_ids, attention_mask=input_ids != tower.pad_id
+        ).last_hidden_state
         return normalize(states[:, 0].float(), dim=-1)
 
     return encode
@@ -78,28 +83,44 @@ def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     return means[place]
 
 
-def _read(file: str, first: str | int, second: str | int, score: str | int) -> tuple[list[str], list[str], list[float]]:
+def _read(
+    file: str, first: str | int, second: str | int, score: str | int
+) -> tuple[list[str], list[str], list[float]]:
     try:
         lines = Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise UserError(f"eval: {file}: {error.strerror}; expected a table of couples of texts and their scores") from None
+        raise UserError(
+            f"eval: {file}: {error.strerror}; expected a table of couples of texts and their scores"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"eval: {file}: not UTF-8 ({error.reason})") from None
     tabs = bool(lines) and "\t" in lines[0]
     # In tab-separated files quotes are text (the STS benchmark has lone ones).
     lines = [line.rstrip("\r") for line in lines]
     try:
-        rows = [line.split("\t") if line.strip() else [] for line in lines] if tabs else list(csv.reader(lines))
+        rows = (
+            [line.split("\t") if line.strip() else [] for line in lines]
+            if tabs
+            else list(csv.reader(lines))
+        )
     except csv.Error as error:
         raise UserError(f"eval: {file}: not a table ({error})") from None
     columns = []
-    header = rows.pop(0) if rows and any(isinstance(column, str) for column in (first, second, score)) else []
+    header = (
+        rows.pop(0)
+        if rows and any(isinstance(column, str) for column in (first, second, score))
+        else []
+    )
     for column in (first, second, score):
         if isinstance(column, str) and column not in header:
-            raise UserError(f"eval: {file}: no column {column}; it has {', '.join(header)[:200] or 'nothing'}")
+            raise UserError(
+                f"eval: {file}: no column {column}; it has {', '.join(header)[:200] or 'nothing'}"
+            )
         columns.append(header.index(column) if isinstance(column, str) else column)
         if columns[-1] < 0:
-            raise UserError(f"eval: {file}: column {column}: expected a name, or a number from 0 on")
+            raise UserError(
+                f"eval: {file}: column {column}: expected a name, or a number from 0 on"
+            )
     found: tuple[list[str], list[str], list[float]] = ([], [], [])
     for number, row in enumerate(rows, start=1 + bool(header)):
         if not row:

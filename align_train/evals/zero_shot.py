@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.evals.encode import EncodedPairs, Encoder, Pictures
+from align_train.evals.embedder import EmbeddedPairs, Embedder, Images
 from align_train.evals.prompts import Classes, labels_of, read_templates
 from align_train.evals.similarity import similarities
-from align_train.pictures import draw_answers, draw_confusion
+from align_train.figures.plots import draw_confusion
+from align_train.figures.sheets import draw_answers
 
 
 class ZeroShot:
@@ -43,8 +44,8 @@ class ZeroShot:
         self.label, self.data, self.candidates = label, data, candidates
 
     @torch.inference_mode()
-    def __call__(self, encoder: Encoder) -> Iterator[tuple[str, float]]:
-        self.known, labels = self._labels(encoder.pictures)
+    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
+        self.known, labels = self._labels(encoder.images_of)
         encoded = encoder.pairs(self.data)
         self.labels = torch.tensor(labels, device=encoded.images.device)
         self.guesses, ranks = self._guess(encoded, self._class_embeddings(encoder))
@@ -57,11 +58,11 @@ class ZeroShot:
             value = torch.tensor(values, device=self.labels.device)
             yield name, float((value[self.guesses] == value[self.labels]).double().mean())
 
-    def check(self, pictures: Callable[[Any], Pictures]) -> None:
+    def check(self, pictures: Callable[[Any], Images]) -> None:
         """UserError where a picture's label is none."""
         self._labels(pictures)
 
-    def _labels(self, pictures: Callable[[Any], Pictures]) -> tuple[Classes, list[int]]:
+    def _labels(self, pictures: Callable[[Any], Images]) -> tuple[Classes, list[int]]:
         """The classes, and the number of each picture's."""
         found = labels_of(pictures(self.data).about(), self.label)
         where = self.label or "the text"
@@ -70,13 +71,15 @@ class ZeroShot:
         known = Classes.of_labels(found)
         return known, known.numbers(list(map(str, found)), where=where)
 
-    def _class_embeddings(self, encoder: Encoder) -> Tensor:
+    def _class_embeddings(self, encoder: Embedder) -> Tensor:
         """`[classes, dim]`."""
-        prompts = [template.format(name) for name in self.known.names for template in self.templates]
+        prompts = [
+            template.format(name) for name in self.known.names for template in self.templates
+        ]
         by_class = encoder.texts(prompts).view(len(self.known.names), len(self.templates), -1)
         return normalize(by_class.mean(dim=1), dim=-1)
 
-    def _guess(self, encoded: EncodedPairs, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def _guess(self, encoded: EmbeddedPairs, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Of each picture the closest class, and how many classes come before its own: `[pictures]`, `[pictures]`."""
         guesses, ranks = torch.empty_like(self.labels), torch.empty_like(self.labels)
         numbers = torch.arange(len(classes), device=classes.device)
@@ -87,9 +90,13 @@ class ZeroShot:
                 similarity[:, absent] = -torch.inf
             own = self.labels[where, None]
             score = similarity.gather(1, own)
-            ranks[where] = ((similarity > score) | ((similarity == score) & (numbers < own))).sum(dim=1)
+            ranks[where] = ((similarity > score) | ((similarity == score) & (numbers < own))).sum(
+                dim=1
+            )
             best = similarity.amax(dim=1, keepdim=True)
-            guesses[where] = torch.where(similarity == best, numbers, len(classes)).amin(dim=1)  # the first of equals
+            guesses[where] = torch.where(similarity == best, numbers, len(classes)).amin(
+                dim=1
+            )  # the first of equals
         return guesses, ranks
 
     def _per_class(self) -> dict[int, tuple[int, float]]:
@@ -98,15 +105,24 @@ class ZeroShot:
         counts = torch.bincount(self.labels, minlength=size)
         right = torch.bincount(self.labels, weights=self.right.double(), minlength=size)
         return {
-            number: (int(counts[number]), float(right[number] / counts[number])) for number in counts.nonzero()[:, 0].tolist()
+            number: (int(counts[number]), float(right[number] / counts[number]))
+            for number in counts.nonzero()[:, 0].tolist()
         }
 
-    def draw(self, encoder: Encoder, folder: Path, name: str) -> None:
+    def draw(self, encoder: Embedder, folder: Path, name: str) -> None:
         """`NAME.png`, pictures under the class given to them; `NAME_confusion.png`; `NAME_classes.csv`, each class's share."""
-        pictures, names, size = encoder.pictures(self.data), self.known.names, len(self.known.names)
+        pictures, names, size = (
+            encoder.images_of(self.data),
+            self.known.names,
+            len(self.known.names),
+        )
         answers = [names[number] for number in self.guesses.tolist()]
         draw_answers(pictures.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
-        matrix = torch.bincount(self.labels * size + self.guesses, minlength=size * size).view(size, size).cpu()
+        matrix = (
+            torch.bincount(self.labels * size + self.guesses, minlength=size * size)
+            .view(size, size)
+            .cpu()
+        )
         draw_confusion(matrix.numpy(), names, folder / f"{name}_confusion.png", title=name)
         per_class = self._per_class()
         with (folder / f"{name}_classes.csv").open("w", newline="", encoding="utf-8") as file:
@@ -119,4 +135,7 @@ class ZeroShot:
                 taken = names[int(mistakes.argmax())] if int(mistakes.sum()) else ""
                 writer.writerow((class_name, count, "" if right is None else f"{right:.4f}", taken))
         if missing := [names[number] for number in range(size) if number not in per_class]:
-            print(f"{name}: {len(missing)} of {size} classes have no picture, first {missing[0]!r}", flush=True)
+            print(
+                f"{name}: {len(missing)} of {size} classes have no picture, first {missing[0]!r}",
+                flush=True,
+            )

@@ -31,7 +31,9 @@ class Classifier(nn.Module):
         lock: Literal["image"] | None = None,
     ) -> None:
         super().__init__()
-        self.image_tower: nn.Module = image_tower.to(memory_format=torch.channels_last)  # as in `DualEncoder`
+        self.image_tower: nn.Module = image_tower.to(
+            memory_format=torch.channels_last
+        )  # as in `DualEncoder`
         self.head = nn.Linear(image_tower.dim, classes)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

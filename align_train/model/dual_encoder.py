@@ -18,10 +18,14 @@ class Temperature(nn.Module):
     would kill the gradient).
     """
 
-    def __init__(self, *, initial: float = 1.0, minimum: float = 0.001, maximum: float | None = None) -> None:
+    def __init__(
+        self, *, initial: float = 1.0, minimum: float = 0.001, maximum: float | None = None
+    ) -> None:
         super().__init__()
         if not 0 < minimum <= initial <= (maximum or initial):
-            raise ValueError(f"temperature: 0 < minimum <= initial <= maximum expected, found {minimum}, {initial}, {maximum}")
+            raise ValueError(
+                f"temperature: 0 < minimum <= initial <= maximum expected, found {minimum}, {initial}, {maximum}"
+            )
         self.value = nn.Parameter(torch.full((1,), initial))
         self.minimum, self.maximum = minimum, maximum
 
@@ -32,7 +36,9 @@ class Temperature(nn.Module):
             held.clamp_(self.minimum, self.maximum)
 
     def forward(self) -> Tensor:
-        return self.value.clone()  # what a module returns must survive its parameters' being sharded again (ZeRO-3)
+        return (
+            self.value.clone()
+        )  # what a module returns must survive its parameters' being sharded again (ZeRO-3)
 
 
 class Bias(nn.Module):
@@ -81,7 +87,9 @@ class DualEncoder(nn.Module):
     @property
     def locked(self) -> nn.Module | None:
         """The tower that is not trained. (An attribute would make it a second submodule, its weights saved twice.)"""
-        return {"image": self.image_tower, "text": self.text_tower}[self.lock] if self.lock else None
+        return (
+            {"image": self.image_tower, "text": self.text_tower}[self.lock] if self.lock else None
+        )
 
     @property
     def dim(self) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from align_train.errors import UserError
-from align_train.weights import fill, read
+from align_train.model.weights import fill, read
 
 
 class _FixedPadConv2d(nn.Conv2d):
@@ -75,7 +75,9 @@ def _timm_weights(pretrained: str) -> dict[str, Tensor]:
     if Path(pretrained).expanduser().exists():
         return read(Path(pretrained).expanduser())
     if not timm.is_model(pretrained):
-        raise UserError(f"image_tower.pretrained={pretrained}: neither a file here nor a model of timm's")
+        raise UserError(
+            f"image_tower.pretrained={pretrained}: neither a file here nor a model of timm's"
+        )
     state: dict[str, Tensor] = _timm_model(pretrained, pretrained=True).state_dict()
     return state
 
@@ -110,10 +112,16 @@ class EfficientNetTower(nn.Module):
     ) -> None:
         super().__init__()
         if len({len(channels), len(kernels), len(strides), len(repeats), len(expansions)}) != 1:
-            raise ValueError("channels, kernels, strides, repeats and expansions need one number per stage")
+            raise ValueError(
+                "channels, kernels, strides, repeats and expansions need one number per stage"
+            )
         stages = [
-            [f"{'ds' if expansion == 1 else 'ir'}_r{repeat}_k{kernel}_s{stride}_e{expansion}_c{channel}_se0.25"]
-            for channel, kernel, stride, repeat, expansion in zip(channels, kernels, strides, repeats, expansions, strict=True)
+            [
+                f"{'ds' if expansion == 1 else 'ir'}_r{repeat}_k{kernel}_s{stride}_e{expansion}_c{channel}_se0.25"
+            ]
+            for channel, kernel, stride, repeat, expansion in zip(
+                channels, kernels, strides, repeats, expansions, strict=True
+            )
         ]
         self.network = EfficientNet(
             block_args=decode_arch_def(stages, depth_multiplier=depth),  # type: ignore[no-untyped-call]
@@ -128,7 +136,9 @@ class EfficientNetTower(nn.Module):
         _fix_padding(self.network)
         stages_built: Any = self.network.blocks
         for stage in stages_built:
-            stage[0].has_skip = False  # as Hugging Face; timm would add one where widths happen to agree
+            stage[
+                0
+            ].has_skip = False  # as Hugging Face; timm would add one where widths happen to agree
         features = int(self.network.num_features)
         self.projection = nn.Linear(features, projection) if projection else nn.Identity()
         self.dim = projection or features
@@ -156,14 +166,24 @@ class TimmTower(nn.Module):
     """
 
     def __init__(
-        self, *, name: str, projection: int | None = None, pretrained: bool | str = False, options: dict[str, Any] | None = None
+        self,
+        *,
+        name: str,
+        projection: int | None = None,
+        pretrained: bool | str = False,
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.network = _timm_model(name, pretrained=pretrained is True, **(options or {}))
         if isinstance(pretrained, str):
             tensors = _timm_weights(pretrained)
             left_behind = [name for name in tensors if name not in self.network.state_dict()]
-            fill(self.network, tensors, source=f"image_tower.pretrained={pretrained}", ignore=left_behind)
+            fill(
+                self.network,
+                tensors,
+                source=f"image_tower.pretrained={pretrained}",
+                ignore=left_behind,
+            )
         network: Any = self.network
         features = int(getattr(network, "head_hidden_size", None) or network.num_features)
         self.projection = nn.Linear(features, projection) if projection else nn.Identity()
@@ -179,4 +199,8 @@ class TimmTower(nn.Module):
         """Where timm's model keeps its blocks (a list, or a list per stage); none where it has them elsewhere."""
         network: Any = self.network
         found = getattr(network, "blocks", None) or getattr(network, "stages", None) or []
-        return [block for stage in found for block in (stage if isinstance(stage, nn.Sequential) else [stage])]
+        return [
+            block
+            for stage in found
+            for block in (stage if isinstance(stage, nn.Sequential) else [stage])
+        ]

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
 from align_train.errors import UserError
-from align_train.weights import find
+from align_train.model.weights import find
 
 
 class BertTower(nn.Module):
@@ -51,7 +51,9 @@ class BertTower(nn.Module):
             intermediate_size=intermediate,
             max_position_embeddings=positions,
             hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout if attention_dropout is None else attention_dropout,
+            attention_probs_dropout_prob=dropout
+            if attention_dropout is None
+            else attention_dropout,
             initializer_range=initializer_range,
             pad_token_id=pad_id,
         )
@@ -92,12 +94,19 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:  # many kinds, of several libraries, for what is torn, absent or not BERT's
+    except (
+        Exception
+    ) as error:  # many kinds, of several libraries, for what is torn, absent or not BERT's
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"text_tower.pretrained={path}: cannot be read as a BERT checkpoint ({reason})") from None
+        raise UserError(
+            f"text_tower.pretrained={path}: cannot be read as a BERT checkpoint ({reason})"
+        ) from None
     finally:
         logging.set_verbosity(verbosity)
-    for kind, names in (("is missing", found["missing_keys"]), ("has another shape", found["mismatched_keys"])):
+    for kind, names in (
+        ("is missing", found["missing_keys"]),
+        ("has another shape", found["mismatched_keys"]),
+    ):
         first: Any = next(iter(sorted(names)), None)
         if first is not None:
             name, *shapes = first if isinstance(first, tuple) else (first,)

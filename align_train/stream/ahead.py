@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
-from align_train.stream.manifest import Manifest
+from align_train.shards.cache import ShardCache
+from align_train.shards.manifest import Manifest
+from align_train.shards.tar_index import load_index
 from align_train.stream.order import Order
-from align_train.stream.shard import load_index
-from align_train.stream.stage import Stage
 
 _RENEW_EVERY = 5.0  # seconds between marks that shards are in use
 _PAUSE = 0.05
@@ -74,7 +74,13 @@ def fetches_of_lane(order: Order, lane: int, position: int) -> Iterator[Fetch]:
         kept = [shard for shard in window.shards if shard in before]
         for number, shard in enumerate([*new, *kept]):
             release = begin + (need - begin) * min(number / max(len(new), 1), 1)
-            yield Fetch(release, need, following.last if shard in following.shards else window.last, lane, shard)
+            yield Fetch(
+                release,
+                need,
+                following.last if shard in following.shards else window.last,
+                lane,
+                shard,
+            )
         before, begin, window = window.shards, need, following
 
 
@@ -83,7 +89,9 @@ def fetches(order: Order, lanes: Sequence[int], position: int) -> Iterator[Fetch
     return heapq.merge(*(fetches_of_lane(order, lane, position) for lane in lanes))
 
 
-def space_needed(order: Order, sizes: NDArray[np.int64], lanes: Sequence[int], *, epochs: int = 1) -> int:
+def space_needed(
+    order: Order, sizes: NDArray[np.int64], lanes: Sequence[int], *, epochs: int = 1
+) -> int:
     """Bytes of the shards that lanes hold at the same time at most: each its window and the next, a shard of two lanes once.
 
     Looks at the windows of the first `epochs` epochs; lanes are taken to be at the same share of their lane. Of many lanes,
@@ -94,11 +102,15 @@ def space_needed(order: Order, sizes: NDArray[np.int64], lanes: Sequence[int], *
         return min(part * len(lanes) // _LANES_LOOKED_AT, int(sizes.sum()))
     most = 0
     current = [order.window_at(lane, 0) for lane in lanes]
-    following = [order.window_at(lane, window.last) for lane, window in zip(lanes, current, strict=True)]
+    following = [
+        order.window_at(lane, window.last) for lane, window in zip(lanes, current, strict=True)
+    ]
     end = epochs * max(source.lane_length for source in order.sources)
     position = 0
     while position < end:
-        held = {shard for pair in (current, following) for window in pair for shard in window.shards}
+        held = {
+            shard for pair in (current, following) for window in pair for shard in window.shards
+        }
         most = max(most, int(sizes[list(held)].sum()))
         position = min(window.last for window in current)
         for number, lane in enumerate(lanes):
@@ -114,7 +126,15 @@ class FetchAhead:
     Only a help: what it could not bring, workers fetch themselves, and it is they who raise. It ends with its parent.
     """
 
-    def __init__(self, *, stage: Stage, manifest: Manifest, order: Order, lanes: Sequence[int], cursor: int) -> None:
+    def __init__(
+        self,
+        *,
+        stage: ShardCache,
+        manifest: Manifest,
+        order: Order,
+        lanes: Sequence[int],
+        cursor: int,
+    ) -> None:
         self.stage, self.manifest, self.order, self.lanes = stage, manifest, order, lanes
         self._position: Any = multiprocessing.Value(ctypes.c_int64, cursor // order.lanes)
         self._process: Any = None

@@ -19,7 +19,9 @@ from align_train.stream.decode import Pixels
 class Augmentation:
     """transforms: PIL picture -> PIL picture, in order. size: side of the square that they see; the tower's comes after."""
 
-    def __init__(self, *, transforms: Sequence[Callable[[Image.Image], Image.Image]], size: int) -> None:
+    def __init__(
+        self, *, transforms: Sequence[Callable[[Image.Image], Image.Image]], size: int
+    ) -> None:
         self.transforms, self.size = list(transforms), size
 
     def __call__(self, pixels: Pixels, *, to: int, seed: int) -> Pixels:

@@ -30,8 +30,19 @@ Pixels = NDArray[np.uint8]
 _ORIENTATION = 0x0112  # EXIF's; 5 and above exchange width and height
 _HEADROOM = 1.6  # a scaled decode has at least so many times the pixels (a side) that are needed: >= 41 dB on real photos
 # What Pillow raises for broken files: formats are parsed by plain Python in places.
-_BROKEN = (OSError, SyntaxError, struct.error, Image.DecompressionBombError, ArithmeticError, LookupError, TypeError, EOFError)
-MAX_PIXELS = 100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    struct.error,
+    Image.DecompressionBombError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    EOFError,
+)
+MAX_PIXELS = (
+    100_000_000  # a picture that claims more is taken for a decompression bomb and never decoded
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,17 @@ class Views:
     drawn from [least_scale, 1] × the picture's, with an aspect ratio from 3/4 to 4/3, instead of the paper's fixed crop.
     """
 
-    def __init__(self, *, image_size: int, resize_size: int, flip: bool = True, least_scale: float = 1.0) -> None:
+    def __init__(
+        self, *, image_size: int, resize_size: int, flip: bool = True, least_scale: float = 1.0
+    ) -> None:
         if not 1 <= image_size <= resize_size:
-            raise ValueError(f"image_size={image_size}, resize_size={resize_size}: expected 1 <= image_size <= resize_size")
+            raise ValueError(
+                f"image_size={image_size}, resize_size={resize_size}: expected 1 <= image_size <= resize_size"
+            )
         if not 0 < least_scale <= 1:
-            raise ValueError(f"least_scale={least_scale}: expected a share of the picture's area, above 0, at most 1")
+            raise ValueError(
+                f"least_scale={least_scale}: expected a share of the picture's area, above 0, at most 1"
+            )
         self.image_size, self.resize_size = image_size, resize_size
         self.crop = image_size / resize_size
         self.flip = flip
@@ -124,19 +141,27 @@ def _decode_jpeg(data: bytes, view: View, size: int, height: int, width: int) ->
     factor, (left, top, right, bottom) = snapped(view, size, height, width)
     try:
         pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
+            data,
+            "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+            min_factor=factor,
         )
     except ValueError as error:
         raise ValueError(f"broken picture: {error}") from None
     shown = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
     # In this layout torch resizes three bytes at a time: three times as fast, the copy of the crop included.
     shown = shown.contiguous(memory_format=torch.channels_last)
-    resized = torch.nn.functional.interpolate(shown, size=(size, size), mode="bilinear", antialias=True)
+    resized = torch.nn.functional.interpolate(
+        shown, size=(size, size), mode="bilinear", antialias=True
+    )
     resized = resized.flip(3) if view.mirrored else resized
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def snapped(view: View, size: int, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
+def snapped(
+    view: View, size: int, height: int, width: int
+) -> tuple[int, tuple[int, int, int, int]]:
     """How much smaller a JPEG is decoded (1, 2, 4 or 8), and the view in whole pixels of that: left, top, right, bottom.
 
     The smallest scale that still has `_HEADROOM` times the pixels that are needed. A last row or column that stands for a
@@ -172,9 +197,18 @@ def _upright(data: bytes, needed: int | None = None) -> tuple[Image.Image, tuple
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         _refuse_bombs(image.width, image.height)
         # A scaled picture's last column may stand for a fraction of a pixel: the extent says how far the picture really goes.
-        drafted = image.draft(image.mode, (needed, needed)) if needed and image.mode in ("RGB", "L") else None
+        drafted = (
+            image.draft(image.mode, (needed, needed))
+            if needed and image.mode in ("RGB", "L")
+            else None
+        )
         width, height = drafted[1][2:] if drafted else image.size
-        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)  # anything may stand there, even bytes
+        turned = image.getexif().get(_ORIENTATION) in (
+            5,
+            6,
+            7,
+            8,
+        )  # anything may stand there, even bytes
         return _upright_rgb(image), (height, width) if turned else (width, height)
     except UnidentifiedImageError:
         raise ValueError("not a JPEG, PNG or WebP picture") from None

@@ -27,66 +27,9 @@ from itertools import pairwise
 from math import gcd
 
 import numpy as np
-from numpy.typing import NDArray
 
 from align_train.errors import UserError
-
-Integers = NDArray[np.int64]
-Words = NDArray[np.uint64]
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, splitmix64's increment
-_ROUNDS = 6
-_LEAST_BITS = 6  # smaller domains have too few Feistel permutations to look random
-
-
-def _mix(words: Words) -> Words:
-    """splitmix64's finaliser (Steele, Lea, Flood 2014): every input bit moves every output bit."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
-def _absorb(state: Words, word: Words) -> Words:
-    return _mix((state + _GOLDEN) ^ _mix(word + _GOLDEN))
-
-
-def hash_words(*parts: int | Integers | Words) -> Words:
-    """One 64-bit word per element from integers or arrays of them (broadcast against each other)."""
-    with np.errstate(over="ignore"):
-        state = np.zeros(1, dtype=np.uint64)
-        for part in parts:
-            state = _absorb(state, np.atleast_1d(np.asarray(part)).astype(np.uint64))
-        return state
-
-
-def permute(points: Integers, size: Integers, key: Words, *, backwards: bool = False) -> Integers:
-    """Point i of a permutation of `range(size)` chosen by `key`, element by element; 0 <= points < size.
-
-    backwards: the point that the permutation sends to i.
-    """
-    exponent = np.frexp(np.maximum(size - 1, 1).astype(np.float64))[1]  # bits that hold size - 1
-    bits = np.maximum(exponent, _LEAST_BITS).astype(np.uint64)
-    low = bits >> np.uint64(1)
-    one = np.uint64(1)
-    result = points.astype(np.uint64)
-    size_word = size.astype(np.uint64)
-    rounds = range(_ROUNDS)
-    with np.errstate(over="ignore"):
-        keyed = _absorb(np.zeros(1, dtype=np.uint64), key)
-        active = np.arange(len(result))
-        while len(active):  # cycle walking: apply again until the point falls into range(size); at most ~2 times on average
-            state, shift = keyed[active], low[active]
-            low_mask, high_mask = (one << shift) - one, (one << (bits[active] - shift)) - one
-            left, right = result[active] >> shift, result[active] & low_mask
-            for number in reversed(rounds) if backwards else rounds:
-                mixed_number = _mix(np.array([number], dtype=np.uint64) + _GOLDEN)
-                if number % 2 == 0:
-                    right = right ^ (_mix((_absorb(state, left) + _GOLDEN) ^ mixed_number) & low_mask)
-                else:
-                    left = left ^ (_mix((_absorb(state, right) + _GOLDEN) ^ mixed_number) & high_mask)
-            result[active] = (left << shift) | right
-            active = active[result[active] >= size_word[active]]
-    return result.astype(np.int64)
+from align_train.stream.permutation import Integers, hash_words, permute
 
 
 @dataclass(frozen=True)
@@ -117,7 +60,14 @@ class SourceOrder:
     """
 
     def __init__(
-        self, *, counts: Integers, seed: int, lanes: int, window: int, first_shard: int = 0, dropped: Collection[int] = ()
+        self,
+        *,
+        counts: Integers,
+        seed: int,
+        lanes: int,
+        window: int,
+        first_shard: int = 0,
+        dropped: Collection[int] = (),
     ) -> None:
         self.counts, self.seed, self.lanes, self.window = counts, seed, lanes, window
         self.first_shard = first_shard
@@ -167,7 +117,9 @@ class SourceOrder:
             place = permute(laid, size, hash_words(self.seed, epoch, 2), backwards=True)
             if place[0] >= self.epoch_pairs:
                 return None
-            return int(place[0]) // self.lane_length, epoch * self.lane_length + int(place[0]) % self.lane_length
+            return int(place[0]) // self.lane_length, epoch * self.lane_length + int(
+                place[0]
+            ) % self.lane_length
         place = (laid - self._rotation(epoch)) % self.pairs
         if place[0] >= self.epoch_pairs:
             return None
@@ -185,12 +137,18 @@ class SourceOrder:
         if self.whole_epoch:
             slots = np.flatnonzero(self.counts[order])
             return Window(first, first + self.lane_length, self._named(order[stand_in[slots]]))
-        start, length, _ = (int(value[0]) for value in self._window(np.array([lane]), np.array([offset])))
+        start, length, _ = (
+            int(value[0]) for value in self._window(np.array([lane]), np.array([offset]))
+        )
         begin = lane * self.lane_length + start + self._rotation(epoch)
         laid = np.array([begin, begin + length - 1]) % self.pairs
         low, high = np.searchsorted(ends, laid, side="right")
         # From the first pair's shard to the last's, on past the end of the layout to its beginning.
-        slots = np.arange(low, high + 1) if laid[0] <= laid[1] else np.r_[low : len(order), 0 : high + 1]
+        slots = (
+            np.arange(low, high + 1)
+            if laid[0] <= laid[1]
+            else np.r_[low : len(order), 0 : high + 1]
+        )
         slots = slots[self.counts[order[slots]] > 0]
         return Window(first + start, first + start + length, self._named(order[stand_in[slots]]))
 
@@ -199,7 +157,10 @@ class SourceOrder:
         order, _, _ = self._layout(epoch)
         slot = int(np.flatnonzero(order == shard - self.first_shard)[0])
         following = np.roll(order, -slot - 1)
-        return int(following[(self.counts[following] > 0) & ~self.gone[following]][0]) + self.first_shard
+        return (
+            int(following[(self.counts[following] > 0) & ~self.gone[following]][0])
+            + self.first_shard
+        )
 
     def _named(self, shards: Integers) -> tuple[int, ...]:
         return tuple(dict.fromkeys((shards + self.first_shard).tolist()))
@@ -207,7 +168,9 @@ class SourceOrder:
     def _lay_out_epoch(self, epoch: int) -> tuple[Integers, Integers, Integers]:
         """The epoch's permutation of the shards, where each ends when their pairs are laid end to end, and which slot of the
         permutation stands in for each (itself, unless its shard has vanished)."""
-        order = np.argsort(hash_words(self.seed, epoch, 1, np.arange(len(self.counts))), kind="stable")
+        order = np.argsort(
+            hash_words(self.seed, epoch, 1, np.arange(len(self.counts))), kind="stable"
+        )
         slots = np.arange(len(order))
         if self.gone.any():
             there = np.flatnonzero(~self.gone[order] & (self.counts[order] > 0))
@@ -306,12 +269,18 @@ class Order:
         for number, source in enumerate(self.sources):
             mine = self._source_of_lane[lane] == number
             found = source.at(self._own_lane[lane[mine]], position[mine])
-            visits.epoch[mine], visits.shard[mine], visits.pair[mine] = found.epoch, found.shard, found.pair
+            visits.epoch[mine], visits.shard[mine], visits.pair[mine] = (
+                found.epoch,
+                found.shard,
+                found.pair,
+            )
         return visits
 
     def window_at(self, lane: int, position: int) -> Window:
         """The window of pairs that a position of a lane is drawn from."""
-        return self.sources[int(self._source_of_lane[lane])].window_at(int(self._own_lane[lane]), position)
+        return self.sources[int(self._source_of_lane[lane])].window_at(
+            int(self._own_lane[lane]), position
+        )
 
     def find(self, shard: int, pair: int, epoch: int) -> tuple[int, int] | None:
         """The (lane, position) where a pair comes in an epoch of its source; None where it does not."""

@@ -15,19 +15,23 @@ from typing import Any, Protocol
 from torch.utils.data import Dataset
 
 from align_train.errors import UserError
-from align_train.stream.chunks import HeldOutPairs, Pairs
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import is_unicode
+from align_train.shards.manifest import Manifest
+from align_train.shards.resolve import resolve
+from align_train.shards.tar_index import IMAGE_EXTENSIONS
+from align_train.stream.classes import ClassList
 from align_train.stream.decode import Pixels, Views, decode_centre
-from align_train.stream.labels import LabelEncoder, source_of
-from align_train.stream.manifest import Manifest, resolve
-from align_train.stream.shard import IMAGE_EXTENSIONS, is_unicode
-from align_train.stream.stage import Stage
-from align_train.stream.text import TextEncoder
+from align_train.stream.held_out import HeldOutPairs
+from align_train.stream.pairs import Pairs
+from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.vocabulary import source_of
 
 
 class EvaluationSets:
     """What evaluators see: their own sets, or the held-out pairs, each opened once.
 
-    held_out, caption: as `data.held_out` and `data.held_out_caption`; the former may be None. encode: of the model.
+    held_out, caption: as `data.held_out` and `data.held_out_caption`; the former may be None. vocabulary: of the model.
     """
 
     def __init__(
@@ -35,20 +39,22 @@ class EvaluationSets:
         *,
         held_out: str | Sequence[str] | None,
         caption: str,
-        encode: TextEncoder | LabelEncoder,
+        vocabulary: Tokenizer | ClassList,
         views: Views,
-        stage: Stage,
+        stage: ShardCache,
         progress: bool = True,
         key: str = "data.held_out",
     ) -> None:
-        self.encode, self.views, self.stage = encode, views, stage
-        self.caption = source_of(caption, encode)
+        self.vocabulary, self.views, self.stage = vocabulary, views, stage
+        self.caption = source_of(caption, vocabulary)
         self.held_out: Manifest | None = None
         if held_out is not None:
-            self.held_out = resolve(held_out, caption=self.caption, stage=stage, progress=progress, key=key)
+            self.held_out = resolve(
+                held_out, caption=self.caption, stage=stage, progress=progress, key=key
+            )
         self._opened: dict[str, LabelledFiles | HeldOutPairs] = {}
 
-    def pictures(self, data: PictureSet | None) -> LabelledFiles | HeldOutPairs:
+    def images_of(self, data: ImageSet | None) -> LabelledFiles | HeldOutPairs:
         """None: the held-out pairs; UserError where there are none."""
         if repr(data) not in self._opened:
             self._opened[repr(data)] = self._held_out_pairs() if data is None else data.open(self)
@@ -56,12 +62,16 @@ class EvaluationSets:
 
     def _held_out_pairs(self) -> HeldOutPairs:
         if self.held_out is None:
-            raise UserError("data.held_out is not set; give data.held_out=…, or evaluators with data of their own")
-        pairs = Pairs(manifest=self.held_out, caption=self.caption, views=self.views, stage=self.stage)
+            raise UserError(
+                "data.held_out is not set; give data.held_out=…, or evaluators with data of their own"
+            )
+        pairs = Pairs(
+            manifest=self.held_out, caption=self.caption, views=self.views, stage=self.stage
+        )
         return HeldOutPairs(pairs=pairs)
 
 
-class PictureSet(Protocol):
+class ImageSet(Protocol):
     """Where pictures lie, as settings say it."""
 
     def open(self, of: EvaluationSets) -> LabelledFiles | HeldOutPairs:
@@ -81,9 +91,14 @@ class Shards:
     def open(self, of: EvaluationSets) -> HeldOutPairs:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit={self.limit}: expected at least 1 pair, or null")
-        source = source_of(self.caption, of.encode)
-        manifest = resolve(self.shards, caption=source, stage=of.stage, progress=False, key="eval: shards")
-        return HeldOutPairs(pairs=Pairs(manifest=manifest, caption=source, views=of.views, stage=of.stage), limit=self.limit)
+        source = source_of(self.caption, of.vocabulary)
+        manifest = resolve(
+            self.shards, caption=source, stage=of.stage, progress=False, key="eval: shards"
+        )
+        return HeldOutPairs(
+            pairs=Pairs(manifest=manifest, caption=source, views=of.views, stage=of.stage),
+            limit=self.limit,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +111,32 @@ class FolderPerClass:
     def open(self, of: EvaluationSets) -> LabelledFiles:
         root = Path(self.path).expanduser()
         if not root.is_dir():
-            raise UserError(f"{self.path}: no such folder; expected one with a folder of pictures per class")
+            raise UserError(
+                f"{self.path}: no such folder; expected one with a folder of pictures per class"
+            )
         files: list[Path] = []
         names: list[str] = []
-        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            found = sorted(path for path in folder.rglob("*") if path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS)
+        for folder in sorted(
+            path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+        ):
+            found = sorted(
+                path
+                for path in folder.rglob("*")
+                if path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS
+            )
             if not found:
-                raise UserError(f"{folder}: a class without a picture ({', '.join(IMAGE_EXTENSIONS)}); fill or remove it")
+                raise UserError(
+                    f"{folder}: a class without a picture ({', '.join(IMAGE_EXTENSIONS)}); fill or remove it"
+                )
             files += found
             names += [folder.name] * len(found)
         if not files:
-            raise UserError(f"{self.path}: no folders in it; expected a folder of pictures per class")
-        return LabelledFiles(files, [[name] for name in names], [{"class": name} for name in names], of.views)
+            raise UserError(
+                f"{self.path}: no folders in it; expected a folder of pictures per class"
+            )
+        return LabelledFiles(
+            files, [[name] for name in names], [{"class": name} for name in names], of.views
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,27 +162,39 @@ class Karpathy:
             )
         if self.captions is not None and self.captions < 1:
             raise UserError(f"captions={self.captions}: expected at least 1, or null")
-        texts = [[text for text in map(_caption, row["sentences"]) if text][: self.captions] for row in rows]
+        texts = [
+            [text for text in map(_caption, row["sentences"]) if text][: self.captions]
+            for row in rows
+        ]
         bare = [path for path, own in zip(files, texts, strict=True) if not own]
         if bare:
-            raise UserError(f"{self.file}: {len(bare)} pictures have no caption, first {bare[0].name}")
+            raise UserError(
+                f"{self.file}: {len(bare)} pictures have no caption, first {bare[0].name}"
+            )
         return LabelledFiles(files, texts, [{"filename": path.name} for path in files], of.views)
 
     def _rows(self) -> list[dict[str, Any]]:
         try:
             rows = json.loads(Path(self.file).expanduser().read_text(encoding="utf-8"))["images"]
-            if any(not isinstance(row["filename"], str) or not isinstance(row["sentences"], list) for row in rows):
+            if any(
+                not isinstance(row["filename"], str) or not isinstance(row["sentences"], list)
+                for row in rows
+            ):
                 raise ValueError
             splits = sorted({str(row["split"]) for row in rows})
         except OSError as error:
-            raise UserError(f"{self.file}: {error.strerror}; expected Karpathy's JSON, such as dataset_coco.json") from None
+            raise UserError(
+                f"{self.file}: {error.strerror}; expected Karpathy's JSON, such as dataset_coco.json"
+            ) from None
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"{self.file}: expected Karpathy's JSON: images, each with filename, split and sentences, each with raw"
             ) from None
         of_split = [row for row in rows if row["split"] == self.split]
         if not of_split:
-            raise UserError(f"{self.file}: no picture of split={self.split}; there are {', '.join(splits) or 'none'}")
+            raise UserError(
+                f"{self.file}: no picture of split={self.split}; there are {', '.join(splits) or 'none'}"
+            )
         return of_split
 
     @staticmethod
@@ -171,7 +212,9 @@ def _caption(sentence: Any) -> str:
 class LabelledFiles(Dataset[Pixels]):
     """Pictures in files, as they are evaluated; texts and record of each."""
 
-    def __init__(self, files: list[Path], texts: list[list[str]], records: list[dict[str, Any]], views: Views) -> None:
+    def __init__(
+        self, files: list[Path], texts: list[list[str]], records: list[dict[str, Any]], views: Views
+    ) -> None:
         self.files, self.texts, self.records, self.views = files, texts, records, views
 
     def __len__(self) -> int:
@@ -184,7 +227,9 @@ class LabelledFiles(Dataset[Pixels]):
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
         except ValueError as error:
-            raise UserError(f"{file}: {error}; pictures to evaluate on must be whole: repair or remove it") from None
+            raise UserError(
+                f"{file}: {error}; pictures to evaluate on must be whole: repair or remove it"
+            ) from None
 
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
         return list(zip(self.texts, self.records, strict=True))

@@ -52,11 +52,18 @@ class Cluster:
         self._start("slurmctld", "slurmctld", "-D", "-i")
         for node in NODES:
             self.start_node(node)
-        self._wait(lambda: self.output("sinfo", "--noheader", "-o", "%D %t").split() == ["2", "idle"], "the nodes")
+        self._wait(
+            lambda: self.output("sinfo", "--noheader", "-o", "%D %t").split() == ["2", "idle"],
+            "the nodes",
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["scancel", "--full", "--signal=KILL", "--user=root"], env=self._environment(), capture_output=True)
+        subprocess.run(
+            ["scancel", "--full", "--signal=KILL", "--user=root"],
+            env=self._environment(),
+            capture_output=True,
+        )
         subprocess.run(["scancel", "--user=root"], env=self._environment(), capture_output=True)
         for name in reversed(self._daemons):
             self._daemons[name].terminate()
@@ -76,14 +83,22 @@ class Cluster:
 
     def output(self, *command: str, cwd: Path | None = None, **variables: str) -> str:
         environment = self._environment() | variables
-        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True
+        ).stdout
 
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as log:
-            self._daemons[name] = subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log)
+            self._daemons[name] = subprocess.Popen(
+                command, env=self._environment(), stdout=log, stderr=log
+            )
 
     def _environment(self) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
+        }
         return own | self.environment
 
     def _wait(self, ready: object, what: str) -> None:
@@ -96,8 +111,16 @@ class Cluster:
             time.sleep(0.1)
 
     def _munge_files(self) -> list[str]:
-        files = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "log-file": "munge.log"}
-        return [f"--{option}={self.folder / name}" for option, name in {**files, "seed-file": "munge.seed"}.items()]
+        files = {
+            "key-file": "munge.key",
+            "socket": "munge.socket",
+            "pid-file": "munge.pid",
+            "log-file": "munge.log",
+        }
+        return [
+            f"--{option}={self.folder / name}"
+            for option, name in {**files, "seed-file": "munge.seed"}.items()
+        ]
 
     def _configure(self) -> None:
         key = self.folder / "munge.key"

@@ -13,14 +13,16 @@ from random import Random
 
 import pytest
 
-from align_train.run_folder import RunFolder
-from tests.conftest import checkout, launch_command, made_once, run
+from align_train.run.folder import RunFolder
 from tests.slurm.cluster import Cluster, missing
-from tests.test_train import metrics, numbers
+from tests.support.commands import checkout, launch_command, made_once, run
+from tests.support.runs import metrics, numbers
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason="Slurm is not installed: tests/slurm/install.sh, as root")
+pytestmark = pytest.mark.skipif(
+    bool(missing()), reason="Slurm is not installed: tests/slurm/install.sh, as root"
+)
 
-SLOW = "model._target_=tests.planted.Slow"
+SLOW = "model._target_=tests.support.planted.Slow"
 SAVED = r"stopped and saved at step (\d+); the same command goes on"
 
 
@@ -38,11 +40,19 @@ class Job:
     """One submission of a README's command, with more of Slurm's options and of Hydra's overrides."""
 
     def __init__(
-        self, cluster: Cluster, folder: Path, *overrides: str, line: str = TRAIN, options: str = "", **variables: str
+        self,
+        cluster: Cluster,
+        folder: Path,
+        *overrides: str,
+        line: str = TRAIN,
+        options: str = "",
+        **variables: str,
     ) -> None:
         self.cluster, self.folder = cluster, folder
         program, *arguments = line.split()
-        out = cluster.output(program, *options.split(), *arguments, *overrides, cwd=folder, **variables)
+        out = cluster.output(
+            program, *options.split(), *arguments, *overrides, cwd=folder, **variables
+        )
         match = re.fullmatch(r"Submitted batch job (\d+)\n", out)
         assert match, out
         self.number = match[1]
@@ -63,7 +73,13 @@ class Job:
         return self.about("Restarts") == str(times)
 
     def over(self) -> bool:
-        return self.about("JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        return self.about("JobState") in (
+            "COMPLETED",
+            "FAILED",
+            "CANCELLED",
+            "TIMEOUT",
+            "NODE_FAIL",
+        )
 
     def wait(self, until: Callable[[], bool], *, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
@@ -81,7 +97,11 @@ class Job:
 
     def process(self, rank: int) -> int:
         """The process that is this rank, not one that works for it."""
-        wanted = {f"SLURM_JOB_ID={self.number}".encode(), f"SLURM_PROCID={rank}".encode(), b"SLURM_STEP_ID=0"}
+        wanted = {
+            f"SLURM_JOB_ID={self.number}".encode(),
+            f"SLURM_PROCID={rank}".encode(),
+            b"SLURM_STEP_ID=0",
+        }
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -114,7 +134,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) 
     return made_once(tmp_path_factory, "plain", make) / "outputs" / "plain"
 
 
-def test_trains_as_two_processes_of_one_machine_do(cluster: Cluster, tmp_path: Path, small_run: tuple[str, ...]) -> None:
+def test_trains_as_two_processes_of_one_machine_do(
+    cluster: Cluster, tmp_path: Path, small_run: tuple[str, ...]
+) -> None:
     """Signalled on its way, requeued, resumed."""
     run(*small_run, "name=plain", "trainer.devices=2", SLOW, cwd=tmp_path)
     job = Job(cluster, checkout(tmp_path), *small_run, SLOW, PLANTED_SECONDS_A_CHUNK="0.4")
@@ -127,7 +149,10 @@ def test_trains_as_two_processes_of_one_machine_do(cluster: Cluster, tmp_path: P
     each_step_once(folder, 12)
     assert numbers(folder.path) == numbers(plain.path)
     assert folder.read_results() == plain.read_results()
-    assert "0:  global batch  32 pairs = 4 chunks of 8 = 2 processes x 2 chunks (cpu, fp32, ddp)" in job.log
+    assert (
+        "0:  global batch  32 pairs = 4 chunks of 8 = 2 processes x 2 chunks (cpu, fp32, ddp)"
+        in job.log
+    )
     assert job.log.count("global batch") == 2  # one line a start, not one a rank
     assert "1:" not in "".join(line for line in job.log.splitlines() if "align_train:" in line)
 
@@ -159,7 +184,15 @@ def test_preempted_three_times_at_any_moment(
     """The second time while a checkpoint is being written, and then again and again until the process is gone."""
     random = Random(seed)
     slow = {"PLANTED_SECONDS_A_CHUNK": "0.02", "PLANTED_SECONDS_A_CHECKPOINT": "2"}
-    job = Job(cluster, checkout(tmp_path), *small_run, "max_steps=200", "checkpoint_every=20", SLOW, **slow)
+    job = Job(
+        cluster,
+        checkout(tmp_path),
+        *small_run,
+        "max_steps=200",
+        "checkpoint_every=20",
+        SLOW,
+        **slow,
+    )
     folder = RunFolder(tmp_path / "outputs" / "first")
     for preemption in (1, 2, 3):
         step = folder.last_step()
@@ -198,7 +231,10 @@ def test_a_rank_that_dies_or_is_frozen_ends_all_and_the_job_goes_on(
     assert time.monotonic() - began < 90
     job.ended()
     other = 1 - rank
-    assert re.search(rf"{other}: align_train: rank {rank} \(\S+, process {process}\) (is gone|has given no sign)", job.log)
+    assert re.search(
+        rf"{other}: align_train: rank {rank} \(\S+, process {process}\) (is gone|has given no sign)",
+        job.log,
+    )
     assert "a fault (status" in job.log
     start = int(re.findall(r"from step (\d+), seed", job.log)[0])
     assert start >= 28  # checkpoints are 4 steps apart
@@ -236,7 +272,10 @@ def test_bad_settings_and_faults_without_end_are_not_tried_again(
     refused.ended("FAILED")
     assert refused.log.count("align_train: ") == 1 and refused.about("Restarts") == "0"
     failing.ended("FAILED")
-    assert failing.about("Restarts") == "1" and "given up: 2 starts in a row have saved nothing new" in failing.log
+    assert (
+        failing.about("Restarts") == "1"
+        and "given up: 2 starts in a row have saved nothing new" in failing.log
+    )
 
 
 @pytest.mark.long

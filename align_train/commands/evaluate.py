@@ -1,0 +1,307 @@
+"""A trained model evaluated: `results.json`, a table, pictures of each evaluator."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch._C._distributed_c10d import TCPStore
+
+from align_train.cluster import launcher
+from align_train.cluster.collectives import rank, report_first_error
+from align_train.commands.devices import check_loader, device_of
+from align_train.commands.loggers import run_loggers
+from align_train.config.check import build_evaluators, check_evaluators, steps_of
+from align_train.config.components import build
+from align_train.config.compose import defaults, read_settings
+from align_train.errors import Lost, UserError
+from align_train.evals import Embedder
+from align_train.files import write_whole
+from align_train.pretrained.open import open_pretrained
+from align_train.pretrained.pretrained import Pretrained, without_pretrained
+from align_train.run.folder import RunFolder
+from align_train.stream.datamodule import PairsDataModule, shard_cache_of
+from align_train.stream.decode import Views
+from align_train.stream.sets import EvaluationSets
+from align_train.stream.vocabulary import open_vocabulary
+from align_train.training.callbacks.metrics import complete
+
+
+def evaluate(config: Any) -> dict[str, float]:
+    """`align_train.evaluate`: config.model names a run's folder, where all that is not given is as in that run, or another
+    trained model."""
+    with _group(config.device) as device:
+        with report_first_error(device):
+            check_loader(config)
+            found, settings, evaluators, data = _prepare(config)
+        to = RunFolder(_results_folder(config, found))
+        results = _evaluate(
+            found,
+            evaluators,
+            to,
+            data=data,
+            chunk_size=config.chunk_size,
+            workers=config.workers,
+            device=device,
+        )
+        own = all(
+            config[key] is None for key in ("shards", "caption", "image_size", "resize_size", "to")
+        )
+        # Of its own pairs and over: nobody else writes its metrics.csv.
+        if found.run and own and results["step"] >= steps_of(settings) and rank() == 0:
+            _write_down(
+                found.run, results, title=settings.name, loggers=run_loggers(settings, found.run)
+            )
+        return results
+
+
+@contextmanager
+def _group(device: str) -> Iterator[torch.device]:
+    """The device of this process, alone, or one of those that torchrun or srun has started."""
+    own = device_of(device)
+    if launcher.launcher() is None or launcher.world_size() == 1:
+        yield own
+        return
+    if own.type == "cuda":
+        if device != "cuda" or launcher.local_rank() >= torch.cuda.device_count() > 1:
+            raise UserError(
+                f"device={device}: process {launcher.local_rank()} of this machine, which has {torch.cuda.device_count()} GPUs, "
+                f"wants one for itself: give device=cuda, and start one process a GPU"
+            )
+        torch.cuda.set_device(own)
+    _meet("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield own
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Joins the processes of the launcher; torchrun has said where, and of srun's tasks the first one is where."""
+    if launcher.launcher() == "torchrun":
+        dist.init_process_group(backend)
+        return
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    host = os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    port = int(
+        os.environ.get("MASTER_PORT") or 10000 + job * 20 % 20000
+    )  # as launch/environment.sh has it
+    try:
+        store = TCPStore(host, port, launcher.world_size(), launcher.rank() == 0, timeout=_TO_MEET)
+    except dist.DistError as error:
+        raise Lost(
+            f"task {launcher.rank()} does not reach the first one at {host}:{port} ({' '.join(str(error).split())[:100]}); set "
+            f"MASTER_ADDR and MASTER_PORT to where that can be reached"
+        ) from None
+    dist.init_process_group(
+        backend, store=store, rank=launcher.rank(), world_size=launcher.world_size()
+    )
+
+
+_TO_MEET = timedelta(minutes=2)
+
+
+def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Any], EvaluationSets]:
+    """All that is read before anything is computed."""
+    found = open_pretrained(config.model)
+    settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
+    if config.eval is not None:
+        settings.eval = OmegaConf.create(
+            OmegaConf.to_container(config.eval)
+        )  # what it refers to are the run's settings
+    if not OmegaConf.is_dict(settings) or "data" not in settings:
+        raise UserError(f"{found.path / 'config.yaml'}: not the settings of a run; restore it")
+    check_evaluators(settings)
+    try:
+        OmegaConf.to_container(settings.eval, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key, said = error.full_key or "", str(error).splitlines()[0]
+        raise UserError(
+            f"eval.{key.removeprefix('eval.')}: {config.model} does not say ({said}); give it"
+        ) from None
+    evaluators = build_evaluators(settings)
+    if config.shards is not None:
+        settings.data.held_out = config.shards
+    wanting = [name for name, evaluator in evaluators.items() if None in _sets(evaluator)]
+    if settings.data.held_out is None and wanting:
+        why = "the run has no held-out shards" if found.run else "this model is no run of ours"
+        raise UserError(
+            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or take evaluators with pictures of "
+            f"their own in the place of {', '.join(wanting)}"
+        )
+    data = _data_of(found, config, settings.data)
+    for evaluator in evaluators.values():
+        _open(evaluator, data)
+    return found, settings, evaluators, data
+
+
+def _settings_of(found: Pretrained) -> Any:
+    """Of a model that is no run of ours: the defaults, for its own towers."""
+    of_kind = (
+        ("eval=classification", "loss=classification") if found.is_classifier else ("eval=pairs",)
+    )
+    settings = defaults(*of_kind, "data.held_out=null", "data.shards=???")
+    OmegaConf.set_struct(settings, False)
+    settings.model = without_pretrained(found.node)
+    return settings
+
+
+def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
+    """Only what is evaluated is opened: the training shards may long be gone."""
+    sizes = {key: config[key] for key in ("image_size", "resize_size") if config[key] is not None}
+    for key, reason in found.missing.items():
+        if key != "preprocess" or len(sizes) < 2:
+            raise UserError(f"{reason}; {key} is needed to evaluate")
+    sizes = {key: data[key] for key in ("image_size", "resize_size")} | sizes
+    if not 8 <= sizes["image_size"] <= sizes["resize_size"] <= 4096:
+        told = ", ".join(f"{key}={size}" for key, size in sizes.items())
+        raise UserError(
+            f"{told}: expected 8 to 4,096 pixels, the crop no larger than what it is cut from"
+        )
+    return EvaluationSets(
+        held_out=data.held_out,
+        caption=config.caption or data.held_out_caption or data.caption,
+        vocabulary=open_vocabulary(
+            tokenizer=found.tokenizer, max_tokens=data.max_tokens, classes=found.classes
+        ),
+        views=Views(**sizes),
+        stage=shard_cache_of(build(data.staging), data.storage_options),
+        key="shards" if config.shards is not None else "data.held_out",
+    )
+
+
+def _results_folder(config: Any, found: Pretrained) -> Path:
+    """A model's own folder, unless it lies in the hub's cache."""
+    if config.to is not None:
+        return Path(config.to).expanduser().absolute()
+    local = Path(config.model).expanduser().exists()
+    return found.path if local else Path("outputs", config.model.rpartition("/")[2]).absolute()
+
+
+def _sets(evaluator: Any) -> list[Any]:
+    """The sets of pictures that an evaluator asks for; None among them: the held-out pairs."""
+    return [getattr(evaluator, name) for name in ("data", "train") if hasattr(evaluator, name)]
+
+
+def _open(evaluator: Any, data: EvaluationSets) -> None:
+    for one in _sets(evaluator):
+        data.images_of(one).about()
+    if hasattr(evaluator, "check"):
+        evaluator.check(data.images_of)
+
+
+def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Any]:
+    """A run's evaluators by name, their sets opened, so that what is missing shows before the first step; without held-out
+    pairs, those that want none."""
+    built = build_evaluators(config)
+    there = {
+        name: one
+        for name, one in built.items()
+        if data.held_out is not None or None not in _sets(one)
+    }
+    if len(there) < len(built) and launcher.is_first_process():
+        print(
+            f"without data.held_out the run is not evaluated by {', '.join(built.keys() - there.keys())}",
+            flush=True,
+        )
+    for evaluator in there.values():
+        _open(evaluator, data)
+    return there
+
+
+def evaluate_run(
+    folder: RunFolder,
+    config: Any,
+    evaluators: Mapping[str, Any],
+    *,
+    data: PairsDataModule,
+    device: torch.device,
+    loggers: Sequence[Logger],
+) -> None:
+    """Evaluates a run's last checkpoint on all ranks; rank 0 prints, and writes wherever the run is written down."""
+    results = _evaluate(
+        open_pretrained(str(folder.path)),
+        evaluators,
+        folder,
+        data=data.sets,
+        chunk_size=config.chunk_size,
+        workers=data.workers,
+        device=device,
+    )
+    if rank() == 0:
+        _write_down(folder, results, title=config.name, loggers=loggers)
+
+
+def _evaluate(
+    found: Pretrained,
+    evaluators: Mapping[str, Any],
+    folder: RunFolder,
+    *,
+    data: EvaluationSets,
+    chunk_size: int,
+    workers: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """folder: where results.json and the pictures go."""
+    encoder = Embedder(
+        model=found.build().to(device),
+        tokenise=data.vocabulary,
+        images_of=data.images_of,
+        device=device,
+        chunk_size=chunk_size,
+        workers=workers,
+    )
+    results: dict[str, float] = {"step": found.run.last_step()} if found.run else {}
+    if data.held_out is not None and any(
+        None in _sets(evaluator) for evaluator in evaluators.values()
+    ):
+        results["held_out/pairs"] = data.held_out.pairs
+    if rank() == 0:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    for name, evaluator in evaluators.items():
+        results.update({f"{name}/{key}": value for key, value in evaluator(encoder)})
+        if rank() == 0:
+            write_whole(folder.results, json.dumps(results, indent=2) + "\n")
+            if hasattr(evaluator, "draw"):
+                evaluator.draw(encoder, folder.path, name)
+    if rank() == 0:
+        print_results(folder)
+    return results
+
+
+def _write_down(
+    folder: RunFolder, results: Mapping[str, float], *, title: str, loggers: Sequence[Logger]
+) -> None:
+    """Puts what was found of a run's last weights into the last row of metrics.csv, and to its loggers."""
+    values = {name: value for name, value in results.items() if name != "step"}
+    if complete(folder, values, step=int(results["step"]), title=title):
+        for logger in loggers:
+            logger.log_metrics(values, step=int(results["step"]))
+
+
+def print_results(folder: RunFolder) -> None:
+    """The run's results.json as a table, and where its pictures are; nothing where it was never evaluated."""
+    results = folder.read_results()
+    if results is None:
+        return
+    width = max(map(len, results))
+    for name, value in results.items():
+        if isinstance(value, int):
+            told = f"{value:,}"
+        else:
+            told = f"{value:,.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3g}"
+        print(f"{name:<{width}}  {told:>10}")
+    pictures = ", ".join(sorted(path.name for path in folder.path.glob("*.png")))
+    print(f"{folder.results}; pictures there: {pictures}", flush=True)

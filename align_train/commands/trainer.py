@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import lightning
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from align_train.cluster import launcher
+from align_train.commands.loggers import run_loggers
+from align_train.commands.resume import WriteSettings
+from align_train.config.components import build
+from align_train.config.schema import PRECISIONS
+from align_train.run.folder import RunFolder
+from align_train.stream.datamodule import PairsDataModule
+from align_train.training.callbacks import (
+    Agreement,
+    Averaging,
+    Checkpoints,
+    Evaluation,
+    Metrics,
+    NonFinite,
+    Progress,
+    Samples,
+    Stopping,
+    Throughput,
+    Watchdog,
+)
+
+_LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
+
+
+def build_trainer(
+    config: Any,
+    folder: RunFolder,
+    data: PairsDataModule,
+    max_steps: int,
+    evaluators: dict[str, Any],
+    write_settings: WriteSettings,
+    watchdog: Watchdog,
+) -> lightning.Trainer:
+    processes = config.trainer.devices * config.trainer.nodes
+    agreement = Agreement(folder=folder, data=data)
+    averaging = Averaging(decay=config.ema)
+    throughput = Throughput(
+        batch_size=config.batch_size,
+        max_steps=max_steps,
+        bf16=config.precision == "bf16",
+        peak_tflops=config.trainer.peak_tflops,
+    )
+    metrics = Metrics(
+        folder=folder,
+        every=config.log_every,
+        data=data,
+        max_steps=max_steps,
+        name=config.name,
+        agreement=agreement,
+        throughput=throughput,
+    )
+    checkpoints = Checkpoints(
+        folder=folder,
+        every=config.checkpoint_every,
+        agreement=agreement,
+        keep=config.keep_checkpoints,
+        keep_every=config.keep_every,
+        spike=config.keep_before_spike,
+        background=config.background_checkpoints,
+        at=watchdog.at,
+    )
+    callbacks = [
+        write_settings,
+        agreement,
+        throughput,
+        NonFinite(
+            folder=folder,
+            checkpoints=checkpoints,
+            look=_show_command(config),
+            skips=config.max_skipped_steps,
+        ),
+        averaging,
+        Evaluation(
+            evaluators=evaluators,
+            every=config.evaluate_every,
+            data=data,
+            metrics=metrics,
+            averaging=averaging,
+            agreement=agreement,
+            at=watchdog.at,
+        ),
+        metrics,
+        Samples(
+            folder=folder, log_keys=config.log_keys
+        ),  # after Metrics: ranks wait here for the files to be trimmed
+        Progress(max_steps=max_steps, metrics=metrics),
+        checkpoints,
+        Stopping(checkpoints=checkpoints, agreement=agreement),
+        watchdog,
+    ]
+    trainer = lightning.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.nodes,
+        strategy=build(
+            config.strategy,
+            processes=processes,
+            on_gpu=config.trainer.accelerator == "gpu",
+            bf16=config.precision == "bf16",
+            clip=config.clip,
+            timeout=config.trainer.timeout + _LATER,
+        ),
+        plugins=[cluster_environment(), checkpoints.gathered],
+        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        max_steps=max_steps,
+        logger=run_loggers(config, folder),
+        callbacks=callbacks,
+        default_root_dir=folder.path,
+        # What our own callbacks and loader do, Lightning must not do again.
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    launcher: Any = trainer.strategy.launcher
+    watchdog.ended_child = lambda: getattr(launcher, "ended", None)
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None  # signals are Stopping's alone
+    return trainer
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """By what started this process; Lightning's own guess takes a batch script for one of Slurm's tasks."""
+    started = launcher.launcher()
+    if started == "torchrun":
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if started == "slurm" else LightningEnvironment()
+
+
+def _show_command(config: Any) -> str:
+    """The command that shows a step of this run, but for `step=…`."""
+    where = "" if config.output_dir == "outputs" else f" output_dir={config.output_dir}"
+    return f"python -m align_train.show name={config.name}{where}"
+
+
+def quieten() -> None:
+    """Lightning's notices about what we do on purpose; its warnings of other kinds stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for pattern in (
+        ".*broadcast_buffers.*deprecated.*",
+        ".*does not have many workers.*",
+        ".*`LightningModule.configure_gradient_clipping`.*",
+        ".*IterableDataset.*",
+        ".*treespec.*",  # Lightning's own use of torch
+        ".*your dataloader is not resumable.*",  # it is, by the cursor
+        ".*smaller than the logging interval.*",
+        ".*in eval mode at the start of training.*",  # a locked tower
+        ".*srun. command is available.*",  # on a machine with Slurm, where a run without it is no mistake
+    ):
+        warnings.filterwarnings("ignore", pattern)

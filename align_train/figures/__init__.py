@@ -1,0 +1,1 @@
+"""align_train.figures"""

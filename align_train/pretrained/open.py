@@ -1,0 +1,69 @@
+"""A trained model in a folder, whoever wrote it: a run, `align_train.export`, or Hugging Face's ALIGN.
+
+What all three come down to: a node that says how the model is built (explicitly, as `conf/model/*.yaml` would), tensors, a
+tokenizer, and the sizes of its preprocessing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from align_train.config.compose import read_settings
+from align_train.errors import UserError
+from align_train.model.weights import WEIGHTS, find
+from align_train.pretrained.hugging_face import open_hugging_face
+from align_train.pretrained.pretrained import Pretrained, is_classifier, run_weights, tokenizer_of
+from align_train.run.folder import RunFolder
+from align_train.stream.classes import CLASS_FILE
+
+_WANTED = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
+
+
+_VOCABULARY = "text_tower.network.embeddings.word_embeddings.weight"
+
+
+_CLASSES = "head.bias"
+
+
+def open_pretrained(path: str) -> Pretrained:
+    """path: a folder, or a name on the Hugging Face hub."""
+    folder = find(path, wanted=_WANTED).absolute()
+    if not folder.is_dir():
+        raise UserError(f"{path}: a file; expected {_WANTED}")
+    if (folder / "config.yaml").is_file():
+        return _exported(folder) if (folder / WEIGHTS).is_file() else _run(folder)
+    if (folder / "config.json").is_file():
+        return open_hugging_face(folder)
+    raise UserError(f"{path}: neither config.yaml nor config.json there; expected {_WANTED}")
+
+
+def _run(folder: Path) -> Pretrained:
+    settings = read_settings(folder / "config.yaml")
+    node = _model_node(settings, folder)
+    if is_classifier(node):
+        node["classes"] = len(run_weights(RunFolder(folder))[_CLASSES])
+        return Pretrained(folder, "run", node, None, classes=str(folder / CLASS_FILE))
+    if node.get("vocabulary_size") is None:
+        node["vocabulary_size"] = len(run_weights(RunFolder(folder))[_VOCABULARY])
+    saved = RunFolder(folder).tokenizer
+    tokenizer = (
+        str(saved) if saved.is_dir() else settings.data.tokenizer
+    )  # runs of older versions have none of their own
+    return Pretrained(folder, "run", node, tokenizer)
+
+
+def _exported(folder: Path) -> Pretrained:
+    node = _model_node(read_settings(folder / "config.yaml"), folder)
+    if is_classifier(node):
+        return Pretrained(folder, "align_train", node, None, classes=str(folder / CLASS_FILE))
+    return Pretrained(folder, "align_train", node, *tokenizer_of(folder))
+
+
+def _model_node(settings: Any, folder: Path) -> dict[str, Any]:
+    if not OmegaConf.is_config(settings) or "model" not in settings:
+        raise UserError(f"{folder / 'config.yaml'}: no model in it; expected {_WANTED}")
+    node: dict[str, Any] = OmegaConf.to_container(settings.model, resolve=True)  # type: ignore[assignment]
+    return node

@@ -1,0 +1,29 @@
+"""What happens beside the training step: numbers, pictures, checkpoints, evaluation, signals, faults, the progress bar."""
+
+from __future__ import annotations
+
+from align_train.cluster.watchdog import Watchdog
+from align_train.training.callbacks.agreement import Agreement
+from align_train.training.callbacks.averaging import Averaging
+from align_train.training.callbacks.checkpoints import Checkpoints
+from align_train.training.callbacks.evaluation import Evaluation
+from align_train.training.callbacks.metrics import Metrics
+from align_train.training.callbacks.non_finite import NonFinite
+from align_train.training.callbacks.progress import Progress
+from align_train.training.callbacks.samples import Samples
+from align_train.training.callbacks.stopping import Stopping
+from align_train.training.callbacks.throughput import Throughput
+
+__all__ = [
+    "Agreement",
+    "Averaging",
+    "Checkpoints",
+    "Evaluation",
+    "Metrics",
+    "NonFinite",
+    "Progress",
+    "Samples",
+    "Stopping",
+    "Throughput",
+    "Watchdog",
+]

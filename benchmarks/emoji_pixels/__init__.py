@@ -1,0 +1,1 @@
+"""benchmarks.emoji_pixels"""

@@ -1,0 +1,118 @@
+"""One measurement of a peer's loader, in a process and an environment of its own; started by `benchmarks.loader`.
+
+    python -m benchmarks.loader_peers open_clip|plain SHARDS VOCABULARY WORKERS SECONDS
+
+Prints one JSON line. Needs nothing of align_train.
+
+- open_clip: `open_clip_train.data.get_wds_dataset` with `open_clip.image_transform` (random crop of 90 to 100 % of the
+  area, bicubic, no mirroring, normalised float32) and its tokenizer for ViT-B-32 (77 tokens, int64). Its epoch is made so
+  long that it never ends here, which spares it the start of its workers and the filling of its shuffle buffer at each.
+- plain: what one writes by hand: webdataset, Pillow, torchvision's resize to 346, crop to 289, mirroring, normalised
+  float32, and a Hugging Face WordPiece tokenizer padded to 64 tokens, caption by caption.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shared.clock import Arrays, measure, report
+
+BATCH, IMAGE_SIZE, RESIZE_SIZE, MAX_TOKENS = 64, 289, 346, 64
+
+
+ENDLESS = 64_000_000  # pairs of an epoch
+
+
+def shard_range(shards: str) -> str:
+    """The shards as the brace range that webdataset takes."""
+    found = sorted(Path(shards).glob("*.tar"))
+    return f"{shards}/{{{found[0].stem}..{found[-1].stem}}}.tar"
+
+
+def open_clip_loader(shards: str, workers: int) -> Any:
+    open_clip = importlib.import_module("open_clip")
+    data = importlib.import_module("open_clip_train.data")
+    options = Namespace(
+        train_data=shard_range(shards),
+        train_num_samples=ENDLESS,
+        train_data_upsampling_factors=None,
+        dataset_resampled=False,
+        batch_size=BATCH,
+        workers=workers,
+        world_size=1,
+        seed=0,
+    )
+    transform = open_clip.image_transform(IMAGE_SIZE, is_train=True)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    return data.get_wds_dataset(options, transform, is_train=True, tokenizer=tokenizer).dataloader
+
+
+def plain_loader(shards: str, vocabulary: str, workers: int) -> Any:
+    import webdataset
+    from torchvision import transforms
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(vocabulary)
+    steps = [
+        transforms.Resize((RESIZE_SIZE, RESIZE_SIZE)),
+        transforms.RandomCrop(IMAGE_SIZE),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ]
+
+    def tokenise(text: str) -> Any:
+        options = {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": MAX_TOKENS,
+            "return_tensors": "pt",
+        }
+        return tokenizer(text, **options).input_ids[0]
+
+    dataset = (
+        webdataset.WebDataset(shard_range(shards), shardshuffle=100)
+        .shuffle(1000)
+        .decode("pil")
+        .to_tuple("jpg", "txt")
+        .map_tuple(transforms.Compose(steps), tokenise)
+        .batched(BATCH, partial=False)
+    )
+    return webdataset.WebLoader(
+        dataset, batch_size=None, num_workers=workers, persistent_workers=True
+    )
+
+
+def batches(loader: str, shards: str, vocabulary: str, workers: int) -> Iterator[Arrays]:
+    made = (
+        open_clip_loader(shards, workers)
+        if loader == "open_clip"
+        else plain_loader(shards, vocabulary, workers)
+    )
+    for _ in repeat(None):  # epoch after epoch
+        yield from made
+
+
+def main(loader: str, shards: str, vocabulary: str, workers: int, seconds: float) -> None:
+    importlib.import_module(
+        "open_clip_train.data" if loader == "open_clip" else "torchvision"
+    )  # not the loader's time
+    importlib.import_module("open_clip" if loader == "open_clip" else "transformers")
+    report(
+        measure(
+            lambda: batches(loader, shards, vocabulary, workers),
+            workers=workers,
+            seconds=seconds,
+            side=IMAGE_SIZE,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))

@@ -1,0 +1,1 @@
+"""benchmarks.near_duplicates"""

@@ -1,0 +1,334 @@
+"""Every configuration composes and passes its check; every kind of wrong input ends in one clear line, in seconds."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from align_train.config.check import check, steps_of
+from align_train.config.components import build
+from align_train.config.schema import conf_dir
+from align_train.errors import UserError
+from align_train.pretrained.explicit import with_pretrained
+from align_train.shards.write import write_shard
+from tests.support.commands import SMALL_MAKE, finish, start
+from tests.support.settings import composed
+
+CONF = conf_dir()
+
+
+def choices(*groups: str) -> list[str]:
+    return [
+        f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).glob("*.yaml"))
+    ]
+
+
+# What a user has to say in any case.
+OF_CLASSES = (
+    "model=classifier",
+    "loss=classification",
+    "experiment=finetune_classification",
+    "experiment=linear_probe",
+)
+
+
+GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
+
+
+PLACES = {
+    "eval=imagenet": ("eval.imagenet.data.path=x",),
+    "eval=zero_shot": ("eval.zero_shot.data.path=x",),
+    "eval=zero_shot_shards": ("eval.zero_shot.data.shards=x",),
+    "eval=knn_folders": ("eval.knn.train.path=x", "eval.knn.data.path=x"),
+    "eval=linear_probe_folders": (
+        "eval.linear_probe.train.path=x",
+        "eval.linear_probe.data.path=x",
+    ),
+    "eval=coco": ("eval.coco.data.file=x", "eval.coco.data.images=x"),
+    "eval=flickr30k": ("eval.flickr30k.data.file=x", "eval.flickr30k.data.images=x"),
+    "eval=simlex": ("eval.simlex.file=x",),
+    "eval=sts": ("eval.sts.file=x",),
+}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    choices(
+        "model", "loss", "optimizer", "scheduler", "trainer", "strategy", "logger", "data", "eval"
+    ),
+)
+def test_every_choice_composes_and_passes_its_check(choice: str, small_align: Path) -> None:
+    check_explicit(
+        small_align, "batch_size=1024", "chunk_size=16", *GIVEN, choice, *PLACES.get(choice, ())
+    )
+
+
+def check_explicit(model: Path, *overrides: str) -> None:
+    """model: where the weights lie, for what begins with some. A classifier has classes in the place of a tokenizer."""
+    if any(override.startswith(OF_CLASSES) for override in overrides):
+        kept = [override for override in overrides if not override.startswith("data.tokenizer=")]
+        others = [
+            choice for choice in ("model=classifier", "loss=classification") if choice not in kept
+        ]
+        overrides = (*others, *kept, "data.tokenizer=null", "data.classes=10")
+    if "path" in composed(*overrides).model.keys():  # noqa: SIM118 - `in` does not see what is yet to be given
+        overrides = (*overrides, f"model.path={model}")
+    check(with_pretrained(composed(*overrides)))
+
+
+@pytest.mark.parametrize(
+    "experiment", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
+)
+def test_every_experiment_composes_and_passes_its_check(experiment: str, small_align: Path) -> None:
+    check_explicit(small_align, f"experiment={experiment}", *GIVEN)
+
+
+def test_published_recipes() -> None:
+    paper = composed("experiment=align_paper", *GIVEN)
+    assert (
+        paper.batch_size,
+        paper.max_steps,
+        paper.optimizer.lr,
+        paper.scheduler.warmup_steps,
+    ) == (
+        16384,
+        1_200_000,
+        1e-3,
+        10_000,
+    )
+    assert (
+        paper.model.image_tower.width,
+        paper.loss.label_smoothing,
+        paper.optimizer.weight_decay,
+    ) == (4.3, 0.1, 1e-5)
+    coyo = composed("trainer=multinode", "data=coyo700m")
+    assert (coyo.batch_size, coyo.max_steps, coyo.optimizer.lr, coyo.scheduler.warmup_steps) == (
+        65536,
+        300_000,
+        2e-3,
+        40_000,
+    )
+    assert (coyo.optimizer._target_, coyo.chunk_size, coyo.precision) == (
+        "align_train.optim.recipes.Lamb",
+        16,
+        "bf16",
+    )
+
+
+def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in (
+        ("SLURM_NNODES", "SLURM_NTASKS_PER_NODE"),
+        ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(names[0], "4")
+            patch.setenv(names[1], "2")
+            trainer = composed("trainer=multinode").trainer
+            assert (trainer.nodes, trainer.devices) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["batch_size=100", "trainer.devices=3"], "batch_size=100 .* 3 processes .* 99 or 102"),
+        (["chunk_size=48"], "chunk_size=48 .* 128 .* 32"),
+        (["data.lanes=7"], "data.lanes=7 does not divide batch_size=128.*data.lanes=4"),
+        (
+            ["trainer.devices=8", "chunk_size=16", "data.lanes=4"],
+            "data.lanes=4 cannot be shared .* 8 processes",
+        ),
+        (
+            [
+                "data.shards=[a,b]",
+                "data.weights=[3,1]",
+                "data.lanes=8",
+                "trainer.devices=4",
+                "chunk_size=16",
+            ],
+            r"data.lanes=8 cannot be shared out as data.weights=\[3, 1\] on each of 4 processes.*data.lanes=16",
+        ),
+        (
+            ["data.shards=[a,b]", "data.weights=[3,0]"],
+            r"data.weights=\[3, 0\]: expected whole numbers",
+        ),
+        (["data.weights=3"], "data.weights=3: expected a list"),
+        (
+            ["data.shards=[a,b]", "data.weights=[1.5,1]"],
+            "data.weights=.*expected a list \\(each an integer\\)",
+        ),
+        (["data.batch_size=16"], "data.batch_size=16: is always the run's own; set batch_size="),
+        (["max_steps=null"], "exactly one of max_steps and max_pairs"),
+        (["max_pairs=5"], "exactly one of max_steps and max_pairs"),
+        (["max_steps=0"], "max_steps=0: expected at least 1"),
+        (["precision=fp16"], "precision=fp16: expected one of fp32, bf16"),
+        (["precision=fp16"], "fp16 would want a loss scaler, bf16"),
+        (
+            ["strategy._target_=lightning.pytorch.strategies.FSDPStrategy"],
+            "FSDP1 flattens parameters .* fsdp \\(FSDP2\\)",
+        ),
+        (["strategy=deepspeed", "strategy.stage=4"], "strategy.stage=4: expected 1 or 2 or 3"),
+        (
+            ["strategy=deepspeed", "strategy.stage=3", "compile=true"],
+            "compile=true: ZeRO-3 gathers .* strategy.stage=2, or fsdp",
+        ),
+        (["strategy=fsdp", "+strategy.version=1"], "strategy.version: no such setting"),
+        (["loss=sigmoid", "model.bias=null"], "model.bias=None: a bias goes with loss=sigmoid"),
+        (["loss.tile=many"], "loss.tile=many: expected an integer"),
+        (["name=a/b"], "plain folder name"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
+        (["model.lock=both"], "model.lock=both: expected image or text or null"),
+        (["model.image_tower.strides=[1,x]"], "model.image_tower.strides=.*: expected a list"),
+        (["+optimizer.momentum=0.9"], "optimizer.momentum: no such setting"),
+        (["optimizer._target_=align_train.optim.recipes.Sgd"], "no such class"),
+        (
+            ["model=classifier", "model.path=x"],
+            "model=classifier, loss=not classification, data.classes=None: these go together",
+        ),
+        (["experiment=linear_probe", "model.path=x", "data.shards=x"], "data.classes is not set"),
+        (["data.classes=10"], "data.tokenizer, data.classes: texts or labels, not both"),
+        (["+model.image_tower.depht=2"], "did you mean model.image_tower.depth"),
+        (["data=webdataset"], "data.shards is not set"),
+        (["data.lanes=0"], "data.lanes=0: expected an integer, at least 1"),
+        (["data.lanes=-8"], "data.lanes=-8: expected an integer, at least 1"),
+        (["data.window=0"], "data.window=0: expected an integer, at least 1"),
+        (["data.workers=-1"], "data.workers=-1: expected an integer, at least 0"),
+        (["evaluate_every=-1"], "evaluate_every=-1: expected an integer, at least 0"),
+        (["seed=-1"], "seed=-1: expected 0 or more"),
+        (["trainer.timeout=inf"], "trainer.timeout=inf: expected more than 0, and a finite number"),
+        (
+            ["trainer.timeout=500"],
+            "trainer.timeout=500: expected more than data.staging.patience=600",
+        ),
+        (["trainer.silence=0"], "trainer.silence=0: expected more than 0"),
+        (["trainer.peak_tflops=-1"], "trainer.peak_tflops=-1: expected more than 0"),
+        (["keep_every=0"], "keep_every=0: expected at least 1"),
+        (["max_skipped_steps=-1"], "max_skipped_steps=-1: expected at least 0"),
+        (
+            ["max_skipped_steps=1", "strategy=deepspeed"],
+            "max_skipped_steps=1: DeepSpeed knows the gradient's norm only after",
+        ),
+        (["clip=0"], "clip=0.0: expected a gradient norm above 0"),
+        (["+callbacks.x=1"], "callbacks: no such setting"),
+    ],
+)
+def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> None:
+    config = composed(*overrides)
+    before = str(config)
+    with pytest.raises(UserError, match=words):
+        check(config)
+    assert str(config) == before
+
+
+def build_all(config: Any) -> None:
+    for node in (config.optimizer, config.scheduler, config.loss):
+        build(node)
+    build(config.strategy, processes=2, on_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimizer.lr=-1"], "optimizer.lr=-1: expected a learning rate"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan: expected a learning rate"),
+        (["optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]: expected two numbers"),
+        (["optimizer.exempt=[foo]"], "optimizer.exempt: .*foo.* are no kinds"),
+        (["scheduler.warmup_steps=-5"], "warmup_steps=-5"),
+        (["loss.tile=0"], "tile=0: expected at least 1"),
+        (
+            ["strategy=deepspeed", "+strategy.options.stage=3"],
+            "strategy.options.stage: not supported",
+        ),
+        (
+            ["strategy=deepspeed", "+strategy.options.offload_optimizer={device:cpu}"],
+            "offload_optimizer: not supported",
+        ),
+        (
+            ["strategy=deepspeed", "+strategy.options.overlap_comm=maybe"],
+            "overlap_comm=maybe: expected an integer",
+        ),
+    ],
+)
+def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> None:
+    config = composed(*overrides)
+    check(config)
+    with pytest.raises(UserError, match=words):
+        build_all(config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [path.stem for path in sorted((CONF / "commands").glob("*.yaml")) if path.stem != "plain"],
+)
+def test_every_command_composes(name: str) -> None:
+    commands = ("demo", "failed", "filter", "manifest", "pack", "vocabulary")
+    for module in (
+        "align_train.evaluate",
+        "align_train.export",
+        *(f"data.{command}" for command in commands),
+    ):
+        importlib.import_module(module)  # each stores its schema
+    with initialize_config_dir(str(CONF / "commands"), version_base="1.3"):
+        assert len(compose(name)) >= 2
+
+
+def test_length_in_pairs() -> None:
+    assert steps_of(composed("max_steps=null", "max_pairs=1280")) == 10
+    assert steps_of(composed("max_steps=null", "max_pairs=1281")) == 11
+
+
+def test_shards_that_cannot_be_opened_are_named(tmp_path: Path, demo: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "nonsense.jsonl").write_text("what?\n")
+    write_shard(tmp_path / "texts.tar", [(str(number), {"txt": b"a text"}) for number in range(3)])
+    for shards, words in {
+        "hollow": "hollow: the folder holds neither manifest.jsonl nor \\*.tar; make shards",
+        "empty.jsonl": "empty.jsonl: the manifest lists no pairs",
+        "nonsense.jsonl": "nonsense.jsonl, line 1",
+        "texts.tar": "texts.tar: no pairs: 0 of 3 members are pictures",
+    }.items():
+        config = composed(
+            "data=webdataset",
+            f"data.shards={tmp_path / shards}",
+            f"data.tokenizer={demo}/tokenizer",
+        )
+        check(config)
+        with pytest.raises(UserError, match=words):
+            build(config.data)
+
+
+def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
+    """Through the real command, in a process, one for each way that an error comes about: status 2, at most three lines on
+    stderr, no stack trace."""
+    (tmp_path / "cut.tar").write_bytes((demo / "train" / "00000000.tar").read_bytes()[:100_000])
+    shards = ["data=webdataset", f"data.tokenizer={demo}/tokenizer"]
+    cases = {
+        ("modle=tiny",): "modle: no such setting, did you mean model?",
+        ("model=tinny",): "tiny",
+        ("batch_size=abc",): "batch_size=abc: expected integer",
+        (
+            "batch_size=100",
+            "trainer.devices=3",
+        ): "batch_size=100 cannot be split evenly over 3 processes",
+        (*shards, "data.shards=cut.tar"): "cut.tar: the tar is cut short",
+        ("output_dir=/etc/hostname", f"make.folder={demo}", *SMALL_MAKE): "/etc/hostname/demo",
+        ("model=null",): "a group such as model or data takes the name of a choice",
+        (
+            "trainer=multinode",
+            "data=coyo700m",
+        ): "data.shards=shards/coyo700m: no such manifest, folder or shard; make shards",
+    }
+    waiting = iter(cases.items())
+    while batch := list(itertools.islice(waiting, 2)):
+        processes = [start(*overrides, cwd=tmp_path) for overrides, _ in batch]
+        for (overrides, words), process in zip(batch, processes, strict=True):
+            done = finish(process)
+            assert done.returncode == 2, (overrides, done.stderr)
+            assert words in done.stderr, (overrides, done.stderr)
+            assert done.stderr.count("\n") <= 3, (overrides, done.stderr)
+            assert "Traceback" not in done.stderr

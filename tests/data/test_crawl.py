@@ -1,0 +1,267 @@
+"""From a table of URLs to a training run: filter, img2dataset itself against a web server, manifest, failed URLs, training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.manifest import read_manifest
+from align_train.shards.shard import ShardReader
+from align_train.shards.tar_index import load_index
+from tests.support.commands import REPOSITORY, finish, run, start
+from tests.support.servers import Web, web
+
+KINDS = (
+    "good",
+    "good",
+    "good",
+    "moved",
+    "good",
+    "gone",
+    "good",
+    "page",
+    "good",
+    "cut",
+    "good",
+    "stall",
+)
+
+
+def pairs_of(shards: Path) -> list[tuple[str, bytes]]:
+    """(text, picture) of every pair of a folder of shards."""
+    pairs = []
+    for tar in sorted(shards.glob("*.tar")):
+        reader = ShardReader(tar, CaptionSource("txt", None))
+        for number in range(len(reader)):
+            picture, text = reader.read(number)
+            pairs.append((text.decode(), picture))
+        reader.close()
+    return pairs
+
+
+def crawl_table(path: Path, server: Web, texts: list[str], kinds: tuple[str, ...] = KINDS) -> None:
+    """A row for each text; every tenth picture is said to be too small."""
+    count = len(texts)
+    columns = {
+        "url": [
+            f"{server.url}/{kinds[number % len(kinds)]}/{number}.png" for number in range(count)
+        ],
+        "text": [f"{text} number {number}" for number, text in enumerate(texts)],
+        "width": [150 if number % 10 == 0 else 300 for number in range(count)],
+        "height": [260] * count,
+        "image_phash": [f"{number:016x}" for number in range(count)],
+        "nsfw_score_opennsfw2": [0.1] * count,
+    }
+    path.mkdir()
+    for part in range(2):
+        parquet.write_table(
+            pa.table(columns).slice(part * count // 2, count // 2),
+            path / f"part-{part:05d}.snappy.parquet",
+        )
+
+
+SCRIPT = str(REPOSITORY / "launch" / "download_coyo.sh")
+
+
+FIXED = {
+    "PAIRS_PER_SHARD": "50",
+    "PROCESSES": "2",
+    "THREADS": "16",
+    "TIMEOUT": "1",
+    "PYTHON": sys.executable,
+}
+
+
+def download(*arguments: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [SCRIPT, *arguments],
+        cwd=cwd,
+        env=os.environ | FIXED | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+def test_from_urls_to_a_training_run(
+    demo: Path, small_run: tuple[str, ...], tmp_path: Path
+) -> None:
+    pairs = pairs_of(demo / "train")[:400]
+    with web({f"{number}.png": picture for number, (_, picture) in enumerate(pairs)}) as server:
+        crawl_table(tmp_path / "table", server, [text for text, _ in pairs])
+        run(
+            "source=table",
+            "to=filtered",
+            "rules.unigrams=null",
+            "rules.images_per_text=null",
+            cwd=tmp_path,
+            module="data.filter.job",
+        )
+        kept = parquet.read_table(tmp_path / "filtered" / "kept")
+        assert kept.num_rows == 360, "every tenth is too small"
+
+        places = {"TABLE": "filtered/kept", "SHARDS": "shards"}
+        download(cwd=tmp_path, **places)
+        shards = tmp_path / "shards"
+        kinds = [url.split("/")[-2] for url in kept["url"].to_pylist()]
+        wanted = sum(kind in ("good", "moved") for kind in kinds)
+        manifest = read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache())
+        assert manifest.pairs == wanted
+        # Not a tar was opened: no index is there yet. Opened now, each holds what its row says.
+        assert not list(shards.glob(".*.npz"))
+        caption = CaptionSource("txt", None)
+        assert [
+            len(load_index(Path(shard.url)).pairs(caption)) for shard in manifest.shards
+        ] == manifest.counts.tolist()
+
+        asked = len(server.asked)
+        # Once more for what failed: what stalled comes now, what is gone or no picture is not asked for again.
+        server.mended = True
+        download("retry", cwd=tmp_path, **places)
+        again = {request.split("/")[0] for request in server.asked[asked:]}
+        assert again == {"stall", "cut"}
+        manifest = read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache())
+        assert manifest.pairs == wanted + kinds.count("stall")
+
+    # A gap in the numbers, and a shard that a kill left unfinished.
+    for path in shards.glob("00002*"):
+        path.unlink()
+    (shards / "00004_stats.json").unlink()
+    told = run("shards=shards", cwd=tmp_path, module="data.manifest").stdout
+    assert "1 unfinished shards without _stats.json are left out, first shards/00004.tar" in told
+    manifest = read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache())
+    names = [shard.name for shard in manifest.shards]
+    assert "00002.tar" not in names and "00004.tar" not in names and len(names) >= 5
+
+    # What the filter knew of a picture has travelled with it; so the shards can be filtered again, without a tar rewritten.
+    table = parquet.read_table(shards / "00000.parquet")
+    assert {"image_phash", "nsfw_score_opennsfw2"} <= set(table.column_names)
+    before = {tar.name: tar.read_bytes() for tar in shards.glob("*.tar")}
+    run(
+        "source=shards",
+        "to=selected",
+        "rules.short_side=39",
+        "rules.unigrams=[4,100]",
+        "rules.images_per_text=null",
+        cwd=tmp_path,
+        module="data.filter.job",
+    )
+    assert {tar.name: tar.read_bytes() for tar in shards.glob("*.tar")} == before
+    selected = read_manifest(str(tmp_path / "selected" / "manifest.jsonl"), stage=ShardCache())
+    rows = parquet.read_table(tmp_path / "selected" / "kept")
+    assert 0 < selected.pairs == rows.num_rows < manifest.pairs
+    assert selected.pairs == json.loads((tmp_path / "selected" / "report.json").read_text())["kept"]
+    texts = []
+    for shard in selected.shards:
+        assert shard.selection
+        reader = ShardReader(
+            Path(shard.url), caption, pairs=shard.pairs, kept=shard.selection.read(ShardCache())
+        )
+        texts += [reader.read(number)[1].decode() for number in range(len(reader))]
+        reader.close()
+    assert sorted(texts) == sorted(rows["caption"].to_pylist())
+
+    overrides = [item for item in small_run if not item.startswith(("make.", "+make."))]
+    data = (
+        "data=webdataset",
+        f"data.tokenizer={demo / 'tokenizer'}",
+        "data.lanes=4",
+        "eval=pairs",
+        "max_steps=4",
+    )
+    for shards_of in ("shards", "selected/manifest.jsonl"):
+        out = run(
+            *overrides, *data, f"data.shards={shards_of}", f"name={shards_of[:6]}", cwd=tmp_path
+        ).stdout
+        assert (tmp_path / "outputs" / shards_of[:6] / "checkpoints").is_dir(), out
+
+
+@pytest.mark.long
+def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
+    pairs = pairs_of(demo / "train")[:400]
+    places = {"TABLE": "table", "SHARDS": "shards"}
+    with web({f"{number}.png": picture for number, (_, picture) in enumerate(pairs)}) as server:
+        crawl_table(tmp_path / "table", server, [text for text, _ in pairs])
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                [SCRIPT],
+                cwd=tmp_path,
+                env=os.environ | FIXED | places,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            while process.poll() is None and not list((tmp_path / "shards").glob("*_stats.json")):
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shards = tmp_path / "shards"
+        finished = {
+            path: text for path in shards.glob("*_stats.json") if (text := path.read_bytes())
+        }
+        assert 0 < len(finished) < 8, "killed in the middle"
+        asked = len(server.asked)
+        download(cwd=tmp_path, **places)
+        assert all(path.read_bytes() == content for path, content in finished.items())
+        again = {request.split("/")[1] for request in server.asked[asked:]}
+        assert len(again) == 50 * (8 - len(finished))
+
+        kinds = [KINDS[number % len(KINDS)] for number in range(400)]
+        wanted = sum(kind in ("good", "moved") for kind in kinds)
+        assert (
+            read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache()).pairs
+            == wanted
+            == len(pairs_of(shards))
+        )
+
+        # Once more: nothing is asked for that a finished shard has answered for.
+        asked = len(server.asked)
+        download(cwd=tmp_path, **places)
+        assert len(server.asked) == asked
+        # Failed URLs, twice: what was got by the first pass over them is not asked for by the second. A pass that was killed
+        # has left a table without a footer, and no statistics.
+        for suffix in (".tar", ".parquet"):
+            (shards / f"00008{suffix}").write_bytes(b"PAR1")
+        server.mended = True
+        for left in ({"stall", "cut"}, {"cut"}):
+            asked = len(server.asked)
+            download("retry", cwd=tmp_path, **places)
+            assert {request.split("/")[0] for request in server.asked[asked:]} == left
+        assert read_manifest(
+            str(shards / "manifest.jsonl"), stage=ShardCache()
+        ).pairs == wanted + kinds.count("stall")
+
+
+def test_failed_urls_wait_for_the_first_pass(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    parquet.write_table(
+        pa.table({"url": ["a"] * 30, "text": ["b"] * 30}), tmp_path / "table.parquet"
+    )
+    arguments = ("shards=shards", "source=table.parquet", "to=failed.parquet", "pairs_per_shard=10")
+    done = finish(start(*arguments, cwd=tmp_path, module="data.failed"))
+    assert done.returncode == 2
+    assert "3 of the 3 shards of source=table.parquet are not finished, first 00000" in done.stderr
+
+
+@pytest.mark.parametrize(("environment", "told"), [({}, "TABLE"), ({"TABLE": "nowhere"}, "SHARDS")])
+def test_the_script_says_what_it_wants(
+    environment: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [SCRIPT], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and told in done.stderr

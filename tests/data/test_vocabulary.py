@@ -1,0 +1,131 @@
+"""The vocabulary of a crawl's texts: the same bytes on every run, and no unknown words in the languages that it was made of."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hydra import compose, initialize_config_dir
+from pyarrow import parquet
+
+from align_train.errors import UserError
+from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.wordpiece import train_tokenizer
+from data.vocabulary import run as run_vocabulary
+from tests.support.commands import REPOSITORY, run
+
+NAMES = REPOSITORY.parent / "shared" / "data" / "emoji" / "names.tsv"
+
+
+needs_names = pytest.mark.skipif(not NAMES.is_file(), reason="the emoji's names are not here")
+
+
+def some_texts(seed: int, count: int = 4000) -> list[str]:
+    chooser = random.Random(seed)
+    syllables = [first + second for first in "bcdfgklmnprst" for second in "aeiouäß"]
+    words = ["".join(chooser.choices(syllables, k=chooser.randint(1, 4))) for _ in range(900)]
+    return [
+        " ".join(words[int(900 ** chooser.random()) - 1] for _ in range(chooser.randint(1, 12)))
+        for _ in range(count)
+    ]
+
+
+def vocabulary(folder: Path) -> bytes:
+    return (folder / "tokenizer.json").read_bytes()
+
+
+def test_the_same_bytes_whatever_the_order_and_the_files(tmp_path: Path) -> None:
+    texts = some_texts(1)
+    for name, parts in (("one", [texts]), ("three", [sorted(texts)[:7], [], sorted(texts)[7:]])):
+        (tmp_path / name).mkdir()
+        for number, part in enumerate(parts):
+            column = pa.array(part, pa.string())
+            parquet.write_table(
+                pa.table({"url": column, "text": column}),
+                tmp_path / name / f"{number}.parquet",
+                row_group_size=999,
+            )
+    for number, (name, forked) in enumerate((("one", True), ("three", True), ("one", False))):
+        out = run(
+            f"source={name}",
+            f"to=v{number}",
+            "size=700",
+            cwd=tmp_path,
+            module="data.vocabulary",
+            forked=forked,
+        )
+        assert "700 tokens" in out.stdout and "counting words: 100%" in out.stderr
+    assert vocabulary(tmp_path / "v0") == vocabulary(tmp_path / "v1") == vocabulary(tmp_path / "v2")
+    encoder = Tokenizer(str(tmp_path / "v0"), max_tokens=64)
+    unknown = encoder.tokenizer.token_to_id("[UNK]")
+    assert not any(unknown in encoding.ids for encoding in encoder.tokenizer.encode_batch(texts))
+    # Characters that are known make no unknown word, in whatever order.
+    assert unknown not in encoder.tokenizer.encode("ßßäkb tttttt").ids
+
+
+@needs_names
+def test_five_languages_without_unknowns(tmp_path: Path) -> None:
+    arguments = (f"source={NAMES}", "text=[tts,keywords]", "separator='|'", "size=250000")
+    for name in ("one", "two"):
+        run(*arguments, f"to={name}", cwd=tmp_path, module="data.vocabulary")
+    assert vocabulary(tmp_path / "one") == vocabulary(tmp_path / "two")
+    encoder = Tokenizer(str(tmp_path / "one"), max_tokens=64)
+    unknown = encoder.tokenizer.token_to_id("[UNK]")
+    languages = set()
+    with NAMES.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            texts = [row["tts"], *row["keywords"].split("|")]
+            assert not any(
+                unknown in encoding.ids for encoding in encoder.tokenizer.encode_batch(texts)
+            ), row
+            languages.add(row["language"])
+    assert languages == {"en", "de", "ja", "es", "fr"}
+
+
+def test_coverage_leaves_out_rare_characters(tmp_path: Path) -> None:
+    texts = ["a plain text of letters"] * 100 + ["漢字 letters", "я letters"]
+    for name, coverage in (("all", 1.0), ("most", 0.99)):
+        train_tokenizer(lambda: [texts], size=200, folder=tmp_path / name, coverage=coverage)
+    tokens = {
+        name: set(Tokenizer(str(tmp_path / name), max_tokens=16).tokenizer.get_vocab())
+        for name in ("all", "most")
+    }
+    assert {"漢", "字", "я", "##я"} <= tokens["all"] and not {"漢", "字", "я", "##я"} & tokens[
+        "most"
+    ]
+    assert "##漢" not in tokens["all"], "BERT takes each for a word"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["source=nowhere"], "source=nowhere: no such folder, file or glob of parquet"),
+        (["source=nowhere.tsv"], "no such table"),
+        (["size=20"], "20 tokens are too few: "),
+        (["text=[caption]"], "columns.text=caption: no such column"),
+        (["source=table.tsv", "text=[caption]"], "has no column 'caption'"),
+        (["to=table"], "to=table exists"),
+        (["coverage=0"], "coverage=0.0: expected a share above 0"),
+        (["every=0"], "every=0: expected at least 1"),
+        (["source=empty"], "without a row"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, texts in (("table", some_texts(1, 50)), ("empty", [])):
+        Path(name).mkdir()
+        parquet.write_table(
+            pa.table({"text": pa.array(texts, pa.string())}), Path(name) / "a.parquet"
+        )
+    Path("table.tsv").write_text("url\ttext\na\tb\n", encoding="utf-8")
+    with initialize_config_dir(str(REPOSITORY / "conf" / "commands"), version_base="1.3"):
+        config = compose("vocabulary", ["source=table", "to=out", *arguments])
+    with pytest.raises(UserError, match=re.escape(told)):
+        run_vocabulary(config)
+    assert not Path("out").exists() and not list(Path().glob(".out*"))

@@ -1,0 +1,102 @@
+"""Which parameters decay and adapt, what LAMB does to them, and the schedule's shape."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from align_train.optim.recipes import AdamW, Lamb
+from align_train.optim.schedules import WarmupLinear
+from tests.support.parity import small_model
+
+
+def names_by_group(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[set[str]]:
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        {name_of[id(parameter)] for parameter in group["params"]}
+        for group in optimizer.param_groups
+    ]
+
+
+def test_every_parameter_is_in_one_group_and_exempt_ones_do_not_decay() -> None:
+    model = small_model()
+    optimizer = AdamW(lr=1e-3, weight_decay=0.1, temperature_lr=1e-4).build(model)
+    adapted, spared, temperature = names_by_group(optimizer, model)
+    assert adapted | spared | temperature == {name for name, _ in model.named_parameters()}
+    assert temperature == {"temperature.value"}
+    assert all(name.endswith("bias") or "bn" in name or "LayerNorm" in name for name in spared)
+    assert not any("bn" in name or "LayerNorm" in name or name.endswith("bias") for name in adapted)
+    assert [(group["weight_decay"], group["lr"]) for group in optimizer.param_groups] == [
+        (0.1, 1e-3),
+        (0.0, 1e-3),
+        (0.0, 1e-4),
+    ]
+
+
+def test_coyo_exempts_batch_norm_alone() -> None:
+    model = small_model()
+    optimizer = Lamb(lr=1e-3, weight_decay=0.1).build(model)
+    adapted, spared, temperature = names_by_group(optimizer, model)
+    assert spared and all("bn" in name for name in spared)
+    assert "text_tower.projection.bias" in adapted
+    assert optimizer.param_groups[2]["weight_decay"] == 0.1 and temperature == {"temperature.value"}
+
+
+def test_the_text_tower_may_learn_at_a_rate_of_its_own() -> None:
+    model = small_model()
+    optimizer = AdamW(lr=1e-3, text_lr=2e-4, temperature_lr=1e-4, weight_decay=0.1).build(model)
+    adapted, spared, text_adapted, text_spared, temperature = names_by_group(optimizer, model)
+    assert all(name.startswith("image_tower.") for name in adapted | spared)
+    assert all(name.startswith("text_tower.") for name in text_adapted | text_spared)
+    assert "text_tower.projection.bias" in text_spared and temperature == {"temperature.value"}
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3, 2e-4, 2e-4, 1e-4]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1, 0.0, 0.0]
+
+
+def test_a_locked_tower_has_no_group() -> None:
+    model = small_model(lock="image")
+    assert not any(
+        "image_tower" in name
+        for group in names_by_group(AdamW(lr=1.0).build(model), model)
+        for name in group
+    )
+
+
+def test_unknown_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="biases"):
+        AdamW(lr=1.0, exempt=["biases"]).build(small_model())
+
+
+def test_lamb_is_the_papers_first_step() -> None:
+    """You et al. 2020, algorithm 2, by hand: at step 1 Adam's direction is g / (|g| + eps)."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    lr, decay, eps = 0.1, 0.5, 1e-6
+    optimizer = Lamb(lr=lr, weight_decay=decay, eps=eps).build(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
+        )
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        direction = parameter.grad / (parameter.grad.abs() + eps)
+        if name.startswith("0."):
+            direction = direction + decay * before[name]
+            direction = direction * before[name].norm() / direction.norm()
+        torch.testing.assert_close(
+            parameter.detach(), before[name] - lr * direction, rtol=1e-4, atol=1e-6
+        )
+
+
+def test_schedule_rises_to_the_peak_and_falls_to_its_end() -> None:
+    schedule = WarmupLinear(warmup_steps=4, final=0.1)
+    factors = [schedule.factor(step, 14) for step in range(15)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[4:] == sorted(factors[4:], reverse=True)
+    assert factors[14] == pytest.approx(0.1)
+    steps = [a - b for a, b in itertools.pairwise(factors[4:])]
+    assert max(steps) == pytest.approx(min(steps))

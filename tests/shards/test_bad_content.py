@@ -1,0 +1,340 @@
+"""Every kind of bad content that a web crawl holds: no crash, no hang, no code run, batches full, all counted."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_train.errors import UserError
+from align_train.shards.caption import CaptionSource
+from align_train.shards.manifest import Manifest, Shard
+from align_train.shards.shard import ShardReader
+from align_train.stream.chunks import TrainingChunks
+from align_train.stream.decode import Views
+from align_train.stream.loader import ChunkSchedule, TrainingLoader
+from align_train.stream.order import Order
+from align_train.stream.pairs import Pairs
+from align_train.stream.tokenizer import Tokenizer
+from tests.support.images import encoded
+
+TXT = CaptionSource.parse("txt")
+
+
+GOOD, BATCH, LANES = 24, 8, 2
+
+
+Members = list[tuple[str, bytes]]
+
+
+def photo(number: int = 0, side: int = 48) -> Image.Image:
+    return Image.fromarray(
+        np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    )
+
+
+def good_pairs(first: int = 0, count: int = GOOD) -> Members:
+    members = []
+    for number in range(first, first + count):
+        members += [
+            (f"{number:04d}.jpg", encoded(photo(number), "JPEG")),
+            (f"{number:04d}.txt", f"text {number}".encode()),
+        ]
+    return members
+
+
+def write_tar(path: Path, members: Members, *, format: int = tarfile.PAX_FORMAT) -> None:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def epoch(
+    shards: list[Path], pairs: list[int], demo: Path, *, workers: int = 0
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Trains on one epoch of shards with so many pairs each: keys and captions of what came, and the bad keys' reasons."""
+    manifest = Manifest(
+        tuple(Shard(str(p), n, p.stat().st_size) for p, n in zip(shards, pairs, strict=True)),
+        "test",
+    )
+    chunks = TrainingChunks(
+        pairs=Pairs(manifest=manifest, caption=TXT, views=Views(image_size=24, resize_size=28)),
+        order=Order(counts=manifest.counts, seed=0, lanes=LANES, window=1000),
+        vocabulary=Tokenizer(str(demo / "tokenizer"), max_tokens=16),
+        batch_size=BATCH,
+        chunk_size=BATCH // 2,
+    )
+    schedule = ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=2)
+    loader = TrainingLoader(chunks=chunks, schedule=schedule, workers=workers, pin_memory=False)
+    steps = -(-sum(pairs) // BATCH)
+    keys, captions = [], []
+    for _ in range(steps):
+        batch = next(loader)
+        for chunk in batch.chunks:
+            assert chunk.images.shape == (BATCH // 2, 24, 24, 3) and len(chunk.keys) == BATCH // 2
+            keys += chunk.keys
+            captions += chunk.captions
+    loader.close()
+    # The last batch reaches into the next epoch where they do not come out even: count the first epoch's own.
+    return keys, captions, {bad.key: bad.reason for bad in loader.bad_pairs}
+
+
+def jpeg_with_orientation(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(photo(), "JPEG", exif=exif)
+
+
+def bomb() -> bytes:
+    """A PNG that says 30,000 x 30,000 in a few bytes."""
+
+    def block(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1_000_000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + block(b"IHDR", header) + block(b"IDAT", rows) + block(b"IEND", b"")
+    )
+
+
+def jpeg_bomb() -> bytes:
+    """A real JPEG whose header was changed to say 30,000 x 30,000."""
+    data = encoded(photo(), "JPEG")
+    start = data.index(b"\xff\xc0") + 5
+    return data[:start] + struct.pack(">HH", 30_000, 30_000) + data[start + 4 :]
+
+
+def _with_sampling(factors: int) -> bytes:
+    """A JPEG whose first component has another sampling than simplejpeg knows."""
+    data = bytearray(encoded(photo(side=64), "JPEG", subsampling=0))
+    data[data.index(b"\xff\xc0") + 11] = factors
+    return bytes(data)
+
+
+# name -> the pair's picture and extension, and the reason that must be told; None: the pair is usable.
+PICTURES: dict[str, tuple[bytes, str, str | None]] = {
+    "half a JPEG": (encoded(photo(), "JPEG")[:900], "jpg", "broken picture"),
+    "HTML saved as .jpg": (
+        b"<!DOCTYPE html><html><body>404</body></html>",
+        "jpg",
+        "not a JPEG, PNG or WebP",
+    ),
+    "zero bytes": (b"", "jpg", "not a JPEG, PNG or WebP"),
+    "a PNG bomb": (bomb(), "png", "decompression bomb"),
+    "a JPEG bomb": (jpeg_bomb(), "jpg", "decompression bomb"),
+    "half a PNG": (encoded(photo(), "PNG")[:900], "png", "broken picture"),
+    "a GIF": (encoded(photo(), "GIF"), "jpg", "not a JPEG, PNG or WebP"),
+    "1 x 1": (encoded(Image.new("RGB", (1, 1)), "JPEG"), "jpg", None),
+    "1 x 3000": (encoded(Image.new("RGB", (1, 3000)), "JPEG"), "jpg", None),
+    "CMYK": (encoded(photo().convert("CMYK"), "JPEG"), "jpg", None),
+    "4:4:1 chroma": (_with_sampling(0x14), "jpg", None),
+    "grey JPEG": (encoded(photo().convert("L"), "JPEG"), "jpg", None),
+    "16 bits": (encoded(Image.fromarray(np.full((48, 48), 40_000, np.uint16)), "PNG"), "png", None),
+    "animated WebP": (
+        encoded(photo(), "WEBP", save_all=True, append_images=[photo(1)]),
+        "webp",
+        None,
+    ),
+    "animated PNG": (encoded(photo(), "PNG", save_all=True, append_images=[photo(1)]), "png", None),
+    "palette with alpha": (encoded(photo().convert("P"), "PNG", transparency=0), "png", None),
+    "EXIF-rotated": (jpeg_with_orientation(6), "jpg", None),
+    "a PNG named .jpg": (encoded(photo(), "PNG"), "jpg", None),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_pictures(case: str, tmp_path: Path, demo: Path) -> None:
+    data, extension, reason = PICTURES[case]
+    write_tar(
+        tmp_path / "a.tar", [*good_pairs(), ("odd." + extension, data), ("odd.txt", b"an odd one")]
+    )
+    keys, _, bad = epoch([tmp_path / "a.tar"], [GOOD + 1], demo)
+    assert len(set(keys)) >= GOOD
+    if reason is None:
+        assert "a/odd" in keys and not bad
+    else:
+        assert list(bad) == ["a/odd"] and reason in bad["a/odd"]
+
+
+TEXTS: dict[str, tuple[bytes | None, str | None]] = {
+    "missing": (None, "no member .txt"),
+    "empty": (b"", "no text in txt"),
+    "blank": (b" \n\t ", "no text in txt"),
+    "invalid UTF-8": (b"caf\xe9 \xff", "can't decode byte"),
+    "one megabyte": (b"very long text " * 70_000, None),
+    "one megabyte without a space": (b"x" * 1_000_000, None),
+    "control characters": (b"\x00\x01 a picture \x7f", None),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_texts(case: str, tmp_path: Path, demo: Path) -> None:
+    text, reason = TEXTS[case]
+    odd: Members = [("odd.jpg", encoded(photo(), "JPEG"))]
+    write_tar(
+        tmp_path / "a.tar",
+        [*good_pairs(), *odd, *([("odd.txt", text)] if text is not None else [])],
+    )
+    keys, captions, bad = epoch([tmp_path / "a.tar"], [GOOD + 1], demo)
+    if reason is None:
+        assert "a/odd" in keys and not bad
+        assert max(map(len, captions)) < 100_000  # what no tower reads does not travel
+    else:
+        assert list(bad) == ["a/odd"] and reason in bad["a/odd"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 100])
+
+
+def fill(path: Path) -> None:
+    """As a download leaves it that was cut after the file had been made as long as it should be."""
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        middle = tar.getmembers()[GOOD].offset
+    path.write_bytes(data[:middle] + bytes(len(data) - middle))
+
+
+SHARDS: dict[str, Callable[[Path], object]] = {
+    "truncated": cut,
+    "garbage": lambda path: path.write_bytes(os.urandom(30_000)),
+    "zero bytes": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("<Error><Code>SlowDown</Code></Error>" * 100),
+    "zeros": lambda path: path.write_bytes(bytes(20_480)),
+    "filled with zeros from the middle": fill,
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("case", SHARDS)
+def test_shards(case: str, workers: int, tmp_path: Path, demo: Path) -> None:
+    """A shard that went bad after it was counted: its pairs are replaced by those of the shard that follows."""
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", good_pairs(100 * number))
+    SHARDS[case](tmp_path / "1.tar")
+    keys, _, bad = epoch(
+        [tmp_path / f"{number}.tar" for number in range(3)], [GOOD] * 3, demo, workers=workers
+    )
+    whole = {key for key in keys if key.startswith("1/")}
+    assert len(keys) == 3 * GOOD and len(bad) == GOOD - len(whole)
+    assert all(key.startswith("1/") for key in bad)
+    assert (len(whole) > 0) == (case in ("truncated", "filled with zeros from the middle"))
+    assert {key for key in keys if not key.startswith("1/")} == {
+        f"{s}/{100 * s + n:04d}" for s in (0, 2) for n in range(GOOD)
+    }
+
+
+def test_nothing_but_bad_shards_ends_in_one_line(tmp_path: Path, demo: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.tar").write_bytes(b"")
+    with pytest.raises(
+        UserError,
+        match=r"\.tar: no good pair in it nor in the 4 shards that follow \(not a readable tar \(empty file\)\)",
+    ):
+        epoch([tmp_path / "0.tar", tmp_path / "1.tar"], [GOOD, GOOD], demo)
+
+
+def test_keys_that_come_twice_are_bad_the_second_time(tmp_path: Path, demo: Path) -> None:
+    write_tar(
+        tmp_path / "a.tar",
+        [*good_pairs(), ("0003.jpg", encoded(photo(99), "JPEG")), ("0003.txt", b"another")],
+    )
+    _, captions, bad = epoch([tmp_path / "a.tar"], [GOOD + 1], demo)
+    assert bad == {"a/0003": "a second picture under the same key"} and "another" not in captions
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_foreign_dotted_and_nested_names(format: int, tmp_path: Path, demo: Path) -> None:
+    names = ["img.1", "deep/er/img", "x" * 220, "日本/ÄÖ", "./dot", "a b", "%2F", ".hidden"]
+    odd = [
+        (f"{name}.{ext}", data)
+        for name in names
+        for ext, data in (("jpg", encoded(photo(), "JPEG")), ("txt", b"text"))
+    ]
+    write_tar(tmp_path / "a.tar", [*good_pairs(), *odd], format=format)
+    keys, _, bad = epoch([tmp_path / "a.tar"], [GOOD + len(names)], demo)
+    assert {f"a/{name}" for name in names} <= set(keys) and not bad
+
+
+def test_links_are_not_followed(tmp_path: Path, demo: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(encoded(photo(), "JPEG"))
+    write_tar(tmp_path / "a.tar", good_pairs())
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        for name, kind, target in (
+            ("soft", tarfile.SYMTYPE, str(tmp_path / "secret.jpg")),
+            ("hard", tarfile.LNKTYPE, "0000.jpg"),
+        ):
+            link = tarfile.TarInfo(f"{name}.jpg")
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+            text = tarfile.TarInfo(f"{name}.txt")
+            text.size = 4
+            tar.addfile(text, io.BytesIO(b"text"))
+    _, _, bad = epoch([tmp_path / "a.tar"], [GOOD + 2], demo)
+    assert bad == {
+        f"a/{name}": "the member .jpg is a link, not a file" for name in ("soft", "hard")
+    }
+
+
+class _RunsCode:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickles_are_never_opened(tmp_path: Path, demo: Path) -> None:
+    """Under every extension that some loader unpickles, beside a pair and instead of its picture and text."""
+    trap = pickle.dumps(_RunsCode(tmp_path / "ran"))
+    beside = [
+        (f"0000.{extension}", trap)
+        for extension in ("pyd", "pickle", "pkl", "pth", "npy", "json", "cls")
+    ]
+    instead = [
+        ("odd.jpg", trap),
+        ("odd.txt", b"text"),
+        ("odder.jpg", encoded(photo(), "JPEG")),
+        ("odder.txt", trap),
+    ]
+    write_tar(tmp_path / "a.tar", [*good_pairs(), *beside, *instead])
+    _, _, bad = epoch([tmp_path / "a.tar"], [GOOD + 2], demo)
+    assert set(bad) == {"a/odd", "a/odder"}
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(trap)
+    assert (tmp_path / "ran").exists()  # the trap works
+
+
+def test_members_out_of_order(tmp_path: Path, demo: Path) -> None:
+    members = good_pairs()
+    write_tar(
+        tmp_path / "a.tar", [*members[1::2], *members[::2][::-1]]
+    )  # all texts, then all pictures backwards
+    keys, captions, bad = epoch([tmp_path / "a.tar"], [GOOD], demo)
+    assert not bad and len(set(keys)) == GOOD
+    assert all(
+        int(key[-4:]) == int(caption.split()[1])
+        for key, caption in zip(keys, captions, strict=True)
+    )
+
+
+def test_texts_without_a_picture_are_no_pairs(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "a.tar",
+        [*good_pairs(), ("lone.txt", b"text"), ("README", b"hello"), ("lone.json", b"{}")],
+    )
+    assert len(ShardReader(tmp_path / "a.tar", TXT)) == GOOD

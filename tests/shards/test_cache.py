@@ -1,0 +1,489 @@
+"""Staging: from servers that fail, cut, lie and stall, the same batches as from local files; from dead ones, one clear line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align_train.demo import make_demo
+from align_train.errors import UserError
+from align_train.run.folder import RunFolder
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.remote import Vanished
+from align_train.shards.resolve import resolve
+from align_train.shards.shard import ShardReader
+from align_train.shards.write import write_shard
+from align_train.stream.ahead import FetchAhead, fetches, fetches_of_lane, space_needed
+from align_train.stream.datamodule import PairsDataModule
+from align_train.stream.order import Order
+from tests.support.commands import SMALL_RUN, data_module, finish, made_once, run, start
+from tests.support.orders import orders
+from tests.support.runs import keys_of, numbers
+from tests.support.servers import dead_server, flaky_http, flaky_s3, refusing_url
+
+TXT = CaptionSource.parse("txt")
+
+
+SHARDS = 32
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """512 demo pairs in 32 shards."""
+
+    def make(folder: Path) -> None:
+        make_demo(
+            folder=str(folder / "pairs"),
+            pairs=512,
+            held_out=32,
+            size=40,
+            pairs_per_shard=16,
+            vocabulary=300,
+        )
+
+    return made_once(tmp_path_factory, "many", make) / "pairs"
+
+
+def recipe(many: Path) -> tuple[str, ...]:
+    """A run on them in windows, so that shards are fetched as it goes."""
+    make = (f"make.folder={many}", "make.pairs=512", "make.held_out=32", "make.size=40")
+    return (
+        *SMALL_RUN,
+        *make,
+        "+make.pairs_per_shard=16",
+        "+make.vocabulary=300",
+        "data.window=16",
+        "log_keys=true",
+    )
+
+
+@pytest.fixture(scope="module")
+def local(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = made_once(
+        tmp_path_factory, "local", lambda folder: run(*recipe(many), "name=run", cwd=folder)
+    )
+    return cwd / "outputs" / "run"
+
+
+def server(kind: str, folder: Path) -> AbstractContextManager[Any]:
+    return (
+        flaky_http(folder, fail=0.3, stall=4)
+        if kind == "http"
+        else flaky_s3(folder, fail=0.3, stall=4)
+    )
+
+
+def spelt(options: dict[str, Any]) -> str:
+    """As Hydra's command line takes it."""
+    inside = ",".join(
+        f"{key}:{spelt(value) if isinstance(value, dict) else json.dumps(value)}"
+        for key, value in options.items()
+    )
+    return f"{{{inside}}}"
+
+
+@pytest.mark.parametrize("kind", ["http", pytest.param("s3", marks=pytest.mark.long)])
+def test_a_run_from_a_failing_server_equals_one_from_local_files(
+    kind: str, many: Path, local: Path, tmp_path: Path
+) -> None:
+    with server(kind, many / "train") as remote:
+        shards = f"data.shards={remote.url}/{MANIFEST_NAME}"
+        staging = ("data.staging.stall=1", "data.staging.folder=cache", "data.staging.patience=120")
+        options = (
+            f"data.storage_options={spelt(remote.storage_options)}"
+            if kind == "s3"
+            else "data.storage_options=null"
+        )
+        out = run(
+            *recipe(many), shards, *staging, options, "name=run", "data.workers=2", cwd=tmp_path
+        ).stdout
+        assert sum(remote.failed.values()) >= 5, remote.failed
+    assert "staging  " in out and "a node needs" in out
+    assert keys_of(tmp_path / "outputs" / "run") == keys_of(local)
+    assert numbers(tmp_path / "outputs" / "run") == numbers(local)
+    assert not list((tmp_path / "cache").glob(".*.partial"))
+
+
+def test_a_folder_a_glob_and_a_brace_range_at_a_url(many: Path, tmp_path: Path) -> None:
+    stage = ShardCache(folder=str(tmp_path), stall=1, patience=60)
+    whole = resolve(str(many / "train"), caption=TXT)
+    names = [shard.name for shard in whole.shards]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in names[:3]:
+        (bare / name).write_bytes((many / "train" / name).read_bytes())
+    (bare / "sub").mkdir()
+    (bare / "sub" / MANIFEST_NAME).write_bytes((many / "train" / MANIFEST_NAME).read_bytes())
+    with flaky_http(bare, fail=0.3, stall=2) as remote:
+        for shards in (
+            remote.url,
+            f"{remote.url}/*.tar",
+            [f"{remote.url}/{name}" for name in names[:3]],
+        ):
+            found = resolve(shards, caption=TXT, stage=stage, progress=False)
+            assert [shard.name for shard in found.shards] == names[:3]
+            assert found.counts.tolist() == [16, 16, 16]
+        assert resolve(f"{remote.url}/sub", caption=TXT, stage=stage).identity == whole.identity
+        with pytest.raises(UserError, match=r"no such file|neither"):
+            resolve(f"{remote.url}/nowhere/{MANIFEST_NAME}", caption=TXT, stage=stage)
+        with pytest.raises(UserError, match=r"gone\.tar: no such file there"):
+            resolve(f"{remote.url}/gone.tar", caption=TXT, stage=stage, progress=False)
+
+
+def test_a_dead_source_ends_in_one_line_within_the_patience(many: Path, tmp_path: Path) -> None:
+    with dead_server() as dead:
+        staging = ("data.staging.stall=1", "data.staging.patience=4", "data.staging.folder=cache")
+        shards = f"data.shards={dead}/{MANIFEST_NAME}"
+        done = finish(
+            start(*recipe(many), shards, *staging, "name=dead", cwd=tmp_path), timeout=120
+        )
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert (
+            "cannot be fetched; given up after" in done.stderr
+            and "(data.staging.patience)" in done.stderr
+        )
+        assert "nothing arrived for 1 s" in done.stderr
+        for url, reason in (
+            (dead, "nothing arrived for 0.5 s"),
+            (refusing_url(), "Cannot connect"),
+        ):
+            began = time.monotonic()
+            with pytest.raises(UserError, match=f"given up after .* attempts in 2 s .*{reason}"):
+                ShardCache(folder=str(tmp_path), stall=0.5, patience=2).local(f"{url}/0.tar")
+            assert time.monotonic() - began < 2 + 30  # the rest is a busy machine
+
+
+@pytest.mark.long
+def test_a_source_that_dies_in_mid_run_ends_in_one_line(many: Path, tmp_path: Path) -> None:
+    """All that the run has saved is kept, and the same command goes on when the source is back."""
+    with flaky_http(many / "train", fail=0) as remote:
+        staging = (
+            "data.staging.stall=1",
+            "data.staging.patience=3",
+            "data.staging.folder=cache",
+            "checkpoint_every=1",
+        )
+        few = ("data.lanes=2", "data.staging.limit_gb=0.0008")  # a third of the shards at a time
+        arguments = (
+            *recipe(many),
+            f"data.shards={remote.url}/{MANIFEST_NAME}",
+            *staging,
+            *few,
+            "max_steps=60",
+            "name=run",
+        )
+        process = start(*arguments, cwd=tmp_path)
+        folder = RunFolder(tmp_path / "outputs" / "run")
+        while folder.last_step() < 2:
+            assert process.poll() is None, finish(process).stderr
+            time.sleep(0.02)
+        remote.fail = 1.0
+        done = finish(process, timeout=120)
+        assert done.returncode != 0 and "Traceback" not in done.stderr
+        assert "cannot be fetched; given up after" in done.stderr
+        remote.fail = 0.0
+        saved = folder.last_step()
+        assert 2 <= saved < 60
+        run(*arguments, cwd=tmp_path)
+        assert sorted({step for step, _ in keys_of(folder.path)}) == list(range(1, 61))
+
+
+def _local(stage: ShardCache, url: str) -> None:
+    stage.local(url)
+
+
+def test_processes_that_want_the_same_shard_fetch_it_once(many: Path, tmp_path: Path) -> None:
+    name = sorted(path.name for path in (many / "train").glob("*.tar"))[0]
+    with flaky_http(many / "train", fail=0) as remote:
+        stage = ShardCache(folder=str(tmp_path / "cache"))
+        context = multiprocessing.get_context("fork")
+        processes = [
+            context.Process(target=_local, args=(stage, f"{remote.url}/{name}")) for _ in range(6)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * 6
+        assert remote.requests <= 4  # the size and the file, once, with what http asks around them
+        assert (
+            stage.local(f"{remote.url}/{name}").read_bytes() == (many / "train" / name).read_bytes()
+        )
+
+
+def test_the_cache_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for number in range(6):
+        (tmp_path / "from" / f"{number}.tar").write_bytes(bytes(1000))
+    stage = ShardCache(folder=str(tmp_path / "cache"), paths=True, limit_gb=3.5e-6)
+    url = [str(tmp_path / "from" / f"{number}.tar") for number in range(6)]
+    for number in (0, 1, 2, 0, 3):
+        stage.local(url[number])
+        time.sleep(0.01)
+    assert {path.name[-5:] for path in (tmp_path / "cache").glob("*.tar")} == {
+        "0.tar",
+        "2.tar",
+        "3.tar",
+    }
+    with stage.local(url[4]).open("rb") as held:
+        for number in (5, 1, 2):
+            stage.local(url[number])
+        assert held.read() == bytes(1000)  # evicted under its reader
+    (tmp_path / "from" / "large.tar").write_bytes(bytes(4000))
+    with pytest.raises(
+        UserError, match=r"data\.staging\.limit_gb=3\.5e-06: .*large\.tar has 4e-06 GB"
+    ):
+        stage.local(str(tmp_path / "from" / "large.tar"))
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 3500
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "folder").mkdir(parents=True)
+    (mine / "thesis.docx").write_bytes(bytes(5000))
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    (tmp_path / "b.tar").write_bytes(bytes(100))
+    stage = ShardCache(folder=str(mine), paths=True, limit_gb=1.5e-7)
+    for name in ("a.tar", "b.tar"):
+        assert stage.local(str(tmp_path / name)).read_bytes() == bytes(100)
+    assert (mine / "thesis.docx").stat().st_size == 5000 and (mine / "folder").is_dir()
+    assert len(list(mine.glob("*.tar"))) == 1
+
+
+def test_a_copy_of_another_size_than_the_manifest_says_is_fetched_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"old" * 10)
+    stage = ShardCache(folder=str(tmp_path / "cache"), paths=True)
+    stage.local(str(tmp_path / "a.tar"), 30)
+    (tmp_path / "a.tar").write_bytes(b"newer" * 10)
+    assert stage.local(str(tmp_path / "a.tar"), 50).read_bytes() == b"newer" * 10
+
+
+def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / ".0123456789abcdef-b.tar.99999999.4194304.0.partial").write_bytes(
+        bytes(9999)
+    )  # no process has that number
+    ShardCache(folder=str(cache), paths=True, limit_gb=1e-6).local(str(tmp_path / "a.tar"))
+    assert (
+        [path.name for path in cache.glob("*.partial")]
+        == []
+        == [path.name for path in cache.glob(".*.partial")]
+    )
+
+
+def test_a_manifest_that_is_out_of_date_is_told_from_a_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    stage = ShardCache(folder=str(tmp_path / "cache"), paths=True, patience=5)
+    with pytest.raises(
+        UserError, match="holds 100 bytes, the manifest says 120; make the manifest anew"
+    ):
+        stage.local(str(tmp_path / "a.tar"), 120)
+    with pytest.raises(Vanished, match="no such file there"):
+        stage.local(str(tmp_path / "b.tar"), 120)
+    with pytest.raises(UserError, match=r"nowhere://x/a\.tar: fsspec cannot open it"):
+        stage.local("nowhere://x/a.tar")
+
+
+# --- fetching ahead -----------------------------------------------------------------------------------------------------
+
+
+@given(order=orders, data=st.data())
+def test_the_plan_brings_every_shard_before_it_is_needed(order: Order, data: st.DataObject) -> None:
+    lane = data.draw(st.integers(0, order.lanes - 1))
+    length = order.sources[0].lane_length
+    begin = data.draw(st.integers(0, 2 * length))
+    end = begin + data.draw(st.integers(1, 2 * length))
+    plan = []
+    for fetch in fetches_of_lane(order, lane, begin):
+        if fetch.release >= end:
+            break
+        plan.append(fetch)
+    assert [fetch.release for fetch in plan] == sorted(fetch.release for fetch in plan)
+    assert all(begin <= fetch.release <= fetch.need < fetch.last for fetch in plan)
+    positions = np.arange(begin, end)
+    visits = order.at(np.full_like(positions, lane), positions)
+    for position, shard in zip(positions.tolist(), visits.shard.tolist(), strict=True):
+        assert any(fetch.shard == shard and fetch.need <= position < fetch.last for fetch in plan)
+
+
+def test_lanes_are_merged_by_release() -> None:
+    order = Order(counts=[10] * 40, seed=0, lanes=4, window=20)
+    plan = fetches(order, range(4), 0)
+    releases = [next(plan).release for _ in range(200)]
+    assert releases == sorted(releases)
+
+
+def test_the_process_that_fetches_ahead_brings_the_next_windows_and_ends_with_its_parent(
+    many: Path, tmp_path: Path
+) -> None:
+    with flaky_http(many / "train", fail=0.3, stall=2) as remote:
+        stage = ShardCache(folder=str(tmp_path / "cache"), stall=1)
+        manifest = resolve(f"{remote.url}/{MANIFEST_NAME}", caption=TXT, stage=stage)
+        order = Order(counts=manifest.counts, seed=0, lanes=8, window=16)
+        ahead = FetchAhead(stage=stage, manifest=manifest, order=order, lanes=range(8), cursor=0)
+        ahead.at(0)
+        process = ahead._process
+        wanted = {shard for lane in range(8) for shard in order.window_at(lane, 0).shards}
+        deadline = time.monotonic() + 60
+        while not all(stage.place(manifest.shards[shard].url).exists() for shard in wanted):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ahead.at(15 * 8)
+        wanted = {shard for lane in range(8) for shard in order.window_at(lane, 15).shards}
+        while not all(stage.place(manifest.shards[shard].url).exists() for shard in wanted):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ahead.stop()
+        assert not process.is_alive()
+
+
+def test_the_space_that_a_node_needs_is_told_or_refused_with_what_would_fit(
+    many: Path, tmp_path: Path
+) -> None:
+    def module(**options: Any) -> PairsDataModule:
+        stage = ShardCache(folder=str(tmp_path), paths=True, **options)
+        return data_module(
+            str(many / "train"), many / "tokenizer", chunk_size=8, window=32, staging=stage
+        )
+
+    largest = max(shard.bytes for shard in module().manifest.shards)
+    whole = module().manifest.bytes
+    assert 8 * 2 * largest < module().space_needed(1) <= whole
+    assert module().space_needed(4) < module().space_needed(1)
+    assert "a node needs" in module().check_space(1)
+    limit = module().space_needed(1, window=8) / 1e9
+    with pytest.raises(
+        UserError,
+        match=r"data\.staging\.limit_gb=.* 8 lanes x 32 pairs.*data\.window=(8|16).* would fit",
+    ):
+        module(limit_gb=limit).check_space(1)
+    with pytest.raises(UserError, match="no smaller window would fit"):
+        module(limit_gb=1e-9).check_space(1)
+
+
+def test_space_is_that_of_the_windows_at_hand_and_next() -> None:
+    order = Order(counts=[10] * 1000, seed=0, lanes=10, window=30)
+    sizes = np.full(1000, 7)
+    most = space_needed(order, sizes, range(10))
+    assert 10 * 6 * 7 <= most <= 10 * 8 * 7  # two windows of three shards, one or two cut in two
+    small = Order(counts=[10] * 5, seed=0, lanes=2, window=1000)
+    assert space_needed(small, sizes[:5], range(2)) == 5 * 7
+
+
+# --- shards that vanish ---------------------------------------------------------------------------------------------------
+
+
+def last_needed(many: Path) -> tuple[int, int]:
+    """The shard whose first pair comes last in the run, and the step (from 1) at which it comes."""
+    manifest = resolve(str(many / "train"), caption=TXT)
+    order = Order(counts=manifest.counts, seed=0, lanes=8, window=16)
+    first: dict[int, int] = {}
+    for step in range(12):
+        for shard in order.global_batch(step * 32, 32, np.arange(32)).shard.tolist():
+            first.setdefault(shard, step + 1)
+    shard = max(first, key=lambda number: first[number])
+    return shard, first[shard]
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_vanished_shard_is_dropped_by_choice_with_a_line_in_the_lineage(
+    ranks: int, many: Path, local: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(many / "train", tmp_path / "train")
+    shard, step = last_needed(many)
+    assert step > 2
+    manifest = resolve(str(many / "train"), caption=TXT)
+    name = manifest.shards[shard].name
+    (tmp_path / "train" / name).unlink()
+    arguments = (
+        *recipe(many),
+        f"data.shards={tmp_path}/train",
+        "name=run",
+        f"trainer.devices={ranks}",
+        "checkpoint_every=2",
+    )
+    done = finish(start(*arguments, cwd=tmp_path))
+    assert (
+        done.returncode != 0
+        and f"{name}: no such shard" in done.stderr
+        and "missing_shards=drop" in done.stderr
+    )
+
+    out = run(*arguments, "data.missing_shards=drop", cwd=tmp_path).stdout
+    folder = RunFolder(tmp_path / "outputs" / "run")
+    assert (
+        f"{name}: vanished; from step {step} on the run does without this shard (16 pairs)" in out
+    )
+    lines = [line for line in folder.read_lineage() if line.get("dropped")]
+    assert [(line["step"], line["dropped"]) for line in lines] == [(step - 1, [shard])]
+    keys, before = keys_of(folder.path), keys_of(local)
+    stem = name.removesuffix(".tar")
+    for place, found in keys.items():
+        if place[0] < step:
+            assert found == before[place]
+        for key, was in zip(found, before[place], strict=True):
+            assert key == was or was.startswith(f"{stem}/")
+            assert not key.startswith(f"{stem}/")
+    shown = run(
+        "name=run", f"step={step}", "limit=32", cwd=tmp_path, module="align_train.show"
+    ).stdout
+    assert [key.partition("/")[2] for chunk in range(4) for key in keys[step, chunk]] == [
+        line.split()[4] for line in shown.splitlines() if line[:6].strip().isdigit()
+    ]
+
+
+def test_selections_keep_pairs_by_key_and_are_part_of_the_identity(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows, kept = [], []
+    for number in range(4):
+        names = [f"{key:05d}" for key in random.permutation(1000)[:20]]
+        rows.append(
+            write_shard(
+                tmp_path / f"{number}.tar",
+                [(key, {"jpg": b"?", "txt": key.encode()}) for key in names],
+            )
+        )
+        kept.append({key for key in names if random.random() < 0.5})
+    whole = Manifest(tuple(rows), "")
+    whole.write(tmp_path / "whole.jsonl")
+    bits = []
+    for row, keep in zip(rows, kept, strict=True):
+        reader = ShardReader(Path(row.url), TXT)
+        keys = sorted(reader.key(number).partition("/")[2] for number in range(len(reader)))
+        bits.append(np.array([key in keep for key in keys]))
+    whole.write(tmp_path / "half.jsonl", kept=bits)
+    half = resolve(str(tmp_path / "half.jsonl"), caption=TXT)
+    assert half.counts.tolist() == [len(keep) for keep in kept]
+    assert half.identity != resolve(str(tmp_path / "whole.jsonl"), caption=TXT).identity
+    for number, (row, keep) in enumerate(zip(half.shards, kept, strict=True)):
+        assert row.selection is not None
+        reader = ShardReader(
+            Path(row.url), TXT, pairs=row.pairs, kept=row.selection.read(ShardCache())
+        )
+        assert {reader.key(pair) for pair in range(len(reader))} == {
+            f"{number}/{key}" for key in keep
+        }
+        assert [reader.read(pair)[1].decode() for pair in range(len(reader))] == [
+            reader.key(pair).partition("/")[2] for pair in range(len(reader))
+        ]
+    data = bytearray((tmp_path / "half.selection").read_bytes())
+    data[0] ^= 255
+    (tmp_path / "half.selection").write_bytes(data)
+    selection = half.shards[0].selection
+    assert selection is not None
+    with pytest.raises(UserError, match=r"half\.selection: the bits at 0 are not those"):
+        selection.read(ShardCache())

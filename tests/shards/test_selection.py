@@ -1,0 +1,164 @@
+"""Folders as img2dataset leaves them: their manifest without opening a tar, and filters as selections."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.manifest import read_manifest
+from align_train.shards.shard import ShardReader
+from tests.support.commands import finish, run, start
+from tests.support.servers import flaky_http
+
+CAPTION = CaptionSource("txt", None)
+
+
+def pairs_of(tar: Path) -> list[tuple[str, bytes, str]]:
+    """(key, picture, text)"""
+    reader = ShardReader(tar, CAPTION)
+    pairs = [
+        (reader.key(number).partition("/")[2], *reader.read(number))
+        for number in range(len(reader))
+    ]
+    reader.close()
+    return [(key, picture, text.decode()) for key, picture, text in pairs]
+
+
+@pytest.fixture
+def downloaded(demo: Path, tmp_path: Path) -> Path:
+    """The demo's shards with a table beside each, whose rows stand in another order and tell of failures too."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for tar in sorted((demo / "train").glob("*.tar")):
+        shutil.copyfile(tar, folder / tar.name)
+        pairs = pairs_of(tar)[::-1]
+        failures = 7
+        table = {
+            "url": [f"https://example.org/{key}.png" for key, _, _ in pairs]
+            + ["https://example.org/gone.png"] * failures,
+            "caption": [text for _, _, text in pairs] + ["gone"] * failures,
+            "key": [key for key, _, _ in pairs] + [f"{number:09d}x" for number in range(failures)],
+            "status": ["success"] * len(pairs) + ["failed_to_download"] * failures,
+            "original_width": [400 + number for number in range(len(pairs))] + [None] * failures,
+            "original_height": [300] * len(pairs) + [None] * failures,
+        }
+        parquet.write_table(pa.table(table), folder / f"{tar.stem}.parquet", row_group_size=50)
+        (folder / f"{tar.stem}_stats.json").write_text(
+            json.dumps({"count": len(pairs) + failures, "successes": len(pairs)})
+        )
+    return folder
+
+
+def kept_keys(manifest: Path) -> set[str]:
+    keys = set()
+    for shard in read_manifest(str(manifest), stage=ShardCache()).shards:
+        assert shard.selection
+        reader = ShardReader(
+            Path(shard.url), CAPTION, pairs=shard.pairs, kept=shard.selection.read(ShardCache())
+        )
+        keys |= {reader.key(number) for number in range(len(reader))}
+        reader.close()
+    return keys
+
+
+def test_pictures_near_those_of_evaluation_are_hashed_and_left_out(
+    downloaded: Path, tmp_path: Path
+) -> None:
+    pairs = {
+        f"{tar.stem}/{key}": picture
+        for tar in sorted(downloaded.glob("*.tar"))
+        for key, picture, _ in pairs_of(tar)
+    }
+    chosen = sorted(pairs)[3::100]
+    (tmp_path / "evaluation").mkdir()
+    for number, key in enumerate(chosen):
+        (tmp_path / "evaluation" / f"{number}.png").write_bytes(pairs[key])
+    off = [
+        f"rules.{name}=null"
+        for name in ("texts_per_image", "images_per_text", "unigrams", "rare_tokens")
+    ]
+    near = ("rules.near_duplicates.of=evaluation", "rules.near_duplicates.distance=0")
+    out = run("source=shards", "to=out", *off, *near, cwd=tmp_path, module="data.filter.job")
+    assert "hashing pictures" in out.stderr and "give it as data.shards" in out.stdout
+    kept = kept_keys(tmp_path / "out" / "manifest.jsonl")
+    assert kept < set(pairs) and not kept & set(chosen)
+    dropped = len(pairs) - len(kept)
+    assert len(chosen) <= dropped < len(pairs) // 4, "flat drawings share a hash now and then"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (
+        report["rows"] == len(pairs)
+        and report["rules"]["near_duplicates"]["dropped_alone"] == dropped
+    )
+    assert not list((tmp_path / "out").glob(".*")) and not (tmp_path / "out" / "work").exists()
+
+
+def test_sizes_are_those_of_the_web(downloaded: Path, tmp_path: Path) -> None:
+    off = [
+        f"rules.{name}=null"
+        for name in ("texts_per_image", "images_per_text", "unigrams", "rare_tokens")
+    ]
+    run(
+        "source=shards",
+        "to=out",
+        "rules.short_side=null",
+        "rules.aspect_ratio=1.5",
+        *off,
+        cwd=tmp_path,
+        module="data.filter.job",
+    )
+    wanted = set()
+    for table in sorted(downloaded.glob("*.parquet")):
+        rows = parquet.read_table(table).to_pylist()
+        wanted |= {
+            f"{table.stem}/{row['key']}"
+            for row in rows
+            if row["status"] == "success" and row["original_width"] < 450
+        }
+    assert kept_keys(tmp_path / "out" / "manifest.jsonl") == wanted
+
+
+def test_manifest_by_statistics_here_and_at_a_url(downloaded: Path, tmp_path: Path) -> None:
+    run("shards=shards", cwd=tmp_path, module="data.manifest")
+    here = read_manifest(str(downloaded / "manifest.jsonl"), stage=ShardCache())
+    with flaky_http(downloaded, fail=0.2, stall=1.0) as server:
+        stage = ShardCache(folder=str(tmp_path / "cache"))
+        run(
+            f"shards={server.url}",
+            "to=there.jsonl",
+            cwd=tmp_path,
+            module="data.manifest",
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+        )
+        there = read_manifest(str(tmp_path / "there.jsonl"), stage=stage)
+    assert here.identity == there.identity and here.pairs == 512
+    assert not list(downloaded.glob(".*.npz")) and not list((tmp_path / "cache").rglob("*.tar")), (
+        "no tar was opened"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("00000128.parquet", b"<html>", "00000128.parquet: no table of img2dataset's"),
+        ("00000128.parquet", None, ""),
+        ("00000128_stats.json", b"{}", ""),
+    ],
+)
+def test_broken_statistics(
+    file: str, content: bytes | None, told: str, downloaded: Path, tmp_path: Path
+) -> None:
+    """A shard's table counts where there is one, else its statistics."""
+    (downloaded / file).unlink()
+    if content is not None:
+        (downloaded / file).write_bytes(content)
+    done = finish(start("shards=shards", cwd=tmp_path, module="data.manifest"))
+    assert (done.returncode == 2 and told in done.stderr) if told else done.returncode == 0, (
+        done.stderr
+    )

@@ -1,0 +1,63 @@
+"""The filter's rules once more, in plain Python, row by row and from the paper's words: what the engines are compared with."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def words(text: str | None) -> list[str]:
+    """Lower-cased letter by letter: İ is one letter, and a word's last sigma is like any other."""
+    return "".join(
+        "i" if letter == "İ" else letter.lower().replace("ς", "σ") for letter in text or ""
+    ).split()
+
+
+def tokens(text: str | None) -> list[str]:
+    found = words(text)
+    return found + [f"{one} {two}" for one, two in itertools.pairwise(found)]
+
+
+def dropped(
+    rows: Sequence[Row], *, rare_tokens: int, probes: Sequence[int], distance: int
+) -> dict[str, set[int]]:
+    """The numbers of the rows that each rule drops, with the paper's numbers where none is given."""
+    texts_of, images_of = defaultdict(set), defaultdict(set)
+    for row in rows:
+        if row["url"] is not None and row["text"] is not None:
+            texts_of[row["url"]].add(row["text"])
+            images_of[row["text"]].add(row["url"])
+    counts = Counter(token for row in rows for token in tokens(row["text"]))
+    ranked = sorted(counts.values(), reverse=True)
+    least = ranked[min(rare_tokens, len(ranked)) - 1] if ranked else 0
+
+    def fails(row: Row) -> dict[str, bool]:
+        width, height, score, phash = (
+            row["width"],
+            row["height"],
+            row["nsfw_score_opennsfw2"],
+            row["image_phash"],
+        )
+        sized = width is not None and height is not None
+        return {
+            "short_side": not (sized and min(width, height) > 200),
+            "aspect_ratio": not (sized and max(width, height) < 3 * min(width, height)),
+            "nsfw": not (score is not None and score <= 0.5),
+            "texts_per_image": len(texts_of.get(row["url"], ())) > 1000,
+            "images_per_text": len(images_of.get(row["text"], ())) > 10,
+            "unigrams": not 3 <= len(words(row["text"])) <= 20,
+            "rare_tokens": any(counts[token] < least for token in tokens(row["text"])),
+            "near_duplicates": phash is not None
+            and any((int(phash, 16) ^ probe).bit_count() <= distance for probe in probes),
+        }
+
+    found: dict[str, set[int]] = defaultdict(set)
+    for number, row in enumerate(rows):
+        for name, failing in fails(row).items():
+            if failing:
+                found[name].add(number)
+    return found

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import io
+from random import Random
+
+from PIL import Image
+
+from align_train.demo.draw import draw, sample_scene
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture(label: int, seed: int = 0) -> Image.Image:
+    return draw(sample_scene(Random(seed), label=label), 40)

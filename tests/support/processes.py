@@ -1,0 +1,57 @@
+"""Several gloo processes running one function, for tests of what crosses ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# Forked from a clean process that has the libraries loaded: no import per rank, and no fork of this one's threads.
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+_CONTEXT.set_forkserver_preload(["tests.support.parity", "deepspeed"])
+
+
+def _work(
+    rank: int,
+    world: int,
+    port: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    folder: str,
+) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
+    )  # as Lightning and DeepSpeed read it
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
+    """What `function(*arguments)` returns on each of `world` ranks (tensors, in plain containers)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    ranks = [
+        _CONTEXT.Process(target=_work, args=(rank, world, port, function, arguments, str(folder)))
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(240)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    assert [process.exitcode for process in ranks] == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]

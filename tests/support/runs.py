@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from align_train.run.folder import RunFolder
+from tests.commands.test_elastic import Keys
+from tests.commands.test_train import NUMBERS
+from tests.support.commands import Started, finish
+
+
+def keys_of(folder: Path) -> Keys:
+    """(step, chunk) -> keys, as the run logged them; each once."""
+    lines = [json.loads(line) for line in (folder / "keys.jsonl").read_text().splitlines()]
+    places = Counter((line["step"], line["chunk"]) for line in lines)
+    assert set(places.values()) == {1}, [place for place, times in places.items() if times > 1]
+    return {(line["step"], line["chunk"]): line["keys"] for line in lines}
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(folder: Path) -> list[list[str]]:
+    """What a run computed, as text: equal text is bitwise equality (repr of a float is exact)."""
+    return [[row[name] for name in NUMBERS] for row in metrics(folder)]
+
+
+def wait_for_step(step: int, folder: RunFolder, process: Started) -> None:
+    deadline = time.monotonic() + 240
+    while not folder.metrics.exists() or f"\n{step}," not in folder.metrics.read_text():
+        assert process.poll() is None, finish(process).stderr
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
