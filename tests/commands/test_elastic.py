@@ -26,9 +26,6 @@ from tests.support.settings import composed
 STEPS = 24
 
 
-Keys = dict[tuple[int, int], list[str]]
-
-
 def kill_after(process: Started, folder: Path, step: int, pause: float) -> None:
     """SIGKILL to the whole process group, workers included, some moments after a step was logged."""
     wait_for_step(step, RunFolder(folder), process)

@@ -25,8 +25,6 @@ from align_train.stream.order import Order
 from tests.support.commands import finish, made_once, run, start
 from tests.support.runs import metrics, numbers, wait_for_step
 
-NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:

@@ -12,14 +12,11 @@ from hydra import compose, initialize_config_dir
 
 from align_train.config.check import check, steps_of
 from align_train.config.components import build
-from align_train.config.schema import conf_dir
 from align_train.errors import UserError
 from align_train.pretrained.explicit import with_pretrained
 from align_train.shards.write import write_shard
 from tests.support.commands import SMALL_MAKE, finish, start
-from tests.support.settings import composed
-
-CONF = conf_dir()
+from tests.support.settings import CONF, composed
 
 
 def choices(*groups: str) -> list[str]:

@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 from align_train.run.folder import RunFolder
-from tests.commands.test_elastic import Keys
-from tests.commands.test_train import NUMBERS
 from tests.support.commands import Started, finish
+
+Keys = dict[tuple[int, int], list[str]]
+NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
 
 
 def keys_of(folder: Path) -> Keys:

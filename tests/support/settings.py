@@ -4,7 +4,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from tests.config.test_config import CONF
+from align_train.config.schema import conf_dir
+
+CONF = conf_dir()
 
 
 def composed(*overrides: str) -> Any:
