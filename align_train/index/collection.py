@@ -243,7 +243,7 @@ class Collection:
 
 
 def _write(path: Path, content: Any) -> None:
-    write_whole(path, content, mend="free some space or mend its rights, and run the command again")
+    write_whole(path, content, fix="free some space or mend its rights, and run the command again")
 
 
 def _read(file: Path) -> Settings:
