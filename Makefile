@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. Each makes its own .venv first.
+# `make demo` trains the demo, `make test` tests the project. Each makes its own .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,14 +13,15 @@ test: .venv/.done
 test-all: .venv/.done
 	$(BIN)/python -m pytest -n auto
 
-# On a real Slurm of two nodes, which is installed (as root, from Debian's packages) where it is missing.
+# On a real Slurm of two nodes; installed as root from Debian's packages if it is missing.
 test-slurm: .venv/.done
 	PATH="$$PATH:/usr/sbin" tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm tests/commands/test_faults.py
 
+# Changes nothing: format, lint and docstrings, types, floors. `make format` mends the first.
 check: .venv/.done
-	$(BIN)/ruff format .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
