@@ -18,7 +18,8 @@ from transformers import AlignConfig, AlignProcessor, EfficientNetImageProcessor
 from align_train.config.compose import to_yaml
 from align_train.errors import UserError
 from align_train.model.weights import WEIGHTS
-from align_train.pretrained.align_names import Inexpressible, tensor_names, to_config
+from align_train.pretrained.align_config import Inexpressible, to_config
+from align_train.pretrained.align_names import tensor_names
 from align_train.pretrained.card import card
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained

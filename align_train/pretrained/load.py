@@ -1,4 +1,4 @@
-"""`align_train.load(path)`: a trained model, ready to be used by people and by other people's benchmarks."""
+"""`align_train.load(path)`: a trained model, ready to be used by people and by their benchmarks."""
 
 from __future__ import annotations
 
@@ -19,151 +19,207 @@ from align_train.stream.tokenizer import Tokenizer
 
 
 def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
-    """A model by its folder (a run's, an exported one, Hugging Face's ALIGN) or its name on the Hugging Face hub.
+    """Loads a dual encoder, in evaluation mode.
 
-    `UserError` in one line where there is none, or its files are not whole. What is missing beside the weights (tokenizer,
-    processor) is said when it is used.
+    Args:
+        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN; or a name on
+            the Hugging Face hub.
+        device: The device that the model runs on.
+
+    Raises:
+        UserError: There is no model, or its files are incomplete. If only the tokenizer or the
+            processor is missing, the error comes when it is first used.
     """
-    return TrainedModel(_of_kind(path, classifier=False)).to(device)
+    return TrainedModel(_open(path, classifier=False)).to(device)
 
 
 def load_classifier(path: str, *, device: str | torch.device = "cpu") -> TrainedClassifier:
-    """The same for a classifier: the folder of its run, or of `align_train.export`."""
-    return TrainedClassifier(_of_kind(path, classifier=True)).to(device)
+    """Loads a classifier, in evaluation mode.
+
+    Args:
+        path: The folder of its run, or of `align_train.export`.
+        device: The device that the model runs on.
+
+    Raises:
+        UserError: There is no classifier, or its files are incomplete.
+    """
+    return TrainedClassifier(_open(path, classifier=True)).to(device)
 
 
-def _of_kind(path: str, *, classifier: bool) -> Pretrained:
-    found = open_pretrained(str(path))
-    if found.is_classifier != classifier:
-        raise UserError(
-            f"{path}: no classifier; load it with align_train.load"
-            if classifier
-            else f"{path}: a classifier; load it with align_train.load_classifier"
-        )
-    return found
+def _open(path: str, *, classifier: bool) -> Pretrained:
+    pretrained = open_pretrained(str(path))
+    if pretrained.is_classifier and not classifier:
+        raise UserError(f"{path}: a classifier; load it with align_train.load_classifier")
+    if classifier and not pretrained.is_classifier:
+        raise UserError(f"{path}: no classifier; load it with align_train.load")
+    return pretrained
 
 
 class _Trained(nn.Module):
-    """Any model in evaluation mode, with what turns pictures into its input."""
+    """Any model in evaluation mode, with the transform that turns images into its input."""
 
-    def __init__(self, found: Pretrained) -> None:
+    def __init__(self, pretrained: Pretrained) -> None:
         super().__init__()
-        self.model: Any = found.build()
-        self._missing = found.missing
-        sizes = found.node
+        self.model: Any = pretrained.build()
+        self._missing = pretrained.missing
+
         self._views = None
-        if "preprocess" not in found.missing:
-            self._views = Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"])
+        if "preprocess" not in pretrained.missing:
+            node = pretrained.node
+            self._views = Views(image_size=node["image_size"], resize_size=node["resize_size"])
+
         self.requires_grad_(False)
         self.eval()
 
     @property
     def views(self) -> Views:
-        """How pictures are squashed and cropped; UserError where the model's folder does not say."""
+        """How images are squashed and cropped.
+
+        Raises:
+            UserError: The model's folder does not say.
+        """
         if self._views is None:
             raise UserError(self._missing["preprocess"])
         return self._views
 
-    def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """float `[pictures, 3, height, width]` in [-1, 1], as `preprocess` gives -> L2-normalised `[pictures, dim]`."""
-        found: Tensor = self.model.encode_image(
-            pixel_values.contiguous(memory_format=torch.channels_last)
-        )
-        return found
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """A picture -> float `[3, height, width]` in [-1, 1]: as evaluation and the exported `AlignProcessor` make it."""
-        pixels = centre(picture, self.views)
-        return normalise(torch.from_numpy(pixels)[None])[0]
-
-    def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """`preprocess` and `encode_image` in one: `[pictures, dim]`."""
-        return self.encode_image(
-            torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device)
-        )
-
     @property
     def device(self) -> torch.device:
-        found: torch.device = next(self.model.parameters()).device
-        return found
+        """The device of the model's weights."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Embeds prepared images; a classifier gives logits instead.
+
+        Args:
+            pixel_values: float `[images, 3, height, width]` in [-1, 1], as `preprocess` gives.
+
+        Returns:
+            `[images, dim]`, L2-normalised; or `[images, classes]`.
+        """
+        embeddings: Tensor = self.model.encode_image(
+            pixel_values.contiguous(memory_format=torch.channels_last)
+        )
+        return embeddings
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Prepares an image as evaluation and the exported `AlignProcessor` do.
+
+        Returns:
+            float `[3, height, width]` in [-1, 1].
+        """
+        pixels = centre(image, self.views)
+        return normalise(torch.from_numpy(pixels)[None])[0]
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """`preprocess` and `encode_image` in one: `[images, dim]`."""
+        pixel_values = torch.stack([self.preprocess(image) for image in images])
+        return self.encode_image(pixel_values.to(self.device))
 
 
 class TrainedClassifier(_Trained):
-    """A classifier in evaluation mode. names: of its classes; `encode_image` gives logits `[pictures, classes]`.
+    """A classifier in evaluation mode.
 
-    model = align_train.load_classifier("outputs/linear_probe")
-    model.classify([Image.open("cat.jpg")])  # [[("tabby", 0.81), ("lynx", 0.07), …]]
+        model = align_train.load_classifier("outputs/linear_probe")
+        model.classify([Image.open("cat.jpg")])  # [[("tabby", 0.81), ("lynx", 0.07), …]]
+
+    `encode_image` gives logits `[images, classes]`.
+
+    Attributes:
+        names: The names of the classes.
     """
 
-    def __init__(self, found: Pretrained) -> None:
-        super().__init__(found)
-        assert found.classes is not None
-        self.names = ClassList(found.classes).names
+    def __init__(self, pretrained: Pretrained) -> None:
+        super().__init__(pretrained)
+        assert pretrained.classes is not None
+        self.names = ClassList(pretrained.classes).names
 
     @torch.inference_mode()
     def classify(
-        self, pictures: Sequence[Image.Image], *, top: int = 5
+        self, images: Sequence[Image.Image], *, top: int = 5
     ) -> list[list[tuple[str, float]]]:
-        """The likeliest classes of each picture, with their probabilities, likeliest first."""
-        shares, numbers = (
-            self.encode_images(pictures).softmax(dim=1).topk(min(top, len(self.names)))
-        )
-        rows = zip(numbers.tolist(), shares.tolist(), strict=True)
-        return [
-            [(self.names[number], share) for number, share in zip(*row, strict=True)]
-            for row in rows
-        ]
+        """The likeliest classes of each image with their probabilities, the likeliest first.
+
+        Args:
+            images: The images.
+            top: Classes an image.
+        """
+        probabilities = self.encode_images(images).softmax(dim=1)
+        best, classes = probabilities.topk(min(top, len(self.names)))
+
+        answers = []
+        for indices, values in zip(classes.tolist(), best.tolist(), strict=True):
+            names = [self.names[index] for index in indices]
+            answers.append(list(zip(names, values, strict=True)))
+        return answers
 
 
 class TrainedModel(_Trained):
-    """A dual encoder in evaluation mode, with what turns pictures and texts into its inputs.
+    """A dual encoder in evaluation mode, with its image transform and its tokenizer.
 
         model = align_train.load("outputs/demo")
         model.similarity([Image.open("cat.jpg")], ["a cat", "a dog"]).softmax(dim=1)
 
-    It is also what CLIP's evaluation code expects: `model.encode_image`, `model.encode_text`, a transform
-    (`model.preprocess`) and a tokenizer (`model.tokenizer`).
+    It is also what CLIP's evaluation code expects: `model.encode_image`, `model.encode_text`, a
+    transform (`model.preprocess`) and a tokenizer (`model.tokenizer`).
     """
 
-    def __init__(self, found: Pretrained) -> None:
-        super().__init__(found)
-        self._encode = None
-        if found.tokenizer is not None:
-            self._encode = Tokenizer(
-                found.tokenizer, max_tokens=found.node["max_tokens"], trim=False
+    def __init__(self, pretrained: Pretrained) -> None:
+        super().__init__(pretrained)
+        self._tokenizer = None
+        if pretrained.tokenizer is not None:
+            # CLIP's evaluation code wants all texts of one length.
+            self._tokenizer = Tokenizer(
+                pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"], trim=False
             )
 
     @property
     def temperature(self) -> float:
-        """What the cosine is divided by."""
+        """The number that the cosine is divided by."""
         return float(self.model.temperature.value)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """integers `[texts, length]`, as `tokenizer` gives -> L2-normalised `[texts, dim]`. Without a mask, padding is told by
-        its token."""
-        found: Tensor = self.model.encode_text(input_ids, attention_mask)
-        return found
+        """Embeds tokenized texts.
+
+        Args:
+            input_ids: integers `[texts, length]`, as `tokenizer` gives.
+            attention_mask: `[texts, length]`, 0 at padding. None: padding is known by its id.
+
+        Returns:
+            `[texts, dim]`, L2-normalised.
+        """
+        embeddings: Tensor = self.model.encode_text(input_ids, attention_mask)
+        return embeddings
 
     def tokenizer(self, texts: str | Sequence[str]) -> Tensor:
-        """Texts -> int64 `[texts, max_tokens]`, cut and padded to that length."""
-        if self._encode is None:
+        """Texts -> int64 `[texts, max_tokens]`, cut and padded to that length.
+
+        Raises:
+            UserError: The model's folder has no tokenizer.
+        """
+        if self._tokenizer is None:
             raise UserError(self._missing["tokenizer"])
-        return torch.from_numpy(
-            self._encode([texts] if isinstance(texts, str) else list(texts))
-        ).long()
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        return torch.from_numpy(self._tokenizer(texts)).long()
 
     @torch.inference_mode()
     def similarity(
         self, images: Tensor | Sequence[Image.Image], texts: Tensor | Sequence[str]
     ) -> Tensor:
-        """Pictures and texts, or their embeddings -> logits `[pictures, texts]`: cosine / temperature (+ bias, if any).
+        """Compares each image with each text. A softmax over dim 1 chooses among the texts.
 
-        A softmax over dim 1 shares each picture out among the texts.
+        Args:
+            images: Images, or their embeddings `[images, dim]`.
+            texts: Texts, or their embeddings `[texts, dim]`.
+
+        Returns:
+            Logits `[images, texts]`: cosine / temperature, plus the bias if the model has one.
         """
         if not isinstance(images, Tensor):
             images = self.encode_images(images)
         if not isinstance(texts, Tensor):
             texts = self.encode_text(self.tokenizer(texts).to(images.device))
+
         temperature, *bias = self.model.logit_parameters()
-        logits: Tensor = images @ texts.T / temperature + (bias[0] if bias else 0)
-        return logits
+        logits: Tensor = images @ texts.T / temperature
+        return logits + bias[0] if bias else logits
