@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from align_train.config.check import steps_of
-from align_train.config.components import class_name
+from align_train.config.components import build
 from align_train.model import Classifier, DualEncoder
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
@@ -67,11 +67,9 @@ def recipe(
 
 def _how(config: Any, world: int) -> list[str]:
     """Where and how a step is computed: none of it changes what is."""
-    engine = class_name(config.strategy) + (
-        f" stage {config.strategy.stage}" if "stage" in config.strategy else ""
-    )
+    strategy: str = build(config.strategy).label
     options = {
-        engine: world > 1 or engine != "ddp",
+        strategy: world > 1 or strategy != "ddp",
         "recomputing chunks": config.recompute,
         "checkpointing blocks": config.checkpoint_blocks,
         "compiled blocks": config.compile,

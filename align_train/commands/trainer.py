@@ -16,6 +16,7 @@ from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
 from align_train.config.schema import PRECISIONS
 from align_train.run.folder import RunFolder
+from align_train.strategy import RunFacts
 from align_train.stream.datamodule import PairsDataModule
 from align_train.training.callbacks import (
     Agreement,
@@ -100,18 +101,18 @@ def build_trainer(
         Stopping(checkpoints=checkpoints, agreement=agreement),
         watchdog,
     ]
+    facts = RunFacts(
+        processes=processes,
+        on_gpu=config.trainer.accelerator == "gpu",
+        bf16=config.precision == "bf16",
+        clip=config.clip,
+        timeout=config.trainer.timeout + _LATER,
+    )
     trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
-        strategy=build(
-            config.strategy,
-            processes=processes,
-            on_gpu=config.trainer.accelerator == "gpu",
-            bf16=config.precision == "bf16",
-            clip=config.clip,
-            timeout=config.trainer.timeout + _LATER,
-        ),
+        strategy=build(config.strategy).build(facts),
         plugins=[cluster_environment(), checkpoints.gathered],
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=max_steps,

@@ -82,6 +82,8 @@ class SigmoidLoss(GlobalLoss):
     `ContrastiveLoss`. The learned bias begins at -10 there, since most answers are a no, and the temperature at 0.1.
     """
 
+    needs_bias = True
+
     def forward(
         self,
         image_embeddings: Tensor,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from align_train.cluster.collectives import gather, rank, world_size
+from align_train.loss.base import PairLoss
 
 # exp(x) neither overflows nor loses digits for |x| below this.
 _EXPONENT = {torch.float32: 85.0, torch.float64: 700.0}
@@ -155,7 +156,7 @@ def scaled_gradients(
 outside_graphs: Any = torch.compiler.disable
 
 
-class GlobalLoss(nn.Module):
+class GlobalLoss(PairLoss):
     """tile: rows and columns of logits at a time; a tile is what is held of them. mask_duplicates: pairs with the same picture
     or the same text elsewhere in the global batch are not taken for negatives of each other."""
 
@@ -163,7 +164,13 @@ class GlobalLoss(nn.Module):
         super().__init__()
         if tile < 1:
             raise ValueError(f"tile={tile}: expected at least 1")
-        self.tile, self.mask_duplicates = tile, mask_duplicates
+        self.tile = tile
+        self.mask_duplicates = mask_duplicates
+
+    @property
+    def needs_ids(self) -> bool:
+        """Only if duplicates are masked."""
+        return self.mask_duplicates
 
     def _ids(
         self, image_ids: Tensor | None, text_ids: Tensor | None

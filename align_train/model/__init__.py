@@ -1,5 +1,6 @@
 """The dual encoder and its towers; a classifier of one of them."""
 
+from align_train.model.base import ImageTower, TextTower
 from align_train.model.classifier import Classifier
 from align_train.model.dual_encoder import Bias, DualEncoder, Temperature
 from align_train.model.image_tower import EfficientNetTower, TimmTower
@@ -11,6 +12,8 @@ __all__ = [
     "Classifier",
     "DualEncoder",
     "EfficientNetTower",
+    "ImageTower",
     "Temperature",
+    "TextTower",
     "TimmTower",
 ]

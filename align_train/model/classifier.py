@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from align_train.model.base import ImageTower
+
 
 class Classifier(nn.Module):
-    """Pictures -> logits of classes; trained alone, the linear layer is a *linear probe* of the tower (paper, section 5.3).
+    """Images -> logits of classes.
 
-    It goes wherever a `DualEncoder` goes: classes are the shared space, logits the embeddings of pictures, unit vectors those
-    of labels. The layer begins at zero: nothing random, and every class as likely as any other.
+    Trained alone, the linear layer is a *linear probe* of the tower (paper, section 5.3). The layer
+    begins at zero: nothing is random, and every class is as likely as any other.
 
-    image_tower: pictures -> features `[chunk, dim]`, with a `dim`. lock: `image` trains the linear layer alone; the tower is
-    in evaluation mode throughout. image_size, resize_size: see `DualEncoder`.
+    A classifier takes the place of a `DualEncoder` everywhere: classes are the shared space, logits
+    the embeddings of images, unit vectors those of labels.
     """
 
-    temperature = None  # of a classifier's logits there is none to learn
+    takes_labels = True
+    """Whether images go with labels and not with texts: asked before the model is built."""
+
+    temperature = None
+    """A classifier learns none."""
 
     def __init__(
         self,
         *,
-        image_tower: nn.Module,
+        image_tower: ImageTower,
         classes: int,
         image_size: int = 289,
         resize_size: int = 346,
         lock: Literal["image"] | None = None,
     ) -> None:
+        """Puts a fresh linear layer on a tower.
+
+        Args:
+            image_tower: Images -> features; see `ImageTower`.
+            classes: The number of classes.
+            image_size: Pixels a side of the crop that the tower takes.
+            resize_size: Pixels a side to which images are squashed before the crop.
+            lock: `image` trains the linear layer alone: the tower stays in evaluation mode
+                throughout. None trains both.
+        """
         super().__init__()
-        self.image_tower: nn.Module = image_tower.to(
-            memory_format=torch.channels_last
-        )  # as in `DualEncoder`
-        self.head = nn.Linear(image_tower.dim, classes)  # type: ignore[arg-type]
+        # Images arrive channels last, as in `DualEncoder`.
+        self.image_tower = image_tower.to(memory_format=torch.channels_last)
+        self.head = nn.Linear(image_tower.dim, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.image_size, self.resize_size, self.lock = image_size, resize_size, lock
+
+        self.image_size = image_size
+        self.resize_size = resize_size
+        self.lock = lock
         if lock:
             self.image_tower.requires_grad_(False)
         self.train()
@@ -47,29 +65,45 @@ class Classifier(nn.Module):
         """The number of classes."""
         return self.head.out_features
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """See `DualEncoder.blocks`."""
+        return list(self.image_tower.blocks)
+
     def train(self, mode: bool = True) -> Classifier:
+        """Sets the mode of all but a locked tower."""
         super().train(mode)
         if self.lock:
             self.image_tower.eval()
         return self
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """float `[chunk, 3, height, width]` in [-1, 1] -> logits `[chunk, classes]`, float32 at least."""
-        logits = self.head(self.image_tower(images))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # type: ignore[no-any-return]
+        """Computes logits.
+
+        Args:
+            images: float `[chunk, 3, height, width]` in [-1, 1].
+
+        Returns:
+            `[chunk, classes]`, float32 at least.
+        """
+        logits: Tensor = self.head(self.image_tower(images))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Class numbers `[chunk, 1]` -> unit vectors `[chunk, classes]`."""
+        """Turns labels into unit vectors.
+
+        Args:
+            input_ids: Indices of classes, integers `[chunk, 1]`.
+
+        Returns:
+            `[chunk, classes]`, 1 at each label's class.
+        """
         return one_hot(input_ids[:, 0].long(), self.dim).to(self.head.weight.dtype)
 
     def logit_parameters(self) -> list[Tensor]:
+        """Nothing: a classifier's loss needs logits and labels only."""
         return []
 
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """See `DualEncoder.blocks`."""
-        tower: Any = self.image_tower
-        return list(tower.blocks)
-
     def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode_image` and `encode_text` of one chunk."""
         return self.encode_image(images), self.encode_text(input_ids)

@@ -3,68 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from align_train.model.base import ImageTower, TextTower
+
 
 class Temperature(nn.Module):
-    """ALIGN's σ: what the cosine is divided by; a parameter of shape `[1]` (a 0-dim one breaks FSDP2 and DeepSpeed).
+    """ALIGN's σ: the cosine is divided by it.
 
-    initial: where it starts (paper: 1.0, ends near 1/64); raw σ moves about one learning rate a step, so short runs start
-    lower. minimum, maximum: bounds that the training step applies in place *after* the optimizer's (clamping in forward
-    would kill the gradient).
+    A parameter of shape `[1]`: a 0-dim one breaks FSDP2 and DeepSpeed.
     """
 
     def __init__(
         self, *, initial: float = 1.0, minimum: float = 0.001, maximum: float | None = None
     ) -> None:
+        """Sets value and bounds.
+
+        Args:
+            initial: Where it starts (paper: 1.0, ends near 1/64). Raw σ moves about one learning
+                rate a step, so short runs start lower.
+            minimum: The lower bound. The training step applies the bounds in place, *after* the
+                optimizer's: clamping in forward would kill the gradient.
+            maximum: The upper bound; None: none.
+
+        Raises:
+            ValueError: The three are not in order, or not above 0.
+        """
         super().__init__()
         if not 0 < minimum <= initial <= (maximum or initial):
             raise ValueError(
-                f"temperature: 0 < minimum <= initial <= maximum expected, found {minimum}, {initial}, {maximum}"
+                f"temperature: 0 < minimum <= initial <= maximum expected, "
+                f"found {minimum}, {initial}, {maximum}"
             )
         self.value = nn.Parameter(torch.full((1,), initial))
-        self.minimum, self.maximum = minimum, maximum
+        self.minimum = minimum
+        self.maximum = maximum
 
     @torch.no_grad()
     def clamp_(self, *values: Tensor) -> None:
-        """Moves values of the parameter, wherever an engine holds them, back into its bounds."""
-        for held in values:
-            held.clamp_(self.minimum, self.maximum)
+        """Moves values of the parameter back into its bounds, wherever a strategy holds them."""
+        for value in values:
+            value.clamp_(self.minimum, self.maximum)
 
     def forward(self) -> Tensor:
-        return (
-            self.value.clone()
-        )  # what a module returns must survive its parameters' being sharded again (ZeRO-3)
+        """The temperature, `[1]`."""
+        # A copy: what a module returns must outlive the next sharding of its parameters (ZeRO-3).
+        return self.value.clone()
 
 
 class Bias(nn.Module):
-    """What `SigmoidLoss` adds to every logit: a learned parameter of shape `[1]`."""
+    """A learned parameter of shape `[1]` that `SigmoidLoss` adds to every logit."""
 
     def __init__(self, *, initial: float = -10.0) -> None:
+        """Sets the value.
+
+        Args:
+            initial: Where it starts.
+        """
         super().__init__()
         self.value = nn.Parameter(torch.full((1,), initial))
 
     def forward(self) -> Tensor:
+        """The bias, `[1]`; a copy, as of the temperature."""
         return self.value.clone()
 
 
 class DualEncoder(nn.Module):
-    """Image tower, text tower, temperature and, for the loss that has one, a bias.
+    """Image tower, text tower, temperature and, for a loss that needs one, a bias."""
 
-    image_tower: pictures -> `[chunk, dim]`, with a `dim`. text_tower: makes the text tower for that dim and vocabulary.
-    lock: a tower that is not trained, in evaluation mode throughout (LiT locks the image tower). image_size, resize_size,
-    max_tokens: the preprocessing that belongs to the weights (squash to resize_size, crop image_size; cut texts).
-    """
+    takes_labels = False
+    """Whether images go with labels and not with texts: asked before the model is built."""
 
     def __init__(
         self,
         *,
-        image_tower: nn.Module,
-        text_tower: Callable[..., nn.Module],
+        image_tower: ImageTower,
+        text_tower: Callable[..., TextTower],
         temperature: Temperature,
         vocabulary_size: int,
         bias: Bias | None = None,
@@ -73,12 +91,31 @@ class DualEncoder(nn.Module):
         max_tokens: int = 64,
         lock: Literal["image", "text"] | None = None,
     ) -> None:
+        """Joins two towers.
+
+        Args:
+            image_tower: Images -> features; see `ImageTower`. Its `dim` is the shared space's.
+            text_tower: Makes the text tower from `dim` and `vocabulary_size`; see `TextTower`.
+            temperature: The cosine is divided by it.
+            vocabulary_size: How many tokens there are.
+            bias: Added to every logit; None: none.
+            image_size: Pixels a side of the crop. It belongs to the weights, as do the next two.
+            resize_size: Pixels a side to which images are squashed before the crop.
+            max_tokens: Tokens at which texts are cut.
+            lock: A tower that is not trained, and stays in evaluation mode throughout (LiT locks
+                the image tower); None: both are trained.
+        """
         super().__init__()
-        # Pictures arrive channels last (batch.py): convolutions are up to twice as fast so, on CPUs as on GPUs.
-        self.image_tower: nn.Module = image_tower.to(memory_format=torch.channels_last)
+        # Images arrive channels last (stream/batch.py): convolutions are up to twice as fast so,
+        # on CPUs as on GPUs.
+        self.image_tower = image_tower.to(memory_format=torch.channels_last)
         self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
-        self.temperature, self.bias = temperature, bias
-        self.image_size, self.resize_size, self.max_tokens = image_size, resize_size, max_tokens
+        self.temperature = temperature
+        self.bias = bias
+
+        self.image_size = image_size
+        self.resize_size = resize_size
+        self.max_tokens = max_tokens
         self.lock = lock
         if self.locked is not None:
             self.locked.requires_grad_(False)
@@ -86,43 +123,68 @@ class DualEncoder(nn.Module):
 
     @property
     def locked(self) -> nn.Module | None:
-        """The tower that is not trained. (An attribute would make it a second submodule, its weights saved twice.)"""
-        return (
-            {"image": self.image_tower, "text": self.text_tower}[self.lock] if self.lock else None
-        )
+        """The tower that is not trained.
+
+        An attribute would make it a second submodule, and its weights would be saved twice.
+        """
+        if self.lock is None:
+            return None
+        return self.image_tower if self.lock == "image" else self.text_tower
 
     @property
     def dim(self) -> int:
-        """Of the shared space."""
-        return int(self.text_tower.dim)  # type: ignore[arg-type]
-
-    def train(self, mode: bool = True) -> DualEncoder:
-        super().train(mode)
-        if self.locked is not None:
-            self.locked.eval()  # neither dropout nor BatchNorm statistics move in a locked tower
-        return self
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """float `[chunk, 3, height, width]` in [-1, 1] -> L2-normalised `[chunk, dim]`, float32 at least."""
-        return _normalised(self.image_tower(images))
-
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """integers `[chunk, length]` -> L2-normalised `[chunk, dim]`, float32 at least; without a mask, padding is told by its
-        token."""
-        return _normalised(self.text_tower(input_ids, attention_mask))
-
-    def logit_parameters(self) -> list[Tensor]:
-        """What a loss wants beside embeddings: the temperature `[1]` and, where there is one, the bias `[1]`."""
-        return [self.temperature()] if self.bias is None else [self.temperature(), self.bias()]
+        """The dimension of the shared space."""
+        return int(self.text_tower.dim)
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The encoder blocks of both towers, in the order of the forward pass: what is sharded, compiled and checkpointed as
-        one."""
-        towers: list[Any] = [self.image_tower, self.text_tower]
-        return [block for tower in towers for block in tower.blocks]
+        """The encoder blocks of both towers, in the order of the forward pass.
+
+        Each is sharded, compiled and checkpointed as one.
+        """
+        return [*self.image_tower.blocks, *self.text_tower.blocks]
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        """Sets the mode of all but a locked tower.
+
+        There neither dropout nor BatchNorm's statistics may move.
+        """
+        super().train(mode)
+        if self.locked is not None:
+            self.locked.eval()
+        return self
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Embeds images.
+
+        Args:
+            images: float `[chunk, 3, height, width]` in [-1, 1].
+
+        Returns:
+            `[chunk, dim]`, L2-normalised, float32 at least.
+        """
+        return _normalised(self.image_tower(images))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Embeds texts.
+
+        Args:
+            input_ids: integers `[chunk, length]`.
+            attention_mask: `[chunk, length]`; None: the tower finds the padding by its id.
+
+        Returns:
+            `[chunk, dim]`, L2-normalised, float32 at least.
+        """
+        return _normalised(self.text_tower(input_ids, attention_mask))
+
+    def logit_parameters(self) -> list[Tensor]:
+        """For the loss, beside embeddings: temperature `[1]` and, if there is one, bias `[1]`."""
+        if self.bias is None:
+            return [self.temperature()]
+        return [self.temperature(), self.bias()]
 
     def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode_image` and `encode_text` of one chunk."""
         return self.encode_image(images), self.encode_text(input_ids)
 
 

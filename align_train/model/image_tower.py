@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from align_train.errors import UserError
+from align_train.model.base import ImageTower
 from align_train.model.weights import fill, read
 
 
@@ -82,7 +83,7 @@ def _timm_weights(pretrained: str) -> dict[str, Tensor]:
     return state
 
 
-class EfficientNetTower(nn.Module):
+class EfficientNetTower(ImageTower):
     """An EfficientNet with global average pooling and no head convolution.
 
     width, depth: the family's two coefficients (B7: 2.0, 3.1; L2: 4.3, 5.3). channels, kernels, strides, repeats,
@@ -158,7 +159,7 @@ class EfficientNetTower(nn.Module):
         return [block for stage in network.blocks for block in stage]
 
 
-class TimmTower(nn.Module):
+class TimmTower(ImageTower):
     """Any timm model by name, pooled as that model does it, with or without a linear layer.
 
     pretrained: true takes timm's own weights (from the hub or its cache), a text those of a file in timm's names. options:

@@ -10,10 +10,11 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
 from align_train.errors import UserError
+from align_train.model.base import TextTower
 from align_train.model.weights import find
 
 
-class BertTower(nn.Module):
+class BertTower(TextTower):
     """BERT from scratch, [CLS] -> linear (with bias) -> `[chunk, dim]`.
 
     dim: the shared dimension (the image tower's width). vocabulary_size: tokens the tokenizer knows. hidden, layers, heads,

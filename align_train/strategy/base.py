@@ -1,13 +1,18 @@
-"""Strategies: who computes which chunk, and who keeps which weights. One engine each, behind Lightning's DDP strategy, which
-launches the processes, names the ranks and forms the group.
+"""What all strategies share: the recipe that settings name, and checkpoints of whole tensors.
 
-Whatever the engine, a checkpoint is one file of whole tensors that belongs to none of them (`engines.py`): all ranks take part
-in gathering it, rank 0 writes it, and any number of ranks under any strategy goes on from it.
+Each strategy stands on Lightning's DDP strategy, which starts the processes, numbers the ranks and
+forms the process group.
+
+A checkpoint is one file of whole tensors under every strategy (`layout.py`): all ranks take part in
+gathering it and rank 0 writes it. So a run continues on any number of ranks under any strategy.
+Price: one parameter at a time is whole on every rank, and rank 0 holds all of them on its CPU.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -19,15 +24,73 @@ from align_train.strategy.children import Launcher
 from align_train.strategy.layout import fill_state_dict, whole_state_dict
 from align_train.strategy.optimizer_state import fill_optimizer_state, whole_optimizer_state
 
+TIMEOUT = 1800.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a strategy must know of the run that it serves.
+
+    Attributes:
+        processes: How many there are, on all machines together.
+        on_gpu: Whether each has a GPU; else all compute on CPUs.
+        bf16: Whether the forward pass runs under bf16 autocast.
+        clip: The largest gradient norm; None: gradients are not clipped.
+        timeout: Seconds in which the processes must have met, and that a collective may take.
+    """
+
+    processes: int
+    on_gpu: bool
+    bf16: bool = False
+    clip: float | None = None
+    timeout: float = TIMEOUT
+
+    @property
+    def backend(self) -> str:
+        """The backend of the process group."""
+        return "nccl" if self.on_gpu else "gloo"
+
+
+class StrategyRecipe(ABC):
+    """A strategy as settings name it: says what it can do, then builds it.
+
+    A strategy of a user's own package is a subclass, named by `strategy._target_`. What `build`
+    returns is a Lightning strategy with the methods of `WholeCheckpoints`.
+    """
+
+    can_skip_steps = True
+    """Whether a step with a gradient that is not finite can be left out: the strategy then knows
+    the gradient before it steps."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """A few words for the run's summary, such as `deepspeed stage 2`."""
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether blocks may be compiled."""
+        return True
+
+    @abstractmethod
+    def build(self, run: RunFacts) -> Strategy:
+        """The strategy for Lightning's trainer.
+
+        Raises:
+            UserError: A library or device that it needs is missing.
+        """
+
 
 class WholeCheckpoints(Strategy):
-    """Checkpoints of whole tensors. A mixin, before Lightning's strategy of that name."""
+    """Checkpoints of whole tensors. A mixin: it stands before a strategy of Lightning's."""
 
-    # Whether the engine has its own way from gradients to the step, clipping included.
+    # Whether the strategy goes from gradients to the step by itself, clipping included. Then its
+    # method `gradient_norm` gives the norm of the last step.
     steps_alone = False
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
+        """Always: parameters must be laid out before they are filled."""
         return True
 
     @property
@@ -36,28 +99,33 @@ class WholeCheckpoints(Strategy):
         return self.lightning_module
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's whole tensors on rank 0, nothing on the others. Collective."""
         return whole_state_dict(self._module, keep=self.is_global_zero)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Fills the module, wherever this rank holds a part of it; always strict."""
         fill_state_dict(self._module, checkpoint["state_dict"])
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's whole moments on rank 0. Collective."""
         return whole_optimizer_state(self._module, optimizer, keep=self.is_global_zero)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Fills the optimizers, wherever this rank holds a part of their state."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             fill_optimizer_state(self._module, optimizer, state)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
+        """Writes a checkpoint on rank 0. Collective: if that fails, every rank raises OSError."""
         with raise_on_all_ranks(self.root_device):
             super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Mapped, not read: each rank touches what it keeps."""
+        """Maps a checkpoint into memory: each rank reads only what it keeps."""
         loaded: dict[str, Any] = torch.load(
             checkpoint_path, map_location="cpu", weights_only=True, mmap=True
         )
@@ -65,26 +133,25 @@ class WholeCheckpoints(Strategy):
 
 
 class OneProcess(WholeCheckpoints, SingleDeviceStrategy):
-    pass
-
-
-TIMEOUT = 1800.0
-
-
-def backend(on_gpu: bool) -> str:
-    return "nccl" if on_gpu else "gloo"
+    """One process, one device, no process group."""
 
 
 class Replicated(WholeCheckpoints, DDPStrategy):
+    """Lightning's DDP strategy with our launcher, which says why a process ended."""
+
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
         self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 class StaysInPlace(Replicated):
-    """A strategy whose engine keeps weights in parts and places of its own: nothing is moved to the CPU at the end."""
+    """A strategy that keeps parts of the weights in places of its own.
+
+    Lightning would move the module to the CPU at the end, which those parts do not survive.
+    """
 
     def teardown(self) -> None:
+        """Ends all but the module."""
         assert self.accelerator is not None
         self.precision_plugin.teardown()
         self.accelerator.teardown()

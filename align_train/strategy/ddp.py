@@ -1,31 +1,40 @@
+"""DDP: every rank keeps the whole model and computes its own chunks.
+
+Price per rank: all weights, gradients and optimizer state; one all-reduce of the gradients a step.
+One process alone needs no process group, and gets none.
+"""
+
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from lightning.pytorch.strategies import Strategy
 
-from align_train.strategy.base import TIMEOUT, OneProcess, Replicated, backend
+from align_train.strategy.base import OneProcess, Replicated, RunFacts, StrategyRecipe
 
 
-def ddp(
-    *,
-    processes: int,
-    on_gpu: bool,
-    bf16: bool = False,
-    clip: float | None = None,
-    timeout: float = TIMEOUT,
-) -> Strategy:
-    """One replica per process. timeout: seconds in which processes must have found each other, and that a collective may take.
+@dataclass(frozen=True, kw_only=True)
+class DDP(StrategyRecipe):
+    """One replica of the model per process."""
 
-    broadcast_buffers is off: BatchNorm's statistics are made alike on all ranks once a step (chunks.py), and a broadcast in
-    each forward would be waste. Every parameter is used in every step, so none is searched for.
-    """
-    if processes == 1:
-        return OneProcess(device="cuda:0" if on_gpu else "cpu")
-    return Replicated(
-        process_group_backend=backend(on_gpu),
-        timeout=timedelta(seconds=timeout),
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        find_unused_parameters=False,
-    )
+    @property
+    def label(self) -> str:
+        """`ddp`."""
+        return "ddp"
+
+    def build(self, run: RunFacts) -> Strategy:
+        """The strategy for Lightning's trainer."""
+        if run.processes == 1:
+            return OneProcess(device="cuda:0" if run.on_gpu else "cpu")
+
+        return Replicated(
+            process_group_backend=run.backend,
+            timeout=timedelta(seconds=run.timeout),
+            # BatchNorm's statistics are made alike on all ranks once a step
+            # (training/batch_norm.py): a broadcast in each forward pass would be waste.
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            # Every parameter is used in every step, so none must be searched for.
+            find_unused_parameters=False,
+        )

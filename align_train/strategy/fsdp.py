@@ -1,69 +1,90 @@
+"""FSDP2: weights, gradients and optimizer state are sharded over all processes.
+
+Each encoder block of both towers is gathered and reduced as one; what is left, with the model.
+Price: each block is gathered once a step, or with `reshard` once a chunk and pass, so that only one
+block at a time is whole.
+"""
+
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import cast
 
 import torch
 from lightning.pytorch.strategies import Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from align_train.strategy.base import TIMEOUT, StaysInPlace, backend
+from align_train.strategy.base import RunFacts, StaysInPlace, StrategyRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDP(StrategyRecipe):
+    """FSDP2 over all processes.
+
+    Attributes:
+        reshard: True: give gathered blocks back after each chunk's forward and backward pass, so
+            that one block at a time is whole, and gather them again for the next chunk. False:
+            gather them once a step (a step of many chunks would gather as many times).
+    """
+
+    reshard: bool = False
+
+    @property
+    def label(self) -> str:
+        """`fsdp`."""
+        return "fsdp"
+
+    def build(self, run: RunFacts) -> Strategy:
+        """The strategy for Lightning's trainer."""
+        return _Sharded(
+            reshard=self.reshard,
+            process_group_backend=run.backend,
+            timeout=timedelta(seconds=run.timeout),
+        )
 
 
 class _Sharded(StaysInPlace):
-    """FSDP2: each encoder block of both towers is gathered and reduced as one, what is left with the model."""
-
     def __init__(self, *, reshard: bool, process_group_backend: str, timeout: timedelta) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.reshard = reshard
 
+    @property
+    def _towers(self) -> nn.Module:
+        return cast("nn.Module", self._module.model)
+
     def configure_ddp(self) -> None:
-        model: Any = self._module.model.to(
-            memory_format=torch.contiguous_format
-        )  # it takes no other; pictures stay as they are
+        """Shards the model, where Lightning would wrap it in DDP."""
+        # FSDP2 takes weights of no other memory format. Images stay channels last.
+        model = self._towers.to(memory_format=torch.contiguous_format)
+        blocks = cast("list[nn.Module]", model.blocks)
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        for block in model.blocks:
+
+        for block in blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard)
             if self.reshard:
                 block.register_forward_hook(_reshard_second_pass)
-        fully_shard(
-            model, mesh=mesh, reshard_after_forward=False
-        )  # the loss wants the temperature after the forward pass
+
+        # The loss wants the temperature after the forward pass, so that must stay whole.
+        sharded = fully_shard(model, mesh=mesh, reshard_after_forward=False)
         if not self.reshard:
-            model.set_reshard_after_backward(False)
+            sharded.set_reshard_after_backward(False)
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        if (
-            not self.reshard
-        ):  # once, after the last chunk: what was gathered is stale after the step
-            for part in self._module.model.modules():  # type: ignore[union-attr]
-                if isinstance(part, FSDPModule):
-                    part.reshard()
+        """Gives back what was gathered, once, after the last chunk: the step makes it stale."""
+        if self.reshard:
+            return
+
+        for part in self._towers.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
 
 
-def _reshard_second_pass(block: Any, *_: Any) -> None:
-    """FSDP2 leaves a block whole that is run again in backward, since its gradient is due next; but where a chunk is run
-    again, so are all other blocks first."""
-    if torch._C._current_graph_task_id() != -1:
+def _reshard_second_pass(block: nn.Module, *_: object) -> None:
+    # FSDP2 leaves a block whole that is run again during backward, since its gradient is due next.
+    # But if a whole chunk is run again, so are all other blocks first.
+    during_backward = torch._C._current_graph_task_id() != -1
+    if during_backward and isinstance(block, FSDPModule):
         block.reshard()
-
-
-def fsdp(
-    *,
-    processes: int,
-    on_gpu: bool,
-    bf16: bool = False,
-    clip: float | None = None,
-    timeout: float = TIMEOUT,
-    reshard: bool = False,
-) -> Strategy:
-    """FSDP2: weights, gradients and optimizer state are sharded over all processes.
-
-    reshard: give gathered blocks back after each chunk's forward and backward, so that one block at a time is whole, and
-    gather them again for the next chunk; else once a step (a step with many chunks would gather as many times).
-    """
-    return _Sharded(
-        reshard=reshard, process_group_backend=backend(on_gpu), timeout=timedelta(seconds=timeout)
-    )

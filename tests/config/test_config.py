@@ -15,6 +15,7 @@ from align_train.config.components import build
 from align_train.errors import UserError
 from align_train.pretrained.explicit import with_pretrained
 from align_train.shards.write import write_shard
+from align_train.strategy import RunFacts
 from tests.support.commands import SMALL_MAKE, finish, start
 from tests.support.settings import CONF, composed
 
@@ -224,7 +225,7 @@ def test_check_names_the_key_and_the_fix(overrides: list[str], words: str) -> No
 def build_all(config: Any) -> None:
     for node in (config.optimizer, config.scheduler, config.loss):
         build(node)
-    build(config.strategy, processes=2, on_gpu=False)
+    build(config.strategy).build(RunFacts(processes=2, on_gpu=False))
 
 
 @pytest.mark.parametrize(

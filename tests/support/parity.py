@@ -34,9 +34,7 @@ from align_train.loss.sigmoid import SigmoidLoss
 from align_train.model import BertTower, Bias, DualEncoder, EfficientNetTower, Temperature
 from align_train.optim.recipes import AdamW, Lamb
 from align_train.optim.schedules import WarmupLinear
-from align_train.strategy.ddp import ddp
-from align_train.strategy.deepspeed import deepspeed
-from align_train.strategy.fsdp import fsdp
+from align_train.strategy import DDP, FSDP, DeepSpeed, RunFacts, StrategyRecipe
 from align_train.strategy.layout import trained_parameters, whole
 from align_train.stream.batch import Batch, Chunk, normalise
 from align_train.training.callbacks import Averaging
@@ -47,13 +45,13 @@ from tests.support.processes import on_ranks
 STEPS, CHUNKS, PAIRS, SEED = 5, 4, 6, 5
 
 
-ENGINES: dict[str, Any] = {
-    "ddp": (ddp, {}),
-    "fsdp": (fsdp, {}),
-    "fsdp, reshard": (fsdp, {"reshard": True}),
-    "ZeRO-1": (deepspeed, {"stage": 1}),
-    "ZeRO-2": (deepspeed, {"stage": 2}),
-    "ZeRO-3": (deepspeed, {"stage": 3}),
+ENGINES: dict[str, StrategyRecipe] = {
+    "ddp": DDP(),
+    "fsdp": FSDP(),
+    "fsdp, reshard": FSDP(reshard=True),
+    "ZeRO-1": DeepSpeed(stage=1),
+    "ZeRO-2": DeepSpeed(stage=2),
+    "ZeRO-3": DeepSpeed(stage=3),
 }
 
 
@@ -308,13 +306,11 @@ def fit(
         compile_blocks=case.compiled,
         clip=case.clip,
     )
-    build, options = ENGINES[case.engine]
+    facts = RunFacts(processes=world_size(), on_gpu=False, bf16=case.bf16, clip=case.clip)
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=world_size(),
-        strategy=build(
-            processes=world_size(), on_gpu=False, bf16=case.bf16, clip=case.clip, **options
-        ),
+        strategy=ENGINES[case.engine].build(facts),
         precision="bf16-mixed" if case.bf16 else "32-true",
         max_steps=end,
         callbacks=list(callbacks),

@@ -1,0 +1,59 @@
+"""Towers as the models use them, so that one of a user's package needs only its `_target_`.
+
+A tower is an `nn.Module` with two attributes beside its forward pass: `dim` and `blocks`. To derive
+from the classes here states that for the type checker; any module that has both will do.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class _Tower(nn.Module):
+    dim: int
+    """The width of what the tower returns, its linear layer included."""
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The encoder blocks, in the order of the forward pass.
+
+        Each is sharded (FSDP2), compiled and checkpointed as one. An empty list does no harm:
+        then the tower is sharded as one, and neither compiled nor checkpointed.
+        """
+        return []
+
+
+class ImageTower(_Tower):
+    """Images -> features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Computes the features of a chunk.
+
+        Args:
+            images: float `[chunk, 3, height, width]` in [-1, 1], channels last.
+
+        Returns:
+            `[chunk, dim]`, not normalised.
+        """
+        raise NotImplementedError
+
+
+class TextTower(_Tower):
+    """Token ids -> features in the shared space.
+
+    Its constructor takes `dim` (the image tower's) and `vocabulary_size`, and whatever else its
+    settings say.
+    """
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Computes the features of a chunk.
+
+        Args:
+            input_ids: integers `[chunk, length]`.
+            attention_mask: `[chunk, length]`, 0 where there is no text; None: the tower finds the
+                padding by its id.
+
+        Returns:
+            `[chunk, dim]`, not normalised.
+        """
+        raise NotImplementedError
