@@ -24,9 +24,10 @@ from torch.utils.data import Dataset
 from align_train.errors import UserError
 from align_train.shards.remote import Vanished
 from align_train.stream.batch import Chunk
-from align_train.stream.order import Order, Visits
+from align_train.stream.order import Order
 from align_train.stream.pairs import BEST_OF, SHARDS_TRIED, BadPair, Drawn, Gone, Pairs
 from align_train.stream.permutation import Integers, hash_words
+from align_train.stream.source_order import Visits
 
 
 class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.stream.order import Order, Visits
+from align_train.stream.order import Order
 from align_train.stream.permutation import Integers
+from align_train.stream.source_order import Visits
 
 CASES = (
     (65_536, 1024, 20, 1),

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_train.errors import UserError
-from align_train.stream.order import Order, Visits, lane_pattern
+from align_train.stream.order import Order, lane_pattern
 from align_train.stream.permutation import hash_words, permute
+from align_train.stream.source_order import Visits
 from tests.support.orders import orders
 
 
