@@ -46,7 +46,7 @@ def embed(config: Any) -> None:
     manifest = resolve(
         shards, caption=caption, stage=stage, progress=launcher.is_first_process(), key="shards"
     )
-    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, stage=stage)
+    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=stage)
     settings = Settings(
         model=_anywhere(config.model) if Path(config.model).expanduser().exists() else config.model,
         weights=digest(model),

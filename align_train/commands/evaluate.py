@@ -177,7 +177,7 @@ def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
             tokenizer=found.tokenizer, max_tokens=data.max_tokens, classes=found.classes
         ),
         views=Views(**sizes),
-        stage=shard_cache_of(build(data.staging), data.storage_options),
+        cache=shard_cache_of(build(data.staging), data.storage_options),
         key="shards" if config.shards is not None else "data.held_out",
     )
 

@@ -92,7 +92,4 @@ def record_settings(
 def place(folder: RunFolder, done: int) -> dict[str, int]:
     """Where the run stands after so many steps, from the line of its lineage."""
     before = folder.stretch_at(done - 1)
-    start = Start(before["step"], before["cursor"], before["pairs_seen"]).after(
-        done, before["batch_size"]
-    )
-    return vars(start)
+    return Start.from_line(before).after(done, before["batch_size"]).as_line()

@@ -113,7 +113,7 @@ def _draw(
         )
         if manifest.identity != collection.settings.identity:
             raise UserError(f"{collection.settings.shards}: other shards lie there now")
-        pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, stage=stage)
+        pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=stage)
         places = [collection.place(number) for number, _ in found]
         pixels = [decode_centre(pairs.reader(shard).picture(row), _SHOWN) for shard, row in places]
     except (UserError, ValueError) as error:

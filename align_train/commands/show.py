@@ -23,7 +23,7 @@ from align_train.run.folder import RunFolder
 from align_train.stream.batch import Chunk
 from align_train.stream.chunks import TrainingChunks
 from align_train.stream.datamodule import PairsDataModule
-from align_train.stream.pairs import BadPair, Gone
+from align_train.stream.replacement import BadPair, Gone
 
 
 def show(config: Any) -> None:

@@ -102,7 +102,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
         data.go_on({**folder.stretch_at(done - 1), **place(folder, done)})
     if not config.dry_run:
         check_hardware(config)
-    staging = data.check_space(config.trainer.nodes) if data.staged else ""
+    staging = data.check_space(config.trainer.nodes) if data.uses_cache else ""
     model, begins_with = build_model(config, data, begun=done > 0)
     evaluators = evaluators_of(config, data.sets)
     compare = build(config.compare) if config.compare is not None else None

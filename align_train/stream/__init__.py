@@ -1,1 +1,6 @@
-"""Shards to batches: manifest, order, shard, decode, text, chunks. Each is one module; none keeps state between steps."""
+"""From shards to batches: what happens at every step of a run.
+
+Read in this order: `order` (which pair comes where), `pairs` (bytes to pixels and a text), `chunks`
+(many pairs), `loader` (a rank's batches), `datamodule` (from settings to all of these). None of
+them keeps state between steps.
+"""

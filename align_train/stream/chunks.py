@@ -1,23 +1,19 @@
-"""The last steps of a pair's way to a chunk, and the chunks' way to the training loop.
+"""From (finished steps, chunk index) to a chunk of decoded pairs.
 
-A worker is asked for (step, chunk number) and needs nothing else: the order names the pairs, the readers give their bytes,
-each is decoded and its text drawn, one tokeniser call ends it. So workers hold no state that could be lost, and a run
-resumes by asking for another step.
+A worker is asked for a chunk by these two numbers and needs nothing else. The order names the
+pairs, the readers give their bytes, each is decoded and its text drawn. One call of the tokenizer
+ends it. So workers hold no state that could be lost, and a run resumes by asking for another step.
 
-A pair whose content is bad is replaced by the next pair of its shard that is not (where the shard has none, by one of the
-shard that follows in the epoch's order): the same one on every machine, and the batch is never short. It travels along as a
-`BadPair`, to be written down by the run. A shard that has vanished is another matter: it stops the run, or travels along as
-`Gone`, and the ranks agree from which step on they do without it.
+Price: beside decoding, a chunk costs one lookup in the order and one call of the tokenizer. Pixels
+are copied once, from the decoder's array into the chunk's shared memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,88 +21,107 @@ from align_train.errors import UserError
 from align_train.shards.remote import Vanished
 from align_train.stream.batch import Chunk
 from align_train.stream.order import Order
-from align_train.stream.pairs import BEST_OF, SHARDS_TRIED, BadPair, Drawn, Gone, Pairs
-from align_train.stream.permutation import Integers, hash_words
+from align_train.stream.pairs import Drawn, Pairs
+from align_train.stream.permutation import Integers, Salt, hash_words
+from align_train.stream.recipe import Start
+from align_train.stream.replacement import BadPair, Gone, draw_usable
 from align_train.stream.source_order import Visits
+from align_train.stream.vocabulary import TextsToIds
 
 
 class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
-    """(step, chunk number) -> the chunk. See the module's docstring. Steps count from 0 here.
-
-    first_step, first_cursor: batches of `batch_size` follow each other from there on, after so many pairs of the order.
-    drop_missing: hand on a shard that has vanished as `Gone` instead of raising.
-    """
+    """The chunks of any step, indexed by (finished steps, chunk index in the global batch)."""
 
     def __init__(
         self,
         *,
         pairs: Pairs,
         order: Order,
-        vocabulary: Callable[[Sequence[str]], NDArray[np.int32]],
+        vocabulary: TextsToIds,
         batch_size: int,
         chunk_size: int,
-        first_step: int = 0,
-        first_cursor: int = 0,
+        start: Start | None = None,
         drop_missing: bool = False,
     ) -> None:
-        self.pairs, self.order, self.vocabulary = pairs, order, vocabulary
-        self.batch_size, self.chunk_size = batch_size, chunk_size
-        self.first_step, self.first_cursor, self.drop_missing = (
-            first_step,
-            first_cursor,
-            drop_missing,
-        )
+        """Reads nothing yet.
 
-    def cursor(self, step: int) -> int:
-        """Pairs of the order that are consumed before a step."""
-        return self.first_cursor + (step - self.first_step) * self.batch_size
+        Args:
+            pairs: The pairs that the order names.
+            order: The order.
+            vocabulary: Turns texts, or labels, into numbers.
+            batch_size: Pairs of the global batch.
+            chunk_size: Pairs of a chunk.
+            start: Where this stretch of the run began; None: at the run's beginning.
+            drop_missing: Hand on a vanished shard as `Gone`, instead of raising.
+        """
+        self.pairs = pairs
+        self.order = order
+        self.vocabulary = vocabulary
+        self.batch_size = batch_size
+        self.chunk_size = chunk_size
+        self.start = start or Start()
+        self.drop_missing = drop_missing
 
-    def visits(self, step: int, slots: Integers | None = None) -> Visits:
-        """Where the slots of a step's global batch lead; None: all."""
-        return self.order.global_batch(
-            self.cursor(step),
-            self.batch_size,
-            np.arange(self.batch_size) if slots is None else slots,
-        )
+    def cursor(self, finished_steps: int) -> int:
+        """Returns the pairs of the order that are consumed after so many steps."""
+        return self.start.after(finished_steps, self.batch_size).cursor
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Chunk, list[BadPair]] | Gone:
-        step, number = place
-        visits = self.visits(
-            step, np.arange(number * self.chunk_size, (number + 1) * self.chunk_size)
-        )
+    def visits(self, finished_steps: int, slots: Integers | None = None) -> Visits:
+        """Returns the pairs at slots of a step's global batch.
+
+        Args:
+            finished_steps: Steps before this one.
+            slots: Places in the global batch; None: all of them.
+        """
+        if slots is None:
+            slots = np.arange(self.batch_size)
+        return self.order.global_batch(self.cursor(finished_steps), self.batch_size, slots)
+
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Chunk, list[BadPair]] | Gone:
+        finished_steps, index = at
+        slots = np.arange(index * self.chunk_size, (index + 1) * self.chunk_size)
+        visits = self.visits(finished_steps, slots)
+        # All randomness of a visit is from (seed, epoch, pair), none from worker or rank.
+        seeds = hash_words(
+            self.order.seed, Salt.VISIT, visits.epoch, visits.shard, visits.pair
+        ).tolist()
+
         size = self.pairs.views.image_size
-        images = _shared((len(visits), size, size, 3), torch.uint8)
+        images = _empty_shared((len(visits), size, size, 3))
         rows = images.numpy()
         drawn: list[Drawn] = []
         keys: list[str] = []
         bad: list[BadPair] = []
-        # All randomness of a visit is from (seed, epoch, pair).
-        seeds = hash_words(self.order.seed, 5, visits.epoch, visits.shard, visits.pair)
-        columns = (
-            visits.epoch.tolist(),
-            visits.shard.tolist(),
-            visits.pair.tolist(),
-            seeds.tolist(),
+        # Lists of Python integers: NumPy's would cost a conversion at each use.
+        columns = zip(
+            visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), seeds, strict=True
         )
-        for row, (epoch, shard, pair, seed) in enumerate(zip(*columns, strict=True)):
+        for row, (epoch, shard, pair, seed) in enumerate(columns):
             try:
-                visit, key = self._load_or_replace(step, epoch, shard, pair, seed, bad)
+                visit = draw_usable(
+                    self.pairs, self.order, epoch=epoch, shard=shard, pair=pair, seed=seed
+                )
             except Vanished as error:
                 if self.drop_missing:
                     return Gone(error.shard)
                 raise UserError(
                     f"{error} (or let the run go on without such shards: data.missing_shards=drop)"
                 ) from None
-            rows[row] = visit.pixels
-            drawn.append(visit)
-            keys.append(key)
-        captions = [visit.caption for visit in drawn]
+
+            rows[row] = visit.drawn.pixels
+            drawn.append(visit.drawn)
+            keys.append(visit.key)
+            if visit.reason:
+                asked = self.pairs.reader(shard).key(pair)
+                bad.append(BadPair(finished_steps + 1, asked, visit.reason, visit.key))
+
+        captions = [pair.caption for pair in drawn]
         chunk = Chunk(
             images=images,
             input_ids=torch.from_numpy(self.vocabulary(captions)),
             keys=keys,
             captions=captions,
-            number=number,
+            index=index,
             content_ids=self._content_ids(drawn),
         )
         return chunk, bad
@@ -114,45 +129,20 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
     def _content_ids(self, drawn: list[Drawn]) -> Tensor | None:
         if not self.pairs.content_ids:
             return None
-        return torch.tensor(
-            [[visit.picture_id for visit in drawn], [visit.text_id for visit in drawn]]
-        )
-
-    def _load_or_replace(
-        self, step: int, epoch: int, shard: int, pair: int, seed: int, bad: list[BadPair]
-    ) -> tuple[Drawn, str]:
-        """One visit: what is drawn of the pair, and its key, or of the first good one after it."""
-        reason = ""
-        reader = own = self.pairs.reader(shard)
-        tried = shard
-        for _ in range(SHARDS_TRIED):
-            for attempt in range(min(len(reader), BEST_OF)):
-                candidate = (pair + attempt) % len(reader)
-                try:
-                    drawn = self.pairs.draw(tried, candidate, seed)
-                except ValueError as error:
-                    if isinstance(error, UserError):  # the shard itself, not what a pair holds
-                        raise
-                    reason = reason or str(error)
-                    continue
-                key = reader.key(candidate)
-                if reason:
-                    bad.append(BadPair(step + 1, own.key(pair), reason, key))
-                return drawn, key
-            tried = self.order.neighbour(tried, epoch)
-            reader = self.pairs.reader(tried)
-        raise UserError(
-            f"{own.path}: no good pair in it nor in the {SHARDS_TRIED - 1} shards that follow ({reason}); leave such shards "
-            f"out, or repair them"
-        )
+        image_ids = [pair.image_id for pair in drawn]
+        text_ids = [pair.text_id for pair in drawn]
+        return torch.tensor([image_ids, text_ids])
 
 
-def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor; in a worker process in shared memory from the start, as torch's own collation does, so that
-    handing it over copies nothing."""
+def _empty_shared(shape: tuple[int, ...]) -> Tensor:
+    """Returns an uninitialised uint8 tensor: in a worker process, in shared memory.
+
+    torch's own collation does the same: the worker hands the tensor over without a copy.
+    """
     if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype)
-    length = int(np.prod(shape)) * dtype.itemsize
-    new_shared: Any = torch.UntypedStorage._new_shared
-    storage = new_shared(length)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]
+        return torch.empty(shape, dtype=torch.uint8)
+
+    # torch has no public name for it.
+    new_shared: Callable[[int], torch.UntypedStorage] = torch.UntypedStorage._new_shared
+    storage = new_shared(int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -1,38 +1,47 @@
-"""From `data.*` settings to the loader of one rank: the one place that knows both the order and the cluster."""
+"""From `data.*` settings to the loader of one rank: what knows both the order and the cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 
 from align_train.cluster.collectives import rank, world_size
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
-from align_train.stream.ahead import FetchAhead, space_needed
+from align_train.stream.ahead import FetchAhead
 from align_train.stream.augment import Augmentation
 from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Views
 from align_train.stream.loader import ChunkSchedule, TrainingLoader
 from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
-from align_train.stream.recipe import SAME_ORDER, SETTINGS, Start, refusal
+from align_train.stream.recipe import SAME_ORDER, Start, changes
 from align_train.stream.sets import EvaluationSets
+from align_train.stream.space import check_space
 from align_train.stream.vocabulary import open_vocabulary, source_of
 
 
 def shard_cache_of(
     staging: ShardCache | None, storage_options: Mapping[str, Any] | None
 ) -> ShardCache:
-    """`data.staging`, with what fsspec is to be told."""
+    """Returns the shard cache of `data.staging`, with the options that fsspec gets.
+
+    Args:
+        staging: None: the default shard cache.
+        storage_options: None: no options.
+
+    Raises:
+        UserError: A setting is of another type.
+    """
     if not isinstance(storage_options, Mapping | None):
         raise UserError(
-            f"data.storage_options={storage_options}: expected settings, e.g. {{anon:true}}, or null"
+            f"data.storage_options={storage_options}: expected settings, e.g. {{anon:true}}, or "
+            f"null"
         )
     if not isinstance(staging, ShardCache | None):
         raise UserError(
@@ -41,104 +50,131 @@ def shard_cache_of(
     return replace(staging or ShardCache(), storage_options=dict(storage_options or {}))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PairsDataModule(lightning.LightningDataModule):
-    """Training pairs in the order of `stream/order.py`, and held-out pairs in the manifest's.
+    """Training pairs in the order of `order.py`, and sets for evaluation.
 
-    shards, held_out: a manifest, folder, glob, brace range or a list, local or a URL; held_out may be None. weights: mixes the
-    items of `shards` by these whole numbers. tokenizer: a folder with tokenizer.json, or a hub name. classes: of a classifier,
-    instead of a tokenizer, see `ClassList`. caption: `txt`, or `json:FIELD`, where the text, or the label, of a pair lies;
-    held_out_caption: the same for the held-out shards. first_caption: share of visits that get the first of
-    several texts; None: all alike. lanes, window: see `order.py`. workers: loader processes per rank. flip, least_scale: see
-    `decode.Views`. augmentation: see `augment.py`. staging, storage_options: see `stage.py`. missing_shards: whether a shard
-    that has vanished stops the run, or is dropped. max_bad_share: share of pairs that may be replaced before the run stops.
-    content_ids: also hand on which pictures and texts are the same. accept: settings of `SETTINGS` that may differ from those
-    of the checkpoint.
+    The fields are the settings of `data`. The shards and the vocabulary are opened at once.
+
+    Attributes:
+        shards: A manifest, folder, glob, brace range or a list of these; paths or URLs.
+        image_size: Side, in pixels, of the square that the tower takes.
+        resize_size: See `Views`; so are `flip` and `least_scale`.
+        batch_size: Pairs of the global batch.
+        chunk_size: Pairs that go through the towers together.
+        seed: Decides the order, and all that is random about a pair.
+        tokenizer: A folder with tokenizer.json, or a name on the hub.
+        max_tokens: Longer texts are cut.
+        classes: Of a classifier, instead of a tokenizer; see `ClassList`.
+        weights: Mixes the items of `shards` by these whole numbers; None: they are one source.
+        held_out: As `shards`, for evaluation; None: none.
+        caption: `txt`, or `json:FIELD`: where a pair's texts lie, or its label.
+        held_out_caption: The same for the held-out shards; None: as `caption`.
+        first_caption: Share of visits that get the first of several texts; None: all alike.
+        content_ids: Also hand on which images and texts are the same.
+        lanes: Equal streams of the order; see `Order`.
+        window: Pairs of a lane that are shuffled among each other.
+        workers: Loader processes of each rank.
+        flip: Mirror half of the images.
+        least_scale: Below 1, crop a random area of at least this share.
+        augmentation: More than crop and mirror; None: no more.
+        staging: The shard cache; None: the default one.
+        storage_options: Options for fsspec.
+        missing_shards: Whether a vanished shard stops the run, or is dropped.
+        max_bad_share: Share of pairs that may be replaced before the run stops.
+        accept: Settings of `recipe.SETTINGS` that may differ from the checkpoint's.
+        progress: Show a bar while shards are counted.
+        make: Makes the shards; called before they are opened. The demo draws its own so.
     """
 
-    def __init__(
-        self,
-        *,
-        shards: str | Sequence[str],
-        image_size: int,
-        resize_size: int,
-        batch_size: int,
-        chunk_size: int,
-        seed: int,
-        tokenizer: str | None = None,
-        max_tokens: int | None = None,
-        classes: int | str | None = None,
-        weights: Sequence[int] | None = None,
-        held_out: str | Sequence[str] | None = None,
-        caption: str = "txt",
-        held_out_caption: str | None = None,
-        first_caption: float | None = None,
-        content_ids: bool = False,
-        lanes: int = 8,
-        window: int = 16384,
-        workers: int = 1,
-        flip: bool = True,
-        least_scale: float = 1.0,
-        augmentation: Augmentation | None = None,
-        staging: ShardCache | None = None,
-        storage_options: Mapping[str, Any] | None = None,
-        missing_shards: Literal["stop", "drop"] = "stop",
-        max_bad_share: float = 0.1,
-        accept: Collection[str] = (),
-        progress: bool = True,
-    ) -> None:
-        super().__init__()
-        self.views = Views(
-            image_size=image_size, resize_size=resize_size, flip=flip, least_scale=least_scale
-        )
-        self.augmentation, self.first_caption, self.content_ids = (
-            augmentation,
-            first_caption,
-            content_ids,
-        )
-        for name, share in (("first_caption", first_caption), ("max_bad_share", max_bad_share)):
-            if share is not None and not 0 <= share <= 1:
-                raise UserError(f"data.{name}={share}: expected a share between 0 and 1")
-        if weights is not None and (isinstance(shards, str) or len(weights) != len(shards)):
-            raise UserError(
-                f"data.weights={list(weights)}: expected one for each item of data.shards, a list"
-            )
-        self.stage = shard_cache_of(staging, storage_options)
-        self.missing_shards, self.max_bad_share, self.accept = missing_shards, max_bad_share, accept
-        source = CaptionSource.parse(caption)
-        self.manifest = resolve(
-            shards, caption=source, stage=self.stage, mixed=weights is not None, progress=progress
-        )
-        # After the shards: the hub may be asked for it.
-        self.vocabulary = open_vocabulary(
-            tokenizer=tokenizer, max_tokens=max_tokens, classes=classes
-        )
-        self.caption = source_of(caption, self.vocabulary)
-        self.seed, self.lanes, self.window = seed, lanes, window
-        self.weights = list(weights) if weights is not None else [1]
-        self.dropped: list[int] = []
-        self.order = self._order()
-        self.sets = EvaluationSets(
-            held_out=held_out,
-            caption=held_out_caption or caption,
-            vocabulary=self.vocabulary,
-            views=self.views,
-            stage=self.stage,
-            progress=progress,
-        )
-        self.batch_size, self.chunk_size, self.workers = batch_size, chunk_size, workers
-        self.start = Start()
-        self.loader: TrainingLoader | None = None
+    shards: str | Sequence[str]
+    image_size: int
+    resize_size: int
+    batch_size: int
+    chunk_size: int
+    seed: int
+    tokenizer: str | None = None
+    max_tokens: int | None = None
+    classes: int | str | None = None
+    weights: Sequence[int] | None = None
+    held_out: str | Sequence[str] | None = None
+    caption: str = "txt"
+    held_out_caption: str | None = None
+    first_caption: float | None = None
+    content_ids: bool = False
+    lanes: int = 8
+    window: int = 16384
+    workers: int = 1
+    flip: bool = True
+    least_scale: float = 1.0
+    augmentation: Augmentation | None = None
+    staging: ShardCache | None = None
+    storage_options: Mapping[str, Any] | None = None
+    missing_shards: Literal["stop", "drop"] = "stop"
+    max_bad_share: float = 0.1
+    accept: Collection[str] = ()
+    progress: bool = True
+    make: Callable[[], object] | None = None
 
-    def _order(self) -> Order:
-        return Order(
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._check()
+        if self.make is not None:
+            self.make()
+
+        self.cache = shard_cache_of(self.staging, self.storage_options)
+        self.manifest = resolve(
+            self.shards,
+            caption=CaptionSource.parse(self.caption),
+            stage=self.cache,
+            mixed=self.weights is not None,
+            progress=self.progress,
+        )
+        # After the shards: the hub may be asked for the tokenizer, and errors at hand come first.
+        self.vocabulary = open_vocabulary(
+            tokenizer=self.tokenizer, max_tokens=self.max_tokens, classes=self.classes
+        )
+
+        self.views = Views(
+            image_size=self.image_size,
+            resize_size=self.resize_size,
+            flip=self.flip,
+            least_scale=self.least_scale,
+        )
+        self.order = Order(
             counts=self.manifest.counts,
             seed=self.seed,
             lanes=self.lanes,
             window=self.window,
             sources=self.manifest.sources,
-            weights=self.weights,
-            dropped=self.dropped,
+            weights=self.weights or [1],
         )
+        self.sets = EvaluationSets(
+            held_out=self.held_out,
+            caption=self.held_out_caption or self.caption,
+            vocabulary=self.vocabulary,
+            views=self.views,
+            cache=self.cache,
+            progress=self.progress,
+        )
+
+        self.dropped: list[int] = []  # in the order in which they vanished, as the lineage has them
+        self.start = Start()
+        self.loader: TrainingLoader | None = None
+
+    def _check(self) -> None:
+        shares = {"first_caption": self.first_caption, "max_bad_share": self.max_bad_share}
+        for name, share in shares.items():
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"data.{name}={share}: expected a share between 0 and 1")
+
+        if self.weights is None:
+            return
+        if isinstance(self.shards, str) or len(self.weights) != len(self.shards):
+            raise UserError(
+                f"data.weights={list(self.weights)}: expected one for each item of data.shards, a "
+                f"list"
+            )
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -151,64 +187,77 @@ class PairsDataModule(lightning.LightningDataModule):
             "chunk_size": self.chunk_size,
             "lanes": self.lanes,
             "window": self.window,
-            "weights": self.weights,
+            "weights": list(self.order.weights),
             "dropped": self.dropped,
             "cursor": self.start.cursor,
             "pairs_seen": self.start.pairs_seen,
         }
 
-    def pairs_seen(self, step: int) -> int:
-        """Pairs that the run has trained on after so many steps."""
-        return self.start.after(step, self.batch_size).pairs_seen
+    def pairs_seen(self, finished_steps: int) -> int:
+        """Returns the pairs that the run has trained on after so many steps."""
+        return self.start.after(finished_steps, self.batch_size).pairs_seen
 
     def state_dict(self) -> dict[str, Any]:
-        """The cursor (pairs consumed by all ranks) and what it counts in."""
+        """Returns the cursor (pairs consumed by all ranks) and the recipe that it counts in."""
         assert self.trainer is not None
         now = self.start.after(self.trainer.global_step, self.batch_size)
-        return {**self.recipe, "step": now.step, "cursor": now.cursor, "pairs_seen": now.pairs_seen}
+        return {**self.recipe, **now.as_line()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after the checkpoint's cursor; refuses a recipe under which the cursor means something else, unless that
-        was accepted: then the new order begins with a new epoch."""
+        """Goes on at a checkpoint's cursor; see `go_on`."""
         self.go_on(state_dict)
 
     def go_on(self, before: Mapping[str, Any]) -> None:
-        """before: a stretch's recipe, with the step, cursor and pairs seen at which this one begins."""
-        changed = [name for name in SETTINGS if before[name] != self.recipe[name]]
-        for name in changed:
-            if SETTINGS[name] not in self.accept:
-                raise UserError(
-                    refusal(SETTINGS[name], before[name], self.recipe[name], before["step"])
-                )
-        self.dropped = [] if "manifest" in changed else list(before["dropped"])
-        self.order = self._order()
-        cursor = before["cursor"]
-        if set(changed) - set(SAME_ORDER):
-            cursor = self.order.next_epoch(cursor)
-        self.start = Start(before["step"], cursor, before["pairs_seen"])
+        """Goes on where another stretch of the run ended.
 
-    def drop(self, shards: Collection[int], *, step: int) -> list[str]:
-        """Does without shards from the next step on; returns their names. step: how many are done."""
+        If a change of the order was accepted, the new order begins with a new epoch: a cursor
+        means nothing in another order.
+
+        Args:
+            before: That stretch's recipe, with the step, cursor and pairs seen at its end.
+
+        Raises:
+            UserError: The recipe differs, and the user has not accepted that.
+        """
+        changed = changes(before, self.recipe, accept=self.accept)
+        # Indices of dropped shards mean other shards in another manifest.
+        self.dropped = [] if "manifest" in changed else list(before["dropped"])
+        self.order = self.order.replace(dropped=self.dropped)
+
+        self.start = Start.from_line(before)
+        if set(changed) - set(SAME_ORDER):
+            self.start = replace(self.start, cursor=self.order.next_epoch(self.start.cursor))
+
+    def drop(self, shards: Collection[int], *, finished_steps: int) -> list[str]:
+        """Does without vanished shards from the next step on.
+
+        Args:
+            shards: Their indices in the manifest.
+            finished_steps: Steps that are done.
+
+        Returns:
+            Their names.
+        """
         new = sorted(set(shards) - set(self.dropped))
         assert new, f"shards {sorted(shards)} are asked for although they were dropped"
-        names = [self.manifest.shards[shard].name for shard in new]
-        self.dropped = [*self.dropped, *new]
-        self.start = self.start.after(step, self.batch_size)
-        self.order = self._order()
         assert self.loader is not None
+
+        self.dropped = [*self.dropped, *new]
+        self.start = self.start.after(finished_steps, self.batch_size)
+        self.order = self.order.replace(dropped=self.dropped)
         self.loader.drop(self.order)
-        return names
+        return [self.manifest.shards[shard].name for shard in new]
 
     def training_chunks(self) -> TrainingChunks:
-        """The chunks of any step: all that `show` needs."""
+        """Returns the chunks of any step: all that `show` needs."""
         pairs = Pairs(
             manifest=self.manifest,
-            caption=self.caption,
+            caption=source_of(self.caption, self.vocabulary),
             views=self.views,
             augmentation=self.augmentation,
             first_caption=self.first_caption,
             content_ids=self.content_ids,
-            stage=self.stage,
+            cache=self.cache,
         )
         return TrainingChunks(
             pairs=pairs,
@@ -216,110 +265,50 @@ class PairsDataModule(lightning.LightningDataModule):
             vocabulary=self.vocabulary,
             batch_size=self.batch_size,
             chunk_size=self.chunk_size,
-            first_step=self.start.step,
-            first_cursor=self.start.cursor,
+            start=self.start,
             drop_missing=self.missing_shards == "drop",
         )
 
     def train_dataloader(self) -> TrainingLoader:
+        """Returns this rank's batches. Ranks take contiguous chunks, in the order of the ranks."""
         assert self.trainer is not None
         chunks_per_rank = self.batch_size // self.chunk_size // world_size()
         schedule = ChunkSchedule(
-            first_step=self.start.step,
+            finished_steps=self.start.finished_steps,
             first_chunk=rank() * chunks_per_rank,
             chunks_per_step=chunks_per_rank,
         )
-        ahead = None
-        if self.staged:
-            lanes = range(
-                rank() * self.lanes // world_size(), (rank() + 1) * self.lanes // world_size()
-            )
-            ahead = FetchAhead(
-                stage=self.stage,
-                manifest=self.manifest,
-                order=self.order,
-                lanes=lanes,
-                cursor=self.start.cursor,
-            )
         self.loader = TrainingLoader(
             chunks=self.training_chunks(),
             schedule=schedule,
             workers=self.workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             steps=self.trainer.max_steps,
-            ahead=ahead,
+            ahead=self._fetch_ahead() if self.uses_cache else None,
         )
         return self.loader
 
     def teardown(self, stage: str) -> None:
+        """Ends the loader's processes."""
         if self.loader is not None:
             self.loader.close()
 
     @property
-    def staged(self) -> bool:
-        return any(self.stage.wants(shard.url) for shard in self.manifest.shards)
-
-    def space_needed(
-        self, nodes: int, *, lanes: int | None = None, window: int | None = None
-    ) -> int:
-        """Bytes of shards that a node holds at most; lanes, window: if these were other. From the first node's first epoch,
-        and 5 % more: others need up to 3 % more (`benchmarks/order.py`), though never more than there is."""
-        lanes, window = lanes or self.lanes, window or self.window
-        order = Order(
-            counts=self.manifest.counts,
-            seed=self.seed,
-            lanes=lanes,
-            window=window,
-            sources=self.manifest.sources,
-            weights=self.weights,
-        )
-        sizes = np.array([shard.bytes for shard in self.manifest.shards], dtype=np.int64)
-        needed = space_needed(order, sizes, range(max(1, lanes // nodes)))
-        return min(needed + needed // 20, int(sizes.sum()))
+    def uses_cache(self) -> bool:
+        """Whether any shard is fetched, rather than read where it lies."""
+        return any(self.cache.wants(shard.url) for shard in self.manifest.shards)
 
     def check_space(self, nodes: int) -> str:
-        """One line about the stage for the recipe; UserError where it cannot hold what a node needs, with what would fit."""
-        needed = self.space_needed(nodes)
-        limit, free = int(self.stage.limit_gb * 1e9), self.stage.free_space()
-        line = f"{self.stage.path}: a node needs {needed / 1e9:.3g} GB of at most {self.stage.limit_gb:g} (its lanes x window)"
-        if needed <= min(limit, free):
-            return line
-        what = (
-            f"data.staging.limit_gb={self.stage.limit_gb:g}"
-            if needed > limit
-            else f"{self.stage.path}: {free / 1e9:.3g} GB free"
-        )
-        raise UserError(
-            f"{what}: a node needs {needed / 1e9:.3g} GB for its {self.lanes // nodes} lanes x {self.window} pairs of window "
-            f"and the window after; {self._what_would_fit(nodes, min(limit, free))}"
-        )
+        """Checks that the shard cache can hold the shards that a node needs: see `space.py`."""
+        return check_space(self.cache, self.order, self.manifest, nodes)
 
-    def _what_would_fit(self, nodes: int, space: int) -> str:
-        fits = []
-        window, least = (
-            self.window // 2,
-            int(self.manifest.counts.max()) // 4,
-        )  # below that, whole shards are what is held
-        while window > max(least, 1):
-            if (
-                window * self.lanes < self.manifest.pairs
-                and self.space_needed(nodes, window=window) <= space
-            ):
-                fits.append(f"data.window={window}")
-                break
-            window //= 2
-        pattern = len(self.order.pattern)
-        for lanes in range(self.lanes - 1, 0, -1):
-            if (
-                self.lanes % lanes == 0
-                and lanes % (nodes * pattern) == 0
-                and self.space_needed(nodes, lanes=lanes) <= space
-            ):
-                fits.append(f"data.lanes={lanes}")
-                break
-        would = " or ".join(fits)
-        return (
-            f"{would} would fit"
-            if would
-            else "no smaller window would fit; raise the limit, or take more nodes"
+    def _fetch_ahead(self) -> FetchAhead:
+        first = rank() * self.lanes // world_size()
+        last = (rank() + 1) * self.lanes // world_size()
+        return FetchAhead(
+            cache=self.cache,
+            manifest=self.manifest,
+            order=self.order,
+            lanes=range(first, last),
+            cursor=self.start.cursor,
         )

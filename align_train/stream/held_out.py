@@ -1,3 +1,9 @@
+"""Pairs for evaluation: in the manifest's order, each in its centre view.
+
+They must be whole. A bad pair, which training would replace, is an error here: figures over other
+pairs than the user named would be wrong.
+"""
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,38 +18,60 @@ from align_train.stream.pairs import Pairs
 
 
 class HeldOutPairs(Dataset[Pixels]):
-    """Pairs in the manifest's order, centre view, for evaluation; a bad pair is an error here. limit: the first so many."""
+    """The images of a manifest's pairs, with the texts and record of each."""
 
     def __init__(self, *, pairs: Pairs, limit: int | None = None) -> None:
-        self.pairs, self.limit = pairs, limit
+        """Reads nothing yet.
+
+        Args:
+            pairs: The pairs.
+            limit: Only the first so many; None: all.
+        """
+        self.pairs = pairs
+        self.limit = limit
         self.ends = np.cumsum(pairs.manifest.counts)
         self._about: list[tuple[list[str], dict[str, Any]]] = []
 
     def __len__(self) -> int:
-        return min(self.pairs.manifest.pairs, self.limit or self.pairs.manifest.pairs)
+        pairs = self.pairs.manifest.pairs
+        return pairs if self.limit is None else min(pairs, self.limit)
 
-    def __getitem__(self, number: int) -> Pixels:
-        shard, pair = place_in(self.ends, number)
+    def __getitem__(self, index: int) -> Pixels:
+        shard, pair = place_in(self.ends, index)
         try:
             return self.pairs.centre(shard, pair)[0]
         except (ValueError, OSError) as error:
             raise self._in_one_line(error, shard, pair) from None
 
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
-        """The texts and the JSON member of every pair, read once."""
-        for number in range(len(self._about), len(self)):
-            shard, pair = place_in(self.ends, number)
+        """Returns the texts and the JSON member of every pair; reads them once.
+
+        Raises:
+            UserError: A pair is not whole.
+        """
+        # What an error interrupted goes on from there.
+        for index in range(len(self._about), len(self)):
+            shard, pair = place_in(self.ends, index)
+            if pair == 0:
+                self._check_every_text_has_an_image(shard)
+
             reader = self.pairs.reader(shard)
-            if not pair and (bare := reader.texts_without_picture()):
-                raise UserError(
-                    f"{self.pairs.manifest.shards[shard].url}: {len(bare)} texts without a picture, first {bare[0]}; pairs "
-                    f"to evaluate on must be whole: repair it"
-                )
             try:
-                self._about.append((self.pairs.caption.read(reader.text(pair)), reader.json(pair)))
+                texts = self.pairs.caption.read(reader.text(pair))
+                record = reader.json(pair)
             except ValueError as error:
                 raise self._in_one_line(error, shard, pair) from None
+            self._about.append((texts, record))
         return self._about
+
+    def _check_every_text_has_an_image(self, shard: int) -> None:
+        # Pairs are counted by their images: a text alone would go unnoticed.
+        bare = self.pairs.reader(shard).texts_without_picture()
+        if bare:
+            raise UserError(
+                f"{self.pairs.manifest.shards[shard].url}: {len(bare)} texts without an image, "
+                f"first {bare[0]}; pairs to evaluate on must be whole: repair it"
+            )
 
     def _in_one_line(self, error: Exception, shard: int, pair: int) -> UserError:
         if isinstance(error, UserError):

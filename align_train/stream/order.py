@@ -64,8 +64,10 @@ class Order:
         self.seed = seed
         self.lanes = lanes
         self.window = window
+        self.weights = weights
         self.pattern = lane_pattern(weights)
         self.dropped = frozenset(dropped)
+        shards_of_sources = [len(self.counts)] if sources is None else sources
         if lanes % len(self.pattern):
             raise UserError(
                 f"data.lanes={lanes} cannot be shared out as data.weights={list(weights)}; take a "
@@ -73,7 +75,7 @@ class Order:
             )
 
         repeats = lanes // len(self.pattern)
-        bounds = np.cumsum([0, *(sources or [len(self.counts)])]).tolist()
+        bounds = np.cumsum([0, *shards_of_sources]).tolist()
         self.sources: list[SourceOrder] = []
         for index, (first, last) in enumerate(pairwise(bounds)):
             source = SourceOrder(
@@ -95,6 +97,24 @@ class Order:
         for index in range(len(self.sources)):
             mine = self._source_of_lane == index
             self._lane_in_source[mine] = np.arange(mine.sum())
+
+    def replace(
+        self,
+        *,
+        lanes: int | None = None,
+        window: int | None = None,
+        dropped: Collection[int] | None = None,
+    ) -> Order:
+        """Returns the order with some parameters changed; None: as they are here."""
+        return Order(
+            counts=self.counts,
+            seed=self.seed,
+            lanes=lanes or self.lanes,
+            window=window or self.window,
+            sources=[len(source.counts) for source in self.sources],
+            weights=self.weights,
+            dropped=self.dropped if dropped is None else dropped,
+        )
 
     def source_of(self, shard: int) -> SourceOrder:
         """Returns the order of the source that a shard belongs to."""

@@ -1,8 +1,15 @@
+"""Random access to the pairs of a manifest: from (shard, pair) to decoded pixels and a text.
+
+A pair is asked for by its indices and by the seed of the visit. Nothing is remembered but open
+shards, so any worker of any rank gives the same pixels and text.
+
+Price (`benchmarks/loader`): decoding takes nearly all of the time, see `decode.py`.
+"""
+
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -16,54 +23,30 @@ from align_train.shards.shard import ShardReader
 from align_train.stream.augment import Augmentation
 from align_train.stream.decode import Pixels, Views, decode, decode_centre
 
-_OPEN_SHARDS = 64
-
-
-BEST_OF = 100  # pairs tried before a shard counts as bad throughout
-
-
-SHARDS_TRIED = 5  # such shards in a row before the run gives up
-
-
-_EVICTED = 5  # times that a staged shard may be evicted between being fetched and being opened
-
-
-@dataclass(frozen=True)
-class BadPair:
-    """A pair that could not be used, and why. step: as in metrics.csv, the first is 1."""
-
-    step: int
-    key: str
-    reason: str
-    replaced_by: str
-
-
-@dataclass(frozen=True)
-class Gone:
-    """In place of a chunk: the number of a shard that is no longer there."""
-
-    shard: int
+_OPEN_SHARDS = 64  # each is a file descriptor, and 40 bytes of index a member
+_MOST_EVICTIONS = (
+    5  # of a shard, each time between its fetch and its opening, before it is an error
+)
 
 
 class Drawn(NamedTuple):
-    """A pair as one visit sees it; the ids are equal where the bytes of pictures, or the drawn texts, are."""
+    """A pair as one visit sees it.
+
+    Attributes:
+        pixels: uint8 `[image_size, image_size, 3]`.
+        caption: One of the pair's texts.
+        image_id: Equal for images of equal bytes; 0 if content ids are off.
+        text_id: Equal for equal drawn texts; 0 if content ids are off.
+    """
 
     pixels: Pixels
     caption: str
-    picture_id: int
+    image_id: int
     text_id: int
 
 
-def _content_id(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-
 class Pairs:
-    """Random access to the decoded pairs of a manifest.
-
-    first_caption: where a pair has several texts, the share of visits that get the first one; None: all alike.
-    content_ids: also say which pictures and texts are the same, by a hash (some 5 % of the decoding time).
-    """
+    """The decoded pairs of a manifest."""
 
     def __init__(
         self,
@@ -74,75 +57,81 @@ class Pairs:
         augmentation: Augmentation | None = None,
         first_caption: float | None = None,
         content_ids: bool = False,
-        stage: ShardCache | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
-        self.manifest, self.caption, self.views, self.content_ids = (
-            manifest,
-            caption,
-            views,
-            content_ids,
-        )
-        self.augmentation, self.first_caption = augmentation, first_caption
-        self.stage = stage or ShardCache()
+        """Opens nothing yet.
+
+        Args:
+            manifest: The shards.
+            caption: The member or field that holds a pair's texts, or its label.
+            views: The part of an image that is trained on, and the one that is evaluated.
+            augmentation: More than crop and mirror; None: no more.
+            first_caption: Share of visits that get the first of several texts; None: all alike.
+            content_ids: Also hash images and texts (some 5 % of the decoding time).
+            cache: Where shards are fetched to; None: the default one.
+        """
+        self.manifest = manifest
+        self.caption = caption
+        self.views = views
+        self.augmentation = augmentation
+        self.first_caption = first_caption
+        self.content_ids = content_ids
+        self.cache = cache or ShardCache()
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
 
     def reader(self, shard: int) -> ShardReader:
-        """The open shard of that number; the least recently used of many is closed. Vanished: it is not there."""
+        """Returns an open shard, by its index in the manifest; closes the least recently used.
+
+        Raises:
+            Vanished: The shard is not there any more.
+            UserError: The shard cannot be read.
+        """
         if shard in self._readers:
             self._readers.move_to_end(shard)
             return self._readers[shard]
-        reader = self._readers[shard] = self._open(shard)
+
+        reader = self._open(shard)
+        self._readers[shard] = reader
         if len(self._readers) > _OPEN_SHARDS:
-            self._readers.popitem(last=False)[1].close()
+            _, least_recently_used = self._readers.popitem(last=False)
+            least_recently_used.close()
         return reader
 
-    def _open(self, shard: int) -> ShardReader:
-        try:
-            return self._open_or_miss(shard)
-        except Vanished as error:
-            error.shard = shard
-            raise
-
-    def _open_or_miss(self, shard: int) -> ShardReader:
-        row = self.manifest.shards[shard]
-        kept = row.selection.read(self.stage) if row.selection else None
-        for _ in range(_EVICTED):
-            path = self.stage.local(row.url, row.bytes)
-            try:
-                return ShardReader(
-                    path, self.caption, name=Path(row.name).stem, pairs=row.pairs, kept=kept
-                )
-            except FileNotFoundError:
-                if not self.stage.wants(row.url):
-                    raise Vanished(
-                        f"{row.url}: no such shard; bring it back, or make the manifest anew"
-                    ) from None
-            except OSError as error:
-                raise UserError(
-                    f"{row.url}: cannot be read ({error.strerror or error}); repair it, or its rights"
-                ) from None
-        raise UserError(
-            f"{row.url}: evicted as soon as it was fetched; raise data.staging.limit_gb"
-        )
-
     def centre(self, shard: int, pair: int) -> tuple[Pixels, list[str]]:
-        """The pixels that are evaluated and all texts. ValueError: bad content."""
-        picture, text = self.reader(shard).read(pair)
-        return decode_centre(picture, self.views), self.caption.read(text)
+        """Returns the pixels that are evaluated, and all texts.
+
+        Raises:
+            ValueError: The pair's content is bad; the text is the reason.
+        """
+        image, text = self.reader(shard).read(pair)
+        return decode_centre(image, self.views), self.caption.read(text)
 
     def draw(self, shard: int, pair: int, seed: int) -> Drawn:
-        """One visit: view, augmentation and caption are drawn from `seed`. ValueError: bad content."""
-        picture, text = self.reader(shard).read(pair)
+        """Returns a pair as one visit sees it.
+
+        Args:
+            shard: The shard's index in the manifest.
+            pair: The pair's index in the shard.
+            seed: Decides the view, the augmentation and the text. Nothing else does.
+
+        Raises:
+            ValueError: The pair's content is bad; the text is the reason.
+        """
+        image, text = self.reader(shard).read(pair)
         random = Random(seed)
+        view = self.views.draw(random)
+
         size = self.views.image_size
         if self.augmentation is None:
-            pixels = decode(picture, self.views.draw(random), size)
+            pixels = decode(image, view, size)
         else:
-            pixels = decode(picture, self.views.draw(random), self.augmentation.size)
+            pixels = decode(image, view, self.augmentation.size)
             pixels = self.augmentation(pixels, to=size, seed=random.getrandbits(63))
-        drawn = self._one_of(self.caption.read(text), random)
-        ids = (_content_id(picture), _content_id(drawn.encode())) if self.content_ids else (0, 0)
-        return Drawn(pixels, drawn, *ids)
+
+        caption = self._one_of(self.caption.read(text), random)
+        if not self.content_ids:
+            return Drawn(pixels, caption, 0, 0)
+        return Drawn(pixels, caption, _content_id(image), _content_id(caption.encode()))
 
     def _one_of(self, captions: list[str], random: Random) -> str:
         if self.first_caption is None or len(captions) == 1:
@@ -150,3 +139,40 @@ class Pairs:
         if random.random() < self.first_caption:
             return captions[0]
         return captions[1 + int(random.random() * (len(captions) - 1))]
+
+    def _open(self, shard: int) -> ShardReader:
+        try:
+            return self._fetch_and_open(shard)
+        except Vanished as error:
+            error.shard = shard  # the shard cache knows URLs only
+            raise
+
+    def _fetch_and_open(self, shard: int) -> ShardReader:
+        row = self.manifest.shards[shard]
+        kept = row.selection.read(self.cache) if row.selection else None
+
+        # Another process may evict a shard right after this one has fetched it.
+        for _ in range(_MOST_EVICTIONS):
+            path = self.cache.local(row.url, row.bytes)
+            name = Path(row.name).stem
+            try:
+                return ShardReader(path, self.caption, name=name, pairs=row.pairs, kept=kept)
+            except FileNotFoundError:
+                if not self.cache.wants(row.url):
+                    raise Vanished(
+                        f"{row.url}: no such shard; bring it back, or make the manifest anew"
+                    ) from None
+            except OSError as error:
+                raise UserError(
+                    f"{row.url}: cannot be read ({error.strerror or error}); repair it, or its "
+                    f"rights"
+                ) from None
+
+        raise UserError(
+            f"{row.url}: evicted as soon as it was fetched; raise data.staging.limit_gb"
+        )
+
+
+def _content_id(content: bytes) -> int:
+    # 8 bytes: equal hashes of different contents are not to be expected below billions of pairs.
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)

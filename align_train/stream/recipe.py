@@ -1,39 +1,16 @@
+"""The settings that decide which pairs a step sees, and where a stretch of a run begins.
+
+A *stretch* is a part of a run under one recipe. Its line in `lineage.jsonl` has the recipe and a
+`Start`. A resumed run must have the recipe of its checkpoint, or the user must accept the change.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SAME_ORDER = ("batch_size", "chunk_size")  # changed, they leave the order of pairs as it is
-
-
-def refusal(setting: str, was: Any, now: Any, step: int) -> str:
-    """Why a run does not go on under a changed setting, and what accepting the change would do."""
-    effect = {
-        "batch_size": f"batches of {now} pairs go on at the same place in the order",
-        "chunk_size": f"BatchNorm and dropout see chunks of {now} pairs",
-    }.get(
-        setting,
-        "another order begins with a new epoch, and what is left of the present one is not visited",
-    )
-    return (
-        f"{setting} was {was} in this run and is {now} now; restore it, choose another name, or accept the change with "
-        f"'accept=[{setting}]': from step {step + 1} on {effect}"
-    )
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where the stretch of the run that is at hand began: after `step` steps, `cursor` pairs of its order were consumed
-    (by all ranks together), and the run had seen `pairs_seen` pairs in all."""
-
-    step: int = 0
-    cursor: int = 0
-    pairs_seen: int = 0
-
-    def after(self, step: int, batch_size: int) -> Start:
-        pairs = (step - self.step) * batch_size
-        return Start(step, self.cursor + pairs, self.pairs_seen + pairs)
-
+from align_train.errors import UserError
 
 # What decides which pairs a step sees: its name in the lineage, and the setting that it comes from.
 SETTINGS = {
@@ -45,3 +22,77 @@ SETTINGS = {
     "batch_size": "batch_size",
     "chunk_size": "chunk_size",
 }
+SAME_ORDER = ("batch_size", "chunk_size")  # a change of these leaves the order of pairs as it is
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a stretch of a run begins.
+
+    Attributes:
+        finished_steps: Steps that the run had finished.
+        cursor: Pairs of the stretch's order that were consumed, by all ranks together.
+        pairs_seen: Pairs that the run had trained on in all.
+    """
+
+    finished_steps: int = 0
+    cursor: int = 0
+    pairs_seen: int = 0
+
+    def after(self, finished_steps: int, batch_size: int) -> Start:
+        """Returns where the run is after so many finished steps of this stretch.
+
+        Args:
+            finished_steps: Steps of the whole run.
+            batch_size: Pairs of the global batch.
+        """
+        pairs = (finished_steps - self.finished_steps) * batch_size
+        return Start(finished_steps, self.cursor + pairs, self.pairs_seen + pairs)
+
+    def as_line(self) -> dict[str, int]:
+        """Returns the start as the lineage and checkpoints have it."""
+        return {"step": self.finished_steps, "cursor": self.cursor, "pairs_seen": self.pairs_seen}
+
+    @staticmethod
+    def from_line(line: Mapping[str, Any]) -> Start:
+        """Reads `as_line`; other keys are ignored."""
+        return Start(line["step"], line["cursor"], line["pairs_seen"])
+
+
+def changes(
+    before: Mapping[str, object], now: Mapping[str, object], *, accept: Collection[str]
+) -> list[str]:
+    """Returns the parts of the recipe that have changed, by their names in the lineage.
+
+    Args:
+        before: The recipe of the stretch that the run goes on from, with its `step`.
+        now: The recipe of this start.
+        accept: Settings that may change.
+
+    Raises:
+        UserError: A setting has changed that is not accepted.
+    """
+    changed = [name for name in SETTINGS if before[name] != now[name]]
+    for name in changed:
+        if SETTINGS[name] not in accept:
+            step = before["step"]
+            assert isinstance(step, int)
+            raise UserError(refusal(SETTINGS[name], before[name], now[name], step))
+    return changed
+
+
+def refusal(setting: str, was: object, now: object, finished_steps: int) -> str:
+    """Returns why a run does not go on under a changed setting, and what accepting it would do."""
+    if setting == "batch_size":
+        effect = f"batches of {now} pairs go on at the same place in the order"
+    elif setting == "chunk_size":
+        effect = f"BatchNorm and dropout see chunks of {now} pairs"
+    else:
+        effect = (
+            "another order begins with a new epoch, and what is left of the present one is not "
+            "visited"
+        )
+    return (
+        f"{setting} was {was} in this run and is {now} now; restore it, choose another name, or "
+        f"accept the change with 'accept=[{setting}]': from step {finished_steps + 1} on {effect}"
+    )

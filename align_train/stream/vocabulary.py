@@ -1,29 +1,54 @@
+"""The vocabulary of a data set: it turns the texts of pairs, or their labels, into numbers."""
+
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.shards.caption import CaptionSource
 from align_train.stream.classes import ClassList, LabelSource
 from align_train.stream.tokenizer import Tokenizer
 
+Vocabulary = Tokenizer | ClassList
+
+TextsToIds = Callable[[Sequence[str]], NDArray[np.int32]]
+"""Texts, or names of classes, to int32 `[texts, length]`: a vocabulary, as a chunk needs it."""
+
 
 def open_vocabulary(
     *, tokenizer: str | None = None, max_tokens: int | None = None, classes: int | str | None = None
-) -> Tokenizer | ClassList:
-    """What turns the texts of pairs into numbers, or their labels."""
+) -> Vocabulary:
+    """Opens a tokenizer, or a classifier's classes.
+
+    Args:
+        tokenizer: A folder with tokenizer.json, that file, or a name on the hub.
+        max_tokens: The tokenizer cuts longer texts.
+        classes: See `ClassList`.
+
+    Raises:
+        UserError: Both are given, or neither; or the one that is given cannot be read.
+    """
     if classes is not None and tokenizer is None:
         return ClassList(classes)
     if classes is None and tokenizer is not None and max_tokens is not None:
         return Tokenizer(tokenizer, max_tokens=max_tokens)
     raise UserError(
-        f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or labels"
+        f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or "
+        f"labels"
     )
 
 
-def source_of(caption: str, vocabulary: Tokenizer | ClassList) -> CaptionSource:
-    """Where texts lie, or, for a `ClassList`, labels."""
+def source_of(caption: str, vocabulary: Vocabulary) -> CaptionSource:
+    """Returns where a pair's texts lie; with a `ClassList`, where its label lies.
+
+    Args:
+        caption: `txt`, or `json:FIELD`.
+        vocabulary: The data's.
+    """
     source = CaptionSource.parse(caption)
-    return (
-        LabelSource(source.extension, source.field, vocabulary)
-        if isinstance(vocabulary, ClassList)
-        else source
-    )
+    if isinstance(vocabulary, ClassList):
+        return LabelSource(source.extension, source.field, vocabulary)
+    return source

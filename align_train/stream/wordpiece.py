@@ -1,9 +1,17 @@
+"""Makes a tokenizer: BERT's lower-casing WordPiece, trained on the texts of the data.
+
+The same texts give the same tokens, however they are cut into batches. By itself the library
+numbers `##a`, `##b`, … in the order of a hash table, anew each time, and breaks ties by those
+numbers. So these tokens are given to it, in alphabetical order.
+
+Price: the different words of the texts in memory.
+"""
+
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as TokenizersTokenizer
@@ -20,27 +28,31 @@ NAMES = {
     "mask_token": "[MASK]",
 }
 
-
+# In the order of their ids, as in BERT's own files: [PAD] is 0.
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_CODE_POINTS = 0x110000  # of Unicode
 
 
 def train_tokenizer(
     texts: Callable[[], Iterable[Sequence[str]]], *, size: int, folder: Path, coverage: float = 1.0
 ) -> None:
-    """BERT's lower-casing WordPiece of at most `size` tokens from texts, saved as a Hugging Face tokenizer folder.
+    """Trains a tokenizer and saves it as a Hugging Face folder.
 
-    texts: gives them in batches, twice: once for the characters, once for the words. coverage: the most frequent characters
-    that make up this share of all get tokens, by themselves and within words; a word with another is [UNK].
+    Args:
+        texts: Gives the texts in batches. It is called twice: for characters, then for words.
+        size: The most tokens.
+        folder: Where `tokenizer.json` and its companions are written.
+        coverage: The most frequent characters that make up this share of all get tokens, by
+            themselves and within words. A word with another character is [UNK].
 
-    The same texts give the same vocabulary, however they are cut into batches. The library alone numbers `##a`, `##b`, … in the
-    order of a hash table, anew each time, and breaks ties by those numbers: they are given to it in alphabetical order. Memory:
-    the different words.
+    Raises:
+        UserError: `size` does not hold even the characters.
     """
-    normalizer, splitter = (
-        normalizers.BertNormalizer(lowercase=True),
-        pre_tokenizers.BertPreTokenizer(),
-    )
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+
     characters = _covering(_count_characters(texts(), normalizer), coverage)
+    # Punctuation and Chinese characters are words by themselves: they never continue one.
     inner = [
         character
         for character in characters
@@ -49,58 +61,65 @@ def train_tokenizer(
     wanted = len(_SPECIAL) + len(characters) + len(inner)
     if wanted > size:
         raise UserError(
-            f"{size} tokens are too few: {len(characters):,} characters alone want {wanted:,}, by themselves and within words; "
-            f"take more, or a coverage below {coverage:g}"
+            f"{size} tokens are too few: {len(characters):,} characters alone want {wanted:,}, by "
+            f"themselves and within words; take more, or a coverage below {coverage:g}"
         )
+
     trained = _wordpiece(models.WordPiece(unk_token="[UNK]"), normalizer, splitter)
-    first = [*_SPECIAL, *(f"##{character}" for character in inner)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
-        special_tokens=first,
+        # As special tokens, the continuing characters keep the order in which they are given.
+        special_tokens=[*_SPECIAL, *(f"##{character}" for character in inner)],
         initial_alphabet=characters,
         limit_alphabet=len(characters),  # these and no others
         show_progress=False,
     )
     trained.train_from_iterator((list(batch) for batch in texts()), trainer)
 
-    tokenizer = _wordpiece(
-        models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]"), normalizer, splitter
-    )
+    # A second tokenizer of the same tokens, in which only BERT's special tokens are special.
+    model = models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]")
+    tokenizer = _wordpiece(model, normalizer, splitter)
     tokenizer.add_special_tokens(list(_SPECIAL))
     tokenizer.decoder = decoders.WordPiece()
     ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
-    tokenizer_folder: Any = PreTrainedTokenizerFast
-    tokenizer_folder(tokenizer_object=tokenizer, **NAMES).save_pretrained(folder)
+
+    make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+    make(tokenizer_object=tokenizer, **NAMES).save_pretrained(folder)
 
 
 def _count_characters(
     texts: Iterable[Sequence[str]], normalizer: normalizers.BertNormalizer
 ) -> Counter[str]:
-    """How often each character occurs in the normalised texts, without white space.
+    """Counts each character of the normalised texts, without white space.
 
-    The normaliser works character by character, so each different one is normalised once.
+    The normaliser works character by character, so each different one is normalised once only.
     """
-    raw = np.zeros(0x110000, dtype=np.int64)
+    counts = np.zeros(_CODE_POINTS, dtype=np.int64)
     for batch in texts:
         codes = np.frombuffer("\n".join(batch).encode("utf-32-le", "replace"), dtype=np.uint32)
-        counts = np.bincount(codes)
-        raw[: len(counts)] += counts
-    counted: Counter[str] = Counter()
-    for code in np.flatnonzero(raw).tolist():
+        of_batch = np.bincount(codes)
+        counts[: len(of_batch)] += of_batch
+
+    normalised: Counter[str] = Counter()
+    for code in np.flatnonzero(counts).tolist():
+        # One character may become several, or none.
         for character in normalizer.normalize_str(chr(code)):
             if not character.isspace():
-                counted[character] += int(raw[code])
-    return counted
+                normalised[character] += int(counts[code])
+    return normalised
 
 
-def _covering(counted: Counter[str], coverage: float) -> list[str]:
-    """The most frequent characters that make up a share of all, in alphabetical order; of equals the first."""
-    ranked = sorted(counted, key=lambda character: (-counted[character], character))
-    sums = np.cumsum([counted[character] for character in ranked])
-    enough = int(np.searchsorted(sums, coverage * sums[-1])) + 1 if ranked else 0
+def _covering(counts: Counter[str], coverage: float) -> list[str]:
+    """Returns the most frequent characters that make up a share of all, in alphabetical order."""
+    if not counts:
+        return []
+    # Of equally frequent ones the first in the alphabet, on every machine.
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    sums = np.cumsum([counts[character] for character in ranked])
+    enough = int(np.searchsorted(sums, coverage * sums[-1])) + 1
     return sorted(ranked[:enough])
 
 
@@ -110,5 +129,6 @@ def _wordpiece(
     splitter: pre_tokenizers.BertPreTokenizer,
 ) -> TokenizersTokenizer:
     tokenizer = TokenizersTokenizer(model)
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
     return tokenizer

@@ -55,7 +55,7 @@ def encode_chunks(
     casts = _own_casts(chunks[0].images.device.type)
 
     def forward(chunk: Chunk) -> tuple[Tensor, Tensor]:
-        seed_chunk(seed, step, chunk.number)
+        seed_chunk(seed, step, chunk.index)
         with casts():
             return model(normalise(chunk.images, dtype), chunk.input_ids)  # type: ignore[no-any-return]
 

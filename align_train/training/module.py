@@ -92,11 +92,15 @@ class TrainingModule(lightning.LightningModule):
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        assert batch.step == self.global_step, (
-            f"batch of step {batch.step} in step {self.global_step}"
+        assert batch.finished_steps == self.global_step, (
+            f"batch of step {batch.finished_steps} in step {self.global_step}"
         )
         images, texts = encode_chunks(
-            self.model, batch.chunks, seed=self.seed, step=batch.step, recompute=self.recompute
+            self.model,
+            batch.chunks,
+            seed=self.seed,
+            step=batch.finished_steps,
+            recompute=self.recompute,
         )
         image_ids, text_ids = batch.content_ids()
         loss: Tensor = self.loss(

@@ -42,7 +42,7 @@ def random_chunks(model: DualEncoder, pairs: int, size: int) -> list[Chunk]:
             ),
             keys=[],
             captions=[],
-            number=number,
+            index=number,
         )
         for number in range(pairs // size)
     ]

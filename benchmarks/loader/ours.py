@@ -48,7 +48,7 @@ def make_loader(shards: str, vocabulary: str, workers: int) -> TrainingLoader:
         batch_size=BATCH,
         chunk_size=BATCH,
     )
-    schedule = ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=1)
+    schedule = ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=1)
     return TrainingLoader(chunks=chunks, schedule=schedule, workers=workers, pin_memory=False)
 
 

@@ -31,10 +31,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.stream.ahead import Fetch, fetches_of_lane, space_needed
+from align_train.stream.fetch_plan import Fetch, fetches_of_lane
 from align_train.stream.order import Order
 from align_train.stream.permutation import Integers
 from align_train.stream.source_order import SourceOrder
+from align_train.stream.space import space_needed
 from benchmarks.order import shuffle
 
 SHARDS, LANES, WINDOW, NODES, BATCH = 75_000, 1024, 32_768, 128, 65_536

@@ -23,6 +23,7 @@ from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Pixels, Views, decode
 from align_train.stream.loader import ChunkSchedule, TrainingLoader
 from align_train.stream.order import Order
+from align_train.stream.recipe import Start
 from align_train.stream.tokenizer import Tokenizer
 from benchmarks.loader.ours import BATCH, IMAGE_SIZE, MAX_TOKENS, RESIZE_SIZE, make_pairs
 from benchmarks.shared.clock import report
@@ -41,12 +42,11 @@ def ours(shards: str, place: float) -> Iterator[int]:
         vocabulary=Tokenizer(str(Path(shards) / VOCABULARY), max_tokens=MAX_TOKENS),
         batch_size=BATCH,
         chunk_size=BATCH,
-        first_step=step,
-        first_cursor=step * BATCH,
+        start=Start(finished_steps=step, cursor=step * BATCH),
     )
-    schedule = ChunkSchedule(first_step=step, first_chunk=0, chunks_per_step=1)
+    schedule = ChunkSchedule(finished_steps=step, first_chunk=0, chunks_per_step=1)
     for batch in TrainingLoader(chunks=chunks, schedule=schedule, workers=1, pin_memory=False):
-        assert batch.step >= step
+        assert batch.finished_steps >= step
         yield len(batch)
 
 

@@ -24,7 +24,8 @@ from align_train.errors import Lost, UserError
 from align_train.shards.cache import ShardCache
 from align_train.stream.classes import ClassList
 from align_train.stream.decode import Views
-from align_train.stream.sets import EvaluationSets, FolderPerClass, Karpathy, Shards
+from align_train.stream.karpathy import Karpathy
+from align_train.stream.sets import EvaluationSets, FolderPerClass, Shards
 from tests.support.commands import finish, run, start
 from tests.support.images import picture
 
@@ -33,7 +34,7 @@ OF = EvaluationSets(
     caption="txt",
     vocabulary=ClassList(10),
     views=Views(image_size=32, resize_size=36),
-    stage=ShardCache(),
+    cache=ShardCache(),
 )
 
 
@@ -139,12 +140,12 @@ def _other_json(folder: Path) -> Karpathy:
         (lambda folder: FolderPerClass(path=str(folder / "nowhere")), "nowhere: no such folder"),
         (
             lambda folder: FolderPerClass(path=str(folder)),
-            "no folders in it; expected a folder of pictures per class",
+            "no folders in it; expected a folder of images per class",
         ),
-        (_empty_class, "red_circle: a class without a picture"),
-        (_missing_picture, r"1 of 1 pictures with captions are not in images=.*, first .*x\.jpg"),
-        (_no_caption, r"1 pictures have no caption, first x\.jpg"),
-        (_other_split, "no picture of split=test; there are train"),
+        (_empty_class, "red_circle: a class without an image"),
+        (_missing_picture, r"1 of 1 images with captions are not in images=.*, first .*x\.jpg"),
+        (_no_caption, r"1 images have no caption, first x\.jpg"),
+        (_other_split, "no image of split=test; there are train"),
         (_other_json, "expected Karpathy's JSON"),
         (
             lambda folder: Karpathy(file=str(folder / "nowhere"), images="."),
@@ -439,7 +440,7 @@ def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> N
     done = finish(start(*arguments, cwd=tmp_path, module="align_train.evaluate"))
     assert (
         done.returncode == 2
-        and "0.tar: 1 texts without a picture, first b; pairs to evaluate on must be" in done.stderr
+        and "0.tar: 1 texts without an image, first b; pairs to evaluate on must be" in done.stderr
     )
 
 
@@ -464,7 +465,7 @@ def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
         ended.append(finish(start(*command, cwd=tmp_path)))
         pictures[number].write_bytes(whole[number])
         assert ended[-1].returncode == 2 and ended[-1].stderr.count("align_train: ") == 1
-        assert f"{pictures[number]}: broken picture" in ended[-1].stderr
+        assert f"{pictures[number]}: broken image" in ended[-1].stderr
     assert "step 2 is saved, and the same command goes on from there" in ended[0].stderr
     assert "from step 2, seed 0" in ended[1].stdout and "trained to step 4" in ended[1].stdout
     run("model=outputs/again", "eval=pairs", cwd=tmp_path, module="align_train.evaluate")
@@ -491,7 +492,7 @@ def test_an_undecodable_picture_is_named(trained: Path, folders: Path, tmp_path:
     done = finish(start(*arguments, cwd=tmp_path, module="align_train.evaluate"))
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
-    assert "red_circle/deeper/0.PNG: broken picture" in line and "repair or remove it" in line
+    assert "red_circle/deeper/0.PNG: broken image" in line and "repair or remove it" in line
 
 
 def test_what_is_missing_shows_before_the_first_step(

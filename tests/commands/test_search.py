@@ -240,7 +240,7 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
     ).stdout
     assert "1 just now could not be decoded" in out
     assert not np.load(tmp_path / "all" / "00000.npy")[2].any()
-    assert "broken picture" in Collection.open(tmp_path / "all").about(2)["bad"]
+    assert "broken image" in Collection.open(tmp_path / "all").about(2)["bad"]
     keys, _ = searched("index=all", "text=x", "top=20", cwd=tmp_path)
     assert sorted(keys) == ["0/0", "0/1", "0/3", "0/4", "0/5"]
 

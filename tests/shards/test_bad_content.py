@@ -75,7 +75,7 @@ def epoch(
         batch_size=BATCH,
         chunk_size=BATCH // 2,
     )
-    schedule = ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=2)
+    schedule = ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=2)
     loader = TrainingLoader(chunks=chunks, schedule=schedule, workers=workers, pin_memory=False)
     steps = -(-sum(pairs) // BATCH)
     keys, captions = [], []
@@ -127,7 +127,7 @@ def _with_sampling(factors: int) -> bytes:
 
 # name -> the pair's picture and extension, and the reason that must be told; None: the pair is usable.
 PICTURES: dict[str, tuple[bytes, str, str | None]] = {
-    "half a JPEG": (encoded(photo(), "JPEG")[:900], "jpg", "broken picture"),
+    "half a JPEG": (encoded(photo(), "JPEG")[:900], "jpg", "broken image"),
     "HTML saved as .jpg": (
         b"<!DOCTYPE html><html><body>404</body></html>",
         "jpg",
@@ -136,7 +136,7 @@ PICTURES: dict[str, tuple[bytes, str, str | None]] = {
     "zero bytes": (b"", "jpg", "not a JPEG, PNG or WebP"),
     "a PNG bomb": (bomb(), "png", "decompression bomb"),
     "a JPEG bomb": (jpeg_bomb(), "jpg", "decompression bomb"),
-    "half a PNG": (encoded(photo(), "PNG")[:900], "png", "broken picture"),
+    "half a PNG": (encoded(photo(), "PNG")[:900], "png", "broken image"),
     "a GIF": (encoded(photo(), "GIF"), "jpg", "not a JPEG, PNG or WebP"),
     "1 x 1": (encoded(Image.new("RGB", (1, 1)), "JPEG"), "jpg", None),
     "1 x 3000": (encoded(Image.new("RGB", (1, 3000)), "JPEG"), "jpg", None),

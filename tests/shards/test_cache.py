@@ -25,9 +25,11 @@ from align_train.shards.remote import Vanished
 from align_train.shards.resolve import resolve
 from align_train.shards.shard import ShardReader
 from align_train.shards.write import write_shard
-from align_train.stream.ahead import FetchAhead, fetches, fetches_of_lane, space_needed
+from align_train.stream.ahead import FetchAhead
 from align_train.stream.datamodule import PairsDataModule
+from align_train.stream.fetch_plan import fetches, fetches_of_lane
 from align_train.stream.order import Order
+from align_train.stream.space import space_needed, space_of_node
 from tests.support.commands import SMALL_RUN, data_module, finish, made_once, run, start
 from tests.support.orders import orders
 from tests.support.runs import keys_of, numbers
@@ -334,9 +336,10 @@ def test_the_process_that_fetches_ahead_brings_the_next_windows_and_ends_with_it
         stage = ShardCache(folder=str(tmp_path / "cache"), stall=1)
         manifest = resolve(f"{remote.url}/{MANIFEST_NAME}", caption=TXT, stage=stage)
         order = Order(counts=manifest.counts, seed=0, lanes=8, window=16)
-        ahead = FetchAhead(stage=stage, manifest=manifest, order=order, lanes=range(8), cursor=0)
+        ahead = FetchAhead(cache=stage, manifest=manifest, order=order, lanes=range(8), cursor=0)
         ahead.at(0)
         process = ahead._process
+        assert process is not None
         wanted = {shard for lane in range(8) for shard in order.window_at(lane, 0).shards}
         deadline = time.monotonic() + 60
         while not all(stage.place(manifest.shards[shard].url).exists() for shard in wanted):
@@ -360,12 +363,16 @@ def test_the_space_that_a_node_needs_is_told_or_refused_with_what_would_fit(
             str(many / "train"), many / "tokenizer", chunk_size=8, window=32, staging=stage
         )
 
+    def needed(nodes: int, window: int | None = None) -> int:
+        data = module()
+        return space_of_node(data.order.replace(window=window), data.manifest, nodes)
+
     largest = max(shard.bytes for shard in module().manifest.shards)
     whole = module().manifest.bytes
-    assert 8 * 2 * largest < module().space_needed(1) <= whole
-    assert module().space_needed(4) < module().space_needed(1)
+    assert 8 * 2 * largest < needed(1) <= whole
+    assert needed(4) < needed(1)
     assert "a node needs" in module().check_space(1)
-    limit = module().space_needed(1, window=8) / 1e9
+    limit = needed(1, window=8) / 1e9
     with pytest.raises(
         UserError,
         match=r"data\.staging\.limit_gb=.* 8 lanes x 32 pairs.*data\.window=(8|16).* would fit",

@@ -35,7 +35,8 @@ from align_train.stream.decode import Views
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.loader import ChunkSchedule, TrainingLoader
 from align_train.stream.order import Order
-from align_train.stream.pairs import Gone, Pairs
+from align_train.stream.pairs import Pairs
+from align_train.stream.replacement import Gone
 from align_train.stream.tokenizer import Tokenizer
 from tests.support.commands import data_module, finish, run, start
 
@@ -328,7 +329,7 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: 
     chunks = chunks_of(tmp_path, demo)
     loader = TrainingLoader(
         chunks=chunks,
-        schedule=ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=2),
+        schedule=ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=2),
         workers=0,
         pin_memory=False,
     )
@@ -340,7 +341,7 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: 
     ]
     assert {(bad.key, bad.step) for bad in loader.bad_pairs} == {("0/03", 1), ("0/05", 1)}
     assert {bad.reason for bad in loader.bad_pairs} == {
-        "not a JPEG, PNG or WebP picture",
+        "not a JPEG, PNG or WebP image",
         "no text in txt",
     }
 
@@ -356,7 +357,7 @@ def test_equal_pictures_and_texts_have_equal_ids_across_chunks(tmp_path: Path, d
     )
     loader = TrainingLoader(
         chunks=chunks_of(tmp_path, demo, content_ids=True),
-        schedule=ChunkSchedule(first_step=0, first_chunk=0, chunks_per_step=2),
+        schedule=ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=2),
         workers=0,
         pin_memory=False,
     )
@@ -485,7 +486,7 @@ def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint
     assert epochs[-1] == (1, 4)  # 40 steps: 960 of the 512 pairs of one, 320 of the 64 of the other
     resumed = module()
     resumed.go_on({**whole.recipe, "step": 5, "cursor": 5 * 32, "pairs_seen": 5 * 32})
-    assert resumed.training_chunks().first_step == 5
+    assert resumed.training_chunks().start.finished_steps == 5
     assert [keys(resumed.training_chunks(), step) for step in (5, 17)] == [
         keys(chunks, step) for step in (5, 17)
     ]

@@ -130,7 +130,7 @@ def small_chunks(count: int, step: int = 0) -> list[Chunk]:
             input_ids=torch.randint(1, 50, (PAIRS, 8), dtype=torch.int32, generator=generator),
             keys=[""] * PAIRS,
             captions=[""] * PAIRS,
-            number=number,
+            index=number,
             content_ids=torch.arange(2 * PAIRS).view(2, PAIRS) + number * (PAIRS - 1),
         )
         for number in range(count)
@@ -184,7 +184,7 @@ def plain(case: Case) -> dict[str, Tensor]:
         chunks = small_chunks(case.chunks, step)
         embeddings = []
         for chunk in chunks:
-            seed_chunk(SEED, step, chunk.number)
+            seed_chunk(SEED, step, chunk.index)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.bf16):
                 embeddings.append(
                     model(normalise(chunk.images, model.temperature.value.dtype), chunk.input_ids)
@@ -242,7 +242,8 @@ class _Batches:
         own = self.chunks // world_size()
         for step in range(self.start, self.end):
             yield Batch(
-                step=step, chunks=small_chunks(self.chunks, step)[rank() * own : (rank() + 1) * own]
+                finished_steps=step,
+                chunks=small_chunks(self.chunks, step)[rank() * own : (rank() + 1) * own],
             )
 
 

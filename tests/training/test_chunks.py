@@ -87,7 +87,7 @@ def test_statistics_and_embeddings_stay_float32_under_bf16() -> None:
 
 def test_randomness_depends_on_seed_step_and_number_only() -> None:
     def texts(**place: int) -> Tensor:
-        chunk = Chunk(**{**vars(small_chunks(1)[0]), "number": place.pop("number")})
+        chunk = Chunk(**{**vars(small_chunks(1)[0]), "index": place.pop("number")})
         torch.rand(3)  # whatever was drawn before
         return encode_chunks(small_model(), [chunk], recompute=False, **place)[1]
 

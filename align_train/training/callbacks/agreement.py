@@ -83,7 +83,7 @@ class Agreement(Callback):
             gone = sum_over_ranks(mask).nonzero().flatten().tolist()
             if not gone:
                 return
-            names = self.data.drop(gone, step=trainer.global_step)
+            names = self.data.drop(gone, finished_steps=trainer.global_step)
             if trainer.is_global_zero:
                 pairs = int(self.data.manifest.counts[gone].sum())
                 self.folder.begin_stretch(self.data.recipe, step=trainer.global_step)

@@ -130,7 +130,7 @@ class NonFinite(Callback):
                         .tolist()
                     )
                     lines += [
-                        {"step": step, "chunk": chunk.number, "key": key, "caption": caption}
+                        {"step": step, "chunk": chunk.index, "key": key, "caption": caption}
                         for key, caption, good in zip(
                             chunk.keys, chunk.captions, finite, strict=True
                         )

@@ -42,7 +42,7 @@ class Samples(Callback):
         if not self.log_keys:
             return
         lines = [
-            {"step": trainer.global_step, "chunk": chunk.number, "keys": chunk.keys}
+            {"step": trainer.global_step, "chunk": chunk.index, "keys": chunk.keys}
             for chunk in batch.chunks
         ]
         with self.folder.keys.open("a", encoding="utf-8") as file:
@@ -58,7 +58,7 @@ class Samples(Callback):
         captions = [caption for chunk in batch.chunks for caption in chunk.captions][:_SHOWN]
         sheet = contact_sheet(images, captions)
         self.folder.batches.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.folder.sheet(batch.step + 1))
+        sheet.save(self.folder.sheet(batch.finished_steps + 1))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("samples", [sheet], step=trainer.global_step)

@@ -1,0 +1,30 @@
+"""Signals in the processes that work for a run: those that make chunks, and those that fetch ahead.
+
+Ctrl-C and a scheduler's signals reach every process of the group. The run finishes its step before
+it saves and ends, and needs its helpers until then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from threading import Thread
+
+
+def leave_signals_to_the_run() -> None:
+    """Makes this process ignore the signals that only the run should answer.
+
+    SIGTERM ends the process only if its parent, the run, has sent it.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+    # A handler is not told who has sent a signal. A blocked signal waits for sigwaitinfo, which is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait_for_the_run() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    Thread(target=wait_for_the_run, daemon=True).start()
