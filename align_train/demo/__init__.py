@@ -1,4 +1,7 @@
-"""The demo: drawn pictures with noisy alt-texts, so that everything can be tried and tested offline."""
+"""The demo: drawn images with noisy alt-texts, so that everything can be tried and tested offline.
+
+`scene` says what is in an image, `draw` makes its pixels, `phrases` its texts, `make` the shards.
+"""
 
 from align_train.demo.make import make_demo
 

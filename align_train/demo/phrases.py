@@ -1,13 +1,14 @@
-"""The demo's alt-texts: what people might write under its pictures, and what the web has there instead.
+"""The demo's alt-texts: true captions, and the noise that the web has in their place.
 
-What: `clean_caption` tells a scene's colour and shape, in varied words, and at random its size, place, count and background.
-`noisy_caption` is what alt-text often is: another picture's caption, a file name, boilerplate, a caption cut short. `caption`
-mixes the two in a given share. `TEMPLATES` are prompts for zero-shot classification.
+`clean_caption` names a scene's colour and shape, in varied words, and at random its size, place,
+count and background. `noisy_caption` is what alt-text often is: another image's caption, a file
+name, boilerplate, a caption cut short. `caption` mixes the two in a given share.
 
-How: each word is drawn from a short list in which the plain word is the likeliest; a synonym is always true of what it
-stands for. Background words never name one of the eight colours, so that a colour word is about the object.
+Each word is drawn from a short list in which the plain word is the likeliest. A synonym is always
+true of what it stands for. Background words never name one of the eight colours, so that a colour
+word is about the object. As in `scene.py`, the order of the draws is part of the demo.
 
-Cost: about 3 microseconds a caption.
+Price: about 3 microseconds a caption.
 """
 
 from __future__ import annotations
@@ -15,16 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from align_train.demo.draw import Scene, sample_scene
-
-TEMPLATES: tuple[str, ...] = (
-    "{}",
-    "a {}",
-    "a photo of a {}",
-    "a picture of a {}",
-    "stock image of a {}",
-    "a {} on a textured background",
-)
+from align_train.demo.scene import Scene, sample_scene
 
 _PLAIN = 0.7  # how often the plain word is taken rather than a synonym
 
@@ -102,16 +94,32 @@ _BOILERPLATE = (
     "advertisement",
     "our summer collection is here",
 )
-_WRONG, _FILE_NAME, _STOCK, _CUT = 0.4, 0.2, 0.25, 0.15  # shares of each sort of noise
+
+# The share of each sort of noise.
+_WRONG = 0.4
+_FILE_NAME = 0.2
+_STOCK = 0.25
+_CUT = 0.15
 
 
 def caption(scene: Scene, random: Random, *, noise: float) -> str:
-    """Alt-text of a scene: noise with this probability, else a clean caption."""
-    return noisy_caption(scene, random) if random.random() < noise else clean_caption(scene, random)
+    """Returns the alt-text of a scene.
+
+    Args:
+        scene: The scene.
+        random: Decides the words.
+        noise: Share of texts that are noise, not a clean caption.
+    """
+    if random.random() < noise:
+        return noisy_caption(scene, random)
+    return clean_caption(scene, random)
 
 
 def clean_caption(scene: Scene, random: Random) -> str:
-    """A true caption with the scene's colour and shape: `photo of a small red ring on a striped backdrop`."""
+    """Returns a true caption: `photo of a small red ring on a striped backdrop`.
+
+    It always has the scene's colour and shape, perhaps as synonyms.
+    """
     colour = _either(random, scene.colour, _COLOUR_SYNONYMS[scene.colour])
     shape = _either(random, scene.shape, _SHAPE_SYNONYMS[scene.shape])
     noun = shape if scene.count == 1 else _plural(shape)
@@ -120,11 +128,13 @@ def clean_caption(scene: Scene, random: Random) -> str:
     else:
         size = _size_word(scene, random) if random.random() < 0.35 else ""
         words = f"{size} {colour} {noun}".strip()
+
     words = _counted(scene, words, random)
     if random.random() < 0.25:
         words += f" {_place_words(scene, random)}"
     if random.random() < 0.35:
         words += f" {_background_words(scene, random)}"
+
     filler = random.random()
     if filler < 0.35:
         words = f"{random.choice(_OPENINGS)} {words}"
@@ -134,15 +144,14 @@ def clean_caption(scene: Scene, random: Random) -> str:
 
 
 def noisy_caption(scene: Scene, random: Random) -> str:
-    """Alt-text that says something else, nothing, or too little about the scene."""
-    sort = random.choices(
-        (_wrong, _file_name, _boilerplate, _cut_short), (_WRONG, _FILE_NAME, _STOCK, _CUT)
-    )[0]
+    """Returns alt-text that says something else, nothing, or too little about the scene."""
+    sorts = (_wrong, _file_name, _boilerplate, _cut_short)
+    sort = random.choices(sorts, (_WRONG, _FILE_NAME, _STOCK, _CUT))[0]
     return sort(scene, random)
 
 
 def _wrong(scene: Scene, random: Random) -> str:
-    """The caption of another scene, of any class but this one's."""
+    """Returns the caption of another scene, of any class but this one's."""
     other = sample_scene(random)
     while other.label == scene.label:
         other = sample_scene(random)
@@ -151,20 +160,18 @@ def _wrong(scene: Scene, random: Random) -> str:
 
 def _file_name(scene: Scene, random: Random) -> str:
     number = random.randrange(10_000)
-    hint = random.choice(
-        (scene.colour, scene.shape, "final", "copy")
-    )  # some names do tell a little
-    return random.choice(
-        (
-            f"IMG_{number:04}.JPG",
-            f"dsc{number:05}-{hint}",
-            f"DSC_{number:04}.jpeg",
-            f"image{number % 100}.png",
-            f"{hint}_{number % 1000}x{number % 700}.webp",
-            f"untitled-{number % 10}",
-            f"screenshot {2010 + number % 15}-{1 + number % 12:02}-{1 + number % 28:02}",
-        )
+    # Some names do tell a little.
+    hint = random.choice((scene.colour, scene.shape, "final", "copy"))
+    names = (
+        f"IMG_{number:04}.JPG",
+        f"dsc{number:05}-{hint}",
+        f"DSC_{number:04}.jpeg",
+        f"image{number % 100}.png",
+        f"{hint}_{number % 1000}x{number % 700}.webp",
+        f"untitled-{number % 10}",
+        f"screenshot {2010 + number % 15}-{1 + number % 12:02}-{1 + number % 28:02}",
     )
+    return random.choice(names)
 
 
 def _boilerplate(scene: Scene, random: Random) -> str:
@@ -172,11 +179,10 @@ def _boilerplate(scene: Scene, random: Random) -> str:
 
 
 def _cut_short(scene: Scene, random: Random) -> str:
-    """A true caption broken off somewhere in its first half, most often before all is said."""
+    """Returns a true caption broken off in its first half, most often before all is said."""
     whole = clean_caption(scene, random)
-    return whole[: random.randint(4, max(5, len(whole) // 2))].rstrip() + random.choice(
-        ("...", "…", "")
-    )
+    length = random.randint(4, max(5, len(whole) // 2))
+    return whole[:length].rstrip() + random.choice(("...", "…", ""))
 
 
 def _either(random: Random, plain: str, synonyms: Sequence[str]) -> str:
@@ -188,7 +194,7 @@ def _plural(noun: str) -> str:
 
 
 def _counted(scene: Scene, words: str, random: Random) -> str:
-    """With an article or a number, as the count asks, or with neither."""
+    """Adds an article or a number, as the count asks; sometimes neither."""
     if random.random() < 0.15:
         return words
     if scene.count > 1 or random.random() < 0.1:
@@ -208,10 +214,12 @@ def _size_word(scene: Scene, random: Random) -> str:
 
 
 def _place_words(scene: Scene, random: Random) -> str:
-    """Where the objects are; only a single one off the middle has a side."""
-    item = scene.items[0]
+    """Says where the objects are."""
+    # Several objects lie everywhere: they have no side.
     if scene.count > 1:
         return random.choice(("side by side", "next to each other", "together"))
+
+    item = scene.items[0]
     across = "left" if item.x < 0.42 else "right" if item.x > 0.58 else ""
     down = "top" if item.y < 0.42 else "bottom" if item.y > 0.58 else ""
     if not across and not down:
@@ -222,9 +230,13 @@ def _place_words(scene: Scene, random: Random) -> str:
 
 
 def _background_words(scene: Scene, random: Random) -> str:
-    texture = random.choice((*_TEXTURE_WORDS[scene.background.texture], "textured"))
-    brightness = (sum(scene.background.first) + sum(scene.background.second)) / 6
+    background = scene.background
+    texture = random.choice((*_TEXTURE_WORDS[background.texture], "textured"))
+    brightness = (sum(background.first) + sum(background.second)) / 6  # of 255
     tone = "light " if brightness > 150 else "dark " if brightness < 115 else ""
-    tone = tone if random.random() < 0.4 else ""
+    # Drawn even without a tone: the draws that follow must not depend on the brightness.
+    if random.random() >= 0.4:
+        tone = ""
     article = random.choice(("a ", "a ", ""))
-    return f"{random.choice(('on', 'against'))} {article}{tone}{texture} {random.choice(_GROUNDS)}"
+    preposition = random.choice(("on", "against"))
+    return f"{preposition} {article}{tone}{texture} {random.choice(_GROUNDS)}"

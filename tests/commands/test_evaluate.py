@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from align_train.commands.devices import device_of
 from align_train.commands.evaluate import evaluate
-from align_train.demo.draw import class_names
+from align_train.demo.scene import class_names
 from align_train.errors import Lost, UserError
 from align_train.shards.cache import ShardCache
 from align_train.stream.classes import ClassList

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer as TokenizersTokenizer
 from torchvision.transforms import v2
 
 from align_train.demo import make_demo, phrases
-from align_train.demo.draw import Scene, sample_scene
+from align_train.demo.scene import Scene, sample_scene
 from align_train.errors import UserError
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest

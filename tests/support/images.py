@@ -5,7 +5,8 @@ from random import Random
 
 from PIL import Image
 
-from align_train.demo.draw import draw, sample_scene
+from align_train.demo.draw import draw
+from align_train.demo.scene import sample_scene
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
