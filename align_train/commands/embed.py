@@ -29,9 +29,9 @@ from align_train.shards.manifest import place_in
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
 from align_train.stream.batch import normalise
-from align_train.stream.datamodule import shard_cache_of
 from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
+from align_train.stream.shard_cache import shard_cache_of
 
 
 def embed(config: Any) -> None:

@@ -31,9 +31,10 @@ from align_train.files import write_whole
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
-from align_train.stream.datamodule import PairsDataModule, shard_cache_of
+from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.decode import Views
 from align_train.stream.sets import EvaluationSets
+from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.vocabulary import open_vocabulary
 from align_train.training.callbacks.metrics import complete
 

@@ -22,9 +22,9 @@ from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
-from align_train.stream.datamodule import shard_cache_of
 from align_train.stream.decode import Views, centre, decode_centre
 from align_train.stream.pairs import Pairs
+from align_train.stream.shard_cache import shard_cache_of
 
 _SHOWN = Views(image_size=224, resize_size=224)
 

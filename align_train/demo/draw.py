@@ -21,7 +21,7 @@ from align_train.demo.shapes import OUTLINES, Point
 
 Field = NDArray[np.float32]
 
-_OVERSAMPLE = 3
+_OVERSAMPLE = 3  # a side
 _WHITE = np.float32(255)
 
 
@@ -51,6 +51,7 @@ def draw(scene: Scene, size: int) -> Image.Image:
 
 def _field(background: Background, size: int, random: Random) -> Field:
     """Returns the texture as numbers in [0, 1], `[size, size]`."""
+    # These two draw from `random`, before the grain does; the others draw nothing.
     cells = background.cells
     if background.texture == "noise":
         return _clouds(random, round(2 * cells) + 2, size)
@@ -96,6 +97,7 @@ def _step(wave: Field, size: int, cells: float) -> Field:
 
 def _mask(scene: Scene, size: int) -> Field:
     """Returns the share of each pixel that the objects cover, `[size, size]`."""
+    # Pillow draws polygons with hard edges.
     large = size * _OVERSAMPLE
     mask = Image.new("L", (large, large))
     pen = ImageDraw.Draw(mask)

@@ -134,6 +134,7 @@ def _is_made(root: Path, settings: _Settings) -> bool:
 
 def _make(folder: Path, settings: _Settings) -> None:
     _draw_splits(folder, settings)
+    # Drawn a second time: texts cost microseconds, and the processes need not hand theirs back.
     texts = [sample_text(settings.seed, index, settings.noise) for index in range(settings.pairs)]
     train_tokenizer(lambda: [texts], size=settings.vocabulary, folder=folder / "tokenizer")
 
@@ -186,6 +187,7 @@ def _draw_shard(job: _Job, *, folder: Path, settings: _Settings) -> Shard:
 
 def _pair(split: str, settings: _Settings, index: int) -> tuple[str, dict[str, bytes]]:
     """Returns a pair's key and members."""
+    # `Random` hashes a text by SHA-512: the same draws in every version.
     random = Random(f"{settings.seed}/{split}/{index}")
     scene = sample_scene(random)
     if split == "train":
@@ -193,6 +195,7 @@ def _pair(split: str, settings: _Settings, index: int) -> tuple[str, dict[str, b
     else:
         text = clean_caption(scene, random)
 
+    # PNG loses nothing; its lowest level takes the least time.
     image = io.BytesIO()
     draw(scene, settings.size).save(image, "PNG", compress_level=1)
     members = {

@@ -120,6 +120,7 @@ def clean_caption(scene: Scene, random: Random) -> str:
 
     It always has the scene's colour and shape, perhaps as synonyms.
     """
+    # The colour and the shape come always, everything else by chance.
     colour = _either(random, scene.colour, _COLOUR_SYNONYMS[scene.colour])
     shape = _either(random, scene.shape, _SHAPE_SYNONYMS[scene.shape])
     noun = shape if scene.count == 1 else _plural(shape)
@@ -231,6 +232,7 @@ def _place_words(scene: Scene, random: Random) -> str:
 
 def _background_words(scene: Scene, random: Random) -> str:
     background = scene.background
+    # "textured" is always true, and tells the least.
     texture = random.choice((*_TEXTURE_WORDS[background.texture], "textured"))
     brightness = (sum(background.first) + sum(background.second)) / 6  # of 255
     tone = "light " if brightness > 150 else "dark " if brightness < 115 else ""

@@ -1,7 +1,7 @@
 """What is in the demo's images: a coloured shape, or two or three alike, on a textured background.
 
-8 colours x 8 shapes make 64 classes. A `Scene` says everything about an image in fractions of its
-side, so a scene can be drawn at any size (`draw.py`) and put into words (`phrases.py`). Objects
+8 colours x 8 shapes make 64 classes. A `Scene` says everything about an image, in fractions of its
+side. So it can be drawn at any size (`draw.py`), and put into words (`phrases.py`). Objects
 have a radius of 16-40 % of the side (of the circle around them), are turned a little, and lie
 anywhere in the image. Their colour varies in hue and brightness, and no two backgrounds are alike.
 
@@ -157,6 +157,7 @@ def sample_scene(random: Random, *, label: int | None = None) -> Scene:
     shape = SHAPES[label % len(SHAPES)]
 
     count = random.choices(list(_COUNT_WEIGHTS), list(_COUNT_WEIGHTS.values()))[0]
+    # In this order: see the module's docstring.
     fill = _sample_colour(random, *_COLOURS[colour])
     items = _sample_items(random, count)
     background = _sample_background(random)
@@ -164,6 +165,7 @@ def sample_scene(random: Random, *, label: int | None = None) -> Scene:
 
 
 def _sample_colour(random: Random, hue: Range, saturation: Range, value: Range) -> Colour:
+    # Hues below 0 wrap around: red lies on both sides of 0.
     red, green, blue = colorsys.hsv_to_rgb(
         random.uniform(*hue) / 360 % 1.0, random.uniform(*saturation), random.uniform(*value)
     )
@@ -191,6 +193,7 @@ def _sample_items(random: Random, count: int) -> tuple[Item, ...]:
             radius = random.uniform(SMALLEST, _LARGEST_OF[count])
             x = random.uniform(radius, 1 - radius)
             y = random.uniform(radius, 1 - radius)
+            # The turn is drawn only for an object that stays.
             if all(_are_apart(other, x, y, radius) for other in items):
                 items.append(Item(x, y, radius, random.uniform(-_TURN, _TURN)))
                 break

@@ -60,6 +60,7 @@ class FetchAhead:
         """Reports the pairs of the order that are consumed; starts the process the first time."""
         self._position.value = cursor // self.order.lanes
         if self._process is None:
+            # Forked: the manifest and the order, which may be large, are shared, not copied.
             context = multiprocessing.get_context("fork")
             self._process = context.Process(target=self._run, args=(os.getpid(),), daemon=True)
             self._process.start()
@@ -112,6 +113,7 @@ class FetchAhead:
 
     def _bring(self, shard: int) -> None:
         row = self.manifest.shards[shard]
+        # Errors are the workers' to raise. The index is built here too, while nobody waits for it.
         with contextlib.suppress(UserError, OSError):
             path = self.cache.local(row.url, row.bytes)
             load_index(path)

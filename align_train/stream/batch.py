@@ -1,8 +1,8 @@
 """What travels from the loader to the loss: chunks of pairs, and the batch that they make up.
 
-A *chunk* is the pairs that go through the towers together: what BatchNorm and dropout see. A rank's
-part of the global batch is a list of chunks. Images stay uint8 until they are on the device: a
-quarter of the bytes of float32 across processes and buses.
+A *chunk* is the pairs that go through the towers together: BatchNorm and dropout see no others. A
+rank's part of the global batch is a list of chunks. Images stay uint8 until they are on the device:
+a quarter of the bytes of float32 across processes and buses.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Chunk:
 
     def pin_memory(self) -> Chunk:
         """Returns the chunk in page-locked memory, from which a copy to a GPU does not block."""
+        # DataLoader's pinning thread calls it. Content ids are few bytes and stay as they are.
         return replace(self, images=self.images.pin_memory(), input_ids=self.input_ids.pin_memory())
 
 
@@ -73,6 +74,7 @@ class Batch:
 
     def content_ids(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Returns int64 `[device batch]` of images, and of texts: equal if the content is."""
+        # A run asks for them of every chunk, or of none.
         ids = [chunk.content_ids for chunk in self.chunks if chunk.content_ids is not None]
         if len(ids) < len(self.chunks):
             return None, None

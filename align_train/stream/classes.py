@@ -72,6 +72,7 @@ def read_class_names(
     if not names or not _are_texts(names):
         raise UserError(f'{setting}: expected JSON such as {{"names": ["red circle", …]}}')
 
+    # The first problem is enough for one line.
     for problem in _problems(len(names), folders, attributes):
         raise UserError(f"{setting}: {problem}")
     return ClassNames([name.strip() for name in names], folders, attributes)
@@ -134,6 +135,7 @@ class ClassList:
         if len(names) < 2:
             raise UserError(f"data.classes={classes}: expected at least 2 classes")
 
+        # ImageNet has two cranes, the bird and the machine: a label must mean one of them.
         times = Counter(names)
         self.names = [
             name if times[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)
@@ -150,7 +152,7 @@ class ClassList:
             text = label.strip()
             if text in self._index_of:
                 return text
-            # Not `isdigit()` alone: it accepts digits such as ², on which int() fails.
+            # Not `isdigit()` alone: it accepts ², on which int() fails.
             label = int(text) if text.isascii() and text.isdigit() else text
 
         if isinstance(label, int) and _is_count(label) and label < len(self.names):

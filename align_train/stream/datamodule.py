@@ -1,4 +1,7 @@
-"""From `data.*` settings to the loader of one rank: what knows both the order and the cluster."""
+"""From `data.*` settings to the loader of one rank.
+
+Only this module knows both the order and the cluster: the rank, and the number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -22,32 +25,9 @@ from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
 from align_train.stream.recipe import SAME_ORDER, Start, changes
 from align_train.stream.sets import EvaluationSets
+from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.space import check_space
 from align_train.stream.vocabulary import open_vocabulary, source_of
-
-
-def shard_cache_of(
-    staging: ShardCache | None, storage_options: Mapping[str, Any] | None
-) -> ShardCache:
-    """Returns the shard cache of `data.staging`, with the options that fsspec gets.
-
-    Args:
-        staging: None: the default shard cache.
-        storage_options: None: no options.
-
-    Raises:
-        UserError: A setting is of another type.
-    """
-    if not isinstance(storage_options, Mapping | None):
-        raise UserError(
-            f"data.storage_options={storage_options}: expected settings, e.g. {{anon:true}}, or "
-            f"null"
-        )
-    if not isinstance(staging, ShardCache | None):
-        raise UserError(
-            f"data.staging={staging}: expected settings such as data.staging.limit_gb=100"
-        )
-    return replace(staging or ShardCache(), storage_options=dict(storage_options or {}))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -68,7 +48,7 @@ class PairsDataModule(lightning.LightningDataModule):
         classes: Of a classifier, instead of a tokenizer; see `ClassList`.
         weights: Mixes the items of `shards` by these whole numbers; None: they are one source.
         held_out: As `shards`, for evaluation; None: none.
-        caption: `txt`, or `json:FIELD`: where a pair's texts lie, or its label.
+        caption: `txt`, or `json:FIELD`: the member or field with a pair's texts, or its label.
         held_out_caption: The same for the held-out shards; None: as `caption`.
         first_caption: Share of visits that get the first of several texts; None: all alike.
         content_ids: Also hand on which images and texts are the same.
@@ -199,6 +179,7 @@ class PairsDataModule(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the cursor (pairs consumed by all ranks) and the recipe that it counts in."""
+        # Lightning saves after a step that it has counted.
         assert self.trainer is not None
         now = self.start.after(self.trainer.global_step, self.batch_size)
         return {**self.recipe, **now.as_line()}
@@ -242,6 +223,7 @@ class PairsDataModule(lightning.LightningDataModule):
         assert new, f"shards {sorted(shards)} are asked for although they were dropped"
         assert self.loader is not None
 
+        # A stretch of its own begins here: the lineage gets a line, and the cursor goes on.
         self.dropped = [*self.dropped, *new]
         self.start = self.start.after(finished_steps, self.batch_size)
         self.order = self.order.replace(dropped=self.dropped)
@@ -272,6 +254,7 @@ class PairsDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Returns this rank's batches. Ranks take contiguous chunks, in the order of the ranks."""
         assert self.trainer is not None
+        # `config/check.py` has made sure that both divisions come out even.
         chunks_per_rank = self.batch_size // self.chunk_size // world_size()
         schedule = ChunkSchedule(
             finished_steps=self.start.finished_steps,
@@ -282,6 +265,7 @@ class PairsDataModule(lightning.LightningDataModule):
             chunks=self.training_chunks(),
             schedule=schedule,
             workers=self.workers,
+            # Page-locked memory helps copies to a GPU only, and is dear elsewhere.
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             steps=self.trainer.max_steps,
             ahead=self._fetch_ahead() if self.uses_cache else None,

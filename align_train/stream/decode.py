@@ -79,8 +79,8 @@ class Views:
             resize_size: Side of the square to which the whole image is squashed before the crop
                 (paper: 289 of 346).
             flip: Mirror half of the images.
-            least_scale: Below 1, the crop's area is drawn from [least_scale, 1] x the image's, with
-                an aspect ratio from 3/4 to 4/3, in place of the paper's fixed crop.
+            least_scale: 1: the paper's fixed crop. Below: the crop's area is drawn from
+                [least_scale, 1] x the image's, its aspect ratio from 3/4 to 4/3.
 
         Raises:
             ValueError: A size or a share is out of range.
@@ -105,6 +105,7 @@ class Views:
         """Draws a view to train on."""
         width = height = self.crop
         if self.least_scale < 1:
+            # The area is drawn evenly; a side is its root.
             side = random.uniform(self.least_scale, 1) ** 0.5
             stretch = random.uniform(0.75**0.5, (4 / 3) ** 0.5)
             width = min(1.0, side * stretch)

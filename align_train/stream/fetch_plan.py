@@ -58,6 +58,7 @@ def fetches_of_lane(order: Order, lane: int, position: int) -> Iterator[Fetch]:
         new = [shard for shard in window.shards if shard not in before]
         kept = [shard for shard in window.shards if shard in before]
 
+        # The new ones first: those that are kept are in the shard cache already.
         for index, shard in enumerate([*new, *kept]):
             share = min(index / max(len(new), 1), 1)
             last = following.last if shard in following.shards else window.last

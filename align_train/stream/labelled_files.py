@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class LabelledFiles(Dataset[Pixels]):
         self,
         files: Sequence[Path],
         texts: Sequence[list[str]],
-        records: Sequence[Mapping[str, Any]],
+        records: Sequence[dict[str, Any]],
         views: Views,
     ) -> None:
         """Reads nothing yet.
@@ -51,5 +51,4 @@ class LabelledFiles(Dataset[Pixels]):
 
     def about(self) -> list[tuple[list[str], dict[str, Any]]]:
         """Returns the texts and the record of every image."""
-        records = map(dict, self.records)
-        return list(zip(self.texts, records, strict=True))
+        return list(zip(self.texts, self.records, strict=True))

@@ -118,6 +118,8 @@ class TrainingLoader:
         if self.ahead is not None:
             self.ahead.at(self.chunks.cursor(self._finished_steps))
 
+        # All of the step's chunks, even after one that is `Gone`: the ranks then agree once on all
+        # shards that have vanished.
         chunks: list[Chunk] = []
         bad_pairs: list[BadPair] = []
         for _ in range(self.schedule.chunks_per_step):
@@ -147,6 +149,7 @@ class TrainingLoader:
 
     def close(self) -> None:
         """Ends the processes that make chunks and fetch ahead."""
+        # DataLoader ends its workers when its iterator goes.
         self._made = None
         if self.ahead is not None:
             self.ahead.stop()

@@ -1,7 +1,7 @@
 """The order of a run's pairs: a pure function of (manifest, seed, position), without state or I/O.
 
-So a run resumes by asking for another step, on any number of processes; and anyone can ask what a
-step is trained on, or when a pair comes.
+So a run resumes by asking for another step, on any number of processes. Anyone can ask which pairs
+a step is trained on, or when a pair comes.
 
 The order is L equal *lanes*. A global batch is laid out lane by lane: each lane gives its next
 `batch_size / L` pairs. A rank takes a contiguous range of lanes, so it reads few shards at a time.
@@ -67,7 +67,6 @@ class Order:
         self.weights = weights
         self.pattern = lane_pattern(weights)
         self.dropped = frozenset(dropped)
-        shards_of_sources = [len(self.counts)] if sources is None else sources
         if lanes % len(self.pattern):
             raise UserError(
                 f"data.lanes={lanes} cannot be shared out as data.weights={list(weights)}; take a "
@@ -75,19 +74,12 @@ class Order:
             )
 
         repeats = lanes // len(self.pattern)
+        shards_of_sources = [len(self.counts)] if sources is None else sources
         bounds = np.cumsum([0, *shards_of_sources]).tolist()
+        shares = np.bincount(self.pattern) * repeats
         self.sources: list[SourceOrder] = []
         for index, (first, last) in enumerate(pairwise(bounds)):
-            source = SourceOrder(
-                counts=self.counts[first:last],
-                # Two sources of equal counts must not go in step. The first keeps the run's seed,
-                # so its order is the one that it would have alone.
-                seed=seed if index == 0 else int(hash_words(seed, Salt.SOURCE, index)[0]),
-                lanes=repeats * int((self.pattern == index).sum()),
-                window=window,
-                first_shard=first,
-                dropped=[shard for shard in dropped if first <= shard < last],
-            )
+            source = self._order_of_source(index, first, last, lanes=int(shares[index]))
             self.sources.append(source)
 
         # Lane l is its source's lane `_lane_in_source[l]`. Neighbouring lanes stay neighbours, so
@@ -97,6 +89,20 @@ class Order:
         for index in range(len(self.sources)):
             mine = self._source_of_lane == index
             self._lane_in_source[mine] = np.arange(mine.sum())
+
+    def _order_of_source(self, index: int, first: int, last: int, *, lanes: int) -> SourceOrder:
+        """Makes the order of the source that has the shards `first` to `last` (exclusive)."""
+        # Two sources of equal counts must not go in step. The first one keeps the run's seed, so
+        # its order is the one that it would have alone.
+        seed = self.seed if index == 0 else int(hash_words(self.seed, Salt.SOURCE, index)[0])
+        return SourceOrder(
+            counts=self.counts[first:last],
+            seed=seed,
+            lanes=lanes,
+            window=self.window,
+            first_shard=first,
+            dropped=[shard for shard in self.dropped if first <= shard < last],
+        )
 
     def replace(
         self,

@@ -90,6 +90,7 @@ class Pairs:
             self._readers.move_to_end(shard)
             return self._readers[shard]
 
+        # A rank reads the windows of its lanes, a few shards each: these stay open.
         reader = self._open(shard)
         self._readers[shard] = reader
         if len(self._readers) > _OPEN_SHARDS:
@@ -117,6 +118,8 @@ class Pairs:
         Raises:
             ValueError: The pair's content is bad; the text is the reason.
         """
+        # The view, then the augmentation, then the text: another order of the draws would show
+        # other pixels and texts for the same seed.
         image, text = self.reader(shard).read(pair)
         random = Random(seed)
         view = self.views.draw(random)
@@ -134,6 +137,7 @@ class Pairs:
         return Drawn(pixels, caption, _content_id(image), _content_id(caption.encode()))
 
     def _one_of(self, captions: list[str], random: Random) -> str:
+        # Not randrange: it may draw more than once. Nothing that follows should shift by that.
         if self.first_caption is None or len(captions) == 1:
             return captions[int(random.random() * len(captions))]
         if random.random() < self.first_caption:

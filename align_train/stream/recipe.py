@@ -83,6 +83,7 @@ def changes(
 
 def refusal(setting: str, was: object, now: object, finished_steps: int) -> str:
     """Returns why a run does not go on under a changed setting, and what accepting it would do."""
+    # As `PairsDataModule.go_on` does it.
     if setting == "batch_size":
         effect = f"batches of {now} pairs go on at the same place in the order"
     elif setting == "chunk_size":

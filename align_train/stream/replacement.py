@@ -85,6 +85,7 @@ def draw_usable(
     for _ in range(_SHARDS_TRIED):
         reader = pairs.reader(current)
         for attempt in range(min(len(reader), _PAIRS_TRIED)):
+            # Past the shard's end the search goes on at its beginning.
             candidate = (pair + attempt) % len(reader)
             try:
                 drawn = pairs.draw(current, candidate, seed)

@@ -167,6 +167,7 @@ class FolderPerClass:
         folders = [path for path in root.iterdir() if path.is_dir()]
         files: list[Path] = []
         names: list[str] = []
+        # Hidden ones are no classes: notebooks and file managers leave them behind.
         for folder in sorted(path for path in folders if not path.name.startswith(".")):
             images = sorted(path for path in folder.rglob("*") if _is_image(path))
             if not images:

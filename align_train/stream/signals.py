@@ -19,7 +19,8 @@ def leave_signals_to_the_run() -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
-    # A handler is not told who has sent a signal. A blocked signal waits for sigwaitinfo, which is.
+    # A handler does not learn who has sent a signal. A blocked signal waits for sigwaitinfo, which
+    # does.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait_for_the_run() -> None:

@@ -137,17 +137,17 @@ class SourceOrder:
             lane: `[n]`, from 0 to below `lanes`.
             position: `[n]`, counted from the lane's first pair on, through all epochs.
         """
-        epoch = position // self.lane_length
+        epochs = position // self.lane_length
         offset = position % self.lane_length
         shard = np.empty_like(offset)
         pair = np.empty_like(offset)
 
-        # One epoch nearly always, two at its end. Only shards are looked up epoch by epoch.
-        first, last = (int(epoch.min()), int(epoch.max())) if len(epoch) else (0, -1)
-        for number in range(first, last + 1):
-            here = epoch == number
-            row = self._row(number)
-            place = self._place_in_row(number, lane[here], offset[here])
+        # One epoch nearly always, two at an epoch's end.
+        first, last = (int(epochs.min()), int(epochs.max())) if len(epochs) else (0, -1)
+        for epoch in range(first, last + 1):
+            here = epochs == epoch
+            row = self._row(epoch)
+            place = self._place_in_row(epoch, lane[here], offset[here])
 
             slot = np.searchsorted(row.ends, place, side="right")
             begin = row.ends[slot] - self.counts[row.shards[slot]]
@@ -155,13 +155,14 @@ class SourceOrder:
             # A stand-in may have fewer pairs: it begins again.
             pair[here] = (place - begin) % self.counts[row.stand_ins[slot]]
 
-        return Visits(epoch=epoch, shard=shard + self.first_shard, pair=pair)
+        return Visits(epoch=epochs, shard=shard + self.first_shard, pair=pair)
 
     def find(self, shard: int, pair: int, epoch: int) -> tuple[int, int] | None:
         """Returns the (lane, position) at which a pair comes in an epoch: `at`, backwards.
 
         None: the epoch skips the pair, or its shard has vanished.
         """
+        # A pair that also stands in for another one is found at its own place only.
         own_shard = shard - self.first_shard
         if self.gone[own_shard]:
             return None
@@ -192,6 +193,7 @@ class SourceOrder:
         first = epoch * self.lane_length
         row = self._row(epoch)
         if self.whole_epoch:
+            # A selection may leave a shard without a pair: nobody reads it.
             slots = np.flatnonzero(self.counts[row.shards])
             shards = self._indices_in_manifest(row.stand_ins[slots])
             return Window(first, first + self.lane_length, shards)
@@ -223,6 +225,7 @@ class SourceOrder:
         """
         shards = self._row(epoch).shards
         slot = int(np.flatnonzero(shards == shard - self.first_shard)[0])
+        # The shard itself comes last.
         following = np.roll(shards, -slot - 1)
         usable = following[(self.counts[following] > 0) & ~self.gone[following]]
         return int(usable[0]) + self.first_shard
@@ -240,6 +243,7 @@ class SourceOrder:
         if self.gone.any():
             usable = np.flatnonzero(~self.gone[shards] & (self.counts[shards] > 0))
             following = usable[np.searchsorted(usable, indices) % len(usable)]
+            # Slots whose own shard is there keep it: nothing else moves.
             stand_ins = np.where(self.gone[shards], shards[following], shards)
         return _Row(shards=shards, ends=np.cumsum(self.counts[shards]), stand_ins=stand_ins)
 
@@ -247,16 +251,17 @@ class SourceOrder:
         return int(hash_words(self.seed, epoch, Salt.ROTATION)[0] % np.uint64(self.pairs))
 
     def _window(self, lane: Integers, offset: Integers) -> tuple[Integers, Integers, Integers]:
-        """Returns each offset's window: its start (an offset in the lane), length and number.
+        """Returns each offset's window: its start (an offset in the lane), length and index.
 
         Each lane's first window is cut short by another amount. Otherwise all lanes would need new
         shards at once, and the network would see a burst.
         """
         first = np.maximum(self.window * (lane + 1) // self.lanes, 1)
-        number = np.where(offset < first, 0, (offset - first) // self.window + 1)
-        start = np.where(number == 0, 0, first + (number - 1) * self.window)
-        length = np.where(number == 0, first, self.window)
-        return start, np.minimum(length, self.lane_length - start), number
+        index = np.where(offset < first, 0, (offset - first) // self.window + 1)
+        start = np.where(index == 0, 0, first + (index - 1) * self.window)
+        length = np.where(index == 0, first, self.window)
+        # The lane's last window ends with the lane.
+        return start, np.minimum(length, self.lane_length - start), index
 
     def _place_in_row(self, epoch: int, lane: Integers, offset: Integers) -> Integers:
         """Returns the places, in the epoch's row of pairs, of offsets in lanes."""

@@ -1,7 +1,7 @@
 """The bytes of shards that a node holds at the same time, and the settings that would need fewer.
 
-Each lane holds its window and the next one. A run computes the most that its order will ever need
-before it begins, because a shard cache that is too small would fetch each shard many times.
+Each lane holds its window and the next one. Before it begins, a run computes the most that
+its order will need: a shard cache that is too small would fetch each shard many times.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def space_needed(
         held = list(_shards_of([*current, *following]))
         most = max(most, int(sizes[held].sum()))
 
+        # Nothing changes until the first of the current windows ends.
         position = min(window.last for window in current)
         for index, lane in enumerate(lanes):
             if current[index].last <= position:

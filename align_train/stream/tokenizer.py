@@ -72,6 +72,7 @@ class Tokenizer:
         Returns:
             `[len(texts), length]`, padded with 0; length is a multiple of 8, or `max_tokens`.
         """
+        # "fast": without the tokens' places in the text, which nobody needs.
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
         length = self.max_tokens
         if self.trim:

@@ -99,10 +99,12 @@ def _count_characters(
     """
     counts = np.zeros(_CODE_POINTS, dtype=np.int64)
     for batch in texts:
+        # UTF-32 has one integer a character, so NumPy can count them.
         codes = np.frombuffer("\n".join(batch).encode("utf-32-le", "replace"), dtype=np.uint32)
         of_batch = np.bincount(codes)
         counts[: len(of_batch)] += of_batch
 
+    # Far fewer than the texts' characters: this loop is short.
     normalised: Counter[str] = Counter()
     for code in np.flatnonzero(counts).tolist():
         # One character may become several, or none.
