@@ -1,8 +1,11 @@
-"""`python -m data.demo`: writes the demo's shards, held-out split and vocabulary; see `align_train/demo/`."""
+"""`python -m data.demo`: writes the demo's shards, held-out split and vocabulary.
+
+`align_train/demo/` draws them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -12,27 +15,30 @@ from align_train.config.compose import command
 
 @dataclass
 class DemoConfig:
-    """`conf/commands/make_demo.yaml` says what each key is for."""
+    """`conf/commands/make_demo.yaml` explains each key and has the defaults."""
 
-    folder: str = "demo_data"
-    pairs: int = 24576
-    held_out: int = 2048
-    noise: float = 0.25
-    size: int = 54
-    seed: int = 0
-    pairs_per_shard: int = 2048
-    vocabulary: int = 2000
+    folder: str
+    pairs: int
+    held_out: int
+    noise: float
+    size: int
+    seed: int
+    pairs_per_shard: int
+    vocabulary: int
 
 
 ConfigStore.instance().store(name="make_demo_schema", node=DemoConfig)
 
 
 def run(config: DictConfig) -> None:
+    """Writes the demo's data, unless the folder has it."""
+    settings: DemoConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     from align_train.demo import make_demo
 
-    make_demo(**OmegaConf.to_container(config))  # type: ignore[arg-type]
+    make_demo(**asdict(settings))
     print(
-        f"{config.folder}: {config.pairs:,} pairs, {config.noise:.0%} noise; {config.held_out:,} clean held-out pairs"
+        f"{settings.folder}: {settings.pairs:,} pairs, {settings.noise:.0%} noise; "
+        f"{settings.held_out:,} clean held-out pairs"
     )
 
 

@@ -1,7 +1,8 @@
 """`python -m data.manifest shards=FOLDER`: the manifest of WebDataset shards that exist.
 
-Folders that img2dataset filled are counted by the statistics and tables beside their tars (`data/img2dataset.py`), which stay
-shut; the tars of others are indexed, which reads their headers.
+In a folder that img2dataset filled, the statistics and tables beside the tars give the counts
+(`data/tables/img2dataset.py`), and no tar is opened. Other tars are indexed, which reads their
+headers.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from align_train.config.compose import command
-from align_train.config.schema import MISSING
 from align_train.errors import UserError
-from data.tables.rows import places
+from data.tables.paths import paths_of
 
 if TYPE_CHECKING:
     from align_train.shards.cache import ShardCache
@@ -26,71 +26,89 @@ if TYPE_CHECKING:
 
 @dataclass
 class ManifestConfig:
-    """`conf/commands/make_manifest.yaml` says what each key is for."""
+    """`conf/commands/make_manifest.yaml` explains each key and has the defaults."""
 
-    shards: Any = MISSING
-    to: str | None = None
-    caption: str = "txt"
-    storage_options: Any = None
+    shards: Any  # a path, a URL or a list; Hydra may take one for a number
+    to: str | None
+    caption: str
+    storage_options: Any  # a mapping or None
 
 
 ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
 
 
 def run(config: DictConfig) -> None:
+    """Writes the manifest."""
+    settings: ManifestConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
     from align_train.shards.manifest import MANIFEST_NAME
     from align_train.shards.resolve import resolve
 
-    shards = places(config.shards, "shards")
-    folder = shards[0] if len(shards) == 1 and Path(shards[0]).expanduser().is_dir() else None
-    if config.to is None and folder is None:
+    shards = paths_of(settings.shards, "shards")
+    folder = _only_folder(shards)
+    if settings.to is None and folder is None:
         raise UserError(
-            f"shards={config.shards} is no folder: give to=…, the path of the manifest to write"
+            f"shards={settings.shards} is no folder: give to=…, the path of the manifest to write"
         )
-    to = Path(config.to or f"{folder}/{MANIFEST_NAME}").expanduser()
-    stage = ShardCache(storage_options=dict(config.storage_options or {}))
-    manifest = _of_download(shards, stage) or resolve(
-        # A folder's own manifest is what is made here, not what is read.
-        f"{glob.escape(folder)}/*.tar" if folder else shards,
-        caption=CaptionSource.parse(config.caption),
-        stage=stage,
-        key="shards",
-    )
+    to = Path(settings.to or f"{folder}/{MANIFEST_NAME}").expanduser()
+
+    cache = ShardCache(storage_options=dict(settings.storage_options or {}))
+    manifest = _of_download(shards, cache)
+    if manifest is None:
+        # The folder's tars, not the folder: this command replaces its present manifest.
+        tars = f"{glob.escape(folder)}/*.tar" if folder else shards
+        caption = CaptionSource.parse(settings.caption)
+        manifest = resolve(tars, caption=caption, stage=cache, key="shards")
+
     if to.is_dir():
         raise UserError(
-            f"to={to}: is a folder; give the path of the manifest to write, e.g. {to / MANIFEST_NAME}"
+            f"to={to}: is a folder; give the path of the manifest to write, e.g. "
+            f"{to / MANIFEST_NAME}"
         )
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
     print(
-        f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity {manifest.identity}"
+        f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity "
+        f"{manifest.identity}"
     )
 
 
-def _of_download(folders: list[str], stage: ShardCache) -> Manifest | None:
-    """None unless these are folders, or URLs of folders, that img2dataset filled."""
-    from align_train.shards.manifest import Manifest
-    from align_train.shards.remote import is_url
+def _only_folder(shards: list[str]) -> str | None:
+    """The local folder, if the setting names one and nothing else."""
+    if len(shards) == 1 and Path(shards[0]).expanduser().is_dir():
+        return shards[0]
+    return None
 
-    if any(
-        glob.has_magic(place) or not (is_url(place) or Path(place).expanduser().is_dir())
-        for place in folders
-    ):
-        return None
-    if any(place.endswith((".tar", ".jsonl")) or "{" in place for place in folders):
+
+def _of_download(folders: list[str], cache: ShardCache) -> Manifest | None:
+    """The manifest of folders that img2dataset filled; None if it did not, or these are none."""
+    from align_train.shards.manifest import Manifest
+
+    if not all(map(_may_be_folder, folders)):
         return None
     try:
         from data.tables.img2dataset import finished_shards
-    except ImportError:  # without pyarrow tars are indexed
+    except ImportError:
+        return None  # without pyarrow the tars are indexed
+
+    shards = finished_shards(folders, cache)
+    if shards is None:
         return None
-    found = finished_shards(folders, stage)
-    if found is not None and not found:
+    if not shards:
         raise UserError(
-            f"shards={', '.join(folders)}: no finished shard with a pair there; is the download still running?"
+            f"shards={', '.join(folders)}: no finished shard with a pair there; is the download "
+            f"still running?"
         )
-    return Manifest(tuple(found), ", ".join(folders)) if found else None
+    return Manifest(tuple(shards), ", ".join(folders))
+
+
+def _may_be_folder(path: str) -> bool:
+    from align_train.shards.remote import is_url
+
+    if glob.has_magic(path) or "{" in path or path.endswith((".tar", ".jsonl")):
+        return False
+    return is_url(path) or Path(path).expanduser().is_dir()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""`python -m data.vocabulary source=… to=…`: a lower-casing WordPiece of a crawl's texts, as a Hugging Face tokenizer.
+"""`python -m data.vocabulary source=… to=…`: a lower-casing WordPiece of a crawl's texts.
 
-Texts are streamed twice, for the characters and for the words, so memory grows with the different words, not with the texts;
-the same texts give the same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual variant 250,000.
+The result is a Hugging Face tokenizer. Texts are streamed twice, for the characters and for the
+words. Memory therefore grows with the different words, not with the texts. The same texts give the
+same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual variant 250,000.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,125 +17,154 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from align_train.config.compose import command
-from align_train.config.schema import MISSING
 from align_train.errors import UserError
+from align_train.files import whole
 from align_train.stream.wordpiece import train_tokenizer
-from data.tables.rows import cell, places, rows_of_table
+from data.tables.paths import paths_of
+from data.tables.rows import NO_PYARROW, cell, rows_of_table
 
-_BATCH = 16384
+_BATCH = 16384  # texts, so that the tokenizer's threads have work
 
 
 @dataclass
 class VocabularyConfig:
-    """`conf/commands/vocabulary.yaml` says what each key is for."""
+    """`conf/commands/vocabulary.yaml` explains each key and has the defaults."""
 
-    source: Any = MISSING
-    to: str = MISSING
-    size: int = 100_000
-    text: list[str] = field(default_factory=list)
-    separator: str | None = None
-    coverage: float = 1.0
-    every: int = 1
+    source: Any  # a path or a list of paths; Hydra may take one for a number
+    to: str
+    size: int
+    text: list[str]
+    separator: str | None
+    coverage: float
+    every: int
 
 
 ConfigStore.instance().store(name="vocabulary_schema", node=VocabularyConfig)
 
 
 def run(config: DictConfig) -> None:
+    """Trains the vocabulary and writes the tokenizer's folder."""
     settings: VocabularyConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     to = Path(settings.to).expanduser()
+    _check(settings, to)
+
+    passes = iter(("counting characters", "counting words"))
+    with whole(to) as aside:
+        train_tokenizer(
+            lambda: _batches(settings, label=next(passes)),
+            size=settings.size,
+            folder=aside,
+            coverage=settings.coverage,
+        )
+
+    tokens = _count_tokens(to)
+    print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")
+    if tokens < settings.size:
+        print(f"fewer than size={settings.size:,}: every word of the texts is a token already")
+
+
+def _check(settings: VocabularyConfig, to: Path) -> None:
     if to.exists():
         raise UserError(f"to={settings.to} exists; remove it or choose another folder")
     if settings.every < 1:
         raise UserError(f"every={settings.every}: expected at least 1")
     if not 0 < settings.coverage <= 1:
         raise UserError(f"coverage={settings.coverage}: expected a share above 0, at most 1")
-    passes = iter(("counting characters", "counting words"))
-    aside = to.with_name(f".{to.name}.{os.getpid()}")
-    try:
-        train_tokenizer(
-            lambda: _batches(settings, next(passes)),
-            size=settings.size,
-            folder=aside,
-            coverage=settings.coverage,
-        )
-        aside.rename(to)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    tokens = _tokens(to)
-    print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")
-    if tokens < settings.size:
-        print(f"fewer than size={settings.size:,}: every word of the texts is a token already")
 
 
-def _tokens(folder: Path) -> int:
+def _count_tokens(folder: Path) -> int:
     from align_train.stream.tokenizer import Tokenizer
 
     return Tokenizer(str(folder), max_tokens=64).vocabulary_size
 
 
-def _batches(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
-    """Texts of the source, `_BATCH` at a time, with a progress bar; UserError where there are none."""
-    seen, batch = 0, list[str]()
-    for texts in _texts(settings, what):
-        seen += len(texts)
+def _batches(settings: VocabularyConfig, *, label: str) -> Iterator[list[str]]:
+    """Yields all texts in large batches, under a progress bar with that label.
+
+    Raises:
+        UserError: The source has no texts.
+    """
+    has_texts = False
+    batch: list[str] = []
+
+    for texts in _texts(settings, label):
+        has_texts = has_texts or bool(texts)
         batch += [text for text in texts if text]
         if len(batch) >= _BATCH:
             yield batch
             batch = []
+
     if batch:
         yield batch
-    elif not seen:
+    elif not has_texts:
         raise UserError(f"source={settings.source}: no texts there")
 
 
-def _texts(settings: VocabularyConfig, what: str) -> Iterator[list[str]]:
-    sources = places(settings.source, "source")
-    if all(Path(source).suffix.lower() in (".tsv", ".csv") for source in sources):
-        for source in sources:
-            table = Path(source).expanduser()
-            if not table.is_file():
-                raise UserError(f"source={source}: no such table")
-            for number, row in enumerate(
-                tqdm(rows_of_table(table), desc=what, unit="row", unit_scale=True)
-            ):
-                if number % settings.every == 0:
-                    yield [
-                        part
-                        for column in settings.text or ["text"]
-                        for part in _split(cell(row, column, table), settings)
-                    ]
-        return
+def _texts(settings: VocabularyConfig, label: str) -> Iterator[list[str]]:
+    sources = paths_of(settings.source, "source")
+    suffixes = {Path(source).suffix.lower() for source in sources}
+    if suffixes <= {".tsv", ".csv"}:
+        return _texts_of_tables(sources, settings, label)
+    return _texts_of_parquet(sources, settings, label)
+
+
+def _texts_of_tables(
+    sources: Sequence[str], settings: VocabularyConfig, label: str
+) -> Iterator[list[str]]:
+    columns = settings.text or ["text"]
+    for source in sources:
+        table = Path(source).expanduser()
+        if not table.is_file():
+            raise UserError(f"source={source}: no such table")
+
+        rows = tqdm(rows_of_table(table), desc=label, unit="row", unit_scale=True)
+        for index, row in enumerate(rows):
+            if index % settings.every == 0:
+                yield _parts((cell(row, column, table) for column in columns), settings)
+
+
+def _texts_of_parquet(
+    sources: Sequence[str], settings: VocabularyConfig, label: str
+) -> Iterator[list[str]]:
     try:
-        from data.tables.find import batches, find
+        from data.tables.batches import batches
+        from data.tables.find import find
     except ImportError:
-        raise UserError(
-            "reading parquet needs pyarrow: pip install 'align_train[prepare]'"
-        ) from None
+        raise UserError(NO_PYARROW) from None
+
     tables = find(sources)
-    columns = []
-    named: list[str | None] = [*settings.text] or [None]
-    for called in named:
-        found = tables.column("text", called, "text=[…]")
-        if found is None:
+    chosen: list[str | None] = [*settings.text] or [None]
+    columns: list[str] = []
+    for name in chosen:
+        column = tables.column("text", name, "text=[…]")
+        if column is None:
             raise UserError(
-                f"text=[] and no column has a usual name: {tables.files[0]} has {', '.join(tables.types)}; set text=[…]"
+                f"text=[] and no column has a usual name: {tables.files[0]} has "
+                f"{', '.join(tables.types)}; set text=[…]"
             )
-        columns.append(found[0])
-    with tqdm(total=sum(tables.rows), desc=what, unit="row", unit_scale=True) as bar:
+        columns.append(column[0])
+
+    with tqdm(total=sum(tables.rows), desc=label, unit="row", unit_scale=True) as bar:
         for file in tables.files:
             start = 0
             for rows in batches(file, columns):
+                # Every so many rows of the file, wherever a batch begins.
                 first = -start % settings.every
-                for column in columns:
-                    cells = rows.column(column).to_pylist()[first :: settings.every]
-                    yield [part for text in cells if text for part in _split(text, settings)]
+                for column_name in columns:
+                    cells = rows.column(column_name).to_pylist()[first :: settings.every]
+                    yield _parts((text for text in cells if text), settings)
                 start += len(rows)
                 bar.update(len(rows))
 
 
-def _split(text: str, settings: VocabularyConfig) -> list[str]:
-    return text.split(settings.separator) if settings.separator else [text]
+def _parts(cells: Iterable[str], settings: VocabularyConfig) -> list[str]:
+    if not settings.separator:
+        return list(cells)
+
+    parts: list[str] = []
+    for text in cells:
+        parts += text.split(settings.separator)
+    return parts
 
 
 if __name__ == "__main__":

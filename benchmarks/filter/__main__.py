@@ -97,7 +97,7 @@ def filtered(
     command = [
         sys.executable,
         "-m",
-        "data.filter.job",
+        "data.filter",
         f"source={table}",
         f"to={to}",
         "threads=2",

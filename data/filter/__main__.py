@@ -1,40 +1,65 @@
+"""`python -m data.filter source=… to=…`: the paper's filters on a crawl's table, or on shards.
+
+A table gives the rows that pass; img2dataset's shards give a selection too, so that no tar is
+written anew. Price: 20 M rows take 158 s on two cores and 4.5 GB of disk.
+"""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from align_train.config.compose import command
 from align_train.errors import UserError
-from data.filter.job import DONE, Job
+from data.filter.job import DONE, run_filter
+from data.filter.plan import Plan, make_plan
 from data.filter.rules import check
 from data.filter.settings import FilterConfig
 from data.tables.find import find
 
 
 def run(config: DictConfig) -> None:
+    """Filters the source, goes on with a filter that was killed, or says that all is done."""
     settings: FilterConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     check(settings.rules)
-    for name, least in (
-        ("memory_gb", 1 if settings.engine == "spark" else 0.5),
-        ("threads", 1),
-        ("examples", 0),
-    ):
-        value = getattr(settings, name)
+    _check_numbers(settings)
+
+    plan = make_plan(settings, find(settings.source))
+    plan.print_recipe()
+
+    done = plan.to / DONE
+    if done.is_file():
+        _print_finished(plan, done)
+        return
+    if plan.to.exists():
+        raise UserError(
+            f"to={settings.to} exists, and is no filter's output; remove it or choose another "
+            f"folder"
+        )
+    run_filter(plan)
+
+
+def _check_numbers(settings: FilterConfig) -> None:
+    least_memory = 1 if settings.engine == "spark" else 0.5
+    numbers = {
+        "memory_gb": (settings.memory_gb, least_memory),
+        "threads": (settings.threads, 1),
+        "examples": (settings.examples, 0),
+    }
+
+    for name, (value, least) in numbers.items():
+        # `not >=` refuses NaN too.
         if value is not None and not value >= least:
             raise UserError(f"{name}={value}: expected at least {least}")
-    tables = find(settings.source)
-    job = Job(settings, tables)
-    job.print_recipe()
-    if (job.to / DONE).is_file():
-        job.refuse_another(job.to / DONE)
-        print((job.to / "report.md").read_text(encoding="utf-8").split("## ")[0].strip())
-        print(f"{job.to}: is finished; remove it to filter anew")
-        return
-    if job.to.exists():
-        raise UserError(
-            f"to={settings.to} exists, and is no filter's output; remove it or choose another folder"
-        )
-    with job.folder():
-        job.filter()
+
+
+def _print_finished(plan: Plan, done: Path) -> None:
+    plan.refuse_another(done)
+
+    text = (plan.to / "report.md").read_text(encoding="utf-8")
+    print(text.split("## ")[0].strip())
+    print(f"{plan.to}: is finished; remove it to filter anew")
 
 
 if __name__ == "__main__":

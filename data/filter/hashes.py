@@ -1,16 +1,17 @@
-"""Perceptual hashes (pHash: 64 bits of a picture's low frequencies), by which near-duplicates of evaluation pictures are found.
+"""Perceptual hashes, by which near-duplicates of evaluation images are found.
 
-The hash is the ImageHash library's `phash`, 16 hexadecimal digits as in COYO-700M's column `image_phash`. Evaluation pictures
-are a folder of pictures, WebDataset shards, or a parquet file with such a column. Price: about 300 pictures a second and core.
+A pHash holds 64 bits of an image's low frequencies. This is the ImageHash library's `phash`: 16
+hexadecimal digits, as in COYO-700M's column `image_phash`. Evaluation images are a folder of
+images, WebDataset shards, or a parquet file with that column. Price: about 300 images a second and
+core.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,78 +25,92 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from align_train.errors import UserError
+from align_train.files import whole
 from align_train.shards.caption import CaptionSource
 from align_train.shards.shard import ShardReader
 from align_train.shards.tar_index import IMAGE_EXTENSIONS
+from data.tables.batches import first_line
 from data.tables.engine import ROWS_PER_FILE
 
 HASH_COLUMN = "image_phash"
 
-
 _DIGITS = 16
+_BITS = 64
+_BITS_PER_DIGIT = 4
+_HEXADECIMAL = b"0123456789abcdef"
+
+_DRAFT_SIZE = (256, 256)  # pixels; the hash looks at 32 x 32
+
+_UNREADABLE = (
+    OSError,
+    UnidentifiedImageError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    Warning,
+)
 
 
-def perceptual_hash(picture: bytes | Path) -> str | None:
-    """16 hexadecimal digits; None where the bytes are no picture. Transparent pictures are laid on white."""
+def perceptual_hash(image: bytes | Path) -> str | None:
+    """Hashes an image. Transparent ones are laid on white first.
+
+    Args:
+        image: Its path or its bytes.
+
+    Returns:
+        16 hexadecimal digits; None if this is no readable image.
+    """
     import imagehash
 
     try:
         with warnings.catch_warnings():
+            # Pillow only warns of images of 89 to 179 million pixels; here they are unreadable.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(
-                io.BytesIO(picture) if isinstance(picture, bytes) else picture
+            opened: Image.Image = Image.open(
+                io.BytesIO(image) if isinstance(image, bytes) else image
             )
-            image.draft(
-                "L", (256, 256)
-            )  # a JPEG's smaller scales do: the hash looks at 32 x 32 pixels
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return str(imagehash.phash(image))
-    except (
-        OSError,
-        UnidentifiedImageError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Warning,
-    ):
+
+            # Decodes a JPEG at the smallest scale that will do.
+            opened.draft("L", _DRAFT_SIZE)
+            if opened.has_transparency_data:
+                opened = opened.convert("RGBA")
+                white = Image.new("RGBA", opened.size, "white")
+                opened = Image.alpha_composite(white, opened)
+            return str(imagehash.phash(opened))
+    except _UNREADABLE:
         return None
 
 
-def hashes_of(place: str) -> NDArray[np.uint64]:
-    """The hashes of evaluation pictures; UserError where there are none."""
-    path = Path(place).expanduser()
-    key = f"rules.near_duplicates.of={place}"
+def hashes_of(source: str) -> NDArray[np.uint64]:
+    """Hashes the evaluation images.
+
+    Args:
+        source: A folder of images or shards, a shard, or a parquet file with a column of hashes.
+
+    Returns:
+        The different hashes, in ascending order.
+
+    Raises:
+        UserError: The source has no images, or its hashes are none.
+    """
+    path = Path(source).expanduser()
+    key = f"rules.near_duplicates.of={source}"
+
     if path.is_file() and path.suffix == ".parquet":
-        found: Iterable[str | None] = _column(path, key)
+        texts = _column(path, key)
     elif path.is_file() and path.suffix == ".tar":
-        found = _of_shard(path)
+        texts = _of_shard(path)
     elif path.is_dir():
-        pictures = sorted(
-            item for item in path.rglob("*") if item.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS
-        )
-        shards = sorted(path.glob("*.tar"))
-        with ProcessPoolExecutor() as pool:
-            parts = [
-                *pool.map(
-                    perceptual_hash, tqdm(pictures, desc="hashing pictures", delay=1), chunksize=64
-                )
-            ]
-            found = [
-                *parts,
-                *itertools.chain(
-                    *pool.map(_of_shard, tqdm(shards, desc="hashing shards", delay=1))
-                ),
-            ]
+        texts = _of_folder(path)
     else:
         raise UserError(
-            f"{key}: no such folder of pictures or shards, or parquet file with {HASH_COLUMN}"
+            f"{key}: no such folder of images or shards, or parquet file with {HASH_COLUMN}"
         )
-    numbers = sorted({int(text, 16) for text in found if text})
+
+    numbers = sorted({int(text, 16) for text in texts if text})
     if not numbers:
         raise UserError(
-            f"{key}: no pictures there; expected {', '.join(IMAGE_EXTENSIONS)}, or shards with them"
+            f"{key}: no images there; expected {', '.join(IMAGE_EXTENSIONS)}, or shards with them"
         )
     return np.array(numbers, dtype=np.uint64)
 
@@ -104,20 +119,37 @@ def _column(path: Path, key: str) -> list[str | None]:
     try:
         table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{key}: not a readable parquet file ({str(error).splitlines()[0]})"
-        ) from None
+        raise UserError(f"{key}: not a readable parquet file ({first_line(error)})") from None
+
     if HASH_COLUMN not in table.column_names:
         raise UserError(f"{key}: no column {HASH_COLUMN}; it has {', '.join(table.column_names)}")
+
     texts: list[str | None] = table[HASH_COLUMN].cast(pa.string()).to_pylist()
     for text in texts:
-        if text is not None and (
-            len(text) != _DIGITS or set(text.lower()) - set("0123456789abcdef")
-        ):
+        if text is not None and not _is_hash(text):
             raise UserError(
-                f"{key}: {text!r} in {HASH_COLUMN} is no hash; expected {_DIGITS} hexadecimal digits"
+                f"{key}: {text!r} in {HASH_COLUMN} is no hash; expected {_DIGITS} hexadecimal "
+                f"digits"
             )
     return texts
+
+
+def _is_hash(text: str) -> bool:
+    return len(text) == _DIGITS and set(text.lower()) <= set(_HEXADECIMAL.decode())
+
+
+def _of_folder(folder: Path) -> list[str | None]:
+    extensions = {f".{extension}" for extension in IMAGE_EXTENSIONS}
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
+    shards = sorted(folder.glob("*.tar"))
+
+    with ProcessPoolExecutor() as pool:
+        bar = tqdm(images, desc="hashing images", delay=1)
+        hashes = list(pool.map(perceptual_hash, bar, chunksize=64))
+
+        shards_bar = tqdm(shards, desc="hashing shards", delay=1)
+        hashes += itertools.chain.from_iterable(pool.map(_of_shard, shards_bar))
+    return hashes
 
 
 def _of_shard(path: Path) -> list[str | None]:
@@ -125,105 +157,121 @@ def _of_shard(path: Path) -> list[str | None]:
 
 
 def hashes_by_key(path: Path) -> dict[str, str | None]:
-    """The hash of each picture of a tar, by its key."""
+    """The hash of each image of a tar, by its key; None for what is no image."""
     reader = ShardReader(path, CaptionSource("txt", None))
     try:
-        keys = (reader.key(pair).partition("/")[2] for pair in range(len(reader)))
-        return dict(zip(keys, map(perceptual_hash, _pictures(reader)), strict=True))
+        keys = (reader.key(index).partition("/")[2] for index in range(len(reader)))
+        return dict(zip(keys, map(perceptual_hash, _images(reader)), strict=True))
     finally:
         reader.close()
 
 
-def _pictures(reader: ShardReader) -> Iterator[bytes]:
-    for pair in range(len(reader)):
+def _images(reader: ShardReader) -> Iterator[bytes]:
+    for index in range(len(reader)):
         try:
-            yield reader.picture(pair)
-        except ValueError:  # a link: no picture, no hash
-            yield b""
+            yield reader.picture(index)
+        except ValueError:
+            yield b""  # a link has no image, hence no hash
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Hashes to look for, cut into blocks. hashes: 64 bits each; distance: how many bits a near-duplicate may differ in."""
+    """Hashes to look for, cut into blocks.
+
+    With one block more than half the distance, a near-duplicate differs from the probe in at most
+    one bit of at least one block.
+
+    Attributes:
+        hashes: 64 bits each.
+        distance: The bits in which a near-duplicate may differ.
+    """
 
     hashes: NDArray[np.uint64]
     distance: int
 
     @cached_property
     def blocks(self) -> Sequence[tuple[int, int]]:
-        """(first digit, digits) of each block: with one more than half the distance, one of them differs in a bit at most."""
-        edges = [_DIGITS * block // self._count for block in range(self._count + 1)]
+        """(first digit, number of digits) of each block."""
+        count = self.distance // 2 + 1
+        edges = [_DIGITS * block // count for block in range(count + 1)]
         return [(start, end - start) for start, end in itertools.pairwise(edges)]
 
-    @property
-    def _count(self) -> int:
-        return self.distance // 2 + 1
+    def table(self, index: int) -> pa.Table:
+        """Lists the values of one block that make a row a candidate.
 
-    def table(self, number: int) -> pa.Table:
-        """What a row's block may be, and the hash that it is then to be compared with: (block, high, low)."""
-        start, length = self.blocks[number]
-        bits = 4 * length
-        values = (self.hashes >> np.uint64(64 - 4 * start - bits)) & np.uint64(2**bits - 1)
-        flips = np.array(
-            [0, *(1 << bit for bit in range(bits))] if self.distance else [0], dtype=np.uint64
-        )
-        near = (values[:, None] ^ flips[None, :]).ravel()
-        whole = np.repeat(self.hashes, len(flips))
-        return pa.table(
-            {
-                "block": hexadecimal(near, length),
-                "high": (whole >> np.uint64(32)).astype(np.int64),
-                "low": (whole & np.uint64(2**32 - 1)).astype(np.int64),
-            }
-        )
+        Args:
+            index: Of the block.
+
+        Returns:
+            (block, high, low): the block's digits, and the two halves of the hash to compare with.
+        """
+        start, length = self.blocks[index]
+        bits = _BITS_PER_DIGIT * length
+        shift = np.uint64(_BITS - _BITS_PER_DIGIT * start - bits)
+        values = (self.hashes >> shift) & np.uint64(2**bits - 1)
+
+        # The block itself, and the block with one bit flipped.
+        one_bit = [1 << bit for bit in range(bits)] if self.distance else []
+        flips = np.array([0, *one_bit], dtype=np.uint64)
+        candidates = (values[:, None] ^ flips[None, :]).ravel()
+        hashes = np.repeat(self.hashes, len(flips))
+
+        # Two halves, because engines' integers have a sign.
+        columns = {
+            "block": hexadecimal(candidates, length),
+            "high": (hashes >> np.uint64(32)).astype(np.int64),
+            "low": (hashes & np.uint64(2**32 - 1)).astype(np.int64),
+        }
+        return pa.table(columns)
 
 
 def hexadecimal(numbers: NDArray[np.uint64], digits: int) -> pa.Array:
-    """The last digits of each number, as texts."""
-    nibbles = (numbers[:, None] >> np.arange(4 * digits - 4, -1, -4).astype(np.uint64)) & np.uint64(
-        15
-    )
-    letters = np.ascontiguousarray(
-        np.frombuffer(b"0123456789abcdef", dtype=np.uint8)[nibbles.astype(np.uint8)]
-    )
+    """The last `digits` hexadecimal digits of each number, as texts."""
+    shifts = np.arange(_BITS_PER_DIGIT * (digits - 1), -1, -_BITS_PER_DIGIT).astype(np.uint64)
+    nibbles = (numbers[:, None] >> shifts) & np.uint64(15)
+
+    # The buffers of an Arrow array are made directly: there may be millions of numbers.
+    alphabet = np.frombuffer(_HEXADECIMAL, dtype=np.uint8)
+    letters = np.ascontiguousarray(alphabet[nibbles.astype(np.uint8)])
     ends = np.arange(0, digits * len(numbers) + 1, digits, dtype=np.int64)
-    return pa.LargeStringArray.from_buffers(
+    texts = pa.LargeStringArray.from_buffers(
         len(numbers), pa.py_buffer(ends), pa.py_buffer(letters)
-    ).cast(pa.string())
+    )
+    return texts.cast(pa.string())
 
 
 def hash_shards(tables: Sequence[Path], folder: Path) -> None:
-    """Hashes the pictures of img2dataset's shards: a parquet file of (row, phash) for each, those that are there are left.
+    """Hashes the images of img2dataset's shards.
 
-    tables: the shards' parquet files, in the order that numbers their rows.
+    Each shard gets a parquet file of (row, phash). Files from an earlier attempt stay.
+
+    Args:
+        tables: The shards' parquet files, in the order that numbers their rows.
+        folder: Is made if it is missing.
     """
     folder.mkdir(exist_ok=True)
-    missing = [
-        (number, table) for number, table in enumerate(tables) if not (folder / table.name).exists()
-    ]
+
     with ProcessPoolExecutor() as pool:
         jobs = [
-            pool.submit(_hash_shard, table, number, folder / table.name)
-            for number, table in missing
+            pool.submit(_hash_shard, table, index, folder / table.name)
+            for index, table in enumerate(tables)
+            if not (folder / table.name).exists()
         ]
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="hashing pictures", unit="shard"):
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="hashing images", unit="shard"):
             job.result()
 
 
-def _hash_shard(table: Path, number: int, place: Path) -> None:
+def _hash_shard(table: Path, index: int, to: Path) -> None:
     hashes = hashes_by_key(table.with_suffix(".tar"))
     keys = parquet.read_table(table, columns=["key"])["key"].to_pylist()
-    rows = [
-        (number * ROWS_PER_FILE + at, hashes[key]) for at, key in enumerate(keys) if hashes.get(key)
-    ]
-    aside = place.with_name(f".{place.name}.{os.getpid()}")
-    parquet.write_table(
-        pa.table(
-            {
-                "row": pa.array([row for row, _ in rows], pa.int64()),
-                "phash": pa.array([text for _, text in rows], pa.string()),
-            }
-        ),
-        aside,
-    )
-    os.replace(aside, place)
+
+    rows: list[int] = []
+    texts: list[str | None] = []
+    for row, key in enumerate(keys):
+        if hashes.get(key):
+            rows.append(index * ROWS_PER_FILE + row)
+            texts.append(hashes[key])
+
+    found = pa.table({"row": pa.array(rows, pa.int64()), "phash": pa.array(texts, pa.string())})
+    with whole(to) as aside:
+        parquet.write_table(found, aside)

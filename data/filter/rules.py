@@ -1,13 +1,15 @@
-"""The paper's filters (arXiv 2102.05918, section 3.1), each written once, in Ibis, for every engine.
+r"""The paper's filters (arXiv 2102.05918, section 3.1), each written once, in Ibis.
 
-A rule says which rows it drops. Some look at a row alone; others at the whole table: how many alt-texts a picture has, how many
-pictures a text has, which unigrams and bigrams are frequent, which hashes are near those of evaluation pictures. Those sets are
-made first, each a table by itself (`data/sets.py`); then one pass gives each row that fails a bit mask of the rules it fails.
+A rule says which rows it drops. Some rules look at a row alone. Others look at the whole table: the
+number of texts of an image, the number of images of a text, the frequent unigrams and bigrams, the
+hashes near those of evaluation images. Those sets are made first, each a table by itself
+(`data/filter/statistics.py`). Then one pass gives each failing row a bit mask of its failed rules.
 
-Engines must agree to the row. What they would do differently is spelt out here: what is white space (a literal class: `\s` is
-ASCII in one engine and not in another), how a text is lower-cased (`LATER_CAPITALS`), that a split of a text that is stripped
-has no empty tokens, that nothing is decided by a hash or by the order of equals. A null is never good enough: a row without a
-width fails the rules on sizes, one without a text has no unigrams.
+Engines must agree to the row. Whatever they do differently is spelt out here: white space (a
+literal class: `\s` is ASCII in one engine and not in another), lower case (`LATER_CAPITALS`), and
+that the split of a stripped text has no empty tokens. Nothing depends on a hash or on the order of
+equals. A null never passes: a row without a width fails the rules on sizes, and one without a text
+has no unigrams.
 """
 
 from __future__ import annotations
@@ -18,35 +20,47 @@ from dataclasses import dataclass, field
 import ibis
 from ibis.expr.types import BooleanValue, Table
 
+from align_train.config.schema import MISSING
 from align_train.errors import UserError
+
+_HASH_BITS = 64
+_FARTHEST = 16  # bits that a near-duplicate may differ in
 
 
 @dataclass
 class NearDuplicates:
-    """of: evaluation pictures (a folder, shards, or hashes); distance: bits that a near-duplicate may differ in."""
+    """Settings of the rule on perceptual hashes; `conf/commands/filter.yaml` has the defaults.
 
-    of: str | None = None
-    distance: int = 4
+    Attributes:
+        of: Evaluation images: a folder, shards, or a parquet file of hashes. None: the rule is off.
+        distance: The bits in which a near-duplicate may differ.
+    """
+
+    of: str | None = MISSING
+    distance: int = MISSING
 
 
 @dataclass
 class Rules:
-    """Each rule's number, as in the paper; null: the rule is off. Field by field in the order in which rules are applied."""
+    """Each rule's number; None means that the rule is off.
 
-    short_side: float | None = 200
-    aspect_ratio: float | None = 3
-    nsfw: float | None = 0.5
-    texts_per_image: int | None = 1000
-    images_per_text: int | None = 10
-    unigrams: list[int] | None = field(default_factory=lambda: [3, 20])
-    rare_tokens: int | None = 100_000_000
+    `conf/commands/filter.yaml` explains them and has the defaults. The fields stand in the
+    order in which the rules are applied.
+    """
+
+    short_side: float | None = MISSING
+    aspect_ratio: float | None = MISSING
+    nsfw: float | None = MISSING
+    texts_per_image: int | None = MISSING
+    images_per_text: int | None = MISSING
+    unigrams: list[int] | None = MISSING
+    rare_tokens: int | None = MISSING
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
 
 
-NAMES = tuple(Rules.__dataclass_fields__)  # a rule's bit in a mask is its place here
+NAMES = tuple(Rules.__dataclass_fields__)
 
-
-# What a rule needs to know of a row.
+# The columns that each rule reads.
 COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
     "short_side": ("width", "height"),
     "aspect_ratio": ("width", "height"),
@@ -58,68 +72,91 @@ COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
     "near_duplicates": ("phash",),
 }
 
+# The least number of each rule that has a single one.
+_LEAST: Mapping[str, int] = {
+    "short_side": 0,
+    "aspect_ratio": 1,
+    "nsfw": 0,
+    "texts_per_image": 0,
+    "images_per_text": 0,
+    "rare_tokens": 1,
+}
+
+# These go into reports, whose bytes stay as they are: hence "picture".
+_DESCRIPTIONS: Mapping[str, str] = {
+    "short_side": "the shorter side above {:g} pixels",
+    "aspect_ratio": "the longer side below {:g} times the shorter",
+    "nsfw": "a score of at most {:g}",
+    "texts_per_image": "a picture with at most {:,} texts",
+    "images_per_text": "a text with at most {:,} pictures",
+    "rare_tokens": "only unigrams and bigrams among the {:,} most frequent",
+}
+
+
+def bit(name: str) -> int:
+    """The bit of a rule in the masks of failing rows."""
+    return 1 << NAMES.index(name)
+
 
 def check(rules: Rules) -> None:
-    """UserError names the rule whose number cannot be."""
-    for name in (
-        "short_side",
-        "aspect_ratio",
-        "nsfw",
-        "texts_per_image",
-        "images_per_text",
-        "rare_tokens",
-    ):
+    """Refuses numbers that no rule can have.
+
+    Raises:
+        UserError: Names the rule.
+    """
+    for name, least in _LEAST.items():
         number = getattr(rules, name)
-        least = 1 if name in ("aspect_ratio", "rare_tokens") else 0
+        # `not >=` refuses NaN too.
         if number is not None and not number >= least:
             raise UserError(
                 f"rules.{name}={number}: expected at least {least}, or null (the rule is off)"
             )
-    if rules.unigrams is not None and not (
-        len(rules.unigrams) == 2 and 0 <= rules.unigrams[0] <= rules.unigrams[1]
-    ):
+
+    span = rules.unigrams
+    if span is not None and not (len(span) == 2 and 0 <= span[0] <= span[1]):
         raise UserError(
-            f"rules.unigrams={list(rules.unigrams)}: expected [fewest,most], e.g. [3,20], or null (the rule is off)"
+            f"rules.unigrams={list(span)}: expected [fewest,most], e.g. [3,20], or null (the rule "
+            f"is off)"
         )
-    if not 0 <= rules.near_duplicates.distance <= 16:
+
+    distance = rules.near_duplicates.distance
+    if not 0 <= distance <= _FARTHEST:
         raise UserError(
-            f"rules.near_duplicates.distance={rules.near_duplicates.distance}: expected 0 to 16 of a hash's 64 bits"
+            f"rules.near_duplicates.distance={distance}: expected 0 to {_FARTHEST} of a hash's "
+            f"{_HASH_BITS} bits"
         )
 
 
 def active(rules: Rules) -> list[str]:
     """The names of the rules that are on."""
-    off = [name for name in NAMES if getattr(rules, name) is None]
-    off += ["near_duplicates"] if rules.near_duplicates.of is None else []
-    return [name for name in NAMES if name not in off]
+    on = [name for name in NAMES if getattr(rules, name) is not None]
+    if rules.near_duplicates.of is None:
+        on.remove("near_duplicates")
+    return on
 
 
 def described(name: str, rules: Rules) -> str:
-    """What a row must be to pass, in words."""
+    """Says in words which rows pass a rule."""
     if name == "unigrams":
         fewest, most = rules.unigrams or (0, 0)
         return f"{fewest} to {most} unigrams"
+
     if name == "near_duplicates":
-        return f"more than {rules.near_duplicates.distance} bits from every picture of {rules.near_duplicates.of}"
-    number = getattr(rules, name)
-    words = {
-        "short_side": "the shorter side above {:g} pixels",
-        "aspect_ratio": "the longer side below {:g} times the shorter",
-        "nsfw": "a score of at most {:g}",
-        "texts_per_image": "a picture with at most {:,} texts",
-        "images_per_text": "a text with at most {:,} pictures",
-        "rare_tokens": "only unigrams and bigrams among the {:,} most frequent",
-    }
-    return words[name].format(number)
+        near = rules.near_duplicates
+        return f"more than {near.distance} bits from every picture of {near.of}"
 
-
-# --- what a row alone tells -------------------------------------------------------------------------------------------
+    return _DESCRIPTIONS[name].format(getattr(rules, name))
 
 
 def alone(name: str, rules: Rules) -> Callable[[Table], BooleanValue] | None:
-    """Whether a row passes a rule that looks at nothing else; None for rules that look at the whole table."""
-    passes: dict[str, Callable[[Table], BooleanValue]] = {
-        # Not by least() and greatest(), which pass over a null.
+    """The test of a rule that looks at a row alone; None for rules that look at the whole table.
+
+    The rule `unigrams` wants the column of `with_number_of_unigrams`.
+    """
+    fewest, most = rules.unigrams or (0, 0)
+
+    # least() and greatest() would pass over a null, so each side is compared by itself.
+    tests: dict[str, Callable[[Table], BooleanValue]] = {
         "short_side": lambda rows: (
             (rows.width > rules.short_side) & (rows.height > rules.short_side)
         ),
@@ -128,17 +165,17 @@ def alone(name: str, rules: Rules) -> Callable[[Table], BooleanValue] | None:
             & (rows.height < rows.width * rules.aspect_ratio)
         ),
         "nsfw": lambda rows: rows.nsfw <= rules.nsfw,
-        "unigrams": lambda rows: rows.unigrams.between(*(rules.unigrams or (0, 0))),
+        "unigrams": lambda rows: rows.unigrams.between(fewest, most),
     }
-    return passes.get(name)
+    return tests.get(name)
 
 
-# What str.split takes for white space, but the space, as a regular expression's class. In ranges: a vertical tab or form feed
-# by itself would reach Spark as the letter v or f (and so do those that Ibis's own strip() would take off).
+# The white space of str.split, except the space, as a regular expression's class. It stands in
+# ranges: a vertical tab or form feed by itself would reach Spark as the letter v or f, and so do
+# those that Ibis's own strip() would take off.
 _SPACES = "\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
-
-# Capitals that not every engine lower-cases alike: İ (one letter or two), and what Unicode 16 added.
+# Capitals that engines lower-case differently: İ (one letter or two), and those new in Unicode 16.
 LATER_CAPITALS = {
     "İ": "i",
     "\u1c89": "\u1c8a",
@@ -151,45 +188,47 @@ LATER_CAPITALS = {
 
 
 def with_unigrams(rows: Table) -> Table:
-    """The rows with a column `words`: the lower-cased words of the text, split at white space as Python's `str.split` does.
+    """Adds a column `words`: the lower-cased words of the text, split as Python's `str.split` does.
 
-    Lower case goes letter by letter: İ is i, and the ς at a word's end is σ, as it is elsewhere. Of an empty text [""]. Each
-    step is a column of its own, or engines would compute it anew wherever the next one mentions it.
+    Lower case goes letter by letter: İ becomes i, and a final ς becomes σ, as elsewhere. An empty
+    text gives [""].
     """
-    letters, becomes = "".join(LATER_CAPITALS), "".join(LATER_CAPITALS.values())
+    # Each step is a column of its own: engines would compute it anew for each mention otherwise.
+    capitals = "".join(LATER_CAPITALS)
+    becomes = "".join(LATER_CAPITALS.values())
     rows = rows.mutate(words=rows.text.fill_null(""))
-    rows = rows.mutate(
-        words=ibis.ifelse(
-            rows.words.re_search(f"[{letters}]"), rows.words.translate(letters, becomes), rows.words
-        )
-    )
+    has_capitals = rows.words.re_search(f"[{capitals}]")
+    translated = rows.words.translate(capitals, becomes)
+    rows = rows.mutate(words=ibis.ifelse(has_capitals, translated, rows.words))
     rows = rows.mutate(words=rows.words.lower().replace("ς", "σ"))
-    odd = rows.words.re_search(
-        f"[{_SPACES}]|  |^ | $"
-    )  # rare; a replacement costs ten times as much as the question
+
+    # Few texts have odd spaces, and a replacement costs ten times as much as the search.
+    odd = rows.words.re_search(f"[{_SPACES}]|  |^ | $")
     even = rows.words.re_replace(f"[ {_SPACES}]+", " ").re_replace("^ | $", "")
     rows = rows.mutate(words=ibis.ifelse(odd, even, rows.words))
     return rows.mutate(words=rows.words.split(" "))
 
 
 def with_number_of_unigrams(rows: Table) -> Table:
-    """The rows with a column `unigrams`."""
+    """Adds a column `unigrams`: the number of words of the text."""
     rows = with_unigrams(rows)
-    return rows.mutate(unigrams=ibis.ifelse(rows.words[0] == "", 0, rows.words.length())).drop(
-        "words"
-    )
+    is_empty = rows.words[0] == ""
+    return rows.mutate(unigrams=ibis.ifelse(is_empty, 0, rows.words.length())).drop("words")
 
 
 def tokens(rows: Table) -> Table:
-    """(row, token) for every unigram and bigram of every text; a bigram is two words with a space between, so no unigram.
+    """Lists (row, token) for every unigram and bigram of every text.
 
-    A text of n words has n + (n - 1) of them, numbered: a list of bigrams would want a lambda, in which Spark splits the text
-    anew for every word.
+    A bigram is two words with a space between them, so that none is a unigram too.
     """
     words = with_unigrams(rows.select("row", "text"))
+
+    # A text of n words has n + (n - 1) tokens. They are numbered because a list of bigrams would
+    # take a lambda, in which Spark splits the text anew for every word.
     numbered = words.mutate(at=ibis.range(0, 2 * words.words.length() - 1).unnest())
-    first = numbered.at - numbered.words.length()
+    first = numbered.at - numbered.words.length()  # of a bigram; below 0 for unigrams
     bigram = numbered.words[first] + " " + numbered.words[first + 1]
     token = ibis.ifelse(first < 0, numbered.words[numbered.at], bigram)
-    every = numbered.select("row", token=token)
-    return every.filter(every.token != "")
+
+    listed = numbered.select("row", token=token)
+    return listed.filter(listed.token != "")

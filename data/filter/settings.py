@@ -13,28 +13,34 @@ from data.filter.rules import Rules
 
 @dataclass
 class ColumnNames:
-    image: str | None = None
-    text: str | None = None
-    width: str | None = None
-    height: str | None = None
-    nsfw: str | None = None
-    phash: str | None = None
+    """The source's columns; None means the first of the usual names in `data/tables/find.py`."""
+
+    image: str | None = MISSING
+    text: str | None = MISSING
+    width: str | None = MISSING
+    height: str | None = MISSING
+    nsfw: str | None = MISSING
+    phash: str | None = MISSING
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FilterConfig:
-    """`conf/commands/filter.yaml` says what each key is for."""
+    """`conf/commands/filter.yaml` explains each key and has the defaults.
 
-    source: Any = MISSING
-    to: str = MISSING
-    engine: str = "duckdb"
+    The nested ones are made here all the same: the error for a misspelt key looks for its like in
+    them, before the file is read.
+    """
+
+    source: Any  # a path or a list of paths; Hydra may take one for a number
+    to: str
+    engine: str
     rules: Rules = field(default_factory=Rules)
     columns: ColumnNames = field(default_factory=ColumnNames)
-    memory_gb: float = 4.0
-    threads: int | None = None
-    temporary: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    examples: int = 5
+    memory_gb: float
+    threads: int | None
+    temporary: str | None
+    options: dict[str, Any]
+    examples: int
 
 
 ConfigStore.instance().store(name="filter_schema", node=FilterConfig)

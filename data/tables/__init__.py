@@ -1,1 +1,1 @@
-"""data.tables"""
+"""Tables of URLs and texts: how they are found, read and queried."""

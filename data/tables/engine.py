@@ -1,8 +1,11 @@
-"""What runs the filter's queries: DuckDB on this machine (the default), or Spark, on this machine or a cluster.
+"""The interface of the engines that run the filter's queries.
 
-An engine opens parquet files as one table whose rows have a number, the same in both; saves tables as folders of parquet files;
-and says how far it is. All else is Ibis (`data/rules.py`, `data/sets.py`). DuckDB keeps to its memory limit and spills the rest
-to disk. Rows are numbered file by file: number of the file in the sorted list x 2^32 + place in the file.
+DuckDB runs on this machine and is the default; Spark runs on this machine or on a cluster. An
+engine opens parquet files as one table of numbered rows, saves tables as folders of parquet files,
+and says how far a query is. All queries are Ibis (`data/filter/rules.py`,
+`data/filter/statistics.py`), so that both engines run the same definition.
+
+Both number the rows alike: 2^32 x the file's index in the source + the row's index in the file.
 """
 
 from __future__ import annotations
@@ -16,13 +19,11 @@ from ibis.expr.types import IntegerValue, StringValue, Table
 
 from align_train.errors import UserError
 
-ROWS_PER_FILE = 2**32
+ROWS_PER_FILE = 2**32  # more than any file has, so that an index in a file fits below it
 
+NUMBER = "__row_number__"  # the column of the rows' numbers
 
-NUMBER = "__row_number__"
-
-
-# What engines know of a row besides its columns: a column of such a name would hide it.
+# Names that engines give to facts about a row: a source's column of that name would hide them.
 TAKEN = (
     NUMBER,
     "file_index",
@@ -36,14 +37,17 @@ TAKEN = (
 
 
 class EngineFailed(UserError):
-    """Something went wrong on the way, on the disk or in a file; the engine does not always say in which."""
+    """A query failed on the disk or on a file; the engine does not always say on which file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The table to be filtered. files: parquet, in order; columns: what rules call a column -> its name and type there.
+    """The table to filter.
 
-    only_success: leave out the rows of img2dataset's tables that have no picture.
+    Attributes:
+        files: Parquet files, in the order that numbers their rows.
+        columns: For each name that the rules use, the column and the type to read it as.
+        only_success: Leave out the rows of img2dataset's tables that have no image.
     """
 
     files: Sequence[Path]
@@ -51,6 +55,7 @@ class Source:
     only_success: bool = False
 
     def select(self, table: Table) -> Table:
+        """Gives the columns the names that the rules use, and the row's number the name `row`."""
         if self.only_success:
             table = table.filter(table.status == "success")
         named = {name: table[column].cast(kind) for name, (column, kind) in self.columns.items()}
@@ -58,28 +63,24 @@ class Source:
 
 
 class Engine(Protocol):
+    """Runs Ibis queries on parquet files."""
+
     name: str
 
     def open(self, source: Source) -> Table:
-        """(row, …) with the source's columns."""
+        """Opens the source as a table of `row` and the source's columns."""
 
     def save(self, table: Table, folder: Path) -> None:
         """Writes a table as parquet files into a new folder."""
 
-    def load(self, *places: Path) -> Table:
-        """The rows of parquet files and of folders of them."""
+    def load(self, *paths: Path) -> Table:
+        """Opens parquet files, and folders of them, as one table."""
 
     def from_hex(self, digits: StringValue) -> IntegerValue:
-        """The number that at most eight hexadecimal digits stand for."""
+        """Reads at most eight hexadecimal digits as a number."""
 
     def progress(self) -> float:
         """The share of the running query that is done, as far as the engine knows."""
 
-    def version(self) -> str: ...
-
-
-def uri(path: Path) -> str:
-    """Spark takes a plain path for a glob."""
-    return "".join(
-        f"\\{letter}" if letter in "{}[]*?\\" else letter for letter in str(path.absolute())
-    )
+    def version(self) -> str:
+        """The engine's name and version."""

@@ -1,7 +1,9 @@
-"""What img2dataset leaves: `00000.tar` (the pairs that it got), `00000.parquet` (a row for every URL) and `00000_stats.json`.
+"""The files that img2dataset writes: `00000.tar`, `00000.parquet` and `00000_stats.json`.
 
-The statistics are written last: a shard that has them is whole; one without is what a killed download left. Nothing here opens
-a tar, and nothing of the img2dataset package is needed (it wants old libraries; it runs in an environment of its own).
+The tar holds the pairs that were downloaded, the table a row for every URL. The statistics are
+written last: a shard that has them is whole, and one without them was left by a killed download.
+Nothing here opens a tar. Nothing needs the package img2dataset, which wants old libraries and runs
+in an environment of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Shard
 from align_train.shards.remote import is_url
+from data.tables.batches import first_line
 
 STATS_SUFFIX = "_stats.json"
 
-
-# The columns of its tables that are its own; the others are those of the table that was downloaded.
+# The columns that img2dataset adds. The others come from the table that was downloaded.
 OWN_COLUMNS = (
     "key",
     "status",
@@ -39,8 +41,11 @@ OWN_COLUMNS = (
     "md5",
 )
 
+_READERS = 8  # threads; statistics at a URL are small, so that latency is their price
+
 
 def stats_of(tar: Path) -> Path:
+    """The path of a tar's statistics."""
     return tar.with_name(tar.stem + STATS_SUFFIX)
 
 
@@ -49,72 +54,87 @@ def unfinished(tars: Iterable[Path]) -> list[Path]:
     return [tar for tar in tars if not stats_of(tar).is_file()]
 
 
-def finished_shards(folders: Sequence[str], stage: ShardCache) -> list[Shard] | None:
-    """A row of the manifest for each finished shard with a pair in it; None where these are no folders of img2dataset's.
+def finished_shards(folders: Sequence[str], cache: ShardCache) -> list[Shard] | None:
+    """Counts the pairs of img2dataset's shards; unfinished ones are left out, with a line.
 
-    A folder may be a URL. What is unfinished is left out and told.
+    Args:
+        folders: Paths or URLs of folders.
+        cache: Reads what lies at URLs.
+
+    Returns:
+        A row of the manifest for each finished shard that has a pair; None if img2dataset did not
+        write these folders.
+
+    Raises:
+        UserError: Statistics or a table cannot be read.
     """
-    tars, stats = list[str](), set[str]()
+    tars: list[str] = []
+    stats: set[str] = set()
     for folder in folders:
-        place = folder.rstrip("/")
-        if is_url(folder):
-            tars += stage.glob(f"{place}/*.tar")
-            stats |= set(stage.glob(f"{place}/*{STATS_SUFFIX}"))
-        else:
-            path = Path(place).expanduser()
-            tars += map(str, path.glob("*.tar"))
-            stats |= set(map(str, path.glob(f"*{STATS_SUFFIX}")))
+        tars += _names(folder, "*.tar", cache)
+        stats |= set(_names(folder, f"*{STATS_SUFFIX}", cache))
     if not stats:
         return None
-    whole = sorted(tar for tar in tars if _beside(tar, STATS_SUFFIX) in stats)
-    if len(whole) < len(tars):
-        first = min(set(tars) - set(whole))
+
+    finished = sorted(tar for tar in tars if _stats_beside(tar) in stats)
+    if len(finished) < len(tars):
+        first = min(set(tars) - set(finished))
         print(
-            f"{len(tars) - len(whole)} unfinished shards without {STATS_SUFFIX} are left out, first {first}"
+            f"{len(tars) - len(finished)} unfinished shards without {STATS_SUFFIX} are left out, "
+            f"first {first}"
         )
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        counted = pool.map(partial(_counted, stage=stage), whole)
-        shards = list(
-            tqdm(counted, total=len(whole), desc="reading statistics", delay=1, leave=False)
-        )
-    return [shard for shard in shards if shard.pairs]
+
+    with ThreadPoolExecutor(max_workers=_READERS) as pool:
+        counted = pool.map(partial(_counted, cache=cache), finished)
+        bar = tqdm(counted, total=len(finished), desc="reading statistics", delay=1, leave=False)
+        return [shard for shard in bar if shard.pairs]
 
 
-def _beside(tar: str, suffix: str) -> str:
-    return tar.removesuffix(".tar") + suffix
+def _names(folder: str, pattern: str, cache: ShardCache) -> list[str]:
+    plain = folder.rstrip("/")
+    if is_url(folder):
+        return list(cache.glob(f"{plain}/{pattern}"))
+    return [str(path) for path in Path(plain).expanduser().glob(pattern)]
 
 
-def _counted(tar: str, *, stage: ShardCache) -> Shard:
-    """A shard's row. Where it has a table beside it here, that counts: a pair that could not be written stands only in the
-    statistics."""
+def _stats_beside(tar: str) -> str:
+    return tar.removesuffix(".tar") + STATS_SUFFIX
+
+
+def _counted(tar: str, *, cache: ShardCache) -> Shard:
+    """Makes a shard's row.
+
+    A local table counts before the statistics: they include pairs that could not be written.
+    """
     if is_url(tar):
-        return Shard(tar, _successes(_beside(tar, STATS_SUFFIX), stage), stage.size(tar) or 0)
+        return Shard(tar, _successes(_stats_beside(tar), cache), cache.size(tar) or 0)
+
     table = Path(tar).with_suffix(".parquet")
-    pairs = (
-        _rows_with_pictures(table)
-        if table.is_file()
-        else _successes(_beside(tar, STATS_SUFFIX), stage)
-    )
+    has_table = table.is_file()
+    pairs = _rows_with_images(table) if has_table else _successes(_stats_beside(tar), cache)
     return Shard(tar, pairs, Path(tar).stat().st_size)
 
 
-def _successes(place: str, stage: ShardCache) -> int:
+def _successes(path: str, cache: ShardCache) -> int:
     try:
-        pairs = json.loads(stage.read(place))["successes"]
+        pairs = json.loads(cache.read(path))["successes"]
     except (ValueError, KeyError, TypeError):
         pairs = None
+
     if not isinstance(pairs, int) or pairs < 0:
         raise UserError(
-            f"{place}: no statistics of img2dataset's; remove the file and download the shard again"
+            f"{path}: no statistics of img2dataset's; remove the file and download the shard again"
         )
     return pairs
 
 
-def _rows_with_pictures(table: Path) -> int:
+def _rows_with_images(table: Path) -> int:
     try:
         status = parquet.read_table(table, columns=["status"])["status"]
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
-            f"{table}: no table of img2dataset's ({str(error).splitlines()[0]}); remove its {STATS_SUFFIX}, download it again"
+            f"{table}: no table of img2dataset's ({first_line(error)}); remove its {STATS_SUFFIX}, "
+            f"download it again"
         ) from None
+    # The sum of no rows is null.
     return int(pc.sum(pc.equal(status, "success")).as_py() or 0)

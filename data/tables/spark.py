@@ -1,3 +1,8 @@
+"""Spark, on this machine or on a cluster whose machines share the folders.
+
+It needs `align_train[spark]` and Java 17 or 21.
+"""
+
 from __future__ import annotations
 
 import os
@@ -11,60 +16,76 @@ import ibis
 from ibis.expr.types import IntegerValue, StringValue, Table
 
 from align_train.errors import UserError
-from data.tables.engine import NUMBER, ROWS_PER_FILE, Engine, EngineFailed, Source, uri
+from data.tables.batches import first_line
+from data.tables.engine import NUMBER, ROWS_PER_FILE, Engine, EngineFailed, Source
 
-# --- Spark ------------------------------------------------------------------------------------------------------------
+_JVM_SHARE = 0.8  # of memory_gb for Spark's JVM; Python and the JVM's own needs get the rest
+_MB_PER_GB = 1024
 
 
 @contextmanager
 def open_spark(
-    *, memory_gb: float, threads: int | None, temporary: Path, options: Mapping[str, Any]
+    *, memory_gb: float, threads: int | None, temporary: Path, options: Mapping[str, object]
 ) -> Iterator[Engine]:
+    """Starts Spark; `data.tables.engines.engine` says what the parameters are for.
+
+    An option `spark.master` other than local leaves memory, threads and folders to the cluster.
+
+    Raises:
+        UserError: PySpark is missing, or Spark does not start.
+        EngineFailed: A query failed.
+    """
     try:
-        from py4j.protocol import Py4JError  # type: ignore[import-untyped]  # what Java raises and PySpark has no name for
+        # Java raises Py4J's errors, for which PySpark has no name.
+        from py4j.protocol import Py4JError  # type: ignore[import-untyped]
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError:
         raise UserError("engine=spark needs PySpark: pip install 'align_train[spark]'") from None
 
-    cores = threads or os.cpu_count() or 1
-    settings = {
-        "spark.master": f"local[{cores}]",
-        "spark.driver.memory": f"{int(memory_gb * 1024 * 0.8)}m",
-        "spark.local.dir": str(temporary),
-        "spark.sql.shuffle.partitions": str(max(4, 2 * cores)),
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.log.level": "ERROR",
-        "spark.sql.warehouse.dir": str(temporary / "warehouse"),
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-    }
-    if options.get("spark.master", "local").split("[")[0] != "local":  # a cluster knows better
-        settings = {"spark.log.level": "ERROR"}
+    master = str(options.get("spark.master", "local"))
+    settings = {"spark.log.level": "ERROR"}
+    if master.split("[")[0] == "local":
+        settings |= _local_settings(memory_gb, threads, temporary)
+
     builder = SparkSession.builder.appName("align_train filter")
     for key, value in {**settings, **options}.items():
         builder = builder.config(key, value)
+
     temporary.mkdir(parents=True, exist_ok=True)
     try:
         session = builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError) as error:
         raise UserError(
-            f"engine=spark: Spark does not start ({_first_line(error)}); Spark 4.0 needs Java 17 or 21, found by JAVA_HOME "
-            f"or on the PATH"
+            f"engine=spark: Spark does not start ({first_line(error)}); Spark 4.0 needs Java 17 or "
+            f"21, found by JAVA_HOME or on the PATH"
         ) from None
+
     try:
         yield Spark(session)
     except (PySparkException, Py4JError) as error:
         raise EngineFailed(
-            f"engine=spark: {_first_line(error)}; nothing is lost, run it again once mended"
+            f"engine=spark: {first_line(error)}; nothing is lost, run it again once mended"
         ) from None
     finally:
         session.stop()
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _local_settings(memory_gb: float, threads: int | None, temporary: Path) -> dict[str, str]:
+    cores = threads or os.cpu_count() or 1
+    return {
+        "spark.master": f"local[{cores}]",
+        "spark.driver.memory": f"{int(memory_gb * _MB_PER_GB * _JVM_SHARE)}m",
+        "spark.local.dir": str(temporary),
+        "spark.sql.warehouse.dir": str(temporary / "warehouse"),
+        # Spark's 200 parts are for clusters.
+        "spark.sql.shuffle.partitions": str(max(4, 2 * cores)),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # Otherwise Spark binds to the address that the host's name resolves to.
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+    }
 
 
 @ibis.udf.scalar.builtin(name="conv")  # type: ignore[untyped-decorator]
@@ -73,54 +94,66 @@ def _conv(number: str, base: int, to: int) -> str:  # type: ignore[empty-body]
 
 
 class Spark:
+    """An engine on a session of PySpark."""
+
     name = "spark"
 
     def __init__(self, session: Any) -> None:
+        """Takes PySpark's session, whose package may be missing when types are checked."""
         self.session = session
         self.connection = ibis.pyspark.connect(session)
 
     def open(self, source: Source) -> Table:
+        """Opens the source as a table of `row` and the source's columns."""
         from pyspark.sql import functions
 
-        frame = self.session.read.parquet(*map(uri, source.files))
-        frame = frame.select(
-            "*",
-            *(
-                functions.col(f"_metadata.{name}").alias(f"__{name}__")
-                for name in ("file_name", "row_index")
-            ),
-        )
-        # Names come back as parts of URIs; those of the source's files are unique.
-        numbers = {path.name: number for number, path in enumerate(source.files)}
-        spelt = [
-            (uri.rpartition("/")[2], numbers[unquote(uri.rpartition("/")[2])])
-            for uri in frame.inputFiles()
-        ]
-        known = functions.broadcast(
-            self.session.createDataFrame(spelt, "__file_name__ string, __file_number__ long")
-        )
-        place = functions.col("__file_number__") * ROWS_PER_FILE + functions.col("__row_index__")
-        frame.join(known, "__file_name__").withColumn(NUMBER, place).createOrReplaceTempView(
-            "source"
-        )
+        frame = self.session.read.parquet(*map(_uri, source.files))
+        file_name = functions.col("_metadata.file_name").alias("__file_name__")
+        row_index = functions.col("_metadata.row_index").alias("__row_index__")
+        frame = frame.select("*", file_name, row_index)
+
+        # Spark gives the names back as parts of URIs. The names of a source's files are unique.
+        indices = {path.name: index for index, path in enumerate(source.files)}
+        names = [uri.rpartition("/")[2] for uri in frame.inputFiles()]
+        numbered = [(name, indices[unquote(name)]) for name in names]
+        files = self.session.createDataFrame(numbered, "__file_name__ string, __file_number__ long")
+
+        number = functions.col("__file_number__") * ROWS_PER_FILE + functions.col("__row_index__")
+        joined = frame.join(functions.broadcast(files), "__file_name__")
+        joined.withColumn(NUMBER, number).createOrReplaceTempView("source")
         return source.select(self.connection.table("source"))
 
     def save(self, table: Table, folder: Path) -> None:
-        self.session.sql(self.connection.compile(table)).write.parquet(uri(folder))
+        """Writes a table as parquet files into a new folder."""
+        self.session.sql(self.connection.compile(table)).write.parquet(_uri(folder))
 
-    def load(self, *places: Path) -> Table:
-        frame = self.session.read.parquet(*map(uri, places))
-        frame.createOrReplaceTempView(name := ibis.util.gen_name("parquet"))
+    def load(self, *paths: Path) -> Table:
+        """Opens parquet files, and folders of them, as one table."""
+        frame = self.session.read.parquet(*map(_uri, paths))
+        name = ibis.util.gen_name("parquet")
+        frame.createOrReplaceTempView(name)
         return self.connection.table(name)
 
     def from_hex(self, digits: StringValue) -> IntegerValue:
+        """Reads at most eight hexadecimal digits as a number."""
         return _conv(digits, 16, 10).cast("int64")
 
     def progress(self) -> float:
+        """The share of the tasks of the running stages that are done."""
         tracker = self.session.sparkContext.statusTracker()
-        stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-        tasks = sum(stage.numTasks for stage in stages if stage)
-        return sum(stage.numCompletedTasks for stage in stages if stage) / tasks if tasks else 0.0
+        infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+        running = [info for info in infos if info]
+
+        tasks = sum(info.numTasks for info in running)
+        done = sum(info.numCompletedTasks for info in running)
+        return done / tasks if tasks else 0.0
 
     def version(self) -> str:
+        """The engine's name and version."""
         return f"spark {self.session.version}"
+
+
+def _uri(path: Path) -> str:
+    """Escapes a path, because Spark takes a plain one for a glob."""
+    letters = (f"\\{letter}" if letter in "{}[]*?\\" else letter for letter in str(path.absolute()))
+    return "".join(letters)

@@ -109,7 +109,7 @@ def test_from_urls_to_a_training_run(
             "rules.unigrams=null",
             "rules.images_per_text=null",
             cwd=tmp_path,
-            module="data.filter.job",
+            module="data.filter",
         )
         kept = parquet.read_table(tmp_path / "filtered" / "kept")
         assert kept.num_rows == 360, "every tenth is too small"
@@ -158,7 +158,7 @@ def test_from_urls_to_a_training_run(
         "rules.unigrams=[4,100]",
         "rules.images_per_text=null",
         cwd=tmp_path,
-        module="data.filter.job",
+        module="data.filter",
     )
     assert {tar.name: tar.read_bytes() for tar in shards.glob("*.tar")} == before
     selected = read_manifest(str(tmp_path / "selected" / "manifest.jsonl"), stage=ShardCache())

@@ -221,7 +221,7 @@ def test_every_rule_against_plain_python(tmp_path: Path) -> None:
     write_probes(tmp_path / "probes.parquet")
     out = run(
         "source=table", "to=out", f"rules.rare_tokens={frequent}", "rules.near_duplicates.of=probes.parquet", "examples=10000",
-        cwd=tmp_path, module="data.filter.job",
+        cwd=tmp_path, module="data.filter",
     )  # fmt: skip
     compare(rows, tmp_path / "out", wanted)
     assert (
@@ -238,7 +238,7 @@ def test_every_rule_against_plain_python(tmp_path: Path) -> None:
     )
 
     again = run("source=table", "to=out", f"rules.rare_tokens={frequent}", "rules.near_duplicates.of=probes.parquet",
-                "examples=10000", cwd=tmp_path, module="data.filter.job")  # fmt: skip
+                "examples=10000", cwd=tmp_path, module="data.filter")  # fmt: skip
     assert "is finished" in again.stdout
 
 
@@ -261,7 +261,7 @@ def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
             f"engine={name}",
             *rules,
             cwd=tmp_path,
-            module="data.filter.job",
+            module="data.filter",
         )
     compare(
         rows,
@@ -342,7 +342,7 @@ def test_random_tables(seed: int, tmp_path: Path) -> None:
     write_probes(tmp_path / "probes.parquet")
     run(
         "source=table/*.parquet", "to=out", f"rules.rare_tokens={frequent}", "rules.near_duplicates.of=probes.parquet",
-        "rules.near_duplicates.distance=2", "examples=10000", cwd=tmp_path, module="data.filter.job",
+        "rules.near_duplicates.distance=2", "examples=10000", cwd=tmp_path, module="data.filter",
     )  # fmt: skip
     compare(rows, tmp_path / "out", wanted)
 
@@ -418,10 +418,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.long
 def test_killed_and_run_again(crawl: Path) -> None:
-    run(*FILTER, "to=whole", cwd=crawl, module="data.filter.job")
+    run(*FILTER, "to=whole", cwd=crawl, module="data.filter")
     killed = 0
-    for place in ("work/token_counts.unfinished/*", "kept/part-00001*"):
-        process = start(*FILTER, "to=again", cwd=crawl, module="data.filter.job")
+    for place in ("work/.token_counts.*/*", "kept/part-00001*"):
+        process = start(*FILTER, "to=again", cwd=crawl, module="data.filter")
         while process.poll() is None and not list((crawl / ".again.partial").glob(place)):
             time.sleep(0.002)
         if process.poll() is None:
@@ -433,7 +433,7 @@ def test_killed_and_run_again(crawl: Path) -> None:
             killed += 1
             assert not (crawl / "again").exists() and (crawl / ".again.partial").exists()
     assert killed, "not once in time"
-    run(*FILTER, "to=again", cwd=crawl, module="data.filter.job")
+    run(*FILTER, "to=again", cwd=crawl, module="data.filter")
     whole, again = contents(crawl / "whole"), contents(crawl / "again")
     assert list(whole) == list(again)
     assert all(whole[name] == again[name] for name in whole if name != "filter.json")
@@ -441,12 +441,12 @@ def test_killed_and_run_again(crawl: Path) -> None:
     # Killed between its last writing and the renaming.
     (crawl / "again").rename(crawl / ".again.partial")
     (crawl / ".again.partial" / "work" / "verdicts").mkdir(parents=True)
-    run(*FILTER, "to=again", cwd=crawl, module="data.filter.job")
+    run(*FILTER, "to=again", cwd=crawl, module="data.filter")
     assert contents(crawl / "again") == again
 
 
 def test_begun_with_other_rules(crawl: Path) -> None:
-    process = start(*FILTER, "to=out", cwd=crawl, module="data.filter.job")
+    process = start(*FILTER, "to=out", cwd=crawl, module="data.filter")
     while (
         process.poll() is None
         and not (crawl / ".out.partial" / "work" / "images_per_text").exists()
@@ -461,7 +461,7 @@ def test_begun_with_other_rules(crawl: Path) -> None:
             "was made with another source (4 files, now 1 files",
         ),
     ):
-        done = finish(start(*FILTER, "to=out", *more, cwd=crawl, module="data.filter.job"))
+        done = finish(start(*FILTER, "to=out", *more, cwd=crawl, module="data.filter"))
         assert done.returncode == 2 and told in done.stderr, done.stderr
 
 
@@ -483,8 +483,8 @@ def test_begun_with_other_rules(crawl: Path) -> None:
         (["rules.short_side=-1"], "rules.short_side=-1"),
         (["rules.unigrams=[20,3]"], "rules.unigrams=[20, 3]: expected [fewest,most]"),
         (["rules.near_duplicates.distance=40"], "expected 0 to 16"),
-        (["rules.near_duplicates.of=nowhere"], "no such folder of pictures or shards"),
-        (["rules.near_duplicates.of=empty_folder"], "no pictures there"),
+        (["rules.near_duplicates.of=nowhere"], "no such folder of images or shards"),
+        (["rules.near_duplicates.of=empty_folder"], "no images there"),
         (["rules.near_duplicates.of=no_hashes.parquet"], "is no hash"),
         (["engine=polars"], "engine=polars: expected duckdb or spark"),
         (["memory_gb=0"], "memory_gb=0"),
@@ -494,7 +494,7 @@ def test_begun_with_other_rules(crawl: Path) -> None:
         (["source=2024"], "source=2024: no such folder"),
         (["source=null"], "source=None: expected a path or a list of paths"),
         (["source=taken"], "file_index is what engines call something of their own"),
-        (["source=nothing_there"], "source=nothing_there: not one of its rows has a picture"),
+        (["source=nothing_there"], "source=nothing_there: not one of its rows has an image"),
         (["+options.memory_limit=lots"], "Memory must have a number"),
         (["engine=spark", "memory_gb=0.5"], "memory_gb=0.5: expected at least 1"),
         pytest.param(
@@ -542,9 +542,7 @@ def test_bad_input_is_told_in_one_line(
 ) -> None:
     for path in bad_tables.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    done = finish(
-        start("source=table", "to=out", *arguments, cwd=tmp_path, module="data.filter.job")
-    )
+    done = finish(start("source=table", "to=out", *arguments, cwd=tmp_path, module="data.filter"))
     lines = [line for line in done.stderr.splitlines() if line.startswith("align_train:")]
     assert done.returncode == 2 and len(lines) == 1 and told in lines[0], done.stderr
     assert "Traceback" not in done.stderr

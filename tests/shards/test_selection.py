@@ -85,8 +85,8 @@ def test_pictures_near_those_of_evaluation_are_hashed_and_left_out(
         for name in ("texts_per_image", "images_per_text", "unigrams", "rare_tokens")
     ]
     near = ("rules.near_duplicates.of=evaluation", "rules.near_duplicates.distance=0")
-    out = run("source=shards", "to=out", *off, *near, cwd=tmp_path, module="data.filter.job")
-    assert "hashing pictures" in out.stderr and "give it as data.shards" in out.stdout
+    out = run("source=shards", "to=out", *off, *near, cwd=tmp_path, module="data.filter")
+    assert "hashing images" in out.stderr and "give it as data.shards" in out.stdout
     kept = kept_keys(tmp_path / "out" / "manifest.jsonl")
     assert kept < set(pairs) and not kept & set(chosen)
     dropped = len(pairs) - len(kept)
@@ -111,7 +111,7 @@ def test_sizes_are_those_of_the_web(downloaded: Path, tmp_path: Path) -> None:
         "rules.aspect_ratio=1.5",
         *off,
         cwd=tmp_path,
-        module="data.filter.job",
+        module="data.filter",
     )
     wanted = set()
     for table in sorted(downloaded.glob("*.parquet")):

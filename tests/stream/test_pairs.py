@@ -245,7 +245,7 @@ def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Pat
     [
         (["path=nothing", "text=[name]"], "has no column 'nothing'; it has file, name"),
         (["text=[title]", 'path="pictures/{file}.png"'], "has no column 'title'"),
-        (["text=[name]", 'path="elsewhere/{file}.png"'], "100 of 100 pictures are missing, first"),
+        (["text=[name]", 'path="elsewhere/{file}.png"'], "100 of 100 images are missing, first"),
         (
             ["text=[name]", 'path="pictures/{file}.png"', "+where.language=xx"],
             "where.language: no row of table.tsv has 'xx' there",

@@ -1,0 +1,137 @@
+"""The engine's verdicts, read back in the order of rows.
+
+Verdicts are parquet files of (row, mask) for the failing rows. They are read some at a time, so
+that memory holds those of one file of the source.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from data.filter.rules import bit
+from data.tables.batches import batches
+from data.tables.engine import ROWS_PER_FILE
+from data.tables.find import Tables
+
+Integers = NDArray[np.int64]
+
+
+class FileVerdicts(NamedTuple):
+    """The verdicts on one file of the source.
+
+    Attributes:
+        file: Its path.
+        keep: bool `[rows of the file]`, False for rows that fail a rule.
+    """
+
+    file: Path
+    keep: NDArray[np.bool_]
+
+
+class Verdicts:
+    """The mask of the rules that each failing row fails."""
+
+    def __init__(self, folder: Path, tables: Tables) -> None:
+        """Reads nothing yet.
+
+        Args:
+            folder: Parquet files that an engine wrote, in the order of rows.
+            tables: The source.
+        """
+        self.files = sorted(folder.glob("*.parquet"))
+        self.tables = tables
+
+    def by_file(self) -> Iterator[FileVerdicts]:
+        """Yields the verdicts on each file of the source, in its order."""
+        coming = self._in_order()
+        rows = np.empty(0, np.int64)  # failing rows that were read and belong to this file or later
+
+        for index, (file, count) in enumerate(
+            zip(self.tables.files, self.tables.rows, strict=True)
+        ):
+            first = index * ROWS_PER_FILE
+            end = first + ROWS_PER_FILE
+
+            parts = [rows]
+            while not len(parts[-1]) or parts[-1][-1] < end:
+                more = next(coming, None)
+                if more is None:
+                    break
+                parts.append(more[0])
+            rows = np.concatenate(parts)
+
+            in_file = int(np.searchsorted(rows, end))
+            keep = np.ones(count, dtype=bool)
+            keep[rows[:in_file] - first] = False
+            rows = rows[in_file:]
+            yield FileVerdicts(file, keep)
+
+    def counts(self) -> Counter[int]:
+        """The number of rows that fail with each mask."""
+        counts: Counter[int] = Counter()
+        for _, masks in self._in_order():
+            different, times = np.unique(masks, return_counts=True)
+            counts.update(dict(zip(different.tolist(), times.tolist(), strict=True)))
+        return counts
+
+    def examples(
+        self, names: Sequence[str], number: int, columns: Sequence[str]
+    ) -> dict[str, list[dict[str, object]]]:
+        """Finds the first `number` rows that fail each rule.
+
+        Args:
+            names: The rules.
+            number: The most examples of each.
+            columns: The source's columns to give.
+
+        Returns:
+            The examples by rule, in the order of rows.
+        """
+        wanted: dict[str, list[int]] = {name: [] for name in names}
+        for rows, masks in self._in_order():
+            for name, found in wanted.items():
+                failing = rows[masks & bit(name) > 0]
+                found += failing[: number - len(found)].tolist()
+            if all(len(found) == number for found in wanted.values()):
+                break
+
+        numbers = sorted(set(itertools.chain.from_iterable(wanted.values())))
+        records = dict(zip(numbers, self._records(numbers, columns), strict=True))
+        return {name: [records[row] for row in found] for name, found in wanted.items()}
+
+    def _in_order(self) -> Iterator[tuple[Integers, Integers]]:
+        """Yields (rows, masks), never empty."""
+        for file in self.files:
+            for batch in batches(file, ["row", "mask"]):
+                if len(batch):
+                    yield batch.column("row").to_numpy(), batch.column("mask").to_numpy()
+
+    def _records(
+        self, numbers: Sequence[int], columns: Sequence[str]
+    ) -> Iterator[dict[str, object]]:
+        """Reads the rows of these numbers, which ascend; only their row groups are opened."""
+        for index, group in itertools.groupby(numbers, lambda row: row // ROWS_PER_FILE):
+            in_file = np.array([row % ROWS_PER_FILE for row in group])
+            with parquet.ParquetFile(self.tables.files[index]) as file:
+                yield from _records_of_file(file, in_file, columns)
+
+
+def _records_of_file(
+    file: parquet.ParquetFile, rows: Integers, columns: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = np.cumsum([0, *sizes])
+    groups = np.searchsorted(starts, rows, side="right") - 1
+
+    for group in np.unique(groups):
+        in_group = rows[groups == group] - starts[group]
+        table = file.read_row_group(int(group), columns=list(columns))
+        yield from table.take(in_group).to_pylist()

@@ -1,0 +1,28 @@
+"""Settings that name one path or several."""
+
+from __future__ import annotations
+
+from align_train.errors import UserError
+
+
+def paths_of(setting: object, key: str) -> list[str]:
+    """Reads a setting that is a path or a list of paths.
+
+    Args:
+        setting: Its value. Hydra takes a folder called 2024 for a number, so numbers are paths too.
+        key: Its name, for the error.
+
+    Raises:
+        UserError: It is anything else, or an empty list.
+    """
+    listed = list(setting) if isinstance(setting, list | tuple) else [setting]
+    paths = [str(item) for item in listed if _is_path(item)]
+
+    if not paths or len(paths) < len(listed):
+        raise UserError(f"{key}={setting}: expected a path or a list of paths")
+    return paths
+
+
+def _is_path(item: object) -> bool:
+    # For Python a bool is an int; `source=true` is a mistake.
+    return isinstance(item, str | int | float) and not isinstance(item, bool)
