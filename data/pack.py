@@ -28,7 +28,7 @@ from tqdm import tqdm
 from align_train.config.compose import command
 from align_train.errors import UserError
 from align_train.files import whole
-from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.tar_index import IMAGE_EXTENSIONS
 from align_train.shards.write import write_shard
 from align_train.stream.wordpiece import train_tokenizer
@@ -65,6 +65,7 @@ def run(config: DictConfig) -> None:
     to = Path(settings.to).expanduser()
     _check(settings, to)
 
+    # One shuffle of all pairs, by the seed: the same source gives the same shards.
     pairs = collect(settings)
     Random(settings.seed).shuffle(pairs)
     with whole(to) as aside:
@@ -101,6 +102,7 @@ def collect(settings: PackConfig) -> list[Pair]:
     columns = settings.text or (["sidecar"] if table.is_dir() else ["text"])
     chosen = _Chosen(settings.where, table)
 
+    # A dict keeps the order of the first row of each image.
     texts_of: dict[Path, list[str]] = {}
     for row in rows:
         if row not in chosen:
@@ -118,7 +120,11 @@ def collect(settings: PackConfig) -> list[Pair]:
 
 
 def _open(settings: PackConfig) -> tuple[Iterable[Row], Path, Path]:
-    """The rows of the source, its path, and the folder that its images' paths start from."""
+    """Opens a folder or a table.
+
+    Returns:
+        The rows of the source, its path, and the folder that its images' paths start from.
+    """
     source = Path(settings.source).expanduser()
     if source.is_dir():
         return _rows_of_folder(source), source, source
@@ -129,6 +135,8 @@ def _open(settings: PackConfig) -> tuple[Iterable[Row], Path, Path]:
 
 def _rows_of_folder(folder: Path) -> Iterator[Row]:
     extensions = {f".{name}" for name in IMAGE_EXTENSIONS + _OTHER_FORMATS}
+
+    # Sorted: a file system gives its names in any order.
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in extensions:
             continue
@@ -158,6 +166,7 @@ class _Chosen:
         self.unmet = {column: set(values) for column, values in self.wanted.items()}
 
     def __contains__(self, row: Row) -> bool:
+        # Each value is met by itself, whether or not the row's other columns fit.
         cells = {column: cell(row, column, self.table) for column in self.wanted}
         for column, value in cells.items():
             self.unmet[column].discard(value)
@@ -182,7 +191,9 @@ def _values(column: str, setting: object) -> list[str]:
 
 
 def _image_path(row: Row, pattern: str, table: Path) -> str:
+    # A plain column is the simplest pattern.
     template = pattern if "{" in pattern else "{" + pattern + "}"
+
     try:
         return template.format(**row)
     except KeyError as error:
@@ -222,7 +233,7 @@ def write(pairs: list[Pair], folder: Path, settings: PackConfig) -> None:
         settings: Those of the command.
     """
     size = settings.pairs_per_shard
-    shards = []
+    shards: list[Shard] = []
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
         for first in range(0, len(pairs), size):
             path = folder / f"{first // size:05d}.tar"
@@ -244,13 +255,19 @@ def _members(
     for index, (path, texts) in enumerate(pairs, start=first):
         extension, image = _read_image(path)
         record = json.dumps({"captions": texts, "source": path.name}, ensure_ascii=False)
+
+        # The first text is a member too, for readers that expect one caption.
         members = {extension: image, "txt": texts[0].encode(), "json": record.encode()}
+        # Keys are unique among all shards.
         yield f"{index:09d}", members
         bar.update()
 
 
 def _read_image(path: Path) -> tuple[str, bytes]:
-    """The extension and the bytes that go into the shard."""
+    """The extension and the bytes that go into the shard.
+
+    Formats that the training does not decode become PNG.
+    """
     extension = path.suffix.lower().lstrip(".")
     data = path.read_bytes()
     if extension in IMAGE_EXTENSIONS:

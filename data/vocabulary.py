@@ -48,6 +48,7 @@ def run(config: DictConfig) -> None:
     to = Path(settings.to).expanduser()
     _check(settings, to)
 
+    # The trainer asks for the texts twice; each pass has a progress bar with its label.
     passes = iter(("counting characters", "counting words"))
     with whole(to) as aside:
         train_tokenizer(
@@ -101,6 +102,7 @@ def _batches(settings: VocabularyConfig, *, label: str) -> Iterator[list[str]]:
 
 
 def _texts(settings: VocabularyConfig, label: str) -> Iterator[list[str]]:
+    """Opens the source; tables that people write by hand do without pyarrow."""
     sources = paths_of(settings.source, "source")
     suffixes = {Path(source).suffix.lower() for source in sources}
     if suffixes <= {".tsv", ".csv"}:
@@ -148,7 +150,7 @@ def _texts_of_parquet(
         for file in tables.files:
             start = 0
             for rows in batches(file, columns):
-                # Every so many rows of the file, wherever a batch begins.
+                # Every so many rows of the file, wherever a batch of it begins.
                 first = -start % settings.every
                 for column_name in columns:
                     cells = rows.column(column_name).to_pylist()[first :: settings.every]
@@ -158,6 +160,7 @@ def _texts_of_parquet(
 
 
 def _parts(cells: Iterable[str], settings: VocabularyConfig) -> list[str]:
+    """Splits the cells at the separator, if the settings have one."""
     if not settings.separator:
         return list(cells)
 

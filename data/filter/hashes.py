@@ -144,6 +144,7 @@ def _of_folder(folder: Path) -> list[str | None]:
     shards = sorted(folder.glob("*.tar"))
 
     with ProcessPoolExecutor() as pool:
+        # Many images a task: one takes only 3 ms.
         bar = tqdm(images, desc="hashing images", delay=1)
         hashes = list(pool.map(perceptual_hash, bar, chunksize=64))
 
@@ -157,7 +158,14 @@ def _of_shard(path: Path) -> list[str | None]:
 
 
 def hashes_by_key(path: Path) -> dict[str, str | None]:
-    """The hash of each image of a tar, by its key; None for what is no image."""
+    """Hashes the images of a tar.
+
+    Args:
+        path: A tar of WebDataset's format.
+
+    Returns:
+        The hash of each image by its key, in the tar's order; None if it is not readable.
+    """
     reader = ShardReader(path, CaptionSource("txt", None))
     try:
         keys = (reader.key(index).partition("/")[2] for index in range(len(reader)))
@@ -226,7 +234,15 @@ class Probes:
 
 
 def hexadecimal(numbers: NDArray[np.uint64], digits: int) -> pa.Array:
-    """The last `digits` hexadecimal digits of each number, as texts."""
+    """Spells numbers in hexadecimal.
+
+    Args:
+        numbers: `[n]`.
+        digits: The number of digits to give, counted from the last.
+
+    Returns:
+        n texts of `digits` characters.
+    """
     shifts = np.arange(_BITS_PER_DIGIT * (digits - 1), -1, -_BITS_PER_DIGIT).astype(np.uint64)
     nibbles = (numbers[:, None] >> shifts) & np.uint64(15)
 
@@ -265,6 +281,7 @@ def _hash_shard(table: Path, index: int, to: Path) -> None:
     hashes = hashes_by_key(table.with_suffix(".tar"))
     keys = parquet.read_table(table, columns=["key"])["key"].to_pylist()
 
+    # The table has a row for every URL, also for those without an image.
     rows: list[int] = []
     texts: list[str | None] = []
     for row, key in enumerate(keys):

@@ -58,6 +58,7 @@ def run_filter(plan: Plan) -> None:
     partial = plan.to.with_name(f".{plan.to.name}.partial")
 
     with _opened(plan, partial):
+        # A kill between the last part and the renaming leaves nothing else to do.
         if not (partial / DONE).is_file():
             _fill(plan, partial)
 
@@ -113,6 +114,7 @@ def _judge(plan: Plan, work: Path) -> _Judged:
     if "near_duplicates" in plan.names and "phash" not in plan.columns:
         hash_shards(plan.tables.files, work / HASHES)
 
+    # The engine gives its memory and its spill folder back before the next step.
     with _engine_of(plan, work) as ready:
         source = Source(
             files=plan.tables.files, columns=plan.columns, only_success=plan.tables.shards
@@ -151,6 +153,7 @@ def _opened(plan: Plan, partial: Path) -> Iterator[None]:
                 f"to={plan.settings.to}: another process is writing it ({partial})"
             ) from None
 
+        # The result holds the plan too; a kill may come after the plan's own file is removed.
         begun = [partial / name for name in (_PLAN, DONE) if (partial / name).is_file()]
         if begun:
             plan.refuse_another(begun[0])

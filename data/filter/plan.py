@@ -65,6 +65,7 @@ class Plan:
 
     def as_json(self) -> dict[str, object]:
         """Everything that the output is a function of."""
+        # A file's name and size stand for its content: a hash would read the whole table.
         source = [
             {"file": file.name, "rows": rows, "bytes": file.stat().st_size}
             for file, rows in zip(self.tables.files, self.tables.rows, strict=True)
@@ -121,6 +122,7 @@ class Plan:
         except ValueError:
             raise UserError(f"{path}: is not readable; remove {path.parent}") from None
 
+        # JSON has fewer types than Python: ours goes through it as theirs did.
         ours = json.loads(json.dumps(self.as_json()))
         for key, value in ours.items():
             if theirs.get(key) != value:
@@ -137,6 +139,7 @@ def make_plan(settings: FilterConfig, tables: Tables) -> Plan:
     Raises:
         UserError: A column is missing or has another type, or no rule can be applied.
     """
+    # An engine's view of the files would hide these columns, or fail.
     taken = [name for name in TAKEN if name in tables.types]
     if taken:
         raise UserError(
@@ -149,6 +152,7 @@ def make_plan(settings: FilterConfig, tables: Tables) -> Plan:
     if not names:
         raise UserError("rules: no rule is applied; set one to a number")
 
+    # A second for 300 images, hence after all other checks.
     evaluation = np.empty(0, np.uint64)
     images = settings.rules.near_duplicates.of
     if images is not None and "near_duplicates" in names:
@@ -165,6 +169,7 @@ def make_plan(settings: FilterConfig, tables: Tables) -> Plan:
 
 
 def _choose_columns(settings: FilterConfig, tables: Tables) -> tuple[Columns, dict[str, str]]:
+    """Finds the columns of the rules that are on, and the rules that must do without."""
     chosen: Columns = {}
     not_applied: dict[str, str] = {}
     by_user: dict[str, str | None] = asdict(settings.columns)
@@ -175,6 +180,7 @@ def _choose_columns(settings: FilterConfig, tables: Tables) -> tuple[Columns, di
             if column is not None:
                 chosen[name] = column
             elif rule == "nsfw":
+                # Most tables have no scores. The recipe and the report say so.
                 not_applied[rule] = "there is no column of scores (columns.nsfw)"
             elif rule == "near_duplicates" and tables.shards:
                 pass  # the images lie in the tars, so that the filter hashes them

@@ -72,7 +72,9 @@ def summarise(
     """
     rules: dict[str, RuleReport] = {}
     left = rows
-    before = 0  # the bits of the rules that came earlier
+
+    # The bits of the rules that came earlier. A row counts in sequence for its first failed rule.
+    before = 0
 
     for name, keeps in passes.items():
         failing = {mask: count for mask, count in counts.items() if mask & bit(name)}
@@ -106,7 +108,7 @@ def summarise(
 
 
 def as_table(report: Report) -> str:
-    """The report as a Markdown table, which a terminal shows too."""
+    """Makes a Markdown table of the report; it reads well in a terminal too."""
     lines = [
         "| rule | keeps | drops alone | | drops in sequence | | left |",
         "|---|---|--:|--:|--:|--:|--:|",
@@ -123,7 +125,12 @@ def as_table(report: Report) -> str:
 
 
 def write(report: Report, folder: Path) -> None:
-    """Writes `report.json`, `report.md` and `report.png`."""
+    """Writes `report.json`, `report.md` and `report.png`.
+
+    Args:
+        report: As `summarise` makes it.
+        folder: A folder that exists.
+    """
     # Examples may hold dates and decimals: json writes them as texts.
     text = json.dumps(report, indent=1, ensure_ascii=False, default=str)
     write_whole(folder / "report.json", text + "\n", fix=_FIX)

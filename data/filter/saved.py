@@ -43,7 +43,14 @@ class SavedTables:
         return self.load(name)
 
     def hand_over(self, name: str, rows: pa.Table) -> Table:
-        """Writes a table that was made in memory, and opens it."""
+        """Writes a table that was made in memory, and opens it.
+
+        It is quick to make, so that a kill may leave it half written: it is made anew.
+
+        Args:
+            name: The folder's name.
+            rows: The table.
+        """
         path = self.folder / name
         path.mkdir(exist_ok=True)
         parquet.write_table(rows, path / "part-0.parquet")

@@ -55,7 +55,18 @@ def write_kept(verdicts: Verdicts, folder: Path) -> dict[str, int]:
 def _write_rows(
     file: Path, keep: NDArray[np.bool_], to: Path, *, only_success: bool, bar: tqdm[None]
 ) -> None:
+    """Writes the rows of one file that are kept.
+
+    Args:
+        file: The source's file.
+        keep: `[rows of the file]`.
+        to: The path to write to.
+        only_success: Leave out the rows of img2dataset's tables that have no image.
+        bar: Counts the rows that were read.
+    """
+    # The source's own schema, with its metadata.
     schema = parquet.read_schema(file)
+
     with whole(to) as aside, parquet.ParquetWriter(aside, schema, compression="zstd") as writer:
         start = 0
         for batch in batches(file):
@@ -70,7 +81,11 @@ def _write_rows(
 def write_selection(verdicts: Verdicts, folder: Path) -> Manifest:
     """Writes `manifest.jsonl` and its selection: the kept pairs of each shard's tar.
 
-    Shards without a pair are left out.
+    The tars stay as they are. Shards without a pair are left out.
+
+    Args:
+        verdicts: Decide which pairs are kept.
+        folder: The folder of the manifest.
     """
     shards: list[Shard] = []
     kept: list[NDArray[np.bool_]] = []
@@ -78,6 +93,7 @@ def write_selection(verdicts: Verdicts, folder: Path) -> Manifest:
     files = verdicts.by_file()
     total = len(verdicts.tables.files)
     for file, keep in tqdm(files, total=total, desc="selecting", unit="shard"):
+        # Rows without an image have no pair in the tar.
         table = pa.Table.from_batches(list(batches(file, ["key", "status"])))
         has_image = _has_image(table["status"])
         if not has_image.any():

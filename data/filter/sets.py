@@ -27,6 +27,7 @@ def failing_sets(
         The failing texts, images or rows by rule; and the counts of tokens for the report, None if
         the rule on rare tokens is off.
     """
+    # All rows count, those too that other rules drop: the raw data says which tokens are frequent.
     failing: dict[str, Table] = {}
     rare: RareTokens | None = None
 
@@ -52,7 +53,9 @@ def failing_sets(
 
 
 def _rows_with_rare_tokens(rows: Table, most: int, saved: SavedTables) -> tuple[Table, RareTokens]:
+    # A query over all tokens. It is saved by itself: three others read it.
     counts = saved.save("token_counts", lambda: statistics.token_counts(rows))
+
     least, frequent = statistics.least_frequent(counts, most)
     failing = saved.save(
         "rare_tokens", lambda: statistics.rows_with_rare_tokens(rows, counts, least)

@@ -18,14 +18,14 @@ from data.filter.rules import Rules, alone, bit, tokens, with_number_of_unigrams
 
 
 def shared_texts(rows: Table, most: int) -> Table:
-    """The texts of more than `most` images."""
+    """The texts of more than `most` images; a null is no text and belongs to none."""
     known = rows.filter(rows.text.notnull())
     counted = known.group_by("text").agg(images=known.image.nunique())
     return counted.filter(ibis._.images > most).select("text")
 
 
 def described_images(rows: Table, most: int) -> Table:
-    """The images with more than `most` texts."""
+    """The images with more than `most` texts; a null is no image and has none."""
     known = rows.filter(rows.image.notnull())
     counted = known.group_by("image").agg(texts=known.text.nunique())
     return counted.filter(ibis._.texts > most).select("image")
@@ -43,9 +43,14 @@ def least_frequent(counts: Table, most: int) -> tuple[int, int]:
     Tokens that occur as often as the last of them are among them too; the choice would be the
     engine's whim otherwise.
 
+    Args:
+        counts: (token, count).
+        most: The number of tokens.
+
     Returns:
         The least count, and the number of tokens that reach it.
     """
+    # Few different counts come back, however many tokens there are.
     grouped = counts.group_by("count").agg(tokens=counts.count())
     by_count = grouped.order_by(ibis.desc("count")).to_pyarrow().to_pylist()
 
@@ -60,7 +65,13 @@ def least_frequent(counts: Table, most: int) -> tuple[int, int]:
 
 
 def rows_with_rare_tokens(rows: Table, counts: Table, least: int) -> Table:
-    """The rows with a token that occurs fewer than `least` times."""
+    """The rows with a token that occurs fewer than `least` times.
+
+    Args:
+        rows: The source.
+        counts: (token, count) of its tokens.
+        least: As `least_frequent` gives it.
+    """
     frequent = counts.filter(counts["count"] >= least)
     return tokens(rows).anti_join(frequent, "token").select("row").distinct()
 
@@ -83,19 +94,24 @@ def rows_near(
         blocks: The tables of `probes.table`.
         from_hex: Reads eight hexadecimal digits.
     """
+    # Tables of others hold texts of any kind in that column.
     hashes = hashes.mutate(phash=hashes.phash.lower())
     hashes = hashes.filter(hashes.phash.re_search("^[0-9a-f]{16}$"))
 
     near: list[Table] = []
     for (start, length), block in zip(probes.blocks, blocks, strict=True):
-        pairs = hashes.mutate(block=hashes.phash.substr(start, length)).join(block, "block")
+        keyed = hashes.mutate(block=hashes.phash.substr(start, length))
+        pairs = keyed.join(block, "block")
 
         # Two halves, because engines' integers have a sign.
         high = from_hex(pairs.phash.substr(0, 8))
         low = from_hex(pairs.phash.substr(8, 8))
         distance = _bit_count(high ^ pairs.high) + _bit_count(low ^ pairs.low)
         near.append(pairs.filter(distance <= probes.distance).select("row"))
-    return ibis.union(*near, distinct=True) if len(near) > 1 else near[0].distinct()
+
+    if len(near) == 1:
+        return near[0].distinct()
+    return ibis.union(*near, distinct=True)
 
 
 @ibis.udf.scalar.builtin(name="bit_count")  # type: ignore[untyped-decorator]

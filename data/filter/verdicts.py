@@ -52,22 +52,16 @@ class Verdicts:
     def by_file(self) -> Iterator[FileVerdicts]:
         """Yields the verdicts on each file of the source, in its order."""
         coming = self._in_order()
-        rows = np.empty(0, np.int64)  # failing rows that were read and belong to this file or later
 
-        for index, (file, count) in enumerate(
-            zip(self.tables.files, self.tables.rows, strict=True)
-        ):
+        # A batch may reach into the next file: its other rows wait here.
+        rows = np.empty(0, np.int64)
+
+        counted = zip(self.tables.files, self.tables.rows, strict=True)
+        for index, (file, count) in enumerate(counted):
             first = index * ROWS_PER_FILE
             end = first + ROWS_PER_FILE
 
-            parts = [rows]
-            while not len(parts[-1]) or parts[-1][-1] < end:
-                more = next(coming, None)
-                if more is None:
-                    break
-                parts.append(more[0])
-            rows = np.concatenate(parts)
-
+            rows = _read_up_to(end, rows, coming)
             in_file = int(np.searchsorted(rows, end))
             keep = np.ones(count, dtype=bool)
             keep[rows[:in_file] - first] = False
@@ -87,6 +81,8 @@ class Verdicts:
     ) -> dict[str, list[dict[str, object]]]:
         """Finds the first `number` rows that fail each rule.
 
+        The first in the source's order, so that every engine gives the same.
+
         Args:
             names: The rules.
             number: The most examples of each.
@@ -95,20 +91,28 @@ class Verdicts:
         Returns:
             The examples by rule, in the order of rows.
         """
-        wanted: dict[str, list[int]] = {name: [] for name in names}
+        chosen: dict[str, list[int]] = {name: [] for name in names}
         for rows, masks in self._in_order():
-            for name, found in wanted.items():
+            for name, numbers in chosen.items():
                 failing = rows[masks & bit(name) > 0]
-                found += failing[: number - len(found)].tolist()
-            if all(len(found) == number for found in wanted.values()):
+                numbers += failing[: number - len(numbers)].tolist()
+            if all(len(numbers) == number for numbers in chosen.values()):
                 break
 
-        numbers = sorted(set(itertools.chain.from_iterable(wanted.values())))
-        records = dict(zip(numbers, self._records(numbers, columns), strict=True))
-        return {name: [records[row] for row in found] for name, found in wanted.items()}
+        # A row may be an example of several rules; it is read once.
+        different = sorted(set(itertools.chain.from_iterable(chosen.values())))
+        records = dict(zip(different, self._records(different, columns), strict=True))
+
+        examples: dict[str, list[dict[str, object]]] = {}
+        for name, numbers in chosen.items():
+            examples[name] = [records[row] for row in numbers]
+        return examples
 
     def _in_order(self) -> Iterator[tuple[Integers, Integers]]:
-        """Yields (rows, masks), never empty."""
+        """Yields (rows, masks), never empty.
+
+        The engines sort their verdicts, and the names of their files ascend with the rows.
+        """
         for file in self.files:
             for batch in batches(file, ["row", "mask"]):
                 if len(batch):
@@ -124,9 +128,21 @@ class Verdicts:
                 yield from _records_of_file(file, in_file, columns)
 
 
+def _read_up_to(end: int, rows: Integers, coming: Iterator[tuple[Integers, Integers]]) -> Integers:
+    """Adds batches to the rows until one reaches `end`, or no more come."""
+    parts = [rows]
+    while not len(parts[-1]) or parts[-1][-1] < end:
+        batch = next(coming, None)
+        if batch is None:
+            break
+        parts.append(batch[0])
+    return np.concatenate(parts)
+
+
 def _records_of_file(
     file: parquet.ParquetFile, rows: Integers, columns: Sequence[str]
 ) -> Iterator[dict[str, object]]:
+    """Reads the rows of these indices; a row group is the least that parquet reads."""
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])
     groups = np.searchsorted(starts, rows, side="right") - 1

@@ -24,6 +24,7 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Rec
     Raises:
         UserError: The file cannot be read to its end.
     """
+    # Opening reads the footer alone: a torn page turns up only here.
     try:
         with parquet.ParquetFile(path) as file:
             yield from file.iter_batches(columns=columns)

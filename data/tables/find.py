@@ -111,6 +111,7 @@ def find(source: object, *, key: str = "source") -> Tables:
         raise UserError(f"{key}={source}: no finished shards there")
     _refuse_shared_names(files, key)
 
+    # The first file's columns are those of all.
     rows: list[int] = []
     types: dict[str, pa.DataType] = {}
     for path in tqdm(files, desc="opening tables", delay=1, leave=False):
@@ -129,6 +130,7 @@ def _files(paths: Iterable[str], key: str) -> Iterator[Path]:
     for name in paths:
         path = Path(name).expanduser()
         if path.is_dir():
+            # By Spark's custom these are helper files, or files that are half written.
             visible = (
                 item for item in path.glob("*.parquet") if not item.name.startswith((".", "_"))
             )

@@ -68,6 +68,7 @@ def finished_shards(folders: Sequence[str], cache: ShardCache) -> list[Shard] | 
     Raises:
         UserError: Statistics or a table cannot be read.
     """
+    # Listings say which statistics exist. To ask for each would cost a request a shard at a URL.
     tars: list[str] = []
     stats: set[str] = set()
     for folder in folders:

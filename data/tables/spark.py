@@ -108,6 +108,7 @@ class Spark:
         from pyspark.sql import functions
 
         frame = self.session.read.parquet(*map(_uri, source.files))
+        # Spark knows these two of each row; both together number it.
         file_name = functions.col("_metadata.file_name").alias("__file_name__")
         row_index = functions.col("_metadata.row_index").alias("__row_index__")
         frame = frame.select("*", file_name, row_index)
