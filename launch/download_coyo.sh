@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Downloads the pictures of a table of URLs as WebDataset shards, with img2dataset in an environment of its own (it wants old
-# libraries), then writes their manifest. The same command goes on where it stopped; `retry` tries failed URLs once more.
+# Downloads the images of a table of URLs as WebDataset shards, then writes their manifest. img2dataset
+# runs in its own environment, because it wants old libraries. The same command goes on where it
+# stopped; `retry` tries failed URLs once more.
 #   TABLE=filtered/kept SHARDS=shards/coyo700m launch/download_coyo.sh [retry] [-- more arguments of img2dataset]
 set -euo pipefail
 : "${TABLE:?a folder of parquet files, or one: TABLE=filtered/kept SHARDS=shards/coyo700m launch/download_coyo.sh}"
@@ -13,7 +14,7 @@ retry=
 if [ "${1:-}" = retry ]; then retry=1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 
-# --- img2dataset's environment --------------------------------------------------------------------------------------------
+# The environment of img2dataset, made once.
 version=1.47.0
 home=${IMG2DATASET_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/align_train/img2dataset-$version}
 if [ ! -e "$home/.done" ]; then
@@ -28,7 +29,7 @@ if [ "$distributor" = pyspark ] && ! "$home/bin/python" -c 'import pyspark' 2>/d
     "$home/bin/uv" pip install --quiet --python "$home/bin/python" 'pyspark>=4.0.5,<4.1'
 fi
 
-# --- what to download -----------------------------------------------------------------------------------------------------
+# The table to download: the whole one, or the URLs that failed.
 pairs_per_shard=${PAIRS_PER_SHARD:-10000}
 mode=incremental # shards with statistics are not downloaded again
 if [ -n "$retry" ]; then
@@ -37,7 +38,7 @@ if [ -n "$retry" ]; then
     TABLE=$failed
     mode=extend # further shards, with the numbers that follow
 fi
-# url, caption and what else the table says of a picture: filters on shards want it.
+# The columns of URLs and captions, and all others: filters on shards need them.
 described=$("$home/bin/python" - "$TABLE" <<'END'
 import json, pathlib, sys
 from pyarrow import parquet
@@ -64,9 +65,9 @@ if [ -z "$described" ]; then
 fi
 read -r url caption columns <<< "$described"
 
-# --- download -------------------------------------------------------------------------------------------------------------
 mkdir -p "$SHARDS"
-find "$SHARDS" -maxdepth 1 -name '*_stats.json' -size 0 -delete # of a process that was killed just then
+# A process that was killed while it wrote statistics left an empty file.
+find "$SHARDS" -maxdepth 1 -name '*_stats.json' -size 0 -delete
 "$home/bin/img2dataset" --url_list "$TABLE" --input_format parquet --url_col "$url" --caption_col "$caption" \
     --output_format webdataset --output_folder "$SHARDS" --number_sample_per_shard "$pairs_per_shard" \
     --image_size "${IMAGE_SIZE:-384}" --resize_only_if_bigger=True --resize_mode keep_ratio --skip_reencode=True \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts one process per GPU on this machine, for clusters without Slurm; launch/README.md says what each variable does.
+# Starts one process per GPU on this machine, for clusters without Slurm. launch/README.md explains each
+# variable.
 set -euo pipefail
 repository=${REPOSITORY:-$(cd "$(dirname "$0")/.." && pwd)}
 if [ ! -e "$repository/launch/environment.sh" ]; then
