@@ -33,6 +33,7 @@ ConfigStore.instance().store(name="make_demo_schema", node=DemoConfig)
 def run(config: DictConfig) -> None:
     """Writes the demo's data, unless the folder has it."""
     settings: DemoConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    # Imported here, so that `--help` does not wait for it.
     from align_train.demo import make_demo
 
     make_demo(**asdict(settings))

@@ -40,6 +40,7 @@ ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
 def run(config: DictConfig) -> None:
     """Writes the manifest."""
     settings: ManifestConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    # Imported here, so that `--help` does not wait for them.
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
     from align_train.shards.manifest import MANIFEST_NAME
@@ -87,6 +88,7 @@ def _of_download(folders: list[str], cache: ShardCache) -> Manifest | None:
 
     if not all(map(_may_be_folder, folders)):
         return None
+
     try:
         from data.tables.img2dataset import finished_shards
     except ImportError:

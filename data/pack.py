@@ -112,6 +112,7 @@ def collect(settings: PackConfig) -> list[Pair]:
             _add_texts(texts, cell(row, column, table), settings.separator)
     chosen.refuse_unmet()
 
+    # An image without a text is no pair.
     pairs = [(path, texts) for path, texts in texts_of.items() if texts]
     if not pairs:
         raise UserError(f"source={settings.source}: no images with a text in {', '.join(columns)}")

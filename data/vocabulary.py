@@ -58,6 +58,7 @@ def run(config: DictConfig) -> None:
             coverage=settings.coverage,
         )
 
+    # Few texts have fewer words than the vocabulary has room for.
     tokens = _count_tokens(to)
     print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")
     if tokens < settings.size:

@@ -107,6 +107,7 @@ def hashes_of(source: str) -> NDArray[np.uint64]:
             f"{key}: no such folder of images or shards, or parquet file with {HASH_COLUMN}"
         )
 
+    # Sorted: the plan holds a hash of them, which the order of files must not change.
     numbers = sorted({int(text, 16) for text in texts if text})
     if not numbers:
         raise UserError(
@@ -125,6 +126,7 @@ def _column(path: Path, key: str) -> list[str | None]:
         raise UserError(f"{key}: no column {HASH_COLUMN}; it has {', '.join(table.column_names)}")
 
     texts: list[str | None] = table[HASH_COLUMN].cast(pa.string()).to_pylist()
+    # A null is allowed: an image without a hash.
     for text in texts:
         if text is not None and not _is_hash(text):
             raise UserError(
@@ -166,6 +168,7 @@ def hashes_by_key(path: Path) -> dict[str, str | None]:
     Returns:
         The hash of each image by its key, in the tar's order; None if it is not readable.
     """
+    # The reader wants a caption, of which nothing is read here.
     reader = ShardReader(path, CaptionSource("txt", None))
     try:
         keys = (reader.key(index).partition("/")[2] for index in range(len(reader)))

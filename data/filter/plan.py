@@ -95,6 +95,7 @@ class Plan:
         """Prints what the filter is about to do."""
         rows = sum(self.tables.rows)
         files = len(self.tables.files)
+
         kind = "img2dataset's shards" if self.tables.shards else "parquet files"
         print(f"source     {rows:,} rows in {files:,} {kind}, first {self.tables.files[0]}")
 

@@ -38,6 +38,7 @@ def write_kept(verdicts: Verdicts, folder: Path) -> dict[str, int]:
     total = sum(verdicts.tables.rows)
     with tqdm(total=total, desc="writing kept rows", unit="row", unit_scale=True) as bar:
         for file, keep in verdicts.by_file():
+            # A file of an earlier attempt is whole, and the same plan would write it alike.
             path = folder / file.name
             if path.exists():
                 bar.update(len(keep))
@@ -113,5 +114,6 @@ def write_selection(verdicts: Verdicts, folder: Path) -> Manifest:
 
 
 def _has_image(status: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Marks the rows whose pair img2dataset has written, bool `[rows]`."""
     found: NDArray[np.bool_] = status.to_numpy(zero_copy_only=False) == "success"
     return found

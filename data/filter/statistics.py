@@ -142,9 +142,11 @@ def verdicts(
         marked = table.select(key, **{name: ibis.literal(True)})
         rows = rows.left_join(marked, key).drop(f"{key}_right")
 
+    # Each rule has its own bit, so that a sum is an "or".
     mask: IntegerValue = ibis.literal(0)
     for name in names:
         test = alone(name, rules)
+        # A null never passes: the row lacks what the rule asks for.
         passes = test(rows).fill_null(False) if test else rows[name].isnull()
         mask = mask + ibis.ifelse(passes, 0, bit(name))
 

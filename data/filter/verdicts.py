@@ -122,6 +122,7 @@ class Verdicts:
         self, numbers: Sequence[int], columns: Sequence[str]
     ) -> Iterator[dict[str, object]]:
         """Reads the rows of these numbers, which ascend; only their row groups are opened."""
+        # A row's number holds the index of its file and its index in the file.
         for index, group in itertools.groupby(numbers, lambda row: row // ROWS_PER_FILE):
             in_file = np.array([row % ROWS_PER_FILE for row in group])
             with parquet.ParquetFile(self.tables.files[index]) as file:
@@ -143,6 +144,7 @@ def _records_of_file(
     file: parquet.ParquetFile, rows: Integers, columns: Sequence[str]
 ) -> Iterator[dict[str, object]]:
     """Reads the rows of these indices; a row group is the least that parquet reads."""
+    # `starts` has the first row of each group, and the end.
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])
     groups = np.searchsorted(starts, rows, side="right") - 1
