@@ -26,7 +26,7 @@ from align_train.config.check import build_evaluators, check_evaluators, steps_o
 from align_train.config.components import build
 from align_train.config.compose import defaults, read_settings
 from align_train.errors import Lost, UserError
-from align_train.evals import Embedder
+from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
@@ -114,7 +114,7 @@ def _meet(backend: str) -> None:
 _TO_MEET = timedelta(minutes=2)
 
 
-def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Any], EvaluationSets]:
+def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Evaluator], EvaluationSets]:
     """All that is read before anything is computed."""
     found = open_pretrained(config.model)
     settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
@@ -135,7 +135,7 @@ def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Any], EvaluationSe
     evaluators = build_evaluators(settings)
     if config.shards is not None:
         settings.data.held_out = config.shards
-    wanting = [name for name, evaluator in evaluators.items() if None in _sets(evaluator)]
+    wanting = [name for name, evaluator in evaluators.items() if None in evaluator.sets()]
     if settings.data.held_out is None and wanting:
         why = "the run has no held-out shards" if found.run else "this model is no run of ours"
         raise UserError(
@@ -191,26 +191,20 @@ def _results_folder(config: Any, found: Pretrained) -> Path:
     return found.path if local else Path("outputs", config.model.rpartition("/")[2]).absolute()
 
 
-def _sets(evaluator: Any) -> list[Any]:
-    """The sets of pictures that an evaluator asks for; None among them: the held-out pairs."""
-    return [getattr(evaluator, name) for name in ("data", "train") if hasattr(evaluator, name)]
+def _open(evaluator: Evaluator, data: EvaluationSets) -> None:
+    for image_set in evaluator.sets():
+        data.images_of(image_set).about()
+    evaluator.check(data.images_of)
 
 
-def _open(evaluator: Any, data: EvaluationSets) -> None:
-    for one in _sets(evaluator):
-        data.images_of(one).about()
-    if hasattr(evaluator, "check"):
-        evaluator.check(data.images_of)
-
-
-def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Any]:
+def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Evaluator]:
     """A run's evaluators by name, their sets opened, so that what is missing shows before the first step; without held-out
     pairs, those that want none."""
     built = build_evaluators(config)
     there = {
         name: one
         for name, one in built.items()
-        if data.held_out is not None or None not in _sets(one)
+        if data.held_out is not None or None not in one.sets()
     }
     if len(there) < len(built) and launcher.is_first_process():
         print(
@@ -225,7 +219,7 @@ def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Any]:
 def evaluate_run(
     folder: RunFolder,
     config: Any,
-    evaluators: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
     *,
     data: PairsDataModule,
     device: torch.device,
@@ -247,7 +241,7 @@ def evaluate_run(
 
 def _evaluate(
     found: Pretrained,
-    evaluators: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
     folder: RunFolder,
     *,
     data: EvaluationSets,
@@ -256,9 +250,9 @@ def _evaluate(
     device: torch.device,
 ) -> dict[str, float]:
     """folder: where results.json and the pictures go."""
-    encoder = Embedder(
+    embedder = Embedder(
         model=found.build().to(device),
-        tokenise=data.vocabulary,
+        tokenizer=data.vocabulary,
         images_of=data.images_of,
         device=device,
         chunk_size=chunk_size,
@@ -266,17 +260,16 @@ def _evaluate(
     )
     results: dict[str, float] = {"step": found.run.last_step()} if found.run else {}
     if data.held_out is not None and any(
-        None in _sets(evaluator) for evaluator in evaluators.values()
+        None in evaluator.sets() for evaluator in evaluators.values()
     ):
         results["held_out/pairs"] = data.held_out.pairs
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
     for name, evaluator in evaluators.items():
-        results.update({f"{name}/{key}": value for key, value in evaluator(encoder)})
+        results.update({f"{name}/{key}": value for key, value in evaluator(embedder)})
         if rank() == 0:
             write_whole(folder.results, json.dumps(results, indent=2) + "\n")
-            if hasattr(evaluator, "draw"):
-                evaluator.draw(encoder, folder.path, name)
+            evaluator.draw(embedder, folder.path, name)
     if rank() == 0:
         print_results(folder)
     return results

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +12,9 @@ from align_train.config.schema import MISSING, PRECISIONS, Config
 from align_train.errors import UserError
 from align_train.stream.order import lane_pattern
 from align_train.stream.recipe import SETTINGS
+
+if TYPE_CHECKING:
+    from align_train.evals import Evaluator
 
 
 def steps_of(config: Any) -> int:
@@ -151,15 +153,19 @@ def check_evaluators(config: Any) -> None:
                 )
 
 
-def build_evaluators(config: Any) -> dict[str, Any]:
+def build_evaluators(config: Any) -> dict[str, Evaluator]:
     """The evaluators that `eval` describes, by name."""
+    from align_train.evals import (
+        Evaluator,
+    )  # here: it imports torch, which commands must not wait for
+
     found = {
         str(name): build(node) for name, node in (config.eval or {}).items() if node is not None
     }
     for name, evaluator in found.items():
-        if not callable(evaluator) or isinstance(evaluator, functools.partial | type):
+        if not isinstance(evaluator, Evaluator) or isinstance(evaluator, type):
             raise UserError(
-                f"eval.{name}: {config.eval[name]['_target_']} makes no evaluator; see align_train/evals"
+                f"eval.{name}: {config.eval[name]['_target_']} makes no evaluator; see align_train/evals/base.py"
             )
     return found
 

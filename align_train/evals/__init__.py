@@ -1,6 +1,9 @@
-"""Evaluators: each takes an `Embedder` and yields (name, value); `draw` leaves its pictures in a folder. A set of pictures that
-several ask for is encoded once."""
+"""Evaluators: each takes an `Embedder` and yields names of metrics with their values.
 
+`base.py` says what an evaluator is; all others are one class in a file of its own.
+"""
+
+from align_train.evals.base import Evaluator
 from align_train.evals.classification import Classification
 from align_train.evals.composed import ComposedSearch
 from align_train.evals.embedder import EmbeddedPairs, Embedder
@@ -16,6 +19,7 @@ __all__ = [
     "ComposedSearch",
     "EmbeddedPairs",
     "Embedder",
+    "Evaluator",
     "HeldOutLoss",
     "LinearProbe",
     "NearestNeighbours",

@@ -1,48 +1,72 @@
-"""How often a classifier is right: of the classes with the largest logits, is one the picture's?"""
+"""Accuracy of a classifier: is the class of an image among the largest logits?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from align_train.errors import UserError
+from align_train.evals.base import Evaluator
 from align_train.evals.embedder import Embedder
 from align_train.figures.sheets import draw_answers
+from align_train.stream.sets import ImageSet
+
+_TOP = 5
 
 
-class Classification:
-    """Top-1 and top-5 accuracy of a `Classifier`, whose embeddings are logits and unit vectors of classes."""
+class Classification(Evaluator):
+    """Top-1 and top-5 accuracy of a `Classifier`.
 
-    def __init__(self, *, data: Any = None) -> None:
+    Image embeddings of a classifier are logits, text embeddings the unit vectors of classes.
+    """
+
+    def __init__(self, *, data: ImageSet | None = None) -> None:
+        """Keeps the setting.
+
+        Args:
+            data: The images; None: the run's held-out pairs.
+        """
         self.data = data
+        self.answers: list[str] = []
+        self.right: list[bool] = []
+
+    def sets(self) -> Sequence[ImageSet | None]:
+        """Asks for the images."""
+        return (self.data,)
 
     @torch.inference_mode()
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        encoded = encoder.pairs(self.data)
-        if not ((encoded.texts == 0) | (encoded.texts == 1)).all():
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields `top1` and `top5`.
+
+        Raises:
+            UserError: The model is no classifier.
+        """
+        pairs = embedder.pairs(self.data)
+        if not ((pairs.texts == 0) | (pairs.texts == 1)).all():
             raise UserError(
-                "eval: classification wants a classifier; take zero_shot for a model of pictures and texts"
+                "eval: classification wants a classifier; "
+                "take zero_shot for a model of images and texts"
             )
-        classes = encoded.texts.argmax(dim=1)
-        own = torch.zeros_like(encoded.images, dtype=torch.bool)
-        own[encoded.image_of_text, classes] = True
-        guesses = encoded.images.topk(min(5, encoded.images.shape[1])).indices
+
+        # An image may have several labels; each of them counts as right.
+        labels = pairs.texts.argmax(dim=1)
+        own = torch.zeros_like(pairs.images, dtype=torch.bool)
+        own[pairs.image_of_text, labels] = True
+        guesses = pairs.images.topk(min(_TOP, pairs.images.shape[1])).indices
         right = own.gather(1, guesses)
-        names = dict(zip(classes.tolist(), encoded.captions, strict=True))
-        # Nobody told us the name of a class that no held-out picture has.
-        self.answers = [names.get(number, f"class {number}") for number in guesses[:, 0].tolist()]
+
+        # The held-out labels tell the names of their classes; other classes stay without a name.
+        names = dict(zip(labels.tolist(), pairs.captions, strict=True))
+        first = guesses[:, 0].tolist()
+        self.answers = [names.get(index, f"class {index}") for index in first]
         self.right = right[:, 0].tolist()
+
         yield "top1", float(right[:, 0].double().mean())
         yield "top5", float(right.any(dim=1).double().mean())
 
-    def draw(self, encoder: Embedder, folder: Path, name: str) -> None:
-        """`NAME.png`: pictures under the class given to them."""
-        draw_answers(
-            encoder.images_of(self.data).__getitem__,
-            self.answers,
-            self.right,
-            folder / f"{name}.png",
-        )
+    def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
+        """Draws `NAME.png`: images over the class that the model gives them."""
+        images = embedder.images_of(self.data)
+        draw_answers(images.__getitem__, self.answers, self.right, folder / f"{name}.png")

@@ -1,13 +1,14 @@
-"""Search by a picture and a text together: "this, but red" (paper, section 5.4: both normalised, the text at twice the weight).
+"""Search by an image and a text together: "this, but red".
 
-Measured where classes are made up of attributes, as the demo's are of colour and shape: a picture and the name of another value
-ask for the pictures that have this value and are like the first one in all else.
+The query is the sum of both embeddings, the text at twice the weight (paper, section 5.4).
+
+It is measured on classes that are made up of attributes, like the demo's colour and shape. An image
+and the name of another value ask for images that have this value, and are else like the first one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,23 +16,36 @@ from torch.nn.functional import normalize
 
 from align_train.cluster.collectives import gather_rows, rank, world_size
 from align_train.errors import UserError
-from align_train.evals.embedder import Embedder, Images
-from align_train.evals.prompts import Classes, labels_of, read_templates
+from align_train.evals.base import Evaluator
+from align_train.evals.embedder import Embedder, ImagesOf
+from align_train.evals.labels import class_indices, labels_of, read_classes
+from align_train.evals.prompts import read_templates
+from align_train.stream.classes import ClassNames
+from align_train.stream.sets import ImageSet
 
 TEXT_WEIGHT = 2.0
-_ROWS = 1024
+_ROWS = 1024  # queries that are compared with all images at a time
 
 
 def compose(images: Tensor, texts: Tensor, *, text_weight: float = TEXT_WEIGHT) -> Tensor:
-    """Normalised `[n, dim]` of pictures and of texts -> queries, normalised `[n, dim]`."""
+    """Makes queries of images and texts.
+
+    Args:
+        images: `[n, dim]`, L2-normalised.
+        texts: `[n, dim]`, L2-normalised.
+        text_weight: The weight of a text; an image has 1.
+
+    Returns:
+        `[n, dim]`, L2-normalised.
+    """
     return normalize(images + text_weight * texts, dim=-1)
 
 
-class ComposedSearch:
-    """The share of queries whose first hit is right, as composed, and with the picture or the text alone.
+class ComposedSearch(Evaluator):
+    """The share of queries whose first hit is right.
 
-    classes: a file with attributes, see `Classes`. attribute: the one that texts change. values: what the text says for each of
-    its values, put into `template`. Each picture asks for each other value that any picture like it has; it is no hit itself.
+    An image asks for each value that it does not have itself, if another image has it and is else
+    like the first one. The image that asks is no hit.
     """
 
     def __init__(
@@ -42,74 +56,125 @@ class ComposedSearch:
         values: list[str],
         template: str = "{}",
         label: str = "class",
-        data: Any = None,
+        data: ImageSet | None = None,
         text_weight: float = TEXT_WEIGHT,
     ) -> None:
-        self.classes = Classes.read(classes)
-        if attribute not in self.classes.attributes or len(self.classes.attributes) < 2:
-            known = ", ".join(self.classes.attributes) or "none"
+        """Reads the classes.
+
+        Args:
+            classes: A class file with two attributes or more, see `read_classes`.
+            attribute: The attribute that texts change.
+            values: The text for each of its values.
+            template: A prompt with `{}` in the place of the value.
+            label: The field of an image's record that holds its class.
+            data: The images; None: the run's held-out pairs.
+            text_weight: The weight of a text; an image has 1.
+
+        Raises:
+            UserError: The class file, or a setting, is not as expected.
+        """
+        self.classes = read_classes(classes)
+        attributes = self.classes.attributes
+        if attribute not in attributes or len(attributes) < 2:
+            known = ", ".join(attributes) or "none"
             raise UserError(
-                f"eval: attribute={attribute}: {classes} has {known}; expected one of two or more attributes"
+                f"eval: attribute={attribute}: {classes} has {known}; "
+                f"expected one of two or more attributes"
             )
         (template,) = read_templates([template])
         if not 0 <= text_weight < float("inf"):
             raise UserError(f"eval: text_weight={text_weight}: expected a finite number from 0 on")
-        self.changed = torch.tensor(self.classes.attributes[attribute])
-        if len(values) <= int(self.changed.max()):
-            raise UserError(
-                f"eval: values: {len(values)} of them; {attribute} has {int(self.changed.max()) + 1} values"
-            )
-        others = zip(
-            *(of for name, of in self.classes.attributes.items() if name != attribute), strict=True
-        )
-        numbers: dict[tuple[int, ...], int] = {}
-        self.kept = torch.tensor([numbers.setdefault(other, len(numbers)) for other in others])
+
+        self.changed = torch.tensor(attributes[attribute])
+        self.kept = _kept(self.classes, attribute)
+        count = int(self.changed.max()) + 1
+        if len(values) < count:
+            raise UserError(f"eval: values: {len(values)} of them; {attribute} has {count} values")
+
         self.texts = [template.format(value) for value in values]
-        self.label, self.data, self.text_weight = label, data, text_weight
+        self.label = label
+        self.data = data
+        self.text_weight = text_weight
 
-    def check(self, pictures: Callable[[Any], Images]) -> None:
-        """UserError where a picture's label is none."""
-        self._labels(pictures)
+    def sets(self) -> Sequence[ImageSet | None]:
+        """Asks for the images."""
+        return (self.data,)
 
-    def _labels(self, pictures: Callable[[Any], Images]) -> list[int]:
-        return self.classes.numbers(
-            labels_of(pictures(self.data).about(), self.label), where=self.label
-        )
+    def check(self, images_of: ImagesOf) -> None:
+        """Checks the labels.
+
+        Raises:
+            UserError: An image has no label, or one that is none of the classes.
+        """
+        self._labels(images_of)
+
+    def _labels(self, images_of: ImagesOf) -> list[int]:
+        labels = labels_of(images_of(self.data).about(), self.label)
+        return class_indices(self.classes, labels, field=self.label)
 
     @torch.inference_mode()
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        encoded = encoder.pairs(self.data)
-        device = encoded.images.device
-        labels = torch.tensor(self._labels(encoder.images_of), device=device)
-        changed, kept = self.changed.to(device)[labels], self.kept.to(device)[labels]
-        there = torch.zeros(
-            int(self.kept.max()) + 1, len(self.texts), dtype=torch.bool, device=device
-        )
-        there[kept, changed] = True
-        wanted = there[kept]
-        wanted[torch.arange(len(labels)), changed] = False
-        pictures, values = wanted.nonzero(as_tuple=True)
-        if not len(pictures):
-            raise UserError(
-                "eval: composed search: no two pictures differ in that attribute alone; nothing can be asked"
-            )
-        texts = encoder.texts(self.texts)
-        own = torch.arange(rank(), len(pictures), world_size(), device=device)
-        hits = []
-        for start in range(0, len(own), _ROWS):
-            query = own[start : start + _ROWS]
-            asking, value = pictures[query], values[query]
-            composed = compose(encoded.images[asking], texts[value], text_weight=self.text_weight)
-            found = []
-            for queries in (composed, encoded.images[asking], texts[value]):
-                similarity = queries @ encoded.images.T
-                similarity[torch.arange(len(query)), asking] = -torch.inf
-                first = similarity.argmax(dim=1)
-                found.append((changed[first] == value) & (kept[first] == kept[asking]))
-            hits.append(torch.stack(found, dim=1).double())
-        empty = torch.empty(0, 3, dtype=torch.float64, device=device)
-        shares = gather_rows(torch.cat([empty, *hits]), len(pictures)).mean(dim=0)
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields the recall at 1 of the composed query, and of each of its parts alone.
+
+        Raises:
+            UserError: No two images differ in the attribute alone.
+        """
+        images = embedder.pairs(self.data).images
+        labels = torch.tensor(self._labels(embedder.images_of), device=images.device)
+        changed = self.changed.to(images.device)[labels]
+        kept = self.kept.to(images.device)[labels]
+
+        asking, values = self._queries(changed, kept)
+        texts = embedder.texts(self.texts)
+
+        own = torch.arange(rank(), len(asking), world_size(), device=images.device)
+        hits = [torch.empty(0, 3, dtype=torch.float64, device=images.device)]
+        for rows in torch.split(own, _ROWS):
+            image = asking[rows]
+            value = values[rows]
+            composed = compose(images[image], texts[value], text_weight=self.text_weight)
+
+            right = []
+            for queries in (composed, images[image], texts[value]):
+                first = _first_hit(queries, images, image)
+                right.append((changed[first] == value) & (kept[first] == kept[image]))
+            hits.append(torch.stack(right, dim=1).double())
+
+        shares = gather_rows(torch.cat(hits), len(asking)).mean(dim=0)
         yield "recall@1", float(shares[0])
         yield "picture_alone/recall@1", float(shares[1])
         yield "text_alone/recall@1", float(shares[2])
-        yield "queries", len(pictures)
+        yield "queries", len(asking)
+
+    def _queries(self, changed: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """The index of the image, and the value, of each query: both `[queries]`."""
+        occurs = torch.zeros(
+            int(kept.max()) + 1, len(self.texts), dtype=torch.bool, device=kept.device
+        )
+        occurs[kept, changed] = True
+
+        wanted = occurs[kept]
+        wanted[torch.arange(len(kept)), changed] = False  # an image has its own value already
+        images, values = wanted.nonzero(as_tuple=True)
+        if not len(images):
+            raise UserError(
+                "eval: composed search: no two images differ in that attribute alone; "
+                "nothing can be asked"
+            )
+        return images, values
+
+
+def _kept(classes: ClassNames, attribute: str) -> Tensor:
+    """int64 `[classes]`: equal for classes that are alike in all but this attribute."""
+    others = [values for name, values in classes.attributes.items() if name != attribute]
+    indices: dict[tuple[int, ...], int] = {}
+    for combination in zip(*others, strict=True):
+        indices.setdefault(combination, len(indices))
+    return torch.tensor([indices[combination] for combination in zip(*others, strict=True)])
+
+
+def _first_hit(queries: Tensor, images: Tensor, asking: Tensor) -> Tensor:
+    """The index of the nearest image to each query, without the image that asks: `[queries]`."""
+    similarity = queries @ images.T
+    similarity[torch.arange(len(queries)), asking] = -torch.inf
+    return similarity.argmax(dim=1)

@@ -1,6 +1,10 @@
-"""Pictures and texts -> embeddings, shared out over all ranks and gathered on each; a set of pictures once for all evaluators.
+"""From images and texts to embeddings: shared among all ranks, then gathered on each of them.
 
-Rank r of w encodes rows r, r + w, …; each row exactly once, uneven sets allowed. Kept: `[pictures + texts, dim]` float32.
+Rank r of w embeds rows r, r + w, …: each row exactly once, also if the rows do not divide evenly.
+A set of images that several evaluators ask for is embedded once.
+
+Price: one forward pass an image and a text. As long as the `Embedder` lives, every rank keeps
+`[images + texts, dim]` in float32.
 """
 
 from __future__ import annotations
@@ -27,169 +31,241 @@ from align_train.cluster.collectives import (
 )
 from align_train.errors import UnreadableImage, UserError
 from align_train.stream.batch import normalise
+from align_train.stream.sets import ImageSet
+
+_SHORT = 20  # chunks of texts; below, a progress bar would only flicker
+
+Record = dict[str, Any]
+"""The JSON member of a pair, or the fields that a data set has in its place."""
 
 
 class Towers(Protocol):
-    """What evaluation needs of a model."""
+    """The part of a model that evaluation needs."""
 
-    def encode_image(self, images: Tensor) -> Tensor: ...
-    def encode_text(self, input_ids: Tensor) -> Tensor: ...
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Embeds `[chunk, 3, height, width]` as `[chunk, dim]`."""
+        ...
+
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """Embeds `[chunk, length]` as `[chunk, dim]`."""
+        ...
+
+    def logit_parameters(self) -> list[Tensor]:
+        """Gives the parameters that the loss takes beside embeddings."""
+        ...
 
 
 class Images(Protocol):
-    """A set of pictures by number, uint8 `[height, width, 3]` as the model is to see them, and what is written about each:
-    its texts and its record (of a shard's pair, the JSON member)."""
+    """An image set, opened."""
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, number: int, /) -> NDArray[np.uint8]: ...
-    def about(self) -> list[tuple[list[str], dict[str, Any]]]: ...
+    def __len__(self) -> int:
+        """Counts the images."""
+        ...
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]:
+        """Reads an image as the model sees it, uint8 `[height, width, 3]`."""
+        ...
+
+    def about(self) -> list[tuple[list[str], Record]]:
+        """Reads the texts and the record of every image."""
+        ...
+
+
+ImagesOf = Callable[[ImageSet | None], Images]
+"""Opens an image set; None: the run's held-out pairs."""
 
 
 class _Readable(Dataset[NDArray[np.uint8] | str]):
-    """In the place of a picture that cannot be read, what is wrong with it: whoever has it goes on as the other ranks do, which
-    would wait for it."""
+    """The images, with an error message in place of each that cannot be read.
 
-    def __init__(self, pictures: Images) -> None:
-        self.pictures = pictures
+    A rank that raised at once would leave the others waiting for it in the next collective.
+    """
 
-    def __getitem__(self, number: int) -> NDArray[np.uint8] | str:
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8] | str:
         try:
-            return self.pictures[number]
+            return self.images[index]
         except UserError as error:
             return str(error)
 
 
 @dataclass(frozen=True)
 class EmbeddedPairs:
-    """A set of pictures after the image tower, and its texts, which go through the other tower when they are asked for.
+    """The image embeddings of a set, and its texts, which are embedded on demand.
 
-    images: `[pictures, dim]`, L2-normalised. captions: all texts of all pictures. picture_of_text: `[texts]`, the picture that
-    a text belongs to. records: each picture's. encode: texts -> `[texts, dim]`.
+    Attributes:
+        images: float32 `[images, dim]`, L2-normalised; a classifier's logits.
+        captions: All texts of all images, in the images' order.
+        image_of_text: int64 `[texts]`, the index of the image that each text belongs to.
+        records: The record of each image.
+        embed_texts: From texts to `[texts, dim]`; collective.
     """
 
     images: Tensor
     captions: list[str]
     image_of_text: Tensor
-    records: list[dict[str, Any]]
-    encode: Callable[[list[str]], Tensor]
+    records: list[Record]
+    embed_texts: Callable[[list[str]], Tensor]
 
     @cached_property
     def texts(self) -> Tensor:
-        """`[texts, dim]`, L2-normalised. To be asked for by all ranks."""
-        return self.encode(self.captions)
+        """`[texts, dim]`, L2-normalised. Its first use is collective: all ranks must ask for it."""
+        return self.embed_texts(self.captions)
 
     @cached_property
     def first_text(self) -> Tensor:
-        """`[pictures]`: the number of each picture's first text."""
-        return torch.searchsorted(
-            self.image_of_text, torch.arange(len(self.images), device=self.images.device)
-        )
+        """int64 `[images]`: the index of each image's first text."""
+        indices = torch.arange(len(self.images), device=self.images.device)
+        return torch.searchsorted(self.image_of_text, indices)
 
 
 class Embedder:
-    """Runs a model in evaluation mode.
-
-    tokenise: texts -> ids `[texts, length]`. pictures: opens the set that an evaluator names as its `data`; None: the run's
-    held-out pairs. chunk_size: rows at a time. workers: loader processes. context: entered around the towers (autocast).
-    """
+    """Runs a model in evaluation mode, and keeps the embeddings of image sets."""
 
     def __init__(
         self,
         *,
         model: Towers,
-        tokenise: Callable[[Sequence[str]], NDArray[np.int32]],
-        images_of: Callable[[Any], Images],
+        tokenizer: Callable[[Sequence[str]], NDArray[np.int32]],
+        images_of: ImagesOf,
         device: torch.device,
         chunk_size: int = 64,
         workers: int = 0,
         progress: bool = True,
-        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.model, self.tokenise, self.device, self.context = model, tokenise, device, context
-        self.chunk_size, self.workers = chunk_size, workers
-        self.progress = progress and rank() == 0
-        self.images_of = images_of
-        self._encoded: dict[str, EmbeddedPairs] = {}
+        """Embeds nothing yet.
 
-    def pairs(self, data: Any) -> EmbeddedPairs:
-        """The set that `data` names, encoded once."""
-        if repr(data) not in self._encoded:
-            self._encoded[repr(data)] = self._encode(self.images_of(data))
-        return self._encoded[repr(data)]
+        Args:
+            model: The model, on `device` and in evaluation mode.
+            tokenizer: From texts to ids `[texts, length]`.
+            images_of: Opens the set that an evaluator names; None: the run's held-out pairs.
+            device: The device of the embeddings.
+            chunk_size: Images, or texts, in one forward pass.
+            workers: Loader processes of this rank; 0: images are read in this process.
+            progress: Whether rank 0 shows progress bars.
+            autocast: A context manager around every forward pass, for the precision of training.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.images_of = images_of
+        self.device = device
+        self.chunk_size = chunk_size
+        self.workers = workers
+        self.progress = progress and rank() == 0
+        self.autocast = autocast
+        self._embedded: dict[str, EmbeddedPairs] = {}
+
+    def pairs(self, data: ImageSet | None) -> EmbeddedPairs:
+        """Embeds a set at the first call for it; collective.
+
+        Args:
+            data: The set as settings name it; None: the run's held-out pairs.
+
+        Raises:
+            UnreadableImage: Some images cannot be read; raised on all ranks.
+            UserError: The embeddings are not finite.
+        """
+        # Each evaluator has an object of its own for a set; equal settings have equal texts.
+        key = repr(data)
+        if key not in self._embedded:
+            self._embedded[key] = self._embed_pairs(self.images_of(data))
+        return self._embedded[key]
 
     @torch.inference_mode()
     def texts(
-        self, texts: Sequence[str], *, encode: Callable[[Tensor], Tensor] | None = None
+        self, texts: Sequence[str], *, embed: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """`[len(texts), dim]`, L2-normalised. encode: another way from ids to embeddings than the model's."""
-        encode = encode or self.model.encode_text
-        own = (
-            texts[rank() :: world_size()] or texts[:1]
-        )  # a rank without rows still needs the width
-        rows = []
+        """Embeds texts; collective.
+
+        Args:
+            texts: The same texts on every rank, at least one.
+            embed: From ids `[chunk, length]` to embeddings; None: the model's `encode_text`.
+
+        Returns:
+            `[texts, dim]`, L2-normalised as the tower leaves them.
+
+        Raises:
+            UserError: The embeddings are not finite.
+        """
+        embed = embed or self.model.encode_text
+        # A rank without rows embeds the first text all the same: gathering needs the width.
+        own = texts[rank() :: world_size()] or texts[:1]
         starts = range(0, len(own), self.chunk_size)
-        for start in tqdm(
-            starts,
-            desc="encoding texts",
-            disable=not self.progress or len(starts) < 20,
-            leave=False,
-        ):
-            ids = torch.from_numpy(self.tokenise(own[start : start + self.chunk_size])).to(
-                self.device
-            )
-            with self.context():
-                rows.append(encode(ids))
+        hidden = not self.progress or len(starts) < _SHORT
+
+        rows = []
+        for start in tqdm(starts, desc="embedding texts", disable=hidden, leave=False):
+            ids = self.tokenizer(own[start : start + self.chunk_size])
+            input_ids = torch.from_numpy(ids).to(self.device)
+            with self.autocast():
+                rows.append(embed(input_ids))
+
         return _finite(gather_rows(torch.cat(rows), len(texts)), "texts")
 
     @torch.inference_mode()
-    def _encode(self, pictures: Images) -> EmbeddedPairs:
-        about = pictures.about()  # first: what is wrong with a set shows before the long work
+    def _embed_pairs(self, images: Images) -> EmbeddedPairs:
+        about = images.about()  # first: errors of a set show before the long work
+        own = self._own_images(images)
+
+        captions: list[str] = []
+        for texts, _ in about:
+            captions += texts
+        counts = torch.tensor([len(texts) for texts, _ in about])
+        image_of_text = torch.repeat_interleave(torch.arange(len(about)), counts)
+
+        return EmbeddedPairs(
+            images=_finite(gather_rows(own, len(images)), "images"),
+            captions=captions,
+            image_of_text=image_of_text.to(self.device),
+            records=[record for _, record in about],
+            embed_texts=self.texts,
+        )
+
+    def _own_images(self, images: Images) -> Tensor:
+        """Embeds this rank's share of the images: `[share, dim]`."""
         settle_before_fork()
-        loader: DataLoader[Any] = DataLoader(
-            _Readable(pictures),
-            sampler=range(rank(), len(pictures), world_size()),
+        loader: DataLoader[NDArray[np.uint8] | str] = DataLoader(
+            _Readable(images),
+            sampler=range(rank(), len(images), world_size()),
             batch_size=self.chunk_size,
             num_workers=self.workers,
             collate_fn=list,
         )
+
         rows = []
-        unreadable: list[str] = []
-        for batch in tqdm(loader, desc="encoding pictures", disable=not self.progress, leave=False):
-            images = [one for one in batch if not isinstance(one, str)]
-            unreadable += [one for one in batch if isinstance(one, str)]
-            if images:
-                with self.context():
-                    rows.append(
-                        self.model.encode_image(
-                            normalise(torch.from_numpy(np.stack(images)).to(self.device))
-                        )
-                    )
+        errors: list[str] = []
+        hidden = not self.progress
+        for chunk in tqdm(loader, desc="embedding images", disable=hidden, leave=False):
+            errors += [item for item in chunk if isinstance(item, str)]
+            readable = [item for item in chunk if not isinstance(item, str)]
+            if readable:
+                rows.append(self._embed_images(np.stack(readable)))
+
         with report_first_error(self.device, UnreadableImage):
-            if unreadable:
-                more = f" ({len(unreadable) - 1} more like it)" if unreadable[1:] else ""
-                raise UnreadableImage(unreadable[0] + more)
-        counts = torch.tensor([len(captions) for captions, _ in about])
-        # A rank without pictures, where there are fewer of them than ranks, still needs the width.
-        own = torch.cat(rows) if rows else self._width(pictures)
-        return EmbeddedPairs(
-            images=_finite(gather_rows(own, len(pictures)), "pictures"),
-            captions=[caption for captions, _ in about for caption in captions],
-            image_of_text=torch.repeat_interleave(torch.arange(len(about)), counts).to(self.device),
-            records=[record for _, record in about],
-            encode=self.texts,
-        )
+            if errors:
+                more = f" ({len(errors) - 1} more like it)" if errors[1:] else ""
+                raise UnreadableImage(errors[0] + more)
 
-    def _width(self, pictures: Images) -> Tensor:
-        """`[0, dim]`."""
-        image = normalise(torch.from_numpy(pictures[0])[None].to(self.device))
-        with self.context():
-            return self.model.encode_image(image)[:0]
+        if not rows:
+            # With fewer images than ranks, some have no share; gathering needs their width.
+            return self._embed_images(images[0][None])[:0]
+        return torch.cat(rows)
+
+    def _embed_images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """From uint8 `[chunk, height, width, 3]` to `[chunk, dim]`."""
+        images = normalise(torch.from_numpy(pixels).to(self.device))
+        with self.autocast():
+            return self.model.encode_image(images)
 
 
-def _finite(embeddings: Tensor, of: str) -> Tensor:
-    """Refuses what no metric can be computed from; alike on every rank."""
+def _finite(embeddings: Tensor, kind: str) -> Tensor:
+    """Refuses embeddings that no metric can be computed from, alike on every rank."""
     if not embeddings.isfinite().all():
         raise UserError(
-            f"embeddings of {of} are not finite: the weights are broken; go on from an earlier checkpoint"
+            f"embeddings of {kind} are not finite: the weights are broken; "
+            f"go on from an earlier checkpoint"
         )
     return embeddings

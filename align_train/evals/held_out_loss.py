@@ -1,42 +1,63 @@
-"""The training loss on held-out pairs, so that its curve can be laid beside the training curve."""
+"""The training loss of held-out pairs, comparable with the training curve."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from align_train.cluster.collectives import alone
 from align_train.errors import UserError
+from align_train.evals.base import Evaluator
 from align_train.evals.embedder import Embedder
+from align_train.stream.sets import ImageSet
 
 
-class HeldOutLoss:
+class HeldOutLoss(Evaluator):
     """The mean loss of held-out pairs, contrasted in groups as large as the training batch.
 
-    A contrastive loss grows with the number of negatives: only equal batches compare. Each picture comes with its first
-    text; what does not fill a last group is left out, and with fewer pairs than a batch all of them are one group.
+    A contrastive loss grows with the number of negatives, so only batches of equal size compare.
+    An image comes with its first text. Pairs that do not fill the last group are left out; if there
+    are fewer pairs than a batch, all of them are one group.
     """
 
-    def __init__(self, *, batch_size: int, loss: Any, data: Any = None) -> None:
+    def __init__(self, *, batch_size: int, loss: Any, data: ImageSet | None = None) -> None:
+        """Keeps the settings.
+
+        Args:
+            batch_size: Pairs in a group: the global batch size of training.
+            loss: The loss of training.
+            data: The pairs; None: the run's held-out pairs.
+
+        Raises:
+            UserError: The batch size is below 1.
+        """
         if batch_size < 1:
             raise UserError(f"eval: batch_size={batch_size}: expected at least 1")
-        self.batch_size, self.data = batch_size, data
+        self.batch_size = batch_size
+        self.data = data
         self.loss = loss
-        self.loss.mask_duplicates = False  # held-out pairs come without the ids that it takes
+        # Held-out pairs come without the ids of contents that this option asks for.
+        self.loss.mask_duplicates = False
+
+    def sets(self) -> Sequence[ImageSet | None]:
+        """Asks for the pairs."""
+        return (self.data,)
 
     @torch.inference_mode()
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        model: Any = encoder.model
-        encoded = encoder.pairs(self.data)
-        texts = encoded.texts[encoded.first_text]
-        size = min(self.batch_size, len(encoded.images))
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields `loss`."""
+        pairs = embedder.pairs(self.data)
+        texts = pairs.texts[pairs.first_text]
+        size = min(self.batch_size, len(pairs.images))
+
         losses = []
-        for start in range(0, len(encoded.images) - size + 1, size):
+        for start in range(0, len(pairs.images) - size + 1, size):
             group = slice(start, start + size)
-            with alone():  # every rank has all embeddings
-                losses.append(
-                    self.loss(encoded.images[group], texts[group], *model.logit_parameters())
-                )
+            # Every rank has all embeddings: the loss must not gather them once more.
+            with alone():
+                parameters = embedder.model.logit_parameters()
+                losses.append(self.loss(pairs.images[group], texts[group], *parameters))
+
         yield "loss", float(torch.stack(losses).mean())

@@ -1,14 +1,15 @@
-"""A linear layer on image embeddings as they are, by L-BFGS; the weight decay is chosen on a part of the training pictures
-(CLIP's protocol, Radford et al. 2021, appendix A.3).
+"""A linear classifier on fixed image embeddings, trained by L-BFGS.
 
-Price: some hundred passes over `[train, dim] x [dim, classes]` for each value, which ranks share among them; memory for three
-matrices `[train, classes]` (ImageNet: 15 GB).
+A part of the labelled images chooses the weight decay: CLIP's protocol (Radford et al. 2021,
+appendix A.3).
+
+Price: for each weight decay some hundred passes over `[train, dim] x [dim, classes]`; the ranks
+share the weight decays. Memory for three matrices `[train, classes]` (ImageNet: 15 GB).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,76 +17,88 @@ from torch.nn.functional import cross_entropy
 
 from align_train.cluster.collectives import rank, sum_over_ranks, world_size
 from align_train.errors import UserError
-from align_train.evals.embedder import Embedder, Images
-from align_train.evals.knn import class_numbers, labelled
+from align_train.evals.embedder import Embedder
+from align_train.evals.labelled import FromLabelledImages
+from align_train.stream.sets import ImageSet
 
-_HELD = 5  # one in so many training pictures chooses the weight decay
+_HELD = 5  # one in so many labelled images chooses the weight decay
+
+Probe = tuple[Tensor, Tensor]
+"""Weights `[dim, classes]` and biases `[classes]`."""
 
 
-class LinearProbe:
-    """Accuracy of a linear classifier on L2-normalised image embeddings, and the weight decay that it was trained with.
-
-    train, data, label: as in `NearestNeighbours`. weight_decays: half of it times the squared weights is added to the mean
-    cross-entropy. iterations: of L-BFGS, at most.
-    """
+class LinearProbe(FromLabelledImages):
+    """Accuracy of a linear classifier on L2-normalised image embeddings."""
 
     def __init__(
         self,
         *,
-        train: Any,
-        data: Any = None,
+        train: ImageSet,
+        data: ImageSet | None = None,
         label: str | None = "class",
         weight_decays: Sequence[float] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         iterations: int = 200,
         seed: int = 0,
     ) -> None:
-        if (
-            not weight_decays
-            or not all(0 <= value < float("inf") for value in weight_decays)
-            or iterations < 1
-        ):
+        """Checks the settings.
+
+        Args:
+            train: The labelled images.
+            data: The images to be classified; None: the run's held-out pairs.
+            label: The field of an image's record that holds its class; None: its text is the class.
+            weight_decays: The values to choose from; half of the value times the squared weights is
+                added to the mean cross-entropy.
+            iterations: The most iterations of L-BFGS.
+            seed: Decides which images choose the weight decay.
+
+        Raises:
+            UserError: A setting is out of range.
+        """
+        finite = all(0 <= value < float("inf") for value in weight_decays)
+        if not weight_decays or not finite or iterations < 1:
             raise UserError(
-                f"eval: weight_decays={list(weight_decays)}, iterations={iterations}: expected some finite values from 0 on, "
-                f"and at least 1"
+                f"eval: weight_decays={list(weight_decays)}, iterations={iterations}: "
+                f"expected some finite values from 0 on, and at least 1"
             )
         if not 0 <= seed < 2**63:
             raise UserError(f"eval: seed={seed}: expected 0 or more, below 2^63")
-        self.train, self.data, self.label, self.seed = train, data, label, seed
-        self.weight_decays, self.iterations = list(weight_decays), iterations
 
-    def check(self, pictures: Callable[[Any], Images]) -> None:
-        """As `NearestNeighbours.check`."""
-        class_numbers(pictures, self.train, self.data, self.label)
+        super().__init__(train=train, data=data, label=label)
+        self.weight_decays = list(weight_decays)
+        self.iterations = iterations
+        self.seed = seed
 
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        known, queries, train_labels, labels = (
-            part.clone() for part in labelled(encoder, self.train, self.data, self.label)
-        )
-        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.seed)).to(
-            known.device
-        )
-        held, rest = order[::_HELD], order[torch.arange(len(order)) % _HELD != 0]
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields `top1`, and the chosen `weight_decay`."""
+        sets = self.embed(embedder)
+        # Tensors of inference mode take no part in a backward pass; their copies do.
+        train = sets.train.clone()
+        labels = sets.train_labels
+
+        weight_decay = self._choose(train, labels, sets.classes)
+        probe = self._fit(train, labels, weight_decay, sets.classes)
+        yield "top1", _accuracy(probe, sets.queries, sets.labels)
+        yield "weight_decay", weight_decay
+
+    def _choose(self, train: Tensor, labels: Tensor, classes: int) -> float:
+        """Chooses the weight decay with the best accuracy on the held part; collective."""
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(train), generator=generator).to(train.device)
+        held = order[::_HELD]
+        rest = order[torch.arange(len(order)) % _HELD != 0]
         if not len(rest):
-            raise UserError(f"eval: {len(known)} labelled pictures are too few for a linear probe")
-        found = known.new_zeros(len(self.weight_decays), dtype=torch.float64)
-        for number in range(rank(), len(self.weight_decays), world_size()):
-            probe = self._fit(
-                known[rest],
-                train_labels[rest],
-                self.weight_decays[number],
-                int(train_labels.max()) + 1,
-            )
-            found[number] = _accuracy(probe, known[held], train_labels[held])
-        best = int(sum_over_ranks(found).argmax())
-        probe = self._fit(
-            known, train_labels, self.weight_decays[best], int(train_labels.max()) + 1
-        )
-        yield "top1", _accuracy(probe, queries, labels)
-        yield "weight_decay", self.weight_decays[best]
+            raise UserError(f"eval: {len(train)} labelled images are too few for a linear probe")
 
-    def _fit(
-        self, embeddings: Tensor, labels: Tensor, weight_decay: float, classes: int
-    ) -> tuple[Tensor, Tensor]:
+        accuracies = train.new_zeros(len(self.weight_decays), dtype=torch.float64)
+        for index in range(rank(), len(self.weight_decays), world_size()):
+            probe = self._fit(train[rest], labels[rest], self.weight_decays[index], classes)
+            accuracies[index] = _accuracy(probe, train[held], labels[held])
+
+        # Every other rank has a zero in this rank's places.
+        best = int(sum_over_ranks(accuracies).argmax())
+        return self.weight_decays[best]
+
+    def _fit(self, embeddings: Tensor, labels: Tensor, weight_decay: float, classes: int) -> Probe:
         weights = embeddings.new_zeros(embeddings.shape[1], classes, requires_grad=True)
         bias = embeddings.new_zeros(classes, requires_grad=True)
         optimizer = torch.optim.LBFGS(
@@ -94,10 +107,9 @@ class LinearProbe:
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            value = (
-                cross_entropy(embeddings @ weights + bias, labels)
-                + weight_decay / 2 * weights.square().sum()
-            )
+            logits = embeddings @ weights + bias
+            penalty = weight_decay / 2 * weights.square().sum()
+            value = cross_entropy(logits, labels) + penalty
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
@@ -106,6 +118,7 @@ class LinearProbe:
         return weights.detach(), bias.detach()
 
 
-def _accuracy(probe: tuple[Tensor, Tensor], embeddings: Tensor, labels: Tensor) -> float:
+def _accuracy(probe: Probe, embeddings: Tensor, labels: Tensor) -> float:
     weights, bias = probe
-    return float(((embeddings @ weights + bias).argmax(dim=1) == labels).double().mean())
+    guesses = (embeddings @ weights + bias).argmax(dim=1)
+    return float((guesses == labels).double().mean())

@@ -1,4 +1,4 @@
-"""Retrieval both ways: recall at 1, 5, 10, the median and the mean rank (paper, section 5.1).
+"""Retrieval in both directions: recall at 1, 5 and 10, median and mean rank (paper, section 5.1).
 
 Price: see `similarity.py`; never a whole matrix.
 """
@@ -7,39 +7,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from align_train.errors import UserError
-from align_train.evals.embedder import Embedder
+from align_train.evals.base import Evaluator
+from align_train.evals.embedder import EmbeddedPairs, Embedder, Images
 from align_train.evals.similarity import retrieval_ranks, similarities
 from align_train.figures.plots import draw_similarity
 from align_train.figures.sheets import Hit, draw_answers, hit_sheet, save_sheet
+from align_train.stream.sets import ImageSet
 
-_SHOWN = 40  # pictures on a contact sheet
-_QUERIES, _HITS = 8, 6  # texts with the pictures found for them
+_SHOWN = 40  # images on a contact sheet
+_QUERIES = 8  # texts that are drawn with their hits
+_HITS = 6  # images that are drawn beside a text
 _MATRIX = 24  # pairs whose similarities are drawn
 
 
-class Retrieval:
-    """Picture to text and text to picture. A picture with several texts counts as found with any of them.
+class Retrieval(Evaluator):
+    """From images to texts, and from texts to images.
 
-    data: the pictures and their texts; None: the run's held-out pairs.
+    An image with several texts is found if any of them is.
     """
 
-    def __init__(self, *, data: Any = None, recall_at: Sequence[int] = (1, 5, 10)) -> None:
+    def __init__(
+        self, *, data: ImageSet | None = None, recall_at: Sequence[int] = (1, 5, 10)
+    ) -> None:
+        """Checks the settings.
+
+        Args:
+            data: The images and their texts; None: the run's held-out pairs.
+            recall_at: A query counts as found at `k` if a right answer is among the first `k`.
+
+        Raises:
+            UserError: A number of `recall_at` is below 1, or there is none.
+        """
         if not recall_at or min(recall_at) < 1:
             raise UserError(
                 f"eval: recall_at={list(recall_at)}: expected some numbers, each at least 1"
             )
-        self.data, self.recall_at = data, tuple(recall_at)
+        self.data = data
+        self.recall_at = tuple(recall_at)
+
+    def sets(self) -> Sequence[ImageSet | None]:
+        """Asks for the images and their texts."""
+        return (self.data,)
 
     @torch.inference_mode()
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        encoded = encoder.pairs(self.data)
-        of_images, of_texts = retrieval_ranks(encoded.images, encoded.texts, encoded.image_of_text)
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields `DIRECTION/recall@K`, `DIRECTION/median_rank` and `DIRECTION/mean_rank`.
+
+        Ranks count from 1.
+        """
+        pairs = embedder.pairs(self.data)
+        of_images, of_texts = retrieval_ranks(pairs.images, pairs.texts, pairs.image_of_text)
         self.right = of_images == 0
+
         for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
             for k in self.recall_at:
                 yield f"{direction}/recall@{k}", float((ranks < k).double().mean())
@@ -47,38 +70,48 @@ class Retrieval:
             yield f"{direction}/mean_rank", float(ranks.double().mean()) + 1
 
     @torch.inference_mode()
-    def draw(self, encoder: Embedder, folder: Path, name: str) -> None:
-        """`NAME.png`, pictures over the text found for them; `NAME_text_to_image.png`, texts and the pictures found for them;
-        `NAME_similarity.png`, the first pairs against each other."""
-        encoded, pictures = encoder.pairs(self.data), encoder.images_of(self.data)
-        best = torch.cat(
-            [rows.argmax(dim=1) for _, rows in similarities(encoded.images[:_SHOWN], encoded.texts)]
-        )
-        answers = [encoded.captions[number] for number in best.tolist()]
-        draw_answers(pictures.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
-        queries = encoded.first_text[:_QUERIES]
+    def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
+        """Draws the first pairs and their hits.
+
+        `NAME.png` has images over the text found for them, `NAME_text_to_image.png` texts and the
+        images found for them. `NAME_similarity.png` has the first pairs against each other.
+        """
+        pairs = embedder.pairs(self.data)
+        images = embedder.images_of(self.data)
+
+        answers: list[str] = []
+        for _, similarity in similarities(pairs.images[:_SHOWN], pairs.texts):
+            answers += [pairs.captions[index] for index in similarity.argmax(dim=1).tolist()]
+        draw_answers(images.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
+
+        self._draw_hits(pairs, images, folder / f"{name}_text_to_image.png")
+        self._draw_similarity(pairs, images, folder / f"{name}_similarity.png", title=name)
+
+    @staticmethod
+    def _draw_hits(pairs: EmbeddedPairs, images: Images, path: Path) -> None:
+        queries = pairs.first_text[:_QUERIES]
+        # So few queries are one block.
+        _, similarity = next(similarities(pairs.texts[queries], pairs.images))
+        scores, indices = similarity.topk(min(_HITS, len(images)))
+
         rows = []
-        for _, similarity in similarities(encoded.texts[queries], encoded.images):
-            scores, found = similarity.topk(min(_HITS, len(pictures)))
-            for query, of_query, hits in zip(
-                queries.tolist(), scores.tolist(), found.tolist(), strict=True
-            ):
-                own = int(encoded.image_of_text[query])
-                told = [
-                    Hit(pictures[hit], f"{score:.3f}", hit == own)
-                    for score, hit in zip(of_query, hits, strict=True)
-                ]
-                rows.append((encoded.captions[query], None, told))
-        save_sheet(hit_sheet(rows), folder / f"{name}_text_to_image.png")
-        count = min(_MATRIX, len(pictures))
-        _, matrix = next(
-            similarities(encoded.images[:count], encoded.texts[encoded.first_text[:count]])
-        )
-        captions = [encoded.captions[number] for number in encoded.first_text[:count].tolist()]
+        for row, query in enumerate(queries.tolist()):
+            own = int(pairs.image_of_text[query])
+            hits = [
+                Hit(images[index], f"{score:.3f}", index == own)
+                for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True)
+            ]
+            rows.append((pairs.captions[query], None, hits))
+        save_sheet(hit_sheet(rows), path)
+
+    @staticmethod
+    def _draw_similarity(pairs: EmbeddedPairs, images: Images, path: Path, *, title: str) -> None:
+        texts = pairs.first_text[:_MATRIX]
+        _, matrix = next(similarities(pairs.images[:_MATRIX], pairs.texts[texts]))
         draw_similarity(
             matrix.cpu().numpy(),
-            [pictures[number] for number in range(count)],
-            captions,
-            folder / f"{name}_similarity.png",
-            title=name,
+            [images[index] for index in range(len(texts))],
+            [pairs.captions[index] for index in texts.tolist()],
+            path,
+            title=title,
         )

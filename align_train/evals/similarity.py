@@ -1,10 +1,14 @@
-"""Cosines between two sets of embeddings, in tiles, and the ranks that retrieval counts: exact, whatever the tiles.
+"""Cosines between two sets of embeddings, in tiles, and the ranks that retrieval counts.
 
-A similarity here *is* the dot product in float64, rounded to float32: so copies of an embedding tie, and a rank does not hang
-on how a matrix product was cut up, on how many ranks share it out, or on the library that computes it. What is computed is a
-float32 product of tiles of 2,048 x 4,096, which serves both directions; entries so close to the score that they are compared
-with that float32 may be wrong (six standard deviations of its rounding error, Higham and Mary 2019) are computed again in
-float64: a few in a hundred thousand. Where a tile has many, as with a model that embeds everything alike, all of it is.
+A similarity here *is* the dot product in float64, rounded to float32. So copies of an embedding
+tie, and a rank depends neither on the tiles, nor on the number of processes, nor on the library
+that multiplies matrices.
+
+How: a float32 product of a tile of 2,048 x 4,096 serves both directions. An entry may be wrong if
+it is very close to the score that it is compared with: closer than six standard deviations of the
+product's rounding error (Higham and Mary 2019). These entries, a few in a hundred thousand, are
+computed again in float64. A model that embeds everything alike has many of them: then the whole
+tile is.
 
 Price: 2·n·m·dim operations for both directions together, some 100 MB beside the embeddings.
 """
@@ -20,96 +24,154 @@ from torch import Tensor
 
 from align_train.cluster.collectives import gather_rows, rank, sum_over_ranks, world_size
 
-_ROWS, _COLUMNS = 2048, 4096
-_AT_ONCE = 16_384  # pairs computed again together
-_MANY = 64  # one in so many entries of a tile
+_ROWS = 2048  # of a tile
+_COLUMNS = 4096  # of a tile
+_AT_ONCE = 16_384  # entries that are computed again together
+_MANY = 64  # with more than one in so many entries close to the score, the whole tile is exact
+
+_FLOAT32_ROUNDING = 2.0**-24  # the largest relative error of one operation
+_DEVIATIONS = 6  # of the rounding error of a product, which grows with the root of its length
 
 
 def similarities(
     queries: Tensor, candidates: Tensor, *, rows: int = 1024
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Exact rows of the whole matrix, `rows` at a time: where, and `[rows, m]`. For few candidates (classes), or few queries
-    (that are shown)."""
+    """Computes exact rows of the whole matrix, block by block.
+
+    It serves few candidates (classes), or few queries (those that are drawn).
+
+    Args:
+        queries: `[n, dim]`.
+        candidates: `[m, dim]`.
+        rows: Queries in a block.
+
+    Yields:
+        The rows of a block, and its similarities: float32 `[rows, m]`.
+    """
     for start in range(0, len(queries), rows):
-        where = slice(start, start + rows)
-        wide = queries[where].double()
+        block = slice(start, start + rows)
+        wide = queries[block].double()
         parts = [(wide @ part.double().T).float() for part in torch.split(candidates, _COLUMNS)]
-        yield where, torch.cat(parts, dim=1)
+        yield block, torch.cat(parts, dim=1)
 
 
 def paired(first: Tensor, second: Tensor, firsts: Tensor, seconds: Tensor) -> Tensor:
-    """Exact similarities of `first[firsts[k]]` and `second[seconds[k]]`: `[k]`."""
-    found = first.new_empty(len(firsts), dtype=torch.float32)
+    """Computes exact similarities of chosen pairs.
+
+    Args:
+        first: `[n, dim]`.
+        second: `[m, dim]`.
+        firsts: int64 `[k]`, indices into `first`.
+        seconds: int64 `[k]`, indices into `second`.
+
+    Returns:
+        float32 `[k]`.
+    """
+    products = first.new_empty(len(firsts), dtype=torch.float32)
     for start in range(0, len(firsts), _AT_ONCE):
-        where = slice(start, start + _AT_ONCE)
-        found[where] = (
-            (first[firsts[where]].double() * second[seconds[where]].double()).sum(dim=1).float()
-        )
-    return found
+        block = slice(start, start + _AT_ONCE)
+        left = first[firsts[block]].double()
+        right = second[seconds[block]].double()
+        products[block] = (left * right).sum(dim=1).float()
+    return products
 
 
 def retrieval_ranks(images: Tensor, texts: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor]:
-    """How many wrong texts are at least as similar to each picture as the best of its own, and how many wrong pictures to each
-    text as its own: `[pictures]`, `[texts]`, integers; 0 is found at once.
+    """Counts the wrong answers that are as similar as the right one, or more; collective.
 
-    images: `[pictures, dim]`, texts: `[texts, dim]`, normalised; text j belongs to picture `picture_of_text[j]`. Ties count
-    against the model: one that embeds everything alike finds nothing. All ranks call it with the same embeddings, which are
-    finite; each computes its share of the pictures.
+    Ties count against the model: one that embeds everything alike finds nothing. All ranks call
+    this with the same embeddings; each of them computes its share of the images.
+
+    Args:
+        images: `[images, dim]`, L2-normalised and finite.
+        texts: `[texts, dim]`, L2-normalised and finite.
+        image_of_text: int64 `[texts]`, the index of the image that each text belongs to.
+
+    Returns:
+        int64 `[images]`: for each image the wrong texts at least as similar as its best own text.
+        int64 `[texts]`: for each text the wrong images at least as similar as its own image. A rank
+        of 0 is found at once.
     """
     own = paired(images, texts, image_of_text, torch.arange(len(texts), device=texts.device))
-    best = own.new_full((len(images),), -torch.inf).scatter_reduce_(0, image_of_text, own, "amax")
+    best = own.new_full((len(images),), -torch.inf)
+    best.scatter_reduce_(0, image_of_text, own, "amax")
+
     mine = torch.arange(rank(), len(images), world_size(), device=images.device)
-    of_images, of_texts = (
-        torch.zeros_like(mine),
-        torch.zeros(len(texts), dtype=torch.long, device=texts.device),
-    )
+    of_images = torch.zeros_like(mine)
+    of_texts = torch.zeros(len(texts), dtype=torch.long, device=texts.device)
+
     for start in range(0, len(mine), _ROWS):
         rows = mine[start : start + _ROWS]
         queries = images[rows]
         for first in range(0, len(texts), _COLUMNS):
             columns = torch.arange(first, min(first + _COLUMNS, len(texts)), device=texts.device)
             tile = _Tile(
-                queries, texts[first : first + _COLUMNS], right=(rows, image_of_text[columns])
+                queries,
+                texts[first : first + _COLUMNS],
+                owners=rows,
+                owners_of_columns=image_of_text[columns],
             )
             of_images[start : start + _ROWS] += _count(tile.at_least(best[rows, None]), 1)
             of_texts[columns] += _count(tile.at_least(own[None, columns]), 0)
+
     return gather_rows(of_images, len(images)), sum_over_ranks(of_texts)
 
 
 class _Tile:
-    """One tile of similarities. right: numbers of the rows and of the columns; equal ones belong together and never count."""
+    """One tile of similarities.
+
+    A row and a column with the same owner belong together; their entry is right, and never counts.
+    """
 
     def __init__(
-        self, queries: Tensor, candidates: Tensor, *, right: tuple[Tensor, Tensor]
+        self, queries: Tensor, candidates: Tensor, *, owners: Tensor, owners_of_columns: Tensor
     ) -> None:
-        self.queries, self.candidates, self.right = queries, candidates, right
+        self.queries = queries
+        self.candidates = candidates
+        self.owners = owners
+        self.owners_of_columns = owners_of_columns
+
         self.approximate = queries @ candidates.T
-        self.tolerance = 6 * queries.shape[1] ** 0.5 * 2.0**-24
+        self.tolerance = _DEVIATIONS * queries.shape[1] ** 0.5 * _FLOAT32_ROUNDING
 
     def at_least(self, score: Tensor) -> Tensor:
-        """Which wrong entries reach `score`, `[rows, 1]` or `[1, columns]`: booleans `[rows, columns]`."""
+        """Finds the wrong entries that reach a score.
+
+        Args:
+            score: `[rows, 1]` or `[1, columns]`.
+
+        Returns:
+            bool `[rows, columns]`.
+        """
         above: Tensor = self.approximate > score + self.tolerance
+        # In place: masks of a tile are as expensive as the comparisons that make them.
         near = (self.approximate >= score - self.tolerance).logical_xor_(above)
         if int(_count(near, 1).sum()) * _MANY > near.numel():
-            return (self.exact >= score) & (self.right[0][:, None] != self.right[1][None, :])
+            return (self.exact >= score) & (self.owners[:, None] != self.owners_of_columns)
+
+        # A right entry is the score itself, or below the best one: it is near, or not above.
         rows, columns = near.nonzero(as_tuple=True)
-        wrong = self.right[0][rows] != self.right[1][columns]
-        rows, columns = rows[wrong], columns[wrong]
-        reached = (
-            paired(self.queries, self.candidates, rows, columns)
-            >= score.expand_as(above)[rows, columns]
-        )
+        wrong = self.owners[rows] != self.owners_of_columns[columns]
+        rows = rows[wrong]
+        columns = columns[wrong]
+
+        exact = paired(self.queries, self.candidates, rows, columns)
+        reached = exact >= score.expand_as(above)[rows, columns]
         above[rows[reached], columns[reached]] = True
         return above
 
     @cached_property
     def exact(self) -> Tensor:
-        return next(similarities(self.queries, self.candidates, rows=len(self.queries)))[1]
+        """The whole tile in float64, rounded: for the tile that has many entries near a score."""
+        _, tile = next(similarities(self.queries, self.candidates, rows=len(self.queries)))
+        return tile
 
 
 def _count(mask: Tensor, dim: int) -> Tensor:
-    """How many are true, along a dimension; on CPUs by NumPy, which takes a tenth of torch's time."""
+    """Counts the true values along a dimension."""
     if mask.device.type != "cpu":
         return mask.sum(dim=dim)
-    counted: Tensor = torch.from_numpy(np.count_nonzero(mask.numpy(), axis=dim))
-    return counted
+
+    # On CPUs NumPy takes a tenth of torch's time.
+    counts: Tensor = torch.from_numpy(np.count_nonzero(mask.numpy(), axis=dim))
+    return counts

@@ -1,12 +1,15 @@
-"""Do texts that people find alike lie close? Spearman's correlation of cosines with people's scores, for words (SimLex-999,
-paper section 5.5) and sentences (STS benchmark), from files in which they are published.
+"""Do texts that people find alike lie close together?
+
+Spearman's correlation of cosines with people's scores: for words SimLex-999 (paper, section 5.5),
+for sentences the STS benchmark, from the files in which they are published.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +17,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from align_train.errors import UserError
+from align_train.evals.base import Evaluator
 from align_train.evals.embedder import Embedder
+from align_train.stream.sets import ImageSet
+
+_QUOTED = 200  # characters of a header that an error quotes
 
 
-class TextSimilarity:
-    """Spearman's correlation over the rows of a table.
+@dataclass(frozen=True)
+class _Table:
+    """Couples of texts with their scores."""
 
-    file: tab-separated, or commas where its name ends so and its first line has no tab. first, second, score: names of
-    columns (SimLex-999: word1, word2, SimLex999), or their numbers, from 0, where the file has no header (the STS benchmark:
-    5, 6, 4). layer: what is compared: embeddings in the shared space, or, as in the paper, the text tower's [CLS] state before
-    its projection.
-    """
+    first: list[str] = field(default_factory=list)
+    second: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+
+class TextSimilarity(Evaluator):
+    """Spearman's correlation over the rows of a table."""
 
     def __init__(
         self,
@@ -38,104 +48,146 @@ class TextSimilarity:
         score: str | int = "score",
         layer: Literal["embedding", "cls"] = "embedding",
     ) -> None:
-        self.first, self.second, self.scores = _read(file, first, second, score)
+        """Reads the table.
+
+        Args:
+            file: The table: separated by tabs if its first line has one, else by commas.
+            first: The column of the first text: its name (SimLex-999: word1, word2, SimLex999), or,
+                in a file without a header, its index from 0 on (the STS benchmark: 5, 6, 4).
+            second: The column of the second text.
+            score: The column of people's scores.
+            layer: `embedding` compares embeddings in the shared space; `cls`, as in the paper, the
+                text tower's [CLS] states before its projection.
+
+        Raises:
+            UserError: The file cannot be read, or is no such table.
+        """
+        table = _read_table(file, (first, second, score))
+        self.first = table.first
+        self.second = table.second
+        self.scores = table.scores
         self.layer = layer
 
+    def sets(self) -> Sequence[ImageSet | None]:
+        """Asks for no images."""
+        return ()
+
     @torch.inference_mode()
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        encode = _cls_state(encoder.model) if self.layer == "cls" else None
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields `spearman`, and the number of `couples`."""
+        embed = _cls_state(embedder.model) if self.layer == "cls" else None
         texts = sorted({*self.first, *self.second})
-        rows = dict(zip(texts, encoder.texts(texts, encode=encode), strict=True))
-        first, second = (
-            torch.stack([rows[text] for text in side]).double()
-            for side in (self.first, self.second)
-        )
-        cosines = torch.nn.functional.cosine_similarity(first, second).float()
+        rows = embedder.texts(texts, embed=embed).double()
+
+        indices = {text: index for index, text in enumerate(texts)}
+        first = rows[[indices[text] for text in self.first]]
+        second = rows[[indices[text] for text in self.second]]
+
+        # Like similarities elsewhere: in float64, then rounded to float32, so that equals tie.
+        cosines = cosine_similarity(first, second).float()
         yield "spearman", spearman(cosines.cpu().numpy(), np.array(self.scores))
         yield "couples", len(self.scores)
 
 
-def _cls_state(model: Any) -> Any:
-    """ids -> normalised [CLS] states."""
+def _cls_state(model: Any) -> Callable[[Tensor], Tensor]:
+    """From ids to [CLS] states, L2-normalised; `model` has a `BertTower`."""
 
-    def encode(input_ids: Tensor) -> Tensor:
+    def embed(input_ids: Tensor) -> Tensor:
         tower = model.text_tower
-        states = tower.network(
-            input_ids=input_ids, attention_mask=input_ids != tower.pad_id
-        ).last_hidden_state
-        return normalize(states[:, 0].float(), dim=-1)
+        output = tower.network(input_ids=input_ids, attention_mask=input_ids != tower.pad_id)
+        return normalize(output.last_hidden_state[:, 0].float(), dim=-1)
 
-    return encode
+    return embed
 
 
-def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Pearson's correlation of ranks, equal values sharing the mean of theirs. 0 where one side is all the same."""
-    ranks = [_ranks(values) for values in (first, second)]
-    centred = [rank - rank.mean() for rank in ranks]
+def spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Computes Pearson's correlation of ranks.
+
+    torchmetrics has it too, but with float32 ranks, and with 1e-6 added to the denominator: its
+    seventh digit is wrong for few couples.
+
+    Args:
+        first: `[n]`; equal values share the mean of their ranks.
+        second: `[n]`.
+
+    Returns:
+        A correlation in [-1, 1]; 0 if all values of one side are equal.
+    """
+    ranks = [_ranks(first), _ranks(second)]
+    centred = [values - values.mean() for values in ranks]
     scale = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
-    return float((centred[0] * centred[1]).sum() / scale) if scale else 0.0
+    if scale == 0:
+        return 0.0
+    return float((centred[0] * centred[1]).sum() / scale)
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: NDArray[np.float64] = last - (counts - 1) / 2
-    return means[place]
+    return means[inverse]
 
 
-def _read(
-    file: str, first: str | int, second: str | int, score: str | int
-) -> tuple[list[str], list[str], list[float]]:
+def _read_table(file: str, columns: tuple[str | int, ...]) -> _Table:
+    rows = _read_rows(file)
+    with_header = bool(rows) and any(isinstance(column, str) for column in columns)
+    header = rows.pop(0) if with_header else []
+    indices = [_index(column, header, file) for column in columns]
+
+    table = _Table()
+    for line, row in enumerate(rows, start=1 + with_header):
+        if not row:
+            continue
+        try:
+            first, second, score = [row[index].strip() for index in indices]
+            value = float(score)
+        except (IndexError, ValueError):
+            value = math.nan
+        if not math.isfinite(value) or not first or not second:
+            names = ", ".join(str(column) for column in columns)
+            raise UserError(
+                f"eval: {file}, line {line}: expected two texts and a number in {names}"
+            )
+
+        table.first.append(first)
+        table.second.append(second)
+        table.scores.append(value)
+
+    if len(table.scores) < 2:
+        raise UserError(f"eval: {file}: {len(table.scores)} couples of texts; expected at least 2")
+    return table
+
+
+def _read_rows(file: str) -> list[list[str]]:
+    """The cells of each line; an empty line has none."""
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(
             f"eval: {file}: {error.strerror}; expected a table of couples of texts and their scores"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"eval: {file}: not UTF-8 ({error.reason})") from None
-    tabs = bool(lines) and "\t" in lines[0]
-    # In tab-separated files quotes are text (the STS benchmark has lone ones).
-    lines = [line.rstrip("\r") for line in lines]
+
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if "\t" in lines[0]:
+        # Quotes in tab-separated files are text: the STS benchmark has single ones.
+        return [line.split("\t") if line.strip() else [] for line in lines]
     try:
-        rows = (
-            [line.split("\t") if line.strip() else [] for line in lines]
-            if tabs
-            else list(csv.reader(lines))
-        )
+        return list(csv.reader(lines))
     except csv.Error as error:
         raise UserError(f"eval: {file}: not a table ({error})") from None
-    columns = []
-    header = (
-        rows.pop(0)
-        if rows and any(isinstance(column, str) for column in (first, second, score))
-        else []
-    )
-    for column in (first, second, score):
-        if isinstance(column, str) and column not in header:
-            raise UserError(
-                f"eval: {file}: no column {column}; it has {', '.join(header)[:200] or 'nothing'}"
-            )
-        columns.append(header.index(column) if isinstance(column, str) else column)
-        if columns[-1] < 0:
+
+
+def _index(column: str | int, header: list[str], file: str) -> int:
+    if isinstance(column, int):
+        if column < 0:
             raise UserError(
                 f"eval: {file}: column {column}: expected a name, or a number from 0 on"
             )
-    found: tuple[list[str], list[str], list[float]] = ([], [], [])
-    for number, row in enumerate(rows, start=1 + bool(header)):
-        if not row:
-            continue
-        try:
-            texts, score_ = [row[column].strip() for column in columns[:2]], float(row[columns[2]])
-            if not all(texts) or not math.isfinite(score_):
-                raise ValueError
-            found[0].append(texts[0])
-            found[1].append(texts[1])
-            found[2].append(score_)
-        except (IndexError, ValueError):
-            raise UserError(
-                f"eval: {file}, line {number}: expected two texts and a number in {first}, {second}, {score}"
-            ) from None
-    if len(found[2]) < 2:
-        raise UserError(f"eval: {file}: {len(found[2])} couples of texts; expected at least 2")
-    return found
+        return column
+
+    if column not in header:
+        names = ", ".join(header)[:_QUOTED] or "nothing"
+        raise UserError(f"eval: {file}: no column {column}; it has {names}")
+    return header.index(column)

@@ -1,33 +1,37 @@
-"""Zero-shot classification: a picture's class is the one whose prompts lie closest (paper, section 5.2).
+"""Zero-shot classification: an image has the class whose prompts lie closest (paper, section 5.2).
 
-Each class name goes into every template; each prompt's embedding is normalised, their mean is normalised again.
+Every class name goes into every template. The embedding of a class is the mean of its prompts'
+embeddings, normalised again.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.evals.embedder import EmbeddedPairs, Embedder, Images
-from align_train.evals.prompts import Classes, labels_of, read_templates
+from align_train.evals.base import Evaluator
+from align_train.evals.embedder import Embedder, ImagesOf
+from align_train.evals.labels import class_indices, classes_of_labels, labels_of, read_classes
+from align_train.evals.prompts import read_templates
 from align_train.evals.similarity import similarities
 from align_train.figures.plots import draw_confusion
 from align_train.figures.sheets import draw_answers
+from align_train.stream.classes import ClassNames
+from align_train.stream.sets import ImageSet
 
 
-class ZeroShot:
-    """Top-1, top-5 and mean per-class accuracy, and the share of right attributes where the classes are made up of some.
+class ZeroShot(Evaluator):
+    """Top-1, top-5 and mean per-class accuracy, and the share of right values of each attribute.
 
-    classes: a JSON file, or `imagenet`, see `Classes`; None: the labels that occur. templates: see `read_templates`. label: the
-    field of a picture's record that holds its class, as a number or a name; None: its text is it. data: the pictures; None: the
-    run's held-out pairs. candidates: all classes, or those with pictures only (ImageNet-A and -R have 200 of 1,000). Of equally
-    close classes the first is taken.
+    Among equally close classes the first is taken.
     """
 
     def __init__(
@@ -36,106 +40,156 @@ class ZeroShot:
         classes: str | None = None,
         templates: str | Sequence[str] = ("a photo of a {}",),
         label: str | None = "class",
-        data: Any = None,
+        data: ImageSet | None = None,
         candidates: Literal["all", "present"] = "all",
     ) -> None:
-        self.classes = None if classes is None else Classes.read(classes)
+        """Reads classes and prompts.
+
+        Args:
+            classes: `imagenet`, or a class file, see `read_classes`; None: the labels that occur.
+            templates: Prompts, see `read_templates`.
+            label: The field of an image's record that holds its class; None: its text is the class.
+            data: The images; None: the run's held-out pairs.
+            candidates: `present` takes only classes that have images (ImageNet-A and -R have 200 of
+                1,000).
+
+        Raises:
+            UserError: The class file, or the prompts, are not as expected.
+        """
+        self.classes = None if classes is None else read_classes(classes)
         self.templates = read_templates(templates)
-        self.label, self.data, self.candidates = label, data, candidates
+        self.label = label
+        self.data = data
+        self.candidates = candidates
+
+    def sets(self) -> Sequence[ImageSet | None]:
+        """Asks for the images."""
+        return (self.data,)
+
+    def check(self, images_of: ImagesOf) -> None:
+        """Checks the labels.
+
+        Raises:
+            UserError: An image has no label, or one that is none of the classes.
+        """
+        self._labels(images_of)
 
     @torch.inference_mode()
-    def __call__(self, encoder: Embedder) -> Iterator[tuple[str, float]]:
-        self.known, labels = self._labels(encoder.images_of)
-        encoded = encoder.pairs(self.data)
-        self.labels = torch.tensor(labels, device=encoded.images.device)
-        self.guesses, ranks = self._guess(encoded, self._class_embeddings(encoder))
+    def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
+        """Yields `top1`, `top5`, `mean_per_class`, and each attribute's share."""
+        self.known, labels = self._labels(embedder.images_of)
+        images = embedder.pairs(self.data).images
+        self.labels = torch.tensor(labels, device=images.device)
+        self.guesses, ranks = self._guess(images, self._class_embeddings(embedder))
         self.right = ranks == 0
+
         yield "top1", float(self.right.double().mean())
         yield "top5", float((ranks < 5).double().mean())
-        shares = [right for _, right in self._per_class().values()]
+
+        shares = [share for _, share in self._per_class().values()]
         yield "mean_per_class", sum(shares) / len(shares)
+
         for name, values in self.known.attributes.items():
             value = torch.tensor(values, device=self.labels.device)
-            yield name, float((value[self.guesses] == value[self.labels]).double().mean())
+            same = value[self.guesses] == value[self.labels]
+            yield name, float(same.double().mean())
 
-    def check(self, pictures: Callable[[Any], Images]) -> None:
-        """UserError where a picture's label is none."""
-        self._labels(pictures)
-
-    def _labels(self, pictures: Callable[[Any], Images]) -> tuple[Classes, list[int]]:
-        """The classes, and the number of each picture's."""
-        found = labels_of(pictures(self.data).about(), self.label)
-        where = self.label or "the text"
+    def _labels(self, images_of: ImagesOf) -> tuple[ClassNames, list[int]]:
+        """The classes, and the class of each image."""
+        labels = labels_of(images_of(self.data).about(), self.label)
+        field = self.label or "the text"
         if self.classes is not None:
-            return self.classes, self.classes.numbers(found, where=where)
-        known = Classes.of_labels(found)
-        return known, known.numbers(list(map(str, found)), where=where)
+            return self.classes, class_indices(self.classes, labels, field=field)
 
-    def _class_embeddings(self, encoder: Embedder) -> Tensor:
-        """`[classes, dim]`."""
-        prompts = [
-            template.format(name) for name in self.known.names for template in self.templates
-        ]
-        by_class = encoder.texts(prompts).view(len(self.known.names), len(self.templates), -1)
+        # As texts: among these classes 2 is the label "2", not the third one.
+        texts = [str(label) for label in labels]
+        classes = classes_of_labels(texts)
+        return classes, class_indices(classes, texts, field=field)
+
+    def _class_embeddings(self, embedder: Embedder) -> Tensor:
+        """`[classes, dim]`, L2-normalised."""
+        prompts = []
+        for name in self.known.names:
+            prompts += [template.format(name) for template in self.templates]
+
+        by_class = embedder.texts(prompts).view(len(self.known.names), len(self.templates), -1)
         return normalize(by_class.mean(dim=1), dim=-1)
 
-    def _guess(self, encoded: EmbeddedPairs, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each picture the closest class, and how many classes come before its own: `[pictures]`, `[pictures]`."""
-        guesses, ranks = torch.empty_like(self.labels), torch.empty_like(self.labels)
-        numbers = torch.arange(len(classes), device=classes.device)
+    def _guess(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The closest class to each image, and how many classes come before its own.
+
+        Returns:
+            Two tensors, int64 `[images]`.
+        """
+        guesses = torch.empty_like(self.labels)
+        ranks = torch.empty_like(self.labels)
+        indices = torch.arange(len(classes), device=classes.device)
         absent = torch.ones(len(classes), dtype=torch.bool, device=classes.device)
         absent[self.labels] = False
-        for where, similarity in similarities(encoded.images, classes):
+
+        for rows, similarity in similarities(images, classes):
             if self.candidates == "present":
                 similarity[:, absent] = -torch.inf
-            own = self.labels[where, None]
+
+            own = self.labels[rows, None]
             score = similarity.gather(1, own)
-            ranks[where] = ((similarity > score) | ((similarity == score) & (numbers < own))).sum(
-                dim=1
-            )
+            before = (similarity > score) | ((similarity == score) & (indices < own))
+            ranks[rows] = before.sum(dim=1)
+
+            # `argmax` leaves open which of equal values it finds; this is the first.
             best = similarity.amax(dim=1, keepdim=True)
-            guesses[where] = torch.where(similarity == best, numbers, len(classes)).amin(
-                dim=1
-            )  # the first of equals
+            guesses[rows] = torch.where(similarity == best, indices, len(classes)).amin(dim=1)
         return guesses, ranks
 
     def _per_class(self) -> dict[int, tuple[int, float]]:
-        """Of each class with pictures how many there are, and the share of them that are right."""
+        """For each class that has images: their count, and the share of right guesses."""
         size = len(self.known.names)
         counts = torch.bincount(self.labels, minlength=size)
         right = torch.bincount(self.labels, weights=self.right.double(), minlength=size)
-        return {
-            number: (int(counts[number]), float(right[number] / counts[number]))
-            for number in counts.nonzero()[:, 0].tolist()
-        }
 
-    def draw(self, encoder: Embedder, folder: Path, name: str) -> None:
-        """`NAME.png`, pictures under the class given to them; `NAME_confusion.png`; `NAME_classes.csv`, each class's share."""
-        pictures, names, size = (
-            encoder.images_of(self.data),
-            self.known.names,
-            len(self.known.names),
-        )
-        answers = [names[number] for number in self.guesses.tolist()]
-        draw_answers(pictures.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
-        matrix = (
-            torch.bincount(self.labels * size + self.guesses, minlength=size * size)
-            .view(size, size)
-            .cpu()
-        )
-        draw_confusion(matrix.numpy(), names, folder / f"{name}_confusion.png", title=name)
+        per_class = {}
+        for index in counts.nonzero()[:, 0].tolist():
+            count = int(counts[index])
+            per_class[index] = (count, float(right[index] / count))
+        return per_class
+
+    def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
+        """Draws and writes the guesses of the last call.
+
+        `NAME.png` has images over the class that the model gives them. `NAME_confusion.png` has the
+        confusion matrix, `NAME_classes.csv` the accuracy of each class.
+        """
+        images = embedder.images_of(self.data)
+        names = self.known.names
+        answers = [names[index] for index in self.guesses.tolist()]
+        draw_answers(images.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
+
+        size = len(names)
+        cells = torch.bincount(self.labels * size + self.guesses, minlength=size * size)
+        matrix = cells.view(size, size).cpu().numpy()
+        draw_confusion(matrix, names, folder / f"{name}_confusion.png", title=name)
+
         per_class = self._per_class()
-        with (folder / f"{name}_classes.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("class", "pictures", "top1", "most_often_taken_for"))
-            for number, class_name in enumerate(names):
-                count, right = per_class.get(number, (0, None))
-                mistakes = matrix[number].clone()
-                mistakes[number] = 0
-                taken = names[int(mistakes.argmax())] if int(mistakes.sum()) else ""
-                writer.writerow((class_name, count, "" if right is None else f"{right:.4f}", taken))
-        if missing := [names[number] for number in range(size) if number not in per_class]:
+        self._write_classes(folder / f"{name}_classes.csv", matrix)
+        missing = [names[index] for index in range(size) if index not in per_class]
+        if missing:
             print(
-                f"{name}: {len(missing)} of {size} classes have no picture, first {missing[0]!r}",
+                f"{name}: {len(missing)} of {size} classes have no image, first {missing[0]!r}",
                 flush=True,
             )
+
+    def _write_classes(self, path: Path, matrix: NDArray[np.int64]) -> None:
+        """Writes a row a class: images, accuracy, and the class that it is most often taken for."""
+        names = self.known.names
+        per_class = self._per_class()
+        mistakes = matrix.copy()
+        np.fill_diagonal(mistakes, 0)
+
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("class", "pictures", "top1", "most_often_taken_for"))
+            for index, class_name in enumerate(names):
+                taken = names[int(mistakes[index].argmax())] if mistakes[index].any() else ""
+                count, share = per_class.get(index, (0, None))
+                top1 = "" if share is None else f"{share:.4f}"
+                writer.writerow((class_name, count, top1, taken))

@@ -88,7 +88,9 @@ def ours(rows: dict[str, Tensor], folder: Path) -> dict[str, float]:
     )
     pictures = SimpleNamespace(about=lambda: [([""], record) for record in records])
     encoder = SimpleNamespace(
-        pairs=lambda _: labelled, pictures=lambda _: pictures, texts=lambda prompts: rows["prompts"]
+        pairs=lambda _: labelled,
+        images_of=lambda _: pictures,
+        texts=lambda prompts: rows["prompts"],
     )
     zero_shot = ZeroShot(classes=str(folder / "classes.json"), templates="imagenet_simple")
     return found | {f"zero_shot/{metric}": value for metric, value in zero_shot(encoder)}

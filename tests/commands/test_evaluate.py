@@ -335,7 +335,7 @@ def test_two_processes_of_torchrun_find_the_same(
         ),
         (
             ["eval=knn", "eval.knn.label=kind"],
-            "label=kind: 512 of 512 pictures have no such field (the first has class)",
+            "label=kind: 512 of 512 images have no such field (the first has class)",
         ),
         (["eval=linear_probe", "eval.linear_probe.weight_decays=[nan]"], "weight_decays=[nan]"),
         (["eval=pairs", "eval.held_out.batch_size=0"], "eval: batch_size=0: expected at least 1"),

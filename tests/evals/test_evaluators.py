@@ -32,11 +32,13 @@ from align_train.evals import (
     similarity,
 )
 from align_train.evals.knn import nearest
+from align_train.evals.labels import class_indices
 from align_train.evals.prompts import read_templates
 from align_train.loss.contrastive import ContrastiveLoss
 from tests.support.processes import on_ranks
 from tests.support.ready import Lookup, embeddings, encoded, lying_ready
 
+TRAIN: Any = 1  # the second set of `lying_ready`
 NAMES, TEMPLATES = ["a", "b", "c", "d", "e", "f", "g"], ["{}", "a photo of {}", "{}!"]
 
 
@@ -203,7 +205,7 @@ def test_a_model_that_embeds_everything_alike_finds_nothing(pairs: int) -> None:
 
 def test_embeddings_that_are_no_numbers_are_refused() -> None:
     lookup = Lookup(torch.full((3, 2), torch.nan), {"x": torch.ones(2)}, [(["x"], {})] * 3)
-    with pytest.raises(UserError, match="embeddings of pictures are not finite"):
+    with pytest.raises(UserError, match="embeddings of images are not finite"):
         dict(Retrieval()(lookup.embedder()))
 
 
@@ -304,7 +306,7 @@ def test_classes_from_labels_alone() -> None:
     assert (
         dict(ZeroShot(templates=["{}"])(lying_ready(numbers, texts=texts)))["top1"] == 1
     )  # "10" comes before "2"
-    with pytest.raises(UserError, match="label=kind: 12 of 12 pictures have no such field"):
+    with pytest.raises(UserError, match="label=kind: 12 of 12 images have no such field"):
         dict(ZeroShot(label="kind")(lying_ready(numbers)))
 
 
@@ -313,7 +315,7 @@ def test_well_known_prompts() -> None:
     assert read_templates("imagenet")[:2] == ["a bad photo of a {}.", "a photo of many {}."]
     known = ZeroShot(classes="imagenet", templates="imagenet").classes
     assert known is not None and len(known.names) == len(set(known.folders)) == 1000
-    assert known.numbers(["n01440764", "999", 1, "tench"], where="class") == [0, 999, 1, 0]
+    assert class_indices(known, ["n01440764", "999", 1, "tench"], field="class") == [0, 999, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,7 @@ def test_well_known_prompts() -> None:
         ('{"names": []}', "expected JSON such as"),
         (
             '{"names": ["one"]}',
-            "class=1 of a picture is none of the 1 classes: expected a class number below 1",
+            "class=1 of an image is none of the 1 classes: expected a class number below 1",
         ),
         (
             '{"names": ["one", "two"], "folders": ["x"]}',
@@ -412,8 +414,8 @@ def clusters(rows: int, seed: int, spread: float = 0.5) -> EmbeddedPairs:
 
 def probes_on_ranks() -> dict[str, float]:
     encoder = lying_ready(clusters(101, 1), clusters(203, 2))
-    return dict(NearestNeighbours(train=1)(encoder)) | {
-        f"probe/{name}": value for name, value in LinearProbe(train=1, iterations=50)(encoder)
+    return dict(NearestNeighbours(train=TRAIN)(encoder)) | {
+        f"probe/{name}": value for name, value in LinearProbe(train=TRAIN, iterations=50)(encoder)
     }
 
 
@@ -429,7 +431,7 @@ def test_neighbours_and_probe(tmp_path: Path) -> None:
         np.add.at(votes[row], labels[neighbours], np.exp((matrix[row, neighbours] - 1) / 0.07))
     assert found["weighted_20"] == np.mean(votes.argmax(axis=1) == np.arange(101) % 4)
     assert found["probe/top1"] > 0.75
-    cold = dict(NearestNeighbours(train=1, temperature=1e-4)(lying_ready(held, train)))
+    cold = dict(NearestNeighbours(train=TRAIN, temperature=1e-4)(lying_ready(held, train)))
     assert cold["weighted_20"] == cold["top1"]  # a vote in which the nearest alone counts
     for world in (2, 3):
         for on_rank in on_ranks(world, probes_on_ranks, folder=tmp_path / str(world)):
@@ -439,7 +441,7 @@ def test_neighbours_and_probe(tmp_path: Path) -> None:
 def test_a_probe_stands_where_the_gradient_is_zero() -> None:
     pairs = clusters(80, 3)
     labels = torch.arange(80) % 4
-    weights, bias = LinearProbe(train=1)._fit(pairs.images, labels, 1e-2, 4)
+    weights, bias = LinearProbe(train=TRAIN)._fit(pairs.images, labels, 1e-2, 4)
     weights.requires_grad_()
     loss = cross_entropy(pairs.images @ weights + bias, labels) + 0.5e-2 * weights.square().sum()
     (gradient,) = torch.autograd.grad(loss, weights)
@@ -450,7 +452,7 @@ def test_a_probe_takes_the_weight_decay_that_does_best_on_a_fifth() -> None:
     """Many features, few pictures, wrong labels among them: too little and too much decay both lose."""
     train, held = clusters(120, 5, spread=1.5), clusters(200, 6, spread=1.5)
     decays = [1e-8, 1e-2, 1e3]
-    probe = LinearProbe(train=1, weight_decays=decays)
+    probe = LinearProbe(train=TRAIN, weight_decays=decays)
     found = dict(probe(lying_ready(held, train)))
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     chosen, rest = order[::5], torch.stack([one for n, one in enumerate(order) if n % 5])
@@ -471,11 +473,11 @@ def test_a_probe_takes_the_weight_decay_that_does_best_on_a_fifth() -> None:
 
 def test_labels_that_are_missing_or_unknown() -> None:
     bare = EmbeddedPairs(torch.eye(2), ["x"] * 2, torch.arange(2), [{}, {}], lambda _: torch.eye(2))
-    with pytest.raises(UserError, match="label=class: 2 of 2 pictures have no such field"):
-        dict(NearestNeighbours(train=1)(lying_ready(bare, bare)))
+    with pytest.raises(UserError, match="label=class: 2 of 2 images have no such field"):
+        dict(NearestNeighbours(train=TRAIN)(lying_ready(bare, bare)))
     few = clusters(2, 0)
-    with pytest.raises(UserError, match="2 classes have no picture among the labelled ones"):
-        dict(NearestNeighbours(train=1)(lying_ready(clusters(8, 1), few)))
+    with pytest.raises(UserError, match="2 classes have no image among the labelled ones"):
+        dict(NearestNeighbours(train=TRAIN)(lying_ready(clusters(8, 1), few)))
 
 
 def composed_on_ranks(classes: str) -> dict[str, float]:
@@ -593,8 +595,8 @@ class EncoderOf:
     def __init__(self, lookup: Lookup, asked: list[Tensor]) -> None:
         self.model, self._encoder, self._asked = lookup, lookup.embedder(), asked
 
-    def texts(self, texts: list[str], *, encode: Any = None) -> Tensor:
-        self._asked.append(self._encoder.texts(texts, encode=encode))
+    def texts(self, texts: list[str], *, embed: Any = None) -> Tensor:
+        self._asked.append(self._encoder.texts(texts, embed=embed))
         return self._asked[-1]
 
 

@@ -29,7 +29,7 @@ def encoded(captions_per_picture: list[int], seed: int = 0, dim: int = 3) -> Emb
         captions=[f"text {number}" for number in range(len(texts))],
         image_of_text=torch.repeat_interleave(torch.arange(len(counts)), counts),
         records=[{"class": number % 4} for number in range(len(counts))],
-        encode=lambda _: texts,
+        embed_texts=lambda _: texts,
     )
 
 
@@ -50,7 +50,7 @@ def lying_ready(
     found: Any = SimpleNamespace(
         pairs=lambda data: sets[data or 0],
         images_of=lambda data: SimpleNamespace(about=lambda: about(data)),
-        texts=lambda asked, encode=None: torch.stack([(texts or {})[text] for text in asked]),
+        texts=lambda asked, embed=None: torch.stack([(texts or {})[text] for text in asked]),
         model=model,
     )
     return found  # type: ignore[no-any-return]
@@ -88,13 +88,16 @@ class Lookup:
     def encode_text(self, ids: Tensor) -> Tensor:
         return self.table[ids[:, 0].long()]
 
+    def logit_parameters(self) -> list[Tensor]:
+        return []
+
     def tokenise(self, texts: Any) -> NDArray[np.int32]:
         return np.array([[self.number[text], 1] for text in texts], dtype=np.int32)
 
     def embedder(self) -> Embedder:
         return Embedder(
             model=self,
-            tokenise=self.tokenise,
+            tokenizer=self.tokenise,
             images_of=lambda _: self,
             device=torch.device("cpu"),
             chunk_size=5,

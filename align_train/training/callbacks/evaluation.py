@@ -15,7 +15,7 @@ import lightning
 from lightning import Callback
 
 from align_train.errors import UnreadableImage
-from align_train.evals import Embedder
+from align_train.evals import Embedder, Evaluator
 from align_train.model import Classifier, DualEncoder
 from align_train.stream.datamodule import PairsDataModule
 from align_train.training.callbacks.agreement import Agreement
@@ -31,7 +31,7 @@ class Evaluation(Callback):
     def __init__(
         self,
         *,
-        evaluators: Mapping[str, Any],
+        evaluators: Mapping[str, Evaluator],
         every: int,
         data: PairsDataModule,
         metrics: Metrics,
@@ -75,18 +75,18 @@ class Evaluation(Callback):
         assert self.plain is not None
         self.plain.load_state_dict(self.averaging.weights(module))
         model = self.plain.to(module.device)
-        encoder = Embedder(
+        embedder = Embedder(
             model=model,
-            tokenise=self.data.vocabulary,
+            tokenizer=self.data.vocabulary,
             images_of=self.data.sets.images_of,
             device=module.device,
             chunk_size=self.data.chunk_size,
             progress=False,
-            context=trainer.precision_plugin.forward_context,
+            autocast=trainer.precision_plugin.forward_context,
         )
         try:
             for name, evaluator in self.evaluators.items():
-                self.metrics.add({f"{name}/{key}": value for key, value in evaluator(encoder)})
+                self.metrics.add({f"{name}/{key}": value for key, value in evaluator(embedder)})
         except UnreadableImage as error:
             self.agreement.error = error  # the run ends once this step is saved
         self.plain.cpu()
