@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from align_train.errors import UserError
-from align_train.evals.base import Evaluator
+from align_train.evals.base import Evaluator, share
 from align_train.evals.embedder import Embedder
 from align_train.figures.sheets import draw_answers
 from align_train.stream.sets import ImageSet
@@ -44,6 +44,7 @@ class Classification(Evaluator):
             UserError: The model is no classifier.
         """
         pairs = embedder.pairs(self.data)
+        # Only a classifier has unit vectors for texts: a one among zeros.
         if not ((pairs.texts == 0) | (pairs.texts == 1)).all():
             raise UserError(
                 "eval: classification wants a classifier; "
@@ -54,6 +55,7 @@ class Classification(Evaluator):
         labels = pairs.texts.argmax(dim=1)
         own = torch.zeros_like(pairs.images, dtype=torch.bool)
         own[pairs.image_of_text, labels] = True
+        # A classifier of three classes has no fifth guess.
         guesses = pairs.images.topk(min(_TOP, pairs.images.shape[1])).indices
         right = own.gather(1, guesses)
 
@@ -63,8 +65,8 @@ class Classification(Evaluator):
         self.answers = [names.get(index, f"class {index}") for index in first]
         self.right = right[:, 0].tolist()
 
-        yield "top1", float(right[:, 0].double().mean())
-        yield "top5", float(right.any(dim=1).double().mean())
+        yield "top1", share(right[:, 0])
+        yield "top5", share(right.any(dim=1))
 
     def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
         """Draws `NAME.png`: images over the class that the model gives them."""

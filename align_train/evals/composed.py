@@ -81,6 +81,7 @@ class ComposedSearch(Evaluator):
                 f"eval: attribute={attribute}: {classes} has {known}; "
                 f"expected one of two or more attributes"
             )
+        # One template is checked like a list of them.
         (template,) = read_templates([template])
         if not 0 <= text_weight < float("inf"):
             raise UserError(f"eval: text_weight={text_weight}: expected a finite number from 0 on")
@@ -88,6 +89,7 @@ class ComposedSearch(Evaluator):
         self.changed = torch.tensor(attributes[attribute])
         self.kept = _kept(self.classes, attribute)
         count = int(self.changed.max()) + 1
+        # More texts than values do no harm: no image has the values left over.
         if len(values) < count:
             raise UserError(f"eval: values: {len(values)} of them; {attribute} has {count} values")
 
@@ -127,7 +129,9 @@ class ComposedSearch(Evaluator):
         asking, values = self._queries(changed, kept)
         texts = embedder.texts(self.texts)
 
+        # Each rank takes every w-th query, as the embedder does with images.
         own = torch.arange(rank(), len(asking), world_size(), device=images.device)
+        # A rank without queries gathers no rows, but of the same width.
         hits = [torch.empty(0, 3, dtype=torch.float64, device=images.device)]
         for rows in torch.split(own, _ROWS):
             image = asking[rows]
@@ -135,6 +139,7 @@ class ComposedSearch(Evaluator):
             composed = compose(images[image], texts[value], text_weight=self.text_weight)
 
             right = []
+            # Each part alone shows how much the sum of both adds.
             for queries in (composed, images[image], texts[value]):
                 first = _first_hit(queries, images, image)
                 right.append((changed[first] == value) & (kept[first] == kept[image]))
@@ -148,6 +153,7 @@ class ComposedSearch(Evaluator):
 
     def _queries(self, changed: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """The index of the image, and the value, of each query: both `[queries]`."""
+        # occurs[k, v]: some image of kind k has the value v.
         occurs = torch.zeros(
             int(kept.max()) + 1, len(self.texts), dtype=torch.bool, device=kept.device
         )
@@ -168,6 +174,7 @@ def _kept(classes: ClassNames, attribute: str) -> Tensor:
     """int64 `[classes]`: equal for classes that are alike in all but this attribute."""
     others = [values for name, values in classes.attributes.items() if name != attribute]
     indices: dict[tuple[int, ...], int] = {}
+    # Every combination of the other values is a kind of its own.
     for combination in zip(*others, strict=True):
         indices.setdefault(combination, len(indices))
     return torch.tensor([indices[combination] for combination in zip(*others, strict=True)])
@@ -176,5 +183,6 @@ def _kept(classes: ClassNames, attribute: str) -> Tensor:
 def _first_hit(queries: Tensor, images: Tensor, asking: Tensor) -> Tensor:
     """The index of the nearest image to each query, without the image that asks: `[queries]`."""
     similarity = queries @ images.T
+    # It would be the nearest to itself. Masking keeps the indices of the others.
     similarity[torch.arange(len(queries)), asking] = -torch.inf
     return similarity.argmax(dim=1)

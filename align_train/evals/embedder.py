@@ -154,6 +154,7 @@ class Embedder:
         self.device = device
         self.chunk_size = chunk_size
         self.workers = workers
+        # One bar, however many ranks there are.
         self.progress = progress and rank() == 0
         self.autocast = autocast
         self._embedded: dict[str, EmbeddedPairs] = {}
@@ -213,6 +214,7 @@ class Embedder:
         captions: list[str] = []
         for texts, _ in about:
             captions += texts
+        # In ascending order; `first_text` relies on that.
         counts = torch.tensor([len(texts) for texts, _ in about])
         image_of_text = torch.repeat_interleave(torch.arange(len(about)), counts)
 
@@ -226,12 +228,14 @@ class Embedder:
 
     def _own_images(self, images: Images) -> Tensor:
         """Embeds this rank's share of the images: `[share, dim]`."""
+        # The loader forks its workers.
         settle_before_fork()
         loader: DataLoader[NDArray[np.uint8] | str] = DataLoader(
             _Readable(images),
             sampler=range(rank(), len(images), world_size()),
             batch_size=self.chunk_size,
             num_workers=self.workers,
+            # Some items may be error messages: stacking comes later.
             collate_fn=list,
         )
 
@@ -244,6 +248,7 @@ class Embedder:
             if readable:
                 rows.append(self._embed_images(np.stack(readable)))
 
+        # Here all ranks meet, with errors or without.
         with report_first_error(self.device, UnreadableImage):
             if errors:
                 more = f" ({len(errors) - 1} more like it)" if errors[1:] else ""
@@ -256,6 +261,7 @@ class Embedder:
 
     def _embed_images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """From uint8 `[chunk, height, width, 3]` to `[chunk, dim]`."""
+        # uint8 until they are on the device: a quarter of the bytes of float32.
         images = normalise(torch.from_numpy(pixels).to(self.device))
         with self.autocast():
             return self.model.encode_image(images)
@@ -263,6 +269,7 @@ class Embedder:
 
 def _finite(embeddings: Tensor, kind: str) -> Tensor:
     """Refuses embeddings that no metric can be computed from, alike on every rank."""
+    # A comparison with NaN is false, so NaN would count as found at once.
     if not embeddings.isfinite().all():
         raise UserError(
             f"embeddings of {kind} are not finite: the weights are broken; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from align_train.cluster.collectives import alone
 from align_train.errors import UserError
 from align_train.evals.base import Evaluator
 from align_train.evals.embedder import Embedder
+from align_train.loss.base import Loss
 from align_train.stream.sets import ImageSet
 
 
@@ -22,7 +22,7 @@ class HeldOutLoss(Evaluator):
     are fewer pairs than a batch, all of them are one group.
     """
 
-    def __init__(self, *, batch_size: int, loss: Any, data: ImageSet | None = None) -> None:
+    def __init__(self, *, batch_size: int, loss: Loss, data: ImageSet | None = None) -> None:
         """Keeps the settings.
 
         Args:
@@ -38,8 +38,6 @@ class HeldOutLoss(Evaluator):
         self.batch_size = batch_size
         self.data = data
         self.loss = loss
-        # Held-out pairs come without the ids of contents that this option asks for.
-        self.loss.mask_duplicates = False
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the pairs."""
@@ -52,12 +50,24 @@ class HeldOutLoss(Evaluator):
         texts = pairs.texts[pairs.first_text]
         size = min(self.batch_size, len(pairs.images))
 
+        # Held-out pairs have no ids of their contents. To a loss that asks for ids all pairs are
+        # different, so that its value compares with that of any other loss.
+        ids = torch.arange(size, device=texts.device) if self.loss.needs_ids else None
+        parameters = embedder.model.logit_parameters()
+
         losses = []
         for start in range(0, len(pairs.images) - size + 1, size):
             group = slice(start, start + size)
             # Every rank has all embeddings: the loss must not gather them once more.
             with alone():
-                parameters = embedder.model.logit_parameters()
-                losses.append(self.loss(pairs.images[group], texts[group], *parameters))
+                losses.append(
+                    self.loss(
+                        pairs.images[group],
+                        texts[group],
+                        *parameters,
+                        image_ids=ids,
+                        text_ids=ids,
+                    )
+                )
 
         yield "loss", float(torch.stack(losses).mean())

@@ -67,6 +67,7 @@ class NearestNeighbours(FromLabelledImages):
         total = len(sets.queries)
         own = torch.arange(rank(), total, world_size(), device=sets.queries.device)
 
+        # A set with fewer images than k lets all of them vote.
         scores, neighbours = nearest(sets.queries[own], sets.train, min(self.k, len(sets.train)))
         classes = sets.train_labels[neighbours]
         single = classes[:, 0] == sets.labels[own]
@@ -94,26 +95,32 @@ def nearest(queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor
         The dot products, largest first, and the indices of their candidates: both `[n, k]`. Among
         equal products the candidate with the smaller index comes first.
     """
-    scores = [queries.new_empty(0, k)]
-    indices = [torch.empty(0, k, dtype=torch.long, device=queries.device)]
-
-    for start in range(0, len(queries), _ROWS):
-        block = queries[start : start + _ROWS]
-        best = block.new_empty(len(block), 0)
-        best_indices = torch.empty(len(block), 0, dtype=torch.long, device=block.device)
-
-        for first in range(0, len(candidates), _COLUMNS):
-            products = block @ candidates[first : first + _COLUMNS].T
-            columns = torch.arange(first, first + products.shape[1], device=block.device)
-
-            # Indices grow from left to right, so the leftmost of equals is the first of equals.
-            best, order = _largest(torch.cat([best, products], dim=1), k)
-            joined = torch.cat([best_indices, columns.expand_as(products)], dim=1)
-            best_indices = joined.gather(1, order)
-
-        scores.append(best)
-        indices.append(best_indices)
+    scores = []
+    indices = []
+    for block in torch.split(queries, _ROWS):
+        block_scores, block_indices = _nearest_to_block(block, candidates, k)
+        scores.append(block_scores)
+        indices.append(block_indices)
     return torch.cat(scores), torch.cat(indices)
+
+
+def _nearest_to_block(block: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    # The k best so far, and never more than one block of products beside them.
+    best = block.new_empty(len(block), 0)
+    best_indices = torch.empty(len(block), 0, dtype=torch.long, device=block.device)
+
+    start = 0
+    for part in torch.split(candidates, _COLUMNS):
+        products = block @ part.T
+        columns = torch.arange(start, start + len(part), device=block.device)
+        start += len(part)
+
+        # Indices grow from left to right, so the leftmost of equals is the first of equals.
+        best, order = _largest(torch.cat([best, products], dim=1), k)
+        joined = torch.cat([best_indices, columns.expand_as(products)], dim=1)
+        best_indices = joined.gather(1, order)
+
+    return best, best_indices
 
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,7 @@ class FromLabelledImages(Evaluator):
     def embed(self, embedder: Embedder) -> Labelled:
         """Embeds both sets; collective."""
         train_labels, labels = self._class_indices(embedder.images_of)
+        # Labels came first: what is wrong with them shows before the long work.
         train = embedder.pairs(self.train).images
         return Labelled(
             train=train,
@@ -74,9 +75,11 @@ class FromLabelledImages(Evaluator):
         )
 
     def _class_indices(self, images_of: ImagesOf) -> tuple[list[int], list[int]]:
+        # As texts: JSON has 3 for one image and "3" for another, but they are one class.
         train_labels = [str(label) for label in self._labels(images_of, self.train)]
         labels = [str(label) for label in self._labels(images_of, self.data)]
 
+        # Of both sets together, so that the error below can name an unknown label.
         classes = classes_of_labels(train_labels + labels)
         train_indices = class_indices(classes, train_labels, field=str(self.label))
         indices = class_indices(classes, labels, field=str(self.label))

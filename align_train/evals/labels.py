@@ -36,6 +36,7 @@ def classes_of_labels(labels: Sequence[object]) -> ClassNames:
 
     Labels are sorted as texts. In names, which go into prompts, a label's `_` is a space.
     """
+    # White space around a label comes from the file, not from its author.
     folders = sorted({str(label).strip() for label in labels})
     return ClassNames([folder.replace("_", " ") for folder in folders], folders)
 

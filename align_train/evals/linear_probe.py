@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from align_train.cluster.collectives import rank, sum_over_ranks, world_size
 from align_train.errors import UserError
+from align_train.evals.base import share
 from align_train.evals.embedder import Embedder
 from align_train.evals.labelled import FromLabelledImages
 from align_train.stream.sets import ImageSet
@@ -76,12 +77,14 @@ class LinearProbe(FromLabelledImages):
         labels = sets.train_labels
 
         weight_decay = self._choose(train, labels, sets.classes)
+        # The part that chose the weight decay is trained on, too, in the end.
         probe = self._fit(train, labels, weight_decay, sets.classes)
         yield "top1", _accuracy(probe, sets.queries, sets.labels)
         yield "weight_decay", weight_decay
 
     def _choose(self, train: Tensor, labels: Tensor, classes: int) -> float:
         """Chooses the weight decay with the best accuracy on the held part; collective."""
+        # Drawn on the CPU, so that every device holds back the same images.
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(train), generator=generator).to(train.device)
         held = order[::_HELD]
@@ -99,6 +102,7 @@ class LinearProbe(FromLabelledImages):
         return self.weight_decays[best]
 
     def _fit(self, embeddings: Tensor, labels: Tensor, weight_decay: float, classes: int) -> Probe:
+        # The problem is convex, so any start will do; this one needs no seed.
         weights = embeddings.new_zeros(embeddings.shape[1], classes, requires_grad=True)
         bias = embeddings.new_zeros(classes, requires_grad=True)
         optimizer = torch.optim.LBFGS(
@@ -106,6 +110,7 @@ class LinearProbe(FromLabelledImages):
         )
 
         def loss() -> Tensor:
+            # L-BFGS calls this several times an iteration, to search along a line.
             optimizer.zero_grad()
             logits = embeddings @ weights + bias
             penalty = weight_decay / 2 * weights.square().sum()
@@ -113,6 +118,7 @@ class LinearProbe(FromLabelledImages):
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
+        # The rest of an evaluation may run without gradients.
         with torch.enable_grad():
             optimizer.step(loss)  # type: ignore[no-untyped-call]
         return weights.detach(), bias.detach()
@@ -121,4 +127,4 @@ class LinearProbe(FromLabelledImages):
 def _accuracy(probe: Probe, embeddings: Tensor, labels: Tensor) -> float:
     weights, bias = probe
     guesses = (embeddings @ weights + bias).argmax(dim=1)
-    return float((guesses == labels).double().mean())
+    return share(guesses == labels)

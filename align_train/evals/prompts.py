@@ -27,6 +27,7 @@ def read_templates(source: str | Sequence[str]) -> list[str]:
     """
     if isinstance(source, str):
         sets: dict[str, list[str]] = json.loads(_SETS.read_text(encoding="utf-8"))
+        # A set wins over a file of the same name.
         if source in sets:
             return sets[source]
         setting = f"templates={source}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from align_train.errors import UserError
-from align_train.evals.base import Evaluator
+from align_train.evals.base import Evaluator, share
 from align_train.evals.embedder import EmbeddedPairs, Embedder, Images
 from align_train.evals.similarity import retrieval_ranks, similarities
 from align_train.figures.plots import draw_similarity
@@ -65,7 +65,8 @@ class Retrieval(Evaluator):
 
         for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
             for k in self.recall_at:
-                yield f"{direction}/recall@{k}", float((ranks < k).double().mean())
+                yield f"{direction}/recall@{k}", share(ranks < k)
+            # Floored before 1 is added, like the evaluation of VSE++ (Faghri et al. 2018).
             yield f"{direction}/median_rank", float(ranks.double().quantile(0.5).floor()) + 1
             yield f"{direction}/mean_rank", float(ranks.double().mean()) + 1
 

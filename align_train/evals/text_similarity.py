@@ -76,6 +76,7 @@ class TextSimilarity(Evaluator):
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
         """Yields `spearman`, and the number of `couples`."""
         embed = _cls_state(embedder.model) if self.layer == "cls" else None
+        # Each text once, however many couples it is part of.
         texts = sorted({*self.first, *self.second})
         rows = embedder.texts(texts, embed=embed).double()
 
@@ -94,6 +95,7 @@ def _cls_state(model: Any) -> Callable[[Tensor], Tensor]:
 
     def embed(input_ids: Tensor) -> Tensor:
         tower = model.text_tower
+        # A tower returns projected states; its network gives them before that.
         output = tower.network(input_ids=input_ids, attention_mask=input_ids != tower.pad_id)
         return normalize(output.last_hidden_state[:, 0].float(), dim=-1)
 
@@ -130,6 +132,7 @@ def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _read_table(file: str, columns: tuple[str | int, ...]) -> _Table:
     rows = _read_rows(file)
+    # Only names of columns need a header.
     with_header = bool(rows) and any(isinstance(column, str) for column in columns)
     header = rows.pop(0) if with_header else []
     indices = [_index(column, header, file) for column in columns]
@@ -142,6 +145,7 @@ def _read_table(file: str, columns: tuple[str | int, ...]) -> _Table:
             first, second, score = [row[index].strip() for index in indices]
             value = float(score)
         except (IndexError, ValueError):
+            # One error for everything that may be wrong with a line.
             value = math.nan
         if not math.isfinite(value) or not first or not second:
             names = ", ".join(str(column) for column in columns)
@@ -161,6 +165,7 @@ def _read_table(file: str, columns: tuple[str | int, ...]) -> _Table:
 def _read_rows(file: str) -> list[list[str]]:
     """The cells of each line; an empty line has none."""
     try:
+        # utf-8-sig: some programs put a byte order mark in front.
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(
@@ -169,6 +174,7 @@ def _read_rows(file: str) -> list[list[str]]:
     except UnicodeDecodeError as error:
         raise UserError(f"eval: {file}: not UTF-8 ({error.reason})") from None
 
+    # Not splitlines(), which splits texts at rarer separators, too.
     lines = [line.rstrip("\r") for line in text.split("\n")]
     if "\t" in lines[0]:
         # Quotes in tab-separated files are text: the STS benchmark has single ones.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.evals.base import Evaluator
+from align_train.evals.base import Evaluator, share
 from align_train.evals.embedder import Embedder, ImagesOf
 from align_train.evals.labels import class_indices, classes_of_labels, labels_of, read_classes
 from align_train.evals.prompts import read_templates
@@ -83,16 +83,16 @@ class ZeroShot(Evaluator):
         self.guesses, ranks = self._guess(images, self._class_embeddings(embedder))
         self.right = ranks == 0
 
-        yield "top1", float(self.right.double().mean())
-        yield "top5", float((ranks < 5).double().mean())
+        yield "top1", share(self.right)
+        yield "top5", share(ranks < 5)
 
-        shares = [share for _, share in self._per_class().values()]
-        yield "mean_per_class", sum(shares) / len(shares)
+        # Every class weighs the same here, however many images it has.
+        accuracies = [accuracy for _, accuracy in self._per_class().values()]
+        yield "mean_per_class", sum(accuracies) / len(accuracies)
 
         for name, values in self.known.attributes.items():
             value = torch.tensor(values, device=self.labels.device)
-            same = value[self.guesses] == value[self.labels]
-            yield name, float(same.double().mean())
+            yield name, share(value[self.guesses] == value[self.labels])
 
     def _labels(self, images_of: ImagesOf) -> tuple[ClassNames, list[int]]:
         """The classes, and the class of each image."""
@@ -108,6 +108,7 @@ class ZeroShot(Evaluator):
 
     def _class_embeddings(self, embedder: Embedder) -> Tensor:
         """`[classes, dim]`, L2-normalised."""
+        # All prompts in one call: the ranks share them.
         prompts = []
         for name in self.known.names:
             prompts += [template.format(name) for template in self.templates]
@@ -129,10 +130,12 @@ class ZeroShot(Evaluator):
 
         for rows, similarity in similarities(images, classes):
             if self.candidates == "present":
+                # Masked, not removed: an index of a class stays what it is.
                 similarity[:, absent] = -torch.inf
 
             own = self.labels[rows, None]
             score = similarity.gather(1, own)
+            # Of equals, the class with the smaller index comes first.
             before = (similarity > score) | ((similarity == score) & (indices < own))
             ranks[rows] = before.sum(dim=1)
 
@@ -142,7 +145,7 @@ class ZeroShot(Evaluator):
         return guesses, ranks
 
     def _per_class(self) -> dict[int, tuple[int, float]]:
-        """For each class that has images: their count, and the share of right guesses."""
+        """For each class that has images: their count, and the accuracy."""
         size = len(self.known.names)
         counts = torch.bincount(self.labels, minlength=size)
         right = torch.bincount(self.labels, weights=self.right.double(), minlength=size)
@@ -165,12 +168,14 @@ class ZeroShot(Evaluator):
         draw_answers(images.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
 
         size = len(names)
+        # Each pair of class and guess as one number, so that one count does it.
         cells = torch.bincount(self.labels * size + self.guesses, minlength=size * size)
         matrix = cells.view(size, size).cpu().numpy()
         draw_confusion(matrix, names, folder / f"{name}_confusion.png", title=name)
 
         per_class = self._per_class()
         self._write_classes(folder / f"{name}_classes.csv", matrix)
+        # One line for all of them: ImageNet-A leaves 800 classes without images.
         missing = [names[index] for index in range(size) if index not in per_class]
         if missing:
             print(
@@ -190,6 +195,6 @@ class ZeroShot(Evaluator):
             writer.writerow(("class", "pictures", "top1", "most_often_taken_for"))
             for index, class_name in enumerate(names):
                 taken = names[int(mistakes[index].argmax())] if mistakes[index].any() else ""
-                count, share = per_class.get(index, (0, None))
-                top1 = "" if share is None else f"{share:.4f}"
+                count, accuracy = per_class.get(index, (0, None))
+                top1 = "" if accuracy is None else f"{accuracy:.4f}"
                 writer.writerow((class_name, count, top1, taken))
