@@ -40,12 +40,16 @@ class Classification(Evaluator):
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
         """Yields `top1` and `top5`.
 
+        Args:
+            embedder: Makes embeddings, or has them already.
+
         Raises:
             UserError: The model is no classifier.
         """
         pairs = embedder.pairs(self.data)
         # Only a classifier has unit vectors for texts: a one among zeros.
-        if not ((pairs.texts == 0) | (pairs.texts == 1)).all():
+        unit = (pairs.texts == 0) | (pairs.texts == 1)
+        if not unit.all():
             raise UserError(
                 "eval: classification wants a classifier; "
                 "take zero_shot for a model of images and texts"
@@ -69,6 +73,12 @@ class Classification(Evaluator):
         yield "top5", share(right.any(dim=1))
 
     def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
-        """Draws `NAME.png`: images over the class that the model gives them."""
+        """Draws `NAME.png`: images over the class that the model gives them.
+
+        Args:
+            embedder: The embedder of the last call.
+            folder: The folder for the files.
+            name: The name of this evaluator, NAME above.
+        """
         images = embedder.images_of(self.data)
         draw_answers(images.__getitem__, self.answers, self.right, folder / f"{name}.png")

@@ -105,6 +105,9 @@ class ComposedSearch(Evaluator):
     def check(self, images_of: ImagesOf) -> None:
         """Checks the labels.
 
+        Args:
+            images_of: Opens a set.
+
         Raises:
             UserError: An image has no label, or one that is none of the classes.
         """
@@ -117,6 +120,9 @@ class ComposedSearch(Evaluator):
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
         """Yields the recall at 1 of the composed query, and of each of its parts alone.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
 
         Raises:
             UserError: No two images differ in the attribute alone.

@@ -45,7 +45,11 @@ class HeldOutLoss(Evaluator):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `loss`."""
+        """Yields `loss`.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
+        """
         pairs = embedder.pairs(self.data)
         texts = pairs.texts[pairs.first_text]
         size = min(self.batch_size, len(pairs.images))

@@ -62,7 +62,11 @@ class NearestNeighbours(FromLabelledImages):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1` and `weighted_K`."""
+        """Yields `top1` and `weighted_K`.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
+        """
         sets = self.embed(embedder)
         total = len(sets.queries)
         own = torch.arange(rank(), total, world_size(), device=sets.queries.device)

@@ -56,13 +56,20 @@ class FromLabelledImages(Evaluator):
     def check(self, images_of: ImagesOf) -> None:
         """Checks the labels.
 
+        Args:
+            images_of: Opens a set.
+
         Raises:
             UserError: An image has no label, or one that no labelled image has.
         """
         self._class_indices(images_of)
 
     def embed(self, embedder: Embedder) -> Labelled:
-        """Embeds both sets; collective."""
+        """Embeds both sets; collective.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
+        """
         train_labels, labels = self._class_indices(embedder.images_of)
         # Labels came first: what is wrong with them shows before the long work.
         train = embedder.pairs(self.train).images

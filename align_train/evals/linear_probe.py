@@ -70,7 +70,11 @@ class LinearProbe(FromLabelledImages):
         self.seed = seed
 
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1`, and the chosen `weight_decay`."""
+        """Yields `top1`, and the chosen `weight_decay`.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
+        """
         sets = self.embed(embedder)
         # Tensors of inference mode take no part in a backward pass; their copies do.
         train = sets.train.clone()

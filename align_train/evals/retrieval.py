@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from align_train.errors import UserError
 from align_train.evals.base import Evaluator, share
@@ -58,17 +59,27 @@ class Retrieval(Evaluator):
         """Yields `DIRECTION/recall@K`, `DIRECTION/median_rank` and `DIRECTION/mean_rank`.
 
         Ranks count from 1.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
         """
         pairs = embedder.pairs(self.data)
         of_images, of_texts = retrieval_ranks(pairs.images, pairs.texts, pairs.image_of_text)
         self.right = of_images == 0
 
-        for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
-            for k in self.recall_at:
-                yield f"{direction}/recall@{k}", share(ranks < k)
-            # Floored before 1 is added, like the evaluation of VSE++ (Faghri et al. 2018).
-            yield f"{direction}/median_rank", float(ranks.double().quantile(0.5).floor()) + 1
-            yield f"{direction}/mean_rank", float(ranks.double().mean()) + 1
+        yield from self._of_direction("image_to_text", of_images)
+        yield from self._of_direction("text_to_image", of_texts)
+
+    def _of_direction(self, direction: str, ranks: Tensor) -> Iterator[tuple[str, float]]:
+        for k in self.recall_at:
+            yield f"{direction}/recall@{k}", share(ranks < k)
+
+        # Floored before 1 is added, like the evaluation of VSE++ (Faghri et al. 2018).
+        median = ranks.double().quantile(0.5).floor()
+        yield f"{direction}/median_rank", float(median) + 1
+
+        mean = ranks.double().mean()
+        yield f"{direction}/mean_rank", float(mean) + 1
 
     @torch.inference_mode()
     def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
@@ -76,6 +87,11 @@ class Retrieval(Evaluator):
 
         `NAME.png` has images over the text found for them, `NAME_text_to_image.png` texts and the
         images found for them. `NAME_similarity.png` has the first pairs against each other.
+
+        Args:
+            embedder: The embedder of the last call.
+            folder: The folder for the files.
+            name: The name of this evaluator, NAME above.
         """
         pairs = embedder.pairs(self.data)
         images = embedder.images_of(self.data)
@@ -98,21 +114,27 @@ class Retrieval(Evaluator):
         rows = []
         for row, query in enumerate(queries.tolist()):
             own = int(pairs.image_of_text[query])
-            hits = [
-                Hit(images[index], f"{score:.3f}", index == own)
-                for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True)
-            ]
+            hits = []
+            for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True):
+                right = index == own
+                hits.append(Hit(images[index], f"{score:.3f}", right))
+
+            # A query is a text alone: the place of its image stays empty.
             rows.append((pairs.captions[query], None, hits))
         save_sheet(hit_sheet(rows), path)
 
     @staticmethod
     def _draw_similarity(pairs: EmbeddedPairs, images: Images, path: Path, *, title: str) -> None:
+        # One text an image: the diagonal has the pairs that belong together.
         texts = pairs.first_text[:_MATRIX]
+        captions = [pairs.captions[index] for index in texts.tolist()]
+        shown = [images[index] for index in range(len(texts))]
         _, matrix = next(similarities(pairs.images[:_MATRIX], pairs.texts[texts]))
+
         draw_similarity(
             matrix.cpu().numpy(),
-            [images[index] for index in range(len(texts))],
-            [pairs.captions[index] for index in texts.tolist()],
+            shown,
+            captions,
             path,
             title=title,
         )

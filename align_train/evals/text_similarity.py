@@ -74,7 +74,11 @@ class TextSimilarity(Evaluator):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `spearman`, and the number of `couples`."""
+        """Yields `spearman`, and the number of `couples`.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
+        """
         embed = _cls_state(embedder.model) if self.layer == "cls" else None
         # Each text once, however many couples it is part of.
         texts = sorted({*self.first, *self.second})

@@ -69,6 +69,9 @@ class ZeroShot(Evaluator):
     def check(self, images_of: ImagesOf) -> None:
         """Checks the labels.
 
+        Args:
+            images_of: Opens a set.
+
         Raises:
             UserError: An image has no label, or one that is none of the classes.
         """
@@ -76,7 +79,11 @@ class ZeroShot(Evaluator):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1`, `top5`, `mean_per_class`, and each attribute's share."""
+        """Yields `top1`, `top5`, `mean_per_class`, and each attribute's share.
+
+        Args:
+            embedder: Makes embeddings, or has them already.
+        """
         self.known, labels = self._labels(embedder.images_of)
         images = embedder.pairs(self.data).images
         self.labels = torch.tensor(labels, device=images.device)
@@ -91,8 +98,9 @@ class ZeroShot(Evaluator):
         yield "mean_per_class", sum(accuracies) / len(accuracies)
 
         for name, values in self.known.attributes.items():
-            value = torch.tensor(values, device=self.labels.device)
-            yield name, share(value[self.guesses] == value[self.labels])
+            value_of_class = torch.tensor(values, device=self.labels.device)
+            guessed = value_of_class[self.guesses]
+            yield name, share(guessed == value_of_class[self.labels])
 
     def _labels(self, images_of: ImagesOf) -> tuple[ClassNames, list[int]]:
         """The classes, and the class of each image."""
@@ -113,7 +121,8 @@ class ZeroShot(Evaluator):
         for name in self.known.names:
             prompts += [template.format(name) for template in self.templates]
 
-        by_class = embedder.texts(prompts).view(len(self.known.names), len(self.templates), -1)
+        embeddings = embedder.texts(prompts)
+        by_class = embeddings.view(len(self.known.names), len(self.templates), -1)
         return normalize(by_class.mean(dim=1), dim=-1)
 
     def _guess(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,12 +145,14 @@ class ZeroShot(Evaluator):
             own = self.labels[rows, None]
             score = similarity.gather(1, own)
             # Of equals, the class with the smaller index comes first.
-            before = (similarity > score) | ((similarity == score) & (indices < own))
-            ranks[rows] = before.sum(dim=1)
+            closer = similarity > score
+            equal = (similarity == score) & (indices < own)
+            ranks[rows] = (closer | equal).sum(dim=1)
 
             # `argmax` leaves open which of equal values it finds; this is the first.
             best = similarity.amax(dim=1, keepdim=True)
-            guesses[rows] = torch.where(similarity == best, indices, len(classes)).amin(dim=1)
+            ties = torch.where(similarity == best, indices, len(classes))
+            guesses[rows] = ties.amin(dim=1)
         return guesses, ranks
 
     def _per_class(self) -> dict[int, tuple[int, float]]:
@@ -161,6 +172,11 @@ class ZeroShot(Evaluator):
 
         `NAME.png` has images over the class that the model gives them. `NAME_confusion.png` has the
         confusion matrix, `NAME_classes.csv` the accuracy of each class.
+
+        Args:
+            embedder: The embedder of the last call.
+            folder: The folder for the files.
+            name: The name of this evaluator, NAME above.
         """
         images = embedder.images_of(self.data)
         names = self.known.names
@@ -194,7 +210,8 @@ class ZeroShot(Evaluator):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("class", "pictures", "top1", "most_often_taken_for"))
             for index, class_name in enumerate(names):
-                taken = names[int(mistakes[index].argmax())] if mistakes[index].any() else ""
+                most = int(mistakes[index].argmax())
+                taken = names[most] if mistakes[index, most] else ""
                 count, accuracy = per_class.get(index, (0, None))
                 top1 = "" if accuracy is None else f"{accuracy:.4f}"
                 writer.writerow((class_name, count, top1, taken))
