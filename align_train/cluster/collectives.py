@@ -1,6 +1,7 @@
-"""Collectives over the default process group.
+"""The process group, and collectives over it.
 
-Every function is the identity when no process group exists, so that one process needs no second code path.
+Every collective is the identity if no process group exists, so that one process needs no second
+code path. Collective means: all ranks must call it, in the same order.
 """
 
 from __future__ import annotations
@@ -8,22 +9,73 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
-from align_train.errors import UserError
+from align_train.cluster import launcher
+from align_train.errors import Lost, UserError
+
+_TO_MEET = timedelta(minutes=2)  # of processes that `join` each other
+_TO_SETTLE = 0.1  # seconds in which the threads of a collective have ended
 
 _alone = False
 
 
+@contextmanager
+def join(backend: Literal["nccl", "gloo"]) -> Iterator[None]:
+    """Joins the processes that the launcher has started in a process group; alone, in none.
+
+    For commands that evaluate; training leaves this to Lightning, at the same rendezvous.
+
+    Args:
+        backend: The process group's.
+
+    Yields:
+        Once all processes have come. The group ends with the block.
+
+    Raises:
+        Lost: They have not come within two minutes.
+    """
+    started = launcher.current()
+    if not started.started_all or started.world_size == 1:
+        yield
+        return
+
+    host, port = started.rendezvous
+    try:
+        store = TCPStore(
+            host,
+            port,
+            started.world_size,
+            is_master=started.rank == 0 and not started.keeps_store,
+            timeout=_TO_MEET,
+        )
+    except dist.DistError as error:
+        reason = " ".join(str(error).split())[:100]
+        raise Lost(
+            f"task {started.rank} does not reach the first one at {host}:{port} ({reason}); "
+            f"set MASTER_ADDR and MASTER_PORT to where that can be reached"
+        ) from None
+    dist.init_process_group(backend, store=store, rank=started.rank, world_size=started.world_size)
+
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def world_size() -> int:
+    """How many ranks the process group has; 1 without one."""
     return dist.get_world_size() if _in_group() else 1
 
 
 def rank() -> int:
+    """This process in the process group, from 0; 0 without one."""
     return dist.get_rank() if _in_group() else 0
 
 
@@ -32,17 +84,21 @@ def _in_group() -> bool:
 
 
 def settle_before_fork() -> None:
-    """Waits for the threads that have completed the last collective. Python 3.11 hangs for ever in a child that was forked in
-    the moment in which another thread made or ended its state (`HEAD_LOCK` is held; seen once in some hundred starts)."""
+    """Waits for the threads that have completed the last collective.
+
+    Python 3.11 hangs forever in a child that was forked while another thread made or ended its
+    state, since `HEAD_LOCK` is held then. Seen once in some hundred starts.
+    """
     if world_size() > 1:
-        time.sleep(0.1)
+        time.sleep(_TO_SETTLE)
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """In here this process acts as if it were the only one."""
     global _alone
-    before, _alone = _alone, True
+    before = _alone
+    _alone = True
     try:
         yield
     finally:
@@ -50,86 +106,152 @@ def alone() -> Iterator[None]:
 
 
 def gather(local: Tensor) -> Tensor:
-    """`[n, …]` on each rank (the same n) -> `[world * n, …]` on all, in rank order; no gradient."""
+    """Gathers equal numbers of rows. Collective; no gradient.
+
+    Args:
+        local: `[n, …]`, the same n on every rank.
+
+    Returns:
+        `[world * n, …]` in rank order, on every rank.
+    """
     if world_size() == 1:
         return local
+
     gathered = local.new_empty((world_size() * local.shape[0], *local.shape[1:]))
     dist.all_gather_into_tensor(gathered, local.contiguous())
     return gathered
 
 
-def scatter_sum(every: Tensor) -> Tensor:
-    """`[world * n, …]` on each rank -> the sum over ranks of this rank's own `[n, …]`."""
+def gather_rows(local: Tensor, total: int) -> Tensor:
+    """Gathers a table of which each rank has every world-th row. Collective; no gradient.
+
+    Args:
+        local: The rows `rank::world` of the table. Their numbers may differ by one between ranks:
+            the shorter ones are padded on the way.
+        total: How many rows the table has.
+
+    Returns:
+        The table `[total, …]`, in order, on every rank.
+    """
+    world = world_size()
+    if world == 1:
+        return local
+
+    longest = -(-total // world)
+    padded = local.new_zeros((longest, *local.shape[1:]))
+    padded[: local.shape[0]] = local
+    gathered = gather(padded)
+
+    by_rank = gathered.view(world, longest, *local.shape[1:])
+    in_order = by_rank.transpose(0, 1).reshape(world * longest, *local.shape[1:])
+    return in_order[:total]
+
+
+def gather_texts(text: str, device: torch.device) -> list[str]:
+    """Gathers one text of each rank. Collective.
+
+    Args:
+        text: This rank's; spaces at its end are lost.
+        device: A device of the process group's backend.
+
+    Returns:
+        The texts in rank order, on every rank.
+    """
+    never_empty = text.encode() + b" "
+    data = torch.frombuffer(bytearray(never_empty), dtype=torch.uint8).to(device)
+
+    longest = int(all_reduce_(torch.tensor(len(data), device=device), "max"))
+    padded = data.new_full((1, longest), ord(" "))
+    padded[0, : len(data)] = data
+
+    return [bytes(row.tolist()).decode().rstrip(" ") for row in gather(padded)]
+
+
+def scatter_sum(parts: Tensor) -> Tensor:
+    """Sums over ranks, and leaves each rank its own part of the sum. Collective; no gradient.
+
+    Args:
+        parts: `[world * n, …]`, a part for each rank, in rank order.
+
+    Returns:
+        `[n, …]`: the sum over ranks of this rank's part.
+    """
     if world_size() == 1:
-        return every
-    own = every.new_empty((every.shape[0] // world_size(), *every.shape[1:]))
-    dist.reduce_scatter_tensor(own, every.contiguous())
-    return own
+        return parts
+
+    local = parts.new_empty((parts.shape[0] // world_size(), *parts.shape[1:]))
+    dist.reduce_scatter_tensor(local, parts.contiguous())
+    return local
 
 
 def all_reduce_(value: Tensor, operation: Literal["sum", "max"] = "sum") -> Tensor:
-    """The sum or the largest over ranks, in place; returns it."""
+    """Replaces a tensor by its sum or largest over ranks, in place. Collective; no gradient.
+
+    Args:
+        value: The same shape on every rank.
+        operation: `sum` or `max`, element by element.
+
+    Returns:
+        `value` itself.
+    """
     if world_size() > 1:
-        dist.all_reduce(value, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation])
+        kinds = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
+        dist.all_reduce(value, kinds[operation])
     return value
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum over ranks, on every rank, without a gradient. `value` is left alone."""
+    """The sum over ranks as a new tensor, on every rank. Collective; no gradient."""
     return all_reduce_(value.detach().clone())
-
-
-def gather_texts(text: str, device: torch.device) -> list[str]:
-    """The text of each rank, in rank order, on every rank."""
-    data = torch.frombuffer(bytearray(text.encode() + b" "), dtype=torch.uint8).to(
-        device
-    )  # never empty
-    longest = int(all_reduce_(torch.tensor(len(data), device=device), "max"))
-    padded = data.new_full((1, longest), ord(" "))
-    padded[0, : len(data)] = data
-    return [bytes(row.tolist()).decode().rstrip(" ") for row in gather(padded)]
 
 
 @contextmanager
 def raise_on_all_ranks(device: torch.device) -> Iterator[None]:
-    """Entered by all ranks: where one has an OSError in here, each leaves with one, or the others would wait for it."""
+    """If any rank raises OSError inside, every rank does, so that none waits forever. Collective.
+
+    Args:
+        device: A device of the process group's backend.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OSError: This rank's own, or one that says that another process failed.
+    """
     failed: OSError | None = None
     try:
         yield
     except OSError as error:
         failed = error
-    anywhere = all_reduce_(torch.tensor(float(failed is not None), device=device))
+
+    failures = all_reduce_(torch.tensor(float(failed is not None), device=device))
     if failed is not None:
         raise failed
-    if anywhere:
+    if failures:
         raise OSError("another process could not write")
 
 
 @contextmanager
 def report_first_error(device: torch.device, kind: type[UserError] = UserError) -> Iterator[None]:
-    """Entered by all ranks: where some have a UserError of this kind in here, all leave with one; of rank 0 it has the text of
-    the first of theirs, whosever that is, and of the others none."""
-    told = ""
+    """If some ranks raise an error of this kind inside, every rank does. Collective.
+
+    Args:
+        device: A device of the process group's backend.
+        kind: The kind of error; others pass.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: Of that kind. Rank 0 has the text of the first rank that failed, the others have
+            none: so one line is printed, whichever rank it was.
+    """
+    message = ""
     try:
         yield
     except kind as error:
-        told = str(error)
-    if found := next(filter(None, gather_texts(told, device)), ""):
-        raise kind(found if rank() == 0 else "")
+        message = str(error)
 
-
-def gather_rows(local: Tensor, total: int) -> Tensor:
-    """Rows `rank::world` of a `[total, …]` table on each rank -> the whole table, in order, on every rank; no gradient.
-
-    Ranks may hold unequal counts (they differ by one at most): the short ones are padded on the way.
-    """
-    world = world_size()
-    if world == 1:
-        return local
-    longest = -(-total // world)
-    padded = local.new_zeros((longest, *local.shape[1:]))
-    padded[: local.shape[0]] = local
-    gathered = local.new_empty((world * longest, *local.shape[1:]))
-    dist.all_gather_into_tensor(gathered, padded)
-    by_rank = gathered.view(world, longest, *local.shape[1:])
-    return by_rank.transpose(0, 1).reshape(world * longest, *local.shape[1:])[:total]
+    messages = [text for text in gather_texts(message, device) if text]
+    if messages:
+        raise kind(messages[0] if rank() == 0 else "")

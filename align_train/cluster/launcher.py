@@ -1,87 +1,322 @@
-"""What started this process and how many there are: Slurm's `srun`, torchrun, or nobody but the user.
+"""Who started this process, and how it finds the others: `srun`, torchrun, or the user alone.
 
-Read from the environment alone, so that a run is checked and summarised before anything is loaded or connected.
+Read from environment variables only, so that a run is checked and summarised before anything is
+loaded or connected. This module imports neither torch nor Lightning: every command imports it
+before it knows whether its settings are right.
+
+A user's own launcher is a class that derives from `Launcher`, named by `trainer.launcher._target_`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Literal
+from abc import abstractmethod
+from typing import NamedTuple, Protocol
 
 from align_train.errors import UserError
 
+# `8(x4)` are four machines with eight tasks each; `8(x3),4` are four with unequal numbers.
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
-def launcher() -> Literal["slurm", "torchrun"] | None:
-    """Who started the processes of this run; None: this process starts the others itself, if there are to be others."""
+class Rendezvous(NamedTuple):
+    """Where the processes meet.
+
+    Attributes:
+        host: The machine of rank 0, as all others reach it.
+        port: The process group's. The next one is the watchdog's.
+    """
+
+    host: str
+    port: int
+
+
+class Launcher(Protocol):
+    """Who started this process, and how many there are. Asked before any process group exists."""
+
+    name: str
+    """As errors call it."""
+
+    started_all: bool = True
+    """Whether all processes of the run are started already. False: the first process of the
+    machine starts the others."""
+
+    keeps_store: bool = False
+    """Whether a store that the process group can use is at the rendezvous already; else rank 0
+    opens one there."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """This process among all, from 0."""
+
+    @property
+    @abstractmethod
+    def local_rank(self) -> int:
+        """This process among those of its machine, from 0."""
+
+    @property
+    @abstractmethod
+    def world_size(self) -> int:
+        """How many processes have been started."""
+
+    @property
+    @abstractmethod
+    def nodes(self) -> int:
+        """How many machines there are."""
+
+    @property
+    @abstractmethod
+    def processes_per_node(self) -> int:
+        """How many processes each machine has, one per GPU.
+
+        Raises:
+            UserError: The machines have different numbers.
+        """
+
+    @property
+    @abstractmethod
+    def rendezvous(self) -> Rendezvous:
+        """Where the processes meet, in every command."""
+
+    def tell_port(self, port: int) -> None:
+        """Called when the watchdog's store is open at that port.
+
+        A launcher that starts other processes only then must pass it on to them.
+        """
+        return
+
+    def more_gpus(self, devices: int) -> str:
+        """What to do if a machine has fewer than this many GPUs; the end of an error's line."""
+        return "take trainer=cpu or a machine that has them"
+
+
+class Slurm(Launcher):
+    """A task of a job step that `srun` has started."""
+
+    name = "slurm"
+
+    @property
+    def rank(self) -> int:
+        """This task among all."""
+        return int(os.environ.get("SLURM_PROCID", "0"))
+
+    @property
+    def local_rank(self) -> int:
+        """This task among those of its machine."""
+        return int(os.environ.get("SLURM_LOCALID", "0"))
+
+    @property
+    def world_size(self) -> int:
+        """Tasks of the step."""
+        return _tasks()
+
+    @property
+    def nodes(self) -> int:
+        """Machines of the step."""
+        return _slurm_nodes()
+
+    @property
+    def processes_per_node(self) -> int:
+        """Tasks of the step on each machine."""
+        return _slurm_tasks_per_node() or self.world_size // self.nodes
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        """`MASTER_ADDR` and `MASTER_PORT`, or the first task's machine and a port of the job's.
+
+        The port is the one that `launch/environment.sh` gives. Each start of a job has its own: the
+        previous start's may not be free yet.
+        """
+        nodes = _first_set("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+        host = os.environ.get("MASTER_ADDR") or _first_host(nodes or "127.0.0.1")
+
+        job = int(os.environ.get("SLURM_JOB_ID", "0"))
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        port = os.environ.get("MASTER_PORT") or 10000 + (job * 20 + restarts * 2) % 20000
+        return Rendezvous(host, int(port))
+
+    def more_gpus(self, devices: int) -> str:
+        """A task that sees only its own GPU cannot share them out by rank."""
+        return (
+            f"ask Slurm for --gpus-per-node={devices} (each task must see all GPUs of its machine)"
+        )
+
+
+class Torchrun(Launcher):
+    """A process that torchrun has started, also within a job of Slurm's."""
+
+    name = "torchrun"
+
+    @property
+    def keeps_store(self) -> bool:  # type: ignore[override]
+        """True if the agent keeps a store, as torchrun's usually does."""
+        return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+    @property
+    def rank(self) -> int:
+        """This process among all."""
+        return int(os.environ.get("RANK", "0"))
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its machine."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
+    @property
+    def world_size(self) -> int:
+        """Processes of all machines."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+    @property
+    def nodes(self) -> int:
+        """Machines, each with one torchrun."""
+        return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+    @property
+    def processes_per_node(self) -> int:
+        """What `--nproc-per-node` says."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.world_size // self.nodes)
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        """`MASTER_ADDR` and `MASTER_PORT`, which torchrun sets."""
+        host = os.environ.get("MASTER_ADDR", "127.0.0.1")
+        return Rendezvous(host, int(os.environ.get("MASTER_PORT", "29500")))
+
+
+class Alone(Launcher):
+    """A process that the user has started, or one of those that this first process starts.
+
+    It starts the others on its own machine, numbers them by LOCAL_RANK, and tells them in their
+    environment which port the watchdog's store has.
+    """
+
+    name = "the user"
+    started_all = False
+
+    _PORT = "ALIGN_TRAIN_STORE"
+
+    @property
+    def rank(self) -> int:
+        """0, or what the first process has called this one."""
+        return self.local_rank
+
+    @property
+    def local_rank(self) -> int:
+        """As `rank`."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
+    @property
+    def world_size(self) -> int:
+        """1: the others are still to be started."""
+        return 1
+
+    @property
+    def nodes(self) -> int:
+        """What the job of Slurm's has that this process may be in the batch script of; else 1."""
+        return _slurm_nodes()
+
+    @property
+    def processes_per_node(self) -> int:
+        """What that job has; else 8, so that a laptop can check the settings of a cluster."""
+        return _slurm_tasks_per_node() or 8
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        """This machine; port 0, which means any free one, until the first process has told one.
+
+        Raises:
+            UserError: LOCAL_RANK is set, but by none of our first processes.
+        """
+        port = os.environ.get(self._PORT, "") if self.rank else "0"
+        if not port.isdecimal():
+            raise UserError(
+                "LOCAL_RANK is set, but no run has started this process as one of its own: "
+                "unset LOCAL_RANK"
+            )
+        return Rendezvous("127.0.0.1", int(port))
+
+    def tell_port(self, port: int) -> None:
+        """Tells the processes that this one starts where the watchdog's store is."""
+        os.environ[self._PORT] = str(port)
+
+
+_given: Launcher | None = None
+
+
+def use(launcher: Launcher | None) -> None:
+    """Sets the launcher that `current` returns.
+
+    Args:
+        launcher: A user's own; None: the one that the environment shows.
+    """
+    global _given
+    _given = launcher
+
+
+def current() -> Launcher:
+    """The launcher that was given to `use`, or else the one that the environment shows."""
+    if _given is not None:
+        return _given
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "torchrun"
-    # A batch script has SLURM_PROCID too; only what srun starts is in a numbered step. One task may start others by itself.
-    if (
-        "SLURM_STEP_ID" in os.environ
-        and int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))) > 1
-    ):
-        return "slurm"
-    return None
+        return Torchrun()
+    # A batch script has SLURM_PROCID too; only what srun starts is in a numbered step. A single
+    # task may start others by itself.
+    if "SLURM_STEP_ID" in os.environ and _tasks() > 1:
+        return Slurm()
+    return Alone()
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run; known before any process group exists."""
+    return current().rank == 0
 
 
 def nodes() -> int:
-    """Machines of the job, as Slurm or torchrun says; 1 where neither does."""
-    return int(_first("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "GROUP_WORLD_SIZE") or 1)
+    """`${cluster:nodes}` in settings."""
+    return current().nodes
 
 
 def processes_per_node() -> int:
-    """One process per GPU, as Slurm or torchrun says; 8 where neither does. UserError where nodes have different numbers."""
-    told = (
-        _first(
-            "SLURM_STEP_TASKS_PER_NODE",
-            "SLURM_NTASKS_PER_NODE",
-            "SLURM_TASKS_PER_NODE",
-            "LOCAL_WORLD_SIZE",
-        )
-        or "8"
-    )
-    counts = {int(match[1]) for match in _COUNT.finditer(told)}
+    """`${cluster:processes_per_node}` in settings."""
+    return current().processes_per_node
+
+
+def _first_set(*names: str) -> str | None:
+    """The first of these variables that is set and not empty."""
+    for name in names:
+        if os.environ.get(name):
+            return os.environ[name]
+    return None
+
+
+# A step may have fewer tasks and machines than its job: what the step says comes first.
+
+
+def _tasks() -> int:
+    return int(_first_set("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") or 1)
+
+
+def _slurm_nodes() -> int:
+    return int(_first_set("SLURM_STEP_NUM_NODES", "SLURM_NNODES") or 1)
+
+
+def _slurm_tasks_per_node() -> int | None:
+    tasks = _first_set("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+    if tasks is None:
+        return None
+
+    counts = {int(match[1]) for match in _COUNT.finditer(tasks)}
     if len(counts) != 1:
         raise UserError(
-            f"tasks per node are {told}: all nodes need the same number; give --ntasks-per-node=…"
+            f"tasks per node are {tasks}: all nodes need the same number; give --ntasks-per-node=…"
         )
     return counts.pop()
 
 
-def world_size() -> int:
-    """How many processes the launcher has started."""
-    return int(_first("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "WORLD_SIZE") or 1)
-
-
-def rank() -> int:
-    """This process's number in the run, before any process group exists. Without a launcher the first process starts the
-    others, of its own machine, and numbers them by LOCAL_RANK."""
-    return int(
-        os.environ.get(
-            {"slurm": "SLURM_PROCID", "torchrun": "RANK"}.get(launcher() or "", "LOCAL_RANK"), "0"
-        )
-    )
-
-
-def local_rank() -> int:
-    """This process's number on its machine."""
-    return int(os.environ.get({"slurm": "SLURM_LOCALID"}.get(launcher() or "", "LOCAL_RANK"), "0"))
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for the run."""
-    return rank() == 0
-
-
-def _first(*names: str) -> str | None:
-    """The first of these variables that is set. Slurm's come before torchrun's, and of Slurm's the step's before the job's:
-    a step may have fewer tasks than its job. Under torchrun inside a job, torchrun counts."""
-    names = tuple(
-        name
-        for name in names
-        if not name.startswith("SLURM_") or "TORCHELASTIC_RUN_ID" not in os.environ
-    )
-    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+def _first_host(nodes: str) -> str:
+    """The first of Slurm's list of machines: `a` of `a,b`, `gpu03` of `gpu[03-07,9],x`."""
+    first_of_ranges = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes)
+    return re.split(r"[ ,]", first_of_ranges)[0]

@@ -15,8 +15,9 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("not cpu or cuda")
-        if device == torch.device("cuda") and launcher.launcher() is not None:
-            device = torch.device("cuda", launcher.local_rank() % max(torch.cuda.device_count(), 1))
+        started = launcher.current()
+        if device == torch.device("cuda") and started.started_all:
+            device = torch.device("cuda", started.local_rank % max(torch.cuda.device_count(), 1))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(

@@ -60,9 +60,8 @@ def embed(config: Any) -> None:
         precision=config.precision,
     )
     collection = Collection.begin(Path(config.to).expanduser().absolute(), settings)
-    own = range(
-        launcher.rank(), len(manifest.shards), launcher.world_size() if launcher.launcher() else 1
-    )
+    started = launcher.current()
+    own = range(started.rank, len(manifest.shards), started.world_size)
     left = [shard for shard in own if not collection.has(shard)]
     bad = _embed(model, collection, pairs, left, config)
     if launcher.is_first_process():

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch._C._distributed_c10d import TCPStore
 
 from align_train.cluster import launcher
-from align_train.cluster.collectives import rank, report_first_error
+from align_train.cluster.collectives import join, rank, report_first_error
 from align_train.commands.devices import check_loader, device_of
 from align_train.commands.loggers import run_loggers
 from align_train.config.check import build_evaluators, check_evaluators, steps_of
 from align_train.config.components import build
 from align_train.config.compose import defaults, read_settings
-from align_train.errors import Lost, UserError
+from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
 from align_train.pretrained.open import open_pretrained
@@ -71,47 +66,18 @@ def evaluate(config: Any) -> dict[str, float]:
 def _group(device: str) -> Iterator[torch.device]:
     """The device of this process, alone, or one of those that torchrun or srun has started."""
     own = device_of(device)
-    if launcher.launcher() is None or launcher.world_size() == 1:
-        yield own
-        return
-    if own.type == "cuda":
-        if device != "cuda" or launcher.local_rank() >= torch.cuda.device_count() > 1:
+    started = launcher.current()
+    if own.type == "cuda" and started.started_all and started.world_size > 1:
+        if device != "cuda" or started.local_rank >= torch.cuda.device_count() > 1:
             raise UserError(
-                f"device={device}: process {launcher.local_rank()} of this machine, which has {torch.cuda.device_count()} GPUs, "
-                f"wants one for itself: give device=cuda, and start one process a GPU"
+                f"device={device}: process {started.local_rank} of this machine, which has "
+                f"{torch.cuda.device_count()} GPUs, wants one for itself: give device=cuda, "
+                f"and start one process a GPU"
             )
         torch.cuda.set_device(own)
-    _meet("nccl" if own.type == "cuda" else "gloo")
-    try:
+
+    with join("nccl" if own.type == "cuda" else "gloo"):
         yield own
-    finally:
-        dist.destroy_process_group()
-
-
-def _meet(backend: str) -> None:
-    """Joins the processes of the launcher; torchrun has said where, and of srun's tasks the first one is where."""
-    if launcher.launcher() == "torchrun":
-        dist.init_process_group(backend)
-        return
-    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
-    host = os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
-    job = int(os.environ.get("SLURM_JOB_ID", "0"))
-    port = int(
-        os.environ.get("MASTER_PORT") or 10000 + job * 20 % 20000
-    )  # as launch/environment.sh has it
-    try:
-        store = TCPStore(host, port, launcher.world_size(), launcher.rank() == 0, timeout=_TO_MEET)
-    except dist.DistError as error:
-        raise Lost(
-            f"task {launcher.rank()} does not reach the first one at {host}:{port} ({' '.join(str(error).split())[:100]}); set "
-            f"MASTER_ADDR and MASTER_PORT to where that can be reached"
-        ) from None
-    dist.init_process_group(
-        backend, store=store, rank=launcher.rank(), world_size=launcher.world_size()
-    )
-
-
-_TO_MEET = timedelta(minutes=2)
 
 
 def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Evaluator], EvaluationSets]:

@@ -88,9 +88,7 @@ def check_hardware(config: Any) -> None:
         found = torch.cuda.device_count()
         if found < config.trainer.devices:
             asked = f"trainer.devices={config.trainer.devices}"
-            fix = "take trainer=cpu or a machine that has them"
-            if launcher.launcher() == "slurm":
-                fix = f"ask Slurm for --gpus-per-node={config.trainer.devices} (each task must see all GPUs of its machine)"
+            fix = launcher.current().more_gpus(config.trainer.devices)
             raise UserError(f"{asked}: {found} GPUs found here; {fix}")
     elif config.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
@@ -102,13 +100,14 @@ def check_processes(config: Any) -> None:
     """What started this process must have started as many as the settings say."""
     wanted = config.trainer.nodes * config.trainer.devices
     asked = f"trainer.nodes={config.trainer.nodes} x trainer.devices={config.trainer.devices}"
-    started = launcher.launcher()
-    if started is None and config.trainer.nodes > 1:
+    started = launcher.current()
+    if not started.started_all and config.trainer.nodes > 1:
         raise UserError(
             f"{asked}: nobody has started processes on other machines; submit launch/train.sbatch to Slurm, or run "
             f"launch/torchrun.sh on each (dry_run=true only prints the summary)"
         )
-    if started is not None and (found := launcher.world_size()) != wanted:
+    if started.started_all and started.world_size != wanted:
         raise UserError(
-            f"{asked}: {started} has started {found} processes; trainer=multinode reads their number from it"
+            f"{asked}: {started.name} has started {started.world_size} processes; "
+            f"trainer=multinode reads their number from it"
         )

@@ -21,7 +21,7 @@ from align_train.commands.resume import (
     record_settings,
 )
 from align_train.commands.summary import recipe
-from align_train.commands.trainer import build_trainer, cluster_environment, quieten
+from align_train.commands.trainer import build_trainer, quieten
 from align_train.config.check import steps_of
 from align_train.config.components import build
 from align_train.config.messages import report_once
@@ -33,10 +33,6 @@ from align_train.training.callbacks import (
 )
 from align_train.training.module import TrainingModule
 
-_STORE = (
-    "ALIGN_TRAIN_STORE"  # for the processes that this one starts: the port of the watchdog's store
-)
-
 
 def train(config: Any) -> None:
     """Trains the configured run to its last step, from its last checkpoint if there is one."""
@@ -46,11 +42,11 @@ def train(config: Any) -> None:
         with report_once():
             check_processes(config)
     watchdog = Watchdog(
-        rank=launcher.rank(),
+        rank=launcher.current().rank,
         processes=1 if config.dry_run else processes,
         silence=config.trainer.silence,
         timeout=config.trainer.timeout,
-        all_come=launcher.launcher() is not None,
+        all_come=launcher.current().started_all,
     )
     if config.trainer.accelerator == "gpu":
         # Or NCCL ends this process from within, without a word, as soon as a peer is gone: the watchdog knows which one it was.
@@ -61,17 +57,12 @@ def train(config: Any) -> None:
 
 
 def _open(watchdog: Watchdog) -> None:
-    """The watchdog's store: beside the process group's, or at any port where this process starts the others."""
-    if launcher.launcher() is not None:
-        environment = cluster_environment()
-        watchdog.open(environment.main_address, environment.main_port + 1)
-    else:
-        port = os.environ.get(_STORE, "") if launcher.rank() else "0"
-        if not port.isdecimal():
-            raise UserError(
-                "LOCAL_RANK is set, but no run has started this process as one of its own: unset LOCAL_RANK"
-            )
-        os.environ[_STORE] = str(watchdog.open("127.0.0.1", int(port)))
+    """Opens the watchdog's store: at the port after the process group's, or at any free one."""
+    started = launcher.current()
+    host, port = started.rendezvous
+    if started.started_all:
+        port += 1
+    started.tell_port(watchdog.open(host, port))
 
 
 def _train(config: Any, watchdog: Watchdog) -> None:

@@ -5,12 +5,9 @@ import warnings
 from typing import Any
 
 import lightning
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from align_train.cluster import launcher
+from align_train.cluster.environment import cluster_environment
 from align_train.commands.loggers import run_loggers
 from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
@@ -113,7 +110,7 @@ def build_trainer(
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
         strategy=build(config.strategy).build(facts),
-        plugins=[cluster_environment(), checkpoints.gathered],
+        plugins=[cluster_environment(launcher.current()), checkpoints.gathered],
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=max_steps,
         logger=run_loggers(config, folder),
@@ -127,19 +124,11 @@ def build_trainer(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    launcher: Any = trainer.strategy.launcher
-    watchdog.ended_child = lambda: getattr(launcher, "ended", None)
+    children: Any = trainer.strategy.launcher
+    watchdog.ended_child = lambda: getattr(children, "ended", None)
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None  # signals are Stopping's alone
     return trainer
-
-
-def cluster_environment() -> ClusterEnvironment:
-    """By what started this process; Lightning's own guess takes a batch script for one of Slurm's tasks."""
-    started = launcher.launcher()
-    if started == "torchrun":
-        return TorchElasticEnvironment()
-    return SLURMEnvironment(auto_requeue=False) if started == "slurm" else LightningEnvironment()
 
 
 def _show_command(config: Any) -> str:

@@ -96,7 +96,7 @@ def _check_sweep(config: DictConfig) -> None:
     """A sweep's runs come one after the other in this process, which cannot start others for each, nor be one of many."""
     if HydraConfig.get().mode == RunMode.MULTIRUN and "trainer" in config:
         processes = config.trainer.devices * config.trainer.nodes
-        if processes > 1 or launcher.launcher() is not None:
+        if processes > 1 or launcher.current().started_all:
             raise UserError(
                 f"a sweep trains its runs on one process each, here are {processes}: set trainer=cpu or trainer=gpu with "
                 f"trainer.devices=1, or start each run by itself, with a name of its own"

@@ -112,20 +112,20 @@ def test_published_recipes() -> None:
         40_000,
     )
     assert (coyo.optimizer._target_, coyo.chunk_size, coyo.precision) == (
-        "align_train.optim.recipes.Lamb",
+        "align_train.optim.Lamb",
         16,
         "bf16",
     )
 
 
 def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names in (
-        ("SLURM_NNODES", "SLURM_NTASKS_PER_NODE"),
-        ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    for variables in (
+        {"SLURM_NNODES": "4", "SLURM_NTASKS_PER_NODE": "2"},
+        {"TORCHELASTIC_RUN_ID": "x", "GROUP_WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
     ):
         with monkeypatch.context() as patch:
-            patch.setenv(names[0], "4")
-            patch.setenv(names[1], "2")
+            for name, value in variables.items():
+                patch.setenv(name, value)
             trainer = composed("trainer=multinode").trainer
             assert (trainer.nodes, trainer.devices) == (4, 2)
 
