@@ -1,3 +1,8 @@
+"""SigLIP's loss over the global batch (Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
+
+How and at what price: as `contrastive.py`, tile by tile, but columns need no sums over ranks.
+"""
+
 from __future__ import annotations
 
 from typing import Any
@@ -28,58 +33,68 @@ class _Sigmoid(torch.autograd.Function):
         temperature: Tensor,
         bias: Tensor,
         size: int,
-        ids: Any,
+        ids: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
+        # Logits want float32 even if the towers run in bf16.
         with torch.autocast(images.device.type, enabled=False):
-            given = Inputs.of(images, texts, temperature)
+            inputs = Inputs.of(images, texts, temperature)
             duplicates = Duplicates(*ids) if ids is not None else None
-            offset = bias.to(given.scale.dtype)
+            offset = bias.to(inputs.scale.dtype)
+
             # -log sigmoid(-x) of every pair, and -x more for those that belong together.
-            own = given.scale[0] * (given.images * given.own_texts).sum() + len(images) * offset[0]
-            local = -own
-            for tile in Tiles(given.images, given.texts, given.scale, size, duplicates):
+            cosines = (inputs.images * inputs.own_texts).sum()
+            local = -(inputs.scale[0] * cosines + len(images) * offset[0])
+            for tile in Tiles(inputs.images, inputs.texts, inputs.scale, size, duplicates):
                 losses = logsigmoid(tile.logits.add_(offset).neg_())
-                local -= (
-                    losses if tile.masked is None else losses.masked_fill_(tile.masked, 0)
-                ).sum()
-            value = all_reduce_(local) / len(given.texts)
-        ctx.save_for_backward(images, texts, temperature, bias, given.texts)
-        ctx.size, ctx.duplicates = size, duplicates
+                if tile.masked is not None:
+                    losses = losses.masked_fill_(tile.masked, 0)
+                local -= losses.sum()
+            value = all_reduce_(local) / len(inputs.texts)
+
+        ctx.save_for_backward(images, texts, temperature, bias, inputs.texts)
+        ctx.size = size
+        ctx.duplicates = duplicates
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, texts, temperature, bias, gathered = ctx.saved_tensors
+
         with torch.autocast(images.device.type, enabled=False):
-            given = Inputs.of(images, texts, temperature, gathered)
-            offset, batch = bias.to(given.scale.dtype), len(given.texts)
-            images_out, texts_out = torch.zeros_like(given.images), torch.zeros_like(given.texts)
+            inputs = Inputs.of(images, texts, temperature, gathered)
+            batch = len(inputs.texts)
+            offset = bias.to(inputs.scale.dtype)
+
+            images_out = torch.zeros_like(inputs.images)
+            texts_out = torch.zeros_like(inputs.texts)
             total = -offset.new_full((1,), len(images))
-            tiles = Tiles(given.images, given.texts, given.scale, ctx.size, ctx.duplicates)
+            tiles = Tiles(inputs.images, inputs.texts, inputs.scale, ctx.size, ctx.duplicates)
             for tile in tiles:
                 weights = tile.logits.add_(offset).sigmoid_()
                 if tile.masked is not None:
                     weights.masked_fill_(tile.masked, 0)
                 total += weights.sum()
                 accumulate(tile, weights, tiles, images_out, texts_out)
-            images_out.sub_(given.own_texts)
-            texts_out = scatter_sum(texts_out).sub_(given.images)
-            found = scaled_gradients(
-                gradients[0], given, images_out, texts_out, batch, like=(images, texts, temperature)
-            )
-            bias_out = (gradients[0].to(total.dtype) * total * world_size() / batch).to(bias.dtype)
-            return (*found, bias_out, None, None)
+
+            images_out.sub_(inputs.own_texts)
+            texts_out = scatter_sum(texts_out).sub_(inputs.images)
+
+            like = (images, texts, temperature)
+            of_inputs = scaled_gradients(gradients[0], inputs, images_out, texts_out, batch, like)
+            of_bias = gradients[0].to(total.dtype) * total * world_size() / batch
+            return (*of_inputs, of_bias.to(bias.dtype), None, None)
 
 
 _sigmoid = outside_graphs(_Sigmoid.apply)
 
 
 class SigmoidLoss(GlobalLoss):
-    """SigLIP's loss (Zhai et al. 2023, arXiv 2303.15343, algorithm 1): every picture with every text is a yes or a no.
+    """Every image with every text is a yes or a no.
 
-    The sum of -log sigmoid(±(cosine / temperature + bias)) over all pairs, by the global batch. Value and gradients as in
-    `ContrastiveLoss`. The learned bias begins at -10 there, since most answers are a no, and the temperature at 0.1.
+    The sum of -log sigmoid(±(cosine / temperature + bias)) over all pairs, by the global batch.
+    Value and gradients are those of one process, as of `ContrastiveLoss`. In the paper the learned
+    bias begins at -10, since most answers are a no, and the temperature at 0.1.
     """
 
     needs_bias = True
@@ -94,7 +109,19 @@ class SigmoidLoss(GlobalLoss):
         image_ids: Tensor | None = None,
         text_ids: Tensor | None = None,
     ) -> Tensor:
-        """As `ContrastiveLoss.forward`; bias: `[1]`."""
+        """The loss of the global batch. Collective.
+
+        Args:
+            image_embeddings: L2-normalised `[device batch, dim]`, as many on every rank.
+            text_embeddings: L2-normalised `[device batch, dim]`.
+            temperature: `[1]`.
+            bias: `[1]`.
+            image_ids: int64 `[device batch]`, equal if the content is.
+            text_ids: As `image_ids`, of texts.
+
+        Returns:
+            A scalar, float32 at least.
+        """
         ids = self._ids(image_ids, text_ids)
         loss: Tensor = _sigmoid(
             image_embeddings, text_embeddings, temperature, bias, self.tile, ids

@@ -1,9 +1,15 @@
+"""The logits of a rank's images with all texts, tile by tile: what both pair losses are built on.
+
+Price: one buffer of `tile` × `tile` logits, which each tile overwrites; and if duplicates are
+masked, 4·B integers and as many truth values as a tile has logits.
+"""
+
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -11,41 +17,62 @@ from torch import Tensor
 from align_train.cluster.collectives import gather, rank, world_size
 from align_train.loss.base import PairLoss
 
+F = TypeVar("F", bound=Callable[..., object])
+
 # exp(x) neither overflows nor loses digits for |x| below this.
 _EXPONENT = {torch.float32: 85.0, torch.float64: 700.0}
 
+# Gradients of a loss's arguments that have none: a number, a tile's size, ids.
+NO_GRADIENTS = (None, None, None)
+
 
 class Duplicates:
-    """Which columns are no negatives of which rows: the same picture or the same text elsewhere in the global batch.
+    """Which columns are no negatives of which rows, since the image or the text is the same.
 
-    image_ids, text_ids: int64 `[device batch]`, equal where the content is. Memory: 4·B integers.
+    Memory: 4·B integers.
     """
 
     def __init__(self, image_ids: Tensor, text_ids: Tensor) -> None:
-        self.images, self.texts = gather(image_ids), gather(text_ids)
+        """Gathers the ids. Collective.
+
+        Args:
+            image_ids: int64 `[device batch]`, equal if the content is.
+            text_ids: As `image_ids`, of texts.
+        """
+        self.images = gather(image_ids)
+        self.texts = gather(text_ids)
         self.first_row = rank() * len(image_ids)
 
     def mask(self, rows: slice, columns: slice) -> Tensor:
-        """bool `[rows, columns]`: True where a column is masked. A pair is never masked out of its own row."""
-        own = slice(self.first_row + rows.start, self.first_row + rows.stop)
-        masked = self.images[own, None] == self.images[None, columns]
-        masked |= self.texts[own, None] == self.texts[None, columns]
-        numbers = torch.arange(len(self.images), device=masked.device)
-        masked &= numbers[own, None] != numbers[None, columns]
+        """Which logits of a tile are masked.
+
+        Args:
+            rows: Of this rank's images.
+            columns: Of the global batch's texts.
+
+        Returns:
+            bool `[rows, columns]`: True if a column is masked. A pair is never masked out of its
+            own row.
+        """
+        in_batch = slice(self.first_row + rows.start, self.first_row + rows.stop)
+        masked = self.images[in_batch, None] == self.images[None, columns]
+        masked |= self.texts[in_batch, None] == self.texts[None, columns]
+
+        indices = torch.arange(len(self.images), device=masked.device)
+        masked &= indices[in_batch, None] != indices[None, columns]
         return masked
 
     def unmasked(self) -> Tensor:
-        """int64 `[B]`: how many columns each row of the global batch keeps (rows and columns alike: being a duplicate is
-        mutual). Those that share the picture, plus those that share the text, minus those that share both."""
-        kinds = torch.unique(torch.stack((self.images, self.texts)), dim=1, return_inverse=True)[1]
-        alike = sum(
-            (
-                _count_equal(ids) * sign
-                for ids, sign in ((self.images, 1), (self.texts, 1), (kinds, -1))
-            ),
-            start=0,
-        )
-        return len(self.images) - (torch.as_tensor(alike) - 1)
+        """How many columns each row of the global batch keeps; int64 `[B]`.
+
+        Rows and columns alike: being a duplicate is mutual. The duplicates are those that share the
+        image, plus those that share the text, minus those that share both.
+        """
+        both = torch.stack((self.images, self.texts))
+        kinds = torch.unique(both, dim=1, return_inverse=True)[1]
+        equal = _count_equal(self.images) + _count_equal(self.texts) - _count_equal(kinds)
+        # Each pair equals itself, and is not masked.
+        return len(self.images) - (equal - 1)
 
 
 def _count_equal(ids: Tensor) -> Tensor:
@@ -54,7 +81,16 @@ def _count_equal(ids: Tensor) -> Tensor:
     return of_each
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
+    """Some rows and columns of logits.
+
+    Attributes:
+        rows: Of this rank's images.
+        columns: Of the global batch's texts.
+        logits: `[rows, columns]`, overwritten by the next tile.
+        masked: bool, of the same shape; None: no logit is masked.
+    """
+
     rows: slice
     columns: slice
     logits: Tensor
@@ -63,54 +99,82 @@ class _Tile(NamedTuple):
 
 @dataclass
 class Tiles:
-    """This rank's rows of logits = scale · images · textsᵀ, tile by tile, in one buffer that the next tile overwrites."""
+    """This rank's rows of logits = scale · images · textsᵀ, tile by tile.
 
-    images: Tensor  # [n, d]
-    texts: Tensor  # [B, d]
-    scale: Tensor  # [1]
+    Attributes:
+        images: `[n, d]`, this rank's.
+        texts: `[B, d]`, of the global batch.
+        scale: `[1]`, one over the temperature.
+        size: Rows and columns of a tile, at most.
+        duplicates: What is masked; None: nothing.
+    """
+
+    images: Tensor
+    texts: Tensor
+    scale: Tensor
     size: int
     duplicates: Duplicates | None
 
-    def __iter__(self) -> Iterator[_Tile]:
-        own, every = len(self.images), len(self.texts)
-        buffer = self.images.new_empty(min(self.size, own) * min(self.size, every))
-        for top in range(0, own, self.size):
-            rows = slice(top, min(top + self.size, own))
+    def __iter__(self) -> Iterator[Tile]:
+        height, width = len(self.images), len(self.texts)
+        buffer = self.images.new_empty(min(self.size, height) * min(self.size, width))
+
+        for top in range(0, height, self.size):
+            rows = slice(top, min(top + self.size, height))
             scaled = self.images[rows] * self.scale
-            for left in range(0, every, self.size):
-                columns = slice(left, min(left + self.size, every))
+
+            for left in range(0, width, self.size):
+                columns = slice(left, min(left + self.size, width))
                 shape = (rows.stop - rows.start, columns.stop - columns.start)
                 logits = buffer[: math.prod(shape)].view(shape)
                 torch.mm(scaled, self.texts[columns].T, out=logits)
-                yield _Tile(
-                    rows,
-                    columns,
-                    logits,
-                    self.duplicates.mask(rows, columns) if self.duplicates else None,
-                )
+
+                masked = self.duplicates.mask(rows, columns) if self.duplicates else None
+                yield Tile(rows, columns, logits, masked)
 
     def own(self, of_all: Tensor) -> Tensor:
-        """This rank's part of what is known of every pair, `[B]` -> `[n]`."""
+        """This rank's part of a number for every pair: `[B]` -> `[n]`."""
         return of_all[rank() * len(self.images) :][: len(self.images)]
 
     def within_range(self) -> bool:
-        """Whether the plain exponential of any logit, and sums of them, can be held (|logit| ≤ scale · norm · norm)."""
+        """Whether the dtype can hold the exponential of any logit, and sums of them.
+
+        By the bound |logit| ≤ scale · norm · norm.
+        """
         if not len(self.images):
             return True
+
         largest = self.scale * self.images.norm(dim=1).max() * self.texts.norm(dim=1).max()
         return bool(largest + math.log(len(self.texts)) <= _EXPONENT[self.images.dtype])
 
 
 def accumulate(
-    tile: _Tile, weights: Tensor, tiles: Tiles, images_out: Tensor, texts_out: Tensor
+    tile: Tile, weights: Tensor, tiles: Tiles, images_out: Tensor, texts_out: Tensor
 ) -> None:
-    """Adds what one tile of d loss / d logits asks of the embeddings (without the scale)."""
+    """Adds one tile's share to the gradients of the embeddings.
+
+    Args:
+        tile: The tile.
+        weights: d loss / d logits of the tile, without the scale.
+        tiles: All tiles.
+        images_out: `[n, d]`, added to.
+        texts_out: `[B, d]`, added to.
+    """
     images_out[tile.rows].addmm_(weights, tiles.texts[tile.columns])
     texts_out[tile.columns].addmm_(weights.T, tiles.images[tile.rows])
 
 
 class Inputs(NamedTuple):
-    """What both losses begin with: embeddings in float32 at least (bf16 logits at scale 100 have 11 % gradient error)."""
+    """Embeddings of a global batch, in float32 at least.
+
+    In bf16, logits at scale 100 have gradients that are wrong by 11 %.
+
+    Attributes:
+        images: `[n, d]`, this rank's.
+        own_texts: `[n, d]`, this rank's.
+        texts: `[B, d]`, of all ranks.
+        scale: `[1]`, one over the temperature.
+    """
 
     images: Tensor
     own_texts: Tensor
@@ -121,46 +185,75 @@ class Inputs(NamedTuple):
     def of(
         cls, images: Tensor, texts: Tensor, temperature: Tensor, gathered: Tensor | None = None
     ) -> Inputs:
+        """Converts, and gathers the texts. Collective.
+
+        Args:
+            images: `[n, d]`, this rank's.
+            texts: `[n, d]`, this rank's.
+            temperature: `[1]`.
+            gathered: The texts of all ranks, if they are gathered already.
+        """
         dtype = torch.promote_types(images.dtype, torch.float32)
-        texts = texts.to(dtype)
-        every = gather(texts) if gathered is None else gathered.to(dtype)
-        return cls(images.to(dtype), texts, every, 1 / temperature.to(dtype))
-
-
-NONE = (None, None, None)
+        own_texts = texts.to(dtype)
+        all_texts = gather(own_texts) if gathered is None else gathered.to(dtype)
+        return cls(images.to(dtype), own_texts, all_texts, 1 / temperature.to(dtype))
 
 
 def scaled_gradients(
     gradient: Tensor,
-    given: Inputs,
+    inputs: Inputs,
     images_out: Tensor,
     texts_out: Tensor,
     denominator: int,
     like: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    """Gradients of images, texts and temperature, as an engine wants them that averages over ranks: world × the share.
+    """Gradients for a strategy that averages over ranks: world size × this rank's share.
 
     d loss / d scale = Σ image · (d loss / d image) / scale, and scale = 1 / temperature.
+
+    Args:
+        gradient: Of the loss's value.
+        inputs: Those of the loss.
+        images_out: Of this rank's images, in units of scale / denominator; scaled in place.
+        texts_out: Of this rank's texts, in the same units; scaled in place.
+        denominator: See there.
+        like: Images, texts and temperature as the loss was given them.
+
+    Returns:
+        The gradients of images, texts and temperature, in their dtypes.
     """
-    factor = gradient.to(given.scale.dtype) * given.scale * world_size() / denominator
+    factor = gradient.to(inputs.scale.dtype) * inputs.scale * world_size() / denominator
     images_out.mul_(factor)
     texts_out.mul_(factor)
-    temperature_out = -given.scale * (given.images * images_out).sum()
-    return tuple(
-        out.to(source.dtype)
-        for out, source in zip((images_out, texts_out, temperature_out), like, strict=True)
-    )
+    temperature_out = -inputs.scale * (inputs.images * images_out).sum()
+
+    gradients = (images_out, texts_out, temperature_out)
+    return tuple(out.to(source.dtype) for out, source in zip(gradients, like, strict=True))
 
 
-# A graph compiled around them is broken here: matmuls and collectives are nothing that a compiler could fuse.
-outside_graphs: Any = torch.compiler.disable
+def outside_graphs(function: F) -> F:
+    """A function at which a compiled graph is broken.
+
+    Matmuls and collectives are nothing that a compiler could fuse.
+    """
+    disable = cast("Callable[[F], F]", torch.compiler.disable)
+    return disable(function)
 
 
 class GlobalLoss(PairLoss):
-    """tile: rows and columns of logits at a time; a tile is what is held of them. mask_duplicates: pairs with the same picture
-    or the same text elsewhere in the global batch are not taken for negatives of each other."""
+    """A pair loss that is computed tile by tile."""
 
     def __init__(self, *, tile: int = 1024, mask_duplicates: bool = False) -> None:
+        """Sets the size of a tile and the treatment of duplicates.
+
+        Args:
+            tile: Rows and columns of logits at a time: that many are held.
+            mask_duplicates: True: pairs with the same image or the same text elsewhere in the
+                global batch are not taken for negatives of each other.
+
+        Raises:
+            ValueError: `tile` is below 1.
+        """
         super().__init__()
         if tile < 1:
             raise ValueError(f"tile={tile}: expected at least 1")
@@ -169,7 +262,7 @@ class GlobalLoss(PairLoss):
 
     @property
     def needs_ids(self) -> bool:
-        """Only if duplicates are masked."""
+        """True if duplicates are masked."""
         return self.mask_duplicates
 
     def _ids(
@@ -179,6 +272,7 @@ class GlobalLoss(PairLoss):
             return None
         if image_ids is None or text_ids is None:
             raise ValueError(
-                "loss.mask_duplicates needs to know which contents are the same: image_ids and text_ids"
+                "loss.mask_duplicates needs to know which contents are the same: "
+                "image_ids and text_ids"
             )
         return image_ids, text_ids

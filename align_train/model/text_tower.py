@@ -1,8 +1,12 @@
-"""The text tower: Hugging Face's BERT, its last [CLS] state, one linear layer to the shared dimension (paper, section 4)."""
+"""The text tower: BERT's last [CLS] state, and one linear layer (paper, section 4).
+
+BERT is Hugging Face's, so that its checkpoints fit and weights go across one to one.
+"""
 
 from __future__ import annotations
 
 import logging as levels
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,16 +19,7 @@ from align_train.model.weights import find
 
 
 class BertTower(TextTower):
-    """BERT from scratch, [CLS] -> linear (with bias) -> `[chunk, dim]`.
-
-    dim: the shared dimension (the image tower's width). vocabulary_size: tokens the tokenizer knows. hidden, layers, heads,
-    intermediate: BERT's shape (base: 768, 12, 12, 3072). dropout: on hidden states and, unless attention_dropout says
-    otherwise, attention. initializer_range: standard deviation of fresh weights; BERT's 0.02 suits a width of 768, a narrow
-    tower wants about 1 / sqrt(hidden): with less, its [CLS] state hardly depends on the text at first, and what pictures show
-    is learned late. pad_id: the token that is no text; the attention mask is derived from it. pooler: also hold the layer of
-    BERT's that nobody reads but every checkpoint of Hugging Face's has; it is not trained. pretrained: a BERT checkpoint of
-    this shape, a folder or a name on the hub, whose weights are taken (the linear layer stays fresh).
-    """
+    """BERT from scratch, [CLS] -> linear (with bias) -> `[chunk, dim]`."""
 
     def __init__(
         self,
@@ -43,7 +38,33 @@ class BertTower(TextTower):
         pooler: bool = False,
         pretrained: str | None = None,
     ) -> None:
+        """Builds the tower. The defaults are BERT base's shape.
+
+        Args:
+            dim: The shared dimension (the image tower's width).
+            vocabulary_size: How many tokens the tokenizer knows.
+            hidden: Width of the hidden states.
+            layers: Encoder blocks.
+            heads: Attention heads of each.
+            intermediate: Width of each block's feed-forward layer.
+            positions: The longest text, in tokens.
+            dropout: Of hidden states.
+            attention_dropout: Of attention; None: as `dropout`.
+            initializer_range: Standard deviation of fresh weights. BERT's 0.02 suits a width of
+                768; a narrow tower wants about 1 / sqrt(hidden). With less, its [CLS] state hardly
+                depends on the text at first, and the content of images is learned late.
+            pad_id: The token of padding; the attention mask is derived from it.
+            pooler: True: also hold the layer of BERT's that nobody reads, but that every checkpoint
+                of Hugging Face's has. It is not trained.
+            pretrained: A BERT checkpoint of this shape, a folder or a name on the hub, whose
+                weights are taken; the linear layer stays fresh. None: random weights.
+
+        Raises:
+            UserError: The checkpoint cannot be read, or has another shape.
+        """
         super().__init__()
+        if attention_dropout is None:
+            attention_dropout = dropout
         self.config = BertConfig(
             vocab_size=vocabulary_size,
             hidden_size=hidden,
@@ -52,42 +73,45 @@ class BertTower(TextTower):
             intermediate_size=intermediate,
             max_position_embeddings=positions,
             hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout
-            if attention_dropout is None
-            else attention_dropout,
+            attention_probs_dropout_prob=attention_dropout,
             initializer_range=initializer_range,
             pad_token_id=pad_id,
         )
+
         self.pad_id = pad_id
+        self.dim = dim
         self.network = BertModel(self.config, add_pooling_layer=False)
         self.projection = nn.Linear(hidden, dim)
         if pooler:
             self.pooler = nn.Linear(hidden, hidden).requires_grad_(False)
-        self.dim = dim
         if pretrained is not None:
             self.network.load_state_dict(_bert_weights(pretrained, self.config))
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """BERT's layers."""
+        return list(self.network.encoder.layer)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """input_ids: integers `[chunk, length]`, [CLS] first; attention_mask: `[chunk, length]`, 0 where there is no text.
-        Returns `[chunk, dim]`, not normalised."""
+        """See `TextTower.forward`; [CLS] is each text's first token."""
         mask = input_ids != self.pad_id if attention_mask is None else attention_mask.bool()
         states = self.network(input_ids=input_ids, attention_mask=mask).last_hidden_state
         projected: Tensor = self.projection(states[:, 0])
         return projected
 
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return list(self.network.encoder.layer)
-
 
 def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
-    """What a BERT checkpoint holds for a `BertModel` of this shape. Library: names of many vintages, heads of any task."""
+    """The tensors of a BERT checkpoint for a `BertModel` of this shape.
+
+    Read by Hugging Face's library, which knows names of many vintages and heads of any task.
+    """
     folder = find(path, wanted="a BERT checkpoint (text_tower.pretrained)")
     bert: Any = BertModel
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(levels.ERROR)  # its report of heads that are left behind
+    logging.set_verbosity(levels.ERROR)  # or it reports heads that are left behind
+
     try:
-        network, found = bert.from_pretrained(
+        network, report = bert.from_pretrained(
             folder,
             config=config,
             add_pooling_layer=False,
@@ -95,23 +119,32 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (
-        Exception
-    ) as error:  # many kinds, of several libraries, for what is torn, absent or not BERT's
+    except Exception as error:
+        # Many kinds, of several libraries, for a file that is torn, absent or not BERT's.
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"text_tower.pretrained={path}: cannot be read as a BERT checkpoint ({reason})"
         ) from None
     finally:
         logging.set_verbosity(verbosity)
-    for kind, names in (
-        ("is missing", found["missing_keys"]),
-        ("has another shape", found["mismatched_keys"]),
-    ):
-        first: Any = next(iter(sorted(names)), None)
-        if first is not None:
-            name, *shapes = first if isinstance(first, tuple) else (first,)
-            told = f": {list(shapes[0])} there, {list(shapes[1])} here" if shapes else ""
-            raise UserError(f"text_tower.pretrained={path}: tensor {name} {kind}{told}")
+
+    _refuse(path, report["missing_keys"], "is missing")
+    _refuse(path, report["mismatched_keys"], "has another shape")
     state: dict[str, Tensor] = network.state_dict()
     return state
+
+
+def _refuse(path: str, names: Iterable[Any], reason: str) -> None:
+    """Raises UserError for the first of these tensors.
+
+    Args:
+        path: The checkpoint.
+        names: Of tensors; each may come with two shapes, the checkpoint's and the tower's.
+        reason: What is wrong with them.
+    """
+    for name in sorted(names):
+        shapes = ""
+        if isinstance(name, tuple):
+            name, theirs, ours = name
+            shapes = f": {list(theirs)} there, {list(ours)} here"
+        raise UserError(f"text_tower.pretrained={path}: tensor {name} {reason}{shapes}")

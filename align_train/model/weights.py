@@ -1,4 +1,8 @@
-"""Files of weights that come from outside: found, read without unpickling, and matched with a module tensor by tensor."""
+"""Weights from files and from the Hugging Face hub, into a module of the same shape.
+
+Files are safetensors, or PyTorch's older pickles read as weights only: nothing in them is run.
+Memory: tensors stay in the file until they are used.
+"""
 
 from __future__ import annotations
 
@@ -13,63 +17,84 @@ from torch import Tensor, nn
 from align_train.errors import UserError
 
 WEIGHTS = "model.safetensors"
-
-
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
-
-
-_PICKLED = "pytorch_model.bin"  # the older format, read as weights only: nothing in it is run
+_PICKLED = "pytorch_model.bin"
+_FETCHED = ["*.json", "*.safetensors", "*.txt"]
 
 
 def find(path: str, *, wanted: str) -> Path:
-    """A folder or file here, or else a name on the Hugging Face hub, fetched into its cache. wanted: what it should be."""
+    """A folder or file here, or else one of the hub's, fetched into its cache.
+
+    Args:
+        path: A path, or a name on the Hugging Face hub.
+        wanted: What it should be, for errors.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        UserError: It is neither here nor on the hub.
+    """
     local = Path(path).expanduser()
     if local.exists():
         return local
     if path.count("/") > 1 or path.startswith((".", "/", "~")):
         raise UserError(f"{path}: no such folder; expected {wanted}")
-    from huggingface_hub import snapshot_download  # only where the hub is asked
+
+    from huggingface_hub import snapshot_download  # only if the hub is asked
 
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(path, allow_patterns=_FETCHED))
     except Exception as error:  # offline, no such name, no right to read it: each its own type
         raise UserError(
-            f"{path}: neither a folder here nor reachable on the Hugging Face hub ({type(error).__name__}); expected {wanted}"
+            f"{path}: neither a folder here nor reachable on the Hugging Face hub "
+            f"({type(error).__name__}); expected {wanted}"
         ) from None
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, or of the weights in a folder, by name. Memory: they stay in the file until they are used."""
+    """The tensors of a file, or of the weights in a folder, by name.
+
+    Raises:
+        UserError: There are no weights, or they cannot be read.
+    """
     if path.is_file():
         return _read_file(path)
     if (path / WEIGHTS).is_file():
         return _read_file(path / WEIGHTS)
     if (path / _INDEX).is_file():
-        try:
-            files = sorted(
-                set(json.loads((path / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path / _INDEX}: expected JSON with a weight_map") from None
-        return {
-            name: tensor
-            for file in files
-            for name, tensor in _read_file(path / Path(file).name).items()
-        }
+        return _read_indexed(path)
     if (path / _PICKLED).is_file():
         return _read_file(path / _PICKLED)
     raise UserError(f"{path}: no {WEIGHTS} there (nor {_INDEX}, nor {_PICKLED})")
 
 
+def _read_indexed(folder: Path) -> dict[str, Tensor]:
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        files = sorted(set(index["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / _INDEX}: expected JSON with a weight_map") from None
+
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        # The name only: an index must not lead out of its folder.
+        tensors.update(_read_file(folder / Path(file).name))
+    return tensors
+
+
 def _read_file(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
-            with safe_open(str(file), framework="pt") as tensors:
-                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return {
-            str(name): tensor for name, tensor in dict(found).items() if isinstance(tensor, Tensor)
-        }
+            with safe_open(str(file), framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        tensors: dict[str, Tensor] = {}
+        for name, value in dict(loaded).items():
+            if isinstance(value, Tensor):
+                tensors[str(name)] = value
+        return tensors
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
@@ -89,32 +114,45 @@ def fill(
     names: Mapping[str, str] | None = None,
     ignore: Iterable[str] = (),
 ) -> None:
-    """Gives a module all its tensors; UserError that names the first one which is missing, left over or of another shape.
+    """Gives a module all its tensors.
 
-    names: what the module's tensors are called in `tensors`, where they are called otherwise. ignore: tensors that may be left
-    over. A single number fits `[1]`.
+    Args:
+        module: The module.
+        tensors: By name. A single number fits a tensor of shape `[1]`.
+        source: What errors begin with.
+        names: The module's names -> names in `tensors`, for those that differ; None: none does.
+        ignore: Tensors that may be left over.
+
+    Raises:
+        UserError: A tensor is missing, left over or of another shape; it names the first one.
     """
     state = module.state_dict()
-    called = {name: (names or {}).get(name, name) for name in state}
-    missing = [theirs for theirs in called.values() if theirs not in tensors]
+    theirs = {name: (names or {}).get(name, name) for name in state}
+
+    missing = [name for name in theirs.values() if name not in tensors]
     if missing:
         raise UserError(
-            f"{source}: no tensor {missing[0]}{_and(len(missing) - 1)}; it is not a model of this kind, or not whole"
+            f"{source}: no tensor {missing[0]}{_and(len(missing) - 1)}; "
+            f"it is not a model of this kind, or not whole"
         )
-    left_over = sorted(set(tensors) - set(called.values()) - set(ignore))
+
+    left_over = sorted(set(tensors) - set(theirs.values()) - set(ignore))
     if left_over:
         raise UserError(
             f"{source}: tensor {left_over[0]}{_and(len(left_over) - 1)} has no place in this model"
         )
-    for name, theirs in called.items():
-        found, wanted = tensors[theirs], state[name]
-        if found.shape != wanted.shape and not found.numel() == wanted.numel() == 1:
+
+    filled = {}
+    for name, expected in state.items():
+        tensor = tensors[theirs[name]]
+        both_single = tensor.numel() == expected.numel() == 1
+        if tensor.shape != expected.shape and not both_single:
             raise UserError(
-                f"{source}: tensor {theirs} has shape {list(found.shape)}, where this model has {list(wanted.shape)}"
+                f"{source}: tensor {theirs[name]} has shape {list(tensor.shape)}, "
+                f"where this model has {list(expected.shape)}"
             )
-    module.load_state_dict(
-        {name: tensors[theirs].reshape(state[name].shape) for name, theirs in called.items()}
-    )
+        filled[name] = tensor.reshape(expected.shape)
+    module.load_state_dict(filled)
 
 
 def _and(more: int) -> str:

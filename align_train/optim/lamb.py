@@ -1,6 +1,17 @@
+"""LAMB (You et al. 2020, algorithm 2, with bias correction), also for parameters in parts.
+
+The trust ratio is |weights| / |update| of each whole *parameter*. A strategy may hand the optimizer
+something else: shards (FSDP2), or flat tensors with stretches of many parameters (ZeRO). Norms of
+those would be wrong, and nothing would show it. So each rank squares the parts that it has, and the
+squares are summed over ranks.
+
+Price: two moments of each parameter, and one all-reduce of two numbers per parameter and step.
+"""
+
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,31 +23,49 @@ from align_train.cluster.collectives import all_reduce_
 
 
 class LambOptimizer(Optimizer):
-    """LAMB's step (You et al. 2020, algorithm 2, with bias correction), where parameters may be in parts.
+    """LAMB's step.
 
-    Its trust ratio is |weights| / |update| of each *parameter*. An engine may hand it something else: shards (FSDP2), or flat
-    tensors with stretches of many parameters (ZeRO), and the norms of those would be wrong without a word. So norms are those
-    of whole parameters: squares of what this rank has, summed over ranks in one all-reduce of two numbers per parameter.
-
-    pieces: for flat tensors, where each of a group's parameters lies in it (start, size), see `engines.pieces_of_groups`.
-    A group's `always_adapt` says whether it takes the trust ratio at all.
+    Attributes:
+        pieces: For each of ZeRO's flat tensors where the parameters of its group lie in it (start,
+            size); size 0 if no part of a parameter does. See `strategy.layout.pieces_of_groups`.
     """
 
     def __init__(
         self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float
     ) -> None:
-        super().__init__(
-            groups,
-            {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "always_adapt": True},
-        )
-        self.pieces: dict[Tensor, list[tuple[int, int]]] = {}
+        """Takes groups of parameters.
+
+        Args:
+            groups: As PyTorch's optimizers take them; `always_adapt` says whether a group takes the
+                trust ratio.
+            betas: The decay of both moments, each in [0, 1).
+            eps: Added to the root of the second moment.
+        """
+        defaults = {
+            "lr": 0.0,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": 0.0,
+            "always_adapt": True,
+        }
+        super().__init__(groups, defaults)
+        self.pieces: Mapping[Tensor, Sequence[tuple[int, int]]] = {}
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates all parameters that have a gradient. Collective if any are in parts.
+
+        Args:
+            closure: Computes the gradients first; None: they are there.
+
+        Returns:
+            What the closure returns.
+        """
         result = None
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
+
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
@@ -45,59 +74,77 @@ class LambOptimizer(Optimizer):
 
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state.update(
-                    step=torch.zeros(()),
-                    exp_avg=torch.zeros_like(parameter),
-                    exp_avg_sq=torch.zeros_like(parameter),
-                )
-            state["step"] += 1
+            self._count_step(parameter)
         step = int(self.state[parameters[0]]["step"])
-        weights = [part for parameter in parameters for part in self._parts(parameter, parameter)]
-        gradients = [
-            part for parameter in parameters for part in self._parts(parameter, parameter.grad)
-        ]
-        means, squares = (
-            [
-                part
-                for parameter in parameters
-                for part in self._parts(parameter, self.state[parameter][name])
-            ]
-            for name in ("exp_avg", "exp_avg_sq")
-        )
-        (beta1, beta2), decay = group["betas"], group["weight_decay"]
+
+        weights = self._parts_of(parameters, parameters)
+        gradients = self._parts_of(parameters, [parameter.grad for parameter in parameters])
+        means = self._moments(parameters, "exp_avg")
+        squares = self._moments(parameters, "exp_avg_sq")
+
+        beta1, beta2 = group["betas"]
         torch._foreach_lerp_(means, gradients, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+
         spread = torch._foreach_sqrt(squares)
         torch._foreach_div_(spread, math.sqrt(1 - beta2**step))
         torch._foreach_add_(spread, group["eps"])
-        updates = torch._foreach_div(means, 1 - beta1**step)
+
+        updates = list(torch._foreach_div(means, 1 - beta1**step))
         torch._foreach_div_(updates, spread)
-        if decay:
-            torch._foreach_add_(updates, weights, alpha=decay)
+        if group["weight_decay"]:
+            torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["always_adapt"]:
-            sharded = any(
-                isinstance(parameter, DTensor) or parameter in self.pieces
-                for parameter in parameters
-            )
-            torch._foreach_mul_(updates, _trust_ratios(weights, list(updates), sharded=sharded))
+            sharded = any(self._in_parts(parameter) for parameter in parameters)
+            torch._foreach_mul_(updates, _trust_ratios(weights, updates, sharded=sharded))
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
-    def _parts(self, parameter: Tensor, value: Any) -> list[Tensor]:
-        """What this rank has of each whole parameter, as views: of `value`, which is laid out like `parameter`."""
-        if isinstance(value, DTensor):
-            return [value.to_local()]
-        if parameter in self.pieces:
-            return [value.narrow(0, start, size) for start, size in self.pieces[parameter]]
-        return [value]
+    def _count_step(self, parameter: Tensor) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+
+    def _in_parts(self, parameter: Tensor) -> bool:
+        return isinstance(parameter, DTensor) or parameter in self.pieces
+
+    def _moments(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        return self._parts_of(parameters, [self.state[parameter][name] for parameter in parameters])
+
+    def _parts_of(
+        self, parameters: Sequence[Tensor], values: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """This rank's part of each whole parameter's value, as views.
+
+        Args:
+            parameters: The parameters, as the strategy gives them.
+            values: A value for each, laid out like it.
+        """
+        parts: list[Tensor] = []
+        for parameter, value in zip(parameters, values, strict=True):
+            assert value is not None
+            if isinstance(value, DTensor):
+                parts.append(value.to_local())
+            elif parameter in self.pieces:
+                for start, size in self.pieces[parameter]:
+                    parts.append(value.narrow(0, start, size))
+            else:
+                parts.append(value)
+        return parts
 
 
-def _trust_ratios(weights: list[Tensor], updates: list[Tensor], *, sharded: bool) -> Any:
-    """|weights| / |update| of each whole parameter; 1 where either is 0."""
-    norms = torch.stack([torch.stack(torch._foreach_norm(parts)) for parts in (weights, updates)])
+def _trust_ratios(
+    weights: list[Tensor], updates: list[Tensor], *, sharded: bool
+) -> tuple[Tensor, ...]:
+    """|weights| / |update| of each whole parameter; 1 if either is 0."""
+    of_weights = torch.stack(torch._foreach_norm(weights))
+    of_updates = torch.stack(torch._foreach_norm(updates))
+    norms = torch.stack((of_weights, of_updates))
     if sharded:
         norms = all_reduce_(norms.square_()).sqrt_()
+
     ratios = torch.where((norms > 0).all(0), norms[0] / norms[1], 1.0)
-    return ratios.unbind()
+    return tuple(ratios.unbind())

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from align_train.cluster.collectives import raise_on_all_ranks
-from align_train.strategy.children import Launcher
+from align_train.strategy.children import Children
 from align_train.strategy.layout import fill_state_dict, whole_state_dict
 from align_train.strategy.optimizer_state import fill_optimizer_state, whole_optimizer_state
 
@@ -137,11 +137,11 @@ class OneProcess(WholeCheckpoints, SingleDeviceStrategy):
 
 
 class Replicated(WholeCheckpoints, DDPStrategy):
-    """Lightning's DDP strategy with our launcher, which says why a process ended."""
+    """Lightning's DDP strategy that says why a process ended."""
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+        self._launcher = Children(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 class StaysInPlace(Replicated):

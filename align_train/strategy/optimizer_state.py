@@ -1,3 +1,10 @@
+"""An optimizer's state read and written whole, as `layout.py` does it with weights.
+
+The optimizer's state must be `step` and moments of its parameters' shapes, as AdamW's and LAMB's
+is. A checkpoint has the moments by the name of their parameter: parameters that were locked before,
+or belong to another group now, find theirs.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -5,16 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_
-from align_train.strategy.layout import is_zero, owned_piece, trained_parameters, whole, whole_shape
+from align_train.strategy.layout import (
+    Parameter,
+    Piece,
+    as_dtensor,
+    is_zero,
+    owned_piece,
+    trained_parameters,
+    whole,
+    whole_shape,
+)
 
-# --- optimizers ---------------------------------------------------------------------------------------------------------
 
-
-def innermost(optimizer: Any) -> Optimizer:
+def innermost(optimizer: object) -> Optimizer:
     """The optimizer that Lightning's and DeepSpeed's wrap."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
@@ -22,79 +36,107 @@ def innermost(optimizer: Any) -> Optimizer:
     return optimizer
 
 
-def whole_optimizer_state(module: nn.Module, optimizer: Any, *, keep: bool) -> dict[str, Any]:
-    """`step`, and under `moments` each trained parameter's moments as full tensors on the CPU, by name.
+def whole_optimizer_state(module: nn.Module, optimizer: object, *, keep: bool) -> dict[str, Any]:
+    """An optimizer's state with full tensors on the CPU. Collective.
 
-    Wants an optimizer whose state is `step` and moments of its parameters' shapes (AdamW, LAMB). keep: on this rank.
+    Args:
+        module: The module that it trains.
+        optimizer: The optimizer, wrapped or not.
+        keep: Whether this rank wants the moments; the others only take part.
+
+    Returns:
+        `step`, and under `moments` each trained parameter's moments by its name.
     """
     inner = innermost(optimizer)
     steps = [int(state["step"]) for state in inner.state.values() if "step" in state]
+
     moments: dict[str, dict[str, Tensor]] = {}
     for name, parameter in trained_parameters(module):
-        found = {
-            key: value.detach().cpu() for key, value in _whole_moments(inner, parameter) if keep
-        }
-        if found:
-            moments[name] = found
+        kept: dict[str, Tensor] = {}
+        for key, value in _whole_moments(inner, parameter):
+            if keep:
+                kept[key] = value.detach().cpu()
+        if kept:
+            moments[name] = kept
+
     return {"step": max(steps, default=0), "moments": moments}
 
 
-def _whole_moments(inner: Optimizer, parameter: Any) -> Iterator[tuple[str, Tensor]]:
+def _whole_moments(inner: Optimizer, parameter: Parameter) -> Iterator[tuple[str, Tensor]]:
     if not is_zero(parameter):
         for key, value in inner.state.get(parameter, {}).items():
             if key != "step":
                 yield key, whole(value)
         return
+
+    # A rank that owns no piece of this parameter must take part all the same, in the same order.
     piece = owned_piece(parameter)
     shape = whole_shape(parameter)
-    for key in sorted({key for state in inner.state.values() for key in state} - {"step"}):
+    for key in _moments_of(inner):
         full = torch.zeros(shape, device=parameter.device).flatten()
         if piece is not None:
-            full[piece.begin : piece.begin + piece.size] = piece.of(inner.state[piece.flat][key])
+            values = piece.of(inner.state[piece.flat][key])
+            full[piece.begin : piece.begin + piece.size] = values
         yield key, all_reduce_(full).view(shape)
 
 
-def fill_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Gives an optimizer the state that `whole_optimizer_state` found, under this engine."""
-    if "moments" not in state:
-        raise ValueError(
-            "its optimizer state has the format of an older align_train; start anew under another name"
-        )
+def _moments_of(inner: Optimizer) -> list[str]:
+    keys: set[str] = set()
+    for state in inner.state.values():
+        keys.update(state)
+    return sorted(keys - {"step"})
+
+
+def fill_optimizer_state(module: nn.Module, optimizer: object, state: Mapping[str, Any]) -> None:
+    """Gives an optimizer a state that `whole_optimizer_state` has read. No communication.
+
+    Parameters that were locked until then begin with moments of zero, at the step of the others.
+
+    Args:
+        module: The module that it trains, under any strategy.
+        optimizer: The optimizer, wrapped or not.
+        state: `step` and `moments`.
+    """
     inner = innermost(optimizer)
     inner.state.clear()
-    kinds = sorted({key for moments in state["moments"].values() for key in moments})
     fused = any(group.get("fused") for group in inner.param_groups)
-
-    def begun(parameter: Tensor) -> dict[str, Any]:
-        return {
-            "step": torch.tensor(float(state["step"]), device=parameter.device if fused else "cpu")
-        }
+    kinds: set[str] = set()
+    for moments in state["moments"].values():
+        kinds.update(moments)
 
     for name, parameter in trained_parameters(module):
-        # What was locked until now begins at zero, at the step of the others.
-        moments = state["moments"].get(name) or {
-            key: torch.zeros(()).expand(whole_shape(parameter)) for key in kinds
-        }
+        moments = state["moments"].get(name)
+        if not moments:
+            zeros = torch.zeros(()).expand(whole_shape(parameter))
+            moments = dict.fromkeys(sorted(kinds), zeros)
+        if not moments:
+            continue  # plain gradient descent has none
+
         piece = owned_piece(parameter) if is_zero(parameter) else None
+        if is_zero(parameter) and piece is None:
+            continue
+        held: Tensor = parameter if piece is None else piece.flat
+        own = inner.state[held]
+        if "step" not in own:
+            # Fused optimizers want the step beside the parameter, all others on the CPU.
+            device = held.device if fused else torch.device("cpu")
+            own["step"] = torch.tensor(float(state["step"]), device=device)
+
         for key, value in moments.items():
-            if piece is not None:
-                flat = inner.state[piece.flat] or inner.state.setdefault(
-                    piece.flat, begun(piece.flat)
-                )
-                flat.setdefault("step", begun(piece.flat)["step"])
-                piece.fill(flat.setdefault(key, torch.zeros_like(piece.flat)), value)
-            elif not is_zero(parameter):
-                own = inner.state[parameter]
-                own.setdefault("step", begun(parameter)["step"])
+            if piece is None:
                 own[key] = _laid_out_like(parameter, value)
+            else:
+                _fill_piece(own, key, piece, value)
 
 
-def _laid_out_like(parameter: Any, value: Tensor) -> Tensor:
+def _fill_piece(own: dict[str, Tensor], key: str, piece: Piece, value: Tensor) -> None:
+    if key not in own:
+        own[key] = torch.zeros_like(piece.flat)
+    piece.fill(own[key], value)
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     if isinstance(parameter, DTensor):
-        value = value.to(parameter.device, parameter.dtype)
-        return distribute_tensor(
-            value, parameter.device_mesh, parameter.placements, src_data_rank=None
-        )
-    return torch.empty_like(parameter).copy_(
-        value
-    )  # with its strides: fused optimizers go by memory, not by index
+        return as_dtensor(parameter, value)
+    # With the parameter's strides: fused optimizers go by memory, not by index.
+    return torch.empty_like(parameter).copy_(value)
