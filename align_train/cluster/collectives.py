@@ -48,6 +48,7 @@ def join(backend: Literal["nccl", "gloo"]) -> Iterator[None]:
 
     host, port = started.rendezvous
     try:
+        # A store of our own: `init_process_group` would wait as long as a collective may take.
         store = TCPStore(
             host,
             port,
@@ -117,6 +118,7 @@ def gather(local: Tensor) -> Tensor:
     if world_size() == 1:
         return local
 
+    # Into one tensor: a list of one a rank would be copied once more.
     gathered = local.new_empty((world_size() * local.shape[0], *local.shape[1:]))
     dist.all_gather_into_tensor(gathered, local.contiguous())
     return gathered
@@ -161,6 +163,7 @@ def gather_texts(text: str, device: torch.device) -> list[str]:
     data = torch.frombuffer(bytearray(never_empty), dtype=torch.uint8).to(device)
 
     longest = int(all_reduce_(torch.tensor(len(data), device=device), "max"))
+    # Collectives want equal shapes on all ranks.
     padded = data.new_full((1, longest), ord(" "))
     padded[0, : len(data)] = data
 
@@ -224,6 +227,7 @@ def raise_on_all_ranks(device: torch.device) -> Iterator[None]:
     except OSError as error:
         failed = error
 
+    # Reached by every rank, failed or not: this is where they wait for each other.
     failures = all_reduce_(torch.tensor(float(failed is not None), device=device))
     if failed is not None:
         raise failed

@@ -260,6 +260,7 @@ def current() -> Launcher:
     """The launcher that was given to `use`, or else the one that the environment shows."""
     if _given is not None:
         return _given
+    # Before Slurm: within a job, torchrun has numbered the processes that it started.
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return Torchrun()
     # A batch script has SLURM_PROCID too; only what srun starts is in a numbered step. A single
@@ -318,5 +319,6 @@ def _slurm_tasks_per_node() -> int | None:
 
 def _first_host(nodes: str) -> str:
     """The first of Slurm's list of machines: `a` of `a,b`, `gpu03` of `gpu[03-07,9],x`."""
+    # Brackets first: the commas within do not part machines.
     first_of_ranges = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes)
     return re.split(r"[ ,]", first_of_ranges)[0]

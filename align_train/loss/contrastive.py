@@ -81,6 +81,7 @@ class _Contrastive(torch.autograd.Function):
             local = 0.5 * rows.sum() - (1 - smoothing) * own - 0.5 * smoothing * smoothed
             value = (all_reduce_(local) + 0.5 * columns.sum()) / batch
 
+        # Embeddings in the dtype that they came in: a float32 copy of bf16 ones is made again.
         ctx.save_for_backward(images, texts, temperature, inputs.texts, rows, columns, spread)
         ctx.smoothing = smoothing
         ctx.size = size
@@ -101,6 +102,7 @@ class _Contrastive(torch.autograd.Function):
 
             # All in units of scale / (2·batch), which comes last.
             even = 2 * smoothing / batch if spread is None else 0.0
+            # Labels that are spread evenly are one number: their gradient is a sum of embeddings.
             images_out = (-even * inputs.texts.sum(0)).repeat(len(inputs.images), 1)
             texts_out = (-even * inputs.images.sum(0)).repeat(batch, 1)
 
@@ -114,8 +116,10 @@ class _Contrastive(torch.autograd.Function):
                     weights.masked_fill_(tile.masked, 0)
                 accumulate(tile, weights, tiles, images_out, texts_out)
 
+            # The label on the diagonal counts in both directions.
             label = 2 * (1 - smoothing)
             images_out.sub_(inputs.own_texts, alpha=label)
+            # Until here these are the gradients of all texts, by the images of this rank alone.
             texts_out = scatter_sum(texts_out).sub_(inputs.images, alpha=label)
 
             like = (images, texts, temperature)
@@ -137,8 +141,10 @@ class _Softmax:
         """Overwrites the tile's logits."""
         row = self.rows[tile.rows, None]
         column = self.columns[None, tile.columns]
+        # exp(x - log s) = exp(x) / s: one exponential serves the row and the column.
         if self.direct:
             return tile.logits.exp_().mul_(row + column)
+        # Here a second tile is held.
         return (tile.logits - column).exp_().add_(tile.logits.sub_(row).exp_())
 
 
@@ -180,6 +186,7 @@ def _log_sum_exps(tiles: Tiles, spread: Tensor | None, *, direct: bool) -> _Sums
         else:
             if tile.masked is not None:
                 tile.logits.masked_fill_(tile.masked, -math.inf)
+            # A running log-sum-exp: tiles of one row come one after the other.
             rows[tile.rows] = torch.logaddexp(rows[tile.rows], tile.logits.logsumexp(1))
             columns[tile.columns] = torch.logaddexp(columns[tile.columns], tile.logits.logsumexp(0))
 
@@ -193,6 +200,7 @@ def _combine(columns: Tensor) -> Tensor:
     """The log Σ exp over ranks of each column, whatever its size."""
     if world_size() == 1:
         return columns
+    # Ranks sum what they have of a column; shifted by its largest, no exponential overflows.
     largest = all_reduce_(columns.clone(), "max")
     return all_reduce_((columns - largest).exp_()).log_().add_(largest)
 

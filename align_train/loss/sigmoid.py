@@ -45,6 +45,7 @@ class _Sigmoid(torch.autograd.Function):
             cosines = (inputs.images * inputs.own_texts).sum()
             local = -(inputs.scale[0] * cosines + len(images) * offset[0])
             for tile in Tiles(inputs.images, inputs.texts, inputs.scale, size, duplicates):
+                # In place: the next tile overwrites the logits anyway.
                 losses = logsigmoid(tile.logits.add_(offset).neg_())
                 if tile.masked is not None:
                     losses = losses.masked_fill_(tile.masked, 0)
@@ -66,8 +67,10 @@ class _Sigmoid(torch.autograd.Function):
             batch = len(inputs.texts)
             offset = bias.to(inputs.scale.dtype)
 
+            # d/dx -log sigmoid(-x) = sigmoid(x) for every pair; one less for those on the diagonal.
             images_out = torch.zeros_like(inputs.images)
             texts_out = torch.zeros_like(inputs.texts)
+            # The sum of all weights is the gradient of the bias.
             total = -offset.new_full((1,), len(images))
             tiles = Tiles(inputs.images, inputs.texts, inputs.scale, ctx.size, ctx.duplicates)
             for tile in tiles:
@@ -82,6 +85,7 @@ class _Sigmoid(torch.autograd.Function):
 
             like = (images, texts, temperature)
             of_inputs = scaled_gradients(gradients[0], inputs, images_out, texts_out, batch, like)
+            # World size × the share: strategies average this parameter over ranks too.
             of_bias = gradients[0].to(total.dtype) * total * world_size() / batch
             return (*of_inputs, of_bias.to(bias.dtype), None, None)
 

@@ -58,6 +58,7 @@ class Duplicates:
         masked = self.images[in_batch, None] == self.images[None, columns]
         masked |= self.texts[in_batch, None] == self.texts[None, columns]
 
+        # By index: a pair has the content of its own row too, and must stay.
         indices = torch.arange(len(self.images), device=masked.device)
         masked &= indices[in_batch, None] != indices[None, columns]
         return masked
@@ -117,15 +118,18 @@ class Tiles:
 
     def __iter__(self) -> Iterator[Tile]:
         height, width = len(self.images), len(self.texts)
+        # Never batch × batch: this is all that is held of the logits.
         buffer = self.images.new_empty(min(self.size, height) * min(self.size, width))
 
         for top in range(0, height, self.size):
             rows = slice(top, min(top + self.size, height))
+            # Scaled once for a row of tiles; scaling the logits would be a pass over each tile.
             scaled = self.images[rows] * self.scale
 
             for left in range(0, width, self.size):
                 columns = slice(left, min(left + self.size, width))
                 shape = (rows.stop - rows.start, columns.stop - columns.start)
+                # The last tiles of rows and columns may be smaller.
                 logits = buffer[: math.prod(shape)].view(shape)
                 torch.mm(scaled, self.texts[columns].T, out=logits)
 
@@ -194,6 +198,7 @@ class Inputs(NamedTuple):
             gathered: The texts of all ranks, if they are gathered already.
         """
         dtype = torch.promote_types(images.dtype, torch.float32)
+        # Texts go to the other ranks, images stay: one of both must.
         own_texts = texts.to(dtype)
         all_texts = gather(own_texts) if gathered is None else gathered.to(dtype)
         return cls(images.to(dtype), own_texts, all_texts, 1 / temperature.to(dtype))

@@ -50,6 +50,7 @@ class Classifier(nn.Module):
         # Images arrive channels last, as in `DualEncoder`.
         self.image_tower = image_tower.to(memory_format=torch.channels_last)
         self.head = nn.Linear(image_tower.dim, classes)
+        # A fresh layer of random numbers would make some classes likelier than others.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

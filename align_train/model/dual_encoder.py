@@ -119,6 +119,7 @@ class DualEncoder(nn.Module):
         self.lock = lock
         if self.locked is not None:
             self.locked.requires_grad_(False)
+        # Puts a locked tower into evaluation mode.
         self.train()
 
     @property

@@ -30,7 +30,33 @@ _HEADS = ("conv_head.", "bn2.", "classifier.")
 
 
 class EfficientNetTower(ImageTower):
-    """An EfficientNet with global average pooling and no head convolution."""
+    """An EfficientNet with global average pooling and no head convolution.
+
+    The defaults of all stages are EfficientNet-B0's.
+
+    Args:
+        width: The family's coefficient of channels (B7: 2.0, L2: 4.3).
+        depth: The family's coefficient of repeats (B7: 3.1, L2: 5.3).
+        stem: Channels of the stem, before scaling.
+        channels: Of each stage, before scaling. Stages are those that Hugging Face's
+            `AlignVisionConfig` can express.
+        kernels: Of each stage, pixels a side.
+        strides: Of each stage's first block.
+        repeats: Blocks of each stage, before scaling.
+        expansions: Of each stage's blocks.
+        projection: Width of a linear layer on top; None: none.
+        drop_path: Share of samples whose last block is dropped; linearly less towards the
+            input.
+        momentum: BatchNorm's, in PyTorch's sense.
+        activation: `silu`; or, for a small tower on a CPU, the faster `relu`.
+        pretrained: An EfficientNet of this shape whose weights are taken: timm's name of it
+            (`tf_efficientnet_b7.ns_jft_in1k`), or a file in timm's names. Its head is left
+            behind, a projection stays fresh. None: random weights.
+
+    Raises:
+        ValueError: The stages are not described by equally many numbers.
+        UserError: The weights cannot be read, or have other shapes.
+    """
 
     def __init__(
         self,
@@ -49,31 +75,6 @@ class EfficientNetTower(ImageTower):
         activation: Literal["silu", "relu"] = "silu",
         pretrained: str | None = None,
     ) -> None:
-        """Builds the tower. The defaults of all stages are EfficientNet-B0's.
-
-        Args:
-            width: The family's coefficient of channels (B7: 2.0, L2: 4.3).
-            depth: The family's coefficient of repeats (B7: 3.1, L2: 5.3).
-            stem: Channels of the stem, before scaling.
-            channels: Of each stage, before scaling. Stages are those that Hugging Face's
-                `AlignVisionConfig` can express.
-            kernels: Of each stage, pixels a side.
-            strides: Of each stage's first block.
-            repeats: Blocks of each stage, before scaling.
-            expansions: Of each stage's blocks.
-            projection: Width of a linear layer on top; None: none.
-            drop_path: Share of samples whose last block is dropped; linearly less towards the
-                input.
-            momentum: BatchNorm's, in PyTorch's sense.
-            activation: `silu`; or, for a small tower on a CPU, the faster `relu`.
-            pretrained: An EfficientNet of this shape whose weights are taken: timm's name of it
-                (`tf_efficientnet_b7.ns_jft_in1k`), or a file in timm's names. Its head is left
-                behind, a projection stays fresh. None: random weights.
-
-        Raises:
-            ValueError: The stages are not described by equally many numbers.
-            UserError: The weights cannot be read, or have other shapes.
-        """
         super().__init__()
         if len({len(channels), len(kernels), len(strides), len(repeats), len(expansions)}) != 1:
             raise ValueError(
@@ -87,8 +88,9 @@ class EfficientNetTower(ImageTower):
             kind = "ds" if expansion == 1 else "ir"  # depthwise separable, inverted residual
             stages.append([f"{kind}_r{repeat}_k{kernel}_s{stride}_e{expansion}_c{channel}_se0.25"])
 
+        blocks = decode_arch_def(stages, depth_multiplier=depth)  # type: ignore[no-untyped-call]
         self.network = EfficientNet(
-            block_args=decode_arch_def(stages, depth_multiplier=depth),  # type: ignore[no-untyped-call]
+            block_args=blocks,
             num_classes=0,
             num_features=0,  # no head convolution
             stem_size=stem,
@@ -98,8 +100,7 @@ class EfficientNetTower(ImageTower):
             drop_path_rate=drop_path,
         )
         _fix_padding(self.network)
-        stages_built: Any = self.network.blocks
-        for stage in stages_built:
+        for stage in _stages(self.network):
             # As Hugging Face; timm would add a skip if widths happen to agree.
             stage[0].has_skip = False
 
@@ -115,8 +116,10 @@ class EfficientNetTower(ImageTower):
     @property
     def blocks(self) -> list[nn.Module]:
         """All blocks of all stages."""
-        stages: Any = self.network.blocks
-        return [block for stage in stages for block in stage]
+        blocks: list[nn.Module] = []
+        for stage in _stages(self.network):
+            blocks.extend(stage)
+        return blocks
 
     def forward(self, images: Tensor) -> Tensor:
         """See `ImageTower.forward`."""
@@ -183,6 +186,11 @@ class TimmTower(ImageTower):
         return projected
 
 
+def _stages(network: EfficientNet) -> Any:
+    """Timm's stages, each a sequence of blocks; its types know only a module."""
+    return network.blocks
+
+
 class _FixedPadConv2d(nn.Conv2d):
     """A strided convolution padded by (k//2 - 1) before and k//2 after, whatever the resolution.
 
@@ -197,7 +205,9 @@ class _FixedPadConv2d(nn.Conv2d):
 
 def _fix_padding(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and child.stride[0] == 2:
+        if not isinstance(child, nn.Conv2d):
+            _fix_padding(child)
+        elif child.stride[0] == 2:
             fixed = _FixedPadConv2d(
                 child.in_channels,
                 child.out_channels,
@@ -207,11 +217,11 @@ def _fix_padding(module: nn.Module) -> None:
                 bias=child.bias is not None,
                 device="meta",  # it takes the parameters of the old one
             )
+
+            # Moved, not made again: the random numbers are those that timm has drawn.
             fixed.weight = child.weight
             fixed.bias = child.bias
             setattr(module, name, fixed)
-        else:
-            _fix_padding(child)
 
 
 def _timm_weights(pretrained: str) -> dict[str, Tensor]:

@@ -19,7 +19,32 @@ from align_train.model.weights import find
 
 
 class BertTower(TextTower):
-    """BERT from scratch, [CLS] -> linear (with bias) -> `[chunk, dim]`."""
+    """BERT from scratch, [CLS] -> linear (with bias) -> `[chunk, dim]`.
+
+    The defaults are BERT base's shape.
+
+    Args:
+        dim: The shared dimension (the image tower's width).
+        vocabulary_size: How many tokens the tokenizer knows.
+        hidden: Width of the hidden states.
+        layers: Encoder blocks.
+        heads: Attention heads of each.
+        intermediate: Width of each block's feed-forward layer.
+        positions: The longest text, in tokens.
+        dropout: Of hidden states.
+        attention_dropout: Of attention; None: as `dropout`.
+        initializer_range: Standard deviation of fresh weights. BERT's 0.02 suits a width of
+            768; a narrow tower wants about 1 / sqrt(hidden). With less, its [CLS] state hardly
+            depends on the text at first, and the content of images is learned late.
+        pad_id: The token of padding; the attention mask is derived from it.
+        pooler: True: also hold the layer of BERT's that nobody reads, but that every checkpoint
+            of Hugging Face's has. It is not trained.
+        pretrained: A BERT checkpoint of this shape, a folder or a name on the hub, whose
+            weights are taken; the linear layer stays fresh. None: random weights.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or has another shape.
+    """
 
     def __init__(
         self,
@@ -38,30 +63,6 @@ class BertTower(TextTower):
         pooler: bool = False,
         pretrained: str | None = None,
     ) -> None:
-        """Builds the tower. The defaults are BERT base's shape.
-
-        Args:
-            dim: The shared dimension (the image tower's width).
-            vocabulary_size: How many tokens the tokenizer knows.
-            hidden: Width of the hidden states.
-            layers: Encoder blocks.
-            heads: Attention heads of each.
-            intermediate: Width of each block's feed-forward layer.
-            positions: The longest text, in tokens.
-            dropout: Of hidden states.
-            attention_dropout: Of attention; None: as `dropout`.
-            initializer_range: Standard deviation of fresh weights. BERT's 0.02 suits a width of
-                768; a narrow tower wants about 1 / sqrt(hidden). With less, its [CLS] state hardly
-                depends on the text at first, and the content of images is learned late.
-            pad_id: The token of padding; the attention mask is derived from it.
-            pooler: True: also hold the layer of BERT's that nobody reads, but that every checkpoint
-                of Hugging Face's has. It is not trained.
-            pretrained: A BERT checkpoint of this shape, a folder or a name on the hub, whose
-                weights are taken; the linear layer stays fresh. None: random weights.
-
-        Raises:
-            UserError: The checkpoint cannot be read, or has another shape.
-        """
         super().__init__()
         if attention_dropout is None:
             attention_dropout = dropout

@@ -38,6 +38,7 @@ def find(path: str, *, wanted: str) -> Path:
     local = Path(path).expanduser()
     if local.exists():
         return local
+    # The hub names models OWNER/NAME; anything else is a misspelt path.
     if path.count("/") > 1 or path.startswith((".", "/", "~")):
         raise UserError(f"{path}: no such folder; expected {wanted}")
 
@@ -87,8 +88,10 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(str(file), framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+                names = opened.keys()
+                return {name: opened.get_tensor(name) for name in names}
 
+        # Weights only: a pickle from elsewhere could run anything.
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         tensors: dict[str, Tensor] = {}
         for name, value in dict(loaded).items():
@@ -126,6 +129,7 @@ def fill(
     Raises:
         UserError: A tensor is missing, left over or of another shape; it names the first one.
     """
+    # All names and shapes are compared first: a module is filled whole or not at all.
     state = module.state_dict()
     theirs = {name: (names or {}).get(name, name) for name in state}
 

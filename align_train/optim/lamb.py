@@ -21,6 +21,9 @@ from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_
 
+# Of parameters, as PyTorch's optimizers take them: `params`, `lr`, `weight_decay`, …
+Group = dict[str, Any]
+
 
 class LambOptimizer(Optimizer):
     """LAMB's step.
@@ -30,9 +33,7 @@ class LambOptimizer(Optimizer):
             size); size 0 if no part of a parameter does. See `strategy.layout.pieces_of_groups`.
     """
 
-    def __init__(
-        self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float
-    ) -> None:
+    def __init__(self, groups: list[Group], *, betas: tuple[float, float], eps: float) -> None:
         """Takes groups of parameters.
 
         Args:
@@ -72,11 +73,13 @@ class LambOptimizer(Optimizer):
                 self._step_group(group, parameters)
         return result
 
-    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _step_group(self, group: Group, parameters: list[Tensor]) -> None:
         for parameter in parameters:
             self._count_step(parameter)
+        # Parameters of a group step together, so one number serves all.
         step = int(self.state[parameters[0]]["step"])
 
+        # Lists of tensors from here on: one kernel serves many parameters.
         weights = self._parts_of(parameters, parameters)
         gradients = self._parts_of(parameters, [parameter.grad for parameter in parameters])
         means = self._moments(parameters, "exp_avg")
@@ -87,6 +90,7 @@ class LambOptimizer(Optimizer):
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
 
+        # The root of the second moment, corrected for its start at zero.
         spread = torch._foreach_sqrt(squares)
         torch._foreach_div_(spread, math.sqrt(1 - beta2**step))
         torch._foreach_add_(spread, group["eps"])
@@ -103,6 +107,7 @@ class LambOptimizer(Optimizer):
     def _count_step(self, parameter: Tensor) -> None:
         state = self.state[parameter]
         if not state:
+            # On the CPU, as PyTorch has it: to read it must not wait for a GPU.
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
@@ -144,7 +149,9 @@ def _trust_ratios(
     of_updates = torch.stack(torch._foreach_norm(updates))
     norms = torch.stack((of_weights, of_updates))
     if sharded:
+        # Squares add up over parts; norms do not.
         norms = all_reduce_(norms.square_()).sqrt_()
 
+    # A parameter that begins at zero would never move by a ratio of 0.
     ratios = torch.where((norms > 0).all(0), norms[0] / norms[1], 1.0)
     return tuple(ratios.unbind())

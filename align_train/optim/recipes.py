@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from align_train.optim.lamb import LambOptimizer
+from align_train.optim.lamb import Group, LambOptimizer
 
 KINDS = ("batchnorm", "layernorm", "bias", "temperature")
 
@@ -46,6 +46,7 @@ class _Found(NamedTuple):
 def _trained(model: nn.Module) -> Iterator[_Found]:
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
+            # Locked parameters are in no group: weight decay would move them.
             if parameter.requires_grad:
                 kind = _kind(module_name, module, name)
                 part = _PARTS.get(module_name.partition(".")[0], "common")
@@ -102,7 +103,7 @@ class _Recipe:
                 f"expected some of {list(KINDS)}"
             )
 
-    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def groups(self, model: nn.Module) -> list[Group]:
         """Parameter groups for an optimizer.
 
         Args:
@@ -119,8 +120,9 @@ class _Recipe:
             "temperature": self.temperature_lr,
             "head": self.head_lr,
         }
-        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        groups: dict[tuple[str, bool], Group] = {}
         for part, rate in rates.items():
+            # Weight decay and trust ratio are properties of a group, so exempt parameters have one.
             for adapt in (True, False):
                 groups[part, adapt] = {
                     "params": [],
@@ -131,12 +133,13 @@ class _Recipe:
 
         for part, kind, parameter in _trained(model):
             has_own = part == "temperature" or rates[part] is not None
+            # Fewer groups are fewer kernels, and under ZeRO fewer flat tensors.
             group = groups[part if has_own else "common", kind not in self.exempt]
             group["params"].append(parameter)
 
         return [group for group in groups.values() if group["params"]]
 
-    def plain_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def plain_groups(self, model: nn.Module) -> list[Group]:
         """`groups` for optimizers that know no trust ratio."""
         groups = self.groups(model)
         for group in groups:

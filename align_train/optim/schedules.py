@@ -24,6 +24,7 @@ class _Schedule(ABC):
             finished_steps: Of the run so far.
             max_steps: The run's length.
         """
+        # The first step has a share already: at a learning rate of 0 it would be wasted.
         if finished_steps < self.warmup_steps:
             return (finished_steps + 1) / self.warmup_steps
         return self._after_warmup(finished_steps, max_steps)
@@ -58,6 +59,7 @@ class WarmupLinear(_Schedule):
         self.final = final
 
     def _after_warmup(self, finished_steps: int, max_steps: int) -> float:
+        # The run may be no longer than its warm-up.
         left = (max_steps - finished_steps) / max(1, max_steps - self.warmup_steps)
         return self.final + (1 - self.final) * max(0.0, left)
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch.optim import Optimizer
 
 from align_train.cluster.collectives import raise_on_all_ranks
 from align_train.strategy.children import Children
@@ -106,9 +108,9 @@ class WholeCheckpoints(Strategy):
         """Fills the module, wherever this rank holds a part of it; always strict."""
         fill_state_dict(self._module, checkpoint["state_dict"])
 
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's whole moments on rank 0. Collective."""
-        return whole_optimizer_state(self._module, optimizer, keep=self.is_global_zero)
+        return dict(whole_optimizer_state(self._module, optimizer, keep=self.is_global_zero))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Fills the optimizers, wherever this rank holds a part of their state."""
@@ -116,16 +118,17 @@ class WholeCheckpoints(Strategy):
             fill_optimizer_state(self._module, optimizer, state)
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None
     ) -> None:
         """Writes a checkpoint on rank 0. Collective: if that fails, every rank raises OSError."""
         with raise_on_all_ranks(self.root_device):
             super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(
-        self, checkpoint_path: Any, weights_only: bool | None = None
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Maps a checkpoint into memory: each rank reads only what it keeps."""
+        # Otherwise each rank would read the whole file into memory of its own.
         loaded: dict[str, Any] = torch.load(
             checkpoint_path, map_location="cpu", weights_only=True, mmap=True
         )

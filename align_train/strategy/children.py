@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from threading import Thread
-from typing import Any
 
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -31,8 +30,12 @@ class Children(_SubprocessScriptLauncher):
     ended: tuple[int, int] | None = None
 
     def launch(
-        self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        function: Callable[..., object],
+        *args: object,
+        trainer: object = None,
+        **kwargs: object,
+    ) -> object:
         """Starts the other processes, unless somebody else has; then calls the function."""
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()

@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
+from torch.optim import Optimizer
 
 from align_train.errors import UserError
 from align_train.optim.lamb import LambOptimizer
@@ -57,7 +59,7 @@ class DeepSpeed(StrategyRecipe):
     can_skip_steps = False
 
     stage: Literal[1, 2, 3] = 2
-    options: dict[str, Any] | None = None
+    options: dict[str, object] | None = None
 
     def __post_init__(self) -> None:
         """Refuses options that are not supported.
@@ -123,7 +125,7 @@ class _Zero(StaysInPlace):
     steps_alone = True
 
     def __init__(
-        self, *, config: dict[str, Any], process_group_backend: str, timeout: timedelta
+        self, *, config: dict[str, object], process_group_backend: str, timeout: timedelta
     ) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.config = config
@@ -146,6 +148,7 @@ class _Zero(StaysInPlace):
         if self.root_device.type == "cpu":
             # Before the import: on a machine with GPUs DeepSpeed would take those.
             os.environ["DS_ACCELERATOR"] = "cpu"
+        # DeepSpeed reads these, whoever has started the process.
         os.environ["RANK"] = str(self.global_rank)
         os.environ["LOCAL_RANK"] = str(self.local_rank)
         os.environ["WORLD_SIZE"] = str(self.world_size)
@@ -169,6 +172,7 @@ class _Zero(StaysInPlace):
                 dist_init_required=False,
             )
 
+        # LAMB must know which stretches of the flat tensors are which parameters.
         pieces = pieces_of_groups(zero)
         inner = innermost(zero)
         if isinstance(inner, LambOptimizer):
@@ -176,23 +180,31 @@ class _Zero(StaysInPlace):
         self.model = engine
         self.optimizers = [zero]
 
-    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+    @property
+    def _engine(self) -> Any:
+        return self.model
+
+    def backward(
+        self, closure_loss: Tensor, optimizer: object, *args: object, **kwargs: object
+    ) -> Tensor:
         """Goes backward through DeepSpeed's engine, which reduces the gradients."""
-        engine: Any = self.model
-        engine.backward(closure_loss)
+        self._engine.backward(closure_loss)
         return closure_loss
 
     def optimizer_step(
-        self, optimizer: Any, closure: Callable[[], Any], model: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        optimizer: Optimizer | LightningOptimizer,
+        closure: Callable[[], object],
+        model: object = None,
+        **kwargs: object,
+    ) -> object:
         """Computes the gradients, then lets DeepSpeed's engine clip and step."""
         result = closure()
+        # Lightning calls its hooks between backward and step in here.
         self.precision_plugin._after_closure(self._module, optimizer)
-        engine: Any = self.model
-        engine.step()
+        self._engine.step()
         return result
 
     def gradient_norm(self) -> Tensor:
         """The norm of the last step's gradient, before clipping, over all ranks."""
-        engine: Any = self.model
-        return torch.as_tensor(engine.get_global_grad_norm())
+        return torch.as_tensor(self._engine.get_global_grad_norm())

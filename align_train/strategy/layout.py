@@ -157,6 +157,7 @@ def whole(value: Parameter) -> Tensor:
     if isinstance(value, DTensor):
         return value.full_tensor()
     if _is_stage_3(value):
+        # Parts are equally long; the last ranks' are padded.
         return gather(value.ds_tensor.flatten())[: value.ds_numel].view(value.ds_shape)
     full: Tensor = value.data if isinstance(value, nn.Parameter) else value
     return full
@@ -228,6 +229,7 @@ def fill(parameter: Parameter, value: Tensor) -> None:
     if tuple(value.shape) != expected:
         raise ValueError(f"expected shape {expected}, found {tuple(value.shape)}")
 
+    # Both may hold under ZeRO: a whole tensor, and a piece of a flat one beside it.
     is_sharded = isinstance(parameter, DTensor)
     if not is_sharded and parameter.numel() == value.numel():
         parameter.data.copy_(value)
@@ -249,6 +251,7 @@ def whole_state_dict(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     Returns:
         The tensors by name; none of them unless `keep`.
     """
+    # A state dict has detached tensors, without what ZeRO notes on parameters.
     parameters = dict(module.named_parameters())
     state = {}
     for name, value in module.state_dict().items():

@@ -7,8 +7,8 @@ or belong to another group now, find theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,18 @@ from align_train.strategy.layout import (
 )
 
 
+class OptimizerState(TypedDict):
+    """An optimizer's state in a checkpoint.
+
+    Attributes:
+        step: How many steps it has made.
+        moments: For each trained parameter, by name, its moments as full tensors on the CPU.
+    """
+
+    step: int
+    moments: dict[str, dict[str, Tensor]]
+
+
 def innermost(optimizer: object) -> Optimizer:
     """The optimizer that Lightning's and DeepSpeed's wrap."""
     while hasattr(optimizer, "optimizer"):
@@ -36,7 +48,7 @@ def innermost(optimizer: object) -> Optimizer:
     return optimizer
 
 
-def whole_optimizer_state(module: nn.Module, optimizer: object, *, keep: bool) -> dict[str, Any]:
+def whole_optimizer_state(module: nn.Module, optimizer: object, *, keep: bool) -> OptimizerState:
     """An optimizer's state with full tensors on the CPU. Collective.
 
     Args:
@@ -45,7 +57,7 @@ def whole_optimizer_state(module: nn.Module, optimizer: object, *, keep: bool) -
         keep: Whether this rank wants the moments; the others only take part.
 
     Returns:
-        `step`, and under `moments` each trained parameter's moments by its name.
+        The state; without moments unless `keep`.
     """
     inner = innermost(optimizer)
     steps = [int(state["step"]) for state in inner.state.values() if "step" in state]
@@ -77,6 +89,7 @@ def _whole_moments(inner: Optimizer, parameter: Parameter) -> Iterator[tuple[str
         if piece is not None:
             values = piece.of(inner.state[piece.flat][key])
             full[piece.begin : piece.begin + piece.size] = values
+        # Each element lies on one rank, and is zero on all others.
         yield key, all_reduce_(full).view(shape)
 
 
@@ -87,7 +100,7 @@ def _moments_of(inner: Optimizer) -> list[str]:
     return sorted(keys - {"step"})
 
 
-def fill_optimizer_state(module: nn.Module, optimizer: object, state: Mapping[str, Any]) -> None:
+def fill_optimizer_state(module: nn.Module, optimizer: object, state: OptimizerState) -> None:
     """Gives an optimizer a state that `whole_optimizer_state` has read. No communication.
 
     Parameters that were locked until then begin with moments of zero, at the step of the others.
@@ -95,9 +108,10 @@ def fill_optimizer_state(module: nn.Module, optimizer: object, state: Mapping[st
     Args:
         module: The module that it trains, under any strategy.
         optimizer: The optimizer, wrapped or not.
-        state: `step` and `moments`.
+        state: The state to take on.
     """
     inner = innermost(optimizer)
+    # Parameters may have been laid out otherwise when it last stepped.
     inner.state.clear()
     fused = any(group.get("fused") for group in inner.param_groups)
     kinds: set[str] = set()
@@ -105,8 +119,9 @@ def fill_optimizer_state(module: nn.Module, optimizer: object, state: Mapping[st
         kinds.update(moments)
 
     for name, parameter in trained_parameters(module):
-        moments = state["moments"].get(name)
+        moments = state["moments"].get(name, {})
         if not moments:
+            # A single number in memory, whatever the shape.
             zeros = torch.zeros(()).expand(whole_shape(parameter))
             moments = dict.fromkeys(sorted(kinds), zeros)
         if not moments:
