@@ -31,7 +31,7 @@ from align_train.cluster.collectives import (
 )
 from align_train.errors import UnreadableImage, UserError
 from align_train.stream.batch import normalise
-from align_train.stream.sets import ImageSet
+from align_train.stream.sets import ImageSet, OpenSet
 
 _SHORT = 20  # chunks of texts; below, a progress bar would only flicker
 
@@ -55,23 +55,7 @@ class Towers(Protocol):
         ...
 
 
-class Images(Protocol):
-    """An image set, opened."""
-
-    def __len__(self) -> int:
-        """Counts the images."""
-        ...
-
-    def __getitem__(self, index: int, /) -> NDArray[np.uint8]:
-        """Reads an image as the model sees it, uint8 `[height, width, 3]`."""
-        ...
-
-    def about(self) -> list[tuple[list[str], Record]]:
-        """Reads the texts and the record of every image."""
-        ...
-
-
-ImagesOf = Callable[[ImageSet | None], Images]
+ImagesOf = Callable[[ImageSet | None], OpenSet]
 """Opens an image set; None: the run's held-out pairs."""
 
 
@@ -81,7 +65,7 @@ class _Readable(Dataset[NDArray[np.uint8] | str]):
     A rank that raised at once would leave the others waiting for it in the next collective.
     """
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: OpenSet) -> None:
         self.images = images
 
     def __getitem__(self, index: int) -> NDArray[np.uint8] | str:
@@ -207,7 +191,7 @@ class Embedder:
         return _finite(gather_rows(torch.cat(rows), len(texts)), "texts")
 
     @torch.inference_mode()
-    def _embed_pairs(self, images: Images) -> EmbeddedPairs:
+    def _embed_pairs(self, images: OpenSet) -> EmbeddedPairs:
         about = images.about()  # first: errors of a set show before the long work
         own = self._own_images(images)
 
@@ -226,7 +210,7 @@ class Embedder:
             embed_texts=self.texts,
         )
 
-    def _own_images(self, images: Images) -> Tensor:
+    def _own_images(self, images: OpenSet) -> Tensor:
         """Embeds this rank's share of the images: `[share, dim]`."""
         # The loader forks its workers.
         settle_before_fork()

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from align_train.errors import UserError
 from align_train.evals.base import Evaluator, share
-from align_train.evals.embedder import EmbeddedPairs, Embedder, Images
+from align_train.evals.embedder import EmbeddedPairs, Embedder
 from align_train.evals.similarity import retrieval_ranks, similarities
 from align_train.figures.plots import draw_similarity
 from align_train.figures.sheets import Hit, draw_answers, hit_sheet, save_sheet
-from align_train.stream.sets import ImageSet
+from align_train.stream.sets import ImageSet, OpenSet
 
 _SHOWN = 40  # images on a contact sheet
 _QUERIES = 8  # texts that are drawn with their hits
@@ -105,7 +105,7 @@ class Retrieval(Evaluator):
         self._draw_similarity(pairs, images, folder / f"{name}_similarity.png", title=name)
 
     @staticmethod
-    def _draw_hits(pairs: EmbeddedPairs, images: Images, path: Path) -> None:
+    def _draw_hits(pairs: EmbeddedPairs, images: OpenSet, path: Path) -> None:
         queries = pairs.first_text[:_QUERIES]
         # So few queries are one block.
         _, similarity = next(similarities(pairs.texts[queries], pairs.images))
@@ -124,7 +124,7 @@ class Retrieval(Evaluator):
         save_sheet(hit_sheet(rows), path)
 
     @staticmethod
-    def _draw_similarity(pairs: EmbeddedPairs, images: Images, path: Path, *, title: str) -> None:
+    def _draw_similarity(pairs: EmbeddedPairs, images: OpenSet, path: Path, *, title: str) -> None:
         # One text an image: the diagonal has the pairs that belong together.
         texts = pairs.first_text[:_MATRIX]
         captions = [pairs.captions[index] for index in texts.tolist()]
