@@ -36,7 +36,7 @@ def encoded(captions_per_picture: list[int], seed: int = 0, dim: int = 3) -> Emb
 def lying_ready(
     *sets: EmbeddedPairs, texts: dict[str, Tensor] | None = None, model: Any = None
 ) -> Embedder:
-    """An encoder of these sets, the first for `data=None`, the others for `data=1`, `2`, …, and of these texts."""
+    """An embedder that has these sets and texts: the first set for `data=None`, then 1, 2, …."""
 
     def about(data: int | None) -> list[tuple[list[str], dict[str, Any]]]:
         pairs = sets[data or 0]
