@@ -4,7 +4,7 @@
 
 Data: 75,000 uneven shards (9,400 pairs on average, some tiny, some empty), 700 M pairs, 45 kB a pair. Cluster: 1,024 ranks on
 128 nodes, 1,024 lanes, windows of 32,768 pairs. Two epochs are played with the real order and the real plan of fetches
-(`stream/ahead.py`). A node fetches a shard at its release unless it holds it, and holds it until the last window that has
+(`stream/fetch_plan.py`). A node fetches a shard at its release unless it holds it, and holds it until the last window that has
 announced it is over: evicted at once then, which is the most that could be read. All nodes are played unless --nodes says
 fewer.
 

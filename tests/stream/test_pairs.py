@@ -459,6 +459,14 @@ def test_texts_are_cut_and_padded_to_eights(demo: Path) -> None:
     assert alone.shape == (1, 8) and np.array_equal(alone[0], ids[0, :8])
 
 
+def test_a_data_module_makes_its_shards_before_it_opens_them(demo: Path, tmp_path: Path) -> None:
+    def make() -> None:
+        shutil.copytree(demo / "train", tmp_path / "train")
+
+    data = data_module(str(tmp_path / "train"), demo / "tokenizer", chunk_size=16, make=make)
+    assert data.manifest.pairs == 512
+
+
 def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint(
     demo: Path,
 ) -> None:
