@@ -2,6 +2,10 @@
 
 A reader never sees half a file: the content goes to a hidden name beside it and is renamed once it
 is complete. A rename within one folder is atomic on local disks, NFS and Lustre.
+
+There are two locks. `locked` is for a block of code: threads and processes enter one after another.
+`Lock` is for a run's whole life. It must end with the run's main process even if loader workers,
+which are its forked children, live on for a while; and it must hold across the nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import fcntl
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +25,9 @@ from typing import IO
 
 from align_train.errors import UserError
 
-_POLL = 0.2  # seconds between two attempts to take a lock
+# Seconds between two attempts to take a lock.
+_POLL = 0.2
+_POLL_BLOCK = 0.05
 
 
 @contextmanager
@@ -37,7 +44,8 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The place cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    # A thread's number is unique on its machine, and that of the main thread is its process's.
+    aside = path.with_name(f".{path.name}.{threading.get_native_id()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(aside)
 
@@ -60,7 +68,7 @@ def write_whole(
     Args:
         path: The file. Its folder is made if it is missing.
         content: Text is written as UTF-8.
-        fix: What the error tells the user to do.
+        fix: The advice at the end of the error.
 
     Raises:
         UserError: The file cannot be written.
@@ -81,12 +89,48 @@ def cache_folder(name: str) -> Path:
     return Path(home) / "align_train" / name
 
 
+@contextmanager
+def locked(path: Path, deadline: float, *, refusal: str) -> Iterator[None]:
+    """Lets one thread of one process at a time into the block.
+
+    The lock (`flock`) ends with the process, however that ends. Its file stays.
+
+    Args:
+        path: The lock's file, in a folder that exists.
+        deadline: When to give up waiting, by `time.monotonic`; a time in the past: at once.
+        refusal: The error's text if another one keeps the lock.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: Another one keeps the lock, or the file cannot be locked.
+    """
+    from filelock import FileLock, Timeout  # asyncio comes with it, 0.06 s
+
+    lock = FileLock(path)
+    patience = max(deadline - time.monotonic(), 0)
+    try:
+        lock.acquire(timeout=patience, poll_interval=_POLL_BLOCK)
+    except Timeout:
+        raise UserError(refusal) from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be locked ({error.strerror}); choose another folder"
+        ) from None
+
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Lock:
     """Ensures that one process writes a run's folder.
 
-    A restarted job may overlap with its previous attempt. This is a record lock (`fcntl`): it ends
-    with the process, however that ends, and forked children do not hold it. NFS and Lustre know it
-    across machines.
+    A restarted job may overlap with its previous attempt. This is a record lock (`fcntl`), not the
+    `flock` of `locked`: it ends with the process, however that ends, and forked children do not
+    hold it. NFS and Lustre know it across machines.
     """
 
     def __init__(self, path: Path, *, patience: float) -> None:

@@ -60,7 +60,7 @@ def run(config: DictConfig) -> None:
         # The folder's tars, not the folder: this command replaces its present manifest.
         tars = f"{glob.escape(folder)}/*.tar" if folder else shards
         caption = CaptionSource.parse(settings.caption)
-        manifest = resolve(tars, caption=caption, stage=cache, key="shards")
+        manifest = resolve(tars, caption=caption, cache=cache, key="shards")
 
     if to.is_dir():
         raise UserError(

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from align_train.cluster import launcher
 from align_train.commands.devices import check_loader, device_of
 from align_train.errors import UserError
-from align_train.index.collection import PRECISIONS, Collection, Settings
+from align_train.index.collection import Collection
+from align_train.index.settings import PRECISIONS, Settings
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import place_in
@@ -44,7 +45,7 @@ def embed(config: Any) -> None:
     caption = CaptionSource.parse(config.caption)
     stage = shard_cache_of(None, config.storage_options)
     manifest = resolve(
-        shards, caption=caption, stage=stage, progress=launcher.is_first_process(), key="shards"
+        shards, caption=caption, cache=stage, progress=launcher.is_first_process(), key="shards"
     )
     pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=stage)
     settings = Settings(
@@ -111,7 +112,7 @@ class _Rows(Dataset[_Row]):
         about: dict[str, Any] = {"key": reader.key(pair), "texts": []}
         size = self.pairs.views.image_size
         try:
-            pixels = decode_centre(reader.picture(pair), self.pairs.views)
+            pixels = decode_centre(reader.image(pair), self.pairs.views)
         except ValueError as error:
             return _Row(np.zeros((size, size, 3), dtype=np.uint8), about | {"bad": str(error)})
         with contextlib.suppress(ValueError):  # a picture can be found without

@@ -18,7 +18,7 @@ def run_loggers(config: Any, folder: RunFolder) -> list[Logger]:
     """metrics.csv is always written; `logger=wandb` adds the run to wandb, under the identity in its lineage."""
     if not config.logger:  # logger=csv
         return []
-    identity = folder.read_lineage()[0]["run"] if folder.read_lineage() else None
+    identity = folder.lineage.read()[0]["run"] if folder.lineage.read() else None
     try:
         logger: Logger = build(
             config.logger, save_dir=str(folder.path), name=config.name, id=identity

@@ -84,12 +84,12 @@ def record_settings(
     data.vocabulary.save(
         folder.path if isinstance(data.vocabulary, ClassList) else folder.tokenizer
     )
-    folder.begin_stretch(data.recipe, step=done)
+    folder.lineage.begin_stretch(data.recipe, step=done)
     if changes:
-        folder.note_changes({key: list(pair) for key, pair in changes.items()}, step=done)
+        folder.lineage.note_changes({key: list(pair) for key, pair in changes.items()}, step=done)
 
 
 def place(folder: RunFolder, done: int) -> dict[str, int]:
     """Where the run stands after so many steps, from the line of its lineage."""
-    before = folder.stretch_at(done - 1)
+    before = folder.lineage.stretch_at(done - 1)
     return Start.from_line(before).after(done, before["batch_size"]).as_line()

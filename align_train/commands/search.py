@@ -17,7 +17,8 @@ from align_train.commands.embed import digest
 from align_train.errors import UserError
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
-from align_train.index.collection import Collection
+from align_train.index.collection import Collection, Match
+from align_train.index.faiss import search_approximately
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
@@ -29,7 +30,7 @@ from align_train.stream.shard_cache import shard_cache_of
 _SHOWN = Views(image_size=224, resize_size=224)
 
 
-def search(config: Any) -> list[tuple[int, float]]:
+def search(config: Any) -> list[Match]:
     """`align_train.search`: see `conf/commands/search.yaml`. Returns numbers and cosines of what was found."""
     if config.text is None and config.image is None:
         raise UserError("give text=…, image=…, or both")
@@ -53,7 +54,10 @@ def search(config: Any) -> list[tuple[int, float]]:
     picture = _open(config.image) if config.image is not None else None
     query = _query(model, config.text, picture, config.text_weight).cpu()
     approximate = len(collection) >= config.approximate_from
-    found = collection.search(query, config.top, approximate=approximate)
+    if approximate:
+        found = search_approximately(collection, query, config.top)
+    else:
+        found = collection.search(query, config.top)
     how = "by index.faiss, nearly all of the nearest" if approximate else "all compared"
     print(f"{len(collection):,} pictures, {how}")
     _print_table(collection, found)
@@ -89,7 +93,7 @@ def _query(
     return found
 
 
-def _print_table(collection: Collection, found: list[tuple[int, float]]) -> None:
+def _print_table(collection: Collection, found: list[Match]) -> None:
     width = max(40, shutil.get_terminal_size((160, 40)).columns - 60)
     print(f"{'cosine':>7}  {'key':<36}  text")
     for number, score in found:
@@ -100,7 +104,7 @@ def _print_table(collection: Collection, found: list[tuple[int, float]]) -> None
 
 def _draw(
     collection: Collection,
-    found: list[tuple[int, float]],
+    found: list[Match],
     config: Any,
     picture: Image.Image | None,
     stage: ShardCache,
@@ -109,13 +113,13 @@ def _draw(
     caption = CaptionSource.parse(collection.settings.caption)
     try:
         manifest = resolve(
-            collection.settings.shards, caption=caption, stage=stage, progress=False, key="shards"
+            collection.settings.shards, caption=caption, cache=stage, progress=False, key="shards"
         )
         if manifest.identity != collection.settings.identity:
             raise UserError(f"{collection.settings.shards}: other shards lie there now")
         pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=stage)
         places = [collection.place(number) for number, _ in found]
-        pixels = [decode_centre(pairs.reader(shard).picture(row), _SHOWN) for shard, row in places]
+        pixels = [decode_centre(pairs.reader(shard).image(row), _SHOWN) for shard, row in places]
     except (UserError, ValueError) as error:
         print(f"no pictures of what was found: {error}", flush=True)
         return

@@ -46,7 +46,7 @@ def show(config: Any) -> None:
         return
     chunks_of: dict[int, TrainingChunks] = {}
     for step in _steps(str(config.step), last):
-        stretch = sum(line["step"] < step for line in folder.read_lineage())
+        stretch = sum(line["step"] < step for line in folder.lineage.read())
         if stretch not in chunks_of:
             chunks_of[stretch] = _chunks_at(step - 1, folder)
         _show_step(step, folder, chunks_of[stretch], config.limit)
@@ -71,7 +71,7 @@ def _steps(text: str, last: int) -> range:
 def _settings_at(step: int, folder: RunFolder) -> Any:
     """The run's settings under which the batch after `step` finished steps was made: what was changed later is undone."""
     run: Any = read_settings(folder.config)
-    for line in reversed(folder.read_lineage()):
+    for line in reversed(folder.lineage.read()):
         if "changed" in line and line["step"] > step:
             for key, (was, _) in line["changed"].items():
                 OmegaConf.update(run, key, was, force_add=True)
@@ -80,7 +80,7 @@ def _settings_at(step: int, folder: RunFolder) -> Any:
 
 def _chunks_at(step: int, folder: RunFolder) -> TrainingChunks:
     """What makes the chunks of the batch after `step` finished steps."""
-    stretch, run = folder.stretch_at(step), _settings_at(step, folder)
+    stretch, run = folder.lineage.stretch_at(step), _settings_at(step, folder)
     # No held-out pairs are asked for: they may long be gone.
     data: PairsDataModule = build(run.data, held_out=None)
     if data.manifest.identity != stretch["manifest"]:
@@ -138,8 +138,8 @@ def _make(chunks: TrainingChunks, step: int, limit: int) -> tuple[list[Chunk], l
 
 def _show_key(key: str, folder: RunFolder, last: int) -> None:
     """Every stretch of the run, each epoch in it: the step at which the pair comes."""
-    folder.stretch_at(0)
-    bounds = [line["step"] for line in folder.read_lineage() if "manifest" in line]
+    folder.lineage.stretch_at(0)
+    bounds = [line["step"] for line in folder.lineage.read() if "manifest" in line]
     seen = 0
     for begin, end in zip(bounds, [*bounds[1:], last], strict=True):
         chunks = _chunks_at(begin, folder)

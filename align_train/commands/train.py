@@ -90,7 +90,7 @@ def _train(config: Any, watchdog: Watchdog) -> None:
     changes = changed_settings(folder, config, done)
     data = prepare_data(config, progress=first)
     if done:
-        data.go_on({**folder.stretch_at(done - 1), **place(folder, done)})
+        data.go_on({**folder.lineage.stretch_at(done - 1), **place(folder, done)})
     if not config.dry_run:
         check_hardware(config)
     staging = data.check_space(config.trainer.nodes) if data.uses_cache else ""

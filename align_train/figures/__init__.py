@@ -1,1 +1,1 @@
-"""align_train.figures"""
+"""Figures that a run shows. Pillow draws sheets of images, matplotlib the plots."""

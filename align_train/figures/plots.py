@@ -1,47 +1,62 @@
+"""Plots by matplotlib: lines, curves, heat maps. Each is written whole, as a PNG.
+
+Figures are made without pyplot, which would keep each of them alive and pick a window system.
+matplotlib is imported at the first plot: it takes half a second.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_NAMED = 80  # rows and columns of a matrix whose names can still be read
+from align_train.files import whole
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def _pyplot() -> Any:
-    import matplotlib
+# Rows and columns of a matrix whose names can still be read.
+_MOST_NAMES = 80
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+_LONGEST_CAPTION = 40  # characters
+_FEW_POINTS = 20  # so many are marked one by one
+_CURVES_IN_A_ROW = 4
 
-    return pyplot
-
-
-def _save(figure: Any, path: Path, dpi: int = 100) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(f".{path.name}")
-    try:
-        figure.savefig(aside, dpi=dpi, format="png")
-        aside.replace(path)
-    finally:
-        _pyplot().close(figure)
-        aside.unlink(missing_ok=True)
+# No curves: each is a function of the other, or of the axis.
+_NOT_DRAWN = ("step", "pairs_seen")
 
 
 def draw_lines(
     lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, *, across: str, up: str
 ) -> None:
-    """A line per name through its points; the axis across is logarithmic where it spans more than a factor of 10."""
-    figure, axis = _pyplot().subplots(figsize=(6.4, 4.2))
+    """Draws a line through the points of each name.
+
+    The axis across is logarithmic if it spans more than a factor of 10.
+
+    Args:
+        lines: Points (across, up) by name.
+        path: The image.
+        across: The label of the axis across.
+        up: The label of the axis up.
+    """
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    positions: set[float] = set()
     for name, points in lines.items():
-        axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
-    places = sorted({place for points in lines.values() for place, _ in points})
-    if places[0] > 0 and places[-1] > 10 * places[0]:
+        xs, ys = zip(*points, strict=True)
+        axis.plot(xs, ys, marker="o", markersize=4, label=name)
+        positions.update(xs)
+
+    ticks = sorted(positions)
+    if ticks[0] > 0 and ticks[-1] > 10 * ticks[0]:
         axis.set_xscale("log")
-        axis.set_xticks(places, [f"{place:,g}" for place in places])
+        axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
         axis.minorticks_off()
+
     axis.set_xlabel(across)
     axis.set_ylabel(up)
     axis.grid(alpha=0.3)
@@ -50,21 +65,68 @@ def draw_lines(
     _save(figure, path, dpi=110)
 
 
+def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) -> None:
+    """Draws a small plot for each column of metrics.csv over the step, in one image.
+
+    Args:
+        rows: The rows of metrics.csv. An empty cell is no point; without points there is no image.
+        path: The image.
+        title: The image's title.
+    """
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            # The order of the plots is that of the columns, whichever has its first value first.
+            curve = points.setdefault(name, [])
+            if value and name not in _NOT_DRAWN:
+                curve.append((int(row["step"]), float(value)))
+    points = {name: curve for name, curve in points.items() if curve}
+    if not points:
+        return
+
+    columns = min(_CURVES_IN_A_ROW, len(points))
+    lines = -(-len(points) // columns)
+    figure = _figure(3.6 * columns, 2.6 * lines, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+
+    for axis, (name, values) in zip(axes.flat, points.items(), strict=False):
+        steps, numbers = zip(*values, strict=True)
+        marker = "o" if len(values) < _FEW_POINTS else None
+        axis.plot(steps, numbers, marker=marker, markersize=3, linewidth=1.2)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(points) :]:
+        axis.axis("off")
+
+    figure.suptitle(f"{title}, by optimizer step", fontsize=10)
+    _save(figure, path)
+
+
 def draw_confusion(
     matrix: NDArray[np.int64], names: Sequence[str], path: Path, *, title: str
 ) -> None:
-    """`[true class, class given]` counts as a heat map, each row as shares of its class."""
-    pyplot = _pyplot()
+    """Draws counts as a heat map, each row as shares of its class.
+
+    Args:
+        matrix: Counts, `[true class, predicted class]`.
+        names: The classes' names.
+        path: The image.
+        title: The beginning of the image's title.
+    """
     side = min(14.0, 4 + 0.16 * len(names))
-    figure, axis = pyplot.subplots(figsize=(side + 1, side))
-    shown = axis.imshow(
-        matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="magma", vmin=0, vmax=1
-    )
-    _name_axes(axis, names, names)
+    figure = _figure(side + 1, side)
+    axis = figure.subplots()
+
+    # A class without images has shares of 0, not of 0/0.
+    counts = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    heat_map = axis.imshow(matrix / counts, cmap="magma", vmin=0, vmax=1)
+
+    _name_axes(axis, names)
     axis.set_xlabel("class given")
     axis.set_ylabel("class")
     axis.set_title(f"{title}: share of each class", fontsize=10)
-    figure.colorbar(shown, fraction=0.04)
+    figure.colorbar(heat_map, fraction=0.04)
     figure.tight_layout()
     _save(figure, path)
 
@@ -77,68 +139,62 @@ def draw_similarity(
     *,
     title: str,
 ) -> None:
-    """Cosines `[pictures, texts]` of pairs as a heat map with the pictures as rows' names: pairs lie on the diagonal."""
-    pyplot = _pyplot()
+    """Draws cosines of pairs as a heat map, with the images beside its rows.
+
+    Pairs lie on the diagonal.
+
+    Args:
+        matrix: Cosines, `[images, texts]`.
+        images: Pixels, each `[height, width, 3]`.
+        captions: The texts.
+        path: The image.
+        title: The beginning of the image's title.
+    """
     side = 3 + 0.3 * len(images)
-    figure, axis = pyplot.subplots(figsize=(side + 1, side + 1.5))
-    shown = axis.imshow(matrix, cmap="viridis", extent=(0, len(captions), len(images), 0))
+    figure = _figure(side + 1, side + 1.5)
+    axis = figure.subplots()
+    heat_map = axis.imshow(matrix, cmap="viridis", extent=(0, len(captions), len(images), 0))
+
     for row, pixels in enumerate(images):
-        place = axis.inset_axes((-1.1, row + 0.05, 0.9, 0.9), transform=axis.transData)
-        place.imshow(pixels)
-        place.axis("off")
+        inset = axis.inset_axes((-1.1, row + 0.05, 0.9, 0.9), transform=axis.transData)
+        inset.imshow(pixels)
+        inset.axis("off")
     axis.set_yticks([])
-    names = [caption if len(caption) < 40 else caption[:39] + "…" for caption in captions]
-    axis.set_xticks(
-        np.arange(len(names)) + 0.5, [_plain(name) for name in names], rotation=90, fontsize=7
-    )
-    axis.set_title(f"{title}: cosines of pictures and texts", fontsize=10, loc="left")
-    figure.colorbar(shown, fraction=0.04)
+
+    names = []
+    for caption in captions:
+        if len(caption) >= _LONGEST_CAPTION:
+            caption = caption[: _LONGEST_CAPTION - 1] + "…"
+        names.append(_plain(caption))
+    axis.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=7)
+
+    axis.set_title(f"{title}: cosines of images and texts", fontsize=10, loc="left")
+    figure.colorbar(heat_map, fraction=0.04)
     figure.tight_layout()
     _save(figure, path)
 
 
-def _name_axes(axis: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
-    if len(rows) > _NAMED:
+def _figure(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure. width, height: in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), **options)
+
+
+def _save(figure: Figure, path: Path, dpi: int = 100) -> None:
+    # The name of the file that is written has no extension, so the format is given.
+    with whole(path) as aside:
+        figure.savefig(aside, dpi=dpi, format="png")
+
+
+def _name_axes(axis: Axes, names: Sequence[str]) -> None:
+    if len(names) > _MOST_NAMES:
         return
-    axis.set_xticks(
-        range(len(columns)), [_plain(name) for name in columns], rotation=90, fontsize=6
-    )
-    axis.set_yticks(range(len(rows)), [_plain(name) for name in rows], fontsize=6)
+    labels = [_plain(name) for name in names]
+    axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
+    axis.set_yticks(range(len(labels)), labels, fontsize=6)
 
 
 def _plain(text: str) -> str:
-    """What matplotlib would take for mathematics, as text."""
+    """Text that matplotlib does not take for mathematics."""
     return text.replace("$", r"\$")
-
-
-def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) -> None:
-    """One small plot per column of metrics.csv over the step, as one picture."""
-    names = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if name not in ("step", "pairs_seen")
-    ]
-    points = {
-        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        for name in names
-    }
-    points = {name: values for name, values in points.items() if values}
-    if not points:
-        return
-    columns = min(4, len(points))
-    lines = -(-len(points) // columns)
-    figure, axes = _pyplot().subplots(
-        lines, columns, figsize=(3.6 * columns, 2.6 * lines), squeeze=False, layout="constrained"
-    )
-    for axis, (name, values) in zip(axes.flat, points.items(), strict=False):
-        steps, numbers = zip(*values, strict=True)
-        axis.plot(
-            steps, numbers, marker="o" if len(values) < 20 else None, markersize=3, linewidth=1.2
-        )
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(points) :]:
-        axis.axis("off")
-    figure.suptitle(f"{title}, by optimizer step", fontsize=10)
-    _save(figure, path)

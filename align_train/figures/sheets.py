@@ -1,4 +1,4 @@
-"""Pictures that a run shows: contact sheets, hits, curves, matrices. Pillow draws the sheets, matplotlib the rest."""
+"""Sheets of images by Pillow: contact sheets of batches and answers, and hits of queries."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-_RIGHT, _WRONG = "#1a9850", "#d73027"
+from align_train.files import whole
 
+_RIGHT = "#1a9850"
+_WRONG = "#d73027"
 
-_LINE, _LINES = 24, 3  # characters a line, lines under a picture
+# Under an image.
+_CHARACTERS_A_LINE = 24
+_LINES = 3
 
+# In pixels.
+_MARGIN = 8
+_FRAME = 3  # how far a frame stands out
+_CAPTION_HEIGHT = 40
+_HIT_SIDE = 112
+_NOTE_HEIGHT = 24
 
-_SIDE, _MARGIN = 112, 8  # of a hit
+# Columns of a row of hits that its query takes: text, then image.
+_QUERY_COLUMNS = 2
 
 
 class Hit(NamedTuple):
-    """A picture that a query found: pixels `[height, width, 3]`, what to write under it, and whether it is right, if known."""
+    """An image that a query found."""
 
-    pixels: NDArray[np.uint8]
-    note: str
-    right: bool | None = None
+    pixels: NDArray[np.uint8]  # [height, width, 3]
+    note: str  # written under it
+    right: bool | None = None  # None: not known
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(f".{path.name}")
-    try:
+    """Writes a sheet whole, as a PNG."""
+    with whole(path) as aside:
         sheet.save(aside, "PNG")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def contact_sheet(
@@ -45,35 +52,36 @@ def contact_sheet(
     columns: int = 8,
     side: int = 144,
 ) -> Image.Image:
-    """Pictures `[height, width, 3]` in rows, each over its caption; framed green where `right`, else red."""
-    margin, text_height = 8, 40
-    cell_width, cell_height = side + margin, side + text_height
+    """Draws images in rows, each over its caption.
+
+    Args:
+        images: Pixels, each `[height, width, 3]`.
+        captions: One for each image.
+        right: Frames each image in green if true, else in red; None: no frames.
+        columns: Images in a row.
+        side: Of each image on the sheet, in pixels.
+
+    Returns:
+        The sheet.
+    """
+    cell_width = side + _MARGIN
+    cell_height = side + _CAPTION_HEIGHT
     rows = -(-len(images) // columns)
-    sheet = Image.new(
-        "RGB",
-        (min(columns, len(images)) * cell_width + margin, rows * cell_height + margin),
-        "white",
-    )
+    width = min(columns, len(images)) * cell_width + _MARGIN
+    sheet = Image.new("RGB", (width, rows * cell_height + _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = margin + number % columns * cell_width, margin + number // columns * cell_height
+
+    for index, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(index, columns)
+        x = _MARGIN + column * cell_width
+        y = _MARGIN + row * cell_height
         if right is not None:
-            frame = (x - 3, y - 3, x + side + 2, y + side + 2)
-            pen.rectangle(frame, fill=_RIGHT if right[number] else _WRONG)
-        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR), (x, y))
-        pen.multiline_text(
-            (x, y + side + 3), _lines(caption), fill="black", spacing=1, font_size=10
-        )
+            _frame(pen, x, y, side, right[index])
+        sheet.paste(_square(pixels, side), (x, y))
+
+        text = _cut(caption)
+        pen.multiline_text((x, y + side + 3), text, fill="black", spacing=1, font_size=10)
     return sheet
-
-
-def _lines(text: str) -> str:
-    """Cut into short lines, in what Pillow's built-in font can draw."""
-    printable = text.encode("latin-1", "replace").decode("latin-1")
-    return "\n".join(
-        printable[start : start + _LINE]
-        for start in range(0, min(len(printable), _LINE * _LINES), _LINE)
-    )
 
 
 def draw_answers(
@@ -84,39 +92,67 @@ def draw_answers(
     *,
     limit: int = 40,
 ) -> None:
-    """A contact sheet of the first pictures over what was answered for them. images: by number."""
-    shown = range(min(limit, len(answers)))
-    sheet = contact_sheet(
-        [images(n) for n in shown], answers[: len(shown)], right=right[: len(shown)]
-    )
-    save_sheet(sheet, path)
+    """Draws a contact sheet of the first images, each over the answer for it.
+
+    Args:
+        images: From an index to pixels `[height, width, 3]`.
+        answers: One for each image.
+        right: Whether each answer is right.
+        path: The sheet's file.
+        limit: At most so many images are drawn.
+    """
+    count = min(limit, len(answers))
+    shown = [images(index) for index in range(count)]
+    save_sheet(contact_sheet(shown, answers[:count], right=right[:count]), path)
 
 
 def hit_sheet(rows: Sequence[tuple[str, NDArray[np.uint8] | None, Sequence[Hit]]]) -> Image.Image:
-    """A row per query, its text and, where it has one, its picture on the left, its hits beside it, best first; framed green
-    where right, red where wrong."""
-    cell, height = _SIDE + _MARGIN, _SIDE + 24
-    most = max((len(hits) for _, _, hits in rows), default=0)
-    sheet = Image.new("RGB", ((2 + most) * cell + _MARGIN, len(rows) * height + _MARGIN), "white")
+    """Draws a row for each query: its text and image on the left, and its hits, best first.
+
+    Args:
+        rows: For each query its text, its image (pixels, or None), and its hits. A hit is framed in
+            green if it is right, in red if it is wrong.
+
+    Returns:
+        The sheet.
+    """
+    cell = _HIT_SIDE + _MARGIN
+    height = _HIT_SIDE + _NOTE_HEIGHT
+    most_hits = max((len(hits) for _, _, hits in rows), default=0)
+    width = (_QUERY_COLUMNS + most_hits) * cell + _MARGIN
+    sheet = Image.new("RGB", (width, len(rows) * height + _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (text, picture, hits) in enumerate(rows):
-        y = _MARGIN + number * height
-        pen.multiline_text((_MARGIN, y + 4), _lines(text), fill="black", spacing=2, font_size=11)
-        if picture is not None:
-            sheet.paste(_small(picture), (cell + _MARGIN, y))
-        for place, hit in enumerate(hits, start=2):
-            x = _MARGIN + place * cell
+
+    for row, (text, image, hits) in enumerate(rows):
+        y = _MARGIN + row * height
+        pen.multiline_text((_MARGIN, y + 4), _cut(text), fill="black", spacing=2, font_size=11)
+        if image is not None:
+            sheet.paste(_square(image, _HIT_SIDE), (cell + _MARGIN, y))
+
+        for column, hit in enumerate(hits, start=_QUERY_COLUMNS):
+            x = _MARGIN + column * cell
             if hit.right is not None:
-                pen.rectangle(
-                    (x - 3, y - 3, x + _SIDE + 2, y + _SIDE + 2),
-                    fill=_RIGHT if hit.right else _WRONG,
-                )
-            sheet.paste(_small(hit.pixels), (x, y))
-            pen.text(
-                (x, y + _SIDE + 4), _lines(hit.note).partition("\n")[0], fill="black", font_size=10
-            )
+                _frame(pen, x, y, _HIT_SIDE, hit.right)
+            sheet.paste(_square(hit.pixels, _HIT_SIDE), (x, y))
+
+            note = _cut(hit.note).partition("\n")[0]
+            pen.text((x, y + _HIT_SIDE + 4), note, fill="black", font_size=10)
     return sheet
 
 
-def _small(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+def _square(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+
+
+def _frame(pen: ImageDraw.ImageDraw, x: int, y: int, side: int, right: bool) -> None:
+    end = side + _FRAME - 1
+    box = (x - _FRAME, y - _FRAME, x + end, y + end)
+    pen.rectangle(box, fill=_RIGHT if right else _WRONG)
+
+
+def _cut(text: str) -> str:
+    """Cuts a text into a few short lines, in characters that Pillow's built-in font can draw."""
+    printable = text.encode("latin-1", "replace").decode("latin-1")
+    end = min(len(printable), _CHARACTERS_A_LINE * _LINES)
+    starts = range(0, end, _CHARACTERS_A_LINE)
+    return "\n".join(printable[start : start + _CHARACTERS_A_LINE] for start in starts)

@@ -1,1 +1,1 @@
-"""align_train.index"""
+"""Embeddings of images on disk, and the search in them."""

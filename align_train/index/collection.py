@@ -1,50 +1,39 @@
-"""A folder of embedded pictures: `collection.json`, and for each shard `00000.npy` (`[pairs, dim]`, memory-mapped) and
-`00000.jsonl` (key and texts of each row; why, for a picture that cannot be decoded: its row is zeros).
+"""A folder of embedded images, and the search that compares a query with all of them.
 
-A shard's files appear whole, the embeddings last: what has them is done. Price of a search: one pass over the files, a block of
-16,384 rows at a time; with faiss (from a million pictures on, say) a fraction of it, for an index in memory of dim + 8 bytes a
-picture and a little recall.
+The folder holds `collection.json`, and for each shard `00000.npy` (embeddings `[images, dim]`,
+memory-mapped) and `00000.jsonl` (key and texts of each row). The row of an image that cannot be
+decoded is zeros, and its line says why. A shard's files appear whole, the embeddings last: a shard
+that has them is done.
+
+Price of a search: one pass over the files, 16,384 rows at a time. From a million images on, say,
+`faiss.py` is faster.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from align_train.errors import UserError
 from align_train.evals.knn import nearest
 from align_train.files import write_whole
+from align_train.index.settings import Settings
 from align_train.shards.manifest import place_in
 
-PRECISIONS = ("float16", "float32")
+_SETTINGS = "collection.json"
+_BLOCK = 16_384  # rows compared at a time
 
-
-_ABOUT = "collection.json"
-
-
-_INDEX = "index.faiss"
-
-
-_BLOCK = 16_384
-
-
-_TRAINED_ON = 64  # pictures a cell, to place the cells of an index
-
-
-_PROBED = 64  # cells that a query looks into
-
-
-_SAME = {
+# If one of these differs, the folder belongs to another command. The text says to which.
+_MUST_AGREE = {
     "weights": "another model",
     "identity": "other shards",
     "counts": "other shards",
@@ -52,29 +41,28 @@ _SAME = {
     "precision": "another precision",
 }
 
+Rows = NDArray[np.floating[Any]]
 
-_COMPARED = 4  # times as many as are asked for
 
+class Match(NamedTuple):
+    """An image that a search found."""
 
-@dataclass(frozen=True)
-class Settings:
-    """What the folder was made with. weights: a hash of the model's; identity, counts: of the shards."""
-
-    model: str
-    weights: str
-    shards: Any
-    caption: str
-    identity: str
-    counts: list[int]
-    dim: int
-    precision: str
+    image: int  # its index in the collection
+    cosine: float
 
 
 class Collection:
-    """Of pictures by number, in the order of the shards. Rows are L2-normalised."""
+    """Embedded images by index, in the order of the shards. Rows are L2-normalised."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        self.path, self.settings = path, settings
+        """Reads nothing: `begin` and `open` do.
+
+        Args:
+            path: The folder.
+            settings: Those it was made with.
+        """
+        self.path = path
+        self.settings = settings
         self.ends = np.cumsum(settings.counts)
 
     def __len__(self) -> int:
@@ -82,184 +70,239 @@ class Collection:
 
     @staticmethod
     def begin(path: Path, settings: Settings) -> Collection:
-        """Makes the folder, or goes on in one; UserError where it was begun with other shards or another model."""
-        file = path / _ABOUT
-        others = path.exists() and (
-            not path.is_dir() or any(not one.name.startswith(".") for one in path.iterdir())
-        )
-        if file.exists():  # asked last: another process may just have made it
-            found = _read(file)
-            for name, told in _SAME.items():
-                if getattr(found, name) != getattr(settings, name):
+        """Makes the folder, or goes on in one.
+
+        Args:
+            path: The folder.
+            settings: Those it is to be made with.
+
+        Returns:
+            The collection, which may lack shards.
+
+        Raises:
+            UserError: The folder belongs to other shards or another model, or to something else.
+        """
+        file = path / _SETTINGS
+        # Before the next question: another process may make the folder right now.
+        is_foreign = _holds_anything(path)
+
+        if file.exists():
+            before = Settings.read(file)
+            for name, difference in _MUST_AGREE.items():
+                if getattr(before, name) != getattr(settings, name):
                     raise UserError(
-                        f"{path}: was begun with {told}; restore it, choose another folder, or remove this one"
+                        f"{path}: was begun with {difference}; restore it, choose another folder, "
+                        f"or remove this one"
                     )
-            return Collection(path, found)
-        if others:
+            return Collection(path, before)
+
+        if is_foreign:
             raise UserError(f"{path}: exists and holds no embeddings; choose another folder")
-        _write(file, json.dumps(asdict(settings), indent=1))
+        write_file(file, json.dumps(asdict(settings), indent=1))
         return Collection(path, settings)
 
     @staticmethod
     def open(path: Path) -> Collection:
-        """A whole one; UserError where shards are missing."""
-        if not (path / _ABOUT).is_file():
+        """Opens a whole collection.
+
+        Args:
+            path: The folder.
+
+        Returns:
+            The collection.
+
+        Raises:
+            UserError: There is none, or shards are missing.
+        """
+        file = path / _SETTINGS
+        if not file.is_file():
             raise UserError(
-                f"{path}: no {_ABOUT} there; make it with python -m align_train.embed model=… shards=… to={path}"
+                f"{path}: no {_SETTINGS} there; make it with "
+                f"python -m align_train.embed model=… shards=… to={path}"
             )
-        found = Collection(path, _read(path / _ABOUT))
-        left = [shard for shard in range(len(found.settings.counts)) if not found.has(shard)]
-        if left:
+
+        collection = Collection(path, Settings.read(file))
+        shards = len(collection.settings.counts)
+        missing = [shard for shard in range(shards) if not collection.has(shard)]
+        if missing:
             raise UserError(
-                f"{path}: {len(left)} of {len(found.settings.counts)} shards are not embedded yet; run the same "
+                f"{path}: {len(missing)} of {shards} shards are not embedded yet; run the same "
                 f"align_train.embed again"
             )
-        return found
+        return collection
 
     def has(self, shard: int) -> bool:
+        """Whether a shard is done. shard: its index."""
         return self._file(shard, "npy").is_file() and self._file(shard, "jsonl").is_file()
 
     def write(
         self, shard: int, embeddings: NDArray[np.float32], about: list[dict[str, Any]]
     ) -> None:
-        """embeddings: `[pairs, dim]`; about: of each row its key and texts."""
-        _write(self._file(shard, "jsonl"), "".join(json.dumps(row) + "\n" for row in about))
+        """Writes a shard's files.
+
+        Args:
+            shard: Its index.
+            embeddings: Normalised, `[images, dim]`; zeros for images that cannot be decoded.
+            about: The key and texts of each row.
+
+        Raises:
+            UserError: A file cannot be written.
+        """
+        # The embeddings last: a shard that has them is done.
+        lines = "".join(json.dumps(row) + "\n" for row in about)
+        write_file(self._file(shard, "jsonl"), lines)
+
         rows = io.BytesIO()
         np.save(rows, embeddings.astype(self.settings.precision))
-        _write(self._file(shard, "npy"), rows.getbuffer())
+        write_file(self._file(shard, "npy"), rows.getbuffer())
 
-    def about(self, number: int) -> dict[str, Any]:
-        shard, row = self.place(number)
+    def about(self, image: int) -> dict[str, Any]:
+        """Reads the record of an image.
+
+        Args:
+            image: Its index.
+
+        Returns:
+            `key`, `texts`, and `bad` if it cannot be decoded.
+
+        Raises:
+            UserError: The shard's file is broken.
+        """
+        shard, row = self.place(image)
         path = self._file(shard, "jsonl")
         try:
-            with path.open(encoding="utf-8") as file:
-                found: dict[str, Any] = json.loads(
-                    next(line for at, line in enumerate(file) if at == row)
-                )
-            return {"key": str(found["key"]), "texts": list(found["texts"]), **found}
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
+            record = json.loads(_line(path, row))
+            return {**record, "key": str(record["key"]), "texts": list(record["texts"])}
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
             raise UserError(
                 f"{path}: cannot be read; remove it and run the same align_train.embed again"
             ) from None
 
-    def place(self, number: int) -> tuple[int, int]:
-        """The shard of a picture, and its row there."""
-        return place_in(self.ends, number)
+    def place(self, image: int) -> tuple[int, int]:
+        """The index of an image's shard, and its row there."""
+        return place_in(self.ends, image)
 
-    def search(
-        self, query: Tensor, k: int, *, approximate: bool = False
-    ) -> list[tuple[int, float]]:
-        """Numbers and cosines of the k nearest pictures of `[dim]`, nearest first; those that cannot be decoded are none."""
-        if approximate:  # its scores are of 8 bits: the best of some more are compared as they are
-            _, numbers = self._index().search(query[None].numpy(), _COMPARED * k)
-            found = [int(number) for number in numbers[0] if number >= 0]
-            exact = [(number, float(self._row(number) @ query)) for number in found]
-            return sorted(exact, key=lambda one: (-one[1], one[0]))[:k]
-        best: list[tuple[float, int]] = []
-        for first, block in self._blocks():
-            there = (block != 0).any(dim=1).nonzero()[:, 0]
-            if len(there):
-                scores, rows = nearest(query[None], block[there], min(k, len(there)))
-                best += zip(scores[0].tolist(), (-(first + there[rows[0]])).tolist(), strict=True)
-                best = sorted(best, reverse=True)[:k]
-        return [(-number, score) for score, number in best]
+    def search(self, query: Tensor, k: int) -> list[Match]:
+        """Compares a query with all images.
 
-    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """The number of the first row, and `[rows, dim]` float32."""
+        Args:
+            query: A normalised embedding, `[dim]`.
+            k: How many images are wanted.
+
+        Returns:
+            The k nearest images, nearest first; the first of equals first. Images that cannot be
+            decoded are never among them.
+
+        Raises:
+            UserError: A file is broken.
+        """
+        best: list[Match] = []
+        for first, block in self.blocks():
+            rows = decoded_rows(block)
+            if not len(rows):
+                continue
+
+            cosines, nearest_rows = nearest(query[None], block[rows], min(k, len(rows)))
+            # `nearest` counts decoded rows of the block only.
+            images = (first + rows[nearest_rows[0]]).tolist()
+            best += map(Match, images, cosines[0].tolist())
+            best = sorted(best, key=nearest_first)[:k]
+        return best
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Reads all embeddings, a block at a time.
+
+        Yields:
+            The index of the block's first image, and embeddings `[rows, dim]`, float32.
+
+        Raises:
+            UserError: A file is broken.
+        """
         first = 0
         for shard, count in enumerate(self.settings.counts):
             rows = self._open(shard)
             for start in range(0, count, _BLOCK):
+                # In float32 on the CPU: products of float16 would be slow and coarse.
                 block = torch.from_numpy(rows[start : start + _BLOCK].astype(np.float32))
                 if not block.isfinite().all():
                     raise UserError(
-                        f"{self._file(shard, 'npy')}: holds what is no number; remove it and run align_train.embed again"
+                        f"{self._file(shard, 'npy')}: holds numbers that are not finite; "
+                        f"remove it and run align_train.embed again"
                     )
                 yield first + start, block
             first += count
 
-    def _row(self, number: int) -> Tensor:
-        shard, row = self.place(number)
+    def row(self, image: int) -> Tensor:
+        """Reads one embedding.
+
+        Args:
+            image: The image's index.
+
+        Returns:
+            `[dim]`, float32.
+
+        Raises:
+            UserError: The shard's file is broken.
+        """
+        shard, row = self.place(image)
         return torch.from_numpy(self._open(shard)[row].astype(np.float32))
 
-    def _open(self, shard: int) -> NDArray[Any]:
+    def _open(self, shard: int) -> Rows:
         file = self._file(shard, "npy")
+        # Mapped, not read: a search may want only a few rows of a large file.
         try:
-            rows: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+            rows: Rows = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             reason = " ".join(str(error).split())[:100]
             raise UserError(
-                f"{file}: cannot be read ({reason}); remove it and run the same align_train.embed again"
+                f"{file}: cannot be read ({reason}); remove it and run the same "
+                f"align_train.embed again"
             ) from None
-        if (
-            rows.shape != (self.settings.counts[shard], self.settings.dim)
-            or rows.dtype != self.settings.precision
-        ):
+
+        shape = (self.settings.counts[shard], self.settings.dim)
+        if rows.shape != shape or rows.dtype != self.settings.precision:
             raise UserError(
-                f"{file}: {rows.shape} of {rows.dtype} is not what {_ABOUT} says; remove it and run align_train.embed again"
+                f"{file}: {rows.shape} of {rows.dtype} is not what {_SETTINGS} says; remove it and "
+                f"run align_train.embed again"
             )
         return rows
 
     def _file(self, shard: int, kind: str) -> Path:
         return self.path / f"{shard:05d}.{kind}"
 
-    def _index(self) -> Any:
-        """The faiss index, made where it is missing: cells of an inverted file, rows in 8 bits a number."""
-        try:
-            import faiss
-        except ImportError:
-            raise UserError(
-                f"{len(self):,} pictures want faiss (approximate_from): pip install 'align_train[search]', or compare all of "
-                f"them with approximate_from={len(self) + 1}"
-            ) from None
-        file = self.path / _INDEX
-        if not file.is_file():
-            _write(file, faiss.serialize_index(self._build(faiss)).data)
-        try:
-            index = faiss.read_index(str(file))
-            faiss.extract_index_ivf(index).nprobe = _PROBED
-        except RuntimeError:
-            raise UserError(f"{file}: no index of faiss; remove it, and it is made anew") from None
-        return index
 
-    def _build(self, faiss: Any) -> Any:
-        cells = max(1, min(4 * int(len(self) ** 0.5), len(self) // _TRAINED_ON))
-        index = faiss.index_factory(
-            self.settings.dim, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT
-        )
-        wanted = min(len(self), cells * _TRAINED_ON)
-        chosen = np.linspace(0, len(self) - 1, wanted).astype(np.int64)
-        sample = [
-            block[chosen[(chosen >= first) & (chosen < first + len(block))] - first]
-            for first, block in self._blocks()
-        ]
-        index.train(torch.cat(sample).numpy())
-        with tqdm(total=len(self), desc="indexing", unit="picture", leave=False) as bar:
-            for first, block in self._blocks():
-                there = (block != 0).any(dim=1).nonzero()[:, 0]
-                index.add_with_ids(block[there].numpy(), (first + there).numpy())
-                bar.update(len(block))
-        return index
+def nearest_first(match: Match) -> tuple[float, int]:
+    """Sorts matches by their cosine, and equal ones by their index."""
+    return (-match.cosine, match.image)
 
 
-def _write(path: Path, content: Any) -> None:
+def decoded_rows(block: Tensor) -> Tensor:
+    """The indices of rows that are no zeros: the images that could be decoded.
+
+    Args:
+        block: `[rows, dim]`.
+
+    Returns:
+        Indices, `[decoded]`.
+    """
+    return (block != 0).any(dim=1).nonzero()[:, 0]
+
+
+def write_file(path: Path, content: str | bytes | memoryview) -> None:
+    """Writes a file of a collection whole; UserError if it cannot be written."""
     write_whole(path, content, fix="free some space or mend its rights, and run the command again")
 
 
-def _read(file: Path) -> Settings:
-    try:
-        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        found = Settings(**content)
-        texts = (found.model, found.weights, found.caption, found.identity, found.precision)
-        numbers = (found.dim, *found.counts)
-        if not all(isinstance(text, str) for text in texts) or not all(
-            isinstance(number, int) for number in numbers
-        ):
-            raise ValueError("other types than it is written with")
-        if not found.counts or found.precision not in PRECISIONS:
-            raise ValueError("no counts, or an unknown precision")
-        return found
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{file}: cannot be read ({str(error)[:100]}); remove the folder and embed again"
-        ) from None
+def _holds_anything(path: Path) -> bool:
+    """Whether a path is a file, or a folder with more in it than hidden files."""
+    if not path.exists():
+        return False
+    return not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())
+
+
+def _line(path: Path, index: int) -> str:
+    with path.open(encoding="utf-8") as file:
+        for at, line in enumerate(file):
+            if at == index:
+                return line
+    raise IndexError(f"{path} has no line {index + 1}")

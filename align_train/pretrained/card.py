@@ -71,7 +71,7 @@ def _of_run(found: Pretrained) -> str:
     assert run is not None
     settings: Any = read_settings(run.config)
     step = run.last_step()
-    stretch = run.stretch_at(max(step - 1, 0))
+    stretch = run.lineage.stretch_at(max(step - 1, 0))
     seen = stretch["pairs_seen"] + (step - stretch["step"]) * stretch["batch_size"]
     recipe = {
         "steps": f"{step:,}",

@@ -1,1 +1,1 @@
-"""align_train.run"""
+"""A run's folder, and the record of its training data."""

@@ -1,66 +1,82 @@
-"""The folder of one run, `<output_dir>/<name>/`: what lies where, and the record of what the run was trained on.
-
-`lineage.jsonl` has a line for every stretch of the run: from which step on which data, seed, batch, lanes and chunk held.
-The first line also carries the run's identity for loggers, so that a resumed run continues the same wandb run.
-"""
+"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of two."""
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from align_train.errors import UserError
-from align_train.files import write_whole
+from align_train.run.lineage import Lineage
 
-_WHERE = ("cursor", "pairs_seen")  # in a line of the lineage: where a stretch began, not what it is
-
-
-_CHECKPOINT = re.compile(r"step-\d+\.ckpt")
+_CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 
 @dataclass(frozen=True)
 class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        path: The folder. It need not exist.
+    """
+
     path: Path
 
     @property
     def config(self) -> Path:
+        """The settings of the last start."""
         return self.path / "config.yaml"
 
     @property
-    def lineage(self) -> Path:
-        return self.path / "lineage.jsonl"
+    def lineage(self) -> Lineage:
+        """Which data, seed and sizes held from which step on."""
+        return Lineage(self.path / "lineage.jsonl")
 
     @property
     def metrics(self) -> Path:
+        """A row for each logged step."""
         return self.path / "metrics.csv"
 
     @property
     def curves(self) -> Path:
+        """The plots of metrics.csv."""
         return self.path / "curves.png"
 
     @property
+    def results(self) -> Path:
+        """The numbers of the last evaluation."""
+        return self.path / "results.json"
+
+    @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints; `last` in it is a link."""
         return self.path / "checkpoints"
 
     @property
     def batches(self) -> Path:
+        """The folder of contact sheets."""
         return self.path / "batches"
 
     @property
     def tokenizer(self) -> Path:
-        """The run's own copy: with it the folder has all that its model needs."""
+        """The run's own copy. With it the folder has everything that its model needs."""
         return self.path / "tokenizer"
 
     @property
+    def keys(self) -> Path:
+        """With `log_keys`: the keys of each step's pairs."""
+        return self.path / "keys.jsonl"
+
+    @property
     def bad_pairs(self) -> Path:
+        """Pairs that were replaced, and why."""
         return self.path / "bad_pairs.jsonl"
 
     @property
     def non_finite(self) -> Path:
+        """Steps with a loss or gradient that is not finite."""
         return self.path / "non_finite.jsonl"
 
     @property
@@ -68,99 +84,69 @@ class RunFolder:
         """Held by the process that writes the folder."""
         return self.path / ".lock"
 
-    @property
-    def keys(self) -> Path:
-        return self.path / "keys.jsonl"
-
     def sheet(self, step: int, *, of: str = "step") -> Path:
-        """The contact sheet of a step's batch; steps count from 1, as in metrics.csv. of: `show` where that command draws."""
+        """The contact sheet of a step's batch.
+
+        Args:
+            step: From 1 on, as in metrics.csv.
+            of: Who draws it: `step` for the run, `show` for the command.
+
+        Returns:
+            The image's path.
+        """
         return self.batches / f"{of}-{step:08d}.png"
 
-    @property
-    def results(self) -> Path:
-        return self.path / "results.json"
-
     def last_checkpoint(self) -> Path | None:
-        """What `checkpoints/last` names: always a complete checkpoint. None where there is none yet.
+        """The checkpoint that `checkpoints/last` names. It is always complete.
 
-        Never a silent new start: a `last` that names nothing is refused. Without one, the newest checkpoint counts (they
-        appear by being renamed, so each is complete).
+        Without that link the newest checkpoint counts: they appear by being renamed, so each of
+        them is complete.
+
+        Returns:
+            The checkpoint's path; None if there is none yet.
+
+        Raises:
+            UserError: The link names no checkpoint. A run never starts anew by itself.
         """
-        link = self.checkpoints / "last"
-        named = sorted(
+        checkpoints = sorted(
             path
             for path in self.checkpoints.glob("step-*.ckpt")
             if _CHECKPOINT.fullmatch(path.name)
         )
+        # `exists` follows the link, so it alone would miss one that names nothing.
+        link = self.checkpoints / "last"
         if not link.is_symlink() and not link.exists():
-            return named[-1] if named else None
-        if link.resolve() in [path.resolve() for path in named]:
-            return link.resolve()
-        newest = f"e.g. ln -sfn {named[-1].name} {link}" if named else "or remove it to start anew"
+            return checkpoints[-1] if checkpoints else None
+
+        target = link.resolve()
+        if target in [path.resolve() for path in checkpoints]:
+            return target
+
+        fix = "or remove it to start anew"
+        if checkpoints:
+            fix = f"e.g. ln -sfn {checkpoints[-1].name} {link}"
         raise UserError(
-            f"{link}: names no checkpoint step-….ckpt in that folder; point it at one: {newest}"
+            f"{link}: names no checkpoint step-….ckpt in that folder; point it at one: {fix}"
         )
 
     def last_step(self) -> int:
-        """Finished optimizer steps in the last checkpoint; 0 where there is none."""
-        last = self.last_checkpoint()
-        return int(last.name.removeprefix("step-").removesuffix(".ckpt")) if last else 0
+        """Finished optimizer steps in the last checkpoint; 0 if there is none."""
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
+            return 0
+        match = _CHECKPOINT.fullmatch(checkpoint.name)
+        assert match is not None
+        return int(match[1])
 
     def read_results(self) -> dict[str, Any] | None:
-        """What the last evaluation found; None where there was none, or it was cut short."""
+        """Reads the numbers of the last evaluation.
+
+        Returns:
+            Numbers by name; None if the run has not been evaluated, or an evaluation was cut short.
+        """
+        # An evaluation that was killed leaves no file, but a user may have edited one.
         try:
             results = json.loads(self.results.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return results if isinstance(results, dict) else None
-
-    def read_lineage(self) -> list[dict[str, Any]]:
-        if not self.lineage.exists():
-            return []
-        lines = self.lineage.read_text(encoding="utf-8").splitlines()
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            raise UserError(
-                f"{self.lineage}: a line is no JSON; take that line out, or choose another name"
-            ) from None
-
-    def begin_stretch(self, recipe: dict[str, Any], *, step: int) -> None:
-        """Adds a line to the lineage where something that it records is new. Drops lines of steps that were undone."""
-        # What was changed at this very step is done, and config.yaml has it: that line stays.
-        lines = [
-            line
-            for line in self.read_lineage()
-            if line["step"] < max(step, 1) or (line["step"] == step and "changed" in line)
-        ]
-        known = {name: value for line in lines for name, value in line.items()}
-        if not lines:
-            recipe = {"run": secrets.token_hex(4), **recipe}
-        if any(known.get(name) != value for name, value in recipe.items() if name not in _WHERE):
-            lines.append({"step": step, **recipe})
-        write_whole(self.lineage, "".join(json.dumps(line) + "\n" for line in lines))
-
-    def stretch_at(self, step: int) -> dict[str, Any]:
-        """The recipe under which the batch after `step` finished steps is made, and where that stretch began."""
-        lines = [
-            line for line in self.read_lineage() if line["step"] <= step and "manifest" in line
-        ]
-        if not lines:
-            raise UserError(
-                f"{self.lineage}: does not say what step {step + 1} was trained on; has the run begun?"
-            )
-        return lines[-1]
-
-    def keep_steps(self, path: Path, step: int) -> int:
-        """Drops the lines of a .jsonl file that belong to steps after `step`, which were undone; returns how many are left."""
-        if not path.exists():
-            return 0
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_whole(path, "".join(kept))
-        return len(kept)
-
-    def note_changes(self, changes: dict[str, Any], *, step: int) -> None:
-        """Adds a line of settings that are new since the last start."""
-        lines = [*self.read_lineage(), {"step": step, "changed": changes}]
-        write_whole(self.lineage, "".join(json.dumps(line) + "\n" for line in lines))

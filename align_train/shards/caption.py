@@ -1,24 +1,29 @@
+"""Where the text of a pair lies, and how it is read: in a text member, or in a field of JSON."""
+
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from align_train.errors import UserError
 
-_LONGEST_TEXT = (
-    8192  # characters, more than a tower reads: a book as an alt-text must not cost seconds
-)
+# Characters. More than a tower reads: a book as an alt text must not cost seconds.
+_LONGEST_TEXT = 8192
 
-
-NO_TEXT, SECOND = -1, -2  # in place of the number of a pair's text member
+# They stand in place of the index of a pair's text member.
+NO_TEXT = -1
+SECOND = -2
 
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """Where the text of a pair lies: a text member (`txt`), or a field of a JSON member (`json:caption`).
+    """Where the text of a pair lies: a text member (`txt`), or a field of JSON (`json:caption`).
 
     A field may hold one text or a list of texts, of which each visit draws one.
+
+    Attributes:
+        extension: The member's extension, without the dot.
+        field: The field of the JSON member; None for a text member.
     """
 
     extension: str
@@ -29,43 +34,90 @@ class CaptionSource:
 
     @classmethod
     def parse(cls, text: str) -> CaptionSource:
+        """Reads the setting `data.caption`.
+
+        Args:
+            text: `EXTENSION`, or `json:FIELD`.
+
+        Returns:
+            The source.
+
+        Raises:
+            UserError: The text is neither.
+        """
         extension, _, field = text.partition(":")
+
         if not extension or (extension == "json") != bool(field):
             raise UserError(
                 f"data.caption={text!r}: expected a text member such as 'txt', or 'json:FIELD'"
             )
         return cls(extension, field or None)
 
-    def values(self, member: bytes) -> list[Any]:
-        """What a pair has there, of whatever kind; ValueError where that cannot be read."""
+    def values(self, member: bytes) -> list[object]:
+        """The values that a pair has there, of any type.
+
+        Args:
+            member: The bytes of the pair's text member.
+
+        Returns:
+            One value, or all items of a list.
+
+        Raises:
+            ValueError: The member cannot be read.
+        """
         if self.field is None:
             return [member.decode("utf-8")]
+
         record = parse_json(member)
         value = record.get(self.field) if isinstance(record, dict) else None
         return value if isinstance(value, list) else [value]
 
     def read(self, member: bytes) -> list[str]:
-        """The texts of a pair; raises ValueError with the reason where there is none."""
-        texts = [
-            text[:_LONGEST_TEXT].strip()
-            for text in self.values(member)
-            if isinstance(text, str) and is_unicode(text)
-        ]
-        texts = [text for text in texts if text]
+        """The texts of a pair, stripped, none of them empty.
+
+        Args:
+            member: The bytes of the pair's text member.
+
+        Returns:
+            At least one text, each of at most 8,192 characters.
+
+        Raises:
+            ValueError: The pair has no text; says why.
+        """
+        texts = []
+        for value in self.values(member):
+            if not isinstance(value, str) or not is_unicode(value):
+                continue
+            text = value[:_LONGEST_TEXT].strip()
+            if text:
+                texts.append(text)
+
         if not texts:
             raise ValueError(f"no text in {self}")
         return texts
 
 
-def parse_json(member: bytes) -> Any:
+def parse_json(member: bytes) -> object:
+    """Parses JSON from an untrusted member.
+
+    Args:
+        member: UTF-8.
+
+    Returns:
+        Any JSON value.
+
+    Raises:
+        ValueError: It is no JSON, or is nested too deeply for the parser.
+    """
     try:
-        return json.loads(member)
+        value: object = json.loads(member)
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
+    return value
 
 
 def is_unicode(text: str) -> bool:
-    """JSON may spell half of a surrogate pair, which no encoder takes."""
+    """Whether a text can be written as UTF-8: JSON may spell half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

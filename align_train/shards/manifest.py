@@ -1,12 +1,14 @@
-"""The list of shards with their counts, as a small file: one JSON object per line, `{"shard", "pairs", "bytes"}`.
+"""The manifest: the list of shards with their counts, a small file with one JSON object a line.
 
-Shards are named relative to the manifest, so that a data set can be moved as a folder, or by URL. A row may also carry a
-*selection*, so that filtering never rewrites tars: `"of"` (pairs in the tar), `"at"` (a place in `NAME.selection` beside the
-manifest, where one bit for each pair, in the order of their sorted keys, says whether it is kept) and `"kept"` (a hash of
-these bits); `pairs` are then the kept ones. The identity of the data is a hash of names, counts and selections, not of where
-they lie: a run resumes on another machine. `resolve` takes what `data.shards` takes.
+A row is `{"shard", "pairs", "bytes"}`. Shards are named by URL, or by a path relative to the
+manifest, so that a data set can be moved as a folder. A row may also carry a selection
+(`selection.py`): `"of"` (pairs in the tar), `"at"` (a byte in `NAME.selection` beside the manifest)
+and `"kept"` (a hash of the bits). `pairs` then counts the kept ones.
 
-Price (`benchmarks/memory.py`): 75,000 rows with selections open in a third of a second and 40 MB; bits are read with the shard.
+The identity of the data is a hash of names, counts and selections, not of paths: a run resumes on
+another machine. `resolve.py` opens any value of `data.shards`.
+
+Price (`benchmarks/memory`): 75,000 rows with selections open in a third of a second and 40 MB.
 """
 
 from __future__ import annotations
@@ -18,52 +20,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
+from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.remote import is_url
+from align_train.shards.selection import Selection, selection_name, short_hash
 
 MANIFEST_NAME = "manifest.jsonl"
 
+HOW_TO_PREPARE = "make shards with `python -m data.pack`, or see data/README.md"
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which pairs of a tar are kept. file: path or URL of the bits, which begin at byte `at`; of: pairs in the tar."""
+_QUOTED = 80  # characters of a bad line that an error quotes
 
-    file: str
-    at: int
-    of: int
-    hash: str
-
-    def read(self, stage: ShardCache) -> NDArray[np.bool_]:
-        data = self._bits(stage)
-        if _short_hash(data) != self.hash and stage.wants(self.file):
-            stage.forget(self.file)  # a copy from before the file was made anew
-            data = self._bits(stage)
-        if _short_hash(data) != self.hash:
-            raise UserError(
-                f"{self.file}: the bits at {self.at} are not those that the manifest was made with; make it anew"
-            )
-        return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=self.of).astype(bool)
-
-    def _bits(self, stage: ShardCache) -> bytes:
-        try:
-            with stage.local(self.file).open("rb") as file:
-                file.seek(self.at)
-                return file.read(-(-self.of // 8))
-        except OSError as error:
-            raise UserError(
-                f"{self.file}: cannot be read ({error.strerror or error}); it belongs beside its manifest"
-            ) from None
+Row = dict[str, str | int]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One row of a manifest. url: the tar's path or URL; pairs: how many pairs it gives; bytes: its size."""
+    """One row of a manifest.
+
+    Attributes:
+        url: The tar's path or URL.
+        pairs: How many pairs it gives.
+        bytes: Its size.
+        selection: Which of its pairs are kept; None: all.
+    """
 
     url: str
     pairs: int
@@ -72,15 +57,19 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The tar's file name: what it is known by, wherever it lies."""
+        """The tar's file name, by which the shard is known wherever it lies."""
         return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The shards of one data set, in a fixed order, which the order of training is a function of.
+    """The shards of one data set, in a fixed order. The order of training is a function of it.
 
-    sources: how many of the shards belong to each source that is mixed with others; None: all are one source's.
+    Attributes:
+        shards: The shards.
+        source: Where they come from, for errors.
+        sources: How many of the shards belong to each of the data sets that are mixed; None: all
+            belong to one.
     """
 
     shards: tuple[Shard, ...]
@@ -89,114 +78,158 @@ class Manifest:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Pairs of each shard."""
+        """Pairs of each shard, `[shards]`."""
         return np.array([shard.pairs for shard in self.shards], dtype=np.int64)
 
     @property
     def pairs(self) -> int:
+        """Pairs of all shards."""
         return int(self.counts.sum())
 
     @property
     def bytes(self) -> int:
+        """Bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
     @cached_property
     def identity(self) -> str:
         """A hash of the shards' names, counts and selections: the same wherever they lie."""
-        rows = (
-            f"{shard.name}\t{shard.pairs}"
-            + (f"\t{shard.selection.hash}" if shard.selection else "")
-            for shard in self.shards
-        )
-        whole = "\n".join(rows) + "".join(f"\n\n{count}" for count in self.sources or ())
-        return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        rows = []
+        for shard in self.shards:
+            row = f"{shard.name}\t{shard.pairs}"
+            if shard.selection:
+                row += f"\t{shard.selection.hash}"
+            rows.append(row)
+
+        # Names as the disk has them: they need not be UTF-8.
+        text = "\n".join(rows)
+        for count in self.sources or ():
+            text += f"\n\n{count}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def write(self, path: Path, *, kept: Iterable[NDArray[np.bool_]] | None = None) -> None:
-        """Writes the file whole. kept: for each shard which of its pairs are kept, in the order of their sorted keys."""
-        rows, bits, at = [], [], 0
-        for shard, keep in zip(
-            self.shards, kept if kept is not None else [None] * len(self.shards), strict=True
-        ):
-            place = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
-            row: dict[str, Any] = {"shard": place, "pairs": shard.pairs, "bytes": shard.bytes}
-            if keep is not None:
-                if shard.selection or len(keep) != shard.pairs:
-                    raise ValueError(
-                        f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from before"
-                    )
-                bits.append(np.packbits(keep).tobytes())
-                row.update(pairs=int(keep.sum()), of=len(keep), at=at, kept=_short_hash(bits[-1]))
-                at += len(bits[-1])
-            elif shard.selection:
-                raise ValueError(f"{shard.url}: a selection is written where it is made")
+        """Writes the manifest, and the bits of its selections beside it.
+
+        Args:
+            path: The manifest's file.
+            kept: For each shard which of its pairs are kept, in the order of their sorted keys,
+                `[pairs]`; None: all pairs of all shards.
+
+        Raises:
+            UserError: The files cannot be written.
+            ValueError: The choices do not fit the shards, or a shard has a selection already.
+        """
+        choices: Iterable[NDArray[np.bool_] | None]
+        choices = [None] * len(self.shards) if kept is None else kept
+        rows: list[Row] = []
+        bits: list[bytes] = []
+        at = 0
+
+        for shard, keep in zip(self.shards, choices, strict=True):
+            url = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
+            row: Row = {"shard": url, "pairs": shard.pairs, "bytes": shard.bytes}
             rows.append(row)
+
+            if keep is None:
+                # Its bits lie beside another manifest.
+                if shard.selection:
+                    raise ValueError(f"{shard.url}: a selection is written where it is made")
+                continue
+
+            if shard.selection or len(keep) != shard.pairs:
+                raise ValueError(
+                    f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from "
+                    f"before"
+                )
+            packed = np.packbits(keep).tobytes()
+            row.update(pairs=int(keep.sum()), of=len(keep), at=at, kept=short_hash(packed))
+            bits.append(packed)
+            at += len(packed)
+
+        # The bits first: a manifest that exists has its selection.
+        fix = "free some space or choose another place"
         if bits:
-            _write_whole(path.with_name(_selection_name(path.name)), b"".join(bits))
-        _write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+            write_whole(path.with_name(selection_name(path.name)), b"".join(bits), fix=fix)
+        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
 
 
-def place_in(ends: NDArray[np.int64], number: int) -> tuple[int, int]:
-    """The shard of the pair `number` among all, and its number there. ends: the running sum of the shards' counts."""
-    shard = int(np.searchsorted(ends, number, side="right"))
-    return shard, number - (int(ends[shard - 1]) if shard else 0)
+def place_in(ends: NDArray[np.int64], pair: int) -> tuple[int, int]:
+    """Finds a pair that is counted over all shards.
+
+    Args:
+        ends: The running sum of the shards' counts, `[shards]`.
+        pair: The pair's index among all.
+
+    Returns:
+        The index of its shard, and its own index in that shard.
+    """
+    shard = int(np.searchsorted(ends, pair, side="right"))
+    begin = int(ends[shard - 1]) if shard else 0
+    return shard, pair - begin
 
 
-def _selection_name(manifest: str) -> str:
-    return f"{manifest.removesuffix('.jsonl')}.selection"
+def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
+    """Reads a manifest.
 
+    Args:
+        url: Its path or URL.
+        cache: Fetches it if it is remote.
 
-def _short_hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    Returns:
+        The manifest.
 
+    Raises:
+        Vanished: The source says that the file does not exist.
+        UserError: It cannot be read, is no manifest (the error names the line), or lists no pairs.
+    """
+    folder, _, name = url.rpartition("/")
+    folder = folder or "."
+    bits = f"{folder}/{selection_name(name)}"
 
-def _write_whole(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(data)
-    os.replace(aside, path)
-
-
-def read_manifest(place: str, *, stage: ShardCache) -> Manifest:
-    """Reads a manifest file at a path or URL; UserError names the line that is no row."""
-    folder = place.rpartition("/")[0] or "."
-    bits = f"{folder}/{_selection_name(place.rpartition('/')[2])}"
-    shards = []
     try:
-        lines = stage.read(place).decode("utf-8").splitlines()
+        lines = cache.read(url).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise UserError(
-            f"{place}: no manifest (not even text); expected {MANIFEST_NAME}, a folder or tars"
+            f"{url}: no manifest (not even text); expected {MANIFEST_NAME}, a folder or tars"
         ) from None
+
+    shards = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            selection = (
-                Selection(bits, int(row["at"]), int(row["of"]), str(row["kept"]))
-                if "kept" in row
-                else None
-            )
-            name = row["shard"]
-            url = (
-                name
-                if is_url(name) or name.startswith("/")
-                else os.path.normpath(f"{folder}/{name}")
-            )
-            url = f"{folder}/{name}" if is_url(folder) and not is_url(name) else url
-            shards.append(Shard(url, int(row["pairs"]), int(row["bytes"]), selection))
+            shard = _parse_row(line, folder, bits)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{place}, line {number}: expected {{shard, pairs, bytes}}, found {line[:80]!r}"
+                f"{url}, line {number}: expected {{shard, pairs, bytes}}, found {line[:_QUOTED]!r}"
             ) from None
-        if shards[-1].pairs < 0 or shards[-1].bytes < 0:
+        if shard.pairs < 0 or shard.bytes < 0:
             raise UserError(
-                f"{place}, line {number}: expected counts of 0 or more, found {line[:80]!r}"
+                f"{url}, line {number}: expected counts of 0 or more, found {line[:_QUOTED]!r}"
             )
-    return checked(Manifest(tuple(shards), place))
+        shards.append(shard)
+
+    return checked(Manifest(tuple(shards), url))
+
+
+def _parse_row(line: str, folder: str, bits: str) -> Shard:
+    """Parses one line. bits: path or URL of the manifest's file of bits."""
+    row = json.loads(line)
+
+    selection = None
+    if "kept" in row:
+        selection = Selection(bits, int(row["at"]), int(row["of"]), str(row["kept"]))
+
+    # Relative to the manifest, which itself may lie at a URL.
+    url = row["shard"]
+    if not is_url(url):
+        if is_url(folder):
+            url = f"{folder}/{url}"
+        elif not url.startswith("/"):
+            url = os.path.normpath(f"{folder}/{url}")
+    return Shard(url, int(row["pairs"]), int(row["bytes"]), selection)
 
 
 def checked(manifest: Manifest) -> Manifest:
+    """Returns the manifest; UserError if it lists no pairs."""
     if manifest.pairs == 0:
         raise UserError(f"{manifest.source}: the manifest lists no pairs; {HOW_TO_PREPARE}")
     return manifest
-
-
-HOW_TO_PREPARE = "make shards with `python -m data.pack`, or see data/README.md"

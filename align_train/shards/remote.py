@@ -1,3 +1,9 @@
+"""Remote places: the file systems of fsspec, and the meaning of their errors.
+
+Each store raises errors of its own kinds. Here they are sorted into three: the file is missing, the
+source refuses for good, or anything else, after which another attempt may help.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -5,9 +11,17 @@ from typing import Any
 
 from align_train.errors import UserError
 
+_SECONDS_TO_CONNECT = 60
+_LONGEST_REASON = 200  # characters of an error that a message quotes
 
+
+# Both, so that callers can go on without the file, and a user reads one line otherwise.
 class Vanished(UserError, FileNotFoundError):
-    """A file that is not (or no longer) where it should be. shard: its number, where it is known."""
+    """A file is not (or no longer) at its place.
+
+    Attributes:
+        shard: The shard's index in its manifest; -1 if it is not known.
+    """
 
     shard = -1
 
@@ -16,48 +30,79 @@ class Stalled(Exception):
     """An attempt was given up; says after how long."""
 
 
-def is_url(place: str) -> bool:
-    return "://" in place
+def is_url(path: str) -> bool:
+    """Whether this is a URL, not a plain path."""
+    return "://" in path
 
 
-def filesystem(url: str, options: Mapping[str, Any], *, anew: bool) -> tuple[Any, str]:
-    """anew: a filesystem object of its own: the last one's connections may be stuck."""
-    import fsspec
+def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[Any, str]:
+    """Opens the file system of a URL.
 
-    settings = dict(options)
+    Args:
+        url: A URL, or a plain path.
+        options: For the file system of fsspec (`data.storage_options`).
+        anew: Whether to make a file system object of its own, not a shared one: the connections of
+            the shared one may be stuck.
+
+    Returns:
+        The file system, and the path within it.
+
+    Raises:
+        UserError: A package is missing, or fsspec does not take the URL or the options.
+    """
+    import fsspec  # asyncio comes with it, a tenth of a second
+
+    settings: dict[str, Any] = dict(options)
     if url.startswith(("http://", "https://")):
         import aiohttp
 
-        # Its own limit is 300 s for a whole file; how long a file takes is ours to judge.
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=60)
+        # aiohttp's own limit is 300 s for a whole file. We judge by progress instead.
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS_TO_CONNECT)
         settings["client_kwargs"] = {"timeout": limits, **settings.get("client_kwargs", {})}
+    if anew:
+        settings["skip_instance_cache"] = True
+
     try:
-        fs, path = fsspec.core.url_to_fs(
-            url, **settings, **({"skip_instance_cache": True} if anew else {})
-        )
-        fs.invalidate_cache()  # or a listing of before answers for a file that has gone or come since
+        fs, path = fsspec.core.url_to_fs(url, **settings)
+        # Otherwise an old listing would answer for a file that came or went since.
+        fs.invalidate_cache()
     except ImportError as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{url}: {str(error).splitlines()[0]} (pip install 'align_train[cloud]' for s3 and gs)"
+            f"{url}: {reason} (pip install 'align_train[cloud]' for s3 and gs)"
         ) from None
     except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{url}: fsspec cannot open it ({str(error).splitlines()[0]}); check data.storage_options"
+            f"{url}: fsspec cannot open it ({reason}); check data.storage_options"
         ) from None
     return fs, path
 
 
-def size_there(fs: Any, path: str) -> int | None:
-    """What the store says that a file has; None where it does not tell."""
+def stored_size(fs: Any, path: str) -> int | None:
+    """The size of a stored file in bytes; None if the store does not say."""
     size: int | None = fs.info(path).get("size")
     return size
 
 
-def spelt(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def one_line(error: BaseException) -> str:
+    """An error's type and text, short, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
 
 
 def is_refusal(error: Exception) -> bool:
-    """Credentials that are missing or wrong do not mend themselves."""
-    refused = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
-    return refused or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+    """Whether the source refuses: credentials that are missing or wrong do not mend themselves."""
+    if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+        return True
+    # botocore is no dependency, so its errors are known by name.
+    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+
+
+def is_missing(error: FileNotFoundError) -> bool:
+    """Whether the store really said that the file does not exist.
+
+    fsspec raises FileNotFoundError for any failed HTTP request, with the real error as its cause.
+    """
+    cause = error.__cause__
+    unreachable = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return not unreachable or getattr(cause, "status", None) == 404

@@ -1,10 +1,17 @@
+"""Opens any value of `data.shards` as a manifest.
+
+It takes a manifest, a folder, a glob, a brace range (`{00000..00099}.tar`), or a list of these,
+each a path or a URL. Tars without a manifest are counted by their indices, which are built once and
+kept.
+"""
+
 from __future__ import annotations
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -24,33 +31,97 @@ from align_train.shards.manifest import (
 from align_train.shards.remote import is_url
 from align_train.shards.tar_index import IMAGE_EXTENSIONS, load_index
 
+_COUNTED_AT_A_TIME = 8
+
+
+def resolve(
+    shards: str | Sequence[str],
+    *,
+    caption: CaptionSource,
+    cache: ShardCache | None = None,
+    mixed: bool = False,
+    progress: bool = True,
+    key: str = "data.shards",
+) -> Manifest:
+    """Opens a value of `data.shards`.
+
+    Args:
+        shards: A manifest, folder, glob or brace range, as a path or URL; or a list of these.
+        caption: Where the texts lie: an image without its text is counted, and bad.
+        cache: Fetches remote files; None: one with the default settings.
+        mixed: Whether the items of the list are data sets of their own, to be mixed by weights.
+        progress: Whether to show a progress bar while tars are counted.
+        key: The setting that errors name.
+
+    Returns:
+        One manifest of all.
+
+    Raises:
+        UserError: The value names no shards, or a shard cannot be read.
+    """
+    is_list = isinstance(shards, Sequence) and all(isinstance(item, str) for item in shards)
+    if not isinstance(shards, str) and not is_list:
+        raise UserError(
+            f"{key}={shards}: expected a manifest, folder, glob or brace range, or a list of these"
+        )
+
+    resolver = _Resolver(caption, cache or ShardCache(), progress, key)
+    if isinstance(shards, str):
+        return resolver.resolve(shards)
+    if not shards:
+        raise UserError(f"{key}=[]: names no shards; {HOW_TO_PREPARE}")
+
+    rows: list[Shard] = []
+    lengths: list[int] = []
+    for item in shards:
+        part = resolver.resolve(item)
+        rows += part.shards
+        lengths.append(len(part.shards))
+    sources = tuple(lengths) if mixed else None
+    return checked(Manifest(tuple(rows), ", ".join(shards), sources))
+
 
 def scan(
     urls: Sequence[str],
     *,
     caption: CaptionSource,
     source: str,
-    stage: ShardCache | None = None,
+    cache: ShardCache | None = None,
     progress: bool = True,
 ) -> Manifest:
-    """Counts the pairs of tars by their indices, building those that are missing, with a progress bar."""
-    count = partial(_count, caption=caption, stage=stage or ShardCache())
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        counted = list(
-            tqdm(
-                pool.map(count, urls),
-                total=len(urls),
-                desc="counting shards",
-                disable=not progress,
-                leave=False,
-                delay=1,
-            )
+    """Counts the pairs of tars by their indices, and builds those that are missing.
+
+    Args:
+        urls: The tars' paths or URLs.
+        caption: Where the texts lie.
+        source: Where the tars come from, for errors.
+        cache: Fetches remote tars; None: one with the default settings.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The manifest, in the order of `urls`.
+
+    Raises:
+        Vanished: A remote tar does not exist.
+        UserError: A tar cannot be read, is broken, or has no pairs.
+    """
+    shard_cache = cache or ShardCache()
+    # Threads suffice: each waits for the disk or the network most of its time.
+    with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
+        counted = tqdm(
+            pool.map(lambda url: _count(url, caption, shard_cache), urls),
+            total=len(urls),
+            desc="counting shards",
+            disable=not progress,
+            leave=False,
+            delay=1,
         )
-    return checked(Manifest(tuple(counted), source))
+        return checked(Manifest(tuple(counted), source))
 
 
-def _count(url: str, *, caption: CaptionSource, stage: ShardCache) -> Shard:
-    path = stage.local(url, stage.size(url))
+def _count(url: str, caption: CaptionSource, cache: ShardCache) -> Shard:
+    # With the size, or a copy from before the tar was made anew would be counted.
+    path = cache.local(url, cache.size(url))
     try:
         index = load_index(path)
         size = path.stat().st_size
@@ -60,107 +131,112 @@ def _count(url: str, *, caption: CaptionSource, stage: ShardCache) -> Shard:
         ) from None
     if index.fault:
         raise UserError(f"{url}: {index.fault}; fetch it again or leave it out of data.shards")
+
     pairs = index.pairs(caption)
-    if not (pairs[:, 1] >= 0).any():
+    has_text = pairs[:, 1] >= 0
+    if not has_text.any():
         raise UserError(
-            f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are pictures "
-            f"({', '.join(IMAGE_EXTENSIONS)}), and texts are looked for in .{caption.extension} (data.caption)"
+            f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images "
+            f"({', '.join(IMAGE_EXTENSIONS)}), and texts are looked for in .{caption.extension} "
+            f"(data.caption)"
         )
     return Shard(url, len(pairs), size)
 
 
-def resolve(
-    shards: str | Sequence[str],
-    *,
-    caption: CaptionSource,
-    stage: ShardCache | None = None,
-    mixed: bool = False,
-    progress: bool = True,
-    key: str = "data.shards",
-) -> Manifest:
-    """What `data.shards` takes: a manifest, a folder, a glob, a brace range, or a list of these, as one manifest.
+@dataclass(frozen=True)
+class _Resolver:
+    """Opens one item of `data.shards`. key: the setting that errors name."""
 
-    Each of these may be a URL of fsspec. mixed: the items of the list are sources of their own, to be mixed by weights.
-    """
-    stage = stage or ShardCache()
-    if not isinstance(shards, str) and not (
-        isinstance(shards, Sequence) and all(isinstance(item, str) for item in shards)
-    ):
-        raise UserError(
-            f"{key}={shards}: expected a manifest, folder, glob or brace range, or a list of these"
-        )
-    if isinstance(shards, str):
-        return _resolve(shards, caption=caption, stage=stage, progress=progress, key=key)
-    if not shards:
-        raise UserError(f"{key}=[]: names no shards; {HOW_TO_PREPARE}")
-    parts = [
-        _resolve(item, caption=caption, stage=stage, progress=progress, key=key) for item in shards
-    ]
-    rows = tuple(shard for part in parts for shard in part.shards)
-    sources = tuple(len(part.shards) for part in parts) if mixed else None
-    return checked(Manifest(rows, ", ".join(shards), sources))
+    caption: CaptionSource
+    cache: ShardCache
+    progress: bool
+    key: str
 
+    def resolve(self, shards: str) -> Manifest:
+        if is_url(shards):
+            return self._remote(shards)
 
-def _resolve(
-    shards: str, *, caption: CaptionSource, stage: ShardCache, progress: bool, key: str
-) -> Manifest:
-    if is_url(shards):
-        return _resolve_url(shards, caption=caption, stage=stage, progress=progress, key=key)
-    path = Path(shards).expanduser()
-    if path.is_dir():
-        if (path / MANIFEST_NAME).is_file():
-            return read_manifest(str(path / MANIFEST_NAME), stage=stage)
-        found = sorted(map(str, path.glob("*.tar")))
-        if not found:
+        path = Path(shards).expanduser()
+        if path.is_dir():
+            return self._folder(path, shards)
+        if path.is_file() and path.suffix != ".tar":
+            return read_manifest(str(path), cache=self.cache)
+        return self._tars(shards)
+
+    def _folder(self, path: Path, shards: str) -> Manifest:
+        manifest = path / MANIFEST_NAME
+        if manifest.is_file():
+            return read_manifest(str(manifest), cache=self.cache)
+
+        tars = sorted(map(str, path.glob("*.tar")))
+        if not tars:
             raise UserError(
-                f"{key}={shards}: the folder holds neither {MANIFEST_NAME} nor *.tar; {HOW_TO_PREPARE}"
+                f"{self.key}={shards}: the folder holds neither {MANIFEST_NAME} nor *.tar; "
+                f"{HOW_TO_PREPARE}"
             )
-        return scan(found, caption=caption, source=shards, stage=stage, progress=progress)
-    if path.is_file() and path.suffix != ".tar":
-        return read_manifest(str(path), stage=stage)
-    found = sorted(set(_expand(shards)))
-    if not found:
-        raise UserError(f"{key}={shards}: no such manifest, folder or shard; {HOW_TO_PREPARE}")
-    missing = [item for item in found if not os.path.isfile(item)]
-    if missing:
-        raise UserError(
-            f"{key}={shards}: {len(missing)} of {len(found)} shards are missing, first {missing[0]}; {HOW_TO_PREPARE}"
-        )
-    return scan(found, caption=caption, source=shards, stage=stage, progress=progress)
+        return self._scan(tars, shards)
 
+    def _tars(self, shards: str) -> Manifest:
+        # Sorted: the order of a glob is that of the disk, and the order of shards must not be.
+        tars = sorted(set(_expand(shards)))
+        if not tars:
+            raise UserError(
+                f"{self.key}={shards}: no such manifest, folder or shard; {HOW_TO_PREPARE}"
+            )
 
-def _resolve_url(
-    shards: str, *, caption: CaptionSource, stage: ShardCache, progress: bool, key: str
-) -> Manifest:
-    """A URL that ends in .jsonl is a manifest, one that ends in .tar, has a glob or a brace names shards, any other is a
-    folder. Shards without a manifest are fetched to be counted, each time: right for a few, a warning for many."""
-    if shards.endswith(".jsonl"):
-        return read_manifest(shards, stage=stage)
-    found: list[str] = []
-    for name in _braces(shards):
-        if glob.has_magic(name):
-            found += stage.glob(name)
-        elif name.endswith(".tar"):
-            found.append(name)
-        else:
-            folder = name.rstrip("/")
-            try:
-                return read_manifest(f"{folder}/{MANIFEST_NAME}", stage=stage)
-            except FileNotFoundError:
-                found += stage.glob(f"{folder}/*.tar")
-    if not found:
-        raise UserError(
-            f"{key}={shards}: neither {MANIFEST_NAME} nor *.tar there; {HOW_TO_PREPARE}"
-        )
-    try:
+        missing = [tar for tar in tars if not os.path.isfile(tar)]
+        if missing:
+            raise UserError(
+                f"{self.key}={shards}: {len(missing)} of {len(tars)} shards are missing, "
+                f"first {missing[0]}; {HOW_TO_PREPARE}"
+            )
+        return self._scan(tars, shards)
+
+    def _remote(self, shards: str) -> Manifest:
+        """Opens a URL.
+
+        One that ends in .jsonl is a manifest. One that ends in .tar, or has a glob or a brace,
+        names shards. Any other is a folder. Without a manifest, shards are fetched to be counted at
+        each start: right for a few of them.
+        """
+        if shards.endswith(".jsonl"):
+            return read_manifest(shards, cache=self.cache)
+
+        tars: list[str] = []
+        for name in _braces(shards):
+            if glob.has_magic(name):
+                tars += self.cache.glob(name)
+            elif name.endswith(".tar"):
+                tars.append(name)
+            else:
+                folder = name.rstrip("/")
+                # To ask for the manifest is cheaper than to list the folder.
+                try:
+                    return read_manifest(f"{folder}/{MANIFEST_NAME}", cache=self.cache)
+                except FileNotFoundError:
+                    tars += self.cache.glob(f"{folder}/*.tar")
+        if not tars:
+            raise UserError(
+                f"{self.key}={shards}: neither {MANIFEST_NAME} nor *.tar there; {HOW_TO_PREPARE}"
+            )
+
+        try:
+            return self._scan(sorted(set(tars)), shards)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.key}={shards}: {error}; {HOW_TO_PREPARE}") from None
+
+    def _scan(self, tars: list[str], shards: str) -> Manifest:
         return scan(
-            sorted(set(found)), caption=caption, source=shards, stage=stage, progress=progress
+            tars,
+            caption=self.caption,
+            source=shards,
+            cache=self.cache,
+            progress=self.progress,
         )
-    except FileNotFoundError as error:
-        raise UserError(f"{key}={shards}: {error}; {HOW_TO_PREPARE}") from None
 
 
 def _braces(pattern: str) -> list[str]:
+    """Expands brace ranges."""
     try:
         return list(braceexpand(pattern))
     except ValueError:
@@ -170,7 +246,7 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Brace ranges first (`{00000..00099}.tar`), then globs; a name without either stands for itself."""
+    """Expands brace ranges first, then globs. A name without either stands for itself."""
     for name in _braces(str(Path(pattern).expanduser())):
         if glob.has_magic(name):
             yield from glob.glob(name)

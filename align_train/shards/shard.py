@@ -1,16 +1,14 @@
-"""Random access to the pairs of one WebDataset tar, through an index built by one pass over the tar's headers.
+"""Random access to the pairs of one WebDataset tar.
 
-A pair is a picture and what else has its name up to the last dot: `dir/000123.jpg`, `dir/000123.txt`, `dir/000123.json`.
-(The webdataset library cuts at the *first* dot, so `img.1.jpg` loses its name; names without such dots read alike.) Pairs are
-numbered in the order of their pictures in the tar, the broken ones among them (without a text, under a name that came before,
-a link instead of a file): reading one says why, and the count is the same for whoever counts pictures. Other members
-(pickles, arrays) are never looked into.
+A pair is an image and its siblings of the same name up to the last dot: `dir/000123.jpg`,
+`dir/000123.txt`, `dir/000123.json`. (The webdataset library cuts at the *first* dot, so `img.1.jpg`
+loses its name. Names without further dots read alike.) Pairs are counted from 0 in the order of
+their images in the tar. Bad ones count too: without a text, with a name that came before, with a
+link in place of a file. Reading a bad one says why, and any count of images gives the same number.
+Other members (pickles, arrays) are never opened.
 
-The index is an `.npz` of plain arrays beside the tar, or in a cache folder where the tar's is read-only; it is checked against
-the tar's size and time, written aside and renamed. Reading is `pread`: a truncated file is an error, never a SIGBUS, and
-forked workers share the descriptor without sharing a position.
-
-Price: building reads 512 bytes per member; an open index costs about 40 bytes per member.
+Reading is `pread` through the tar's index (`tar_index.py`). A truncated file is an error, never a
+SIGBUS, and forked workers share the descriptor without sharing a position.
 """
 
 from __future__ import annotations
@@ -30,11 +28,9 @@ from align_train.shards.tar_index import IMAGE_EXTENSIONS, LINK, load_index
 
 
 class ShardReader:
-    """One open tar: pair number -> the bytes of its members.
+    """One open tar: from the index of a pair to the bytes of its members.
 
-    name: what the pairs' keys begin with; None: the file's. pairs: how many the manifest says it holds; None: what is found.
-    kept: which pairs belong to the data, as booleans in the order of the pairs' *sorted keys*; None: all.
-    A tar that is broken has the number of pairs that the manifest says: those that cannot be read say why.
+    A broken tar has as many pairs as the manifest says. Those that cannot be read say why.
     """
 
     def __init__(
@@ -46,113 +42,188 @@ class ShardReader:
         pairs: int | None = None,
         kept: NDArray[np.bool_] | None = None,
     ) -> None:
-        self.path, self.caption = path, caption
+        """Opens a tar.
+
+        Args:
+            path: The tar.
+            caption: Where the texts lie.
+            name: The beginning of the pairs' keys; None: the file's name without its extension.
+            pairs: How many pairs the manifest says it gives; None: as many as there are.
+            kept: Which pairs belong to the data, in the order of the pairs' *sorted keys*,
+                `[pairs in the tar]`; None: all.
+
+        Raises:
+            OSError: The tar cannot be read.
+            UserError: It does not hold as many pairs as the manifest says.
+        """
+        self.path = path
+        self.caption = caption
         self.name = name or path.stem
         self.index = load_index(path)
         self.pairs = self.index.pairs(caption)
-        wanted = pairs if kept is None else len(kept)
-        if (
-            wanted is not None
-            and len(self.pairs) < wanted
-            and self.index.surplus > tarfile.RECORDSIZE
-        ):
-            # A download into a file of the full length that was cut: zeros, which look like the end of a tar.
-            self.index = replace(
-                self.index, fault=f"the tar ends {self.index.surplus} bytes before its file does"
-            )
-        self._choose(kept)
+
+        self._look_for_a_cut(expected=pairs if kept is None else len(kept))
+        if kept is not None:
+            self._keep(kept)
+
         self._length = len(self.pairs) if pairs is None else pairs
         if len(self.pairs) != self._length and not self.index.fault:
             raise UserError(
-                f"{path}: the manifest says {pairs} pairs, the shard holds {len(self.pairs)}; make the manifest anew with "
-                f"`python -m data.manifest`"
+                f"{path}: the manifest says {pairs} pairs, the shard holds {len(self.pairs)}; "
+                f"make the manifest anew with `python -m data.manifest`"
             )
+
         self._json_of: dict[bytes, int] | None = None
+        # O_CLOEXEC: a process that the run starts would keep an evicted shard on the disk.
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def _choose(self, kept: NDArray[np.bool_] | None) -> None:
-        if kept is None:
+    def _look_for_a_cut(self, *, expected: int | None) -> None:
+        """Finds a download into a file of the full length that was cut.
+
+        The rest of that file is zeros, which look like the end of a tar.
+        """
+        surplus = self.index.surplus
+        if expected is None or len(self.pairs) >= expected or surplus <= tarfile.RECORDSIZE:
             return
+        fault = f"the tar ends {surplus} bytes before its file does"
+        self.index = replace(self.index, fault=fault)
+
+    def _keep(self, kept: NDArray[np.bool_]) -> None:
         if len(kept) == len(self.pairs):
+            # By sorted key: the tables of a filter do not know the order in the tar.
             by_key = np.argsort(self.index.names[self.pairs[:, 0]], kind="stable")
             chosen = np.zeros(len(self.pairs), dtype=bool)
             chosen[by_key] = kept
             self.pairs = self.pairs[chosen]
         elif self.index.fault:
-            self.pairs = self.pairs[:0]  # who is who cannot be told without all keys
+            # Some keys are lost, so nobody knows which bit belongs to which of the others.
+            self.pairs = self.pairs[:0]
         else:
             raise UserError(
-                f"{self.path}: the selection was made for {len(kept)} pairs, the shard holds {len(self.pairs)}; "
-                f"make the manifest anew"
+                f"{self.path}: the selection was made for {len(kept)} pairs, the shard holds "
+                f"{len(self.pairs)}; make the manifest anew"
             )
 
     def __len__(self) -> int:
         return self._length
 
     def key(self, pair: int) -> str:
-        """`shard/key`, unique within a data set whose shards have different names."""
+        """The key `shard/key` of a pair: unique in a data set whose shards have different names."""
         if pair >= len(self.pairs):
-            return f"{self.name}/#{pair}"  # its name went down with the tar
+            return f"{self.name}/#{pair}"  # its name is lost with the rest of the tar
         name: bytes = self.index.names[self.pairs[pair, 0]]
         return f"{self.name}/{name.decode('utf-8', 'replace')}"
 
     def find(self, key: str) -> list[int]:
-        """The numbers of the pairs with that key (without the shard's name)."""
-        return np.flatnonzero(
-            self.index.names[self.pairs[:, 0]] == key.encode("utf-8", "surrogateescape")
-        ).tolist()
+        """The indices of the pairs with a key, which is given without the shard's name."""
+        names = self.index.names[self.pairs[:, 0]]
+        return np.flatnonzero(names == key.encode("utf-8", "surrogateescape")).tolist()
 
     def read(self, pair: int) -> tuple[bytes, bytes]:
-        """The bytes of the picture and of the text member; ValueError with the reason where one is not there."""
+        """Reads a pair.
+
+        Args:
+            pair: Its index.
+
+        Returns:
+            The bytes of the image and of the text member.
+
+        Raises:
+            ValueError: The pair is bad; says why.
+            UserError: The file changed since it was opened.
+        """
         text = self.text(pair)
-        return self.picture(pair), text
+        return self.image(pair), text
 
     def text(self, pair: int) -> bytes:
-        """The bytes of the text member alone; ValueError with the reason where the pair has none, or is bad otherwise."""
+        """Reads the text member alone.
+
+        Args:
+            pair: The pair's index.
+
+        Returns:
+            The member's bytes.
+
+        Raises:
+            ValueError: The pair is bad; says why.
+            UserError: The file changed since it was opened.
+        """
         if pair >= len(self.pairs):
             raise ValueError(self.index.fault)
-        text = int(self.pairs[pair, 1])
-        if text == NO_TEXT:
+
+        member = int(self.pairs[pair, 1])
+        if member == NO_TEXT:
             raise ValueError(f"no member .{self.caption.extension}")
-        if text == SECOND:
-            raise ValueError("a second picture under the same key")
-        return self._member(text)
+        if member == SECOND:
+            raise ValueError("a second image under the same key")
+        return self._read_member(member)
 
-    def picture(self, pair: int) -> bytes:
-        """The bytes of the picture alone, whether or not the pair is good; ValueError where it cannot be read."""
+    def image(self, pair: int) -> bytes:
+        """Reads the image alone, even if the pair is bad for another reason.
+
+        Args:
+            pair: The pair's index.
+
+        Returns:
+            The bytes of the image's file.
+
+        Raises:
+            ValueError: The image is not there; says why.
+            UserError: The file changed since it was opened.
+        """
         if pair >= len(self.pairs):
             raise ValueError(self.index.fault)
-        return self._member(int(self.pairs[pair, 0]))
-
-    def texts_without_picture(self) -> list[str]:
-        """Keys that have a text, but no picture."""
-        extension = self.caption.extension.encode()
-        known = [name.encode() for name in IMAGE_EXTENSIONS]
-        names = self.index.names[self.index.extensions == extension]
-        bare = np.setdiff1d(names, self.index.names[np.isin(self.index.extensions, known)])
-        return [name.decode("utf-8", "replace") for name in bare.tolist()]
+        return self._read_member(int(self.pairs[pair, 0]))
 
     def json(self, pair: int) -> dict[str, Any]:
-        """The pair's JSON member, whatever the caption's source; empty where there is none."""
-        if self._json_of is None:
-            numbers = np.flatnonzero(self.index.extensions == b"json")
-            self._json_of = {self.index.names[number]: int(number) for number in numbers}
-        number = self._json_of.get(self.index.names[self.pairs[pair, 0]])
-        loaded = parse_json(self._member(number)) if number is not None else {}
-        return loaded if isinstance(loaded, dict) else {}
+        """Reads the pair's JSON member, wherever the caption lies.
 
-    def _member(self, number: int) -> bytes:
-        size, offset = int(self.index.sizes[number]), int(self.index.offsets[number])
-        if size == LINK:
-            raise ValueError(
-                f"the member .{self.index.extensions[number].decode('utf-8', 'replace')} is a link, not a file"
-            )
-        data = os.pread(self.descriptor, size, offset)
-        if len(data) != size:
-            raise UserError(
-                f"{self.path}: {size} bytes expected at {offset}, {len(data)} read; the shard changed under the run"
-            )
-        return data
+        Args:
+            pair: The pair's index.
+
+        Returns:
+            The object; empty if the pair has no JSON member, or one that is no object.
+
+        Raises:
+            ValueError: The member is no JSON.
+            UserError: The file changed since it was opened.
+        """
+        # Made when it is first needed: training never asks for it.
+        if self._json_of is None:
+            members = np.flatnonzero(self.index.extensions == b"json").tolist()
+            self._json_of = {self.index.names[member]: member for member in members}
+
+        json_member = self._json_of.get(self.index.names[self.pairs[pair, 0]])
+        if json_member is None:
+            return {}
+        record = parse_json(self._read_member(json_member))
+        return record if isinstance(record, dict) else {}
+
+    def texts_without_image(self) -> list[str]:
+        """The keys that have a text, but no image."""
+        is_text = self.index.extensions == self.caption.extension.encode()
+        image_extensions = [extension.encode() for extension in IMAGE_EXTENSIONS]
+        is_image = np.isin(self.index.extensions, image_extensions)
+
+        bare = np.setdiff1d(self.index.names[is_text], self.index.names[is_image])
+        return [name.decode("utf-8", "replace") for name in bare.tolist()]
 
     def close(self) -> None:
+        """Closes the file."""
         os.close(self.descriptor)
+
+    def _read_member(self, member: int) -> bytes:
+        size = int(self.index.sizes[member])
+        offset = int(self.index.offsets[member])
+        if size == LINK:
+            extension = self.index.extensions[member].decode("utf-8", "replace")
+            raise ValueError(f"the member .{extension} is a link, not a file")
+
+        data = os.pread(self.descriptor, size, offset)
+        # The index was checked when the shard was opened, so the file is shorter since then.
+        if len(data) != size:
+            raise UserError(
+                f"{self.path}: {size} bytes expected at {offset}, {len(data)} read; "
+                f"the shard changed under the run"
+            )
+        return data

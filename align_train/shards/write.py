@@ -1,32 +1,44 @@
-"""Pairs -> WebDataset tars, through the webdataset library's writer; whole or absent, the same bytes for the same pairs."""
+"""Writes pairs to WebDataset tars with the webdataset library.
+
+A tar is whole or absent, and the same pairs give the same bytes.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from webdataset import TarWriter
 
 from align_train.errors import UserError
+from align_train.files import whole
 from align_train.shards.manifest import Shard
 
 
 def write_shard(path: Path, pairs: Iterable[tuple[str, Mapping[str, bytes]]]) -> Shard:
-    """Writes (key, {extension: bytes}) pairs to a tar, aside first; returns its row for the manifest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes one tar.
+
+    Args:
+        path: The tar. Its folder is made if it is missing.
+        pairs: For each pair its key, and its members' bytes by extension.
+
+    Returns:
+        The shard's row for a manifest.
+
+    Raises:
+        UserError: The tar cannot be written.
+    """
     count = 0
     try:
-        with TarWriter(str(aside), encoder=False, mtime=0) as tar:
+        # The same bytes each time: no time of change, and no encoding that a version may change.
+        with whole(path) as aside, TarWriter(str(aside), encoder=False, mtime=0) as tar:
             for key, members in pairs:
                 tar.write({"__key__": key, **members})
                 count += 1
-        os.replace(aside, path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+            f"{path}: cannot be written ({error.strerror or error}); "
+            f"free some space or choose another folder"
         ) from None
-    finally:
-        aside.unlink(missing_ok=True)
+
     return Shard(str(path), count, path.stat().st_size)

@@ -109,7 +109,7 @@ class FetchAhead:
 
     def _is_here(self, shard: int) -> bool:
         url = self.manifest.shards[shard].url
-        return not self.cache.wants(url) or self.cache.place(url).exists()
+        return not self.cache.wants(url) or self.cache.path_of(url).exists()
 
     def _bring(self, shard: int) -> None:
         row = self.manifest.shards[shard]

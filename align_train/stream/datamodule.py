@@ -106,7 +106,7 @@ class PairsDataModule(lightning.LightningDataModule):
         self.manifest = resolve(
             self.shards,
             caption=CaptionSource.parse(self.caption),
-            stage=self.cache,
+            cache=self.cache,
             mixed=self.weights is not None,
             progress=self.progress,
         )

@@ -66,7 +66,7 @@ class HeldOutPairs(Dataset[Pixels]):
 
     def _check_every_text_has_an_image(self, shard: int) -> None:
         # Pairs are counted by their images: a text alone would go unnoticed.
-        bare = self.pairs.reader(shard).texts_without_picture()
+        bare = self.pairs.reader(shard).texts_without_image()
         if bare:
             raise UserError(
                 f"{self.pairs.manifest.shards[shard].url}: {len(bare)} texts without an image, "

@@ -88,7 +88,7 @@ class EvaluationSets:
         self.held_out: Manifest | None = None
         if held_out is not None:
             self.held_out = resolve(
-                held_out, caption=self.caption, stage=cache, progress=progress, key=key
+                held_out, caption=self.caption, cache=cache, progress=progress, key=key
             )
         self._opened: dict[str, OpenSet] = {}
 
@@ -137,7 +137,7 @@ class Shards:
 
         source = source_of(self.caption, of.vocabulary)
         manifest = resolve(
-            self.shards, caption=source, stage=of.cache, progress=False, key="eval: shards"
+            self.shards, caption=source, cache=of.cache, progress=False, key="eval: shards"
         )
         pairs = Pairs(manifest=manifest, caption=source, views=of.views, cache=of.cache)
         return HeldOutPairs(pairs=pairs, limit=self.limit)

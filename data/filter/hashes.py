@@ -180,7 +180,7 @@ def hashes_by_key(path: Path) -> dict[str, str | None]:
 def _images(reader: ShardReader) -> Iterator[bytes]:
     for index in range(len(reader)):
         try:
-            yield reader.picture(index)
+            yield reader.image(index)
         except ValueError:
             yield b""  # a link has no image, hence no hash
 

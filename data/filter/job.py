@@ -15,7 +15,6 @@ a kill goes on from the last finished part. Price: `python -m benchmarks.filter`
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -30,7 +29,7 @@ from ibis.expr.types import Table
 from tqdm import tqdm
 
 from align_train.errors import UserError
-from align_train.files import write_whole
+from align_train.files import locked, write_whole
 from data.filter import report, statistics
 from data.filter.hashes import hash_shards
 from data.filter.plan import Plan
@@ -145,14 +144,8 @@ def _summarise(plan: Plan, judged: _Judged) -> report.Report:
 def _opened(plan: Plan, partial: Path) -> Iterator[None]:
     """Makes the folder that is written to, and keeps it to one process."""
     partial.mkdir(parents=True, exist_ok=True)
-    with (partial / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"to={plan.settings.to}: another process is writing it ({partial})"
-            ) from None
-
+    refusal = f"to={plan.settings.to}: another process is writing it ({partial})"
+    with locked(partial / _LOCK, time.monotonic(), refusal=refusal):
         # The result holds the plan too; a kill may come after the plan's own file is removed.
         begun = [partial / name for name in (_PLAN, DONE) if (partial / name).is_file()]
         if begun:

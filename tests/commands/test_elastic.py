@@ -148,9 +148,9 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
         )
     with pytest.raises(UserError, match=r"accept=\[lr\]: expected some of data\.shards, seed"):
         check(composed(*on, "accept=[lr]"))
-    assert RunFolder(folder).read_lineage() == RunFolder(uninterrupted).read_lineage()
+    assert RunFolder(folder).lineage.read() == RunFolder(uninterrupted).lineage.read()
     run(*on, "batch_size=64", "data.lanes=4", "accept=[batch_size,data.lanes]", cwd=tmp_path)
-    line = [line for line in RunFolder(folder).read_lineage() if "manifest" in line][-1]
+    line = [line for line in RunFolder(folder).lineage.read() if "manifest" in line][-1]
     # 24 × 32 pairs are an epoch and a half of 512: the other lanes begin with the third.
     assert (
         line["step"],

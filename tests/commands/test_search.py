@@ -17,7 +17,9 @@ from torch.nn.functional import normalize
 
 import align_train
 from align_train.errors import UserError
-from align_train.index.collection import Collection, Settings
+from align_train.index.collection import Collection
+from align_train.index.faiss import search_approximately
+from align_train.index.settings import Settings
 from tests.support.commands import finish, run, start
 from tests.support.images import picture
 
@@ -66,7 +68,7 @@ def test_faiss_finds_nearly_the_same(tmp_path: Path) -> None:
     for seed in range(20):
         query = normalize(torch.randn(32, generator=torch.Generator().manual_seed(seed)), dim=0)
         exact = {number for number, _ in found.search(query, 10)}
-        near = found.search(query, 10, approximate=True)
+        near = search_approximately(found, query, 10)
         assert [score for _, score in near] == sorted((score for _, score in near), reverse=True)
         same += len(exact & {number for number, _ in near})
         assert not any(number % 10 == 0 for number, _ in near)

@@ -71,7 +71,7 @@ def test_a_runs_folder(whole: Path, demo: Path) -> None:
         "lanes": 8,
         "window": 16384,
     }
-    assert recipe.items() <= folder.read_lineage()[0].items()
+    assert recipe.items() <= folder.lineage.read()[0].items()
 
 
 def test_a_checkpoint_is_plain_data(whole: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_finished_run_says_so_and_what_changed_is_told_or_refused(
     rows = metrics(whole)
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 15)]
     assert max(float(row["lr"]) for row in rows[12:]) <= 5e-4
-    assert RunFolder(whole).read_lineage()[-1]["changed"]["max_steps"] == [12, 14]
+    assert RunFolder(whole).lineage.read()[-1]["changed"]["max_steps"] == [12, 14]
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(
@@ -243,7 +243,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(
 ) -> None:
     folder = copy_of(whole, tmp_path)
     before = {
-        path.name: path.read_bytes() for path in (folder.config, folder.lineage, folder.metrics)
+        path.name: path.read_bytes() for path in (folder.config, folder.lineage.path, folder.metrics)
     }
     done = finish(
         start(*small_run, "name=whole", "max_steps=16", "model.text_tower.hidden=64", cwd=tmp_path)
@@ -252,7 +252,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(
     assert "step-00000012.ckpt: does not go with what changed" in done.stderr
     assert "model.text_tower.hidden: 32 -> 64" in done.stderr
     assert before == {
-        path.name: path.read_bytes() for path in (folder.config, folder.lineage, folder.metrics)
+        path.name: path.read_bytes() for path in (folder.config, folder.lineage.path, folder.metrics)
     }
 
 
@@ -413,7 +413,7 @@ def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(
     folder = tmp_path / "outputs" / "logged"
     starts = [wandb_records(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
     assert len(starts) == 2
-    assert starts[0][0] == starts[1][0] == RunFolder(folder).read_lineage()[0]["run"]
+    assert starts[0][0] == starts[1][0] == RunFolder(folder).lineage.read()[0]["run"]
     logged = {
         int(row["trainer/global_step"]): row["loss"]
         for _, rows, _ in starts

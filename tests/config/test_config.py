@@ -288,7 +288,7 @@ def test_shards_that_cannot_be_opened_are_named(tmp_path: Path, demo: Path) -> N
         "hollow": "hollow: the folder holds neither manifest.jsonl nor \\*.tar; make shards",
         "empty.jsonl": "empty.jsonl: the manifest lists no pairs",
         "nonsense.jsonl": "nonsense.jsonl, line 1",
-        "texts.tar": "texts.tar: no pairs: 0 of 3 members are pictures",
+        "texts.tar": "texts.tar: no pairs: 0 of 3 members are images",
     }.items():
         config = composed(
             "data=webdataset",

@@ -119,7 +119,7 @@ def test_from_urls_to_a_training_run(
         shards = tmp_path / "shards"
         kinds = [url.split("/")[-2] for url in kept["url"].to_pylist()]
         wanted = sum(kind in ("good", "moved") for kind in kinds)
-        manifest = read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache())
+        manifest = read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache())
         assert manifest.pairs == wanted
         # Not a tar was opened: no index is there yet. Opened now, each holds what its row says.
         assert not list(shards.glob(".*.npz"))
@@ -134,7 +134,7 @@ def test_from_urls_to_a_training_run(
         download("retry", cwd=tmp_path, **places)
         again = {request.split("/")[0] for request in server.asked[asked:]}
         assert again == {"stall", "cut"}
-        manifest = read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache())
+        manifest = read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache())
         assert manifest.pairs == wanted + kinds.count("stall")
 
     # A gap in the numbers, and a shard that a kill left unfinished.
@@ -143,7 +143,7 @@ def test_from_urls_to_a_training_run(
     (shards / "00004_stats.json").unlink()
     told = run("shards=shards", cwd=tmp_path, module="data.manifest").stdout
     assert "1 unfinished shards without _stats.json are left out, first shards/00004.tar" in told
-    manifest = read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache())
+    manifest = read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache())
     names = [shard.name for shard in manifest.shards]
     assert "00002.tar" not in names and "00004.tar" not in names and len(names) >= 5
 
@@ -161,7 +161,7 @@ def test_from_urls_to_a_training_run(
         module="data.filter",
     )
     assert {tar.name: tar.read_bytes() for tar in shards.glob("*.tar")} == before
-    selected = read_manifest(str(tmp_path / "selected" / "manifest.jsonl"), stage=ShardCache())
+    selected = read_manifest(str(tmp_path / "selected" / "manifest.jsonl"), cache=ShardCache())
     rows = parquet.read_table(tmp_path / "selected" / "kept")
     assert 0 < selected.pairs == rows.num_rows < manifest.pairs
     assert selected.pairs == json.loads((tmp_path / "selected" / "report.json").read_text())["kept"]
@@ -223,7 +223,7 @@ def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
         kinds = [KINDS[number % len(KINDS)] for number in range(400)]
         wanted = sum(kind in ("good", "moved") for kind in kinds)
         assert (
-            read_manifest(str(shards / "manifest.jsonl"), stage=ShardCache()).pairs
+            read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache()).pairs
             == wanted
             == len(pairs_of(shards))
         )
@@ -242,7 +242,7 @@ def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
             download("retry", cwd=tmp_path, **places)
             assert {request.split("/")[0] for request in server.asked[asked:]} == left
         assert read_manifest(
-            str(shards / "manifest.jsonl"), stage=ShardCache()
+            str(shards / "manifest.jsonl"), cache=ShardCache()
         ).pairs == wanted + kinds.count("stall")
 
 

@@ -254,7 +254,7 @@ def test_keys_that_come_twice_are_bad_the_second_time(tmp_path: Path, demo: Path
         [*good_pairs(), ("0003.jpg", encoded(photo(99), "JPEG")), ("0003.txt", b"another")],
     )
     _, captions, bad = epoch([tmp_path / "a.tar"], [GOOD + 1], demo)
-    assert bad == {"a/0003": "a second picture under the same key"} and "another" not in captions
+    assert bad == {"a/0003": "a second image under the same key"} and "another" not in captions
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])

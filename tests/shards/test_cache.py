@@ -134,14 +134,14 @@ def test_a_folder_a_glob_and_a_brace_range_at_a_url(many: Path, tmp_path: Path) 
             f"{remote.url}/*.tar",
             [f"{remote.url}/{name}" for name in names[:3]],
         ):
-            found = resolve(shards, caption=TXT, stage=stage, progress=False)
+            found = resolve(shards, caption=TXT, cache=stage, progress=False)
             assert [shard.name for shard in found.shards] == names[:3]
             assert found.counts.tolist() == [16, 16, 16]
-        assert resolve(f"{remote.url}/sub", caption=TXT, stage=stage).identity == whole.identity
+        assert resolve(f"{remote.url}/sub", caption=TXT, cache=stage).identity == whole.identity
         with pytest.raises(UserError, match=r"no such file|neither"):
-            resolve(f"{remote.url}/nowhere/{MANIFEST_NAME}", caption=TXT, stage=stage)
+            resolve(f"{remote.url}/nowhere/{MANIFEST_NAME}", caption=TXT, cache=stage)
         with pytest.raises(UserError, match=r"gone\.tar: no such file there"):
-            resolve(f"{remote.url}/gone.tar", caption=TXT, stage=stage, progress=False)
+            resolve(f"{remote.url}/gone.tar", caption=TXT, cache=stage, progress=False)
 
 
 def test_a_dead_source_ends_in_one_line_within_the_patience(many: Path, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_the_process_that_fetches_ahead_brings_the_next_windows_and_ends_with_it
 ) -> None:
     with flaky_http(many / "train", fail=0.3, stall=2) as remote:
         stage = ShardCache(folder=str(tmp_path / "cache"), stall=1)
-        manifest = resolve(f"{remote.url}/{MANIFEST_NAME}", caption=TXT, stage=stage)
+        manifest = resolve(f"{remote.url}/{MANIFEST_NAME}", caption=TXT, cache=stage)
         order = Order(counts=manifest.counts, seed=0, lanes=8, window=16)
         ahead = FetchAhead(cache=stage, manifest=manifest, order=order, lanes=range(8), cursor=0)
         ahead.at(0)
@@ -342,12 +342,12 @@ def test_the_process_that_fetches_ahead_brings_the_next_windows_and_ends_with_it
         assert process is not None
         wanted = {shard for lane in range(8) for shard in order.window_at(lane, 0).shards}
         deadline = time.monotonic() + 60
-        while not all(stage.place(manifest.shards[shard].url).exists() for shard in wanted):
+        while not all(stage.path_of(manifest.shards[shard].url).exists() for shard in wanted):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         ahead.at(15 * 8)
         wanted = {shard for lane in range(8) for shard in order.window_at(lane, 15).shards}
-        while not all(stage.place(manifest.shards[shard].url).exists() for shard in wanted):
+        while not all(stage.path_of(manifest.shards[shard].url).exists() for shard in wanted):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         ahead.stop()
@@ -435,7 +435,7 @@ def test_a_vanished_shard_is_dropped_by_choice_with_a_line_in_the_lineage(
     assert (
         f"{name}: vanished; from step {step} on the run does without this shard (16 pairs)" in out
     )
-    lines = [line for line in folder.read_lineage() if line.get("dropped")]
+    lines = [line for line in folder.lineage.read() if line.get("dropped")]
     assert [(line["step"], line["dropped"]) for line in lines] == [(step - 1, [shard])]
     keys, before = keys_of(folder.path), keys_of(local)
     stem = name.removesuffix(".tar")

@@ -58,7 +58,7 @@ def downloaded(demo: Path, tmp_path: Path) -> Path:
 
 def kept_keys(manifest: Path) -> set[str]:
     keys = set()
-    for shard in read_manifest(str(manifest), stage=ShardCache()).shards:
+    for shard in read_manifest(str(manifest), cache=ShardCache()).shards:
         assert shard.selection
         reader = ShardReader(
             Path(shard.url), CAPTION, pairs=shard.pairs, kept=shard.selection.read(ShardCache())
@@ -126,7 +126,7 @@ def test_sizes_are_those_of_the_web(downloaded: Path, tmp_path: Path) -> None:
 
 def test_manifest_by_statistics_here_and_at_a_url(downloaded: Path, tmp_path: Path) -> None:
     run("shards=shards", cwd=tmp_path, module="data.manifest")
-    here = read_manifest(str(downloaded / "manifest.jsonl"), stage=ShardCache())
+    here = read_manifest(str(downloaded / "manifest.jsonl"), cache=ShardCache())
     with flaky_http(downloaded, fail=0.2, stall=1.0) as server:
         stage = ShardCache(folder=str(tmp_path / "cache"))
         run(
@@ -136,7 +136,7 @@ def test_manifest_by_statistics_here_and_at_a_url(downloaded: Path, tmp_path: Pa
             module="data.manifest",
             XDG_CACHE_HOME=str(tmp_path / "cache"),
         )
-        there = read_manifest(str(tmp_path / "there.jsonl"), stage=stage)
+        there = read_manifest(str(tmp_path / "there.jsonl"), cache=stage)
     assert here.identity == there.identity and here.pairs == 512
     assert not list(downloaded.glob(".*.npz")) and not list((tmp_path / "cache").rglob("*.tar")), (
         "no tar was opened"

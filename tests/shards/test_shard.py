@@ -101,7 +101,7 @@ def test_broken_shards_are_named(tmp_path: Path) -> None:
         "cut.tar": "cut short|not a readable",
         "garbage.tar": "not a readable",
         "empty.tar": "no members|not a readable",
-        "texts.tar": "0 of 20 members are pictures",
+        "texts.tar": "0 of 20 members are images",
         "missing.tar": "No such file",
     }.items():
         with pytest.raises(UserError, match=reason) as caught:
@@ -150,7 +150,7 @@ def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(
     bare.mkdir()
     for row in rows:
         (bare / row.name).symlink_to(row.url)
-    whole = read_manifest(str(tmp_path / MANIFEST_NAME), stage=ShardCache())
+    whole = read_manifest(str(tmp_path / MANIFEST_NAME), cache=ShardCache())
     accepted = [
         str(tmp_path / MANIFEST_NAME),
         str(tmp_path),

@@ -86,7 +86,7 @@ class Agreement(Callback):
             names = self.data.drop(gone, finished_steps=trainer.global_step)
             if trainer.is_global_zero:
                 pairs = int(self.data.manifest.counts[gone].sum())
-                self.folder.begin_stretch(self.data.recipe, step=trainer.global_step)
+                self.folder.lineage.begin_stretch(self.data.recipe, step=trainer.global_step)
                 print(
                     f"{', '.join(names)}: vanished; from step {trainer.global_step + 1} on the run does without "
                     f"{'these shards' if len(names) > 1 else 'this shard'} ({pairs:,} pairs), see {self.folder.lineage}",

@@ -18,6 +18,7 @@ from lightning import Callback
 from align_train.figures.plots import draw_curves
 from align_train.files import write_whole
 from align_train.run.folder import RunFolder
+from align_train.run.lineage import keep_steps
 from align_train.strategy.layout import whole
 from align_train.stream.batch import Batch
 from align_train.stream.datamodule import PairsDataModule
@@ -68,7 +69,7 @@ class Metrics(Callback):
             self.rows = [row for row in _read(self.folder) if _step(row) <= trainer.global_step]
         self._columns = list(self.rows[-1]) if self.rows else []
         self._write_all()
-        self._bad_pairs = self.folder.keep_steps(self.folder.bad_pairs, trainer.global_step)
+        self._bad_pairs = keep_steps(self.folder.bad_pairs, trainer.global_step)
 
     def on_train_batch_end(
         self,

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from align_train.cluster.collectives import gather_texts, sum_over_ranks
 from align_train.run.folder import RunFolder
+from align_train.run.lineage import keep_steps
 from align_train.strategy.layout import whole
 from align_train.stream.batch import Batch, normalise
 from align_train.training.callbacks.agreement import stop_with
@@ -42,7 +43,7 @@ class NonFinite(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.is_global_zero:
-            self.folder.keep_steps(self.folder.non_finite, trainer.global_step)
+            keep_steps(self.folder.non_finite, trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: Any, batch: Batch, batch_idx: int

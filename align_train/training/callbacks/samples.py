@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from align_train.figures.sheets import contact_sheet
 from align_train.run.folder import RunFolder
+from align_train.run.lineage import keep_steps
 from align_train.stream.batch import Batch
 
 _SHOWN = 64
@@ -28,7 +29,7 @@ class Samples(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if self.log_keys and trainer.is_global_zero:
-            self.folder.keep_steps(self.folder.keys, trainer.global_step)
+            keep_steps(self.folder.keys, trainer.global_step)
         trainer.strategy.barrier("lines of undone steps are dropped")
 
     def on_train_batch_end(

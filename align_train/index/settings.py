@@ -1,0 +1,70 @@
+"""The settings that a collection of embeddings was made with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from align_train.errors import UserError
+
+PRECISIONS = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that a folder was made with: the content of `collection.json`.
+
+    Attributes:
+        model: The model's path or name.
+        weights: A hash of the model's weights.
+        shards: The shards, as `data.shards` takes them.
+        caption: Where the texts lie, as `data.caption` says it.
+        identity: The manifest's hash.
+        counts: Images of each shard.
+        dim: Numbers of an embedding.
+        precision: `float16` or `float32`, on disk.
+    """
+
+    model: str
+    weights: str
+    shards: str | list[str]
+    caption: str
+    identity: str
+    counts: list[int]
+    dim: int
+    precision: str
+
+    @classmethod
+    def read(cls, file: Path) -> Settings:
+        """Reads `collection.json`.
+
+        Args:
+            file: The file.
+
+        Returns:
+            The settings.
+
+        Raises:
+            UserError: It cannot be read, or was not written by `embed`.
+        """
+        try:
+            settings = cls(**json.loads(file.read_text(encoding="utf-8")))
+            settings._check()
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{file}: cannot be read ({str(error)[:100]}); remove the folder and embed again"
+            ) from None
+        return settings
+
+    def _check(self) -> None:
+        texts = (self.model, self.weights, self.caption, self.identity, self.precision)
+        numbers = (self.dim, *self.counts)
+        # JSON gives any types, and a dataclass does not check its own.
+        right_types = all(isinstance(text, str) for text in texts) and all(
+            isinstance(number, int) for number in numbers
+        )
+        if not right_types:
+            raise ValueError("other types than it is written with")
+        if not self.counts or self.precision not in PRECISIONS:
+            raise ValueError("no counts, or an unknown precision")

@@ -1,0 +1,151 @@
+"""The lineage of a run: which data, seed, batch size, lanes and chunk size held from which step on.
+
+`lineage.jsonl` has a line for each stretch of the run. The first line also carries the run's
+identity for loggers, so that a resumed run continues the same wandb run. Lines with `changed` list
+settings that were new at a start.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align_train.errors import UserError
+from align_train.files import write_whole
+
+Line = dict[str, Any]  # values as JSON has them
+
+# They say where a stretch began, not which pairs it visits.
+_BEGIN = ("cursor", "pairs_seen")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The file `lineage.jsonl` of a run.
+
+    Attributes:
+        path: The file. It need not exist.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self) -> list[Line]:
+        """Reads all lines.
+
+        Returns:
+            The lines, in the order of their steps; none if the run has not begun.
+
+        Raises:
+            UserError: A line is no JSON.
+        """
+        if not self.path.exists():
+            return []
+
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise UserError(
+                f"{self.path}: a line is no JSON; take that line out, or choose another name"
+            ) from None
+
+    def stretch_at(self, step: int) -> Line:
+        """Finds the stretch of a step.
+
+        Args:
+            step: Finished steps; the next step's batch is asked for.
+
+        Returns:
+            The batch's recipe, and the step, cursor and pairs seen at which its stretch began.
+
+        Raises:
+            UserError: The lineage does not reach back to that step.
+        """
+        stretches = [line for line in self.read() if line["step"] <= step and "manifest" in line]
+        if not stretches:
+            raise UserError(
+                f"{self.path}: does not say what step {step + 1} was trained on; has the run begun?"
+            )
+        return stretches[-1]
+
+    def begin_stretch(self, recipe: Mapping[str, object], *, step: int) -> None:
+        """Adds a line if the recipe is new. Drops the lines of steps that were undone.
+
+        Args:
+            recipe: The settings that decide which pairs a step sees, its cursor and pairs seen.
+            step: Finished steps.
+
+        Raises:
+            UserError: The file cannot be read or written.
+        """
+        lines = [line for line in self.read() if _holds(line, step)]
+
+        # A value holds until a later line has another one.
+        recorded: Line = {}
+        for line in lines:
+            recorded.update(line)
+        is_new = any(
+            recorded.get(name) != value for name, value in recipe.items() if name not in _BEGIN
+        )
+
+        if not lines:
+            lines.append({"step": step, "run": secrets.token_hex(4), **recipe})
+        elif is_new:
+            lines.append({"step": step, **recipe})
+        self._write(lines)
+
+    def note_changes(self, changes: Mapping[str, object], *, step: int) -> None:
+        """Adds a line of the settings that are new since the last start.
+
+        Args:
+            changes: For each setting its old and its new value.
+            step: Finished steps.
+
+        Raises:
+            UserError: The file cannot be read or written.
+        """
+        self._write([*self.read(), {"step": step, "changed": changes}])
+
+    def _write(self, lines: Iterable[Line]) -> None:
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def keep_steps(path: Path, step: int) -> int:
+    """Drops the lines of steps that were undone from a .jsonl file of a run.
+
+    Args:
+        path: The file; each line has a `step`, which counts from 1. It need not exist.
+        step: Finished steps.
+
+    Returns:
+        How many lines are left.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    if not path.exists():
+        return 0
+
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        # A killed run may leave half a line, of a step that was undone.
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    write_whole(path, "".join(kept))
+    return len(kept)
+
+
+def _holds(line: Line, step: int) -> bool:
+    """Whether a line still holds for a run that goes on after `step` finished steps."""
+    if line["step"] < max(step, 1):
+        return True
+    # A change of settings at this very step has happened, and config.yaml has it.
+    is_change: bool = line["step"] == step and "changed" in line
+    return is_change

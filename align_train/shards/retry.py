@@ -1,0 +1,246 @@
+"""Asking a source that may fail, cut, lie or stall, until it answers or the patience is over.
+
+Each attempt runs in a thread of its own. The thread is left behind when nothing has arrived for
+`stall` seconds, so a connection that hangs never hangs the run. Attempts follow each other with
+growing pauses. After `patience` seconds there is one clear error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any, Generic, TypeVar
+
+from align_train.errors import UserError
+from align_train.shards.remote import (
+    Stalled,
+    Vanished,
+    filesystem,
+    is_missing,
+    is_refusal,
+    one_line,
+)
+
+# All in seconds.
+_POLL = 0.05
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 30.0
+_TOLD_AT = 4.0  # when the pause has grown to this, the user reads of the trouble, once
+
+# A store may err once. If it says the same so often, it means it.
+_TIMES = 3
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A remote source and how long to insist on its answers.
+
+    Attributes:
+        options: For the file system of fsspec.
+        patience: Seconds until a source that does not answer is an error.
+        stall: Seconds without progress after which one attempt is given up.
+    """
+
+    options: Mapping[str, object]
+    patience: float
+    stall: float
+
+    def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
+        """Asks for a size or a listing: for anything that shows no progress while it runs.
+
+        Args:
+            url: The file or pattern.
+            question: From a file system of fsspec and the path within it to the answer. One attempt
+                may take half of the patience.
+
+        Returns:
+            The answer.
+
+        Raises:
+            Vanished: The source says that the file does not exist.
+            UserError: The source refuses, or has not answered within the patience.
+        """
+        deadline = time.monotonic() + self.patience
+        limit = max(self.stall, self.patience / 2)
+
+        def once(fs: Any, path: str) -> Result:
+            return self.attempt(lambda: question(fs, path), deadline, stall=limit)
+
+        return self.insist(url, once, deadline)
+
+    def insist(self, url: str, once: Callable[[Any, str], Result], deadline: float) -> Result:
+        """Tries until it succeeds, the source means its no, or the deadline is near.
+
+        Args:
+            url: The file or pattern.
+            once: One try, from a file system of fsspec and the path within it.
+            deadline: By `time.monotonic`.
+
+        Returns:
+            The result of the first try that succeeds.
+
+        Raises:
+            Vanished: The source says that the file does not exist.
+            UserError: The source refuses, or the deadline is near; errors of `once` of this kind.
+        """
+        # From the second try on with connections of its own: those of before may be stuck.
+        failures = _Failures(url)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return once(*filesystem(url, self.options, anew=failures.count > 0))
+            except UserError:
+                raise
+            except Exception as error:  # each store has errors of its own kind
+                failures.add(error)
+
+            if time.monotonic() + pause > deadline:
+                raise UserError(
+                    f"{url}: cannot be fetched; given up after {failures.count} attempts in "
+                    f"{self.patience:g} s (data.staging.patience), the last: {failures.reason}"
+                )
+
+            # Jitter: otherwise all nodes of a cluster would come back at the same moment.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            if pause == _TOLD_AT:
+                left = deadline - time.monotonic()
+                line = f"align_train: {url}: {failures.reason}; trying again for {left:.0f} s"
+                print(line, file=sys.stderr, flush=True)
+
+    def attempt(
+        self,
+        function: Callable[[], Result],
+        deadline: float,
+        *,
+        progress: Callable[[], int] = lambda: 0,
+        stall: float | None = None,
+        left_behind: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """Runs a function that may hang, in a thread.
+
+        Args:
+            function: The work.
+            deadline: By `time.monotonic`; the attempt is given up then at the latest.
+            progress: A number that changes while the work goes on.
+            stall: Seconds without a change of `progress` after which the attempt is given up; None:
+                those of the source.
+            left_behind: Cleans up if the attempt was given up and its thread ends after all.
+
+        Returns:
+            The function's result; its errors are raised here.
+
+        Raises:
+            Stalled: The attempt was given up.
+        """
+        stall = stall or self.stall
+        work = _Work(function, left_behind)
+
+        seen = -1
+        moved = time.monotonic()
+        while not work.done(wait=_POLL):
+            now = time.monotonic()
+            arrived = seen
+            # A fetch may not have made its file yet.
+            with contextlib.suppress(OSError):
+                arrived = progress()
+            if arrived != seen:
+                seen = arrived
+                moved = now
+
+            if now - moved > stall or now > deadline:
+                work.give_up()
+                raise Stalled(f"nothing arrived for {stall:g} s")
+        return work.result()
+
+
+class _Work(Generic[Result]):
+    """A function that runs in a thread, which may be left behind.
+
+    A pool of `concurrent.futures` would not do: the interpreter joins its threads when it ends, and
+    a thread that hangs would keep it from ending.
+    """
+
+    def __init__(self, function: Callable[[], Result], left_behind: Callable[[], None]) -> None:
+        self._function = function
+        self._left_behind = left_behind
+        self._given_up = Event()
+        self._results: list[Result] = []
+        self._errors: list[BaseException] = []
+
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._function())
+        except BaseException as error:  # of any kind: it belongs to the thread that waits
+            self._errors.append(error)
+        if self._given_up.is_set():
+            self._left_behind()
+
+    def done(self, *, wait: float) -> bool:
+        """Whether the function has ended. Waits so many seconds for it."""
+        self._thread.join(wait)
+        return bool(self._results or self._errors)
+
+    def give_up(self) -> None:
+        """Leaves the thread behind."""
+        self._given_up.set()
+
+    def result(self) -> Result:
+        """The function's result; raises its error."""
+        if self._errors:
+            raise self._errors[0]
+        return self._results[0]
+
+
+class _Failures:
+    """The failed attempts at one URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.count = 0
+        self.reason = "no answer"
+        self._missing = 0  # in a row
+        self._refused = 0
+
+    def add(self, error: Exception) -> None:
+        """Notes a failed attempt; raises once the source means it.
+
+        Raises:
+            Vanished: The source said three times in a row that the file does not exist.
+            UserError: The source refused three times.
+        """
+        self.count += 1
+
+        if isinstance(error, FileNotFoundError) and is_missing(error):
+            self.reason = "no such file"
+            self._missing += 1
+            if self._missing >= _TIMES:
+                raise Vanished(
+                    f"{self.url}: no such file there; check data.shards, or rebuild the manifest"
+                ) from None
+            return
+
+        self._missing = 0
+        if isinstance(error, Stalled):
+            self.reason = str(error)
+        elif isinstance(error, FileNotFoundError):
+            self.reason = one_line(error.__cause__ or error)
+        else:
+            self.reason = one_line(error)
+            self._refused += is_refusal(error)
+
+        if self._refused >= _TIMES:
+            raise UserError(
+                f"{self.url}: the source refuses ({self.reason}); check the credentials "
+                f"(environment, data.storage_options)"
+            ) from None
