@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import torch
 
+from align_train.cluster.watchdog import Watchdog
 from align_train.errors import Lost, UserError
-from align_train.training.callbacks import (
-    Watchdog,
-)
 
 # How gloo says that the other side is gone; what it raises is a plain RuntimeError.
 _PEER_LEFT = (

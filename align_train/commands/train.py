@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from align_train.cluster import launcher
+from align_train.cluster.watchdog import Watchdog
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
 from align_train.commands.failures import explained
 from align_train.commands.loggers import run_loggers
@@ -28,9 +29,6 @@ from align_train.config.messages import report_once
 from align_train.errors import UserError
 from align_train.files import Lock
 from align_train.run.folder import RunFolder
-from align_train.training.callbacks import (
-    Watchdog,
-)
 from align_train.training.module import TrainingModule
 
 

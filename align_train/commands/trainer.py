@@ -8,6 +8,7 @@ import lightning
 
 from align_train.cluster import launcher
 from align_train.cluster.environment import cluster_environment
+from align_train.cluster.watchdog import Watchdog
 from align_train.commands.loggers import run_loggers
 from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
@@ -26,8 +27,8 @@ from align_train.training.callbacks import (
     Samples,
     Stopping,
     Throughput,
-    Watchdog,
 )
+from align_train.training.step_end import StepEnd
 
 _LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
 
@@ -43,61 +44,16 @@ def build_trainer(
 ) -> lightning.Trainer:
     processes = config.trainer.devices * config.trainer.nodes
     agreement = Agreement(folder=folder, data=data)
-    averaging = Averaging(decay=config.ema)
-    throughput = Throughput(
-        batch_size=config.batch_size,
-        max_steps=max_steps,
-        bf16=config.precision == "bf16",
-        peak_tflops=config.trainer.peak_tflops,
-    )
-    metrics = Metrics(
-        folder=folder,
-        every=config.log_every,
-        data=data,
-        max_steps=max_steps,
-        name=config.name,
-        agreement=agreement,
-        throughput=throughput,
-    )
     checkpoints = Checkpoints(
         folder=folder,
         every=config.checkpoint_every,
         agreement=agreement,
+        at=watchdog.at,
         keep=config.keep_checkpoints,
         keep_every=config.keep_every,
         spike=config.keep_before_spike,
         background=config.background_checkpoints,
-        at=watchdog.at,
     )
-    callbacks = [
-        write_settings,
-        agreement,
-        throughput,
-        NonFinite(
-            folder=folder,
-            checkpoints=checkpoints,
-            look=_show_command(config),
-            skips=config.max_skipped_steps,
-        ),
-        averaging,
-        Evaluation(
-            evaluators=evaluators,
-            every=config.evaluate_every,
-            data=data,
-            metrics=metrics,
-            averaging=averaging,
-            agreement=agreement,
-            at=watchdog.at,
-        ),
-        metrics,
-        Samples(
-            folder=folder, log_keys=config.log_keys
-        ),  # after Metrics: ranks wait here for the files to be trimmed
-        Progress(max_steps=max_steps, metrics=metrics),
-        checkpoints,
-        Stopping(checkpoints=checkpoints, agreement=agreement),
-        watchdog,
-    ]
     facts = RunFacts(
         processes=processes,
         on_gpu=config.trainer.accelerator == "gpu",
@@ -114,7 +70,10 @@ def build_trainer(
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=max_steps,
         logger=run_loggers(config, folder),
-        callbacks=callbacks,
+        callbacks=[
+            write_settings,
+            _step_end(config, data, max_steps, evaluators, checkpoints, watchdog),
+        ],
         default_root_dir=folder.path,
         # What our own callbacks and loader do, Lightning must not do again.
         enable_checkpointing=False,
@@ -129,6 +88,65 @@ def build_trainer(
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None  # signals are Stopping's alone
     return trainer
+
+
+def _step_end(
+    config: Any,
+    data: PairsDataModule,
+    max_steps: int,
+    evaluators: dict[str, Any],
+    checkpoints: Checkpoints,
+    watchdog: Watchdog,
+) -> StepEnd:
+    """The parts of a step's end; their order stands in `step_end.py`."""
+    folder = checkpoints.folder
+    agreement = checkpoints.agreement
+    averaging = Averaging(decay=config.ema)
+
+    throughput = Throughput(
+        batch_size=config.batch_size,
+        max_steps=max_steps,
+        bf16=config.precision == "bf16",
+        peak_tflops=config.trainer.peak_tflops,
+    )
+    metrics = Metrics(
+        folder=folder,
+        every=config.log_every,
+        data=data,
+        max_steps=max_steps,
+        name=config.name,
+        agreement=agreement,
+        throughput=throughput,
+    )
+    evaluation = Evaluation(
+        evaluators=evaluators,
+        every=config.evaluate_every,
+        data=data,
+        metrics=metrics,
+        averaging=averaging,
+        agreement=agreement,
+        at=watchdog.at,
+    )
+    non_finite = NonFinite(
+        folder=folder,
+        checkpoints=checkpoints,
+        look=_show_command(config),
+        skips=config.max_skipped_steps,
+    )
+
+    return StepEnd(
+        agreement=agreement,
+        throughput=throughput,
+        non_finite=non_finite,
+        averaging=averaging,
+        evaluation=evaluation,
+        metrics=metrics,
+        samples=Samples(folder=folder, log_keys=config.log_keys),
+        progress=Progress(max_steps=max_steps, metrics=metrics),
+        checkpoints=checkpoints,
+        stopping=Stopping(checkpoints=checkpoints, agreement=agreement),
+        watchdog=watchdog,
+    )
 
 
 def _show_command(config: Any) -> str:

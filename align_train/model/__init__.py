@@ -5,6 +5,7 @@ from align_train.model.classifier import Classifier
 from align_train.model.dual_encoder import Bias, DualEncoder, Temperature
 from align_train.model.image_tower import EfficientNetTower, TimmTower
 from align_train.model.text_tower import BertTower
+from align_train.model.trainable import TrainableModel
 
 __all__ = [
     "BertTower",
@@ -16,4 +17,5 @@ __all__ = [
     "Temperature",
     "TextTower",
     "TimmTower",
+    "TrainableModel",
 ]

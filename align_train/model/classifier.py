@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from align_train.model.base import ImageTower
+from align_train.model.trainable import TrainableModel
 
 
-class Classifier(nn.Module):
+class Classifier(TrainableModel):
     """Images -> logits of classes.
 
     Trained alone, the linear layer is a *linear probe* of the tower (paper, section 5.3). The layer
@@ -22,10 +23,8 @@ class Classifier(nn.Module):
     """
 
     takes_labels = True
-    """Whether images go with labels and not with texts: asked before the model is built."""
-
     temperature = None
-    """A classifier learns none."""
+    text_tower = None
 
     def __init__(
         self,

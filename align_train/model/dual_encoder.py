@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from align_train.model.base import ImageTower, TextTower
+from align_train.model.trainable import TrainableModel
 
 
 class Temperature(nn.Module):
@@ -72,11 +73,11 @@ class Bias(nn.Module):
         return self.value.clone()
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(TrainableModel):
     """Image tower, text tower, temperature and, for a loss that needs one, a bias."""
 
-    takes_labels = False
-    """Whether images go with labels and not with texts: asked before the model is built."""
+    text_tower: TextTower
+    temperature: Temperature
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""align_train.training"""
+"""One training step, and what happens around it."""

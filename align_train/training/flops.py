@@ -1,19 +1,30 @@
+"""Floating-point operations of a training step, counted once, and what the hardware could do.
+
+One forward pass of each tower is counted: of the image tower on the meta device, without memory or
+time; of the text tower by three short texts, since its cost is a quadratic function of the text's
+length. A step costs three forward passes (a backward pass costs two), or one for a locked tower.
+"""
+
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from align_train.model import Classifier, DualEncoder
+from align_train.model import TrainableModel
 
-# Dense peaks in TFLOP/s, bf16 on tensor cores and float32, by NVIDIA's data sheets; the first name that fits counts.
-PEAKS = {
+# Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By NVIDIA's data sheets.
+# The order counts: the first name that is part of the device's name is taken ("A100" before "A10").
+#
+# Lightning's table (`get_available_flops`, 2.6) cannot replace it: it lacks B200, A10 and, by the
+# names that drivers report, H200; it takes an L40S for an L4; it has sparse peaks for H100 NVL and
+# half the bf16 peak of an RTX 4090.
+_PEAKS = {
     "B200": (2250.0, 80.0),
     "H100 PCIe": (756.0, 51.0),
     "H100 NVL": (835.0, 60.0),
@@ -29,47 +40,82 @@ PEAKS = {
     "RTX 3090": (71.0, 35.6),
 }
 
+_TRAINED = 3.0  # forward passes that a step of a trained tower costs
+_LOCKED = 1.0
+_LENGTHS = (8, 16, 24)  # tokens of the texts that are counted
+
+
+def peak_tflops(device: torch.device, *, bf16: bool) -> float | None:
+    """The dense peak of a device in TFLOP/s.
+
+    Args:
+        device: The device that a rank computes on.
+        bf16: True for bf16 on tensor cores, False for float32.
+
+    Returns:
+        The peak; None for a CPU, or if the device's name is not in the table.
+    """
+    if device.type != "cuda":
+        return None
+
+    name = torch.cuda.get_device_name(device)
+    for part, (in_bf16, in_float32) in _PEAKS.items():
+        if part in name:
+            return in_bf16 if bf16 else in_float32
+    return None
+
 
 class ModelFlops:
-    """FLOPs of a training step per pair, by the length of its text."""
+    """FLOPs of a training step for each pair, by the length of its text."""
 
-    def __init__(self, model: DualEncoder | Classifier) -> None:
-        self._dim, self._pairs = model.dim, isinstance(model, DualEncoder)
-        locked = getattr(model, "lock", None)
-        self._factors = {tower: 1.0 if tower == locked else 3.0 for tower in ("image", "text")}
-        shape = (2, 3, model.image_size, model.image_size)
-        tower = _on_meta(model.image_tower)
-        self._image = _count(lambda: tower(torch.empty(shape, device="meta"))) / 2
-        self._text = (
-            _text_flops(model.text_tower) if isinstance(model, DualEncoder) else [0.0, 0.0, 0.0]
-        )
+    def __init__(self, model: TrainableModel) -> None:
+        """Counts the forward passes of both towers.
 
-    def of_loss(self, batch_size: int) -> float:
-        """Of the logits of a global batch, forward and backward: one matrix product each way serves both directions."""
-        return 8.0 * batch_size**2 * self._dim if self._pairs else 0.0
+        Args:
+            model: The whole model, before a strategy takes it.
+        """
+        self._image_passes = _LOCKED if model.lock == "image" else _TRAINED
+        self._text_passes = _LOCKED if model.lock == "text" else _TRAINED
+
+        images = torch.empty(2, 3, model.image_size, model.image_size, device="meta")
+        self._image = _count(partial(_on_meta(model.image_tower), images)) / 2
+
+        self._text = [0.0, 0.0, 0.0]
+        if model.text_tower is not None:
+            self._text = _text_flops(model.text_tower)
 
     def of_step(self, pairs: int, tokens: int) -> float:
+        """FLOPs of both towers in one step.
+
+        Args:
+            pairs: How many pairs.
+            tokens: Tokens of each text, padding included.
+        """
         constant, linear, square = self._text
         text = constant + linear * tokens + square * tokens**2
-        return pairs * (self._factors["image"] * self._image + self._factors["text"] * text)
+        return pairs * (self._image_passes * self._image + self._text_passes * text)
 
 
 def _text_flops(tower: nn.Module) -> list[float]:
-    """a, b, c: a text of n tokens takes a + b n + c n², by three short ones that are really encoded (BERT's code asks for
-    values, which tensors on the meta device have not)."""
+    """Gives a, b, c: the forward pass of a text of n tokens takes a + b·n + c·n² FLOPs.
+
+    The texts really go through the tower: BERT's code asks for values, which tensors on the meta
+    device do not have.
+    """
     device = next(tower.parameters()).device
     modes = {part: part.training for part in tower.modules()}
     tower.eval()
+    counts = []
     try:
-        lengths = (8, 16, 24)
-        texts = [torch.ones(1, tokens, dtype=torch.int32, device=device) for tokens in lengths]
-        counts = [_count(partial(tower, text)) for text in texts]
+        for tokens in _LENGTHS:
+            text = torch.ones(1, tokens, dtype=torch.int32, device=device)
+            counts.append(_count(partial(tower, text)))
     finally:
         for part, mode in modes.items():
             part.training = mode
-    coefficients: list[float] = np.linalg.solve(
-        np.vander(lengths, increasing=True), counts
-    ).tolist()
+
+    powers = np.vander(_LENGTHS, increasing=True)
+    coefficients: list[float] = np.linalg.solve(powers, counts).tolist()
     return coefficients
 
 
@@ -81,12 +127,12 @@ def _count(function: Callable[[], object]) -> float:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without memory."""
-    held: dict[int, Any] = {}
+    """A copy without memory, in evaluation mode."""
+    # What `deepcopy` finds here, by identity, it takes for a copy that is already made.
+    copies: dict[int, object] = {}
     for parameter in model.parameters():
-        held[id(parameter)] = nn.Parameter(
-            torch.empty_like(parameter, device="meta"), requires_grad=False
-        )
+        empty = torch.empty_like(parameter, device="meta")
+        copies[id(parameter)] = nn.Parameter(empty, requires_grad=False)
     for buffer in model.buffers():
-        held[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, held).eval()
+        copies[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, copies).eval()

@@ -1,8 +1,14 @@
+"""Computing a part of the model twice, in place of keeping its activations until backward.
+
+Of a block, when `checkpoint_blocks` is set; of a whole chunk, for gradient caching. Price: one more
+forward pass of that part.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,35 +17,55 @@ from torch.utils.checkpoint import checkpoint
 
 from align_train.training.batch_norm import without_statistics
 
+Result = TypeVar("Result")
+
 
 def checkpoint_block(block: nn.Module) -> None:
-    """Activation checkpointing of one encoder block: in training only its inputs are kept, and it is run again backward."""
+    """Makes a block keep only its inputs in training, and run again in the backward pass.
+
+    Args:
+        block: Changed in place; the names of its parameters stay.
+    """
     forward = block.forward
 
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), without_statistics(block)
+
+    def checkpointed(*args: Any, **kwargs: Any) -> object:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
-        contexts = lambda: (nullcontext(), without_statistics(block))  # noqa: E731
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     block.forward = checkpointed
 
 
-def forgetful(
-    forward: Callable[[], Any],
-    first: AbstractContextManager[Any],
-    again: AbstractContextManager[Any],
-) -> Any:
-    """`forward()` within `first`, of which autograd keeps its nodes and no tensor: when backward wants one, `forward` runs
-    again, within `again`, and what it saves is kept until it is used.
+def recompute_in_backward(
+    forward: Callable[[], Result],
+    *,
+    first: AbstractContextManager[None],
+    again: AbstractContextManager[None],
+) -> Result:
+    """Calls a function whose saved tensors autograd makes again when backward needs the first one.
 
-    What `torch.utils.checkpoint` does, without its objects for every tensor saved: half a megabyte for each chunk of a model
-    whose activations take a hundred, and between them the heap is left in pieces.
+    `torch.utils.checkpoint` does the same, but keeps an object for every saved tensor: half a
+    megabyte for each chunk of a model whose activations take a hundred, and they leave the heap in
+    pieces.
+
+    Args:
+        forward: The function; both calls must save the same tensors in the same order.
+        first: Entered around the call now.
+        again: Entered around the call in the backward pass.
+
+    Returns:
+        What the call now gives.
+
+    Raises:
+        RuntimeError: In the backward pass, if the calls saved different numbers of tensors.
     """
     expected = 0
     made_again: list[Tensor | None] = []
 
-    def number(_: Tensor) -> int:
+    def count(_: Tensor) -> int:
         nonlocal expected
         expected += 1
         return expected - 1
@@ -47,7 +73,7 @@ def forgetful(
     def keep(tensor: Tensor) -> None:
         made_again.append(tensor.detach())
 
-    def recomputed(place: int) -> Tensor:
+    def recomputed(index: int) -> Tensor:
         if not made_again:
             with again, torch.enable_grad(), saved_tensors_hooks(keep, _no_second_graph):
                 forward()
@@ -55,11 +81,14 @@ def forgetful(
                 raise RuntimeError(
                     f"a chunk's second pass saved {len(made_again)} tensors, its first {expected}"
                 )
-        tensor, made_again[place] = made_again[place], None
+
+        # Backward asks for each tensor once: its memory is free after that.
+        tensor = made_again[index]
+        made_again[index] = None
         assert tensor is not None
         return tensor
 
-    with first, saved_tensors_hooks(number, recomputed):
+    with first, saved_tensors_hooks(count, recomputed):
         return forward()
 
 

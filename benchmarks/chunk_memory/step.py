@@ -23,7 +23,7 @@ from align_train.config.compose import defaults
 from align_train.loss.contrastive import ContrastiveLoss
 from align_train.model import DualEncoder
 from align_train.stream.batch import Chunk
-from align_train.training.forward import encode_chunks
+from align_train.training.forward import embed_chunks
 from benchmarks.loss.worker import Memory
 
 VOCABULARY, TOKENS = 8192, 32
@@ -49,7 +49,7 @@ def random_chunks(model: DualEncoder, pairs: int, size: int) -> list[Chunk]:
 
 
 def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> None:
-    images, texts = encode_chunks(model, chunks, seed=0, step=0, recompute=recompute)
+    images, texts = embed_chunks(model, chunks, seed=0, step=0, recompute=recompute)
     loss: Tensor = ContrastiveLoss()(images, texts, *model.logit_parameters())
     torch.autograd.backward(loss)
 

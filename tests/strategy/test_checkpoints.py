@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from align_train.optim.lamb import LambOptimizer
 from align_train.run.folder import RunFolder
-from align_train.training.callbacks import Averaging
 from tests.support.commands import run
-from tests.support.parity import STEPS, Case, fit, small_model
+from tests.support.parity import STEPS, Averaged, Case, fit, small_model
 from tests.support.processes import on_ranks
 from tests.support.runs import metrics
 
@@ -24,7 +23,7 @@ WHOLE = Case("ddp", 1, optimizer="lamb", ema=0.9)
 
 def stretch(case: Case, start: int, end: int, resume: Path | None, save: Path) -> list[Tensor]:
     """Steps from one checkpoint to the next under an engine; nothing to return: the checkpoint tells."""
-    fit(case, Averaging(decay=case.ema), start=start, end=end, resume=resume, save=save)
+    fit(case, Averaged(decay=case.ema), start=start, end=end, resume=resume, save=save)
     return []
 
 

@@ -261,6 +261,41 @@ class _FirstGradients(Callback):
             }
 
 
+class Averaged(Callback):
+    """`Averaging` alone, as `StepEnd` calls it."""
+
+    def __init__(self, *, decay: float | None) -> None:
+        self.averaging = Averaging(decay=decay)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        self.averaging.start(module)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: object
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        self.averaging.average(module, step=trainer.global_step)
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        self.averaging.save(module, checkpoint, keep=trainer.is_global_zero)
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        self.averaging.load(module, checkpoint)
+
+
 def _gradient(parameter: nn.Parameter) -> Tensor:
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
         from deepspeed.utils import safe_get_full_grad
@@ -272,9 +307,9 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 def trained(case: Case) -> dict[str, Tensor]:
     """What one rank sees after training under an engine."""
-    gradients, averaging = _FirstGradients(), Averaging(decay=case.ema)
-    module = fit(case, gradients, averaging)
-    parameters = averaging.weights(module)
+    gradients, averaged = _FirstGradients(), Averaged(decay=case.ema)
+    module = fit(case, gradients, averaged)
+    parameters = averaged.averaging.weights(module)
     named = {name for name, _ in module.model.named_parameters()}
     return {f"gradient {name}": value for name, value in gradients.found.items()} | {
         f"parameter {name}": value for name, value in parameters.items() if name in named

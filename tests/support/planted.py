@@ -13,7 +13,7 @@ from torch import Tensor
 
 from align_train.cluster.collectives import rank
 from align_train.model import DualEncoder
-from align_train.training.callbacks import checkpoints
+from align_train.training.callbacks import checkpoint_writer
 
 SECONDS_A_CHUNK = float(os.environ.get("PLANTED_SECONDS_A_CHUNK", "0"))
 
@@ -68,8 +68,8 @@ class Standardised(DualEncoder):
         return super().forward((images - mean) / deviation, input_ids)
 
 
-def _write_slowly(state: dict[str, Any], path: Path) -> None:
-    """As `checkpoints._save`, in twenty pieces."""
+def _write_slowly(state: dict[str, object], path: Path) -> None:
+    """As `checkpoint_writer._save`, in twenty pieces."""
     whole = io.BytesIO()
     torch.save(state, whole)
     data = whole.getvalue()
@@ -82,4 +82,4 @@ def _write_slowly(state: dict[str, Any], path: Path) -> None:
 
 
 if SECONDS_A_CHECKPOINT:
-    checkpoints._save = _write_slowly
+    checkpoint_writer._save = _write_slowly

@@ -1,8 +1,10 @@
-"""What happens beside the training step: numbers, pictures, checkpoints, evaluation, signals, faults, the progress bar."""
+"""The parts of a step's end: plain classes, which `step_end.py` calls in their order.
+
+Numbers, contact sheets, checkpoints, evaluation, signals, faults, the progress bar.
+"""
 
 from __future__ import annotations
 
-from align_train.cluster.watchdog import Watchdog
 from align_train.training.callbacks.agreement import Agreement
 from align_train.training.callbacks.averaging import Averaging
 from align_train.training.callbacks.checkpoints import Checkpoints
@@ -25,5 +27,4 @@ __all__ = [
     "Samples",
     "Stopping",
     "Throughput",
-    "Watchdog",
 ]

@@ -1,58 +1,60 @@
-"""Checkpoints that are whole or absent: written aside, renamed, and only then named by `last`.
+"""Checkpoints: all ranks gather into rank 0's memory; a thread writes while training goes on.
 
-`checkpoints/step-00000500.ckpt` is what Lightning saves (towers, optimizer, schedule, loop, cursor); `checkpoints/last` is
-a symbolic link, replaced atomically. A run that is killed at any moment finds the previous complete one there.
+There is one such thread: the next checkpoint, a signal and the end of the run wait for it. If it
+fails, all ranks stop at the end of that step. The files are the business of `checkpoint_writer.py`.
 
-All ranks gather what is saved into rank 0's memory; from there a thread writes it while training goes on. There is one such
-thread: the next checkpoint, a signal and the end wait for it, and where it fails, all ranks stop at the end of that step.
+Price: rank 0 holds all weights and optimizer state once more in memory while they are written.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import torch
-from lightning import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from align_train.cluster.collectives import all_reduce_, raise_on_all_ranks
-from align_train.files import write_whole
 from align_train.run.folder import RunFolder
 from align_train.strategy.layout import local_values
 from align_train.training.callbacks.agreement import Agreement, stop_with
+from align_train.training.callbacks.checkpoint_writer import CheckpointWriter
 from align_train.training.callbacks.spikes import RunningLoss
 from align_train.training.module import TrainingModule
 
-_SPIKES_KEPT = 3
+Value = TypeVar("Value")
 
 
 class Gathered(TorchCheckpointIO):
-    """In the place of Lightning's writer: keeps what is to be saved, for a thread to write. On rank 0 only."""
+    """Stands in for Lightning's writer: keeps the state for a thread to write. On rank 0 only."""
 
     def __init__(self) -> None:
+        """Has gathered nothing yet."""
         super().__init__()
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, object] = {}
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: object, storage_options: object = None
     ) -> None:
+        """Keeps a checkpoint.
+
+        Args:
+            checkpoint: What is saved, whole tensors.
+            path: Not used.
+            storage_options: Not used.
+        """
         self.state = checkpoint
 
 
-class Checkpoints(Callback):
-    """Saves every `every` steps and at the end; keeps the newest `keep`, every one of a step that `keep_every` divides, and
-    what a symbolic link in the folder names.
+class Checkpoints:
+    """Saves every `every` steps and at the end.
 
-    spike: a loss that lies so many standard deviations above those before it (exponential averages over some 50 steps) keeps
-    the checkpoint before it, under the link `before-spike-…`; None: no such care. background: write in a thread. at: is told
-    that this is where the process is.
+    Attributes:
+        gathered: The plugin that Lightning's trainer must save through.
+        saved_step: The last step that was gathered; -1 before the first.
     """
 
     def __init__(
@@ -67,169 +69,148 @@ class Checkpoints(Callback):
         spike: float | None = None,
         background: bool = True,
     ) -> None:
-        self.folder, self.every, self.keep, self.keep_every = folder, every, keep, keep_every
-        self.agreement, self.background, self.at = agreement, background, at
+        """Saves nothing yet.
+
+        Args:
+            folder: The run's folder.
+            every: Steps between two checkpoints.
+            agreement: Learns of a failure in the thread.
+            at: Called with the place where this process is, for the watchdog.
+            keep: How many of the newest checkpoints stay. What a symbolic link in the folder
+                names stays too.
+            keep_every: Checkpoints of steps that this divides stay too; None: no more.
+            spike: Also keep the checkpoint before a loss that lies this many standard deviations
+                above those before it (exponential averages over some 50 steps), under the link
+                `before-spike-…`; None disables it.
+            background: Whether a thread writes.
+        """
+        self.folder = folder
+        self.every = every
+        self.agreement = agreement
+        self.at = at
+        self.background = background
         self.gathered = Gathered()
         self.saved_step = -1
+
+        self._writer = CheckpointWriter(folder, keep=keep, keep_every=keep_every)
         self._losses = RunningLoss(spike)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._being_written = 0
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def save_if_due(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Saves the step if it is due, and keeps the last checkpoint if the loss leaps up.
+
+        Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module after the step.
+
+        Raises:
+            UserError: A checkpoint could not be written, or the weights are not finite.
+        """
         if self.agreement.failed_writing:
             self.finish(trainer)
-        assert isinstance(module, TrainingModule)
-        if self._losses.stands_out(float(module.loss_value)) and trainer.is_global_zero:
-            self._keep_before_spike(trainer.global_step)
+
+        leaps = self._losses.stands_out(float(module.loss_value))
+        if leaps and trainer.is_global_zero:
+            self.settle()  # or `last` might still move
+            self._writer.keep_before_spike(trainer.global_step)
+
         if trainer.global_step % self.every == 0:
             self.save(trainer)
 
-    def on_exception(self, *_: Any) -> None:
-        self.settle()
-
-    def settle(self) -> None:
-        """Waits for what is being written; how that ended is told by `finish`."""
-        if self._writing is not None:
-            self._writing.exception()
-
-    def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        self.save(trainer)
-        self.finish(trainer)
-
     def save(self, trainer: lightning.Trainer) -> None:
-        """Called by all ranks, which gather what rank 0 writes."""
+        """Gathers the state on rank 0 and begins to write it, unless the step is saved. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+
+        Raises:
+            UserError: A checkpoint could not be written, or the weights are not finite.
+        """
         if trainer.global_step == self.saved_step:
             return
+
         self.at("saving a checkpoint")
         self.finish(trainer)
         self._refuse_broken(trainer)
+
         final = self.folder.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
-        trainer.save_checkpoint(final)  # gathers
-        self.saved_step = self._being_written = trainer.global_step
+        trainer.save_checkpoint(final)  # through `gathered`
+        self.saved_step = trainer.global_step
+        self._being_written = trainer.global_step
+
         if trainer.is_global_zero:
-            state, self.gathered.state = self.gathered.state, {}
+            state = self.gathered.state
+            self.gathered.state = {}
             if self.background and trainer.strategy.root_device.type == "cpu":
-                state = _copied(state)  # or the next step would change what is being written
-            self._writing = self._threads.submit(self._write, state, final)
+                # On a CPU the next step would change the tensors while they are written.
+                state = _copied(state)
+            self._writing = self._threads.submit(self._writer.write, state, final)
             self._writing.add_done_callback(self._note_failure)
         if not self.background:
             self.finish(trainer)
 
     def finish(self, trainer: lightning.Trainer) -> None:
-        """Waits until the last checkpoint is there; the error of all ranks where it could not be written."""
+        """Waits until the last checkpoint is written. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+
+        Raises:
+            UserError: On all ranks, if it could not be written.
+        """
         try:
             with raise_on_all_ranks(trainer.strategy.root_device):
                 if self._writing is not None:
                     self._writing.result()
         except OSError as error:
             message = (
-                f"{self.folder.checkpoints}/step-{self._being_written:08d}.ckpt: the checkpoint cannot be written "
-                f"({error.strerror or error}); the last complete one is step {_last_step(self.folder)}: free some space and "
-                f"run the same command again"
+                f"{self.folder.checkpoints}/step-{self._being_written:08d}.ckpt: the checkpoint "
+                f"cannot be written ({error.strerror or error}); the last complete one is step "
+                f"{_last_step(self.folder)}: free some space and run the same command again"
             )
             raise stop_with(trainer, message) from error
         finally:
             self._writing = None
 
+    def settle(self) -> None:
+        """Waits for the thread without raising its error, which is left to `finish`."""
+        if self._writing is not None:
+            self._writing.exception()
+
     def _note_failure(self, writing: Future[None]) -> None:
         if writing.exception() is not None:
             self.agreement.writing_failed = True
 
-    # --- in the thread ------------------------------------------------------------------------------------------------------
-
-    def _write(self, state: dict[str, Any], final: Path) -> None:
-        aside = final.with_name(f".{final.name}.partial")
-        try:
-            _save(state, aside)
-            os.replace(aside, final)
-            self._link("last", final)
-            if place := os.environ.get("ALIGN_TRAIN_SAVED"):  # for whoever has started the run
-                write_whole(Path(place), final.stem.removeprefix("step-").lstrip("0"))
-            self._drop_old(final)
-        except OSError:
-            _remove(aside)
-            raise
-
-    def _link(self, name: str, target: Path) -> None:
-        link = self.folder.checkpoints / f".{name}.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(target.name)
-        os.replace(link, self.folder.checkpoints / name)
-
-    def _drop_old(self, final: Path) -> None:
-        for stale in self.folder.checkpoints.glob(".step-*.partial"):
-            _remove(stale)
-        linked = {path.resolve() for path in self.folder.checkpoints.iterdir() if path.is_symlink()}
-        complete = sorted(
-            path for path in self.folder.checkpoints.glob("step-*.ckpt") if path < final
-        )
-        for old in complete[: -(self.keep - 1) or None]:
-            step = int(old.stem.removeprefix("step-"))
-            if old.resolve() not in linked and not (
-                self.keep_every and step % self.keep_every == 0
-            ):
-                _remove(old)
-
-    # ------------------------------------------------------------------------------------------------------------------------
-
-    def _keep_before_spike(self, step: int) -> None:
-        self.settle()  # `last` may be about to name another
-        last = self.folder.last_checkpoint()
-        if last is None:
-            return
-        self._link(f"before-spike-{step:08d}", last)
-        for old in sorted(self.folder.checkpoints.glob("before-spike-*"))[:-_SPIKES_KEPT]:
-            old.unlink()
-        print(
-            f"step {step}: the loss leaps up; {last.name} is kept, see {self.folder.checkpoints}/before-spike-{step:08d}",
-            flush=True,
-        )
-
     def _refuse_broken(self, trainer: lightning.Trainer) -> None:
-        """Weights that are not finite would be all that is left once older checkpoints are dropped."""
-        held = [
-            part
-            for parameter in trainer.lightning_module.parameters()
-            for part in local_values(parameter)
-        ]
-        if all_reduce_(torch.stack([~part.isfinite().all() for part in held]).sum()):
-            message = (
-                f"step {trainer.global_step}: the weights are no longer finite and were not saved; the last checkpoint is step "
-                f"{self.folder.last_step()}: lower optimizer.lr or set clip, and run the same command again"
+        """Saved, broken weights would be all that is left once older checkpoints are dropped."""
+        broken: list[Tensor] = []
+        for parameter in trainer.lightning_module.parameters():
+            broken += [~values.isfinite().all() for values in local_values(parameter)]
+
+        if all_reduce_(torch.stack(broken).sum()):
+            raise stop_with(
+                trainer,
+                f"step {trainer.global_step}: the weights are no longer finite and were not saved; "
+                f"the last checkpoint is step {self.folder.last_step()}: lower optimizer.lr or set "
+                f"clip, and run the same command again",
             )
-            raise stop_with(trainer, message)
 
 
-def _copied(value: Any) -> Any:
-    """Tensors in plain containers, each with a memory of its own."""
+def _copied(value: Value) -> Value:
+    """A copy of plain containers in which each tensor has memory of its own."""
+    copied: Any = value
     if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Flushed to the disk: a rename must not overtake the data. What is wrong with the disk is an OSError."""
-    with path.open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # the zip writer's complaint that what it wrote is not there
-            _raise_cause(error)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _raise_cause(error: BaseException) -> None:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            raise cause
-        cause = cause.__cause__ or cause.__context__
-    raise error
+        copied = value.clone()
+    elif isinstance(value, dict):
+        copied = {key: _copied(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        copied = type(value)(map(_copied, value))
+    result: Value = copied
+    return result
 
 
 def _last_step(folder: RunFolder) -> str:
@@ -237,11 +218,3 @@ def _last_step(folder: RunFolder) -> str:
         return str(folder.last_step())
     except (OSError, ValueError):
         return "not known (the folder cannot be read)"
-
-
-def _remove(path: Path) -> None:
-    try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    except OSError:  # a file system that is no longer there
-        if path.exists():
-            raise

@@ -1,37 +1,38 @@
-"""Evaluators every N steps, on all ranks; their values join the step's row in metrics.csv. (Those of the last step are
-evaluated once it is saved.)
+"""Evaluators every N steps, on all ranks; their values join the step's row in metrics.csv.
 
-They see a plain model of their own, filled each time with the whole weights (or their average): whatever the engine has done
-to the model in training, and however many pictures each rank has to encode.
+They see a plain model of their own, filled each time with the whole weights (or their average):
+the strategy's changes to the model and the number of images on each rank do not matter to it. The
+last step is evaluated once it is saved, by the command.
+
+Price: the weights once more, on the CPU, and on the device while evaluating.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import lightning
-from lightning import Callback
 
 from align_train.errors import UnreadableImage
-from align_train.evals import Embedder, Evaluator
-from align_train.model import Classifier, DualEncoder
+from align_train.evals import Embedder
+from align_train.model import TrainableModel
 from align_train.stream.datamodule import PairsDataModule
 from align_train.training.callbacks.agreement import Agreement
 from align_train.training.callbacks.averaging import Averaging
 from align_train.training.callbacks.metrics import Metrics
 from align_train.training.module import TrainingModule
 
+Evaluate = Callable[[Embedder], Iterable[tuple[str, float]]]
 
-class Evaluation(Callback):
-    """Every `every` steps (0: never). Stands before Metrics in the trainer's list, so that the row is still open. at: is told
-    that this is where the process is."""
+
+class Evaluation:
+    """Comes before Metrics at a step's end, while the step's row is still open."""
 
     def __init__(
         self,
         *,
-        evaluators: Mapping[str, Evaluator],
+        evaluators: Mapping[str, Evaluate],
         every: int,
         data: PairsDataModule,
         metrics: Metrics,
@@ -39,44 +40,51 @@ class Evaluation(Callback):
         agreement: Agreement,
         at: Callable[[str], None],
     ) -> None:
-        self.evaluators, self.every, self.data, self.metrics = (
-            evaluators,
-            every if evaluators else 0,
-            data,
-            metrics,
-        )
-        self.averaging, self.agreement, self.at = averaging, agreement, at
-        self.plain: DualEncoder | Classifier | None = None
+        """Evaluates nothing yet.
 
-    def setup(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
-    ) -> None:
-        """Before the engine takes the model."""
-        assert isinstance(module, TrainingModule)
+        Args:
+            evaluators: By their names, which prefix the keys of their values.
+            every: Steps between two evaluations; 0: none.
+            data: Has the tokenizer and the sets of images.
+            metrics: Gets the values.
+            averaging: Gives the weights.
+            agreement: Gets the error that ends the run.
+            at: Called with the place where this process is, for the watchdog.
+        """
+        self.evaluators = evaluators
+        self.every = every if evaluators else 0
+        self.data = data
+        self.metrics = metrics
+        self.averaging = averaging
+        self.agreement = agreement
+        self.at = at
+        self.plain: TrainableModel | None = None
+
+    def setup(self, module: TrainingModule) -> None:
+        """Copies the model before the strategy takes it.
+
+        Args:
+            module: The module.
+        """
         if self.every:
             self.plain = copy.deepcopy(module.model).eval()
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        *_: Any,
-    ) -> None:
-        if (
-            not self.every
-            or trainer.global_step % self.every
-            or trainer.global_step == trainer.max_steps
-        ):
+    def evaluate(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Runs all evaluators if the step is due. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module after the step.
+        """
+        step = trainer.global_step
+        if not self.every or step % self.every or step == trainer.max_steps:
             return
+
         self.at("evaluating")
-        assert isinstance(module, TrainingModule)
         assert self.plain is not None
         self.plain.load_state_dict(self.averaging.weights(module))
-        model = self.plain.to(module.device)
         embedder = Embedder(
-            model=model,
+            model=self.plain.to(module.device),
             tokenizer=self.data.vocabulary,
             images_of=self.data.sets.images_of,
             device=module.device,
@@ -84,9 +92,12 @@ class Evaluation(Callback):
             progress=False,
             autocast=trainer.precision_plugin.forward_context,
         )
+
         try:
-            for name, evaluator in self.evaluators.items():
-                self.metrics.add({f"{name}/{key}": value for key, value in evaluator(embedder)})
+            for name, evaluate in self.evaluators.items():
+                values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
+                self.metrics.add(values)
         except UnreadableImage as error:
-            self.agreement.error = error  # the run ends once this step is saved
+            # The training is sound: the step is saved before this ends the run.
+            self.agreement.error = error
         self.plain.cpu()

@@ -1,6 +1,7 @@
-"""metrics.csv, one row per logged step, and curves.png; the same rows go to Lightning's loggers (wandb).
+"""metrics.csv, one row per logged step, and curves.png; loggers (wandb) get the same rows.
 
-A resumed run first drops the rows of steps that the interruption undid, so that each step stands there once.
+A resumed run first drops the rows of steps that the interruption undid, so that each step stands
+there once.
 """
 
 from __future__ import annotations
@@ -10,27 +11,29 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import lightning
-from lightning import Callback
 
 from align_train.figures.plots import draw_curves
 from align_train.files import write_whole
 from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
 from align_train.strategy.layout import whole
-from align_train.stream.batch import Batch
 from align_train.stream.datamodule import PairsDataModule
-from align_train.training.callbacks.agreement import Agreement, stop_with
+from align_train.training.callbacks.agreement import Agreement, loader_of, stop_with
 from align_train.training.callbacks.throughput import Throughput
 from align_train.training.module import TrainingModule
 
 _CURVES_EVERY_SECONDS = 60.0
 
 
-class Metrics(Callback):
-    """Rows every `every` steps, at the last step, and whenever an evaluation adds values to a step."""
+class Metrics:
+    """Writes a row every `every` steps, at the last step, and if an evaluation adds values.
+
+    Attributes:
+        rows: All rows of metrics.csv, as text; on rank 0 only.
+        latest: The newest row, as numbers; on rank 0 only.
+    """
 
     def __init__(
         self,
@@ -43,14 +46,25 @@ class Metrics(Callback):
         agreement: Agreement,
         throughput: Throughput,
     ) -> None:
-        self.folder, self.every, self.data, self.max_steps, self.name = (
-            folder,
-            every,
-            data,
-            max_steps,
-            name,
-        )
-        self.agreement, self.throughput = agreement, throughput
+        """Writes nothing yet.
+
+        Args:
+            folder: The run's folder.
+            every: Steps between two rows.
+            data: Knows how many pairs a step has seen.
+            max_steps: Steps of the whole run.
+            name: The run's name, the title of the curves.
+            agreement: Counts replaced pairs.
+            throughput: Gives the columns about speed.
+        """
+        self.folder = folder
+        self.every = every
+        self.data = data
+        self.max_steps = max_steps
+        self.name = name
+        self.agreement = agreement
+        self.throughput = throughput
+
         self.rows: list[dict[str, str]] = []
         self.latest: dict[str, float] = {}
         self._columns: list[str] = []
@@ -58,78 +72,91 @@ class Metrics(Callback):
         self._bad_pairs = 0
         self._drawn = 0.0
 
-    def add(self, values: dict[str, float]) -> None:
-        """Values that belong into the row of the step that ends now."""
-        self._added.update(values)
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Drops rows of undone steps and counts the bad pairs so far; on rank 0.
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        Args:
+            trainer: Lightning's trainer, at the first step of this start.
+        """
         if not trainer.is_global_zero:
             return
+
         if self.folder.metrics.exists():
             self.rows = [row for row in _read(self.folder) if _step(row) <= trainer.global_step]
         self._columns = list(self.rows[-1]) if self.rows else []
         self._write_all()
         self._bad_pairs = keep_steps(self.folder.bad_pairs, trainer.global_step)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-    ) -> None:
-        assert isinstance(module, TrainingModule)
+    def add(self, values: Mapping[str, float]) -> None:
+        """Adds values to the row of the step that ends now.
+
+        Args:
+            values: By the names of their columns.
+        """
+        self._added.update(values)
+
+    def log(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Writes the step's row, if one is due, and the pairs that were replaced. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module after the step.
+
+        Raises:
+            UserError: Too many pairs had to be replaced.
+        """
         self._bad_pairs += self.agreement.bad_pairs
-        self._write_down_bad_pairs(trainer)
+        self._write_bad_pairs(trainer)
         if self.agreement.too_many_bad():
             raise stop_with(trainer, self._too_many_bad(trainer.global_step))
+
         step = trainer.global_step
         if step % self.every == 0 or step == self.max_steps or self._added:
-            row = self._measure(trainer, module, step)
+            row = self._measure(trainer, module, step)  # collective: on every rank
             if trainer.is_global_zero:
-                self._log(row, trainer)
+                self._write(row, trainer)
 
-    def on_train_end(self, *_: Any) -> None:
+    def finish(self) -> None:
+        """Draws the curves of the whole run."""
         if self.rows:
             draw_curves(self.rows, self.folder.curves, title=self.name)
 
     def _measure(
         self, trainer: lightning.Trainer, module: TrainingModule, step: int
     ) -> dict[str, float]:
-        temperature = module.model.temperature
         row = {
             "step": step,
             "pairs_seen": self.data.pairs_seen(step),
             "loss": float(module.loss_value),
-            **(
-                {}
-                if temperature is None
-                else {"temperature": float(whole(temperature.value.detach()))}
-            ),
-            "lr": module.learning_rate,
-            "grad_norm": float(whole(module.gradient_norm)),
-            **self.throughput.read(step, trainer.strategy.root_device),
-            "bad_pairs": self._bad_pairs,
-            **self._added,
         }
+        temperature = module.model.temperature
+        if temperature is not None:
+            row["temperature"] = float(whole(temperature.value.detach()))
+        row["lr"] = module.learning_rate
+        row["grad_norm"] = float(whole(module.gradient_norm))
+        row |= self.throughput.read(step, trainer.strategy.root_device)
+        row["bad_pairs"] = self._bad_pairs
+        row |= self._added
+
         self._added = {}
         return row
 
-    def _log(self, row: dict[str, float], trainer: lightning.Trainer) -> None:
+    def _write(self, row: dict[str, float], trainer: lightning.Trainer) -> None:
         self.latest = row
         self.rows.append({name: repr(value) for name, value in row.items()})
-        if set(row) <= set(self._columns):
+        new = [name for name in row if name not in self._columns]
+        if new:
+            # The first evaluation brings columns that the header does not have yet.
+            self._columns += new
+            self._write_all()
+        else:
             with self.folder.metrics.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(self.rows[-1])
-        else:
-            self._columns += [name for name in row if name not in self._columns]
-            self._write_all()
+
+        values = {name: value for name, value in row.items() if name != "step"}
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {name: value for name, value in row.items() if name != "step"},
-                step=int(row["step"]),
-            )
+            logger.log_metrics(values, step=int(row["step"]))
+
         if time.monotonic() - self._drawn > _CURVES_EVERY_SECONDS:
             draw_curves(self.rows, self.folder.curves, title=self.name)
             self._drawn = time.monotonic()
@@ -137,31 +164,53 @@ class Metrics(Callback):
     def _write_all(self) -> None:
         _write(self.folder, self._columns, self.rows)
 
-    def _write_down_bad_pairs(self, trainer: lightning.Trainer) -> None:
-        """Each rank appends the pairs that it replaced: short lines in append mode do not tear each other."""
-        loader: Any = trainer.train_dataloader
+    def _write_bad_pairs(self, trainer: lightning.Trainer) -> None:
+        """Appends the pairs that this rank replaced.
+
+        Short lines in append mode do not tear those of other ranks.
+        """
+        loader = loader_of(trainer)
         done = [pair for pair in loader.bad_pairs if pair.step <= trainer.global_step]
         if not done:
             return
+
+        # The loader is ahead: what it replaced for later steps waits for their end.
         loader.bad_pairs = [pair for pair in loader.bad_pairs if pair.step > trainer.global_step]
+        lines = [json.dumps(vars(pair)) + "\n" for pair in done]
         with self.folder.bad_pairs.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(vars(pair)) + "\n" for pair in done))
+            file.write("".join(lines))
 
     def _too_many_bad(self, step: int) -> str:
-        bad, pairs = self.agreement.bad_since_start, self.agreement.pairs_since_start
+        bad = self.agreement.bad_since_start
+        pairs = self.agreement.pairs_since_start
         return (
-            f"step {step}: {bad} of {pairs} pairs could not be used, more than data.max_bad_share={self.data.max_bad_share:g}; "
-            f"see {self.folder.bad_pairs} for the reasons; repair the shards, or raise the share"
+            f"step {step}: {bad} of {pairs} pairs could not be used, more than "
+            f"data.max_bad_share={self.data.max_bad_share:g}; see {self.folder.bad_pairs} for the "
+            f"reasons; repair the shards, or raise the share"
         )
 
 
 def complete(folder: RunFolder, values: Mapping[str, float], *, step: int, title: str) -> bool:
-    """Adds what an evaluation has found to the last row, if that is of this step; returns whether it is."""
+    """Adds an evaluation's values to the last row of metrics.csv, if that is of the same step.
+
+    Args:
+        folder: The run's folder.
+        values: By the names of their columns.
+        step: The step that was evaluated, from 1.
+        title: The title of the curves, which are drawn again.
+
+    Returns:
+        Whether the last row is of that step.
+    """
     rows = _read(folder) if folder.metrics.exists() else []
     if not rows or _step(rows[-1]) != step:
         return False
+
     rows[-1] |= {name: repr(value) for name, value in values.items()}
-    _write(folder, list(dict.fromkeys(name for row in rows for name in row)), rows)
+    columns: dict[str, None] = {}  # an ordered set
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    _write(folder, list(columns), rows)
     draw_curves(rows, folder.curves, title=title)
     return True
 
@@ -180,5 +229,5 @@ def _write(folder: RunFolder, columns: Sequence[str], rows: Sequence[Mapping[str
     write_whole(folder.metrics, text.getvalue())
 
 
-def _step(row: dict[str, str]) -> int:
+def _step(row: Mapping[str, str]) -> int:
     return int(row["step"] or 0)

@@ -1,19 +1,23 @@
-"""A live progress bar: steps, loss, temperature, pairs per second, time left. In a log it is a line now and then."""
+"""A live progress bar: steps, loss, temperature, pairs per second, time left.
+
+If its output goes to a log and not to a terminal, it is one line every 30 seconds.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import lightning
-from lightning import Callback
 from tqdm import tqdm
 
 from align_train.training.callbacks.metrics import Metrics
 
+_SECONDS_LIVE = 1.0  # between two updates on a terminal
+_SECONDS_IN_LOG = 30.0
+
 
 class _Lines:
-    """For tqdm, where what it writes is kept: each time a line of its own."""
+    """A file for tqdm that gives each of its updates a line of its own."""
 
     def write(self, text: str) -> None:
         if text.strip():
@@ -23,31 +27,50 @@ class _Lines:
         pass
 
 
-class Progress(Callback):
-    """Stands after Metrics in the trainer's list, whose numbers it shows."""
+class Progress:
+    """Shows the row that `Metrics` has just written."""
 
     def __init__(self, *, max_steps: int, metrics: Metrics) -> None:
-        self.max_steps, self.metrics = max_steps, metrics
-        self.bar: tqdm[Any] | None = None
+        """Shows nothing yet.
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.is_global_zero:
-            live = sys.stderr.isatty()
-            self.bar = tqdm(
-                total=self.max_steps,
-                initial=trainer.global_step,
-                desc="training",
-                unit="step",
-                file=sys.stderr if live else _Lines(),
-                dynamic_ncols=live,
-                mininterval=1 if live else 30,
-            )
+        Args:
+            max_steps: Steps of the whole run.
+            metrics: Has the numbers to show.
+        """
+        self.max_steps = max_steps
+        self.metrics = metrics
+        self.bar: tqdm[object] | None = None
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Opens the bar on rank 0.
+
+        Args:
+            trainer: Lightning's trainer, at the first step of this start.
+        """
+        if not trainer.is_global_zero:
+            return
+        live = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=self.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            file=sys.stderr if live else _Lines(),
+            dynamic_ncols=live,
+            mininterval=_SECONDS_LIVE if live else _SECONDS_IN_LOG,
+        )
+
+    def show(self, *, step: int) -> None:
+        """Moves the bar by one step.
+
+        Args:
+            step: The step that ends, from 1.
+        """
         if self.bar is None:
             return
+
         latest = self.metrics.latest
-        if latest.get("step") == trainer.global_step:
+        if latest.get("step") == step:
             shown = {
                 "loss": f"{latest['loss']:.3f}",
                 "pairs/s": f"{latest['pairs_per_second']:.0f}",
@@ -57,13 +80,8 @@ class Progress(Callback):
             self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
-    def on_train_end(self, *_: Any) -> None:
-        self._close()
-
-    def on_exception(self, *_: Any) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Closes the bar, if it is open."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

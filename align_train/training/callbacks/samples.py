@@ -1,12 +1,13 @@
-"""The first batch as a contact sheet, exactly as the model sees it: the cheapest look at what goes wrong in data."""
+"""The first batch as a contact sheet, exactly as the model sees it; the keys of every batch.
+
+The sheet is the cheapest look at faults in the data.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import lightning
-from lightning import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from align_train.figures.sheets import contact_sheet
@@ -14,52 +15,73 @@ from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
 from align_train.stream.batch import Batch
 
-_SHOWN = 64
+_SHOWN = 64  # images on the sheet
 
 
-class Samples(Callback):
-    """Writes `batches/step-00000001.png` (the first step of this start) and gives it to wandb.
-
-    log_keys: also write the keys of every batch to `keys.jsonl`, one line a step and chunk: what `show` computes, as it was.
-    """
+class Samples:
+    """Writes `batches/step-….png` and, on demand, `keys.jsonl`."""
 
     def __init__(self, *, folder: RunFolder, log_keys: bool = False) -> None:
-        self.folder, self.log_keys = folder, log_keys
-        self.done = False
+        """Writes nothing yet.
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        Args:
+            folder: The run's folder.
+            log_keys: Also write the keys of every batch to `keys.jsonl`, one line a step and
+                chunk: a record to compare with what `show` computes.
+        """
+        self.folder = folder
+        self.log_keys = log_keys
+        self.drawn = False
+
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Drops the lines of steps that an interruption undid. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+        """
         if self.log_keys and trainer.is_global_zero:
             keep_steps(self.folder.keys, trainer.global_step)
+        # No rank may append a line before rank 0 has trimmed this file and those of other parts.
         trainer.strategy.barrier("lines of undone steps are dropped")
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-    ) -> None:
-        if not self.log_keys:
-            return
-        lines = [
-            {"step": trainer.global_step, "chunk": chunk.index, "keys": chunk.keys}
-            for chunk in batch.chunks
-        ]
-        with self.folder.keys.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+    def draw_first(self, trainer: lightning.Trainer, batch: Batch) -> None:
+        """Draws the first batch of this start on rank 0, and gives it to wandb.
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, module: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        if self.done or not trainer.is_global_zero:
+        Args:
+            trainer: Lightning's trainer.
+            batch: The batch of the step that begins.
+        """
+        if self.drawn or not trainer.is_global_zero:
             return
-        self.done = True
-        images = [image.cpu().numpy() for chunk in batch.chunks for image in chunk.images][:_SHOWN]
-        captions = [caption for chunk in batch.chunks for caption in chunk.captions][:_SHOWN]
-        sheet = contact_sheet(images, captions)
+        self.drawn = True
+
+        images = []
+        captions: list[str] = []
+        for chunk in batch.chunks:
+            images += [image.cpu().numpy() for image in chunk.images]
+            captions += chunk.captions
+        sheet = contact_sheet(images[:_SHOWN], captions[:_SHOWN])
+
         self.folder.batches.mkdir(parents=True, exist_ok=True)
         sheet.save(self.folder.sheet(batch.finished_steps + 1))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("samples", [sheet], step=trainer.global_step)
+
+    def write_keys(self, batch: Batch, *, step: int) -> None:
+        """Appends the keys of this rank's chunks to `keys.jsonl`, if that is wanted.
+
+        Args:
+            batch: The batch of the step that ends.
+            step: The step, from 1.
+        """
+        if not self.log_keys:
+            return
+
+        lines = []
+        for chunk in batch.chunks:
+            line = {"step": step, "chunk": chunk.index, "keys": chunk.keys}
+            lines.append(json.dumps(line) + "\n")
+
+        with self.folder.keys.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))

@@ -1,23 +1,24 @@
-"""Signals: the step is finished, a checkpoint saved, one line printed; the same command goes on from there.
+"""Signals: the run finishes the step, saves a checkpoint and prints one line; it can be resumed.
 
-SIGTERM is what schedulers send before they kill, SIGUSR1 what `launch/train.sbatch` asks Slurm for before the time limit,
-SIGINT is Ctrl-C. A signal sets a flag, here and nowhere else (Lightning's handlers, which save or communicate within the
-handler, are never installed); at the end of each step the ranks agree whether one of them has it (`agreement.py`), so that all
-save the same step. The exit status says which signal it was: 128 + its number, by which the launcher decides what is next.
+SIGTERM is what schedulers send before they kill, SIGUSR1 what `launch/train.sbatch` asks Slurm for
+before the time limit, SIGINT is Ctrl-C. A signal sets a flag, here and nowhere else. (Lightning's
+own handlers save or communicate within the handler; they are never installed.) At the end of each
+step the ranks agree whether one of them has the flag (`agreement.py`), so that all save the same
+step. The exit status says which signal it was, 128 + its number; the launcher decides by it.
 
-Another SIGTERM or SIGUSR1 changes nothing, to the process's end: schedulers repeat them, and kill when they mean it. A second
-Ctrl-C has its usual effect, at once; checkpoints are whole or absent all the same.
+A second SIGTERM or SIGUSR1 changes nothing until the process ends: schedulers repeat them, and kill
+if they mean it. A second Ctrl-C has its usual effect, at once; checkpoints are whole or absent all
+the same.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import lightning
 import torch
-from lightning import Callback
 
 from align_train.cluster.collectives import all_reduce_
 from align_train.errors import Stopped, UserError
@@ -26,18 +27,77 @@ from align_train.training.callbacks.checkpoints import Checkpoints
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
+Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` returns it
 
-class Stopping(Callback):
-    """Stands after all that write down a step: its row is written by then, and its checkpoint where one was due."""
+
+class Stopping:
+    """Comes last at a step's end: by then the step's row and its due checkpoint are written."""
 
     def __init__(self, *, checkpoints: Checkpoints, agreement: Agreement) -> None:
-        self.checkpoints, self.agreement = checkpoints, agreement
-        self.received = 0
-        self._before: dict[int, Any] = {}
+        """Installs no handler yet.
 
-    def on_train_start(self, *_: Any) -> None:
-        # From here on only: before the first step there is nothing to save.
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        Args:
+            checkpoints: Saves the last step.
+            agreement: Knows whether any rank has a reason to stop.
+        """
+        self.checkpoints = checkpoints
+        self.agreement = agreement
+        self.received = 0  # the first signal
+        self._before: dict[int, Handler] = {}
+
+    def start(self) -> None:
+        """Installs the handlers. Before the first step there is nothing to save."""
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+
+    def stop_if_agreed(self, trainer: lightning.Trainer) -> None:
+        """Saves and ends the run, if the ranks have agreed to. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+
+        Raises:
+            Stopped: A signal has come to some rank.
+            UserError: A part has found an error that ends the run.
+        """
+        error = self.agreement.error
+        if not self.agreement.stop and error is None:
+            return
+
+        self.checkpoints.save(trainer)
+        self.checkpoints.finish(trainer)
+        if trainer.global_step >= trainer.max_steps:
+            return  # it was the last step anyway
+
+        step = self.checkpoints.folder.last_step()
+        if error is not None:
+            message = f"{error}; step {step} is saved, and the same command goes on from there"
+            raise UserError(message if str(error) else "")
+        message = (
+            f"{self.checkpoints.folder.path}: stopped and saved at step {step}; the same command "
+            f"goes on from there"
+        )
+        raise Stopped(
+            message if trainer.is_global_zero else "", signal=self._agreed_signal(trainer)
+        )
+
+    def end(self) -> None:
+        """Puts the former handlers back."""
+        for number in tuple(self._before):
+            self._restore(number)
+
+    def end_by(self, exception: BaseException) -> None:
+        """Puts the former handlers back when an error ends the run.
+
+        Args:
+            exception: The error.
+        """
+        numbers = tuple(self._before)
+        self.end()
+        if isinstance(exception, Stopped):
+            # Schedulers may repeat these for as long as this process takes to end.
+            for number in {*numbers} - {signal.SIGINT}:
+                signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
@@ -45,47 +105,11 @@ class Stopping(Callback):
         if number == signal.SIGINT:
             self._restore(signal.SIGINT)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        error = self.agreement.error
-        if not self.agreement.stop and error is None:
-            return
-        self.checkpoints.save(trainer)
-        self.checkpoints.finish(trainer)
-        if trainer.global_step >= trainer.max_steps:
-            return  # that was the last one anyway
-        step = self.checkpoints.folder.last_step()
-        if error is not None:
-            raise UserError(
-                f"{error}; step {step} is saved, and the same command goes on from there"
-                if str(error)
-                else ""
-            )
-        message = f"{self.checkpoints.folder.path}: stopped and saved at step {step}; the same command goes on from there"
-        raise Stopped(message if trainer.is_global_zero else "", signal=self._agreed(trainer))
+    def _agreed_signal(self, trainer: lightning.Trainer) -> int:
+        """The same on all ranks: otherwise their launcher could not tell why they ended."""
+        received = torch.tensor(self.received, device=trainer.strategy.root_device)
+        return int(all_reduce_(received, "max")) or signal.SIGTERM
 
-    def _agreed(self, trainer: lightning.Trainer) -> int:
-        """The signal that came: the same on all ranks, or their launcher could not tell why they ended."""
-        device = trainer.strategy.root_device
-        return int(all_reduce_(torch.tensor(self.received, device=device), "max")) or signal.SIGTERM
-
-    def on_train_end(self, *_: Any) -> None:
-        self._restore()
-
-    def on_exception(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        exception: BaseException,
-    ) -> None:
-        numbers = tuple(self._before)
-        self._restore()
-        if isinstance(
-            exception, Stopped
-        ):  # they may be repeated for as long as this process takes to end
-            for number in {*numbers} - {signal.SIGINT}:
-                signal.signal(number, signal.SIG_IGN)
-
-    def _restore(self, *numbers: int) -> None:
-        for number in numbers or tuple(self._before):
-            if number in self._before:
-                signal.signal(number, self._before.pop(number))
+    def _restore(self, number: int) -> None:
+        if number in self._before:
+            signal.signal(number, self._before.pop(number))

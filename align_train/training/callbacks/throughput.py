@@ -1,156 +1,206 @@
-"""How fast a run is and what holds it up: for each device, against the hardware's peak, and rank against rank.
+"""How fast a run is and what holds it up: per device, against the peak, and rank against rank.
 
-*FLOPs* are those of the model: counted once, on the meta device, for one pair and for a text of each length that occurs; three
-times that for a step (a backward pass costs two forward passes), once for a tower that is locked. What is computed twice to
-save memory (`recompute`, `checkpoint_blocks`) does not count, and so model FLOPs utilisation (MFU) falls with it, as in the
+*FLOPs* are those of the model: three forward passes for a step (a backward pass costs two), one for
+a locked tower (`flops.py`). What is computed twice to save memory (`recompute`,
+`checkpoint_blocks`) does not count, and so model FLOPs utilisation (MFU) falls with it, as in the
 PaLM paper (Chowdhery et al. 2022, appendix B), which defined it.
 
-*Stragglers*: every step ends when the slowest rank is done, so all ranks' steps take the same time. What differs is the time
-until a rank first waits for others: for its data and in its towers' forward passes.
+*Stragglers*: every step ends when the slowest rank is done, so all ranks' steps take the same time.
+What differs is the time until a rank first waits for others: for its data, and in its towers'
+forward passes.
+
+Price: two small collectives for each logged row; on a GPU two events a chunk.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from typing import Any
 
-import lightning
 import torch
-from lightning import Callback
+from torch import Tensor, nn
 
 from align_train.cluster.collectives import all_reduce_, gather, world_size
 from align_train.stream.batch import Batch
-from align_train.training.flops import PEAKS, ModelFlops
+from align_train.training.flops import ModelFlops, peak_tflops
 from align_train.training.module import TrainingModule
 
+_GIGA = 1e9
+_TERA = 1e12
+_MILLISECONDS = 1e3  # in a second
+_LEAST_WORK = 1e-9  # seconds, so that a median of zero divides
 
-class Throughput(Callback):
-    """Measures between one `read` and the next. Stands before what is not to be measured (evaluation, checkpoints), which only
-    the time left includes. peak_tflops: of one device; None: by its name, where that is known."""
+
+class Throughput:
+    """Measures the steps between one `read` and the next.
+
+    Comes before evaluation and checkpoints, which are not to be measured: only the time left
+    includes them.
+    """
 
     def __init__(
         self, *, batch_size: int, max_steps: int, bf16: bool, peak_tflops: float | None = None
     ) -> None:
-        self.batch_size, self.max_steps, self.bf16 = batch_size, max_steps, bf16
+        """Measures nothing yet.
+
+        Args:
+            batch_size: The global batch size, in pairs.
+            max_steps: Steps of the whole run.
+            bf16: Whether the forward pass runs under bf16 autocast.
+            peak_tflops: The peak of one device in TFLOP/s; None: by the device's name. If that is
+                not known either, there is no MFU.
+        """
+        self.batch_size = batch_size
+        self.max_steps = max_steps
+        self.bf16 = bf16
         self.peak_tflops = peak_tflops
+
         self._model_flops: ModelFlops | None = None
+        self._loss_flops = 0.0  # of a step, on all ranks
         self._forward = _Stopwatch()
-        self._began = self._read_at = self._busy = self._waited = self._flops = 0.0
+        self._began = 0.0
+        self._read_at = 0.0
+
+        # Since the last `read`, of this rank.
+        self._busy = 0.0  # seconds
+        self._waited = 0.0  # seconds
+        self._flops = 0.0
         self._steps = 0
 
-    def setup(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
-    ) -> None:
-        """Before the engine takes the model."""
-        assert isinstance(module, TrainingModule)
-        self._model_flops = ModelFlops(module.model)
-        device = trainer.strategy.root_device
-        self._forward = _Stopwatch(on_gpu=device.type == "cuda")
-        if self.peak_tflops is None and device.type == "cuda":
-            name = torch.cuda.get_device_name(device)
-            peaks = next((peaks for known, peaks in PEAKS.items() if known in name), None)
-            self.peak_tflops = peaks[0 if self.bf16 else 1] if peaks else None
+    def setup(self, module: TrainingModule, device: torch.device) -> None:
+        """Counts the model's FLOPs; called before the strategy takes the model.
 
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
+        Args:
+            module: The module.
+            device: This rank's device.
+        """
+        self._model_flops = ModelFlops(module.model)
+        self._loss_flops = module.loss.flops(self.batch_size, module.model.dim)
+        self._forward = _Stopwatch(on_gpu=device.type == "cuda")
+        if self.peak_tflops is None:
+            self.peak_tflops = peak_tflops(device, bf16=self.bf16)
+
+    def start(self, module: TrainingModule) -> None:
+        """Begins to measure.
+
+        Args:
+            module: The module, laid out by its strategy.
+        """
         module.model.register_forward_pre_hook(self._forward.begin)
         module.model.register_forward_hook(self._forward.end)
         self._read_at = time.perf_counter()
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def begin_step(self) -> None:
+        """Notes that this rank has its batch."""
         self._began = time.perf_counter()
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-    ) -> None:
+    def measure(self, batch: Batch) -> None:
+        """Takes in the step that ends.
+
+        Args:
+            batch: This rank's part of the global batch.
+        """
         self._busy += time.perf_counter() - self._began + batch.wait
         self._waited += batch.wait
         self._steps += 1
+
         assert self._model_flops is not None
-        self._flops += sum(
-            self._model_flops.of_step(len(chunk.keys), chunk.input_ids.shape[1])
-            for chunk in batch.chunks
-        )
+        for chunk in batch.chunks:
+            self._flops += self._model_flops.of_step(len(chunk.keys), chunk.input_ids.shape[1])
 
     def read(self, step: int, device: torch.device) -> dict[str, float]:
-        """Of the steps since it was last read; on all ranks."""
-        steps, world = max(self._steps, 1), world_size()
-        own = (
-            torch.tensor(
-                [self._waited + self._forward.read(), self._waited],
-                dtype=torch.float64,
-                device=device,
-            )
-            / steps
-        )
-        work, waits = gather(own[None]).T.cpu()
-        memory = (
-            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident()
-        )
-        most = float(all_reduce_(torch.tensor(memory / 1e9, device=device), "max"))
+        """Gives the columns of a row for the steps since the last call. Collective.
+
+        Args:
+            step: The step that ends, from 1.
+            device: This rank's device.
+        """
+        steps = max(self._steps, 1)
+        world = world_size()
         seconds = self._busy / steps
-        assert self._model_flops is not None
-        loss = self._model_flops.of_loss(self.batch_size) / world
+        ranks = self._compare_ranks(steps, device)
+        memory = _most_memory(device)
+
         now = time.perf_counter()
-        seconds_with_all, self._read_at = (now - self._read_at) / steps, now
-        tflops = (self._flops / steps + loss) / seconds / 1e12
+        seconds_with_all = (now - self._read_at) / steps
+        self._read_at = now
+
+        tflops = (self._flops / steps + self._loss_flops / world) / seconds / _TERA
         values = {
             "pairs_per_second": self.batch_size / seconds,
             "pairs_per_second_per_device": self.batch_size / seconds / world,
             "step_seconds": seconds,
             "data_wait_fraction": self._waited / self._busy,
             "tflops_per_device": tflops,
-            **({"mfu": tflops / self.peak_tflops} if self.peak_tflops else {}),
-            "memory_gb": most,
-            "eta_seconds": (self.max_steps - step) * seconds_with_all,
         }
-        if world > 1:
-            values |= {
-                "rank_spread": float(work.max() / work.median().clamp(min=1e-9)),
-                "slowest_rank": int(work.argmax()),
-                "most_waiting_rank": int(waits.argmax()),
-            }
-        self._busy = self._waited = self._flops = 0.0
+        if self.peak_tflops:
+            values["mfu"] = tflops / self.peak_tflops
+        values["memory_gb"] = memory
+        values["eta_seconds"] = (self.max_steps - step) * seconds_with_all
+
+        self._busy = 0.0
+        self._waited = 0.0
+        self._flops = 0.0
         self._steps = 0
-        return values
+        return values | ranks
+
+    def _compare_ranks(self, steps: int, device: torch.device) -> dict[str, float]:
+        seconds = [self._waited + self._forward.read(), self._waited]
+        per_step = torch.tensor(seconds, dtype=torch.float64, device=device) / steps
+        work, waits = gather(per_step[None]).T.cpu()
+        if world_size() == 1:
+            return {}
+        return {
+            "rank_spread": float(work.max() / work.median().clamp(min=_LEAST_WORK)),
+            "slowest_rank": int(work.argmax()),
+            "most_waiting_rank": int(waits.argmax()),
+        }
 
 
 class _Stopwatch:
-    """Seconds between `begin` and `end`, hooks of a module's forward pass; on a GPU those of its stream."""
+    """Seconds between two hooks of a module's forward pass; on a GPU those of its stream."""
 
     def __init__(self, *, on_gpu: bool = False) -> None:
         self.on_gpu = on_gpu
-        self._seconds = self._began = 0.0
+        self._seconds = 0.0
+        self._began = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def begin(self, *_: Any) -> None:
+    def begin(self, module: nn.Module, given: tuple[object, ...]) -> None:
         if self.on_gpu:
-            event: Any = torch.cuda.Event
-            self._events.append((event(enable_timing=True), event(enable_timing=True)))
-            self._events[-1][0].record()
+            events = _event(), _event()
+            events[0].record()
+            self._events.append(events)
         self._began = time.perf_counter()
 
-    def end(self, *_: Any) -> None:
+    def end(self, module: nn.Module, given: tuple[object, ...], result: object) -> None:
         if self.on_gpu:
             self._events[-1][1].record()
         self._seconds += time.perf_counter() - self._began
 
     def read(self) -> float:
-        """Of all passes since it was last read."""
-        seconds, self._seconds = self._seconds, 0.0
+        """Seconds of all passes since the last call."""
+        seconds = self._seconds
+        self._seconds = 0.0
+
         if self.on_gpu:
+            # The host runs ahead of the stream: only its events know the time.
             torch.cuda.synchronize()
-            seconds = sum(begin.elapsed_time(end) for begin, end in self._events) / 1e3
+            milliseconds = sum(begin.elapsed_time(end) for begin, end in self._events)
+            seconds = milliseconds / _MILLISECONDS
             self._events = []
         return seconds
 
 
-def _peak_resident() -> float:
-    """Bytes of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def _most_memory(device: torch.device) -> float:
+    """Gigabytes at the peak of the rank that needed most: on its GPU, or resident. Collective."""
+    if device.type == "cuda":
+        peak = float(torch.cuda.max_memory_allocated(device))
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
+    value: Tensor = torch.tensor(peak / _GIGA, device=device)
+    return float(all_reduce_(value, "max"))

@@ -1,0 +1,123 @@
+"""Which process is to blame: one that has fallen silent, or one that is behind the others.
+
+All processes look for signs of life in the store (`run_store.py`). Rank 0 looks at all of them,
+the others look at rank 0 only, so that the store answers few requests.
+"""
+
+from __future__ import annotations
+
+import time
+
+from align_train.cluster.run_store import (
+    BACKWARD,
+    FORWARD,
+    STARTING,
+    WAITING,
+    Position,
+    RunStore,
+)
+from align_train.errors import Lost
+
+_ORDER = (STARTING, WAITING, FORWARD, BACKWARD)  # of the places within a step
+_SOON = 5.0  # seconds of silence that tell which process is gone, once it is known that one is
+_MOST_NAMED = 8  # ranks in one message
+
+
+class Lookout:
+    """Remembers when each rank last gave a sign of life, and proposes a verdict."""
+
+    def __init__(self, *, rank: int, processes: int, silence: float, timeout: float) -> None:
+        """Begins without any sign of life.
+
+        Args:
+            rank: This process's rank.
+            processes: How many processes the run has.
+            silence: Seconds without a sign of life after which a process counts as gone.
+            timeout: Seconds without progress after which a process counts as stuck; it only
+                appears in the message.
+        """
+        self._rank = rank
+        self._silence = silence
+        self._timeout = timeout
+        self._watched = range(processes) if rank == 0 else range(1)
+        self._processes = processes
+        # Of each rank: its counter, and when that last moved.
+        self._beats = [(0, 0.0)] * processes
+
+    def begin_anew(self, now: float) -> None:
+        """Forgets all silence so far.
+
+        Args:
+            now: Seconds, by `time.monotonic`.
+        """
+        self._beats = [(counter, now) for counter, _ in self._beats]
+
+    def look(self, store: RunStore, *, soon: bool) -> None:
+        """Blames the first rank that has been silent for too long.
+
+        Args:
+            store: The run's store.
+            soon: True if some process is known to be gone: a shorter silence is enough then.
+        """
+        now = time.monotonic()
+        silence = min(self._silence, _SOON) if soon else self._silence
+
+        for other in self._watched:
+            counter = store.beats_of(other)
+            before, moved = self._beats[other]
+            if counter != before:
+                moved = now
+            self._beats[other] = (counter, moved)
+
+            # A rank without a beat may still be on its way: the process group waits for it.
+            if counter and now - moved > silence and other != self._rank:
+                self.blame(store, other, f"has given no sign of life for {silence:g} s")
+
+    def blame(self, store: RunStore, rank: int, what: str) -> None:
+        """Proposes a verdict over one rank.
+
+        Args:
+            store: The run's store.
+            rank: The rank to blame.
+            what: What it did, e.g. "ended with status 1".
+        """
+        position = store.position_of(rank)
+        where = f" ({position})" if position else ""
+        store.propose(f"{store.name_of(rank)} {what}{where}", status=Lost.status)
+
+    def blame_child(self, store: RunStore, rank: int, status: int) -> None:
+        """Proposes a verdict over a rank whose process has ended.
+
+        Args:
+            store: The run's store.
+            rank: The rank that has ended.
+            status: Its exit status; minus the signal that killed it, as in `subprocess`.
+        """
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        self.blame(store, rank, how)
+
+    def blame_who_is_behind(self, store: RunStore) -> None:
+        """Proposes a verdict over the ranks that have got least far.
+
+        Args:
+            store: The run's store.
+        """
+        nowhere = Position(0, STARTING, 0)
+        positions = [store.position_of(rank) or nowhere for rank in range(self._processes)]
+        progress = [_progress(position) for position in positions]
+        behind = [rank for rank in range(self._processes) if progress[rank] == min(progress)]
+        position = positions[behind[0]]
+
+        waited = f"for {self._timeout:g} s (trainer.timeout)"
+        if len(behind) == self._processes:
+            message = f"all processes have been in {position}, {waited}: is the network up?"
+        else:
+            names = ", ".join(store.name_of(rank) for rank in behind[:_MOST_NAMED])
+            message = f"{names}: in {position}, {waited} while the others wait"
+        store.propose(message, status=Lost.status)
+
+
+def _progress(position: Position) -> tuple[int, int, int]:
+    """Comparable: how far a rank has got. A place outside the step (saving) comes last in it."""
+    place = (*_ORDER, position.place).index(position.place)
+    return position.step, place, position.passes

@@ -1,0 +1,236 @@
+"""The key-value store through which the processes of one run tell each other that they live.
+
+Rank 0 keeps it (torch's `TCPStore`) from the run's first line to its last. Each process counts up
+its own beat there, beside its name and its position in the run. The first verdict that any process
+writes is the one that all processes read.
+
+Price: one small message a process and second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch._C._distributed_c10d import TCPStore
+
+from align_train.errors import Lost, UserError
+
+# Places of `Position`; others (saving a checkpoint) come after the backward pass of their step.
+STARTING = "starting"
+WAITING = "waiting for data"
+FORWARD = "forward pass"
+BACKWARD = "backward pass"
+EVALUATING = "evaluating"
+
+_LOOKS = 40  # while rank 0 waits for the others to leave
+_LEAST_TIMEOUT = 10.0  # seconds that one request to the store may take, at least
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a process is in the run.
+
+    Attributes:
+        step: The step, from 1; 0 before the first.
+        place: The part of the step, e.g. "forward pass".
+        passes: Chunks that went through the model since the place began.
+    """
+
+    step: int
+    place: str
+    passes: int
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.place}" if self.step else self.place
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why the run ends.
+
+    Attributes:
+        message: One line that names the process to blame.
+        status: Exit status of every process.
+        told: True if the process to blame prints its own error.
+        own: True if this process decided by itself, because it could not reach the store.
+    """
+
+    message: str
+    status: int
+    told: bool = False
+    own: bool = False
+
+    def is_printed_by(self, rank: int) -> bool:
+        """Whether a rank prints the message, so that the run ends with one line.
+
+        Ranks that cannot reach the store cannot agree: each of them prints its own.
+
+        Args:
+            rank: The rank that asks.
+        """
+        return self.own or (rank == 0 and not self.told)
+
+    def as_error(self, rank: int) -> Lost:
+        """The error to raise on a rank; its text is empty if another rank prints it.
+
+        Args:
+            rank: The rank that raises it.
+        """
+        return Lost(self.message if self.is_printed_by(rank) else "", status=self.status)
+
+
+class RunStore:
+    """One process's view of the store."""
+
+    def __init__(self, store: TCPStore, *, rank: int) -> None:
+        """Enters this process in the store; waits until rank 0 has done so too.
+
+        Args:
+            store: An open store.
+            rank: This process's rank.
+        """
+        self._store = store
+        self._rank = rank
+
+        self.own_name = f"rank {rank} ({socket.gethostname()}, process {os.getpid()})"
+        store.set(f"who/{rank}", self.own_name)
+        store.add("came", 1)
+        self.first_name = store.get("who/0").decode()
+
+    @classmethod
+    def open(
+        cls, host: str, port: int, *, rank: int, patience: float, silence: float
+    ) -> tuple[RunStore, int]:
+        """Rank 0 starts the store, the other ranks connect to it.
+
+        Args:
+            host: The machine of rank 0.
+            port: The store's port on that machine; 0 takes any that is free.
+            rank: This process's rank.
+            patience: Seconds to wait for rank 0.
+            silence: Seconds that one later request may take (10 at least).
+
+        Returns:
+            The store and its port.
+
+        Raises:
+            UserError: On rank 0, if the port is not free.
+            Lost: On other ranks, if rank 0 cannot be reached.
+        """
+        try:
+            store = TCPStore(
+                host,
+                port,
+                is_master=rank == 0,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=patience),
+            )
+        except Exception as error:  # torch raises several kinds
+            text = " ".join(str(error).split())[:200]
+            if rank == 0:
+                raise UserError(
+                    f"port {port} on {socket.gethostname()} is not free ({text}); set MASTER_PORT"
+                ) from None
+            raise Lost(
+                f"rank {rank} has not found rank 0 at {host}:{port} within {patience:g} s "
+                f"(trainer.timeout): did it end before, can all machines reach that place? ({text})"
+            ) from None
+
+        store.set_timeout(timedelta(seconds=max(silence, _LEAST_TIMEOUT)))
+        return cls(store, rank=rank), int(store.port)
+
+    def beat(self, position: Position) -> None:
+        """Gives a sign of life.
+
+        Args:
+            position: Where this process is.
+        """
+        values = [position.step, position.place, position.passes]
+        self._store.set(f"state/{self._rank}", json.dumps(values))
+        self._store.add(f"beat/{self._rank}", 1)
+
+    def beats_of(self, rank: int) -> int:
+        """How many signs of life a rank has given; 0 if it has not come yet."""
+        return self._count(f"beat/{rank}")
+
+    def position_of(self, rank: int) -> Position | None:
+        """Where a rank was at its last sign of life; None if it has given none."""
+        if not self._store.check([f"state/{rank}"]):
+            return None
+        return Position(*json.loads(self._store.get(f"state/{rank}")))
+
+    def has_come(self, rank: int) -> bool:
+        """Whether a rank has entered itself in the store."""
+        return bool(self._store.check([f"who/{rank}"]))
+
+    def name_of(self, rank: int) -> str:
+        """Rank, machine and process number, e.g. `rank 1 (node7, process 1234)`."""
+        if not self.has_come(rank):
+            return f"rank {rank}"
+        return self._store.get(f"who/{rank}").decode()
+
+    def propose(self, message: str, *, status: int, told: bool = False) -> None:
+        """Writes a verdict, unless some process already has.
+
+        Args:
+            message: See `Verdict`.
+            status: See `Verdict`.
+            told: See `Verdict`.
+        """
+        verdict = {"message": message, "status": status, "told": told}
+        self._store.compare_set("verdict", "", json.dumps(verdict))
+
+    def verdict(self) -> Verdict | None:
+        """The run's verdict; None while the run goes on."""
+        if not self._store.check(["verdict"]):
+            return None
+        return Verdict(**json.loads(self._store.get("verdict")))
+
+    def publish(self, number: int) -> None:
+        """Rank 0 hands a number to the other ranks, once."""
+        self._store.set("made", str(number))
+
+    def published(self) -> int | None:
+        """The number that rank 0 handed out; None until it has."""
+        if not self._store.check(["made"]):
+            return None
+        return int(self._store.get("made"))
+
+    def finish_first(self) -> None:
+        """Rank 0 has done all of its work."""
+        self._store.set("first is done", "")
+
+    def first_is_done(self) -> bool:
+        """Whether rank 0 has done all of its work."""
+        return bool(self._store.check(["first is done"]))
+
+    def leave(self) -> None:
+        """Counts this process among those that need the store no longer."""
+        self._store.add("left", 1)
+
+    def wait_for_others(
+        self, processes: int | None, *, patience: float, patience_if_coming: float
+    ) -> None:
+        """Rank 0 waits until the others have left: its end is the store's end.
+
+        Args:
+            processes: How many will come; None: only those that have come.
+            patience: Seconds to wait at most.
+            patience_if_coming: The same while some have not even come.
+        """
+        still_coming = processes is not None and self._count("came") < processes
+        deadline = time.monotonic() + (patience_if_coming if still_coming else patience)
+
+        while time.monotonic() < deadline:
+            expected = self._count("came") if processes is None else processes
+            if self._count("left") >= expected:
+                return
+            time.sleep(patience / _LOOKS)
+
+    def _count(self, key: str) -> int:
+        return int(self._store.add(key, 0))

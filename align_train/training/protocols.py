@@ -1,0 +1,65 @@
+"""What training asks of the components that settings name.
+
+Any class of any package that has these methods will do. The loss has its own protocol in
+`loss/base.py`, the model its base class in `model/trainable.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import lightning
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class OptimizerRecipe(Protocol):
+    """An optimizer as settings describe it."""
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """Makes the optimizer of a model's trained parameters.
+
+        Args:
+            model: The model, before a strategy shards it or after.
+        """
+
+
+class SchedulerRecipe(Protocol):
+    """A schedule of the learning rate as settings describe it."""
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the learning rate is multiplied by in the step after `step` finished ones.
+
+        Args:
+            step: Finished steps.
+            max_steps: Steps of the whole run.
+        """
+
+    def build(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
+        """Makes the schedule of an optimizer.
+
+        Args:
+            optimizer: The optimizer, at its full learning rates.
+            max_steps: Steps of the whole run.
+        """
+
+
+class SteppingStrategy(Protocol):
+    """What training asks of the strategy (`strategy/base.py`)."""
+
+    @property
+    def steps_alone(self) -> bool:
+        """Whether it goes from gradients to the step by itself, clipping included."""
+
+    def gradient_norm(self) -> Tensor:
+        """The gradient's norm before clipping; asked after the step, if it steps alone."""
+
+
+def strategy_of(trainer: lightning.Trainer) -> SteppingStrategy:
+    """The trainer's strategy, which is always one of ours.
+
+    Args:
+        trainer: Lightning's trainer, whose own types do not know our strategies.
+    """
+    return cast(SteppingStrategy, trainer.strategy)

@@ -1,0 +1,272 @@
+"""The end of a step as code: the parts in `callbacks/`, called one after the other.
+
+This is the only Lightning callback of training. Lightning calls its hooks; it calls the parts, and
+each order below has a reason. `tests/training/test_step_end.py` pins all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning
+from lightning import Callback
+from torch import Tensor
+from torch.optim import Optimizer
+
+from align_train.cluster.run_store import BACKWARD, FORWARD, WAITING
+from align_train.cluster.watchdog import Watchdog
+from align_train.stream.batch import Batch
+from align_train.training.callbacks import (
+    Agreement,
+    Averaging,
+    Checkpoints,
+    Evaluation,
+    Metrics,
+    NonFinite,
+    Progress,
+    Samples,
+    Stopping,
+    Throughput,
+)
+from align_train.training.module import TrainingModule
+
+
+class StepEnd(Callback):
+    """Everything that happens around a step, in its order."""
+
+    def __init__(
+        self,
+        *,
+        agreement: Agreement,
+        throughput: Throughput,
+        non_finite: NonFinite,
+        averaging: Averaging,
+        evaluation: Evaluation,
+        metrics: Metrics,
+        samples: Samples,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        stopping: Stopping,
+        watchdog: Watchdog,
+    ) -> None:
+        """Keeps the parts.
+
+        Args:
+            agreement: Tells all ranks what one of them knows.
+            throughput: Measures speed.
+            non_finite: Stops or skips a step that is not finite.
+            averaging: Averages the weights.
+            evaluation: Evaluates every so many steps.
+            metrics: Writes metrics.csv and the loggers' rows.
+            samples: Writes the first contact sheet and the keys of batches.
+            progress: Shows the progress bar.
+            checkpoints: Saves.
+            stopping: Ends the run after a signal.
+            watchdog: Learns where this process is.
+        """
+        self.agreement = agreement
+        self.throughput = throughput
+        self.non_finite = non_finite
+        self.averaging = averaging
+        self.evaluation = evaluation
+        self.metrics = metrics
+        self.samples = samples
+        self.progress = progress
+        self.checkpoints = checkpoints
+        self.stopping = stopping
+        self.watchdog = watchdog
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Does all that follows a step. Collective: every rank calls the same parts.
+
+        Args:
+            trainer: Lightning's trainer; its `global_step` is the step that ends, from 1.
+            module: The module after the step.
+            outputs: Lightning's; not used.
+            batch: This rank's part of the global batch.
+            batch_idx: Lightning's; not used.
+        """
+        training = _ours(module)
+        step = trainer.global_step
+
+        # First, since metrics, checkpoints and stopping read what the ranks have agreed on.
+        self.agreement.agree(trainer, pairs=len(batch))
+        # Before evaluation and checkpoints, whose time is not the step's.
+        self.throughput.measure(batch)
+        # Under a strategy that steps alone; else `on_before_optimizer_step` has done it.
+        self.non_finite.check_step(trainer, training)
+
+        # Before evaluation, which sees the average.
+        self.averaging.average(training, step=step)
+        # Before metrics, while the step's row is open.
+        self.evaluation.evaluate(trainer, training)
+        self.metrics.log(trainer, training)
+        self.samples.write_keys(batch, step=step)
+        # After metrics, whose newest row it shows.
+        self.progress.show(step=step)
+
+        # After all that writes down the step: a checkpoint names a step whose row is there.
+        self.checkpoints.save_if_due(trainer, training)
+        # It raises, so that nothing of the step may come after it.
+        self.stopping.stop_if_agreed(trainer)
+        self.watchdog.at(WAITING, step + 1)
+
+    def setup(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Looks at the model before the strategy takes it; the process group exists by now.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module, not yet laid out.
+            stage: Lightning's; not used.
+        """
+        self.throughput.setup(_ours(module), trainer.strategy.root_device)
+        self.evaluation.setup(_ours(module))
+        self.watchdog.group_formed()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Begins at the first step of this start. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module, laid out, with a checkpoint's weights if the run resumes.
+        """
+        training = _ours(module)
+
+        self.agreement.agree(trainer, pairs=0)  # on the first batch
+        self.throughput.start(training)
+        self.non_finite.start(trainer)
+        self.averaging.start(training)
+        self.metrics.start(trainer)
+        # After the parts whose files rank 0 trims: all ranks wait for it here.
+        self.samples.start(trainer)
+        self.progress.start(trainer)
+        self.stopping.start()
+
+        # A hook of each chunk's forward pass: collectives come only after the last one.
+        training.model.register_forward_hook(self._pass_done)
+        self.watchdog.at(WAITING, trainer.global_step + 1)
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Begins a step.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module.
+            batch: This rank's part of the global batch.
+            batch_idx: Lightning's; not used.
+        """
+        self.throughput.begin_step()
+        self.non_finite.begin_step(batch)
+        self.samples.draw_first(trainer, batch)
+        self.watchdog.at(FORWARD, trainer.global_step + 1)
+
+    def on_before_backward(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, loss: Tensor
+    ) -> None:
+        """Notes where this process is.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module.
+            loss: The step's loss.
+        """
+        self.watchdog.at(BACKWARD)
+
+    def on_before_optimizer_step(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        optimizer: Optimizer,
+    ) -> None:
+        """Looks at the gradient before the weights take it in.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module.
+            optimizer: Has the trained parameters.
+        """
+        self.non_finite.check_gradient(trainer, _ours(module), optimizer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Ends the training after its last step. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module.
+        """
+        self.metrics.finish()
+        self.progress.close()
+        self.checkpoints.save(trainer)
+        self.checkpoints.finish(trainer)
+        # Last: until the checkpoint is written, a signal must not kill the process.
+        self.stopping.end()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Ends the training by an error; no rank may wait for another here.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module; it may not exist yet.
+            exception: The error.
+        """
+        self.progress.close()
+        self.checkpoints.settle()
+        self.stopping.end_by(exception)
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Adds the average to a checkpoint. Collective.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module.
+            checkpoint: Changed in place.
+        """
+        self.averaging.save(_ours(module), checkpoint, keep=trainer.is_global_zero)
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Takes the average from a checkpoint.
+
+        Args:
+            trainer: Lightning's trainer.
+            module: The module.
+            checkpoint: The checkpoint.
+        """
+        self.averaging.load(_ours(module), checkpoint)
+
+    def _pass_done(self, *_: object) -> None:
+        self.watchdog.pass_done()
+
+
+def _ours(module: lightning.LightningModule) -> TrainingModule:
+    """Lightning's hooks do not know the module's type."""
+    return cast(TrainingModule, module)
