@@ -1,34 +1,46 @@
-"""`python -m align_train [group=… key=…]`: trains, then evaluates what it saved. Without an argument: the demo."""
+"""`python -m align_train [group=… key=…]`: trains a run and evaluates its last checkpoint.
+
+The same command resumes the run. Without an argument it trains the demo.
+"""
 
 from __future__ import annotations
 
 import os
 
-from omegaconf import DictConfig
-
-from align_train.config.check import check
 from align_train.config.compose import command
 from align_train.config.messages import report_once
+from align_train.config.schema import Node, TrainSettings
 
 
-def run(config: DictConfig) -> None:
-    if "path" in config.model:  # model=huggingface
-        from align_train.pretrained.explicit import with_pretrained
+def explicit(model: Node, data: Node) -> Node:
+    """Makes `model=huggingface` and `model=classifier` explicit; others need nothing."""
+    if "path" not in model:
+        return {}
+    from align_train.pretrained.explicit import explicit_settings
 
-        config = with_pretrained(config)
+    return explicit_settings(model, data)
+
+
+def run(settings: TrainSettings) -> None:
+    """Checks the settings and trains."""
+    # Here: `--help` and a misspelt key must wait for neither.
+    from align_train.config.check import check
+
     with report_once():
-        check(config)
+        check(settings)
+
     from align_train.commands.train import train
 
-    train(config)
+    train(settings)
 
 
 def main() -> None:
-    # Loader workers fork after the tokenizer was used; it warns unless told.
+    """Runs the command."""
+    # The tokenizer warns if loader workers fork after it was used, unless this is set.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Where a process is gone, torch's C++ parts say so at length, with addresses; the run says which one it was.
+    # If a process is gone, torch's C++ parts print stack addresses; the watchdog names the process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    command(run, config_name="train")
+    command(run, config_name="train", schema=TrainSettings, fill_in=explicit)
 
 
 if __name__ == "__main__":

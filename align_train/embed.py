@@ -1,20 +1,25 @@
-"""`python -m align_train.embed model=RUN shards=… to=DIR`: pictures -> embeddings, once, to be searched."""
+"""`python -m align_train.embed model=RUN shards=… to=FOLDER`: embeddings of images.
+
+Embeds the images of shards once, so that `align_train.search` can search them.
+"""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
-
 from align_train.config.compose import command
+from align_train.config.schema import EmbedSettings
 
 
-def run(config: DictConfig) -> None:
+def run(settings: EmbedSettings) -> None:
+    """Embeds images."""
+    # Here: an error in the settings must not wait for torch.
     from align_train.commands.embed import embed
 
-    embed(config)
+    embed(settings)
 
 
 def main() -> None:
-    command(run, config_name="embed")
+    """Runs the command."""
+    command(run, config_name="embed", schema=EmbedSettings)
 
 
 if __name__ == "__main__":

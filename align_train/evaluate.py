@@ -1,20 +1,25 @@
-"""`python -m align_train.evaluate model=RUN_OR_HF_DIR`: a table, `results.json` and pictures of a trained model."""
+"""`python -m align_train.evaluate model=RUN_OR_FOLDER`: figures of a trained model.
+
+Prints a table and writes `results.json` and the evaluators' images.
+"""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
-
 from align_train.config.compose import command
+from align_train.config.schema import EvaluateSettings
 
 
-def run(config: DictConfig) -> None:
+def run(settings: EvaluateSettings) -> None:
+    """Evaluates a model."""
+    # Here: an error in the settings must not wait for torch.
     from align_train.commands.evaluate import evaluate
 
-    evaluate(config)
+    evaluate(settings)
 
 
 def main() -> None:
-    command(run, config_name="evaluate", groups=["eval"])
+    """Runs the command."""
+    command(run, config_name="evaluate", schema=EvaluateSettings, groups=["eval"])
 
 
 if __name__ == "__main__":

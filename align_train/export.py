@@ -1,20 +1,25 @@
-"""`python -m align_train.export model=RUN to=DIR`: a folder that `transformers.AlignModel` and `AlignProcessor` load."""
+"""`python -m align_train.export model=RUN to=FOLDER`: a trained model for transformers.
+
+`transformers.AlignModel` and `AlignProcessor` load the folder.
+"""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
-
 from align_train.config.compose import command
+from align_train.config.schema import ExportSettings
 
 
-def run(config: DictConfig) -> None:
+def run(settings: ExportSettings) -> None:
+    """Exports a model."""
+    # Here: an error in the settings must not wait for torch.
     from align_train.commands.export import export
 
-    export(config)
+    export(settings)
 
 
 def main() -> None:
-    command(run, config_name="export")
+    """Runs the command."""
+    command(run, config_name="export", schema=ExportSettings)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""`python -m align_train.search index=DIR text=…`: the nearest pictures, as a table and a contact sheet."""
+"""`python -m align_train.search index=FOLDER text=…`: the nearest images of a collection.
+
+Prints them as a table and draws a contact sheet.
+"""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
-
 from align_train.config.compose import command
+from align_train.config.schema import SearchSettings
 
 
-def run(config: DictConfig) -> None:
+def run(settings: SearchSettings) -> None:
+    """Searches a collection."""
+    # Here: an error in the settings must not wait for torch.
     from align_train.commands.search import search
 
-    search(config)
+    search(settings)
 
 
 def main() -> None:
-    command(run, config_name="search")
+    """Runs the command."""
+    command(run, config_name="search", schema=SearchSettings)
 
 
 if __name__ == "__main__":

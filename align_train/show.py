@@ -1,20 +1,25 @@
-"""`python -m align_train.show name=RUN step=N`: the pairs of a step as a table and a contact sheet, without a replay."""
+"""`python -m align_train.show name=RUN step=N`: the pairs of a step, without a replay.
+
+Prints them as a table and draws a contact sheet; `key=…` prints the steps at which a pair comes.
+"""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
-
 from align_train.config.compose import command
+from align_train.config.schema import ShowSettings
 
 
-def run(config: DictConfig) -> None:
+def run(settings: ShowSettings) -> None:
+    """Shows steps of a run."""
+    # Here: an error in the settings must not wait for torch.
     from align_train.commands.show import show
 
-    show(config)
+    show(settings)
 
 
 def main() -> None:
-    command(run, config_name="show")
+    """Runs the command."""
+    command(run, config_name="show", schema=ShowSettings)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-
 from align_train.config.compose import command
 
 
@@ -27,12 +24,8 @@ class DemoConfig:
     vocabulary: int
 
 
-ConfigStore.instance().store(name="make_demo_schema", node=DemoConfig)
-
-
-def run(config: DictConfig) -> None:
+def run(settings: DemoConfig) -> None:
     """Writes the demo's data, unless the folder has it."""
-    settings: DemoConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     # Imported here, so that `--help` does not wait for it.
     from align_train.demo import make_demo
 
@@ -44,4 +37,4 @@ def run(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command(run, config_name="make_demo")
+    command(run, config_name="make_demo", schema=DemoConfig)

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
-from hydra.core.config_store import ConfigStore
 from ibis.expr.types import Table
-from omegaconf import DictConfig, OmegaConf
 from pyarrow import parquet
 
 from align_train.config.compose import command
@@ -41,12 +39,8 @@ class FailedConfig:
     memory_gb: float
 
 
-ConfigStore.instance().store(name="failed_schema", node=FailedConfig)
-
-
-def run(config: DictConfig) -> None:
+def run(settings: FailedConfig) -> None:
     """Writes the table of failed URLs."""
-    settings: FailedConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     to = Path(settings.to).expanduser()
     if to.suffix != ".parquet":
         raise UserError(f"to={settings.to}: expected the name of a parquet file")
@@ -96,4 +90,4 @@ def _failed(rows: Table, gone: Sequence[str]) -> Table:
 
 
 if __name__ == "__main__":
-    command(run, config_name="failed")
+    command(run, config_name="failed", schema=FailedConfig)

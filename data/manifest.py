@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-
 from align_train.config.compose import command
 from align_train.errors import UserError
 from data.tables.paths import paths_of
@@ -34,12 +31,8 @@ class ManifestConfig:
     storage_options: Any  # a mapping or None
 
 
-ConfigStore.instance().store(name="make_manifest_schema", node=ManifestConfig)
-
-
-def run(config: DictConfig) -> None:
+def run(settings: ManifestConfig) -> None:
     """Writes the manifest."""
-    settings: ManifestConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     # Imported here, so that `--help` does not wait for them.
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
@@ -114,4 +107,4 @@ def _may_be_folder(path: str) -> bool:
 
 
 if __name__ == "__main__":
-    command(run, config_name="make_manifest")
+    command(run, config_name="make_manifest", schema=ManifestConfig)

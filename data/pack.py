@@ -20,8 +20,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -54,14 +52,11 @@ class PackConfig:
     seed: int
 
 
-ConfigStore.instance().store(name="pack_schema", node=PackConfig)
-
 Pair = tuple[Path, list[str]]
 
 
-def run(config: DictConfig) -> None:
+def run(settings: PackConfig) -> None:
     """Packs the source into a new folder."""
-    settings: PackConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     to = Path(settings.to).expanduser()
     _check(settings, to)
 
@@ -285,4 +280,4 @@ def _read_image(path: Path) -> tuple[str, bytes]:
 
 
 if __name__ == "__main__":
-    command(run, config_name="pack")
+    command(run, config_name="pack", schema=PackConfig)

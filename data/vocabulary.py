@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from align_train.config.compose import command
@@ -39,12 +37,8 @@ class VocabularyConfig:
     every: int
 
 
-ConfigStore.instance().store(name="vocabulary_schema", node=VocabularyConfig)
-
-
-def run(config: DictConfig) -> None:
+def run(settings: VocabularyConfig) -> None:
     """Trains the vocabulary and writes the tokenizer's folder."""
-    settings: VocabularyConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     to = Path(settings.to).expanduser()
     _check(settings, to)
 
@@ -172,4 +166,4 @@ def _parts(cells: Iterable[str], settings: VocabularyConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(run, config_name="vocabulary")
+    command(run, config_name="vocabulary", schema=VocabularyConfig)

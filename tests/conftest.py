@@ -37,7 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(demo: Path) -> tuple[str, ...]:
     """Overrides of a run of seconds on the small demo."""
-    return (*SMALL_RUN, f"make.folder={demo}", *SMALL_MAKE)
+    return (*SMALL_RUN, f"data.make.folder={demo}", *SMALL_MAKE)
 
 
 @pytest.fixture(scope="session")

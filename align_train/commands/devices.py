@@ -1,16 +1,32 @@
-from __future__ import annotations
+"""The device that a command computes on, and the loader that feeds it."""
 
-from typing import Any
+from __future__ import annotations
 
 import torch
 
 from align_train.cluster import launcher
+from align_train.config.schema import EmbedSettings, EvaluateSettings
 from align_train.errors import UserError
+
+_MOST_ROWS = 1_000_000
+_MOST_WORKERS = 1000
 
 
 def device_of(name: str) -> torch.device:
-    """Of processes that a launcher has started, each has its own of a machine's GPUs (or the only one that it may see).
-    UserError where there is no such device."""
+    """Finds the device of this process.
+
+    Each process that a launcher started has its own GPU of the machine, or the only one that it
+    may see.
+
+    Args:
+        name: `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: There is none of that name.
+    """
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
@@ -26,9 +42,19 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_loader(config: Any) -> None:
-    """Of commands that encode pictures."""
-    if not 1 <= config.chunk_size <= 1_000_000 or not 0 <= config.workers <= 1000:
+def check_loader(settings: EmbedSettings | EvaluateSettings) -> None:
+    """Checks the loader of a command that embeds images.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: The chunk size or the number of workers is out of bounds.
+    """
+    chunk_size = settings.chunk_size
+    workers = settings.workers
+    if not 1 <= chunk_size <= _MOST_ROWS or not 0 <= workers <= _MOST_WORKERS:
         raise UserError(
-            f"chunk_size={config.chunk_size}, workers={config.workers}: expected 1 to 1,000,000 rows, and 0 to 1,000 processes"
+            f"chunk_size={chunk_size}, workers={workers}: "
+            f"expected 1 to {_MOST_ROWS:,} rows, and 0 to {_MOST_WORKERS:,} processes"
         )

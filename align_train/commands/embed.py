@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import ListConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from align_train.cluster import launcher
 from align_train.commands.devices import check_loader, device_of
+from align_train.config.schema import EmbedSettings
 from align_train.errors import UserError
 from align_train.index.collection import Collection
 from align_train.index.settings import PRECISIONS, Settings
@@ -35,36 +35,36 @@ from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
 
-def embed(config: Any) -> None:
+def embed(given: EmbedSettings) -> None:
     """`align_train.embed`: see `conf/commands/embed.yaml`."""
-    if config.precision not in PRECISIONS:
-        raise UserError(f"precision={config.precision}: expected {' or '.join(PRECISIONS)}")
-    check_loader(config)
-    model = load(config.model, device=device_of(config.device))
-    shards: Any = list(config.shards) if isinstance(config.shards, ListConfig) else config.shards
-    caption = CaptionSource.parse(config.caption)
-    stage = shard_cache_of(None, config.storage_options)
+    if given.precision not in PRECISIONS:
+        raise UserError(f"precision={given.precision}: expected {' or '.join(PRECISIONS)}")
+    check_loader(given)
+    model = load(given.model, device=device_of(given.device))
+    shards = given.shards
+    caption = CaptionSource.parse(given.caption)
+    stage = shard_cache_of(None, given.storage_options)
     manifest = resolve(
         shards, caption=caption, cache=stage, progress=launcher.is_first_process(), key="shards"
     )
     pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=stage)
     settings = Settings(
-        model=_anywhere(config.model) if Path(config.model).expanduser().exists() else config.model,
+        model=_anywhere(given.model) if Path(given.model).expanduser().exists() else given.model,
         weights=digest(model),
         shards=[_anywhere(one) for one in shards]
         if isinstance(shards, list)
         else _anywhere(shards),
-        caption=config.caption,
+        caption=given.caption,
         identity=manifest.identity,
         counts=manifest.counts.tolist(),
         dim=model.model.dim,
-        precision=config.precision,
+        precision=given.precision,
     )
-    collection = Collection.begin(Path(config.to).expanduser().absolute(), settings)
+    collection = Collection.begin(Path(given.to).expanduser().absolute(), settings)
     started = launcher.current()
     own = range(started.rank, len(manifest.shards), started.world_size)
     left = [shard for shard in own if not collection.has(shard)]
-    bad = _embed(model, collection, pairs, left, config)
+    bad = _embed(model, collection, pairs, left, given)
     if launcher.is_first_process():
         done = sum(collection.has(shard) for shard in range(len(manifest.shards)))
         print(
@@ -122,16 +122,20 @@ class _Rows(Dataset[_Row]):
 
 @torch.inference_mode()
 def _embed(
-    model: TrainedModel, collection: Collection, pairs: Pairs, shards: list[int], config: Any
+    model: TrainedModel,
+    collection: Collection,
+    pairs: Pairs,
+    shards: list[int],
+    given: EmbedSettings,
 ) -> int:
     """Returns how many pictures could not be decoded."""
     rows = _Rows(pairs, shards)
     loader: DataLoader[Any] = DataLoader(
         rows,
-        batch_size=config.chunk_size,
-        num_workers=config.workers,
+        batch_size=given.chunk_size,
+        num_workers=given.workers,
         collate_fn=list,
-        prefetch_factor=4 if config.workers else None,
+        prefetch_factor=4 if given.workers else None,
     )
     bad = 0
     embeddings: list[Tensor] = []
@@ -146,7 +150,7 @@ def _embed(
             found = model.encode_image(normalise(pixels)).float().cpu()
             if not found.isfinite().all():
                 raise UserError(
-                    f"{config.model}: its embeddings are not finite: the weights are broken"
+                    f"{given.model}: its embeddings are not finite: the weights are broken"
                 )
             for number, row in enumerate(batch):
                 if "bad" in row.about:

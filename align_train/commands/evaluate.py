@@ -6,20 +6,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
 from align_train.cluster.collectives import join, rank, report_first_error
 from align_train.commands.devices import check_loader, device_of
 from align_train.commands.loggers import run_loggers
-from align_train.config.check import build_evaluators, check_evaluators, steps_of
 from align_train.config.components import build
-from align_train.config.compose import defaults, read_settings
+from align_train.config.evaluators import (
+    build_evaluators,
+    check_evaluators,
+    resolved_for_model,
+    resolved_for_run,
+)
+from align_train.config.saved import read_run
+from align_train.config.schema import EvaluateSettings, Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
@@ -34,32 +37,42 @@ from align_train.stream.vocabulary import open_vocabulary
 from align_train.training.callbacks.metrics import complete
 
 
-def evaluate(config: Any) -> dict[str, float]:
-    """`align_train.evaluate`: config.model names a run's folder, where all that is not given is as in that run, or another
+def evaluate(settings: EvaluateSettings) -> dict[str, float]:
+    """`align_train.evaluate`: `model` names a run's folder, where all that is not given is as in that run, or another
     trained model."""
-    with _group(config.device) as device:
+    with _group(settings.device) as device:
         with report_first_error(device):
-            check_loader(config)
-            found, settings, evaluators, data = _prepare(config)
-        to = RunFolder(_results_folder(config, found))
+            check_loader(settings)
+            found, evaluators, data = _prepare(settings)
+        to = RunFolder(_results_folder(settings, found))
         results = _evaluate(
             found,
             evaluators,
             to,
             data=data,
-            chunk_size=config.chunk_size,
-            workers=config.workers,
+            chunk_size=settings.chunk_size,
+            workers=settings.workers,
             device=device,
         )
-        own = all(
-            config[key] is None for key in ("shards", "caption", "image_size", "resize_size", "to")
-        )
-        # Of its own pairs and over: nobody else writes its metrics.csv.
-        if found.run and own and results["step"] >= steps_of(settings) and rank() == 0:
-            _write_down(
-                found.run, results, title=settings.name, loggers=run_loggers(settings, found.run)
-            )
+        if found.run and _as_in_run(settings) and rank() == 0:
+            run = read_run(found.run.config)
+            # A run that is over: nobody else writes its metrics.csv.
+            if results["step"] >= run.steps:
+                loggers = run_loggers(run, found.run)
+                _write_down(found.run, results, title=run.name, loggers=loggers)
         return results
+
+
+def _as_in_run(settings: EvaluateSettings) -> bool:
+    """Whether a run is evaluated on its own pairs, cut as in training, into its own folder."""
+    given = (
+        settings.shards,
+        settings.caption,
+        settings.image_size,
+        settings.resize_size,
+        settings.to,
+    )
+    return all(value is None for value in given)
 
 
 @contextmanager
@@ -80,54 +93,48 @@ def _group(device: str) -> Iterator[torch.device]:
         yield own
 
 
-def _prepare(config: Any) -> tuple[Pretrained, Any, dict[str, Evaluator], EvaluationSets]:
+def _prepare(
+    settings: EvaluateSettings,
+) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
     """All that is read before anything is computed."""
-    found = open_pretrained(config.model)
-    settings: Any = read_settings(found.run.config) if found.run else _settings_of(found)
-    if config.eval is not None:
-        settings.eval = OmegaConf.create(
-            OmegaConf.to_container(config.eval)
-        )  # what it refers to are the run's settings
-    if not OmegaConf.is_dict(settings) or "data" not in settings:
-        raise UserError(f"{found.path / 'config.yaml'}: not the settings of a run; restore it")
-    check_evaluators(settings)
-    try:
-        OmegaConf.to_container(settings.eval, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        key, said = error.full_key or "", str(error).splitlines()[0]
-        raise UserError(
-            f"eval.{key.removeprefix('eval.')}: {config.model} does not say ({said}); give it"
-        ) from None
-    evaluators = build_evaluators(settings)
-    if config.shards is not None:
-        settings.data.held_out = config.shards
+    found = open_pretrained(settings.model)
+    nodes, data_node = _resolved(found, settings)
+    check_evaluators(nodes)
+    evaluators = build_evaluators(nodes)
+
+    if settings.shards is not None:
+        data_node["held_out"] = settings.shards
     wanting = [name for name, evaluator in evaluators.items() if None in evaluator.sets()]
-    if settings.data.held_out is None and wanting:
+    if data_node["held_out"] is None and wanting:
         why = "the run has no held-out shards" if found.run else "this model is no run of ours"
         raise UserError(
             f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or take evaluators with pictures of "
             f"their own in the place of {', '.join(wanting)}"
         )
-    data = _data_of(found, config, settings.data)
+
+    data = _data_of(found, settings, data_node)
     for evaluator in evaluators.values():
         _open(evaluator, data)
-    return found, settings, evaluators, data
+    return found, evaluators, data
 
 
-def _settings_of(found: Pretrained) -> Any:
-    """Of a model that is no run of ours: the defaults, for its own towers."""
-    of_kind = (
-        ("eval=classification", "loss=classification") if found.is_classifier else ("eval=pairs",)
-    )
-    settings = defaults(*of_kind, "data.held_out=null", "data.shards=???")
-    OmegaConf.set_struct(settings, False)
-    settings.model = without_pretrained(found.node)
-    return settings
+def _resolved(found: Pretrained, settings: EvaluateSettings) -> tuple[Node, Node]:
+    """The nodes of `eval` and `data`: of the run, or for a model that is no run of ours the defaults."""
+    given = settings.eval
+    if found.run:
+        return resolved_for_run(found.run.config, evaluators=given, model=settings.model)
+
+    choices = ["eval=pairs"]
+    if found.is_classifier:
+        choices = ["eval=classification", "loss=classification"]
+    node = without_pretrained(found.node)
+    return resolved_for_model(node, *choices, evaluators=given, model=settings.model)
 
 
-def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
+def _data_of(found: Pretrained, settings: EvaluateSettings, data: Node) -> EvaluationSets:
     """Only what is evaluated is opened: the training shards may long be gone."""
-    sizes = {key: config[key] for key in ("image_size", "resize_size") if config[key] is not None}
+    given = {"image_size": settings.image_size, "resize_size": settings.resize_size}
+    sizes = {key: size for key, size in given.items() if size is not None}
     for key, reason in found.missing.items():
         if key != "preprocess" or len(sizes) < 2:
             raise UserError(f"{reason}; {key} is needed to evaluate")
@@ -138,23 +145,23 @@ def _data_of(found: Pretrained, config: Any, data: Any) -> EvaluationSets:
             f"{told}: expected 8 to 4,096 pixels, the crop no larger than what it is cut from"
         )
     return EvaluationSets(
-        held_out=data.held_out,
-        caption=config.caption or data.held_out_caption or data.caption,
+        held_out=data["held_out"],
+        caption=settings.caption or data["held_out_caption"] or data["caption"],
         vocabulary=open_vocabulary(
-            tokenizer=found.tokenizer, max_tokens=data.max_tokens, classes=found.classes
+            tokenizer=found.tokenizer, max_tokens=data["max_tokens"], classes=found.classes
         ),
-        views=Views(**sizes),
-        cache=shard_cache_of(build(data.staging), data.storage_options),
-        key="shards" if config.shards is not None else "data.held_out",
+        views=Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"]),
+        cache=shard_cache_of(build(data["staging"]), data["storage_options"]),
+        key="shards" if settings.shards is not None else "data.held_out",
     )
 
 
-def _results_folder(config: Any, found: Pretrained) -> Path:
+def _results_folder(settings: EvaluateSettings, found: Pretrained) -> Path:
     """A model's own folder, unless it lies in the hub's cache."""
-    if config.to is not None:
-        return Path(config.to).expanduser().absolute()
-    local = Path(config.model).expanduser().exists()
-    return found.path if local else Path("outputs", config.model.rpartition("/")[2]).absolute()
+    if settings.to is not None:
+        return Path(settings.to).expanduser().absolute()
+    local = Path(settings.model).expanduser().exists()
+    return found.path if local else Path("outputs", settings.model.rpartition("/")[2]).absolute()
 
 
 def _open(evaluator: Evaluator, data: EvaluationSets) -> None:
@@ -163,10 +170,10 @@ def _open(evaluator: Evaluator, data: EvaluationSets) -> None:
     evaluator.check(data.images_of)
 
 
-def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Evaluator]:
+def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Evaluator]:
     """A run's evaluators by name, their sets opened, so that what is missing shows before the first step; without held-out
     pairs, those that want none."""
-    built = build_evaluators(config)
+    built = build_evaluators(settings.eval)
     there = {
         name: one
         for name, one in built.items()
@@ -184,7 +191,7 @@ def evaluators_of(config: Any, data: EvaluationSets) -> dict[str, Evaluator]:
 
 def evaluate_run(
     folder: RunFolder,
-    config: Any,
+    settings: TrainSettings,
     evaluators: Mapping[str, Evaluator],
     *,
     data: PairsDataModule,
@@ -197,12 +204,12 @@ def evaluate_run(
         evaluators,
         folder,
         data=data.sets,
-        chunk_size=config.chunk_size,
+        chunk_size=settings.chunk_size,
         workers=data.workers,
         device=device,
     )
     if rank() == 0:
-        _write_down(folder, results, title=config.name, loggers=loggers)
+        _write_down(folder, results, title=settings.name, loggers=loggers)
 
 
 def _evaluate(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AlignConfig, AlignProcessor, EfficientNetImageProcessor
 
-from align_train.config.compose import to_yaml
+from align_train.config.saved import to_yaml
+from align_train.config.schema import ExportSettings
 from align_train.errors import UserError
 from align_train.model.weights import WEIGHTS
 from align_train.pretrained.align_config import Inexpressible, to_config
@@ -32,20 +32,20 @@ _POOLER = "text_model.pooler.dense"  # in every checkpoint of theirs, read by no
 FORMATS = ("huggingface", "align_train")
 
 
-def export(config: Any) -> None:
-    """`align_train.export`: config.model names a run's folder (or any other model's), config.to a new one."""
-    if config.format not in (None, *FORMATS):
-        raise UserError(f"format={config.format}: expected {' or '.join(FORMATS)}, or null")
-    to = Path(config.to).expanduser().absolute()
+def export(settings: ExportSettings) -> None:
+    """`align_train.export`: `model` names a run's folder (or any other model's), `to` a new one."""
+    if settings.format not in (None, *FORMATS):
+        raise UserError(f"format={settings.format}: expected {' or '.join(FORMATS)}, or null")
+    to = Path(settings.to).expanduser().absolute()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"to={config.to}: is there already; choose a new folder")
-    found = open_pretrained(config.model)
+        raise UserError(f"to={settings.to}: is there already; choose a new folder")
+    found = open_pretrained(settings.model)
     own = "align_train.load_classifier" if found.is_classifier else "align_train.load"
     expressed = None
     try:
-        expressed = to_config(found.node) if config.format != "align_train" else None
+        expressed = to_config(found.node) if settings.format != "align_train" else None
     except Inexpressible as error:
-        if config.format == "huggingface":
+        if settings.format == "huggingface":
             raise UserError(f"{error}; format=align_train exports it in our own format") from None
         print(f"{error}: exported in align_train's own format, which {own} and evaluate read")
     model = found.build()
@@ -117,7 +117,7 @@ def _write_hugging_face(
 
 def _write_own(to: Path, found: Pretrained, model: nn.Module) -> int:
     (to / "config.yaml").write_text(
-        to_yaml(OmegaConf.create({"model": without_pretrained(found.node)})), encoding="utf-8"
+        to_yaml({"model": without_pretrained(found.node)}), encoding="utf-8"
     )
     if found.tokenizer is not None:
         _encoder(found).save(to)

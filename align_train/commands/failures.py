@@ -1,11 +1,16 @@
+"""Errors of torch and of processes in the user's words."""
+
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import Lost, UserError
 
-# How gloo says that the other side is gone; what it raises is a plain RuntimeError.
+# How gloo says that a peer is gone. It raises a plain RuntimeError, so only the words tell.
 _PEER_LEFT = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -14,23 +19,61 @@ _PEER_LEFT = (
     "Timed out waiting",
 )
 
+_SHOWN = 100  # characters of torch's own message
 
-def explained(error: Exception, watchdog: Watchdog) -> UserError | None:
-    """What an error of torch's means to the user, where that is known."""
+
+@contextlib.contextmanager
+def explaining(
+    watchdog: Watchdog, refused: Callable[[Exception], UserError | None]
+) -> Iterator[None]:
+    """Puts errors of training and evaluating in the user's words, if their cause is known.
+
+    Args:
+        watchdog: Knows which process is gone.
+        refused: Explains an error of a checkpoint that does not load; None: it is not that.
+
+    Yields:
+        Once, around what is run.
+
+    Raises:
+        UserError: The explanation. Errors without one pass through, as defects of ours.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    except Exception as error:
+        # torch, Lightning and zip files raise many kinds for what does not fit or is broken.
+        if (known := _explained(error, watchdog)) is not None:
+            raise known from None
+        if (known := refused(error)) is not None:
+            raise known from error
+        raise
+
+
+def _explained(error: Exception, watchdog: Watchdog) -> UserError | None:
+    """What an error of torch's means to the user; None if that is not known."""
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return UserError(
-            f"out of GPU memory ({text[:100]}); lower chunk_size's share of it with recompute=true or checkpoint_blocks=true, "
-            f"which change no number, or take a smaller chunk_size, or more GPUs"
+            f"out of GPU memory ({text[:_SHOWN]}); lower chunk_size's share of it with "
+            f"recompute=true or checkpoint_blocks=true, which change no number, or take a smaller "
+            f"chunk_size, or more GPUs"
         )
-    if (
-        "DataLoader worker (pid" in text
-    ):  # raised by torch wherever the run happens to be when a worker dies
+
+    # torch raises this wherever the run happens to be when a loader's process ends.
+    if "DataLoader worker (pid" in text:
         return Lost(
-            f"a loader process ended by itself ({text[:100]}); if it was killed for memory, lower data.workers; the same "
-            f"command goes on from the last checkpoint"
+            f"a loader process ended by itself ({text[:_SHOWN]}); if it was killed for memory, "
+            f"lower data.workers; the same command goes on from the last checkpoint"
         )
-    left = isinstance(error, RuntimeError) and any(words in text for words in _PEER_LEFT)
-    return (
-        watchdog.explain(text) if left or isinstance(error, torch.distributed.DistError) else None
-    )
+
+    peer_left = isinstance(error, RuntimeError) and any(words in text for words in _PEER_LEFT)
+    if peer_left or isinstance(error, torch.distributed.DistError):
+        return watchdog.explain(text)
+    return None

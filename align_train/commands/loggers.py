@@ -1,32 +1,46 @@
-"""Where a run is written down beside its own folder."""
+"""Loggers that a run writes to beside its own metrics.csv."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import OmegaConf
 
 from align_train.cluster import launcher
 from align_train.config.components import build
+from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 
 
-def run_loggers(config: Any, folder: RunFolder) -> list[Logger]:
-    """metrics.csv is always written; `logger=wandb` adds the run to wandb, under the identity in its lineage."""
-    if not config.logger:  # logger=csv
+def run_loggers(settings: TrainSettings, folder: RunFolder) -> list[Logger]:
+    """Builds the logger of `logger`, under the identity in the run's lineage.
+
+    The identity makes a resumed run continue the same run in wandb.
+
+    Args:
+        settings: The run's settings.
+        folder: The run's folder.
+
+    Returns:
+        The logger, or none with `logger=csv`: metrics.csv is written in any case.
+
+    Raises:
+        UserError: wandb cannot start.
+    """
+    if not settings.logger:
         return []
-    identity = folder.lineage.read()[0]["run"] if folder.lineage.read() else None
+
+    lines = folder.lineage.read()
+    identity = lines[0]["run"] if lines else None
     try:
         logger: Logger = build(
-            config.logger, save_dir=str(folder.path), name=config.name, id=identity
+            settings.logger, save_dir=str(folder.path), name=settings.name, id=identity
         )
         if launcher.is_first_process() and isinstance(logger, WandbLogger):
-            logger.experiment.config.update(
-                OmegaConf.to_container(config, resolve=True), allow_val_change=True
-            )
+            # A resumed run may have other settings than wandb has of it.
+            logger.experiment.config.update(asdict(settings), allow_val_change=True)
     except (wandb.Error, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

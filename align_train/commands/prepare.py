@@ -1,16 +1,17 @@
+"""What a run needs before its first step: processes, devices, open data, a model with weights."""
+
 from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from align_train.cluster import launcher
 from align_train.config.components import build
+from align_train.config.schema import Node, TrainerSettings, TrainSettings
 from align_train.errors import UserError
-from align_train.model import Classifier, DualEncoder
+from align_train.model import TrainableModel
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.stream.classes import ClassList
@@ -18,96 +19,140 @@ from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.tokenizer import Tokenizer
 
 
-def prepare_data(config: Any, *, progress: bool) -> PairsDataModule:
-    """Makes what `make` describes (the demo's shards), then opens the shards."""
-    if config.make is not None:
-        build(config.make)
-    data: PairsDataModule = build(config.data, progress=progress, accept=list(config.accept))
-    return data
+def check_processes(trainer: TrainerSettings) -> None:
+    """Checks that as many processes were started as the settings say.
 
+    Args:
+        trainer: The settings of the processes.
 
-def build_model(
-    config: Any, data: PairsDataModule, *, begun: bool = False
-) -> tuple[DualEncoder | Classifier, str]:
-    """The configured model, the same on every rank, and what it begins with: nothing, or of `initial_weights`; where the run
-    has begun, a checkpoint will bring them. Its vocabulary is the tokenizer's unless set, its classes are the data's."""
-    torch.manual_seed(config.seed)
-    settings: Any = OmegaConf.to_container(config.model, resolve=True)
-    node = _sized(settings, data.vocabulary)
-    start = config.initial_weights
-    model: DualEncoder | Classifier = build(
-        without_pretrained(node) if begun or start is not None else node
-    )
-    if begun or start is None:
-        return model, ""
-    return model, f"{_begin_with(open_pretrained(start), model, data)} of {start}"
-
-
-def _sized(node: dict[str, Any], vocabulary: Tokenizer | ClassList) -> dict[str, Any]:
-    """A model's node with the number of tokens, or of classes, that the data has."""
-    if isinstance(vocabulary, ClassList):
-        found, known = node.get("classes"), len(vocabulary.names)
-        if found not in (None, known):
-            raise UserError(
-                f"model.classes={found}: data.classes={vocabulary.source} has {known}; set it to null"
-            )
-        return node | {"classes": known}
-    known = vocabulary.vocabulary_size
-    size = node.get("vocabulary_size") or known
-    if size < known:
+    Raises:
+        UserError: A launcher has started another number, or none has started those of other
+            machines.
+    """
+    asked = f"trainer.nodes={trainer.nodes} x trainer.devices={trainer.devices}"
+    started = launcher.current()
+    if not started.started_all and trainer.nodes > 1:
         raise UserError(
-            f"model.vocabulary_size={size}: the tokenizer {vocabulary.path} has {known} tokens; set it to null or more"
+            f"{asked}: nobody has started processes on other machines; submit launch/train.sbatch "
+            f"to Slurm, or run launch/torchrun.sh on each (dry_run=true only prints the summary)"
         )
-    return node | {"vocabulary_size": size}
+    if started.started_all and started.world_size != trainer.processes:
+        raise UserError(
+            f"{asked}: {started.name} has started {started.world_size} processes; "
+            f"trainer=multinode reads their number from it"
+        )
 
 
-def _begin_with(found: Pretrained, model: DualEncoder | Classifier, data: PairsDataModule) -> str:
-    """Gives a model the weights of another, trained with the same tokens; or a classifier the image tower of any, and the
-    linear layer too of one with the same classes. Returns what it was given."""
-    if isinstance(data.vocabulary, ClassList):
-        assert isinstance(model, Classifier)
-        if found.classes is not None and ClassList(found.classes).names == data.vocabulary.names:
-            found.fill(model)
-            return "the weights"
-        found.fill_image_tower(model)
-        return "the image tower"
-    if found.tokenizer is not None:
-        theirs = Tokenizer(found.tokenizer, max_tokens=data.vocabulary.max_tokens)
-        if theirs.tokenizer.get_vocab() != data.vocabulary.tokenizer.get_vocab():
-            raise UserError(
-                f"data.tokenizer={data.vocabulary.path}: gives other tokens than {found.path} was trained with; "
-                f"set data.tokenizer={found.tokenizer}"
-            )
-    found.fill(model)
-    return "the weights"
+def check_hardware(settings: TrainSettings) -> None:
+    """Checks this machine's GPUs, or its compiler; after the paths, before anything is built.
 
+    Args:
+        settings: The run's settings.
 
-def check_hardware(config: Any) -> None:
-    """After paths, before anything is built."""
-    if config.trainer.accelerator == "gpu":
-        found = torch.cuda.device_count()
-        if found < config.trainer.devices:
-            asked = f"trainer.devices={config.trainer.devices}"
-            fix = launcher.current().more_gpus(config.trainer.devices)
-            raise UserError(f"{asked}: {found} GPUs found here; {fix}")
-    elif config.compile and not shutil.which(os.environ.get("CXX", "g++")):
+    Raises:
+        UserError: There are fewer GPUs than processes, or no compiler.
+    """
+    devices = settings.trainer.devices
+    if settings.trainer.on_gpu:
+        count = torch.cuda.device_count()
+        if count < devices:
+            fix = launcher.current().more_gpus(devices)
+            raise UserError(f"trainer.devices={devices}: {count} GPUs found here; {fix}")
+    elif settings.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out"
         )
 
 
-def check_processes(config: Any) -> None:
-    """What started this process must have started as many as the settings say."""
-    wanted = config.trainer.nodes * config.trainer.devices
-    asked = f"trainer.nodes={config.trainer.nodes} x trainer.devices={config.trainer.devices}"
-    started = launcher.current()
-    if not started.started_all and config.trainer.nodes > 1:
+def prepare_data(settings: TrainSettings, *, progress: bool) -> PairsDataModule:
+    """Opens the data.
+
+    Args:
+        settings: The run's settings.
+        progress: Whether this process shows progress bars.
+
+    Returns:
+        The data module, its shards made (`data.make`) and opened.
+
+    Raises:
+        UserError: Shards or tokenizer are missing or broken.
+    """
+    data: PairsDataModule = build(settings.data, progress=progress, accept=settings.accept)
+    return data
+
+
+def build_model(
+    settings: TrainSettings, data: PairsDataModule, *, begun: bool
+) -> tuple[TrainableModel, str]:
+    """Builds the model, with the same weights on every rank.
+
+    Args:
+        settings: The run's settings.
+        data: Gives the size of the vocabulary, or the number of classes.
+        begun: Whether a checkpoint will bring the weights.
+
+    Returns:
+        The model, and a line about the weights of `initial_weights` that it begins with; empty if
+        it begins with none.
+
+    Raises:
+        UserError: Model and data do not fit, or the weights do not fit the model.
+    """
+    torch.manual_seed(settings.seed)
+    node = _sized(settings.model, data.vocabulary)
+    source = settings.initial_weights
+    if begun or source is not None:
+        # Weights come from elsewhere: the towers need not fetch any.
+        node = without_pretrained(node)
+
+    model: TrainableModel = build(node)
+    if begun or source is None:
+        return model, ""
+    return model, f"{_begin_with(open_pretrained(source), model, data)} of {source}"
+
+
+def _sized(node: Node, vocabulary: Tokenizer | ClassList) -> Node:
+    """A model's node with the number of tokens, or of classes, that the data has."""
+    if isinstance(vocabulary, ClassList):
+        classes = len(vocabulary.names)
+        given = node.get("classes")
+        if given not in (None, classes):
+            raise UserError(
+                f"model.classes={given}: data.classes={vocabulary.source} has {classes}; "
+                f"set it to null"
+            )
+        return node | {"classes": classes}
+
+    tokens = vocabulary.vocabulary_size
+    size = node.get("vocabulary_size") or tokens
+    if size < tokens:
         raise UserError(
-            f"{asked}: nobody has started processes on other machines; submit launch/train.sbatch to Slurm, or run "
-            f"launch/torchrun.sh on each (dry_run=true only prints the summary)"
+            f"model.vocabulary_size={size}: the tokenizer {vocabulary.path} has {tokens} tokens; "
+            f"set it to null or more"
         )
-    if started.started_all and started.world_size != wanted:
-        raise UserError(
-            f"{asked}: {started.name} has started {started.world_size} processes; "
-            f"trainer=multinode reads their number from it"
-        )
+    return node | {"vocabulary_size": size}
+
+
+def _begin_with(trained: Pretrained, model: TrainableModel, data: PairsDataModule) -> str:
+    """Gives a model the weights of a trained one; returns which weights these were.
+
+    The two must know the same tokens. A classifier takes the image tower of any model, and its
+    linear layer too if the classes are the same.
+    """
+    vocabulary = data.vocabulary
+    if isinstance(vocabulary, ClassList):
+        if trained.classes is not None and ClassList(trained.classes).names == vocabulary.names:
+            trained.fill(model)
+            return "the weights"
+        trained.fill_image_tower(model)
+        return "the image tower"
+
+    if trained.tokenizer is not None:
+        theirs = Tokenizer(trained.tokenizer, max_tokens=vocabulary.max_tokens)
+        if theirs.tokenizer.get_vocab() != vocabulary.tokenizer.get_vocab():
+            raise UserError(
+                f"data.tokenizer={vocabulary.path}: gives other tokens than {trained.path} was "
+                f"trained with; set data.tokenizer={trained.tokenizer}"
+            )
+    trained.fill(model)
+    return "the weights"

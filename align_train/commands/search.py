@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from align_train.commands.devices import device_of
 from align_train.commands.embed import digest
+from align_train.config.schema import SearchSettings
 from align_train.errors import UserError
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
@@ -30,38 +30,38 @@ from align_train.stream.shard_cache import shard_cache_of
 _SHOWN = Views(image_size=224, resize_size=224)
 
 
-def search(config: Any) -> list[Match]:
+def search(settings: SearchSettings) -> list[Match]:
     """`align_train.search`: see `conf/commands/search.yaml`. Returns numbers and cosines of what was found."""
-    if config.text is None and config.image is None:
+    if settings.text is None and settings.image is None:
         raise UserError("give text=…, image=…, or both")
-    if config.top < 1:
-        raise UserError(f"top={config.top}: expected at least 1 picture")
-    if not 0 <= config.text_weight < float("inf"):
-        raise UserError(f"text_weight={config.text_weight}: expected a finite number from 0 on")
+    if settings.top < 1:
+        raise UserError(f"top={settings.top}: expected at least 1 picture")
+    if not 0 <= settings.text_weight < float("inf"):
+        raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
     if (
-        Path(config.to).suffix.lower() not in (".png", ".jpg", ".jpeg")
-        or Path(config.to).expanduser().is_dir()
+        Path(settings.to).suffix.lower() not in (".png", ".jpg", ".jpeg")
+        or Path(settings.to).expanduser().is_dir()
     ):
-        raise UserError(f"to={config.to}: expected a picture's name that ends in .png or .jpg")
-    stage = shard_cache_of(None, config.storage_options)
-    collection = Collection.open(Path(config.index).expanduser().absolute())
-    place = config.model or collection.settings.model
-    model = load(place, device=device_of(config.device))
+        raise UserError(f"to={settings.to}: expected a picture's name that ends in .png or .jpg")
+    stage = shard_cache_of(None, settings.storage_options)
+    collection = Collection.open(Path(settings.index).expanduser().absolute())
+    place = settings.model or collection.settings.model
+    model = load(place, device=device_of(settings.device))
     if digest(model) != collection.settings.weights:
         raise UserError(
-            f"{place}: not the weights that {config.index} was made with; give model=…, or embed again"
+            f"{place}: not the weights that {settings.index} was made with; give model=…, or embed again"
         )
-    picture = _open(config.image) if config.image is not None else None
-    query = _query(model, config.text, picture, config.text_weight).cpu()
-    approximate = len(collection) >= config.approximate_from
+    picture = _open(settings.image) if settings.image is not None else None
+    query = _query(model, settings.text, picture, settings.text_weight).cpu()
+    approximate = len(collection) >= settings.approximate_from
     if approximate:
-        found = search_approximately(collection, query, config.top)
+        found = search_approximately(collection, query, settings.top)
     else:
-        found = collection.search(query, config.top)
+        found = collection.search(query, settings.top)
     how = "by index.faiss, nearly all of the nearest" if approximate else "all compared"
     print(f"{len(collection):,} pictures, {how}")
     _print_table(collection, found)
-    _draw(collection, found, config, picture, stage)
+    _draw(collection, found, settings, picture, stage)
     return found
 
 
@@ -105,7 +105,7 @@ def _print_table(collection: Collection, found: list[Match]) -> None:
 def _draw(
     collection: Collection,
     found: list[Match],
-    config: Any,
+    settings: SearchSettings,
     picture: Image.Image | None,
     stage: ShardCache,
 ) -> None:
@@ -127,11 +127,11 @@ def _draw(
     shown: NDArray[np.uint8] | None = centre(picture, _SHOWN) if picture is not None else None
     across = 6
     rows = [hits[start : start + across] for start in range(0, len(hits), across)]
-    first = (config.text or "", shown)
+    first = (settings.text or "", shown)
     sheet = hit_sheet(
         [(*(first if not number else ("", None)), row) for number, row in enumerate(rows)]
     )
-    to = Path(config.to).expanduser()
+    to = Path(settings.to).expanduser()
     to.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(to)
     print(f"{to}: the query and what was found", flush=True)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from align_train.config.check import steps_of
 from align_train.config.components import build
-from align_train.config.compose import read_settings
+from align_train.config.saved import read_run, with_values
+from align_train.config.schema import ShowSettings, TrainSettings
 from align_train.errors import UserError
 from align_train.figures.sheets import contact_sheet
 from align_train.run.folder import RunFolder
@@ -26,30 +24,29 @@ from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.replacement import BadPair, Gone
 
 
-def show(config: Any) -> None:
-    """`align_train.show`: prints the pairs of `config.step`, or the steps at which `config.key` comes."""
-    if (config.step is None) == (config.key is None):
+def show(settings: ShowSettings) -> None:
+    """`align_train.show`: prints the pairs of `step`, or the steps at which `key` comes."""
+    if (settings.step is None) == (settings.key is None):
         raise UserError(
             "give step=N or step=N:M to see what steps are trained on, or key=… to find when a pair is seen"
         )
-    if config.limit < 1:
-        raise UserError(f"limit={config.limit}: expected at least 1 pair")
-    folder = RunFolder(Path(config.output_dir).expanduser().absolute() / config.name)
+    if settings.limit < 1:
+        raise UserError(f"limit={settings.limit}: expected at least 1 pair")
+    folder = RunFolder(Path(settings.output_dir).expanduser().absolute() / settings.name)
     if not folder.config.is_file():
         raise UserError(
-            f"name={config.name}: no run in {folder.path}; give output_dir=… where it is elsewhere"
+            f"name={settings.name}: no run in {folder.path}; give output_dir=… where it is elsewhere"
         )
-    run: Any = read_settings(folder.config)
-    last = steps_of(run)
-    if config.key is not None:
-        _show_key(str(config.key), folder, last)
+    last = read_run(folder.config).steps
+    if settings.key is not None:
+        _show_key(str(settings.key), folder, last)
         return
     chunks_of: dict[int, TrainingChunks] = {}
-    for step in _steps(str(config.step), last):
+    for step in _steps(str(settings.step), last):
         stretch = sum(line["step"] < step for line in folder.lineage.read())
         if stretch not in chunks_of:
             chunks_of[stretch] = _chunks_at(step - 1, folder)
-        _show_step(step, folder, chunks_of[stretch], config.limit)
+        _show_step(step, folder, chunks_of[stretch], settings.limit)
 
 
 def _steps(text: str, last: int) -> range:
@@ -68,24 +65,24 @@ def _steps(text: str, last: int) -> range:
     return steps
 
 
-def _settings_at(step: int, folder: RunFolder) -> Any:
-    """The run's settings under which the batch after `step` finished steps was made: what was changed later is undone."""
-    run: Any = read_settings(folder.config)
+def _settings_at(finished_steps: int, folder: RunFolder) -> TrainSettings:
+    """The run's settings for the batch after so many finished steps: later changes are undone."""
+    earlier: dict[str, object] = {}
     for line in reversed(folder.lineage.read()):
-        if "changed" in line and line["step"] > step:
-            for key, (was, _) in line["changed"].items():
-                OmegaConf.update(run, key, was, force_add=True)
-    return run
+        if "changed" in line and line["step"] > finished_steps:
+            earlier |= {key: was for key, (was, _) in line["changed"].items()}
+    return with_values(read_run(folder.config), earlier)
 
 
 def _chunks_at(step: int, folder: RunFolder) -> TrainingChunks:
     """What makes the chunks of the batch after `step` finished steps."""
     stretch, run = folder.lineage.stretch_at(step), _settings_at(step, folder)
-    # No held-out pairs are asked for: they may long be gone.
-    data: PairsDataModule = build(run.data, held_out=None)
+    # Held-out pairs are not opened, and nothing is made: they may long be gone.
+    unused = {key: None for key in ("held_out", "make") if key in run.data}
+    data: PairsDataModule = build(run.data | unused)
     if data.manifest.identity != stretch["manifest"]:
         raise UserError(
-            f"data.shards={run.data.shards}: these are not the shards that step {step + 1} was trained on (identity "
+            f"data.shards={run.data['shards']}: these are not the shards that step {step + 1} was trained on (identity "
             f"{data.manifest.identity}, then {stretch['manifest']}); bring those back"
         )
     data.go_on(stretch)

@@ -1,95 +1,117 @@
+"""The lines that a run prints before it begins."""
+
 from __future__ import annotations
 
-from typing import Any
-
-from align_train.config.check import steps_of
+from align_train.commands.resume import Changes, spell_changes
 from align_train.config.components import build
-from align_train.model import Classifier, DualEncoder
-from align_train.run.folder import RunFolder
+from align_train.config.schema import TrainSettings
+from align_train.model import TrainableModel
 from align_train.stream.datamodule import PairsDataModule
 
+_MILLION = 1e6
 
-def recipe(
-    config: Any,
+# Parts of a model whose parameters are counted -> how the summary calls them.
+_PARTS = {"image_tower": "image tower", "text_tower": "text tower", "head": "linear layer"}
+
+
+def summary(
+    settings: TrainSettings,
     data: PairsDataModule,
-    model: DualEncoder | Classifier,
-    folder: RunFolder,
-    done: int,
-    changes: dict[str, tuple[Any, Any]],
+    model: TrainableModel,
+    finished_steps: int,
+    changes: Changes,
     staging: str,
     begins_with: str,
 ) -> str:
-    """What the run will do, in a few lines: batch and its split, length, data, parameters, where it writes."""
-    world = config.trainer.devices * config.trainer.nodes
-    chunks = config.batch_size // config.chunk_size
-    steps = steps_of(config)
-    parts = {"image_tower": "image tower", "text_tower": "text tower", "head": "linear layer"}
-    sizes = {
-        part: sum(p.numel() for p in module.parameters()) / 1e6
-        for part, module in model.named_children()
-        if part in parts
-    }
-    space = (
-        f"{model.dim:,} classes"
-        if isinstance(model, Classifier)
-        else f"shared dimension {model.dim}"
-    )
-    start = f"from step {done}" if done else "new"
-    split = f"{world} process{'es' * (world > 1)} x {chunks // world} chunk{'s' * (chunks > world)}"
-    made_of = f"{chunks} chunk{'s' * (chunks > 1)} of {config.chunk_size}"
-    how = ", ".join(_how(config, world))
-    pairs = steps * config.batch_size
+    """Says what the run will do: batch and its split, length, data, parameters, where it writes.
+
+    Args:
+        settings: The run's settings.
+        data: The open data.
+        model: The built model.
+        finished_steps: Steps in the last checkpoint; 0: the run is new.
+        changes: Settings that differ from the last start.
+        staging: A line about the shard cache; empty: none is used.
+        begins_with: A line about initial weights; empty: there are none.
+
+    Returns:
+        A line for each topic.
+    """
+    start = f"from step {finished_steps}" if finished_steps else "new"
     held_out = data.sets.held_out.pairs if data.sets.held_out else 0
-    locked = f", {config.model.lock} tower locked" if config.model.get("lock") else ""
+    manifest = data.manifest
+    pairs = settings.steps * settings.batch_size
+
     lines = {
-        "run": f"{config.name}, {start}, seed {config.seed}, writes to {folder.path}",
-        "global batch": f"{config.batch_size:,} pairs = {made_of} = {split} ({how})",
-        "length": f"{steps:,} steps = {pairs:,} pairs = {_epochs(data, steps)}",
-        "data": f"{data.manifest.pairs:,} pairs in {len(data.manifest.shards):,} shards ({data.manifest.source}), of which an "
-        f"epoch visits {_visited(data)}; held out: {held_out:,}",
-        "parameters": f"{', '.join(f'{parts[part]} {size:.2f} M' for part, size in sizes.items())}, {space}{locked}",
+        "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
+        "global batch": _batch(settings),
+        "length": f"{settings.steps:,} steps = {pairs:,} pairs = {_epochs(data, settings.steps)}",
+        "data": f"{manifest.pairs:,} pairs in {len(manifest.shards):,} shards ({manifest.source}), "
+        f"of which an epoch visits {_visited(data)}; held out: {held_out:,}",
+        "parameters": _parameters(settings, model),
+        "begins with": begins_with,
+        "staging": staging,
     }
-    if begins_with:
-        lines["begins with"] = begins_with
-    if staging:
-        lines["staging"] = staging
     if data.dropped:
-        lines["dropped"] = (
-            ", ".join(data.manifest.shards[shard].name for shard in data.dropped)
-            + ": vanished earlier"
-        )
-    if changes:
-        lines["changed"] = "; ".join(
-            f"{key}: {was} -> {now}" for key, (was, now) in changes.items()
-        )
-    return "\n".join(f"{name:>13}  {value}" for name, value in lines.items())
+        names = ", ".join(manifest.shards[shard].name for shard in data.dropped)
+        lines["dropped"] = f"{names}: vanished earlier"
+    lines["changed"] = spell_changes(changes)
+
+    return "\n".join(f"{name:>13}  {value}" for name, value in lines.items() if value)
 
 
-def _how(config: Any, world: int) -> list[str]:
-    """Where and how a step is computed: none of it changes what is."""
-    strategy: str = build(config.strategy).label
+def _batch(settings: TrainSettings) -> str:
+    """The global batch in chunks, shared out over the processes."""
+    processes = settings.trainer.processes
+    chunks = settings.batch_size // settings.chunk_size
+    share = chunks // processes
+
+    made_of = f"{_count(chunks, 'chunk')} of {settings.chunk_size}"
+    split = f"{_count(processes, 'process', 'es')} x {_count(share, 'chunk')}"
+    how = ", ".join(_how(settings))
+    return f"{settings.batch_size:,} pairs = {made_of} = {split} ({how})"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{plural if number > 1 else ''}"
+
+
+def _how(settings: TrainSettings) -> list[str]:
+    """How a step is computed: this changes speed and memory, not the numbers."""
+    strategy: str = build(settings.strategy).label
     options = {
-        strategy: world > 1 or strategy != "ddp",
-        "recomputing chunks": config.recompute,
-        "checkpointing blocks": config.checkpoint_blocks,
-        "compiled blocks": config.compile,
-        f"averaging weights by {config.ema}": config.ema is not None,
+        strategy: settings.trainer.processes > 1 or strategy != "ddp",
+        "recomputing chunks": settings.recompute,
+        "checkpointing blocks": settings.checkpoint_blocks,
+        "compiled blocks": settings.compile,
+        f"averaging weights by {settings.ema}": settings.ema is not None,
     }
-    return [
-        config.trainer.accelerator,
-        config.precision,
-        *(option for option, on in options.items() if on),
-    ]
+    used = [option for option, on in options.items() if on]
+    return [settings.trainer.accelerator, settings.precision, *used]
 
 
 def _epochs(data: PairsDataModule, steps: int) -> str:
-    """How often the data is seen: of each source, where several are mixed."""
+    """How often the run sees the data; if several sources are mixed, each of them."""
     parts = []
     for source in data.order.sources:
-        in_steps = source.epoch_pairs / (data.batch_size * source.lanes / data.lanes)
-        parts.append(f"{steps / in_steps:.1f} epochs of {in_steps:.1f} steps")
+        pairs_a_step = data.batch_size * source.lanes / data.lanes
+        steps_an_epoch = source.epoch_pairs / pairs_a_step
+        parts.append(f"{steps / steps_an_epoch:.1f} epochs of {steps_an_epoch:.1f} steps")
     return " and ".join(parts)
 
 
 def _visited(data: PairsDataModule) -> str:
     return " and ".join(f"{source.epoch_pairs:,}" for source in data.order.sources)
+
+
+def _parameters(settings: TrainSettings, model: TrainableModel) -> str:
+    """The parameters of each part, in millions, and the size of the embeddings."""
+    parts = []
+    for name, module in model.named_children():
+        if name in _PARTS:
+            count = sum(parameter.numel() for parameter in module.parameters())
+            parts.append(f"{_PARTS[name]} {count / _MILLION:.2f} M")
+
+    space = f"{model.dim:,} classes" if model.takes_labels else f"shared dimension {model.dim}"
+    locked = f", {model.lock} tower locked" if model.lock else ""
+    return f"{', '.join(parts)}, {space}{locked}"

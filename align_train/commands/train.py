@@ -1,57 +1,69 @@
-"""One run from configuration to checkpoint: prepare, build, say what will happen, train, evaluate what was saved."""
+"""One run, from its settings to the figures of its last checkpoint.
+
+The story: look for an earlier start, open the data, build the model, say what will happen, train,
+evaluate. All that can be wrong shows before anything is written.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
-from align_train.commands.failures import explained
+from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import (
     WriteSettings,
     cannot_resume,
     changed_settings,
-    place,
+    continue_stretch,
     record_settings,
 )
-from align_train.commands.summary import recipe
-from align_train.commands.trainer import build_trainer, quieten
-from align_train.config.check import steps_of
-from align_train.config.components import build
+from align_train.commands.summary import summary
+from align_train.commands.trainer import build_module, build_trainer, quieten
 from align_train.config.messages import report_once
+from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.files import Lock
 from align_train.run.folder import RunFolder
-from align_train.training.module import TrainingModule
+
+_GRACE = 10.0  # seconds beyond the watchdog's silence until an earlier start has let go of the lock
 
 
-def train(config: Any) -> None:
-    """Trains the configured run to its last step, from its last checkpoint if there is one."""
+def train(settings: TrainSettings) -> None:
+    """Trains a run to its last step, from its last checkpoint if there is one.
+
+    Args:
+        settings: Checked settings.
+
+    Raises:
+        UserError: The data, the machine or an earlier start of the run does not fit.
+        Lost: A process or machine of the run is gone.
+        Stopped: A signal ended the run between two steps.
+    """
     quieten()
-    processes = config.trainer.devices * config.trainer.nodes
-    if not config.dry_run:
+    if not settings.dry_run:
         with report_once():
-            check_processes(config)
+            check_processes(settings.trainer)
+    if settings.trainer.on_gpu:
+        # Otherwise NCCL kills this process from within, without a message, as soon as a peer is
+        # gone. The watchdog says which one it was.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+
     watchdog = Watchdog(
         rank=launcher.current().rank,
-        processes=1 if config.dry_run else processes,
-        silence=config.trainer.silence,
-        timeout=config.trainer.timeout,
+        processes=1 if settings.dry_run else settings.trainer.processes,
+        silence=settings.trainer.silence,
+        timeout=settings.trainer.timeout,
         all_come=launcher.current().started_all,
     )
-    if config.trainer.accelerator == "gpu":
-        # Or NCCL ends this process from within, without a word, as soon as a peer is gone: the watchdog knows which one it was.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     with watchdog.watching():
         _open(watchdog)
-        _train(config, watchdog)
+        _continue_or_begin(settings, watchdog)
 
 
 def _open(watchdog: Watchdog) -> None:
@@ -63,115 +75,109 @@ def _open(watchdog: Watchdog) -> None:
     started.tell_port(watchdog.open(host, port))
 
 
-def _train(config: Any, watchdog: Watchdog) -> None:
-    first = launcher.is_first_process()
-    folder = RunFolder(Path(config.output_dir).expanduser().absolute() / config.name)
-    lock = Lock(folder.lock, patience=config.trainer.silence + 10)
-    max_steps = steps_of(config)
+def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
+    folder = RunFolder(settings.path)
+    lock = Lock(folder.lock, patience=settings.trainer.silence + _GRACE)
 
-    def begin() -> int:
-        if not config.dry_run and folder.path.exists():
-            lock.take()  # what is read from here on, nobody else changes
+    def look() -> int:
+        # The lock comes first: from here on no other process changes what is read.
+        if not settings.dry_run and folder.path.exists():
+            lock.take()
         return folder.last_step()
 
-    done = watchdog.from_first(begin)
-    if done >= max_steps:
-        if first:
-            print(
-                f"{folder.path}: finished at step {done} of {max_steps}; go on with max_steps=…, or choose another name"
-            )
-            if not config.dry_run:
-                _show_or_evaluate(folder, config, done)
-                if config.compare is not None:
-                    build(config.compare)()
-        return
-    changes = changed_settings(folder, config, done)
-    data = prepare_data(config, progress=first)
-    if done:
-        data.go_on({**folder.lineage.stretch_at(done - 1), **place(folder, done)})
-    if not config.dry_run:
-        check_hardware(config)
-    staging = data.check_space(config.trainer.nodes) if data.uses_cache else ""
-    model, begins_with = build_model(config, data, begun=done > 0)
-    evaluators = evaluators_of(config, data.sets)
-    compare = build(config.compare) if config.compare is not None else None
-    write_settings = WriteSettings(
-        lambda: record_settings(folder, config, data, changes, done), first
-    )
+    finished_steps = watchdog.from_first(look)
+    if finished_steps < settings.steps:
+        _run(settings, folder, lock, watchdog, finished_steps)
+    elif launcher.is_first_process():
+        print(
+            f"{folder.path}: finished at step {finished_steps} of {settings.steps}; "
+            f"go on with max_steps=…, or choose another name"
+        )
+        if not settings.dry_run:
+            _show_or_evaluate(folder, settings, finished_steps)
+
+
+def _run(
+    settings: TrainSettings,
+    folder: RunFolder,
+    lock: Lock,
+    watchdog: Watchdog,
+    finished_steps: int,
+) -> None:
+    """Trains from a step to the last one, then evaluates."""
+    first = launcher.is_first_process()
+
+    # Read and build.
+    changes = changed_settings(folder, settings, finished_steps)
+    data = prepare_data(settings, progress=first)
+    if finished_steps:
+        continue_stretch(data, folder, finished_steps)
+    if not settings.dry_run:
+        check_hardware(settings)
+    staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
+    model, begins_with = build_model(settings, data, begun=finished_steps > 0)
+    evaluators = evaluators_of(settings, data.sets)
+
+    # Say what will happen.
     if first:
-        print(recipe(config, data, model, folder, done, changes, staging, begins_with), flush=True)
-    if config.dry_run:
+        text = summary(settings, data, model, finished_steps, changes, staging, begins_with)
+        print(text, flush=True)
+    if settings.dry_run:
         return
+
+    # Write down what is about to be trained.
+    def record() -> None:
+        record_settings(folder, settings, data, changes, finished_steps)
+
+    write_settings = WriteSettings(record, first=first)
+    # A new run's folder could not be locked at the first look: it did not exist.
     if first and lock.take() and folder.config.exists():
         raise UserError(
-            f"{folder.path}: another process has begun this run meanwhile; run the same command again"
+            f"{folder.path}: another process has begun this run meanwhile; run the same command "
+            f"again"
         )
-    if not done:
+    if not finished_steps:
         write_settings.write()
-    trainer = build_trainer(config, folder, data, max_steps, evaluators, write_settings, watchdog)
-    module = TrainingModule(
-        model=model,
-        loss=build(config.loss),
-        optimizer=build(config.optimizer),
-        scheduler=build(config.scheduler),
-        max_steps=max_steps,
-        seed=config.seed,
-        recompute=config.recompute,
-        checkpoint_blocks=config.checkpoint_blocks,
-        compile_blocks=config.compile,
-        clip=config.clip,
-    )
-    resume = str(folder.last_checkpoint()) if done else None
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        if trainer.is_global_zero:
-            print(f"{folder.path}: trained to step {max_steps}", flush=True)
+
+    # Train and evaluate.
+    trainer = build_trainer(settings, folder, data, evaluators, write_settings, watchdog)
+    module = build_module(settings, model)
+    checkpoint = str(folder.last_checkpoint()) if finished_steps else None
+
+    def refused(error: Exception) -> UserError | None:
+        if checkpoint is None or write_settings.written:
+            return None
+        return UserError(cannot_resume(checkpoint, error, changes))
+
+    with explaining(watchdog, refused):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if first:
+            print(f"{folder.path}: trained to step {settings.steps}", flush=True)
         if evaluators:
             watchdog.at("evaluating")
-            device = trainer.strategy.root_device  # the module is on the CPU by now
+            # Lightning has moved the module to the CPU by now, so its own device would not do.
+            device = trainer.strategy.root_device
             evaluate_run(
-                folder, config, evaluators, data=data, device=device, loggers=trainer.loggers
+                folder, settings, evaluators, data=data, device=device, loggers=trainer.loggers
             )
-        if compare is not None and first:
-            compare()
-    except (UserError, SystemExit) as error:
-        if isinstance(error, SystemExit) and isinstance(
-            error.__context__, KeyboardInterrupt
-        ):  # Lightning's end of it
-            raise KeyboardInterrupt from None
-        raise
-    except Exception as error:  # torch, Lightning and zip files raise many kinds for what does not fit or is broken
-        if (known := explained(error, watchdog)) is not None:
-            raise known from None
-        if resume is None or write_settings.written:
-            raise
-        raise UserError(cannot_resume(resume, error, changes)) from error
 
 
-def _show_or_evaluate(folder: RunFolder, config: Any, done: int) -> None:
-    """A finished run's results; evaluates it where that is still to do."""
-    results = folder.read_results()
-    nodes = {name: node for name, node in (config.eval or {}).items() if node is not None}
-    if config.data.held_out is None:  # what says `data: null` is not evaluated
-        nodes = {name: node for name, node in nodes.items() if node.get("data", "none") is not None}
-    told = results is not None and results.get("step") == done
-    if not nodes or (
-        told
-        and results
-        and all(any(key.startswith(f"{name}/") for key in results) for name in nodes)
-    ):
+def _show_or_evaluate(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> None:
+    """Prints a finished run's results; evaluates the run first if that is still to do."""
+    nodes = {name: node for name, node in (settings.eval or {}).items() if node is not None}
+    if settings.data.get("held_out") is None:
+        # Evaluators of held-out pairs (`data: null`) were left out.
+        nodes = {name: node for name, node in nodes.items() if node.get("data", "") is not None}
+
+    results = folder.read_results() or {}
+    known = {key.partition("/")[0] for key in results}
+    if not nodes or (results.get("step") == finished_steps and nodes.keys() <= known):
         print_results(folder)
         return
-    data = prepare_data(config, progress=True)
-    if evaluators := evaluators_of(config, data.sets):
-        device = torch.device(
-            "cuda" if config.trainer.accelerator == "gpu" and torch.cuda.is_available() else "cpu"
-        )
-        evaluate_run(
-            folder,
-            config,
-            evaluators,
-            data=data,
-            device=device,
-            loggers=run_loggers(config, folder),
-        )
+
+    data = prepare_data(settings, progress=True)
+    if evaluators := evaluators_of(settings, data.sets):
+        on_gpu = settings.trainer.on_gpu and torch.cuda.is_available()
+        device = torch.device("cuda" if on_gpu else "cpu")
+        loggers = run_loggers(settings, folder)
+        evaluate_run(folder, settings, evaluators, data=data, device=device, loggers=loggers)

@@ -1,7 +1,14 @@
+"""Lightning's trainer around our step, and what we work around in Lightning.
+
+The trainer runs the loop, the strategy's processes and autocast. What follows a step is ours:
+`training/step_end.py` has it in its order.
+"""
+
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -12,9 +19,11 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.loggers import run_loggers
 from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
-from align_train.config.schema import PRECISIONS
+from align_train.config.schema import PRECISIONS, TrainSettings
+from align_train.evals import Evaluator
+from align_train.model import TrainableModel
 from align_train.run.folder import RunFolder
-from align_train.strategy import RunFacts
+from align_train.strategy import RunFacts, StrategyRecipe
 from align_train.stream.datamodule import PairsDataModule
 from align_train.training.callbacks import (
     Agreement,
@@ -28,54 +37,89 @@ from align_train.training.callbacks import (
     Stopping,
     Throughput,
 )
+from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
 
 _LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
 
 
+def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModule:
+    """Builds the training step around a model.
+
+    Args:
+        settings: The run's settings.
+        model: The built model.
+
+    Returns:
+        The module that Lightning trains.
+    """
+    return TrainingModule(
+        model=model,
+        loss=build(settings.loss),
+        optimizer=build(settings.optimizer),
+        scheduler=build(settings.scheduler),
+        max_steps=settings.steps,
+        seed=settings.seed,
+        recompute=settings.recompute,
+        checkpoint_blocks=settings.checkpoint_blocks,
+        compile_blocks=settings.compile,
+        clip=settings.clip,
+    )
+
+
 def build_trainer(
-    config: Any,
+    settings: TrainSettings,
     folder: RunFolder,
     data: PairsDataModule,
-    max_steps: int,
-    evaluators: dict[str, Any],
+    evaluators: Mapping[str, Evaluator],
     write_settings: WriteSettings,
     watchdog: Watchdog,
 ) -> lightning.Trainer:
-    processes = config.trainer.devices * config.trainer.nodes
-    agreement = Agreement(folder=folder, data=data)
+    """Builds Lightning's trainer.
+
+    Args:
+        settings: The run's settings.
+        folder: The run's folder.
+        data: The open data.
+        evaluators: Evaluators by name, for `evaluate_every`.
+        write_settings: Writes the settings once training has begun.
+        watchdog: Watches over the run's processes.
+
+    Returns:
+        The trainer, ready to fit.
+    """
     checkpoints = Checkpoints(
         folder=folder,
-        every=config.checkpoint_every,
-        agreement=agreement,
+        every=settings.checkpoint_every,
+        agreement=Agreement(folder=folder, data=data),
         at=watchdog.at,
-        keep=config.keep_checkpoints,
-        keep_every=config.keep_every,
-        spike=config.keep_before_spike,
-        background=config.background_checkpoints,
+        keep=settings.keep_checkpoints,
+        keep_every=settings.keep_every,
+        spike=settings.keep_before_spike,
+        background=settings.background_checkpoints,
     )
+    step_end = _step_end(settings, data, evaluators, checkpoints, watchdog)
+    strategy: StrategyRecipe = build(settings.strategy)
     facts = RunFacts(
-        processes=processes,
-        on_gpu=config.trainer.accelerator == "gpu",
-        bf16=config.precision == "bf16",
-        clip=config.clip,
-        timeout=config.trainer.timeout + _LATER,
+        processes=settings.trainer.processes,
+        on_gpu=settings.trainer.on_gpu,
+        bf16=settings.precision == "bf16",
+        clip=settings.clip,
+        timeout=settings.trainer.timeout + _LATER,
     )
+
     trainer = lightning.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        num_nodes=config.trainer.nodes,
-        strategy=build(config.strategy).build(facts),
+        accelerator=settings.trainer.accelerator,
+        devices=settings.trainer.devices,
+        num_nodes=settings.trainer.nodes,
+        strategy=strategy.build(facts),
         plugins=[cluster_environment(launcher.current()), checkpoints.gathered],
-        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
-        max_steps=max_steps,
-        logger=run_loggers(config, folder),
-        callbacks=[
-            write_settings,
-            _step_end(config, data, max_steps, evaluators, checkpoints, watchdog),
-        ],
+        precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        max_steps=settings.steps,
+        logger=run_loggers(settings, folder),
+        callbacks=[write_settings, step_end],
         default_root_dir=folder.path,
-        # What our own callbacks and loader do, Lightning must not do again.
+        # Our own callbacks and loader do these; Lightning must not do them again.
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -83,44 +127,41 @@ def build_trainer(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    children: Any = trainer.strategy.launcher
-    watchdog.ended_child = lambda: getattr(children, "ended", None)
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None  # signals are Stopping's alone
+    _watch_children(trainer, watchdog)
+    _leave_signals(trainer)
     return trainer
 
 
 def _step_end(
-    config: Any,
+    settings: TrainSettings,
     data: PairsDataModule,
-    max_steps: int,
-    evaluators: dict[str, Any],
+    evaluators: Mapping[str, Evaluator],
     checkpoints: Checkpoints,
     watchdog: Watchdog,
 ) -> StepEnd:
     """The parts of a step's end; their order stands in `step_end.py`."""
     folder = checkpoints.folder
     agreement = checkpoints.agreement
-    averaging = Averaging(decay=config.ema)
+    averaging = Averaging(decay=settings.ema)
 
     throughput = Throughput(
-        batch_size=config.batch_size,
-        max_steps=max_steps,
-        bf16=config.precision == "bf16",
-        peak_tflops=config.trainer.peak_tflops,
+        batch_size=settings.batch_size,
+        max_steps=settings.steps,
+        bf16=settings.precision == "bf16",
+        peak_tflops=settings.trainer.peak_tflops,
     )
     metrics = Metrics(
         folder=folder,
-        every=config.log_every,
+        every=settings.log_every,
         data=data,
-        max_steps=max_steps,
-        name=config.name,
+        max_steps=settings.steps,
+        name=settings.name,
         agreement=agreement,
         throughput=throughput,
     )
     evaluation = Evaluation(
         evaluators=evaluators,
-        every=config.evaluate_every,
+        every=settings.evaluate_every,
         data=data,
         metrics=metrics,
         averaging=averaging,
@@ -130,8 +171,8 @@ def _step_end(
     non_finite = NonFinite(
         folder=folder,
         checkpoints=checkpoints,
-        look=_show_command(config),
-        skips=config.max_skipped_steps,
+        look=_show_command(settings),
+        skips=settings.max_skipped_steps,
     )
 
     return StepEnd(
@@ -141,33 +182,63 @@ def _step_end(
         averaging=averaging,
         evaluation=evaluation,
         metrics=metrics,
-        samples=Samples(folder=folder, log_keys=config.log_keys),
-        progress=Progress(max_steps=max_steps, metrics=metrics),
+        samples=Samples(folder=folder, log_keys=settings.log_keys),
+        progress=Progress(max_steps=settings.steps, metrics=metrics),
         checkpoints=checkpoints,
         stopping=Stopping(checkpoints=checkpoints, agreement=agreement),
         watchdog=watchdog,
     )
 
 
-def _show_command(config: Any) -> str:
+def _show_command(settings: TrainSettings) -> str:
     """The command that shows a step of this run, but for `step=…`."""
-    where = "" if config.output_dir == "outputs" else f" output_dir={config.output_dir}"
-    return f"python -m align_train.show name={config.name}{where}"
+    folder = ""
+    if settings.output_dir != "outputs":
+        folder = f" output_dir={settings.output_dir}"
+    return f"python -m align_train.show name={settings.name}{folder}"
+
+
+# What we work around in Lightning.
+
+# Its notices about things that we do on purpose.
+_EXPECTED_NOTICES = (
+    ".*broadcast_buffers.*deprecated.*",
+    ".*does not have many workers.*",
+    ".*`LightningModule.configure_gradient_clipping`.*",
+    ".*IterableDataset.*",
+    # Lightning's own use of torch.
+    ".*treespec.*",
+    # It is resumable, by the cursor.
+    ".*your dataloader is not resumable.*",
+    ".*smaller than the logging interval.*",
+    # A locked tower.
+    ".*in eval mode at the start of training.*",
+    # On a machine with Slurm a run without it is no mistake.
+    ".*srun. command is available.*",
+)
 
 
 def quieten() -> None:
-    """Lightning's notices about what we do on purpose; its warnings of other kinds stay."""
+    """Silences Lightning's notices about what we do on purpose; its other warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for pattern in (
-        ".*broadcast_buffers.*deprecated.*",
-        ".*does not have many workers.*",
-        ".*`LightningModule.configure_gradient_clipping`.*",
-        ".*IterableDataset.*",
-        ".*treespec.*",  # Lightning's own use of torch
-        ".*your dataloader is not resumable.*",  # it is, by the cursor
-        ".*smaller than the logging interval.*",
-        ".*in eval mode at the start of training.*",  # a locked tower
-        ".*srun. command is available.*",  # on a machine with Slurm, where a run without it is no mistake
-    ):
+    for pattern in _EXPECTED_NOTICES:
         warnings.filterwarnings("ignore", pattern)
+
+
+def _watch_children(trainer: lightning.Trainer, watchdog: Watchdog) -> None:
+    """Tells the watchdog of a process that this one started and that has ended.
+
+    Lightning has no hook for that: our launcher notes it (`strategy/children.py`).
+    """
+    children: Any = trainer.strategy.launcher
+    watchdog.ended_child = lambda: getattr(children, "ended", None)
+
+
+def _leave_signals(trainer: lightning.Trainer) -> None:
+    """Leaves signals to `Stopping`.
+
+    Lightning's handlers save and communicate within the handler, at any point of a step.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None

@@ -1,3 +1,11 @@
+"""A `_target_` node against the signature that it names, and the object that it describes.
+
+The signature of a class is the schema of its node. A class of any importable package works like
+ours: its constructor's names and types give the same errors in one line.
+
+Price: `check_component` imports the class, and with it torch. Rules that need no class come first.
+"""
+
 from __future__ import annotations
 
 import collections.abc
@@ -5,133 +13,47 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig
 
+from align_train.config.schema import Node
 from align_train.errors import UserError
 
-_FILLED_IN = (
-    "model.vocabulary_size",
-    "model.classes",
-)  # null in the configuration: known only once the data is open
+# Null in the settings: known only once the data is open.
+_FILLED_IN = ("model.vocabulary_size", "model.classes")
+
+# Keys that speak to Hydra and not to the class.
+_HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+_SPELLED = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+def build(node: Node, **extra: object) -> Any:
+    """Builds the object that a checked node describes.
 
+    Args:
+        node: A node with `_target_`; components within are built first.
+        extra: More arguments for the constructor.
 
-def class_name(node: Any) -> str:
-    """Of what a node describes: the last part of its `_target_`."""
-    return str(node.get("_target_")).rpartition(".")[2]
+    Returns:
+        What the class or function gave; with `_partial_: true` a function that waits for more.
 
-
-def check_component(node: Any, path: str) -> None:
-    """A node with `_target_` against the signature of what it names: unknown keys and wrong types."""
-    if isinstance(node, ListConfig):
-        for number, item in enumerate(node):
-            check_component(item, f"{path}[{number}]")
-    if not isinstance(node, DictConfig):
-        return
-    if "_target_" not in node:
-        for name in node:
-            check_component(node[name], f"{path}.{name!s}")
-        return
-    try:
-        target = get_object(node._target_)
-    except Exception:
-        raise UserError(f"{path}._target_={node._target_}: no such class or function") from None
-    function = target.__init__ if inspect.isclass(target) else target
-    parameters = inspect.signature(function).parameters
-    hints = _hints(function)
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for key in node:
-        name = str(key)
-        if name in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_"):
-            continue
-        if name not in parameters and not takes_any:
-            close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
-            takes = ", ".join(known for known in parameters if known != "self")
-            hint = (
-                f", did you mean {path}.{close[0]}?"
-                if close
-                else f"; {node._target_} takes {takes}"
-            )
-            raise UserError(f"{path}.{name}: no such setting{hint}")
-        value = node[key]
-        if holds_components(value):
-            check_component(value, f"{path}.{name}")
-        elif value is None and f"{path}.{name}" in _FILLED_IN:
-            continue
-        elif name in hints and not _matches(value, hints[name]):
-            found = str(value)
-            raise UserError(f"{path}.{name}={found}: expected {_spell(hints[name])}")
-
-
-def holds_components(value: Any) -> bool:
-    nodes = value if isinstance(value, ListConfig) else [value]
-    return any(isinstance(node, DictConfig) and "_target_" in node for node in nodes)
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except (
-        NameError
-    ):  # a library's hints that only its type checker can resolve: names are checked all the same
-        return {}
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    """Whether a YAML value can stand for a type hint; hints that YAML cannot express pass."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_matches(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if hint is type(None):
-        return value is None
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if origin in (collections.abc.Sequence, list, tuple):
-        return isinstance(value, ListConfig) and all(_matches(item, arguments[0]) for item in value)
-    return True
-
-
-def _spell(hint: Any) -> str:
-    names = {
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        type(None): "null",
-    }
-    if hint in names:
-        return names[hint]
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_spell(argument) for argument in arguments)
-    if origin is Literal:
-        return " or ".join(map(str, arguments))
-    if origin in (collections.abc.Sequence, list, tuple):
-        return f"a list (each {_spell(arguments[0])})"
-    return str(hint)
-
-
-def build(node: Any, **extra: Any) -> Any:
-    """The object that a checked node describes, with plain Python containers inside.
-
-    What its constructor finds wrong with its arguments (ValueError) is the user's to mend; Hydra wraps it, we unwrap it.
+    Raises:
+        UserError: The constructor refused its arguments (ValueError), or failed.
     """
     try:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
+        # Hydra wraps what a constructor raises; the user wants the constructor's own words.
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
@@ -143,3 +65,153 @@ def build(node: Any, **extra: Any) -> Any:
                 f"{node['_target_']}: cannot be built with these settings ({reason})"
             ) from error
         raise
+
+
+def class_name(node: Mapping[str, object]) -> str:
+    """The last part of a node's `_target_`."""
+    return str(node.get("_target_")).rpartition(".")[2]
+
+
+def find_target(node: Node, path: str) -> Any:
+    """Imports the class or function that a node names.
+
+    Args:
+        node: A node with `_target_`.
+        path: The node's key, for the error.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        UserError: It cannot be imported.
+    """
+    name = node["_target_"]
+    try:
+        return get_object(name)
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:200]
+        raise UserError(f"{path}._target_={name}: no such class or function ({reason})") from None
+
+
+def has_true(node: Node, path: str, attribute: str) -> bool:
+    """Whether the class that a node names has a true class attribute.
+
+    Args:
+        node: A node with `_target_`.
+        path: The node's key, for the error.
+        attribute: Its name. A class without it counts as false, and so does a function.
+
+    Returns:
+        Whether the attribute is True.
+
+    Raises:
+        UserError: The class cannot be imported.
+    """
+    return getattr(find_target(node, path), attribute, False) is True
+
+
+def holds_components(value: object) -> bool:
+    """Whether a value is a node with `_target_`, or a list with one."""
+    nodes = value if isinstance(value, list) else [value]
+    return any(isinstance(node, dict) and "_target_" in node for node in nodes)
+
+
+def check_component(node: object, path: str) -> None:
+    """Checks nodes against the signatures that they name, at any depth.
+
+    Args:
+        node: A node, or anything that holds some.
+        path: Its key, for the error.
+
+    Raises:
+        UserError: A class does not exist, a key is not in its signature, or a value has the wrong
+            type.
+    """
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            check_component(item, f"{path}[{index}]")
+    elif isinstance(node, dict) and "_target_" not in node:
+        for name, item in node.items():
+            check_component(item, f"{path}.{name}")
+    elif isinstance(node, dict):
+        _check_arguments(node, path)
+
+
+def _check_arguments(node: Node, path: str) -> None:
+    target = find_target(node, path)
+    function = target.__init__ if inspect.isclass(target) else target
+    parameters = inspect.signature(function).parameters
+    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    hints = _hints(function)
+
+    for name, value in node.items():
+        key = f"{path}.{name}"
+        if name in _HYDRAS_OWN:
+            continue
+        if name not in parameters and not takes_any:
+            raise UserError(f"{key}: no such setting{_taken(name, list(parameters), node, path)}")
+        if holds_components(value):
+            check_component(value, key)
+        elif value is None and key in _FILLED_IN:
+            continue
+        elif name in hints and not _matches(value, hints[name]):
+            raise UserError(f"{key}={value}: expected {_spell(hints[name])}")
+
+
+def _taken(name: str, parameters: list[str], node: Node, path: str) -> str:
+    """What the signature has in place of an unknown key."""
+    close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
+    if close:
+        return f", did you mean {path}.{close[0]}?"
+    names = ", ".join(known for known in parameters if known != "self")
+    return f"; {node['_target_']} takes {names}"
+
+
+def _hints(function: Callable[..., object]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        # Hints that only a type checker can resolve: the names are checked all the same.
+        return {}
+
+
+def _matches(value: object, hint: Any) -> bool:
+    """Whether a YAML value can stand for a type hint; hints that YAML cannot express pass."""
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if hint is type(None):
+        return value is None
+    if hint in (bool, str):
+        return isinstance(value, hint)
+
+    # In Python True is an integer; in a setting it is a mistake.
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    if origin in (collections.abc.Sequence, list, tuple):
+        return isinstance(value, list) and all(_matches(item, arguments[0]) for item in value)
+    return True
+
+
+def _spell(hint: Any) -> str:
+    """A type hint in the user's words."""
+    if hint in _SPELLED:
+        return _SPELLED[hint]
+
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spell(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (collections.abc.Sequence, list, tuple):
+        return f"a list (each {_spell(arguments[0])})"
+    return str(hint)

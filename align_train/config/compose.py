@@ -1,138 +1,295 @@
-"""Configuration: the one module that knows Hydra. Compose, check, instantiate; errors in one line.
+"""Files and overrides -> typed settings: how every command begins.
 
-A typed root schema rejects a wrong root key or type when the configuration is composed. Below it, nodes with `_target_` are
-checked against the constructor that they name (its signature is the schema), and `check` adds the rules that cross fields.
-All of that happens before anything is built; neither changes the configuration.
+`command` runs a task under Hydra. Hydra composes YAML files and the command line under the task's
+schema, which rejects an unknown key or a wrong type. The result is resolved once and becomes the
+schema's dataclass; nothing outside this room meets Hydra's or OmegaConf's objects.
+
+Price: a wrong setting ends the command before torch is imported.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
-import sys
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import hydra
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
-from align_train.config.check import refuse_missing
-from align_train.config.messages import fail, fail_once, in_one_line
-from align_train.config.schema import conf_dir
+from align_train.config.components import build, check_component
+from align_train.config.messages import (
+    ending_in_one_line,
+    fail,
+    fail_once,
+    in_one_line,
+    no_such_setting,
+    report_once,
+)
+from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 
-_swept: set[str] = set()  # folders of a sweep's runs
+MISSING = "???"  # OmegaConf's mark of a setting that the user must give
+
+FillIn = Callable[[Node, Node], Node]
+"""The nodes of model and data -> settings that take the place of others, by dotted key."""
+
+S = TypeVar("S")
+
+_swept: set[str] = set()  # folders of this sweep's runs
+
+# E.g. `nodes: ${cluster:nodes}` in conf/trainer/multinode.yaml.
+OmegaConf.register_new_resolver("cluster", lambda name: getattr(launcher, name)(), replace=True)
 
 
 def command(
-    task: Callable[[DictConfig], None], *, config_name: str, groups: Sequence[str] = ()
+    task: Callable[[S], object],
+    *,
+    config_name: str,
+    schema: type[S],
+    groups: Sequence[str] = (),
+    fill_in: FillIn | None = None,
 ) -> None:
-    """Runs a command under Hydra (`--cfg job`, `--help`, sweeps); a UserError becomes one line and exit status 2.
+    """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
 
-    Commands other than training have their roots in `conf/commands/`, out of sight of the groups: or `evaluate model=RUN`
-    would be taken for a choice of the group `model`. groups: those that such a root may choose from all the same.
+    Commands other than training have their roots in `conf/commands/`, out of sight of the groups:
+    otherwise `evaluate model=RUN` would be taken for a choice of the group `model`.
+
+    Args:
+        task: Receives the typed settings; once for each run of a sweep.
+        config_name: The name of the root's YAML file.
+        schema: The dataclass of the settings, without defaults.
+        groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
+        fill_in: Given to `_typed`.
     """
-    for group in groups:
-        for file in (conf_dir() / group).glob("*.yaml"):
-            ConfigStore.instance().store(group=group, name=file.stem, node=OmegaConf.load(file))
+    _register(config_name, schema, groups)
     folder = conf_dir() / "commands"
-    folder = folder if (folder / f"{config_name}.yaml").is_file() else conf_dir()
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # or Hydra prints its own report and we never see the exception
-    )
+    if not (folder / f"{config_name}.yaml").is_file():
+        folder = conf_dir()
 
+    # Otherwise Hydra prints its own report and we never see the exception.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     composed = False
 
-    def guarded(config: DictConfig) -> None:
+    # Errors end in here: on their way out Hydra would add lines of its own.
+    @ending_in_one_line()
+    def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
-        try:
+        with report_once():
             refuse_missing(config)
-            _check_sweep(config)
-            task(config)
-        except UserError as error:  # in here: on its way out Hydra would add lines of its own
-            fail(str(error), status=error.status)
-        except OmegaConfBaseException as error:
-            fail_once(error)
-        except KeyboardInterrupt:
-            fail(
-                "interrupted; the same command goes on from the last checkpoint, if there is one",
-                status=130,
-            )
-        except BrokenPipeError:  # whoever read our output has gone (`| head`)
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # or Python complains once more at exit
-            sys.exit(141)
-        except (
-            OSError
-        ) as error:  # a path that cannot be made, a disk that is full, wherever it turns out
-            fail(
-                f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its rights and the space there"
-            )
+            _use_launcher(config)
+            settings = _typed(config, schema, fill_in)
+            _check_sweep(settings)
+        task(settings)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)()
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(run)()
     except (HydraException, OmegaConfBaseException) as error:
         fail_once(error)
-    except ValueError as error:  # Hydra's own, e.g. for a group that is set to null
+    except ValueError as error:
         if composed:
             raise
+        # Hydra's own, for a group that is set to null.
         fail(
-            f"{in_one_line(error)}; a group such as model or data takes the name of a choice, see --help"
+            f"{in_one_line(error)}; "
+            f"a group such as model or data takes the name of a choice, see --help"
         )
 
 
-def _check_sweep(config: DictConfig) -> None:
-    """A sweep's runs come one after the other in this process, which cannot start others for each, nor be one of many."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN and "trainer" in config:
-        processes = config.trainer.devices * config.trainer.nodes
-        if processes > 1 or launcher.current().started_all:
-            raise UserError(
-                f"a sweep trains its runs on one process each, here are {processes}: set trainer=cpu or trainer=gpu with "
-                f"trainer.devices=1, or start each run by itself, with a name of its own"
-            )
-        place = f"{config.output_dir}/{config.name}"
-        if place in _swept:
-            raise UserError(
-                f"name={config.name}: two runs of this sweep are called so; put what differs into it, e.g. 'name=run-${{seed}}'"
-            )
-        _swept.add(place)
+def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:
+    """Composes the settings of a run as its command would.
+
+    Args:
+        overrides: As on the command line, e.g. `model=b7_base`.
+        fill_in: Given to `_typed`.
+
+    Returns:
+        The typed settings, not checked yet.
+
+    Raises:
+        UserError: A setting that must be given is missing.
+    """
+    config = _compose("train", TrainSettings, overrides)
+    refuse_missing(config)
+    return _typed(config, TrainSettings, fill_in)
 
 
-def read_settings(path: Path) -> Any:
-    """The settings that a run was started or last resumed with."""
-    try:
-        return OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+def compose_command(config_name: str, schema: type[S], *overrides: str) -> S:
+    """Composes the settings of a command in `conf/commands/` as the command would.
+
+    Args:
+        config_name: The name of the command's YAML file.
+        schema: The dataclass of its settings.
+        overrides: As on the command line.
+
+    Returns:
+        The typed settings.
+
+    Raises:
+        UserError: A setting that must be given is missing.
+    """
+    config = _compose(config_name, schema, overrides, folder="commands")
+    refuse_missing(config)
+    return _typed(config, schema)
+
+
+def unresolved_training(*overrides: str) -> DictConfig:
+    """Composes the settings of a run with their interpolations; values may be missing."""
+    return _compose("train", TrainSettings, overrides)
+
+
+def _compose(
+    config_name: str, schema: type, overrides: Sequence[str], *, folder: str = ""
+) -> DictConfig:
+    _register(config_name, schema)
+
+    # Within a command Hydra is at work, and refuses to begin a second time.
+    GlobalHydra.instance().clear()
+    with warnings.catch_warnings():
+        # A group that a command was offered has no schema of its own.
+        warnings.simplefilter("ignore")
+        with hydra.initialize_config_dir(str(conf_dir() / folder), version_base="1.3"):
+            return hydra.compose(config_name, list(overrides))
+
+
+def _register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:
+    """Makes a schema, and groups of conf/, known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name=f"{config_name}_schema", node=schema)
+    for group in groups:
+        for file in (conf_dir() / group).glob("*.yaml"):
+            store.store(group=group, name=file.stem, node=OmegaConf.load(file))
+
+
+def refuse_missing(config: DictConfig) -> None:
+    """Refuses settings that must be given and are not.
+
+    Args:
+        config: Composed settings. They stay unresolved: the evaluators of `align_train.evaluate`
+            refer to settings of the run.
+
+    Raises:
+        UserError: Names the first setting that is missing or empty.
+    """
+    plain: Any = OmegaConf.to_container(config)
+    missing = sorted(_missing(plain))
+    if missing:
+        raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
+
+    empty = [key for key, value in plain.items() if value == ""]
+    if empty:
+        raise UserError(f"{empty[0]}= is empty; give {empty[0]}=…, or leave it out")
+
+
+def _missing(node: object, path: str = "") -> Iterator[str]:
+    """Dotted keys of settings that are missing."""
+    if node == MISSING:
+        yield path
+    elif isinstance(node, dict | list):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in items:
+            yield from _missing(value, f"{path}.{key}" if path else str(key))
+
+
+def _use_launcher(config: DictConfig) -> None:
+    """Builds the launcher that the settings name, before anything asks for rank or world size."""
+    for key in ("launcher", "trainer.launcher"):
+        node: Any = OmegaConf.select(config, key)
+        if node is None:
+            continue
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise UserError(f"{key}={node}: expected a node with _target_, or null")
+
+        plain: Any = OmegaConf.to_container(node, resolve=True)
+        check_component(plain, key)
+        launcher.use(build(plain))
+
+
+def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -> S:
+    """Resolves composed settings and makes them the schema's dataclass.
+
+    Args:
+        config: Composed settings, none of which is missing.
+        schema: The dataclass.
+        fill_in: Changes settings before interpolations between them are resolved; None: nothing.
+
+    Returns:
+        The settings; a field marked `UNRESOLVED` keeps its interpolations.
+
+    Raises:
+        UserError: A key is no field of the dataclass, or a field is missing.
+    """
+    _refuse_others(config, schema)
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        if fill_in is not None:
+            model: Any = OmegaConf.to_container(config.model, resolve=True)
+            data: Any = OmegaConf.to_container(config.data)
+            for key, value in fill_in(model, data).items():
+                OmegaConf.update(config, key, value, merge=False)
+
+        kept = {}
+        plain: Any = OmegaConf.to_container(config)
+        for field in dataclasses.fields(schema):  # type: ignore[arg-type]
+            if field.metadata.get("unresolved"):
+                kept[field.name] = plain[field.name]
+                config[field.name] = None
+
+    settings: S = OmegaConf.to_object(config)  # type: ignore[assignment]
+    for name, value in kept.items():
+        setattr(settings, name, value)
+    return settings
+
+
+def _refuse_others(config: DictConfig, schema: Any, path: str = "") -> None:
+    """Refuses other keys than the fields: Hydra lets `+key=…` and `~key` through."""
+    fields = [field.name for field in dataclasses.fields(schema)]
+    for name in fields:
+        if config._get_node(name) is None:
+            raise UserError(f"{path}{name} is not set; give {path}{name}=…")
+
+    for name in map(str, config):
+        if name not in fields:
+            raise UserError(no_such_setting(path + name))
+
+        node = config._get_node(name)
+        inner = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+        if dataclasses.is_dataclass(inner):
+            assert isinstance(node, DictConfig)
+            _refuse_others(node, inner, f"{path}{name}.")
+
+
+def _check_sweep(settings: object) -> None:
+    """Refuses a sweep of runs that need several processes each, or that share a folder.
+
+    A sweep's runs follow each other in this process. It cannot start others for each run, nor be
+    one of several.
+    """
+    if HydraConfig.get().mode != RunMode.MULTIRUN or not isinstance(settings, TrainSettings):
+        return
+
+    processes = settings.trainer.processes
+    if processes > 1 or launcher.current().started_all:
         raise UserError(
-            f"{path}: cannot be read ({reason}); restore it, or choose another name"
-        ) from None
+            f"a sweep trains its runs on one process each, here are {processes}: set trainer=cpu "
+            f"or trainer=gpu with trainer.devices=1, or start each run by itself, with a name of "
+            f"its own"
+        )
 
-
-def defaults(*overrides: str) -> Any:
-    """The whole configuration as the files have it."""
-    GlobalHydra.instance().clear()  # within a command Hydra is at work, and refuses to begin a second time
-    with (
-        warnings.catch_warnings(),
-        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
-    ):
-        warnings.simplefilter(
-            "ignore"
-        )  # a group that a command was offered has no schema of its own
-        return hydra.compose("train", list(overrides))
-
-
-def to_yaml(config: Any) -> str:
-    """The resolved configuration, without Hydra's own part."""
-    return OmegaConf.to_yaml(config, resolve=True)
+    folder = str(settings.path)
+    if folder in _swept:
+        raise UserError(
+            f"name={settings.name}: two runs of this sweep are called so; "
+            f"put what differs into it, e.g. 'name=run-${{seed}}'"
+        )
+    _swept.add(folder)

@@ -1,9 +1,18 @@
+"""How a command ends: one line on stderr that says what to do, and an exit status.
+
+Hydra's and OmegaConf's errors span lines and name inner classes. `in_one_line` keeps the key, the
+value and the expectation, and proposes the nearest name of a key that does not exist.
+"""
+
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
+import os
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -16,99 +25,188 @@ from align_train.cluster import launcher
 from align_train.config.schema import conf_dir
 from align_train.errors import UserError
 
+_INTERRUPTED = 130  # exit status of a shell's command after SIGINT
+_BROKEN_PIPE = 141  # and after SIGPIPE
+
+# A loader's worker process wraps an error in its stack trace, with the class's full name.
 _OWN_ERROR = re.compile(r"align_train\.[a-z_.]+\.[A-Z]\w+: ")
+
+# OmegaConf's message of a wrong value -> the value that was expected.
+_EXPECTED = {
+    "is not a valid bool": "true or false",
+    "is not Optional": "a value, not null",
+    "is not a ListConfig": "a list",
+    "to Dict[": "settings in braces, e.g. {key: value}",
+}
 
 
 @contextlib.contextmanager
 def report_once() -> Iterator[None]:
-    """Around what goes wrong alike in every process of a run: the first one tells."""
+    """Lets only the run's first process print an error that occurs alike in every process."""
     try:
         yield
     except UserError as error:
         raise error if launcher.is_first_process() else UserError("") from None
 
 
-def fail_once(error: Exception) -> NoReturn:
-    """Settings that cannot be composed cannot be in any process."""
-    fail(in_one_line(error) if launcher.is_first_process() else "")
+@contextlib.contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Ends the process with one line for errors that the user can mend; others pass through."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), status=error.status)
+    except OmegaConfBaseException as error:
+        fail_once(error)
+    except KeyboardInterrupt:
+        fail(
+            "interrupted; the same command goes on from the last checkpoint, if there is one",
+            status=_INTERRUPTED,
+        )
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`). Python flushes stdout once more at exit,
+        # which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
+    except OSError as error:
+        # A path that cannot be made or a full disk, wherever it turns out.
+        fail(
+            f"{error.filename or 'a file'}: {error.strerror or error}; "
+            f"check the path, its rights and the space there"
+        )
 
 
 def fail(message: str, *, status: int = 2) -> NoReturn:
-    """One line on stderr, exit status 2 (or what the error asks for)."""
-    # From a loader's worker process an error comes wrapped in that process's stack trace.
-    message = _OWN_ERROR.split(message)[-1] if "Traceback" in message else message
+    """Prints one line on stderr, or nothing for an empty message, and exits.
+
+    Args:
+        message: The error; a stack trace before it and line breaks are removed.
+        status: The exit status.
+    """
+    if "Traceback" in message:
+        message = _OWN_ERROR.split(message)[-1]
+
     message = " ".join(message.split())
     if message:
-        printable = message.encode(
-            "utf-8", "backslashreplace"
-        ).decode()  # names of files may be any bytes
+        # Names of files may be any bytes.
+        printable = message.encode("utf-8", "backslashreplace").decode()
         print(f"align_train: {printable}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
+def fail_once(error: Exception) -> NoReturn:
+    """Exits after settings that cannot be composed: the first process alone prints why."""
+    fail(in_one_line(error) if launcher.is_first_process() else "")
+
+
 def in_one_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors span lines and name inner classes: what matters is the key and what was wrong."""
+    """Puts an error of Hydra or OmegaConf as: the key, what was found, what was expected.
+
+    Args:
+        error: Raised while settings were composed or resolved.
+
+    Returns:
+        One line without the library's inner names.
+    """
     text = str(error)
     if ours := _between(text, "UserError raised while resolving interpolation: ", "\n"):
         return ours
+
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read; a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
+        return (
+            f"{error.override}: cannot be read; "
+            f"a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
+        )
+
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException):
         text = f"{text.splitlines()[0]} {cause}"
-    if (key := _between(text, "Could not override '", "'")) and (
-        "not in struct" in text or "No match" in text or "not in '" in text
-    ):
-        return no_such_setting(key)
-    choice = _between(text, "Could not find '", "'") or _between(
-        text, "Could not load '", "'"
-    )  # the latter: one of a list
-    if (group := choice.rpartition("/")[0]) and (conf_dir() / group).is_dir():
-        there = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
-        return f"{group}={choice.rpartition('/')[2]}: no such choice; there are {there}"
+    return _about_key(text) or _about_choice(text) or _about_value(text) or _without_types(text)
+
+
+def _about_key(text: str) -> str:
+    """The line for a key that does not exist, or nothing."""
+    key = _between(text, "Could not override '", "'")
+    absent = any(words in text for words in ("not in struct", "No match", "not in '"))
+    return no_such_setting(key) if key and absent else ""
+
+
+def _about_choice(text: str) -> str:
+    """The line for a choice that a group does not have, or nothing."""
+    choice = _between(text, "Could not find '", "'")
+    if not choice:
+        choice = _between(text, "Could not load '", "'")  # one of a list of choices
+
+    group, _, name = choice.rpartition("/")
+    folder = conf_dir() / group
+    if not group or not folder.is_dir():
+        return ""
+    names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    return f"{group}={name}: no such choice; there are {names}"
+
+
+def _about_value(text: str) -> str:
+    """The line for a value of another type than the setting's, or nothing."""
     if "could not be converted" in text or "Invalid type assigned" in text:
-        value, key = (
-            _between(text, "Value '", "'"),
-            _between(text, "full_key: ", "\n") or "a setting",
-        )
+        value = _between(text, "Value '", "'")
+        key = _between(text, "full_key: ", "\n") or "a setting"
         wanted = _between(text, "converted to ", "\n") or "another type"
         return f"{key}={value}: expected {wanted.strip().lower()}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(
-        line for line in lines if not line.startswith(("object_type=", "reference_type=", "In "))
-    )
+
+    override = _between(text, "Error merging override ", " ").partition("\n")[0]
+    for words, wanted in _EXPECTED.items():
+        if override and words in text:
+            return f"{override}: expected {wanted}"
+    return ""
+
+
+def _without_types(text: str) -> str:
+    inner = ("object_type=", "reference_type=", "In ")
+    lines = (line.strip() for line in text.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(inner))
 
 
 def _between(text: str, before: str, after: str) -> str:
+    """The part of a text between two others; nothing if the first is not in it."""
     _, found, rest = text.partition(before)
     return rest.split(after)[0] if found else ""
 
 
 def no_such_setting(key: str) -> str:
+    """Says that a key does not exist, and which one was perhaps meant."""
     return f"{key}: no such setting{_nearest(key)}; `--cfg job` shows all settings"
 
 
 def _nearest(key: str) -> str:
-    """`; did you mean …?` for a misspelt root key or a key of a known group's files."""
+    """`, did you mean …?` for a misspelt key of the root or of a group's files, or nothing."""
     parent, _, last = key.rpartition(".")
-    schemas = [
-        entry.node
-        for name, entry in ConfigStore.instance().repo.items()
-        if name.endswith("schema.yaml")
-    ]
-    nodes = [OmegaConf.select(schema, parent) if parent else schema for schema in schemas]
-    names = [str(name) for node in nodes if isinstance(node, DictConfig) for name in node]
+    names = set(_names_in_schemas(parent))
     if parent:
         group = conf_dir() / parent.split(".")[0]
-        names += [name for file in group.glob("*.yaml") for name in _all_keys(OmegaConf.load(file))]
-    close = difflib.get_close_matches(
-        last, [name for name in names if name != last], n=1, cutoff=0.5
-    )
-    return f", did you mean {parent + '.' if parent else ''}{close[0]}?" if close else ""
+        for file in group.glob("*.yaml"):
+            names |= set(_names_in(OmegaConf.load(file)))
+
+    close = difflib.get_close_matches(last, sorted(names - {last}), n=1, cutoff=0.5)
+    if not close:
+        return ""
+    return f", did you mean {parent + '.' if parent else ''}{close[0]}?"
 
 
-def _all_keys(node: Any) -> Iterator[str]:
+def _names_in_schemas(parent: str) -> Iterator[str]:
+    """The keys under `parent` in the schemas that the command has registered."""
+    for entry in ConfigStore.instance().repo.values():
+        schema: Any = OmegaConf.get_type(entry.node) if hasattr(entry, "node") else None
+        for part in filter(None, parent.split(".")):
+            hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
+            schema = hints.get(part)
+
+        if dataclasses.is_dataclass(schema):
+            yield from (field.name for field in dataclasses.fields(schema))
+
+
+def _names_in(node: object) -> Iterator[str]:
+    """All keys of a file, at any depth."""
     if isinstance(node, DictConfig):
         for name in node:
             yield str(name)
-            yield from _all_keys(node._get_node(name))
+            yield from _names_in(node._get_node(name))

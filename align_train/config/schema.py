@@ -1,164 +1,341 @@
+"""The typed settings of every command: what a task receives once its settings were composed.
+
+A dataclass here says which keys a command has, their types and their meaning. The defaults stand
+in YAML alone: `conf/train.yaml` for training, `conf/commands/` for the other commands. Hydra
+composes files and overrides under the dataclass, so that an unknown key or a wrong type is an
+error before anything is imported.
+
+The components of a run (model, data, loss, …) stay nodes: a `_target_` with its arguments, which
+`components.py` checks against the signature that it names.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+Node = dict[str, Any]
+"""Settings of a component as plain, resolved containers: a `_target_` and its arguments."""
 
-from align_train.cluster import launcher
+if TYPE_CHECKING:
+    OptionalNode = Node | None
+else:
+    # Under a type that says mapping, OmegaConf cannot replace a null on the command line.
+    OptionalNode = Any
+
+Paths = Any
+"""A path or URL (manifest, folder, glob, brace range), or a list of these. Hydra's schemas have no
+union with a list."""
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+"""`precision` -> Lightning's name for it."""
 
-
-MISSING: Any = "???"
+UNRESOLVED = {"unresolved": True}
+"""Metadata of a field whose interpolations refer to other settings than the command's own."""
 
 
 def conf_dir() -> Path:
-    """`conf/` inside the installed package, else at the top of the checkout."""
+    """Finds `conf/` inside the installed package, else at the top of the checkout."""
     package = Path(__file__).resolve().parent.parent
     return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
 @dataclass
-class TrainerConfig:
-    """What computes. devices: processes per node; nodes: machines. timeout, silence: seconds, see `callbacks/watchdog.py`.
-    peak_tflops: of one device, for MFU; null: by its name."""
+class TrainerSettings:
+    """The processes that compute a run, and how long they wait for each other."""
 
-    accelerator: str = "cpu"
-    devices: int = 1
-    nodes: int = 1
-    timeout: float = 900.0
-    silence: float = 60.0
-    peak_tflops: float | None = None
+    accelerator: str
+    """`cpu` or `gpu`."""
 
+    devices: int
+    """Processes per machine; each has one GPU if the accelerator is `gpu`."""
 
-@dataclass
-class Config:
-    """The root of a training configuration; `conf/train.yaml` says what each key is for."""
+    nodes: int
+    """Machines."""
 
-    name: str = MISSING
-    output_dir: str = "outputs"
-    seed: int = 0
-    batch_size: int = MISSING
-    chunk_size: int = MISSING
-    max_steps: int | None = None
-    max_pairs: int | None = None
-    log_every: int = 10
-    evaluate_every: int = 0
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    keep_every: int | None = None
-    keep_before_spike: float | None = 6.0
-    background_checkpoints: bool = True
-    max_skipped_steps: int = 0
-    dry_run: bool = False
-    precision: str = "fp32"
-    recompute: bool = False
-    checkpoint_blocks: bool = False
-    compile: bool = False
-    ema: float | None = None
-    clip: float | None = None
-    log_keys: bool = False
-    accept: list[str] = field(default_factory=list)
-    initial_weights: str | None = None
-    model: Any = MISSING
-    data: Any = MISSING
-    loss: Any = MISSING
-    optimizer: Any = MISSING
-    scheduler: Any = MISSING
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    strategy: Any = MISSING
-    logger: Any = MISSING
-    eval: Any = MISSING
-    make: Any = None
-    compare: Any = None
+    timeout: float
+    """Seconds that ranks wait for a rank that is alive but does not arrive."""
+
+    silence: float
+    """Seconds without a sign of life after which a rank counts as lost."""
+
+    peak_tflops: float | None
+    """TFLOP/s that one device can do, for the figure of use (MFU); null: known by its name."""
+
+    launcher: OptionalNode
+    """What started the processes: a node with `_target_`; null: found out from the environment."""
+
+    @property
+    def processes(self) -> int:
+        """Processes of all machines together: the world size."""
+        return self.devices * self.nodes
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether each process computes on a GPU."""
+        return self.accelerator == "gpu"
 
 
 @dataclass
-class EvaluateConfig:
-    """The root of `python -m align_train.evaluate`; `conf/commands/evaluate.yaml` says what each key is for."""
+class TrainSettings:
+    """The root of a training run: `python -m align_train`."""
 
-    model: str = MISSING
-    shards: Any = None
-    caption: str | None = None
-    chunk_size: int = 64
-    workers: int = 1
-    device: str = "cpu"
-    eval: Any = None
-    image_size: int | None = None
-    resize_size: int | None = None
-    to: str | None = None
+    name: str
+    """The run's folder is `output_dir/name`; the same name resumes the run."""
+
+    output_dir: str
+    """The folder of all runs."""
+
+    seed: int
+    """Seed of weights, order, augmentation and dropout; from 0, below 2^63."""
+
+    batch_size: int
+    """Pairs of the *global* batch, whatever the number of processes."""
+
+    chunk_size: int
+    """Pairs that go through the towers together: what BatchNorm and dropout see."""
+
+    max_steps: int | None
+    """Length of the run in optimizer steps; null if `max_pairs` gives it."""
+
+    max_pairs: int | None
+    """Length of the run in pairs, rounded up to whole steps; null if `max_steps` gives it."""
+
+    log_every: int
+    """Steps between two rows of metrics.csv."""
+
+    evaluate_every: int
+    """Steps between evaluations during training; 0: only at the end."""
+
+    checkpoint_every: int
+    """Steps between checkpoints."""
+
+    keep_checkpoints: int
+    """How many of the newest checkpoints stay."""
+
+    keep_every: int | None
+    """Also keep checkpoints of steps that this divides; null: none of these."""
+
+    keep_before_spike: float | None
+    """Also keep the checkpoint before a loss spike of this many standard deviations; null: off."""
+
+    background_checkpoints: bool
+    """Whether checkpoints are written while training goes on."""
+
+    max_skipped_steps: int
+    """Steps with a loss or gradient that is not finite that are skipped before the run stops."""
+
+    dry_run: bool
+    """Only check, open the data and print the summary."""
+
+    precision: str
+    """`fp32`, or `bf16`: autocast, while weights, BatchNorm statistics and loss stay float32."""
+
+    recompute: bool
+    """Gradient caching: keep embeddings only, and run each chunk again in the backward pass."""
+
+    checkpoint_blocks: bool
+    """Activation checkpointing: keep only the input of each block of the towers."""
+
+    compile: bool
+    """torch.compile, one block of the towers at a time."""
+
+    ema: float | None
+    """Decay of an average of the weights, which is then evaluated; null: no average."""
+
+    clip: float | None
+    """Largest norm of the gradient; null: not clipped."""
+
+    log_keys: bool
+    """Whether the keys of every batch are written to keys.jsonl."""
+
+    accept: list[str]
+    """At a resume: settings of the order that may differ from before, e.g. `[batch_size]`."""
+
+    initial_weights: str | None
+    """Begin with the weights of a model of the same shape: a run, an exported folder, or Hugging
+    Face's ALIGN; null: fresh weights."""
+
+    model: Node
+    """The component of conf/model."""
+
+    data: Node
+    """The component of conf/data."""
+
+    loss: Node
+    """The component of conf/loss."""
+
+    optimizer: Node
+    """The component of conf/optimizer."""
+
+    scheduler: Node
+    """The component of conf/scheduler."""
+
+    trainer: TrainerSettings
+    """The processes that compute."""
+
+    strategy: Node
+    """The component of conf/strategy: which rank computes which chunk and keeps which weights."""
+
+    logger: OptionalNode
+    """A logger beside metrics.csv; empty: none."""
+
+    eval: OptionalNode
+    """Evaluators by name, each a component; a null entry takes one out of the choice."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run: `max_steps`, or the fewest that see `max_pairs`."""
+        if self.max_steps is not None:
+            return self.max_steps
+
+        assert self.max_pairs is not None
+        return -(-self.max_pairs // self.batch_size)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.output_dir).expanduser().absolute() / self.name
 
 
 @dataclass
-class ExportConfig:
-    """The root of `python -m align_train.export`; `conf/commands/export.yaml` says what each key is for."""
+class EvaluateSettings:
+    """The root of `python -m align_train.evaluate`. What is null is as in the run."""
 
-    model: str = MISSING
-    to: str = MISSING
-    format: str | None = None
+    model: str
+    """A run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)."""
+
+    shards: Paths
+    """Held-out pairs; null: those of the run."""
+
+    caption: str | None
+    """The member or field with the texts of the held-out pairs: `txt`, or `json:FIELD`."""
+
+    chunk_size: int
+    """Images, or texts, that go through a tower together."""
+
+    workers: int
+    """Loader processes."""
+
+    device: str
+    """`cpu`, `cuda`, `cuda:1`, …"""
+
+    eval: OptionalNode = field(metadata=UNRESOLVED)
+    """Evaluators by name, which may refer to the run's settings, such as `${data.shards}`."""
+
+    image_size: int | None
+    """Pixels: the side of the crop, if images are not to be cut as in training."""
+
+    resize_size: int | None
+    """Pixels: the side to which images are squashed before they are cropped."""
+
+    to: str | None
+    """The folder for results.json and images; null: the model's, for a hub name `outputs/NAME`."""
+
+    launcher: OptionalNode
+    """As `trainer.launcher` of training."""
 
 
 @dataclass
-class ShowConfig:
-    """The root of `python -m align_train.show`; `conf/commands/show.yaml` says what each key is for."""
+class ExportSettings:
+    """The root of `python -m align_train.export`."""
 
-    name: str = MISSING
-    output_dir: str = "outputs"
-    step: Any = None
-    key: str | None = None
-    limit: int = 64
+    model: str
+    """A run's folder, or any other folder with a model in it."""
 
+    to: str
+    """A new folder."""
 
-@dataclass
-class EmbedConfig:
-    """The root of `python -m align_train.embed`; `conf/commands/embed.yaml` says what each key is for."""
-
-    model: str = MISSING
-    shards: Any = MISSING
-    to: str = MISSING
-    caption: str = "txt"
-    precision: str = "float16"
-    storage_options: Any = None
-    chunk_size: int = 64
-    workers: int = 1
-    device: str = "cpu"
+    format: str | None
+    """`huggingface` or `align_train`; null: Hugging Face's if it can express the model."""
 
 
 @dataclass
-class SearchConfig:
-    """The root of `python -m align_train.search`; `conf/commands/search.yaml` says what each key is for."""
+class ShowSettings:
+    """The root of `python -m align_train.show`."""
 
-    index: str = MISSING
-    text: str | None = None
-    image: str | None = None
-    text_weight: float = 2.0
-    top: int = 12
-    approximate_from: int = 1_000_000
-    storage_options: Any = None
-    model: str | None = None
-    device: str = "cpu"
-    to: str = "search.png"
+    name: str
+    """The run's name."""
 
+    output_dir: str
+    """The folder of all runs."""
 
-OmegaConf.register_new_resolver("cluster", lambda name: getattr(launcher, name)(), replace=True)
+    step: int | str | None
+    """`100`, or `100:110`; steps count from 1, as in metrics.csv."""
 
+    key: str | None
+    """`shard/key` of a pair: shows the steps at which the run sees it."""
 
-ConfigStore.instance().store(name="schema", node=Config)
+    limit: int
+    """Pairs of a step that are shown."""
 
 
-ConfigStore.instance().store(name="show_schema", node=ShowConfig)
+@dataclass
+class EmbedSettings:
+    """The root of `python -m align_train.embed`."""
+
+    model: str
+    """A run's folder, an exported one, or Hugging Face's ALIGN."""
+
+    shards: Paths
+    """The shards whose images are embedded."""
+
+    to: str
+    """The folder of the collection."""
+
+    caption: str
+    """The member or field with the text to show beside an image: `txt`, or `json:FIELD`."""
+
+    precision: str
+    """Of the files: `float16` or `float32`."""
+
+    storage_options: OptionalNode
+    """Options for fsspec, e.g. `{anon:true}`."""
+
+    chunk_size: int
+    """Images that go through the tower together."""
+
+    workers: int
+    """Loader processes."""
+
+    device: str
+    """`cpu`, `cuda`, `cuda:1`, …"""
+
+    launcher: OptionalNode
+    """As `trainer.launcher` of training."""
 
 
-ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+@dataclass
+class SearchSettings:
+    """The root of `python -m align_train.search`."""
 
+    index: str
+    """The folder that `align_train.embed` made."""
 
-ConfigStore.instance().store(name="export_schema", node=ExportConfig)
+    text: str | None
+    """The text to search for, or to change the image by."""
 
+    image: str | None
+    """The path of an image to search for."""
 
-ConfigStore.instance().store(name="embed_schema", node=EmbedConfig)
+    text_weight: float
+    """Weight of the text if there are both; the image has 1."""
 
+    top: int
+    """Images to find."""
 
-ConfigStore.instance().store(name="search_schema", node=SearchConfig)
+    approximate_from: int
+    """Images from which on faiss searches; a smaller collection is compared as a whole."""
+
+    storage_options: OptionalNode
+    """Options for fsspec, for the shards of the images that are shown."""
+
+    model: str | None
+    """The model's path now; null: as it was when the collection was made."""
+
+    device: str
+    """`cpu`, `cuda`, `cuda:1`, …"""
+
+    to: str
+    """The path of the contact sheet."""

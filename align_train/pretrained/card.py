@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from align_train.config.components import class_name
-from align_train.config.compose import read_settings, to_yaml
+from align_train.config.saved import read_run, to_yaml
 from align_train.pretrained.pretrained import Pretrained
 
 _CARD = """---
@@ -69,7 +70,7 @@ def card(found: Pretrained, name: str, *, hugging_face: bool) -> str:
 def _of_run(found: Pretrained) -> str:
     run = found.run
     assert run is not None
-    settings: Any = read_settings(run.config)
+    settings = read_run(run.config)
     step = run.last_step()
     stretch = run.lineage.stretch_at(max(step - 1, 0))
     seen = stretch["pairs_seen"] + (step - stretch["step"]) * stretch["batch_size"]
@@ -77,12 +78,12 @@ def _of_run(found: Pretrained) -> str:
         "steps": f"{step:,}",
         "pairs seen": f"{seen:,}",
         "global batch": f"{settings.batch_size:,} in chunks of {settings.chunk_size}",
-        "optimizer": f"{class_name(settings.optimizer)}, learning rate {settings.optimizer.lr}",
+        "optimizer": f"{class_name(settings.optimizer)}, learning rate {settings.optimizer['lr']}",
         "precision": settings.precision,
         "pictures": f"squashed to {found.node['resize_size']}, cropped to {found.node['image_size']}, x / 127.5 - 1",
         **({} if found.is_classifier else {"texts": _texts(found.node)}),
         "data": f"{stretch['pairs']:,} pairs, identity `{stretch['manifest']}`",
-        "begins with": settings.get("initial_weights") or "fresh weights",
+        "begins with": settings.initial_weights or "fresh weights",
     }
     results = run.read_results() or {}
     figures = {
@@ -95,7 +96,8 @@ def _of_run(found: Pretrained) -> str:
         "## Figures, on held-out pairs",
         _table(figures) if figures else "Not evaluated.",
     ]
-    settings.data.storage_options = None  # may hold what is nobody's business
+    # Options of storage may hold credentials.
+    settings = replace(settings, data=settings.data | {"storage_options": None})
     parts += ["## All settings", f"```yaml\n{to_yaml(settings)}```"]
     return "\n\n".join(parts) + "\n"
 

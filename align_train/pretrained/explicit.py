@@ -1,50 +1,64 @@
+"""`model=huggingface` and `model=classifier`: settings that begin with a trained model, in full."""
+
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from omegaconf import OmegaConf, open_dict
-
+from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, is_classifier, without_pretrained
 
 
-def with_pretrained(config: Any) -> Any:
-    """The configuration of `model=huggingface` or `model=classifier` made explicit: the model, or the image tower, that lies
-    at `model.path`, under what else `model` says; its weights as `initial_weights`; its tokenizer where `data` names none. Any
-    other is returned as it is."""
-    if "path" not in config.model:
-        return config
-    path = str(config.model.path)
+def explicit_settings(model: Node, data: Node) -> Node:
+    """Spells out the model that lies at `model.path`.
+
+    Args:
+        model: The node with `path`. Its other values take the place of the trained model's.
+        data: The node of the data, which may lack a tokenizer.
+
+    Returns:
+        Settings by key: the whole node of `model`, or of a classifier with that model's image
+        tower; `initial_weights`; `data.tokenizer` if the data names none.
+
+    Raises:
+        UserError: There is no model at the path, or it lacks what must then be given.
+    """
+    path = str(model["path"])
     found = open_pretrained(path)
-    changes = {
-        key: value for key, value in config.model.items() if key != "path" and value is not None
-    }
-    explicit = copy.deepcopy(config)
-    classifier = is_classifier(config.model)
+    classifier = is_classifier(model)
     if found.is_classifier and not classifier:
         raise UserError(
             f"model.path={path}: a classifier, which has no text tower; take model=classifier"
         )
+
     node = without_pretrained(found.node)
     if classifier:
-        node = {key: node[key] for key in ("image_tower", "image_size", "resize_size")} | {
-            "classes": None,
-            "lock": None,
-        }
-    with open_dict(explicit):
-        explicit.model = OmegaConf.merge(OmegaConf.create(node), changes)
-        explicit.initial_weights = path
-        if not classifier and explicit.data.get("tokenizer") is None:
-            explicit.data.tokenizer = _told(found, "tokenizer", "data.tokenizer=…")
-    if explicit.model.image_size is None:
-        _told(found, "preprocess", "model.image_size=… and model.resize_size=…")
-    return explicit
+        kept = {key: node[key] for key in ("image_tower", "image_size", "resize_size")}
+        node = {**kept, "classes": None, "lock": None}
+
+    given = {key: value for key, value in model.items() if key != "path" and value is not None}
+    node = _merged(node, given)
+    settings: Node = {"model": node, "initial_weights": path}
+    if not classifier and data.get("tokenizer") is None:
+        _refuse_missing(found, "tokenizer", "data.tokenizer=…")
+        settings["data.tokenizer"] = found.tokenizer
+    if node["image_size"] is None:
+        _refuse_missing(found, "preprocess", "model.image_size=… and model.resize_size=…")
+    return settings
 
 
-def _told(found: Pretrained, what: str, fix: str) -> str:
-    if what in found.missing:
-        raise UserError(f"{found.missing[what]}; give {fix}")
-    assert found.tokenizer is not None
-    return found.tokenizer
+def _merged(node: Node, changes: Node) -> Node:
+    """A node with other values, at any depth."""
+    merged: dict[str, Any] = dict(node)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            value = _merged(inner, value)
+        merged[key] = value
+    return merged
+
+
+def _refuse_missing(found: Pretrained, part: str, fix: str) -> None:
+    if part in found.missing:
+        raise UserError(f"{found.missing[part]}; give {fix}")

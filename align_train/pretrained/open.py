@@ -7,11 +7,9 @@ tokenizer, and the sizes of its preprocessing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from align_train.config.compose import read_settings
+from align_train.config.saved import read_nodes
+from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.model.weights import WEIGHTS, find
 from align_train.pretrained.hugging_face import open_hugging_face
@@ -41,29 +39,25 @@ def open_pretrained(path: str) -> Pretrained:
 
 
 def _run(folder: Path) -> Pretrained:
-    settings = read_settings(folder / "config.yaml")
-    node = _model_node(settings, folder)
+    node = _model_node(folder)
     if is_classifier(node):
         node["classes"] = len(run_weights(RunFolder(folder))[_CLASSES])
         return Pretrained(folder, "run", node, None, classes=str(folder / CLASS_FILE))
     if node.get("vocabulary_size") is None:
         node["vocabulary_size"] = len(run_weights(RunFolder(folder))[_VOCABULARY])
-    saved = RunFolder(folder).tokenizer
-    tokenizer = (
-        str(saved) if saved.is_dir() else settings.data.tokenizer
-    )  # runs of older versions have none of their own
-    return Pretrained(folder, "run", node, tokenizer)
+    return Pretrained(folder, "run", node, str(RunFolder(folder).tokenizer))
 
 
 def _exported(folder: Path) -> Pretrained:
-    node = _model_node(read_settings(folder / "config.yaml"), folder)
+    node = _model_node(folder)
     if is_classifier(node):
         return Pretrained(folder, "align_train", node, None, classes=str(folder / CLASS_FILE))
     return Pretrained(folder, "align_train", node, *tokenizer_of(folder))
 
 
-def _model_node(settings: Any, folder: Path) -> dict[str, Any]:
-    if not OmegaConf.is_config(settings) or "model" not in settings:
-        raise UserError(f"{folder / 'config.yaml'}: no model in it; expected {_WANTED}")
-    node: dict[str, Any] = OmegaConf.to_container(settings.model, resolve=True)  # type: ignore[assignment]
+def _model_node(folder: Path) -> Node:
+    path = folder / "config.yaml"
+    node = read_nodes(path).get("model")
+    if not isinstance(node, dict):
+        raise UserError(f"{path}: no model in it; expected {_WANTED}")
     return node

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align_train.config.components import build, class_name
 from align_train.errors import UserError
-from align_train.model import Classifier, DualEncoder
+from align_train.model import Classifier, TrainableModel
 from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
 from align_train.run.folder import RunFolder
@@ -50,7 +50,7 @@ class Pretrained:
     def tensors(self) -> dict[str, Tensor]:
         return run_weights(RunFolder(self.path)) if self.kind == "run" else read(self.path)
 
-    def fill(self, model: DualEncoder | Classifier) -> None:
+    def fill(self, model: TrainableModel) -> None:
         """Gives its weights to a model of the same kind and shape, by ours or by Hugging Face's names."""
         theirs = tensor_names(model.state_dict()) if self.kind == "hugging_face" else None
         fill(
@@ -61,7 +61,7 @@ class Pretrained:
             ignore=_LEFT_OVER if theirs else (),
         )
 
-    def fill_image_tower(self, model: Classifier) -> None:
+    def fill_image_tower(self, model: TrainableModel) -> None:
         """Gives the weights of its image tower to one of the same shape."""
         prefix, tensors = "image_tower.", self.tensors()
         names = [prefix + name for name in model.image_tower.state_dict()]
@@ -74,12 +74,12 @@ class Pretrained:
         others = [name for name in tensors if not name.startswith(own)]
         fill(model.image_tower, tensors, source=str(self.path), names=ours, ignore=others)
 
-    def build(self) -> DualEncoder | Classifier:
+    def build(self) -> TrainableModel:
         """The model with its weights, in evaluation mode, on the CPU."""
         node = without_pretrained(self.node)
         if node["image_size"] is None:  # nothing in the towers depends on it
             del node["image_size"], node["resize_size"]
-        model: DualEncoder | Classifier = build(node)
+        model: TrainableModel = build(node)
         self.fill(model)
         return model.eval()
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from align_train.config.components import build
-from align_train.config.compose import defaults
+from align_train.config.compose import compose_training
 from align_train.loss.contrastive import ContrastiveLoss
 from align_train.model import DualEncoder
 from align_train.stream.batch import Chunk
@@ -56,8 +56,10 @@ def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> Non
 
 def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
     torch.manual_seed(0)
-    model: DualEncoder = build(defaults("model=tiny").model, vocabulary_size=VOCABULARY).train()
-    optimizer = build(defaults("optimizer=lamb").optimizer).build(model)
+    model: DualEncoder = build(
+        compose_training("model=tiny").model, vocabulary_size=VOCABULARY
+    ).train()
+    optimizer = build(compose_training("optimizer=lamb").optimizer).build(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

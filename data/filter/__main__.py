@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from align_train.config.compose import command
 from align_train.errors import UserError
 from data.filter.job import DONE, run_filter
@@ -19,9 +17,8 @@ from data.filter.settings import FilterConfig
 from data.tables.find import find
 
 
-def run(config: DictConfig) -> None:
+def run(settings: FilterConfig) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
-    settings: FilterConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     check(settings.rules)
     _check_numbers(settings)
 
@@ -63,4 +60,4 @@ def _print_finished(plan: Plan, done: Path) -> None:
 
 
 if __name__ == "__main__":
-    command(run, config_name="filter")
+    command(run, config_name="filter", schema=FilterConfig)

@@ -15,12 +15,11 @@ has no unigrams.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ibis
 from ibis.expr.types import BooleanValue, Table
 
-from align_train.config.schema import MISSING
 from align_train.errors import UserError
 
 _HASH_BITS = 64
@@ -36,8 +35,8 @@ class NearDuplicates:
         distance: The bits in which a near-duplicate may differ.
     """
 
-    of: str | None = MISSING
-    distance: int = MISSING
+    of: str | None
+    distance: int
 
 
 @dataclass
@@ -48,14 +47,14 @@ class Rules:
     order in which the rules are applied.
     """
 
-    short_side: float | None = MISSING
-    aspect_ratio: float | None = MISSING
-    nsfw: float | None = MISSING
-    texts_per_image: int | None = MISSING
-    images_per_text: int | None = MISSING
-    unigrams: list[int] | None = MISSING
-    rare_tokens: int | None = MISSING
-    near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
+    short_side: float | None
+    aspect_ratio: float | None
+    nsfw: float | None
+    texts_per_image: int | None
+    images_per_text: int | None
+    unigrams: list[int] | None
+    rare_tokens: int | None
+    near_duplicates: NearDuplicates
 
 
 NAMES = tuple(Rules.__dataclass_fields__)

@@ -22,7 +22,7 @@ from align_train.loss.classification import ClassificationLoss
 from align_train.model import Classifier, EfficientNetTower
 from align_train.optim.recipes import SGD
 from align_train.optim.schedules import StepDecay
-from align_train.pretrained.explicit import with_pretrained
+from align_train.pretrained.explicit import explicit_settings
 from align_train.stream.classes import ClassList, LabelSource
 from tests.support.commands import data_module, run
 from tests.support.processes import on_ranks
@@ -185,10 +185,11 @@ def test_a_classifier_is_no_dual_encoder(tmp_path: Path, trained: Path) -> None:
     )
     (tmp_path / "config.yaml").write_text(settings)
     (tmp_path / "model.safetensors").touch()
+    start = composed("model=huggingface", f"model.path={tmp_path}")
     with pytest.raises(
         UserError, match="a classifier, which has no text tower; take model=classifier"
     ):
-        with_pretrained(composed("model=huggingface", f"model.path={tmp_path}"))
+        explicit_settings(start.model, start.data)
 
 
 def test_labels_are_numbers_or_names(tmp_path: Path) -> None:

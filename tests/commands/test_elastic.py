@@ -12,11 +12,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from align_train.commands.resume import changed_settings
 from align_train.commands.show import show
 from align_train.config.check import check
+from align_train.config.schema import ShowSettings
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from tests.support.commands import Started, finish, made_once, run, start
@@ -130,7 +130,7 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
         in done.stderr
     )
     done = finish(
-        start(*on, "data.shards=${make.folder}/held_out", cwd=tmp_path)
+        start(*on, "data.shards=${data.make.folder}/held_out", cwd=tmp_path)
     )  # known only once the shards are open
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "data.shards was" in done.stderr and "accept=[data.shards]" in done.stderr
@@ -234,4 +234,4 @@ def test_show_says_what_is_wrong(
         "limit": 64,
     }
     with pytest.raises(UserError, match=re.escape(words)):
-        show(OmegaConf.create({**plain, **arguments}))
+        show(ShowSettings(**{**plain, **arguments}))

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from align_train.commands.devices import device_of
 from align_train.commands.evaluate import evaluate
+from align_train.config.compose import compose_command
+from align_train.config.schema import EvaluateSettings
 from align_train.demo.scene import class_names
 from align_train.errors import Lost, UserError
 from align_train.shards.cache import ShardCache
@@ -425,7 +426,7 @@ def test_tasks_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         Lost, match=r"task 1 does not reach the first one at nowhere\.invalid:9 .*; set MASTER_ADDR"
     ):
-        evaluate(OmegaConf.create({"device": "cpu"}))
+        evaluate(compose_command("evaluate", EvaluateSettings, "model=nowhere"))
 
 
 def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from align_train.config.saved import read_run
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from align_train.stream.order import Order
@@ -45,7 +45,7 @@ def test_a_runs_folder(whole: Path, demo: Path) -> None:
     assert [bool(row["held_out/loss"]) for row in rows] == [
         step in (6, 12) for step in range(1, 13)
     ]
-    assert OmegaConf.load(folder.config).make.folder == str(demo)
+    assert read_run(folder.config).data["make"]["folder"] == str(demo)
     assert (folder.last_step(), os.readlink(whole / "checkpoints" / "last")) == (
         12,
         "step-00000012.ckpt",
@@ -243,7 +243,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(
 ) -> None:
     folder = copy_of(whole, tmp_path)
     before = {
-        path.name: path.read_bytes() for path in (folder.config, folder.lineage.path, folder.metrics)
+        path.name: path.read_bytes()
+        for path in (folder.config, folder.lineage.path, folder.metrics)
     }
     done = finish(
         start(*small_run, "name=whole", "max_steps=16", "model.text_tower.hidden=64", cwd=tmp_path)
@@ -252,7 +253,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(
     assert "step-00000012.ckpt: does not go with what changed" in done.stderr
     assert "model.text_tower.hidden: 32 -> 64" in done.stderr
     assert before == {
-        path.name: path.read_bytes() for path in (folder.config, folder.lineage.path, folder.metrics)
+        path.name: path.read_bytes()
+        for path in (folder.config, folder.lineage.path, folder.metrics)
     }
 
 

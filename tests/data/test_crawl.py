@@ -175,7 +175,7 @@ def test_from_urls_to_a_training_run(
         reader.close()
     assert sorted(texts) == sorted(rows["caption"].to_pylist())
 
-    overrides = [item for item in small_run if not item.startswith(("make.", "+make."))]
+    overrides = [item for item in small_run if not item.startswith(("data.make.", "+data.make."))]
     data = (
         "data=webdataset",
         f"data.tokenizer={demo / 'tokenizer'}",

@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
+from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from benchmarks.shared.crawl_table import write_table
 from data.filter.__main__ import run as run_filter
 from data.filter.hashes import Probes, hexadecimal
 from data.filter.rules import NAMES, with_unigrams
+from data.filter.settings import FilterConfig
 from data.filter.statistics import least_frequent, rows_near
 from data.tables.engine import Source
 from data.tables.engines import engine
 from tests.support import filter_oracle
-from tests.support.commands import REPOSITORY, finish, run, start
+from tests.support.commands import finish, run, start
 
 SCHEMA = pa.schema(
     [
@@ -519,10 +520,9 @@ def test_bad_input(
     for path in bad_tables.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    with initialize_config_dir(str(REPOSITORY / "conf" / "commands"), version_base="1.3"):
-        config = compose("filter", ["source=table", "to=out", *arguments])
+    settings = compose_command("filter", FilterConfig, "source=table", "to=out", *arguments)
     with pytest.raises(UserError) as caught:
-        run_filter(config)
+        run_filter(settings)
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

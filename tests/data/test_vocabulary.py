@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
+from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.stream.tokenizer import Tokenizer
 from align_train.stream.wordpiece import train_tokenizer
+from data.vocabulary import VocabularyConfig
 from data.vocabulary import run as run_vocabulary
 from tests.support.commands import REPOSITORY, run
 
@@ -124,8 +125,7 @@ def test_bad_input(
             pa.table({"text": pa.array(texts, pa.string())}), Path(name) / "a.parquet"
         )
     Path("table.tsv").write_text("url\ttext\na\tb\n", encoding="utf-8")
-    with initialize_config_dir(str(REPOSITORY / "conf" / "commands"), version_base="1.3"):
-        config = compose("vocabulary", ["source=table", "to=out", *arguments])
+    settings = compose_command("vocabulary", VocabularyConfig, "source=table", "to=out", *arguments)
     with pytest.raises(UserError, match=re.escape(told)):
-        run_vocabulary(config)
+        run_vocabulary(settings)
     assert not Path("out").exists() and not list(Path().glob(".out*"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from align_train.config.components import build
 from align_train.errors import UserError
@@ -37,7 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("package")
 def test_a_class_with_a_call_is_an_evaluator(tmp_path: Path) -> None:
-    node = OmegaConf.create({"_target_": "package_of_a_user.evaluators.MeanCosine"})
+    node = {"_target_": "package_of_a_user.evaluators.MeanCosine"}
     evaluator = build(node)
     assert isinstance(evaluator, Evaluator)
     assert list(evaluator.sets()) == [None]
@@ -56,7 +55,7 @@ def test_a_class_with_a_call_is_an_evaluator(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("package")
 def test_a_class_without_a_call_is_refused() -> None:
-    node = OmegaConf.create({"_target_": "package_of_a_user.evaluators.Unfinished"})
+    node = {"_target_": "package_of_a_user.evaluators.Unfinished"}
     with pytest.raises(UserError, match="abstract"):
         build(node)
 

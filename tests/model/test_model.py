@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import AlignConfig, AlignModel
 
@@ -19,7 +18,7 @@ from tests.support.settings import composed
 
 
 def built(*overrides: str, vocabulary_size: int = 30522) -> DualEncoder:
-    node: Any = OmegaConf.to_container(composed(*overrides).model, resolve=True)
+    node = composed(*overrides).model
     node["vocabulary_size"] = vocabulary_size
     model: DualEncoder = build(node)
     return model
@@ -102,7 +101,7 @@ def hugging_face_twin(
 
 @pytest.mark.parametrize("size", [64, 65, 72, 81])
 def test_tiny_computes_what_hugging_face_computes_at_even_and_odd_sizes(size: int) -> None:
-    node: Any = OmegaConf.to_container(composed().model, resolve=True)
+    node = composed().model
     torch.manual_seed(0)
     model = built(vocabulary_size=500)
     for (

@@ -60,12 +60,17 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(many: Path) -> tuple[str, ...]:
     """A run on them in windows, so that shards are fetched as it goes."""
-    make = (f"make.folder={many}", "make.pairs=512", "make.held_out=32", "make.size=40")
+    make = (
+        f"data.make.folder={many}",
+        "data.make.pairs=512",
+        "data.make.held_out=32",
+        "data.make.size=40",
+    )
     return (
         *SMALL_RUN,
         *make,
-        "+make.pairs_per_shard=16",
-        "+make.vocabulary=300",
+        "+data.make.pairs_per_shard=16",
+        "+data.make.vocabulary=300",
         "data.window=16",
         "log_keys=true",
     )

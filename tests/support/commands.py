@@ -45,11 +45,11 @@ SMALL_RUN = (
 
 
 SMALL_MAKE = (
-    "make.pairs=512",
-    "make.held_out=64",
-    "make.size=40",
-    "+make.pairs_per_shard=128",
-    "+make.vocabulary=300",
+    "data.make.pairs=512",
+    "data.make.held_out=64",
+    "data.make.size=40",
+    "+data.make.pairs_per_shard=128",
+    "+data.make.vocabulary=300",
 )
 
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
-from hydra import compose, initialize_config_dir
-
-from align_train.config.schema import conf_dir
+from align_train.config.compose import compose_training
+from align_train.config.schema import TrainSettings, conf_dir
 
 CONF = conf_dir()
 
 
-def composed(*overrides: str) -> Any:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(overrides))
+def composed(*overrides: str) -> TrainSettings:
+    """The settings of a run, typed and not checked."""
+    return compose_training(*overrides)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import csv
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
-from align_train.config.compose import defaults
+from align_train.config.components import build
+from align_train.config.compose import compose_training
 from align_train.model import DualEncoder
 from align_train.training.flops import ModelFlops, _count
 from tests.support.commands import run
 
 
 def built(*overrides: str) -> DualEncoder:
-    node: Any = defaults(*overrides).model
-    model: DualEncoder = instantiate(
-        node, vocabulary_size=node.vocabulary_size or 1000, _convert_="all"
-    )
+    node = compose_training(*overrides).model
+    model: DualEncoder = build(node | {"vocabulary_size": node["vocabulary_size"] or 1000})
     return model
 
 
@@ -32,7 +29,8 @@ def b7_base() -> DualEncoder:
 
 def test_forward_passes_cost_what_was_published(b7_base: DualEncoder) -> None:
     """EfficientNet-B7 at 289 pixels: 8.9 G multiply-adds; BERT-base, 64 tokens: 5.5 G; two FLOPs each, a step three times that.
-    (What timm counts beside matrix products and convolutions is left out.)"""
+    (What timm counts beside matrix products and convolutions is left out.)
+    """
     flops = ModelFlops(b7_base)
     image, text = flops.of_step(1, 0) / 3, (flops.of_step(1, 64) - flops.of_step(1, 0)) / 3
     assert image == pytest.approx(2 * 8.9e9, rel=0.1)
