@@ -52,6 +52,15 @@ class Lookout:
         """
         self._beats = [(counter, now) for counter, _ in self._beats]
 
+    def missing(self, store: RunStore) -> str:
+        """The ranks that have not come; empty if all have.
+
+        Args:
+            store: The run's store.
+        """
+        missing = [f"rank {rank}" for rank in range(self._processes) if not store.has_come(rank)]
+        return ", ".join(missing[:_MOST_NAMED])
+
     def look(self, store: RunStore, *, soon: bool) -> None:
         """Blames the first rank that has been silent for too long.
 
@@ -73,17 +82,17 @@ class Lookout:
             if counter and now - moved > silence and other != self._rank:
                 self.blame(store, other, f"has given no sign of life for {silence:g} s")
 
-    def blame(self, store: RunStore, rank: int, what: str) -> None:
+    def blame(self, store: RunStore, rank: int, deed: str) -> None:
         """Proposes a verdict over one rank.
 
         Args:
             store: The run's store.
             rank: The rank to blame.
-            what: What it did, e.g. "ended with status 1".
+            deed: In words, e.g. "ended with status 1".
         """
         position = store.position_of(rank)
-        where = f" ({position})" if position else ""
-        store.propose(f"{store.name_of(rank)} {what}{where}", status=Lost.status)
+        last_seen = f" ({position})" if position else ""
+        store.propose(f"{store.name_of(rank)} {deed}{last_seen}", status=Lost.status)
 
     def blame_child(self, store: RunStore, rank: int, status: int) -> None:
         """Proposes a verdict over a rank whose process has ended.

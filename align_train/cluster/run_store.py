@@ -56,14 +56,14 @@ class Verdict:
     Attributes:
         message: One line that names the process to blame.
         status: Exit status of every process.
-        told: True if the process to blame prints its own error.
-        own: True if this process decided by itself, because it could not reach the store.
+        printed: True if the process to blame prints its error itself.
+        alone: True if this process decided alone, because it could not reach the store.
     """
 
     message: str
     status: int
-    told: bool = False
-    own: bool = False
+    printed: bool = False
+    alone: bool = False
 
     def is_printed_by(self, rank: int) -> bool:
         """Whether a rank prints the message, so that the run ends with one line.
@@ -73,7 +73,7 @@ class Verdict:
         Args:
             rank: The rank that asks.
         """
-        return self.own or (rank == 0 and not self.told)
+        return self.alone or (rank == 0 and not self.printed)
 
     def as_error(self, rank: int) -> Lost:
         """The error to raise on a rank; its text is empty if another rank prints it.
@@ -127,7 +127,7 @@ class RunStore:
                 host,
                 port,
                 is_master=rank == 0,
-                wait_for_workers=False,
+                wait_for_workers=False,  # the process group waits for all, later
                 timeout=timedelta(seconds=patience),
             )
         except Exception as error:  # torch raises several kinds
@@ -160,6 +160,7 @@ class RunStore:
 
     def position_of(self, rank: int) -> Position | None:
         """Where a rank was at its last sign of life; None if it has given none."""
+        # `get` alone would wait for a key that is missing.
         if not self._store.check([f"state/{rank}"]):
             return None
         return Position(*json.loads(self._store.get(f"state/{rank}")))
@@ -174,15 +175,16 @@ class RunStore:
             return f"rank {rank}"
         return self._store.get(f"who/{rank}").decode()
 
-    def propose(self, message: str, *, status: int, told: bool = False) -> None:
+    def propose(self, message: str, *, status: int, printed: bool = False) -> None:
         """Writes a verdict, unless some process already has.
 
         Args:
             message: See `Verdict`.
             status: See `Verdict`.
-            told: See `Verdict`.
+            printed: See `Verdict`.
         """
-        verdict = {"message": message, "status": status, "told": told}
+        # Atomic: if two processes blame each other, all believe the first.
+        verdict = {"message": message, "status": status, "printed": printed}
         self._store.compare_set("verdict", "", json.dumps(verdict))
 
     def verdict(self) -> Verdict | None:
@@ -233,4 +235,5 @@ class RunStore:
             time.sleep(patience / _LOOKS)
 
     def _count(self, key: str) -> int:
+        # `get` would wait for a counter that nobody has begun.
         return int(self._store.add(key, 0))

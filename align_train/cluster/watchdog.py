@@ -1,16 +1,15 @@
 """When a process of the run dies or hangs, all others end, and one of them says which it was.
 
-A collective cannot say it: if one rank is missing, all others just wait. So each process gives a
-sign of life (a counter, and where its main thread is) through a store that rank 0 keeps from the
-run's first line to its last (`run_store.py`). Three things end a run:
+A collective cannot say it: if one rank is missing, all others just wait. So each process gives
+signs of life through a store that rank 0 keeps all the while (`run_store.py`). Three things end
+a run:
 
-- *told*: a process that ends by an error leaves its message and status; the others end with it.
+- *ended*: a process that ends by an error leaves its message and status to the others.
 - *silent*: a process that gives no sign for `silence` seconds is dead, frozen (SIGSTOP, a machine
   that swaps) or cut off. Rank 0 looks at all, all look at rank 0. If a collective has reported
   that a process is gone, a few seconds of silence tell which.
-- *stuck*: all processes live, but one has got nowhere for `timeout` seconds: the processes that
-  are behind the others are named. Starting and evaluating may take any time; only the
-  collectives' own timeout limits them.
+- *stuck*: all processes live, but one has got nowhere for `timeout` seconds: those behind the
+  others are named. Starting and evaluating have only the collectives' own timeout.
 
 If the main thread hangs in a collective, only `os._exit` gets it out. Checkpoints are whole or
 absent, so this loses only the work since the last one.
@@ -33,7 +32,6 @@ from align_train.errors import Lost, UserError
 
 _NEVER_STUCK = (STARTING, EVALUATING)  # these may take any time
 _GRACE = 5.0  # seconds that a process has to end by itself before a verdict ends it
-_MOST_NAMED = 8  # ranks in one message
 
 
 class Watchdog:
@@ -59,7 +57,8 @@ class Watchdog:
         self.silence = silence
         self.timeout = timeout
         self.all_come = all_come
-        self.interval = min(1.0, silence / 6)  # seconds between two signs of life
+        # Seconds between two signs of life: six may be lost before a process counts as gone.
+        self.interval = min(1.0, silence / 6)
 
         # Rank and status of a child process that has ended; the trainer's launcher knows it.
         self.ended_child: Callable[[], tuple[int, int] | None] = lambda: None
@@ -69,7 +68,7 @@ class Watchdog:
         self._over = Event()
         self._first_is_done = Event()
         self._verdict: Verdict | None = None
-
+        # The main thread writes these, the first thread reads them; no lock is needed for it.
         self._step = 0
         self._place = STARTING
         self._passes = 0
@@ -123,6 +122,7 @@ class Watchdog:
             host, port, rank=self.rank, patience=self.timeout, silence=self.silence
         )
         self._exchanged = time.monotonic()
+        # Daemons: the watch must not keep a process alive that has done its work.
         Thread(target=self._exchange, args=(self._store,), daemon=True).start()
         Thread(target=self._watch, args=(self._store,), daemon=True).start()
         return port
@@ -131,7 +131,7 @@ class Watchdog:
         """Gives all ranks a number that rank 0 makes; they wait for as long as that takes.
 
         Args:
-            make: Makes the number; called on rank 0 only.
+            make: Called on rank 0 only.
 
         Raises:
             Lost: Another process ended meanwhile.
@@ -139,6 +139,7 @@ class Watchdog:
         if self._store is None:
             return make()
 
+        # Through the store: no process group exists yet.
         if self.rank == 0:
             made = make()
             self._store.publish(made)
@@ -194,19 +195,18 @@ class Watchdog:
             return None
 
         self._somebody_left = True
+        # The threads need some intervals to see the silence and to spread the verdict.
         deadline = time.monotonic() + self.silence + 8 * self.interval
         while self._verdict is None and time.monotonic() < deadline:
             time.sleep(self.interval / 10)
         if self._verdict is not None:
             return self._verdict.as_error(self.rank)
 
-        missing = [
-            f"rank {rank}" for rank in range(self.processes) if not self._store.has_come(rank)
-        ]
+        missing = self._lookout.missing(self._store)
         if missing and not self._in_group:
             return Lost(
-                f"{', '.join(missing[:_MOST_NAMED])}: has not come within {self.timeout:g} s "
-                f"(trainer.timeout); did it end before?"
+                f"{missing}: has not come within {self.timeout:g} s (trainer.timeout); "
+                f"did it end before?"
             )
         return Lost(
             f"connection between ranks lost although all are alive; check the network "
@@ -214,7 +214,7 @@ class Watchdog:
         )
 
     def _wait_for_first(self) -> None:
-        self.at(EVALUATING)
+        self.at(EVALUATING)  # so that this rank does not count as stuck
         while self._store is not None and self.rank != 0 and self._verdict is None:
             if self._first_is_done.wait(self.interval):
                 return
@@ -228,7 +228,7 @@ class Watchdog:
         with contextlib.suppress(Exception):  # the store may be gone already
             if message:
                 blame = f"{self._store.own_name} ended: {message}"
-                self._store.propose(blame, status=status, told=True)
+                self._store.propose(blame, status=status, printed=True)
             if self.rank == 0:
                 self._store.finish_first()
 
@@ -281,11 +281,13 @@ class Watchdog:
                 self._lookout.begin_anew(now)
             last = now
 
+            # The first thread may hang in a request to a store that is gone.
             if now - self._exchanged > self.silence + 2 * self.interval:
                 self._decide(f"{store.first_name} has given no sign of life for {self.silence:g} s")
             if self._place not in _NEVER_STUCK and now - self._since > self.timeout:
                 self._stuck = True
 
+            # A main thread that does not hang ends by an error of its own, with its clean-up.
             if self._verdict is not None:
                 heard = heard or now
                 if now - heard > _GRACE:
@@ -294,12 +296,12 @@ class Watchdog:
     def _decide(self, message: str) -> None:
         """Without the store, this process decides for itself."""
         if self._verdict is None:
-            self._verdict = Verdict(message, Lost.status, own=True)
+            self._verdict = Verdict(message, Lost.status, alone=True)
 
     def _end(self, verdict: Verdict) -> None:
         if self._over.is_set():
             return
         if verdict.is_printed_by(self.rank):
             print(f"align_train: {verdict.message}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        sys.stdout.flush()  # which `os._exit` does not do
         os._exit(verdict.status)

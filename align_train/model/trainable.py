@@ -1,4 +1,4 @@
-"""What a model shows to training, evaluation and checkpoints, whichever kind it is."""
+"""The common face of all models, as training, evaluation and checkpoints see them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TrainableModel(nn.Module):
         takes_labels: Whether images go with labels and not with texts.
         image_tower: Images -> features.
         text_tower: Ids -> features; None if texts are labels.
-        temperature: What the loss divides cosines by; None if there is none to learn.
+        temperature: The loss divides cosines by it; None if there is none to learn.
         image_size: Height and width of the images that the towers see, in pixels.
         resize_size: Height and width to which images are resized before the crop, in pixels.
         lock: A tower that is not trained; None: all are.
@@ -75,5 +75,5 @@ class TrainableModel(nn.Module):
         raise NotImplementedError
 
     def logit_parameters(self) -> list[Tensor]:
-        """What the loss takes beside embeddings: the temperature, the bias; perhaps none."""
+        """Gives the loss's tensors beside embeddings: temperature, bias, both or none."""
         raise NotImplementedError

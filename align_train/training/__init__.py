@@ -1,1 +1,1 @@
-"""One training step, and what happens around it."""
+"""One training step, and everything around it."""

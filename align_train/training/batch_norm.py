@@ -67,6 +67,7 @@ class BatchNormStatistics:
         if not self.norms:
             return
 
+        # One all-reduce for all layers.
         mean = torch.cat([total.flatten() for total in self.sums]) / self.chunks
         all_reduce_(mean).div_(world_size())
         before = torch.cat([buffer.flatten() for buffer in self.running])
@@ -94,7 +95,7 @@ class BatchNormStatistics:
             self._put(self.running, self.steps, self.momenta)
 
         if keep and fresh:
-            torch._foreach_add_(self.sums, fresh)
+            torch._foreach_add_(self.sums, fresh)  # one kernel, not two a layer
             self.chunks += 1
 
     def _put(

@@ -128,7 +128,7 @@ def _count(function: Callable[[], object]) -> float:
 
 def _on_meta(model: nn.Module) -> nn.Module:
     """A copy without memory, in evaluation mode."""
-    # What `deepcopy` finds here, by identity, it takes for a copy that is already made.
+    # `deepcopy` looks here, by identity, for copies that are already made.
     copies: dict[int, object] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")

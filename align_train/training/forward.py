@@ -4,7 +4,7 @@ A chunk is what BatchNorm and dropout see, so a global batch gives the same numb
 chunks are spread over ranks. Three things make that so:
 
 - *Random numbers.* Before each pass over a chunk the generators are seeded by (seed, step, the
-  chunk's number in the global batch). There is nothing to save, and a resumed run draws the same.
+  chunk's index in the global batch). There is nothing to save, and a resumed run draws the same.
 - *BatchNorm.* Each chunk is normalised by its own statistics; the running statistics move once a
   step, by the mean over all chunks of the global batch (`batch_norm.py`).
 - *Gradient caching* is activation checkpointing at the size of a chunk. Only embeddings are kept
@@ -34,7 +34,12 @@ Embeddings = tuple[Tensor, Tensor]  # of images and of texts
 
 
 def embed_chunks(
-    model: nn.Module, chunks: Sequence[Chunk], *, seed: int, step: int, recompute: bool
+    model: nn.Module,
+    chunks: Sequence[Chunk],
+    *,
+    seed: int,
+    finished_steps: int,
+    recompute: bool,
 ) -> Embeddings:
     """Sends all chunks of the device batch through both towers.
 
@@ -44,7 +49,7 @@ def embed_chunks(
         model: Gives the embeddings of images and of texts.
         chunks: The device batch.
         seed: The run's seed.
-        step: Finished steps.
+        finished_steps: Steps before this one.
         recompute: True keeps no activations (gradient caching); the gradients are the same.
 
     Returns:
@@ -55,7 +60,8 @@ def embed_chunks(
     autocast = _autocast_by_chunk(chunks[0].images.device.type)
 
     def forward(chunk: Chunk) -> Embeddings:
-        seed_chunk(seed, step, chunk.index)
+        # In here, so that a recomputation draws the same numbers.
+        seed_chunk(seed, finished_steps, chunk.index)
         with autocast():
             embeddings: Embeddings = model(normalise(chunk.images, dtype), chunk.input_ids)
         return embeddings
@@ -79,15 +85,15 @@ def embed_chunks(
     return torch.cat(images), torch.cat(texts)
 
 
-def seed_chunk(seed: int, step: int, number: int) -> None:
+def seed_chunk(seed: int, finished_steps: int, index: int) -> None:
     """Seeds PyTorch's generators, on every device, for one chunk of one step.
 
     Args:
         seed: The run's seed.
-        step: Finished steps.
-        number: The chunk's index in the global batch.
+        finished_steps: Steps before this one.
+        index: The chunk's index in the global batch.
     """
-    digest = hashlib.blake2b(f"{seed}/{step}/{number}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{finished_steps}/{index}".encode(), digest_size=8).digest()
     # PyTorch takes 63 bits.
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 

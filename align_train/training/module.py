@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -92,7 +93,7 @@ class TrainingModule(lightning.LightningModule):
         self._compile_blocks = False
         self._checkpoint_blocks = False
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes the optimizer and the schedule, in the form that Lightning expects."""
         optimizer = self.optimizer_recipe.build(self.model)
 
@@ -110,7 +111,7 @@ class TrainingModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Puts the settings' learning rates and decay in the place of the checkpoint's.
 
-        A checkpoint brings its own along; but the settings of this start count.
+        A checkpoint brings those of its own start; but the settings of this start count.
         """
         factor = self.scheduler_recipe.factor(self.global_step, self.max_steps)
         schedule = self.trainer.lr_scheduler_configs[0].scheduler
@@ -130,6 +131,7 @@ class TrainingModule(lightning.LightningModule):
         Returns:
             The loss over the global batch, a scalar, the same on every rank.
         """
+        # Otherwise a resumed run would skip or repeat data.
         assert batch.finished_steps == self.global_step, (
             f"batch of step {batch.finished_steps} in step {self.global_step}"
         )
@@ -137,7 +139,7 @@ class TrainingModule(lightning.LightningModule):
             self.model,
             batch.chunks,
             seed=self.seed,
-            step=batch.finished_steps,
+            finished_steps=batch.finished_steps,
             recompute=self.recompute,
         )
 
@@ -145,6 +147,7 @@ class TrainingModule(lightning.LightningModule):
         logit_parameters = self.model.logit_parameters()
         loss = self.loss(images, texts, *logit_parameters, image_ids=image_ids, text_ids=text_ids)
 
+        # A tensor, not a number: reading it here would make the host wait for the device.
         self.loss_value = loss.detach()
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss

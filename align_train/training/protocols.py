@@ -1,4 +1,4 @@
-"""What training asks of the components that settings name.
+"""The methods that training needs of the components that settings name.
 
 Any class of any package that has these methods will do. The loss has its own protocol in
 `loss/base.py`, the model its base class in `model/trainable.py`.
@@ -29,7 +29,7 @@ class SchedulerRecipe(Protocol):
     """A schedule of the learning rate as settings describe it."""
 
     def factor(self, step: int, max_steps: int) -> float:
-        """What the learning rate is multiplied by in the step after `step` finished ones.
+        """Gives the factor of the learning rate in the step after `step` finished ones.
 
         Args:
             step: Finished steps.
@@ -46,7 +46,7 @@ class SchedulerRecipe(Protocol):
 
 
 class SteppingStrategy(Protocol):
-    """What training asks of the strategy (`strategy/base.py`)."""
+    """The part of a strategy that training uses (`strategy/base.py`)."""
 
     @property
     def steps_alone(self) -> bool:

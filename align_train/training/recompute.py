@@ -57,7 +57,7 @@ def recompute_in_backward(
         again: Entered around the call in the backward pass.
 
     Returns:
-        What the call now gives.
+        The result of the call now.
 
     Raises:
         RuntimeError: In the backward pass, if the calls saved different numbers of tensors.
@@ -71,6 +71,7 @@ def recompute_in_backward(
         return expected - 1
 
     def keep(tensor: Tensor) -> None:
+        # Detached, or the second graph would live as long as its tensors.
         made_again.append(tensor.detach())
 
     def recomputed(index: int) -> Tensor:

@@ -52,7 +52,7 @@ class StepEnd(Callback):
         """Keeps the parts.
 
         Args:
-            agreement: Tells all ranks what one of them knows.
+            agreement: Tells all ranks the facts that one of them knows.
             throughput: Measures speed.
             non_finite: Stops or skips a step that is not finite.
             averaging: Averages the weights.
@@ -96,7 +96,7 @@ class StepEnd(Callback):
         training = _ours(module)
         step = trainer.global_step
 
-        # First, since metrics, checkpoints and stopping read what the ranks have agreed on.
+        # First, since metrics, checkpoints and stopping read the agreement.
         self.agreement.agree(trainer, pairs=len(batch))
         # Before evaluation and checkpoints, whose time is not the step's.
         self.throughput.measure(batch)
@@ -112,7 +112,7 @@ class StepEnd(Callback):
         # After metrics, whose newest row it shows.
         self.progress.show(step=step)
 
-        # After all that writes down the step: a checkpoint names a step whose row is there.
+        # After every part that records the step: a checkpoint's step has its row.
         self.checkpoints.save_if_due(trainer, training)
         # It raises, so that nothing of the step may come after it.
         self.stopping.stop_if_agreed(trainer)
@@ -229,7 +229,9 @@ class StepEnd(Callback):
             module: The module; it may not exist yet.
             exception: The error.
         """
+        # The bar first: the error's line must not stand in it.
         self.progress.close()
+        # Then the thread, while a second signal still cannot cut it off.
         self.checkpoints.settle()
         self.stopping.end_by(exception)
 

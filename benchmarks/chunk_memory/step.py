@@ -49,7 +49,7 @@ def random_chunks(model: DualEncoder, pairs: int, size: int) -> list[Chunk]:
 
 
 def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> None:
-    images, texts = embed_chunks(model, chunks, seed=0, step=0, recompute=recompute)
+    images, texts = embed_chunks(model, chunks, seed=0, finished_steps=0, recompute=recompute)
     loss: Tensor = ContrastiveLoss()(images, texts, *model.logit_parameters())
     torch.autograd.backward(loss)
 

@@ -22,7 +22,7 @@ def step(recompute: bool, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
     model = small_model().to(dtype)
     own = 4 // world_size()
     chunks = small_chunks(4)[rank() * own : (rank() + 1) * own]
-    images, texts = embed_chunks(model, chunks, seed=5, step=7, recompute=recompute)
+    images, texts = embed_chunks(model, chunks, seed=5, finished_steps=7, recompute=recompute)
     loss = ContrastiveLoss()(images, texts, model.temperature())
     loss.backward()
     gradients = {
@@ -66,16 +66,16 @@ def test_running_statistics_move_once_by_the_mean_of_the_chunks() -> None:
         lambda module, given, out: seen.append(out.mean(dim=(0, 2, 3)))
     )
     before = norm.running_mean.clone()
-    embed_chunks(model, small_chunks(4), seed=0, step=0, recompute=False)
+    embed_chunks(model, small_chunks(4), seed=0, finished_steps=0, recompute=False)
     expected = 0.9 * before + 0.1 * torch.stack(seen).mean(dim=0)
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_and_embeddings_stay_float32_under_bf16() -> None:
     exact, autocast = small_model(), small_model()
-    full = embed_chunks(exact, small_chunks(2), seed=0, step=0, recompute=False)
+    full = embed_chunks(exact, small_chunks(2), seed=0, finished_steps=0, recompute=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        lower = embed_chunks(autocast, small_chunks(2), seed=0, step=0, recompute=False)
+        lower = embed_chunks(autocast, small_chunks(2), seed=0, finished_steps=0, recompute=False)
     for one, other in zip(full, lower, strict=True):
         assert other.dtype == torch.float32 and not torch.equal(one, other)
         torch.testing.assert_close(other, one, rtol=0, atol=0.05)
@@ -85,18 +85,18 @@ def test_statistics_and_embeddings_stay_float32_under_bf16() -> None:
             torch.testing.assert_close(other, one, rtol=0.02, atol=0.01, msg=name)
 
 
-def test_randomness_depends_on_seed_step_and_number_only() -> None:
+def test_randomness_depends_on_seed_step_and_index_only() -> None:
     def texts(**place: int) -> Tensor:
-        chunk = Chunk(**{**vars(small_chunks(1)[0]), "index": place.pop("number")})
+        chunk = Chunk(**{**vars(small_chunks(1)[0]), "index": place.pop("index")})
         torch.rand(3)  # whatever was drawn before
         return embed_chunks(small_model(), [chunk], recompute=False, **place)[1]
 
-    base = texts(seed=0, step=0, number=0)
-    assert torch.equal(base, texts(seed=0, step=0, number=0))
+    base = texts(seed=0, finished_steps=0, index=0)
+    assert torch.equal(base, texts(seed=0, finished_steps=0, index=0))
     for other in (
-        {"seed": 1, "step": 0, "number": 0},
-        {"seed": 0, "step": 1, "number": 0},
-        {"seed": 0, "step": 0, "number": 1},
+        {"seed": 1, "finished_steps": 0, "index": 0},
+        {"seed": 0, "finished_steps": 1, "index": 0},
+        {"seed": 0, "finished_steps": 0, "index": 1},
     ):
         assert not torch.equal(base, texts(**other))
 
@@ -104,7 +104,7 @@ def test_randomness_depends_on_seed_step_and_number_only() -> None:
 def test_a_locked_tower_does_not_move() -> None:
     model = small_model(lock="image").train()
     before = {name: value.clone() for name, value in model.image_tower.state_dict().items()}
-    images, texts = embed_chunks(model, small_chunks(2), seed=0, step=0, recompute=False)
+    images, texts = embed_chunks(model, small_chunks(2), seed=0, finished_steps=0, recompute=False)
     ContrastiveLoss()(images, texts, model.temperature()).backward()
     assert all(parameter.grad is None for parameter in model.image_tower.parameters())
     assert all(parameter.grad is not None for parameter in model.text_tower.parameters())

@@ -1,4 +1,4 @@
-"""The ranks agree, once a step, on what one of them alone knows.
+"""The ranks agree, once a step, on facts that one of them alone knows.
 
 Whether a signal has come to one of them; how many pairs they replaced, among how many; whether
 shards of the next batch have vanished; whether a checkpoint could not be written. So all ranks stop
@@ -58,7 +58,7 @@ class Agreement:
         self.error: UserError | None = None
 
     def agree(self, trainer: lightning.Trainer, *, pairs: int) -> None:
-        """Exchanges what each rank knows. Collective.
+        """Exchanges each rank's facts. Collective.
 
         Args:
             trainer: Lightning's trainer.
@@ -70,6 +70,7 @@ class Agreement:
             # Only a batch that is really made shows whether its shards are all there.
             loader.prepare()
 
+        # The loader is ahead: pairs of later steps count when those end.
         bad = sum(pair.step <= trainer.global_step for pair in loader.bad_pairs)
         of_this_rank = torch.tensor(
             [self.wants_to_stop, bad, pairs, len(loader.gone), self.writing_failed],
@@ -84,6 +85,7 @@ class Agreement:
         self.bad_since_start += bad
         self.pairs_since_start += pairs
         if gone:
+            # On all ranks, even if only one has missed the shard: they share one order.
             self._drop(trainer, loader)
 
     def too_many_bad(self) -> bool:

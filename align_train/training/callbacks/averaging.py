@@ -84,7 +84,7 @@ class Averaging:
             state |= self._whole(module, keep=keep)
         return state
 
-    def save(self, module: TrainingModule, checkpoint: dict[str, Any], *, keep: bool) -> None:
+    def save(self, module: TrainingModule, checkpoint: dict[str, object], *, keep: bool) -> None:
         """Adds the average to a checkpoint. Collective.
 
         Args:
@@ -119,6 +119,7 @@ class Averaging:
     def _whole(self, module: TrainingModule, *, keep: bool) -> dict[str, Tensor]:
         state = {}
         for name, parameter in trained_parameters(module.model):
+            # Collective: on a rank that does not keep it, too.
             value = whole_like(parameter, self._average[name])
             if keep:
                 state[name] = value.cpu()

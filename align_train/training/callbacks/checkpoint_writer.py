@@ -1,12 +1,12 @@
 """Writes a checkpoint whole or not at all: aside, flushed, renamed, and only then named by `last`.
 
-`checkpoints/step-00000500.ckpt` is what Lightning saves (towers, optimizer, schedule, loop,
+`checkpoints/step-00000500.ckpt` has Lightning's content (towers, optimizer, schedule, loop,
 cursor); `checkpoints/last` is a symbolic link, replaced atomically. If the run is killed at any
 moment, the previous complete checkpoint is there.
 
 `files.whole` would not do here. It makes the folder if it is missing; but if the file system has
 vanished, a checkpoint must fail, and not land on the disk below the mount point. And fixed hidden
-names let the next checkpoint remove what a killed process has left.
+names let the next checkpoint remove the leftovers of a killed process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CheckpointWriter:
         """Writes one checkpoint, makes it the last one and drops old ones.
 
         Args:
-            state: What is saved.
+            state: The content, whole tensors on rank 0.
             final: `step-….ckpt` in the run's checkpoints.
 
         Raises:
@@ -82,6 +82,7 @@ class CheckpointWriter:
         )
 
     def _link(self, name: str, target: Path) -> None:
+        # A link cannot be changed, but another can take its name: no moment is without one.
         link = self.folder.checkpoints / f".{name}.new"
         link.unlink(missing_ok=True)
         link.symlink_to(target.name)

@@ -1,6 +1,6 @@
 """Checkpoints: all ranks gather into rank 0's memory; a thread writes while training goes on.
 
-There is one such thread: the next checkpoint, a signal and the end of the run wait for it. If it
+There is one thread: the next checkpoint, a signal and the end of the run wait for it. If it
 fails, all ranks stop at the end of that step. The files are the business of `checkpoint_writer.py`.
 
 Price: rank 0 holds all weights and optimizer state once more in memory while they are written.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning
 import torch
@@ -24,8 +24,6 @@ from align_train.training.callbacks.agreement import Agreement, stop_with
 from align_train.training.callbacks.checkpoint_writer import CheckpointWriter
 from align_train.training.callbacks.spikes import RunningLoss
 from align_train.training.module import TrainingModule
-
-Value = TypeVar("Value")
 
 
 class Gathered(TorchCheckpointIO):
@@ -42,7 +40,7 @@ class Gathered(TorchCheckpointIO):
         """Keeps a checkpoint.
 
         Args:
-            checkpoint: What is saved, whole tensors.
+            checkpoint: The content, whole tensors.
             path: Not used.
             storage_options: Not used.
         """
@@ -76,7 +74,7 @@ class Checkpoints:
             every: Steps between two checkpoints.
             agreement: Learns of a failure in the thread.
             at: Called with the place where this process is, for the watchdog.
-            keep: How many of the newest checkpoints stay. What a symbolic link in the folder
+            keep: How many of the newest checkpoints stay. One that a symbolic link in the folder
                 names stays too.
             keep_every: Checkpoints of steps that this divides stay too; None: no more.
             spike: Also keep the checkpoint before a loss that lies this many standard deviations
@@ -94,6 +92,7 @@ class Checkpoints:
 
         self._writer = CheckpointWriter(folder, keep=keep, keep_every=keep_every)
         self._losses = RunningLoss(spike)
+        # One thread: checkpoints appear in the order of their steps.
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._being_written = 0
@@ -134,7 +133,7 @@ class Checkpoints:
             return
 
         self.at("saving a checkpoint")
-        self.finish(trainer)
+        self.finish(trainer)  # or rank 0 would hold two states at once
         self._refuse_broken(trainer)
 
         final = self.folder.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
@@ -147,8 +146,9 @@ class Checkpoints:
             self.gathered.state = {}
             if self.background and trainer.strategy.root_device.type == "cpu":
                 # On a CPU the next step would change the tensors while they are written.
-                state = _copied(state)
+                state = {name: _copied(value) for name, value in state.items()}
             self._writing = self._threads.submit(self._writer.write, state, final)
+            # Rank 0 cannot raise alone: the ranks agree on the failure at the end of a step.
             self._writing.add_done_callback(self._note_failure)
         if not self.background:
             self.finish(trainer)
@@ -174,7 +174,7 @@ class Checkpoints:
             )
             raise stop_with(trainer, message) from error
         finally:
-            self._writing = None
+            self._writing = None  # an error is raised once
 
     def settle(self) -> None:
         """Waits for the thread without raising its error, which is left to `finish`."""
@@ -191,6 +191,7 @@ class Checkpoints:
         for parameter in trainer.lightning_module.parameters():
             broken += [~values.isfinite().all() for values in local_values(parameter)]
 
+        # On all ranks: a sharded weight may be broken on one of them only.
         if all_reduce_(torch.stack(broken).sum()):
             raise stop_with(
                 trainer,
@@ -200,17 +201,15 @@ class Checkpoints:
             )
 
 
-def _copied(value: Value) -> Value:
+def _copied(value: object) -> object:
     """A copy of plain containers in which each tensor has memory of its own."""
-    copied: Any = value
     if isinstance(value, Tensor):
-        copied = value.clone()
-    elif isinstance(value, dict):
-        copied = {key: _copied(item) for key, item in value.items()}
-    elif isinstance(value, list | tuple):
-        copied = type(value)(map(_copied, value))
-    result: Value = copied
-    return result
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 def _last_step(folder: RunFolder) -> str:

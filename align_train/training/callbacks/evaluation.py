@@ -100,4 +100,4 @@ class Evaluation:
         except UnreadableImage as error:
             # The training is sound: the step is saved before this ends the run.
             self.agreement.error = error
-        self.plain.cpu()
+        self.plain.cpu()  # training needs the device's memory

@@ -107,6 +107,7 @@ class Metrics:
         """
         self._bad_pairs += self.agreement.bad_pairs
         self._write_bad_pairs(trainer)
+        # After the pairs are written: the error points at their file.
         if self.agreement.too_many_bad():
             raise stop_with(trainer, self._too_many_bad(trainer.global_step))
 
@@ -150,6 +151,7 @@ class Metrics:
             self._columns += new
             self._write_all()
         else:
+            # Writing all rows anew each time would cost more and more.
             with self.folder.metrics.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(self.rows[-1])
 
@@ -174,7 +176,7 @@ class Metrics:
         if not done:
             return
 
-        # The loader is ahead: what it replaced for later steps waits for their end.
+        # The loader is ahead: pairs of later steps are written when those end.
         loader.bad_pairs = [pair for pair in loader.bad_pairs if pair.step > trainer.global_step]
         lines = [json.dumps(vars(pair)) + "\n" for pair in done]
         with self.folder.bad_pairs.open("a", encoding="utf-8") as file:

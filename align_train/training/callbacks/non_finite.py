@@ -166,7 +166,7 @@ class NonFinite:
         counts = torch.tensor([len(lines), len(self._batch)], device=module.device)
         bad, pairs = sum_over_ranks(counts).tolist()
         if bad == pairs:
-            return []
+            return []  # all of them: the weights are to blame
 
         of_all_ranks = "".join(gather_texts("".join(lines), module.device))
         if trainer.is_global_zero:

@@ -77,7 +77,7 @@ class Progress:
             }
             if "temperature" in latest:
                 shown["σ"] = f"{latest['temperature']:.4f}"
-            self.bar.set_postfix(shown, refresh=False)
+            self.bar.set_postfix(shown, refresh=False)  # `update` draws, now and then
         self.bar.update()
 
     def close(self) -> None:

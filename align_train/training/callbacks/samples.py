@@ -27,7 +27,7 @@ class Samples:
         Args:
             folder: The run's folder.
             log_keys: Also write the keys of every batch to `keys.jsonl`, one line a step and
-                chunk: a record to compare with what `show` computes.
+                chunk: a record to compare with the output of `show`.
         """
         self.folder = folder
         self.log_keys = log_keys

@@ -65,6 +65,7 @@ class Stopping:
             return
 
         self.checkpoints.save(trainer)
+        # The message names the saved step, so the thread must be done.
         self.checkpoints.finish(trainer)
         if trainer.global_step >= trainer.max_steps:
             return  # it was the last step anyway
@@ -100,9 +101,11 @@ class Stopping:
                 signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # No more than flags: a signal may interrupt anything, a collective included.
         self.received = self.received or number
         self.agreement.wants_to_stop = True
         if number == signal.SIGINT:
+            # The next Ctrl-C ends the process at once.
             self._restore(signal.SIGINT)
 
     def _agreed_signal(self, trainer: lightning.Trainer) -> int:

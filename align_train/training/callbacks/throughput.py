@@ -1,12 +1,12 @@
 """How fast a run is and what holds it up: per device, against the peak, and rank against rank.
 
 *FLOPs* are those of the model: three forward passes for a step (a backward pass costs two), one for
-a locked tower (`flops.py`). What is computed twice to save memory (`recompute`,
+a locked tower (`flops.py`). Work done twice to save memory (`recompute`,
 `checkpoint_blocks`) does not count, and so model FLOPs utilisation (MFU) falls with it, as in the
 PaLM paper (Chowdhery et al. 2022, appendix B), which defined it.
 
 *Stragglers*: every step ends when the slowest rank is done, so all ranks' steps take the same time.
-What differs is the time until a rank first waits for others: for its data, and in its towers'
+The difference is the time until a rank first waits for others: for its data, and in its towers'
 forward passes.
 
 Price: two small collectives for each logged row; on a GPU two events a chunk.
@@ -100,6 +100,7 @@ class Throughput:
         Args:
             batch: This rank's part of the global batch.
         """
+        # The loop waited for the batch before `begin_step`.
         self._busy += time.perf_counter() - self._began + batch.wait
         self._waited += batch.wait
         self._steps += 1
@@ -125,6 +126,7 @@ class Throughput:
         seconds_with_all = (now - self._read_at) / steps
         self._read_at = now
 
+        # Each rank computes its own rows of the logits.
         tflops = (self._flops / steps + self._loss_flops / world) / seconds / _TERA
         values = {
             "pairs_per_second": self.batch_size / seconds,
