@@ -17,3 +17,9 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def picture(label: int, seed: int = 0) -> Image.Image:
     return draw(sample_scene(Random(seed), label=label), 40)
+
+
+def plain_image(colour: tuple[int, int, int], kind: str = "PNG", side: int = 24) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, kind)
+    return file.getvalue()

@@ -6,7 +6,6 @@ import io
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor

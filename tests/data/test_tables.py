@@ -1,0 +1,60 @@
+"""Tables of any kind are read alike."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from tests.data.test_pack import PACK
+from tests.support.commands import finish, run, start
+from tests.support.images import plain_image
+from tests.support.shards import contents
+
+
+def test_rows_are_chosen_by_value_and_csv_and_parquet_read_alike(sorted_table: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    root = sorted_table.parent
+    with sorted_table.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    with (root / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    parquet.write_table(pa.Table.from_pylist(rows), root / "table.parquet")
+    found = []
+    for kind in ("tsv", "csv", "parquet"):
+        to = f"shards_{kind}"
+        run(
+            f"source=table.{kind}",
+            f"to={to}",
+            "+where.language=de",
+            *PACK,
+            cwd=root,
+            module="data.pack",
+        )
+        found.append(contents(root / to))
+    assert found[0] == found[1] == found[2]
+    assert all(
+        json.loads(data)["captions"][0].startswith("Farbe")
+        for name, data in found[0]
+        if name.endswith("json")
+    )
+
+
+def test_tables_of_spreadsheets_and_of_other_encodings(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(plain_image((1, 2, 3)))
+    (tmp_path / "excel.CSV").write_text("path,text\na.png,eins\n", encoding="utf-8-sig")
+    run("source=excel.CSV", "to=shards", cwd=tmp_path, module="data.pack")
+    assert [data for name, data in contents(tmp_path / "shards") if name.endswith("txt")] == [
+        b"eins"
+    ]
+    (tmp_path / "latin.csv").write_bytes("path,text\na.png,fünf\n".encode("latin-1"))
+    done = finish(start("source=latin.csv", "to=other", cwd=tmp_path, module="data.pack"))
+    assert (
+        done.returncode == 2
+        and "latin.csv: is not UTF-8" in done.stderr
+        and done.stderr.count("\n") == 1
+    ), done.stderr

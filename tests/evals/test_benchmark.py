@@ -1,0 +1,24 @@
+"""Our side of `python -m benchmarks.metrics` still runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import benchmarks.metrics.__main__ as metrics
+
+
+def test_what_the_benchmark_compares(tmp_path: Path) -> None:
+    """`python -m benchmarks.metrics` has the peers in an environment of its own; our side of it must not rot unseen."""
+    rows = metrics.embeddings(tmp_path)
+    found = metrics.ours(rows, tmp_path)
+    nearest = (rows["images"].double() @ rows["one"].double().T).argmax(dim=1)
+    assert found["one/image_to_text/recall@1"] == float(
+        (nearest == torch.arange(metrics.PICTURES)).double().mean()
+    )
+    prompts = rows["prompts"].double().view(metrics.CLASSES, -1, metrics.DIM).mean(dim=1)
+    guesses = (rows["images"].double() @ torch.nn.functional.normalize(prompts, dim=-1).T).argmax(
+        dim=1
+    )
+    assert found["zero_shot/top1"] == float((guesses == rows["labels"]).double().mean())

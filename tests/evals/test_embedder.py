@@ -1,0 +1,60 @@
+"""Embeddings are gathered whole, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from align_train.cluster.collectives import gather_rows, rank, world_size
+from align_train.errors import UserError
+from align_train.evals import (
+    EmbeddedPairs,
+    Retrieval,
+)
+from tests.support.processes import on_ranks
+from tests.support.ready import Lookup, lying_ready
+
+
+@pytest.mark.parametrize("pairs", [20, 300])
+def test_a_model_that_embeds_everything_alike_finds_nothing(pairs: int) -> None:
+    alike = torch.ones(pairs, 640) / 640**0.5
+    set_ = EmbeddedPairs(alike, ["x"] * pairs, torch.arange(pairs), [{}] * pairs, lambda _: alike)
+    found = dict(Retrieval()(lying_ready(set_)))
+    assert found["image_to_text/recall@10"] == found["text_to_image/recall@10"] == 0
+    assert found["image_to_text/median_rank"] == pairs
+
+
+def test_embeddings_that_are_no_numbers_are_refused() -> None:
+    lookup = Lookup(torch.full((3, 2), torch.nan), {"x": torch.ones(2)}, [(["x"], {})] * 3)
+    with pytest.raises(UserError, match="embeddings of images are not finite"):
+        dict(Retrieval()(lookup.embedder()))
+
+
+def gathered(total: int) -> Tensor:
+    table = torch.arange(total * 2.0).view(total, 2)
+    return gather_rows(table[rank() :: world_size()], total)
+
+
+def encoded_on_ranks(total: int) -> tuple[Tensor, Tensor]:
+    """Picture and text i are embedded as i."""
+    numbers = torch.arange(float(total))[:, None]
+    texts = {str(number): row for number, row in enumerate(numbers)}
+    pairs = (
+        Lookup(numbers, texts, [([str(number)], {}) for number in range(total)])
+        .embedder()
+        .pairs(None)
+    )
+    return pairs.images, pairs.texts
+
+
+@pytest.mark.parametrize(("world", "total"), [(2, 1), (2, 5), (2, 7), (3, 7), (3, 2)])
+def test_uneven_sets_are_gathered_whole_and_in_order(
+    world: int, total: int, tmp_path: Path
+) -> None:
+    for found in on_ranks(world, gathered, total, folder=tmp_path / "rows"):
+        assert torch.equal(found, torch.arange(total * 2.0).view(total, 2))
+    for images, texts in on_ranks(world, encoded_on_ranks, total, folder=tmp_path / "encoded"):
+        assert images[:, 0].tolist() == texts[:, 0].tolist() == list(range(total))

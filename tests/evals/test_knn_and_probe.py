@@ -1,0 +1,135 @@
+"""Nearest neighbours and the linear probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, normalize
+
+from align_train.errors import UserError
+from align_train.evals import (
+    EmbeddedPairs,
+    LinearProbe,
+    NearestNeighbours,
+)
+from align_train.evals.knn import nearest
+from tests.support.processes import on_ranks
+from tests.support.ready import lying_ready
+
+TRAIN: Any = 1  # the second set of `lying_ready`
+
+
+# --- neighbours, probe, composed search, texts -----------------------------------------------------------------------------
+
+
+@given(
+    rows=st.integers(1, 30),
+    candidates=st.integers(1, 60),
+    k=st.integers(1, 8),
+    seed=st.integers(0, 10**6),
+)
+def test_neighbours_equal_a_stable_sort(rows: int, candidates: int, k: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Small whole numbers: products are exact, and ties are many.
+    queries, known = (
+        torch.randint(-2, 3, (n, 4), generator=generator).float() for n in (rows, candidates)
+    )
+    k = min(k, candidates)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("align_train.evals.knn._ROWS", 7)
+        patch.setattr("align_train.evals.knn._COLUMNS", 5)
+        scores, found = nearest(queries, known, k)
+    matrix = queries.numpy() @ known.numpy().T
+    expected = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
+    assert found.numpy().tolist() == expected.tolist()
+    assert scores.numpy().tolist() == np.take_along_axis(matrix, expected, axis=1).tolist()
+
+
+def clusters(rows: int, seed: int, spread: float = 0.5) -> EmbeddedPairs:
+    """Pictures of 4 classes around 4 directions."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 4
+    images = normalize(
+        torch.eye(8)[labels] + spread * torch.randn(rows, 8, generator=generator), dim=-1
+    )
+    return EmbeddedPairs(
+        images,
+        ["x"] * rows,
+        torch.arange(rows),
+        [{"class": int(n)} for n in labels],
+        lambda _: images,
+    )
+
+
+def probes_on_ranks() -> dict[str, float]:
+    encoder = lying_ready(clusters(101, 1), clusters(203, 2))
+    return dict(NearestNeighbours(train=TRAIN)(encoder)) | {
+        f"probe/{name}": value for name, value in LinearProbe(train=TRAIN, iterations=50)(encoder)
+    }
+
+
+def test_neighbours_and_probe(tmp_path: Path) -> None:
+    held, train = clusters(101, 1), clusters(203, 2)
+    found = probes_on_ranks()
+    matrix = (held.images @ train.images.T).numpy()
+    order = np.argsort(-matrix, axis=1, kind="stable")
+    labels = np.arange(203) % 4
+    assert found["top1"] == np.mean(labels[order[:, 0]] == np.arange(101) % 4)
+    votes = np.zeros((101, 4))
+    for row, neighbours in enumerate(order[:, :20]):
+        np.add.at(votes[row], labels[neighbours], np.exp((matrix[row, neighbours] - 1) / 0.07))
+    assert found["weighted_20"] == np.mean(votes.argmax(axis=1) == np.arange(101) % 4)
+    assert found["probe/top1"] > 0.75
+    cold = dict(NearestNeighbours(train=TRAIN, temperature=1e-4)(lying_ready(held, train)))
+    assert cold["weighted_20"] == cold["top1"]  # a vote in which the nearest alone counts
+    for world in (2, 3):
+        for on_rank in on_ranks(world, probes_on_ranks, folder=tmp_path / str(world)):
+            assert on_rank == pytest.approx(found)
+
+
+def test_a_probe_stands_where_the_gradient_is_zero() -> None:
+    pairs = clusters(80, 3)
+    labels = torch.arange(80) % 4
+    weights, bias = LinearProbe(train=TRAIN)._fit(pairs.images, labels, 1e-2, 4)
+    weights.requires_grad_()
+    loss = cross_entropy(pairs.images @ weights + bias, labels) + 0.5e-2 * weights.square().sum()
+    (gradient,) = torch.autograd.grad(loss, weights)
+    assert float(gradient.abs().max()) < 1e-4
+
+
+def test_a_probe_takes_the_weight_decay_that_does_best_on_a_fifth() -> None:
+    """Many features, few pictures, wrong labels among them: too little and too much decay both lose."""
+    train, held = clusters(120, 5, spread=1.5), clusters(200, 6, spread=1.5)
+    decays = [1e-8, 1e-2, 1e3]
+    probe = LinearProbe(train=TRAIN, weight_decays=decays)
+    found = dict(probe(lying_ready(held, train)))
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
+    chosen, rest = order[::5], torch.stack([one for n, one in enumerate(order) if n % 5])
+    labels = torch.arange(120) % 4
+    shares = []
+    for decay in decays:
+        weights, bias = probe._fit(train.images[rest], labels[rest], decay, 4)
+        shares.append(
+            float(
+                ((train.images[chosen] @ weights + bias).argmax(dim=1) == labels[chosen])
+                .double()
+                .mean()
+            )
+        )
+    assert found["weight_decay"] == decays[int(np.argmax(shares))]
+    assert len(set(shares)) > 1
+
+
+def test_labels_that_are_missing_or_unknown() -> None:
+    bare = EmbeddedPairs(torch.eye(2), ["x"] * 2, torch.arange(2), [{}, {}], lambda _: torch.eye(2))
+    with pytest.raises(UserError, match="label=class: 2 of 2 images have no such field"):
+        dict(NearestNeighbours(train=TRAIN)(lying_ready(bare, bare)))
+    few = clusters(2, 0)
+    with pytest.raises(UserError, match="2 classes have no image among the labelled ones"):
+        dict(NearestNeighbours(train=TRAIN)(lying_ready(clusters(8, 1), few)))

@@ -1,0 +1,42 @@
+"""Templates of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align_train.errors import UserError
+from align_train.evals import (
+    ZeroShot,
+)
+from align_train.evals.labels import class_indices
+from align_train.evals.prompts import read_templates
+
+
+def test_well_known_prompts() -> None:
+    assert len(read_templates("imagenet")) == 80
+    assert read_templates("imagenet")[:2] == ["a bad photo of a {}.", "a photo of many {}."]
+    known = ZeroShot(classes="imagenet", templates="imagenet").classes
+    assert known is not None and len(known.names) == len(set(known.folders)) == 1000
+    assert class_indices(known, ["n01440764", "999", 1, "tench"], field="class") == [0, 999, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("templates", "words"),
+    [
+        ("nowhere.txt", "No such file.*or one of imagenet, "),
+        (["a photo"], "'a photo' has no {}"),
+        (["{} }"], "has no {}"),
+        ([], "no prompts"),
+    ],
+)
+def test_prompts_name_what_is_wrong(templates: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_templates(templates)
+
+
+def test_prompts_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("ein Bild: {}\n\n{}, gemalt\n")
+    assert read_templates(str(tmp_path / "prompts.txt")) == ["ein Bild: {}", "{}, gemalt"]

@@ -1,0 +1,88 @@
+"""From `data.*` settings to the loader of one rank."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+from align_train.stream.chunks import TrainingChunks
+from align_train.stream.datamodule import PairsDataModule
+from align_train.stream.replacement import Gone
+from tests.support.commands import data_module, finish, start
+
+
+def test_a_data_module_makes_its_shards_before_it_opens_them(demo: Path, tmp_path: Path) -> None:
+    def make() -> None:
+        shutil.copytree(demo / "train", tmp_path / "train")
+
+    data = data_module(str(tmp_path / "train"), demo / "tokenizer", chunk_size=16, make=make)
+    assert data.manifest.pairs == 512
+
+
+def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint(
+    demo: Path,
+) -> None:
+    """3 : 1 of the training shards and the held-out ones: by keys, on 1 and on 2 ranks; from a state saved at step 5."""
+
+    def module() -> PairsDataModule:
+        shards = [str(demo / "train"), str(demo / "held_out")]
+        return data_module(shards, demo / "tokenizer", weights=[3, 1], chunk_size=16, window=64)
+
+    def keys(chunks: TrainingChunks, step: int) -> list[list[str]]:
+        made = [chunks[step, number] for number in range(2)]
+        return [item[0].keys for item in made if not isinstance(item, Gone)]
+
+    whole = module()
+    chunks = whole.training_chunks()
+    held_out = {Path(shard.url).stem for shard in whole.manifest.shards if "held_out" in shard.url}
+    epochs = []
+    for step in range(40):
+        for of_rank in keys(chunks, step):  # two ranks have a chunk each
+            assert sum(key.partition("/")[0] in held_out and len(key) > 0 for key in of_rank) >= 4
+        visits = chunks.visits(step)
+        second = visits.shard >= whole.order.sources[1].first_shard
+        assert second.reshape(2, -1).sum(axis=1).tolist() == [4, 4]
+        epochs.append((visits.epoch[~second].max(), visits.epoch[second].max()))
+    assert epochs[-1] == (1, 4)  # 40 steps: 960 of the 512 pairs of one, 320 of the 64 of the other
+    resumed = module()
+    resumed.go_on({**whole.recipe, "step": 5, "cursor": 5 * 32, "pairs_seen": 5 * 32})
+    assert resumed.training_chunks().start.finished_steps == 5
+    assert [keys(resumed.training_chunks(), step) for step in (5, 17)] == [
+        keys(chunks, step) for step in (5, 17)
+    ]
+
+
+def test_a_run_stops_where_too_many_pairs_are_bad(
+    demo: Path, tmp_path: Path, small_run: tuple[str, ...]
+) -> None:
+    """Two of four shards turn out to be garbage: replaced, written down, and past the share the run stops; one line."""
+    shutil.copytree(demo / "train", tmp_path / "train")
+    for path in sorted((tmp_path / "train").glob("*.tar"))[:2]:
+        path.write_bytes(b"garbage" * 1000)
+    arguments = (*small_run, f"data.shards={tmp_path}/train", "name=bad", "trainer.devices=2")
+    done = finish(start(*arguments, cwd=tmp_path))
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "align_train: " in line]
+    assert re.search(
+        r"step \d+: \d+ of \d+ pairs could not be used, more than data\.max_bad_share=0\.1; see .*bad_pairs",
+        told,
+    )
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "outputs" / "bad" / "bad_pairs.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) > 100
+    assert {line["key"].split("/")[0] for line in lines} == {"00000000", "00000128"}
+    assert all("not a readable tar" in line["reason"] and line["step"] >= 1 for line in lines)
+    assert {line["replaced_by"].split("/")[0] for line in lines} <= {"00000256", "00000384"}
+    with (tmp_path / "outputs" / "bad" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:  # those of both ranks together
+        assert (
+            int(float(row["bad_pairs"]))
+            == sum(line["step"] <= int(row["step"]) for line in lines)
+            > 0
+        )
