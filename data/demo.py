@@ -11,7 +11,7 @@ from align_train.config.compose import command
 
 
 @dataclass
-class DemoConfig:
+class DemoSettings:
     """`conf/commands/make_demo.yaml` explains each key and has the defaults."""
 
     folder: str
@@ -24,7 +24,7 @@ class DemoConfig:
     vocabulary: int
 
 
-def run(settings: DemoConfig) -> None:
+def run(settings: DemoSettings) -> None:
     """Writes the demo's data, unless the folder has it."""
     # Imported here, so that `--help` does not wait for it.
     from align_train.demo import make_demo
@@ -37,4 +37,4 @@ def run(settings: DemoConfig) -> None:
 
 
 if __name__ == "__main__":
-    command(run, config_name="make_demo", schema=DemoConfig)
+    command(run, config_name="make_demo", schema=DemoSettings)

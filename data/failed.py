@@ -28,7 +28,7 @@ from data.tables.img2dataset import OWN_COLUMNS, STATS_SUFFIX
 
 
 @dataclass
-class FailedConfig:
+class FailedSettings:
     """`conf/commands/failed.yaml` explains each key and has the defaults."""
 
     shards: str
@@ -39,7 +39,7 @@ class FailedConfig:
     memory_gb: float
 
 
-def run(settings: FailedConfig) -> None:
+def run(settings: FailedSettings) -> None:
     """Writes the table of failed URLs."""
     to = Path(settings.to).expanduser()
     if to.suffix != ".parquet":
@@ -63,7 +63,7 @@ def run(settings: FailedConfig) -> None:
     print(f"{to}: {parquet.read_metadata(to).num_rows:,} URLs to try once more")
 
 
-def _refuse_unfinished(settings: FailedConfig) -> None:
+def _refuse_unfinished(settings: FailedSettings) -> None:
     folder = Path(settings.shards).expanduser()
 
     # img2dataset begins each file of the source with a new shard.
@@ -90,4 +90,4 @@ def _failed(rows: Table, gone: Sequence[str]) -> Table:
 
 
 if __name__ == "__main__":
-    command(run, config_name="failed", schema=FailedConfig)
+    command(run, config_name="failed", schema=FailedSettings)

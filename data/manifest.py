@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ManifestConfig:
+class ManifestSettings:
     """`conf/commands/make_manifest.yaml` explains each key and has the defaults."""
 
     shards: Any  # a path, a URL or a list; Hydra may take one for a number
@@ -31,7 +31,7 @@ class ManifestConfig:
     storage_options: Any  # a mapping or None
 
 
-def run(settings: ManifestConfig) -> None:
+def run(settings: ManifestSettings) -> None:
     """Writes the manifest."""
     # Imported here, so that `--help` does not wait for them.
     from align_train.shards.cache import ShardCache
@@ -107,4 +107,4 @@ def _may_be_folder(path: str) -> bool:
 
 
 if __name__ == "__main__":
-    command(run, config_name="make_manifest", schema=ManifestConfig)
+    command(run, config_name="make_manifest", schema=ManifestSettings)

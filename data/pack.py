@@ -37,7 +37,7 @@ _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
 
 
 @dataclass
-class PackConfig:
+class PackSettings:
     """`conf/commands/pack.yaml` explains each key and has the defaults."""
 
     source: str
@@ -55,7 +55,7 @@ class PackConfig:
 Pair = tuple[Path, list[str]]
 
 
-def run(settings: PackConfig) -> None:
+def run(settings: PackSettings) -> None:
     """Packs the source into a new folder."""
     to = Path(settings.to).expanduser()
     _check(settings, to)
@@ -71,7 +71,7 @@ def run(settings: PackConfig) -> None:
     print(f"{to}: {len(pairs):,} pairs with {texts:,} texts in {shards:,} shards")
 
 
-def _check(settings: PackConfig, to: Path) -> None:
+def _check(settings: PackSettings, to: Path) -> None:
     if to.exists():
         raise UserError(f"to={settings.to} exists; remove it or choose another folder")
     if settings.pairs_per_shard < 1:
@@ -83,7 +83,7 @@ def _check(settings: PackConfig, to: Path) -> None:
         )
 
 
-def collect(settings: PackConfig) -> list[Pair]:
+def collect(settings: PackSettings) -> list[Pair]:
     """Finds all images with their texts.
 
     Returns:
@@ -115,7 +115,7 @@ def collect(settings: PackConfig) -> list[Pair]:
     return pairs
 
 
-def _open(settings: PackConfig) -> tuple[Iterable[Row], Path, Path]:
+def _open(settings: PackSettings) -> tuple[Iterable[Row], Path, Path]:
     """Opens a folder or a table.
 
     Returns:
@@ -220,7 +220,7 @@ def _refuse_missing(pairs: Sequence[Pair]) -> None:
         )
 
 
-def write(pairs: list[Pair], folder: Path, settings: PackConfig) -> None:
+def write(pairs: list[Pair], folder: Path, settings: PackSettings) -> None:
     """Writes shards, the manifest and, if the setting asks for one, a vocabulary.
 
     Args:
@@ -280,4 +280,4 @@ def _read_image(path: Path) -> tuple[str, bytes]:
 
 
 if __name__ == "__main__":
-    command(run, config_name="pack", schema=PackConfig)
+    command(run, config_name="pack", schema=PackSettings)

@@ -25,7 +25,7 @@ _BATCH = 16384  # texts, so that the tokenizer's threads have work
 
 
 @dataclass
-class VocabularyConfig:
+class VocabularySettings:
     """`conf/commands/vocabulary.yaml` explains each key and has the defaults."""
 
     source: Any  # a path or a list of paths; Hydra may take one for a number
@@ -37,7 +37,7 @@ class VocabularyConfig:
     every: int
 
 
-def run(settings: VocabularyConfig) -> None:
+def run(settings: VocabularySettings) -> None:
     """Trains the vocabulary and writes the tokenizer's folder."""
     to = Path(settings.to).expanduser()
     _check(settings, to)
@@ -59,7 +59,7 @@ def run(settings: VocabularyConfig) -> None:
         print(f"fewer than size={settings.size:,}: every word of the texts is a token already")
 
 
-def _check(settings: VocabularyConfig, to: Path) -> None:
+def _check(settings: VocabularySettings, to: Path) -> None:
     if to.exists():
         raise UserError(f"to={settings.to} exists; remove it or choose another folder")
     if settings.every < 1:
@@ -74,7 +74,7 @@ def _count_tokens(folder: Path) -> int:
     return Tokenizer(str(folder), max_tokens=64).vocabulary_size
 
 
-def _batches(settings: VocabularyConfig, *, label: str) -> Iterator[list[str]]:
+def _batches(settings: VocabularySettings, *, label: str) -> Iterator[list[str]]:
     """Yields all texts in large batches, under a progress bar with that label.
 
     Raises:
@@ -96,7 +96,7 @@ def _batches(settings: VocabularyConfig, *, label: str) -> Iterator[list[str]]:
         raise UserError(f"source={settings.source}: no texts there")
 
 
-def _texts(settings: VocabularyConfig, label: str) -> Iterator[list[str]]:
+def _texts(settings: VocabularySettings, label: str) -> Iterator[list[str]]:
     """Opens the source; tables that people write by hand do without pyarrow."""
     sources = paths_of(settings.source, "source")
     suffixes = {Path(source).suffix.lower() for source in sources}
@@ -106,7 +106,7 @@ def _texts(settings: VocabularyConfig, label: str) -> Iterator[list[str]]:
 
 
 def _texts_of_tables(
-    sources: Sequence[str], settings: VocabularyConfig, label: str
+    sources: Sequence[str], settings: VocabularySettings, label: str
 ) -> Iterator[list[str]]:
     columns = settings.text or ["text"]
     for source in sources:
@@ -121,7 +121,7 @@ def _texts_of_tables(
 
 
 def _texts_of_parquet(
-    sources: Sequence[str], settings: VocabularyConfig, label: str
+    sources: Sequence[str], settings: VocabularySettings, label: str
 ) -> Iterator[list[str]]:
     try:
         from data.tables.batches import batches
@@ -154,7 +154,7 @@ def _texts_of_parquet(
                 bar.update(len(rows))
 
 
-def _parts(cells: Iterable[str], settings: VocabularyConfig) -> list[str]:
+def _parts(cells: Iterable[str], settings: VocabularySettings) -> list[str]:
     """Splits the cells at the separator, if the settings have one."""
     if not settings.separator:
         return list(cells)
@@ -166,4 +166,4 @@ def _parts(cells: Iterable[str], settings: VocabularyConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(run, config_name="vocabulary", schema=VocabularyConfig)
+    command(run, config_name="vocabulary", schema=VocabularySettings)

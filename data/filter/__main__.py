@@ -13,11 +13,11 @@ from align_train.errors import UserError
 from data.filter.job import DONE, run_filter
 from data.filter.plan import Plan, make_plan
 from data.filter.rules import check
-from data.filter.settings import FilterConfig
+from data.filter.settings import FilterSettings
 from data.tables.find import find
 
 
-def run(settings: FilterConfig) -> None:
+def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
     check(settings.rules)
     _check_numbers(settings)
@@ -37,7 +37,7 @@ def run(settings: FilterConfig) -> None:
     run_filter(plan)
 
 
-def _check_numbers(settings: FilterConfig) -> None:
+def _check_numbers(settings: FilterSettings) -> None:
     least_memory = 1 if settings.engine == "spark" else 0.5
     numbers = {
         "memory_gb": (settings.memory_gb, least_memory),
@@ -60,4 +60,4 @@ def _print_finished(plan: Plan, done: Path) -> None:
 
 
 if __name__ == "__main__":
-    command(run, config_name="filter", schema=FilterConfig)
+    command(run, config_name="filter", schema=FilterSettings)

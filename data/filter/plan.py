@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from align_train.errors import UserError
 from data.filter.hashes import hashes_of
 from data.filter.rules import COLUMNS_OF, Rules, active, described
-from data.filter.settings import FilterConfig
+from data.filter.settings import FilterSettings
 from data.tables.engine import TAKEN
 from data.tables.find import Tables
 
@@ -37,7 +37,7 @@ class Plan:
         evaluation: uint64 hashes of the evaluation images; empty if they are not needed.
     """
 
-    settings: FilterConfig
+    settings: FilterSettings
     tables: Tables
     columns: Columns
     names: tuple[str, ...]
@@ -134,7 +134,7 @@ class Plan:
                 )
 
 
-def make_plan(settings: FilterConfig, tables: Tables) -> Plan:
+def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
     """Chooses the columns and the rules, and hashes the evaluation images.
 
     Raises:
@@ -169,7 +169,7 @@ def make_plan(settings: FilterConfig, tables: Tables) -> Plan:
     )
 
 
-def _choose_columns(settings: FilterConfig, tables: Tables) -> tuple[Columns, dict[str, str]]:
+def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, dict[str, str]]:
     """Finds the columns of the rules that are on, and the rules that must do without."""
     chosen: Columns = {}
     not_applied: dict[str, str] = {}

@@ -21,7 +21,7 @@ class ColumnNames:
 
 
 @dataclass
-class FilterConfig:
+class FilterSettings:
     """`conf/commands/filter.yaml` explains each key and has the defaults."""
 
     source: Any  # a path or a list of paths; Hydra may take one for a number

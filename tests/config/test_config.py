@@ -22,12 +22,12 @@ from align_train.config.schema import (
 from align_train.errors import UserError
 from align_train.shards.write import write_shard
 from align_train.strategy import RunFacts
-from data.demo import DemoConfig
-from data.failed import FailedConfig
-from data.filter.settings import FilterConfig
-from data.manifest import ManifestConfig
-from data.pack import PackConfig
-from data.vocabulary import VocabularyConfig
+from data.demo import DemoSettings
+from data.failed import FailedSettings
+from data.filter.settings import FilterSettings
+from data.manifest import ManifestSettings
+from data.pack import PackSettings
+from data.vocabulary import VocabularySettings
 from tests.support.commands import SMALL_MAKE, finish, start
 from tests.support.settings import CONF, composed
 
@@ -284,14 +284,14 @@ GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "embed": (EmbedSettings, ("model=x", "shards=x", "to=x")),
     "evaluate": (EvaluateSettings, ("model=x",)),
     "export": (ExportSettings, ("model=x", "to=x")),
-    "failed": (FailedConfig, ("shards=x", "source=x", "to=x")),
-    "filter": (FilterConfig, ("source=x", "to=x")),
-    "make_demo": (DemoConfig, ()),
-    "make_manifest": (ManifestConfig, ("shards=x",)),
-    "pack": (PackConfig, ("source=x", "to=x")),
+    "failed": (FailedSettings, ("shards=x", "source=x", "to=x")),
+    "filter": (FilterSettings, ("source=x", "to=x")),
+    "make_demo": (DemoSettings, ()),
+    "make_manifest": (ManifestSettings, ("shards=x",)),
+    "pack": (PackSettings, ("source=x", "to=x")),
     "search": (SearchSettings, ("index=x",)),
     "show": (ShowSettings, ("name=x",)),
-    "vocabulary": (VocabularyConfig, ("source=x", "to=x")),
+    "vocabulary": (VocabularySettings, ("source=x", "to=x")),
 }
 
 

@@ -23,7 +23,7 @@ from benchmarks.shared.crawl_table import write_table
 from data.filter.__main__ import run as run_filter
 from data.filter.hashes import Probes, hexadecimal
 from data.filter.rules import NAMES, with_unigrams
-from data.filter.settings import FilterConfig
+from data.filter.settings import FilterSettings
 from data.filter.statistics import least_frequent, rows_near
 from data.tables.engine import Source
 from data.tables.engines import engine
@@ -520,7 +520,7 @@ def test_bad_input(
     for path in bad_tables.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    settings = compose_command("filter", FilterConfig, "source=table", "to=out", *arguments)
+    settings = compose_command("filter", FilterSettings, "source=table", "to=out", *arguments)
     with pytest.raises(UserError) as caught:
         run_filter(settings)
     assert told in str(caught.value) and "\n" not in str(caught.value)

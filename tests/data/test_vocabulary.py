@@ -15,7 +15,7 @@ from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.stream.tokenizer import Tokenizer
 from align_train.stream.wordpiece import train_tokenizer
-from data.vocabulary import VocabularyConfig
+from data.vocabulary import VocabularySettings
 from data.vocabulary import run as run_vocabulary
 from tests.support.commands import REPOSITORY, run
 
@@ -125,7 +125,7 @@ def test_bad_input(
             pa.table({"text": pa.array(texts, pa.string())}), Path(name) / "a.parquet"
         )
     Path("table.tsv").write_text("url\ttext\na\tb\n", encoding="utf-8")
-    settings = compose_command("vocabulary", VocabularyConfig, "source=table", "to=out", *arguments)
+    settings = compose_command("vocabulary", VocabularySettings, "source=table", "to=out", *arguments)
     with pytest.raises(UserError, match=re.escape(told)):
         run_vocabulary(settings)
     assert not Path("out").exists() and not list(Path().glob(".out*"))
