@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from align_train.cluster import launcher
@@ -31,6 +30,8 @@ def run_loggers(settings: TrainSettings, folder: RunFolder) -> list[Logger]:
     """
     if not settings.logger:
         return []
+
+    import wandb  # takes a second, which only its users should pay
 
     lines = folder.lineage.read()
     identity = lines[0]["run"] if lines else None

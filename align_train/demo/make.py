@@ -11,7 +11,9 @@ import io
 import json
 import multiprocessing
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,9 @@ from align_train.stream.classes import CLASS_FILE
 from align_train.stream.wordpiece import train_tokenizer
 
 _DONE = "demo.json"  # the settings that a demo was made with
+
+# Fewer are drawn in this process: to start others takes longer than to draw.
+_FEW_PAIRS = 4000
 
 _LEAST = {"pairs": 1, "held_out": 1, "size": 8, "pairs_per_shard": 1, "vocabulary": 10}
 
@@ -156,18 +161,17 @@ def _draw_splits(folder: Path, settings: _Settings) -> None:
     jobs += _jobs("held_out", settings.held_out, settings.pairs_per_shard)
     work = partial(_draw_shard, folder=folder, settings=settings)
 
-    # Spawned, not forked: the caller may have threads, and a fork would inherit their locks.
-    context = multiprocessing.get_context("spawn")
-    processes = min(len(jobs), os.cpu_count() or 1)
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        shards = list(
-            tqdm(
-                pool.map(work, jobs),
-                total=len(jobs),
-                desc=f"drawing {settings.pairs:,} demo pairs",
-                unit="shard",
-            )
-        )
+    with ExitStack() as stack:
+        each: Callable[..., Iterable[Shard]] = map
+        if settings.pairs + settings.held_out > _FEW_PAIRS:
+            # Spawned, not forked: the caller may have threads, and a fork would inherit their locks.
+            context = multiprocessing.get_context("spawn")
+            processes = min(len(jobs), os.cpu_count() or 1)
+            pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context))
+            each = pool.map
+
+        description = f"drawing {settings.pairs:,} demo pairs"
+        shards = list(tqdm(each(work, jobs), total=len(jobs), desc=description, unit="shard"))
 
     for split in ("train", "held_out"):
         of_split = tuple(shard for shard in shards if Path(shard.url).parent.name == split)

@@ -86,7 +86,9 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
 
     columns = min(_CURVES_IN_A_ROW, len(points))
     lines = -(-len(points) // columns)
-    figure = _figure(3.6 * columns, 2.6 * lines, layout="constrained")
+    width = 3.6 * columns
+    height = 2.6 * lines
+    figure = _figure(width, height)
     axes = figure.subplots(lines, columns, squeeze=False)
 
     for axis, (name, values) in zip(axes.flat, points.items(), strict=False):
@@ -99,6 +101,15 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
     for axis in axes.flat[len(points) :]:
         axis.axis("off")
 
+    # matplotlib's own layout would take longer than all the rest: it draws each plot twice.
+    figure.subplots_adjust(
+        left=0.5 / width,
+        right=1 - 0.15 / width,
+        bottom=0.3 / height,
+        top=1 - 0.6 / height,
+        wspace=0.25,
+        hspace=0.35,
+    )
     figure.suptitle(f"{title}, by optimizer step", fontsize=10)
     _save(figure, path)
 

@@ -161,6 +161,9 @@ class _Zero(StaysInPlace):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it builds
             import deepspeed
 
+            if self.root_device.type == "cpu":
+                # It would compile a helper for a minute and a half. gloo does the same.
+                deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             deepspeed.init_distributed(
                 self.process_group_backend, auto_mpi_discovery=False, verbose=False
             )

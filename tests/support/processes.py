@@ -16,7 +16,24 @@ import torch.distributed as dist
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-_CONTEXT.set_forkserver_preload(["tests.support.parity", "deepspeed"])
+# The modules of tests too, or each rank would import the one of its function anew.
+_CONTEXT.set_forkserver_preload(
+    [
+        "tests.support.parity",
+        "deepspeed",
+        "torch._inductor.compile_fx",
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+        "tests.commands.test_classifier",
+        "tests.evals.test_composed",
+        "tests.evals.test_embedder",
+        "tests.evals.test_knn_and_probe",
+        "tests.evals.test_retrieval",
+        "tests.loss.test_loss",
+        "tests.strategy.test_checkpoints",
+        "tests.strategy.test_parity",
+        "tests.training.test_chunks",
+    ]
+)
 
 
 def _work(
