@@ -449,7 +449,8 @@ def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     small_run: tuple[str, ...], tmp_path: Path, folders: Path
 ) -> None:
     """A picture is broken: the run ends at its first evaluation, with that step saved, and then at its last one; another
-    evaluation of a single evaluator does not count for it; the command itself does, once the picture is whole."""
+    evaluation of a single evaluator does not count for it; the command itself does, once the picture is whole.
+    """
     pictures = FolderPerClass(path=str(folders)).open(OF).files
     whole = [picture.read_bytes() for picture in pictures]
     command = (

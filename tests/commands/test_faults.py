@@ -425,7 +425,8 @@ SLURM: dict[str, Any] = {
 
 def dry(rank: int, *overrides: str, demo: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The README's command for the large run as one of its 32 tasks would run it, but on the demo's pairs, and no further than
-    the summary."""
+    the summary.
+    """
     script, *arguments = LARGE[LARGE.index("launch/train.sbatch") :].split()
     assert (
         script == "launch/train.sbatch"

@@ -129,7 +129,8 @@ def test_from_urls_to_a_training_run(
         ] == manifest.counts.tolist()
 
         asked = len(server.asked)
-        # Once more for what failed: what stalled comes now, what is gone or no picture is not asked for again.
+        # Once more for what failed: what stalled comes now, what is gone or no picture is not asked
+        # for again.
         server.mended = True
         download("retry", cwd=tmp_path, **places)
         again = {request.split("/")[0] for request in server.asked[asked:]}
@@ -147,7 +148,8 @@ def test_from_urls_to_a_training_run(
     names = [shard.name for shard in manifest.shards]
     assert "00002.tar" not in names and "00004.tar" not in names and len(names) >= 5
 
-    # What the filter knew of a picture has travelled with it; so the shards can be filtered again, without a tar rewritten.
+    # What the filter knew of a picture has travelled with it; so the shards can be filtered again,
+    # without a tar rewritten.
     table = parquet.read_table(shards / "00000.parquet")
     assert {"image_phash", "nsfw_score_opennsfw2"} <= set(table.column_names)
     before = {tar.name: tar.read_bytes() for tar in shards.glob("*.tar")}
@@ -232,7 +234,8 @@ def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
         asked = len(server.asked)
         download(cwd=tmp_path, **places)
         assert len(server.asked) == asked
-        # Failed URLs, twice: what was got by the first pass over them is not asked for by the second. A pass that was killed
+        # Failed URLs, twice: what was got by the first pass over them is not asked for by the
+        # second. A pass that was killed
         # has left a table without a footer, and no statistics.
         for suffix in (".tar", ".parquet"):
             (shards / f"00008{suffix}").write_bytes(b"PAR1")

@@ -299,7 +299,10 @@ def every_character() -> list[str]:
 
 
 def test_words_of_every_character(tmp_path: Path) -> None:
-    """Each in the middle of a word and alone. Of capitals that this Python does not know yet, only that they are one word."""
+    """Each in the middle of a word and alone.
+
+    Of capitals that this Python does not know yet, only that they are one word.
+    """
     texts = every_character()
     for text, found in zip(texts, words_by("duckdb", texts, tmp_path), strict=True):
         ours = filter_oracle.words(text)
@@ -372,8 +375,12 @@ def test_near_hashes_against_brute_force(distance: int, tmp_path: Path) -> None:
     hashes = rng.choice(probes, 4000) ^ (
         flips & np.where(rng.random(4000) < 0.5, keep[:, 0], keep[:, 0] & keep[:, 1])
     )
-    wanted = [number for number, value in enumerate(hashes.tolist())
-              if min((value ^ probe).bit_count() for probe in probes.tolist()) <= distance]  # fmt: skip
+    wanted = [
+        number
+        for number, value in enumerate(hashes.tolist())
+        # fmt: skip
+        if min((value ^ probe).bit_count() for probe in probes.tolist()) <= distance
+    ]
     assert wanted or distance == 0
     looked_for = Probes(probes, distance)
     parquet.write_table(

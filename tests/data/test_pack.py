@@ -15,7 +15,8 @@ from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
 from tests.support.shards import TXT, contents
 
-# --- packing ----------------------------------------------------------------------------------------------------------
+# --- packing
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -125,7 +125,9 @@ def test_bad_input(
             pa.table({"text": pa.array(texts, pa.string())}), Path(name) / "a.parquet"
         )
     Path("table.tsv").write_text("url\ttext\na\tb\n", encoding="utf-8")
-    settings = compose_command("vocabulary", VocabularySettings, "source=table", "to=out", *arguments)
+    settings = compose_command(
+        "vocabulary", VocabularySettings, "source=table", "to=out", *arguments
+    )
     with pytest.raises(UserError, match=re.escape(told)):
         run_vocabulary(settings)
     assert not Path("out").exists() and not list(Path().glob(".out*"))

@@ -13,7 +13,8 @@ from align_train.demo import make_demo, phrases
 from align_train.demo.scene import Scene, sample_scene
 from align_train.errors import UserError
 
-# --- the demo ---------------------------------------------------------------------------------------------------------
+# --- the demo
+# ---------------------------------------------------------------------------------------------------------
 
 
 def digest(folder: Path) -> dict[str, str]:

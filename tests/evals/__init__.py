@@ -1,1 +1,1 @@
-"""tests.evals"""
+"""tests.evals."""

@@ -13,7 +13,8 @@ from align_train.evals import (
 from align_train.loss.contrastive import ContrastiveLoss
 from tests.support.ready import encoded, lying_ready
 
-# --- loss, and what encodes ------------------------------------------------------------------------------------------------
+# --- loss, and what encodes
+# ------------------------------------------------------------------------------------------------
 
 
 def test_held_out_loss_is_the_cross_entropy_of_groups() -> None:

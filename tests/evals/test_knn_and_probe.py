@@ -25,7 +25,8 @@ from tests.support.ready import lying_ready
 TRAIN: Any = 1  # the second set of `lying_ready`
 
 
-# --- neighbours, probe, composed search, texts -----------------------------------------------------------------------------
+# --- neighbours, probe, composed search, texts
+# -----------------------------------------------------------------------------
 
 
 @given(

@@ -118,7 +118,8 @@ def test_copies_tie_wherever_they_lie() -> None:
     assert (of_images[:300] >= 1).all()
 
 
-# --- against others' -----------------------------------------------------------------------------------------------------
+# --- against others'
+# -----------------------------------------------------------------------------------------------------
 
 
 def without_ties(counts: list[int]) -> EmbeddedPairs:
@@ -136,7 +137,8 @@ def without_ties(counts: list[int]) -> EmbeddedPairs:
 
 def test_retrieval_equals_torchmetrics() -> None:
     """With one caption each, its recall is ours; with several, its *hit rate* is ours, and its recall is another thing: the
-    share of a picture's own captions that are among the first k."""
+    share of a picture's own captions that are among the first k.
+    """
     for counts in ([1] * 40, [1, 3, 2, 5] * 8):
         pairs = without_ties(counts)
         matrix = torch.from_numpy(whole_matrix(pairs.images, pairs.texts))

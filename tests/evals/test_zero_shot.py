@@ -15,7 +15,8 @@ from align_train.evals import (
 )
 from tests.support.ready import encoded, lying_ready
 
-# --- zero-shot ----------------------------------------------------------------------------------------------------------
+# --- zero-shot
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_attributes_folders_and_candidates(tmp_path: Path) -> None:

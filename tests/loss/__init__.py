@@ -1,1 +1,1 @@
-"""tests.loss"""
+"""tests.loss."""

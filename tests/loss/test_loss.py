@@ -33,7 +33,7 @@ TEXT_IDS = torch.tensor([0, 1, 1, 3, 4, 5, 6, 7, 8, 9, 9, 11])
 
 
 def duplicates() -> Tensor:
-    """bool `[B, B]`: who is no negative of whom."""
+    """Bool `[B, B]`: who is no negative of whom."""
     alike = (IMAGE_IDS[:, None] == IMAGE_IDS) | (TEXT_IDS[:, None] == TEXT_IDS)
     return alike & ~torch.eye(BATCH, dtype=torch.bool)
 
@@ -126,7 +126,8 @@ def share(kind: str, temperature: float, tile: int) -> list[Tensor]:
     return [value.detach(), *(gradient / world_size() for gradient in gradients)]
 
 
-# float64 holds exp(x) up to 1 / 0.0015 in one exponential; below that, rows and columns have maxima of their own.
+# float64 holds exp(x) up to 1 / 0.0015 in one exponential; below that, rows and columns have maxima
+# of their own.
 @pytest.mark.parametrize("temperature", [1.0, 0.05, 0.001])
 @pytest.mark.parametrize("tile", [2048, 5, 1])
 @pytest.mark.parametrize("kind", PLAIN)
@@ -248,7 +249,8 @@ def test_a_compiled_step_around_the_loss_gives_the_same() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-# --- the price that the module's docstring states ----------------------------------------------------------------------
+# --- the price that the module's docstring states
+# ----------------------------------------------------------------------
 
 ROWS, WIDTH, TILE = 64, 32, 16
 

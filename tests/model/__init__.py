@@ -1,1 +1,1 @@
-"""tests.model"""
+"""tests.model."""

@@ -31,7 +31,8 @@ def millions(module: nn.Module) -> float:
 @pytest.mark.parametrize(
     ("name", "dim", "image", "text"),
     [
-        # Issue and FACTS: B7 without its head convolution 62.1 M; the text tower is BERT-base + 768 x 640 linear.
+        # Issue and FACTS: B7 without its head convolution 62.1 M; the text tower is BERT-base + 768
+        # x 640 linear.
         ("b7_base", 640, 62.14, 109.38),
         ("b5_base", 640, 27.6, 109.38),
         ("b3_mini", 640, 10.35, 11.27),

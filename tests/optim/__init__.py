@@ -1,1 +1,1 @@
-"""tests.optim"""
+"""tests.optim."""

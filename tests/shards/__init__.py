@@ -1,1 +1,1 @@
-"""tests.shards"""
+"""tests.shards."""

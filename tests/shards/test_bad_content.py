@@ -86,7 +86,8 @@ def epoch(
             keys += chunk.keys
             captions += chunk.captions
     loader.close()
-    # The last batch reaches into the next epoch where they do not come out even: count the first epoch's own.
+    # The last batch reaches into the next epoch where they do not come out even: count the first
+    # epoch's own.
     return keys, captions, {bad.key: bad.reason for bad in loader.bad_pairs}
 
 
@@ -125,7 +126,8 @@ def _with_sampling(factors: int) -> bytes:
     return bytes(data)
 
 
-# name -> the pair's picture and extension, and the reason that must be told; None: the pair is usable.
+# name -> the pair's picture and extension, and the reason that must be told; None: the pair is
+# usable.
 PICTURES: dict[str, tuple[bytes, str, str | None]] = {
     "half a JPEG": (encoded(photo(), "JPEG")[:900], "jpg", "broken image"),
     "HTML saved as .jpg": (

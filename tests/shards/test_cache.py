@@ -305,7 +305,8 @@ def test_a_manifest_that_is_out_of_date_is_told_from_a_cut(tmp_path: Path) -> No
         stage.local("nowhere://x/a.tar")
 
 
-# --- fetching ahead -----------------------------------------------------------------------------------------------------
+# --- fetching ahead
+# -----------------------------------------------------------------------------------------------------
 
 
 @given(order=orders, data=st.data())
@@ -396,7 +397,8 @@ def test_space_is_that_of_the_windows_at_hand_and_next() -> None:
     assert space_needed(small, sizes[:5], range(2)) == 5 * 7
 
 
-# --- shards that vanish ---------------------------------------------------------------------------------------------------
+# --- shards that vanish
+# ---------------------------------------------------------------------------------------------------
 
 
 def last_needed(many: Path) -> tuple[int, int]:

@@ -21,7 +21,7 @@ CAPTION = CaptionSource("txt", None)
 
 
 def pairs_of(tar: Path) -> list[tuple[str, bytes, str]]:
-    """(key, picture, text)"""
+    """(key, picture, text)."""
     reader = ShardReader(tar, CAPTION)
     pairs = [
         (reader.key(number).partition("/")[2], *reader.read(number))

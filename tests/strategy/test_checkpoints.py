@@ -113,7 +113,8 @@ def test_twenty_steps_and_on_and_on(
     small_run: tuple[str, ...],
 ) -> None:
     """By the command: 20 steps, stop, 10 more on another world, stop, and 10 more: the losses of a run left alone, of one
-    process; or, where engine and world stay, of that engine, and then bitwise."""
+    process; or, where engine and world stay, of that engine, and then bitwise.
+    """
     constant = (
         *small_run,
         "scheduler.warmup_steps=100",

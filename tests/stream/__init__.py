@@ -1,1 +1,1 @@
-"""tests.stream"""
+"""tests.stream."""

@@ -25,7 +25,11 @@ def test_a_data_module_makes_its_shards_before_it_opens_them(demo: Path, tmp_pat
 def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint(
     demo: Path,
 ) -> None:
-    """3 : 1 of the training shards and the held-out ones: by keys, on 1 and on 2 ranks; from a state saved at step 5."""
+    """3 .
+
+    1 of the training shards and the held-out ones: by keys, on 1 and on 2 ranks; from a state saved
+    at step 5.
+    """
 
     def module() -> PairsDataModule:
         shards = [str(demo / "train"), str(demo / "held_out")]

@@ -8,7 +8,8 @@ import numpy as np
 
 from align_train.stream.tokenizer import Tokenizer
 
-# --- text -------------------------------------------------------------------------------------------------------------
+# --- text
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_texts_are_cut_and_padded_to_eights(demo: Path) -> None:

@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
 
 
 def distinct_images(number: int, size: int) -> Tensor:
-    """float `[number, 3, size, size]` in [-1, 1]: a tint each, and more and more noise."""
+    """Float `[number, 3, size, size]` in [-1, 1]: a tint each, and more and more noise."""
     generator = torch.Generator().manual_seed(1)
     levels = (torch.rand(number, 3, 1, 1, generator=generator) * 2 - 1).sign()
     noise = torch.rand(number, 3, size, size, generator=generator) * 2 - 1

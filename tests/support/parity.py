@@ -440,7 +440,8 @@ def extras(engines: tuple[str, ...] = ("ddp", "fsdp", "ZeRO-2", "ZeRO-3")) -> It
 
 def bound(case: Case) -> tuple[float, float]:
     """Of gradients, and of parameters after five steps. In bf16 a last digit of float32 flips roundings of the next step, and
-    optimizers make the gradients of small parameters as large as any: only the first step compares."""
+    optimizers make the gradients of small parameters as large as any: only the first step compares.
+    """
     if case.bf16:
         return 1e-5, 0.2
     return (1e-10, 1e-9) if case.dtype == "float64" else (1e-5, 1e-4)

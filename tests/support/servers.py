@@ -176,7 +176,7 @@ def flaky_http(
 def flaky_s3(
     folder: Path, *, fail: float = 0.3, stall: float = 5.0, seed: int = 0
 ) -> Iterator[FlakyBucket]:
-    """moto's S3 with a bucket "shards" that holds the files of `folder`. Only reading an object (GET, HEAD) can go wrong.
+    """Moto's S3 with a bucket "shards" that holds the files of `folder`. Only reading an object (GET, HEAD) can go wrong.
 
     moto keeps its buckets in the process, so there is one such store at a time.
     """
