@@ -1,1 +1,1 @@
-
+"""Benchmarks: a folder a topic, each started by `python -m benchmarks.TOPIC`."""

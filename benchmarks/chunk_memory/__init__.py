@@ -1,1 +1,1 @@
-"""benchmarks.chunk_memory"""
+"""The memory of a large device batch under gradient caching."""

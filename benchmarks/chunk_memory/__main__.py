@@ -1,21 +1,24 @@
-"""The memory of a large device batch under gradient caching: `model=tiny`, 2,048 pairs in chunks of 32.
+"""The memory of a large device batch under gradient caching: `model=tiny`, 2,048 pairs by 32.
 
     python -m benchmarks.chunk_memory [--rounds 3]
 
-Peak of one step (forward, loss, backward, LAMB) above the built model, optimizer and inputs: of one chunk alone, of the whole
-device batch with `recompute=true`, and of the same with every chunk's graph kept; and whether both have the same gradients.
-Each measurement is a fresh process; medians. Target: with recomputation at most 1.5 times one chunk alone.
+The figure is the peak of one step (forward, loss, backward, LAMB) above the built model, optimizer
+and inputs. It is taken for one chunk alone, for the whole device batch with `recompute=true`, and
+for the same batch with every chunk's graph kept. The benchmark also says whether the last two have
+the same gradients. Each measurement is a fresh process; figures are medians. Target: with
+recomputation at most 1.5 times one chunk alone.
 
-*in use*: what the process holds at most, where memory that is freed leaves it at once (glibc told to map each block of 128 KiB
-or more by itself). *heap*: the same as glibc does it, which keeps what is freed for later, in pieces that do not always fit;
-how much that is changes from run to run. Price: six minutes on two cores, and 7 GB of memory for the graphs.
+*in use* is the most that the process holds if freed memory leaves it at once: glibc is set to map
+each block of 128 KiB or more by itself. *heap* is the same as glibc does it by default. It keeps
+freed memory for later, in pieces that do not always fit; how much that is changes from run to run.
+
+Price: six minutes on two cores, and 7 GB of memory for the graphs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -23,82 +26,112 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from benchmarks.shared.children import printed
+from benchmarks.shared.children import json_of
+from benchmarks.shared.command_line import parser_of, refuse_no_rounds
 
-PAIRS, CHUNK, TARGET = 2048, 32, 1.5
+PAIRS = 2048
+CHUNK = 32
+TARGET = 1.5
 
-
+# Pairs of the device batch, and whether it is recomputed.
 TASKS = {
     "one chunk": (CHUNK, True),
     "recompute": (PAIRS, True),
     "graphs kept": (PAIRS, False),
-}  # pairs, recompute
+}
 
-
+# With this, glibc returns freed memory at once.
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 
+HEADER = (
+    f"{'':<14}{'pairs':>7}{'in use MB':>11}{'x one chunk':>13}"
+    f"{'heap MB':>9}{'x one chunk':>13}{'seconds':>9}"
+)
 
-def measured(task: str, folder: Path, *, at_once: bool) -> dict[str, float]:
+Kind = tuple[str, bool]  # task, and whether freed memory leaves the process at once
+Figures = dict[Kind, list[dict[str, float]]]  # of each round
+
+
+def measured(kind: Kind, folder: Path) -> dict[str, float]:
+    """Measures one step in a process of its own, which writes its gradients into `folder`."""
+    task, at_once = kind
     pairs, recompute = TASKS[task]
-    arguments = [
+    figures: dict[str, float] = json_of(
+        "benchmarks.chunk_memory.step",
         str(pairs),
         str(CHUNK),
         str(recompute).lower(),
         str(folder / f"{task}.safetensors"),
-    ]
-    found = printed("benchmarks.chunk_memory.step", *arguments, **(AT_ONCE if at_once else {}))
-    figures: dict[str, float] = json.loads(found.splitlines()[-1])
+        **(AT_ONCE if at_once else {}),
+    )
     return figures
 
 
 def same_gradients(folder: Path) -> str:
-    one, other = (
-        load_file(folder / f"{task}.safetensors") for task in ("recompute", "graphs kept")
-    )
-    assert one.keys() == other.keys() and one
+    """Says in words how near the gradients with and without recomputation are."""
+    one = load_file(folder / "recompute.safetensors")
+    other = load_file(folder / "graphs kept.safetensors")
+    assert one
+    assert one.keys() == other.keys()
     if all(torch.equal(one[name], other[name]) for name in one):
         return f"bitwise equal, all {len(one)}"
-    worst = max(float((one[name] - other[name]).norm() / other[name].norm()) for name in one)
-    return f"DIFFERENT, by {worst:.1e} at most"
+
+    errors = []
+    for name, gradient in other.items():
+        difference = one[name] - gradient
+        errors.append(float(difference.norm() / gradient.norm()))
+    return f"DIFFERENT, by {max(errors):.1e} at most"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chunk_memory", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    if rounds < 1:
-        raise SystemExit(f"--rounds {rounds}: expected at least 1")
-    kinds = [(task, at_once) for task in TASKS for at_once in (True, False)]
-    figures: dict[tuple[str, bool], list[dict[str, float]]] = {kind: [] for kind in kinds}
+def run(rounds: int) -> tuple[Figures, str]:
+    """Measures all kinds, and compares the gradients of the last round."""
+    kinds = list(product(TASKS, (True, False)))
+    figures: Figures = {kind: [] for kind in kinds}
     with (
         tempfile.TemporaryDirectory() as name,
         tqdm(total=rounds * len(kinds), unit="measurement") as bar,
     ):
+        folder = Path(name)
         for _ in range(rounds):
-            for task, at_once in kinds:
-                figures[task, at_once].append(measured(task, Path(name), at_once=at_once))
+            for kind in kinds:
+                figures[kind].append(measured(kind, folder))
                 bar.update()
-        same = same_gradients(Path(name))
-    print(
-        f"{'':<14}{'pairs':>7}{'in use MB':>11}{'x one chunk':>13}{'heap MB':>9}{'x one chunk':>13}{'seconds':>9}"
-    )
-    peaks = {kind: median(found["peak"] for found in rows) for kind, rows in figures.items()}
-    for task, (pairs, _) in TASKS.items():
-        cells = "".join(
-            f"{peaks[task, at_once] / 1e6:>{width},.0f}{peaks[task, at_once] / peaks['one chunk', at_once]:>13.2f}"
-            for at_once, width in ((True, 11), (False, 9))
-        )
+        return figures, same_gradients(folder)
+
+
+def row_of(task: str, figures: Figures, peaks: dict[Kind, float]) -> str:
+    """Returns a task's row of the table."""
+    pairs, _ = TASKS[task]
+    cells = ""
+    for at_once, width in ((True, 11), (False, 9)):
+        peak = peaks[task, at_once]
+        ratio = peak / peaks["one chunk", at_once]
+        cells += f"{peak / 1e6:>{width},.0f}{ratio:>13.2f}"
+
+    verdict = ""
+    if task == "recompute":
         met = peaks[task, True] <= TARGET * peaks["one chunk", True]
-        verdict = (
-            f"   {'ok' if met else 'MISSED'} (in use, target {TARGET})"
-            if task == "recompute"
-            else ""
-        )
-        print(
-            f"{task:<14}{pairs:>7,}{cells}{median(row['seconds'] for row in figures[task, False]):>9.1f}{verdict}"
-        )
+        verdict = f"   {'ok' if met else 'MISSED'} (in use, target {TARGET})"
+
+    # As a user's run does it: glibc without our setting.
+    seconds = median(row["seconds"] for row in figures[task, False])
+    return f"{task:<14}{pairs:>7,}{cells}{seconds:>9.1f}{verdict}"
+
+
+def main() -> None:
+    parser = parser_of("chunk_memory", __doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    refuse_no_rounds(rounds)
+
+    figures, same = run(rounds)
+
+    print(HEADER)
+    peaks = {}
+    for kind, rows in figures.items():
+        peaks[kind] = median(row["peak"] for row in rows)
+    for task in TASKS:
+        print(row_of(task, figures, peaks))
     print(f"gradients of parameters with and without recomputation: {same}")
 
 

@@ -1,9 +1,10 @@
 """One training step of `model=tiny` in a process of its own; started by `benchmarks.chunk_memory`.
 
-    python -m benchmarks.chunk_memory_step PAIRS CHUNK RECOMPUTE FILE
+    python -m benchmarks.chunk_memory.step PAIRS CHUNK RECOMPUTE FILE
 
-A device batch of PAIRS in chunks of CHUNK: forward, loss, backward, LAMB. Prints one JSON line, the peak above the built model,
-optimizer (its moments are there already) and inputs, and writes the gradients to FILE. A chunk of two goes through first, so
+The step takes a device batch of PAIRS in chunks of CHUNK through forward, loss, backward and LAMB.
+It writes the gradients to FILE and prints one JSON line: the seconds, and the peak above the built
+model, optimizer (its moments are there already) and inputs. A chunk of two goes through first, so
 that threads and libraries are there.
 """
 
@@ -24,31 +25,51 @@ from align_train.loss.contrastive import ContrastiveLoss
 from align_train.model import DualEncoder
 from align_train.stream.batch import Chunk
 from align_train.training.forward import embed_chunks
-from benchmarks.loss.worker import Memory
+from benchmarks.shared.peak import PeakAbove
 
-VOCABULARY, TOKENS = 8192, 32
+VOCABULARY = 8192
+TOKENS = 32  # of a text
 
 
 def random_chunks(model: DualEncoder, pairs: int, size: int) -> list[Chunk]:
+    """Draws a device batch.
+
+    Args:
+        model: The model, for the size of its images.
+        pairs: Pairs of the device batch.
+        size: Pairs of a chunk.
+    """
     side = model.image_size
     generator = torch.Generator().manual_seed(0)
-    return [
-        Chunk(
-            images=torch.randint(
-                0, 256, (size, side, side, 3), dtype=torch.uint8, generator=generator
-            ),
-            input_ids=torch.randint(
-                1, VOCABULARY, (size, TOKENS), dtype=torch.int32, generator=generator
-            ),
+    chunks = []
+    for index in range(pairs // size):
+        images = torch.randint(
+            low=0,
+            high=256,
+            size=(size, side, side, 3),
+            dtype=torch.uint8,
+            generator=generator,
+        )
+        input_ids = torch.randint(
+            low=1,  # 0 is padding
+            high=VOCABULARY,
+            size=(size, TOKENS),
+            dtype=torch.int32,
+            generator=generator,
+        )
+        chunk = Chunk(
+            images=images,
+            input_ids=input_ids,
             keys=[],
             captions=[],
-            index=number,
+            index=index,
         )
-        for number in range(pairs // size)
-    ]
+        chunks.append(chunk)
+    return chunks
 
 
 def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> None:
+    """Runs forward, loss and backward; gradients are added to those of the model."""
     images, texts = embed_chunks(model, chunks, seed=0, finished_steps=0, recompute=recompute)
     loss: Tensor = ContrastiveLoss()(images, texts, *model.logit_parameters())
     torch.autograd.backward(loss)
@@ -56,26 +77,34 @@ def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> Non
 
 def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
     torch.manual_seed(0)
-    model: DualEncoder = build(
-        compose_training("model=tiny").model, vocabulary_size=VOCABULARY
-    ).train()
-    optimizer = build(compose_training("optimizer=lamb").optimizer).build(model)
+    settings = compose_training("model=tiny", "optimizer=lamb")
+    model: DualEncoder = build(settings.model, vocabulary_size=VOCABULARY)
+    model.train()
+    optimizer = build(settings.optimizer).build(model)
+
+    # A step without a gradient makes the optimizer's moments.
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
+
     chunks = random_chunks(model, pairs, size)
     backward(model, random_chunks(model, 2, 2), recompute=recompute)
     optimizer.zero_grad()
-    memory, started = Memory(torch.device("cpu")), time.perf_counter()
+
+    memory = PeakAbove(torch.device("cpu"))
+    started = time.perf_counter()
     backward(model, chunks, recompute=recompute)
-    gradients = {
-        name: parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            gradients[name] = parameter.grad
     optimizer.step()
-    peak, seconds = memory.peak(), time.perf_counter() - started
-    save_file({name: gradient.contiguous() for name, gradient in gradients.items()}, file)
+    peak = memory.peak()
+    seconds = time.perf_counter() - started
+
+    # Copies, where needed, come after the measurement.
+    contiguous = {name: gradient.contiguous() for name, gradient in gradients.items()}
+    save_file(contiguous, file)
     print(json.dumps({"peak": peak, "seconds": seconds}))
 
 

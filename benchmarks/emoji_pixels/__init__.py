@@ -1,1 +1,1 @@
-"""benchmarks.emoji_pixels"""
+"""The emoji experiment's baseline: nearest neighbours in pixels."""

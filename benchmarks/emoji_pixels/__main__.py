@@ -1,17 +1,18 @@
-"""The emoji experiment's baseline: nearest neighbours in pixels, from one vendor's drawings to the other's.
+"""The emoji experiment's baseline: nearest neighbours in pixels, across two vendors' drawings.
 
     python -m benchmarks.emoji_pixels shards/noto shards/twemoji [outputs/emoji]
 
-Each twemoji picture is answered by the noto picture that is nearest in small pixels: squared distance, or the cosine of
-what is left after the mean picture is taken off. Nothing is learned but that mean. With a run's folder as third argument,
-its picture -> text recall on the same pictures stands below; that task is harder: noto's drawings are not at hand then,
-only the names. Takes seconds.
+The answer to each twemoji image is the noto image that is nearest in small pixels. Near is meant by
+squared distance, or by the cosine once the mean image is taken off. Nothing is learned but that
+mean. With a run's folder as third argument, its image -> text recall on the same images stands
+below. That task is harder: the run has only the names at hand then, not noto's drawings.
+
+Price: seconds.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,62 +23,87 @@ from align_train.shards.resolve import resolve
 from align_train.stream.decode import Views
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.pairs import Pairs
+from benchmarks.shared.command_line import parser_of
 
-SIDES = (12, 16)
+SIDES = (12, 16)  # pixels
+
+Pixels = NDArray[np.float64]
 
 
-def pictures(shards: str, side: int) -> tuple[NDArray[np.float64], list[str]]:
-    """`[pictures, side * side * 3]` in [0, 1], and each one's file name."""
+def read_images(shards: str, side: int) -> tuple[Pixels, list[str]]:
+    """Reads a vendor's images.
+
+    Args:
+        shards: Its shards.
+        side: The side of an image in pixels.
+
+    Returns:
+        `[images, side * side * 3]` in [0, 1], and the name of each one's file.
+    """
     caption = CaptionSource.parse("txt")
-    manifest = resolve(shards, caption=caption)
     pairs = HeldOutPairs(
         pairs=Pairs(
-            manifest=manifest,
+            manifest=resolve(shards, caption=caption),
             caption=caption,
             views=Views(image_size=side, resize_size=side, flip=False),
         )
     )
-    pixels = (
-        np.stack([pairs[number] for number in range(len(pairs))]).reshape(len(pairs), -1) / 255.0
-    )
-    return pixels, [record["source"] for _, record in pairs.about()]
+    images = np.stack([pairs[index] for index in range(len(pairs))])
+    pixels = images.reshape(len(pairs), -1) / 255.0
+    names = [record["source"] for _, record in pairs.about()]
+    return pixels, names
 
 
-def recall(
-    queries: NDArray[np.float64], gallery: NDArray[np.float64], right: NDArray[np.int64]
-) -> tuple[float, float]:
-    """Recall at 1 by squared distance and by centred cosine."""
-    distance = (gallery**2).sum(1)[None, :] - 2 * queries @ gallery.T
+def recall(queries: Pixels, gallery: Pixels, right: NDArray[np.int64]) -> tuple[float, float]:
+    """Computes recall at 1 by squared distance and by centred cosine.
+
+    Args:
+        queries: `[queries, numbers]`.
+        gallery: `[images, numbers]`.
+        right: `[queries]`, the index of the right answer.
+    """
+    # A query's own square is left out: it is the same for all images.
+    squares = (gallery**2).sum(axis=1)
+    distance = squares[None, :] - 2 * queries @ gallery.T
+    by_distance = np.mean(distance.argmin(axis=1) == right)
+
     mean = gallery.mean(axis=0)
-    centred = [
-        (table - mean) / np.linalg.norm(table - mean, axis=1, keepdims=True)
-        for table in (queries, gallery)
-    ]
-    cosine = centred[0] @ centred[1].T
-    return float(np.mean(distance.argmin(axis=1) == right)), float(
-        np.mean(cosine.argmax(axis=1) == right)
-    )
+    cosine = _unit(queries - mean) @ _unit(gallery - mean).T
+    by_cosine = np.mean(cosine.argmax(axis=1) == right)
+    return float(by_distance), float(by_cosine)
 
 
-def main(noto: str, twemoji: str, run: str | None = None) -> None:
-    rows = []
+def _unit(rows: Pixels) -> Pixels:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Pixels = rows / norms
+    return unit
+
+
+def main() -> None:
+    parser = parser_of("emoji_pixels", __doc__)
+    parser.add_argument("noto", help="shards of the images among which the answer is sought")
+    parser.add_argument("twemoji", help="shards of the images that are answered")
+    parser.add_argument("run", nargs="?", type=Path, help="the folder of a finished run")
+    options = parser.parse_args()
+
+    rows: list[tuple[str, float]] = []
     for side in SIDES:
-        gallery, gallery_names = pictures(noto, side)
-        queries, query_names = pictures(twemoji, side)
+        gallery, gallery_names = read_images(options.noto, side)
+        queries, query_names = read_images(options.twemoji, side)
         right = np.array([gallery_names.index(name) for name in query_names])
         distance, cosine = recall(queries, gallery, right)
-        rows += [
-            (f"pixels, {side} px, squared distance", distance),
-            (f"pixels, {side} px, centred cosine", cosine),
-        ]
+        rows.append((f"pixels, {side} px, squared distance", distance))
+        rows.append((f"pixels, {side} px, centred cosine", cosine))
     rows.append(("chance", 1 / len(gallery)))
-    if run is not None:
-        results = json.loads((Path(run) / "results.json").read_text(encoding="utf-8"))
-        rows.append((f"{run}, picture -> text", results["retrieval/image_to_text/recall@1"]))
-    print(f"recall@1 of {len(queries):,} pictures among {len(gallery):,}")
+
+    if options.run is not None:
+        results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
+        rows.append((f"{options.run}, image -> text", results["retrieval/image_to_text/recall@1"]))
+
+    print(f"recall@1 of {len(queries):,} images among {len(gallery):,}")
     for name, value in rows:
         print(f"{name:<40} {value:.4f}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,1 +1,1 @@
-"""benchmarks.filter"""
+"""The filter with every rule, against merely scanning the columns that it reads."""

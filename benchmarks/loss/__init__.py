@@ -1,1 +1,1 @@
-"""benchmarks.loss"""
+"""The exact loss against open_clip's `ClipLoss` in its fair setting."""

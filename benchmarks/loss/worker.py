@@ -1,11 +1,12 @@
-"""One measurement of a contrastive loss, one rank of it, in a process of its own; started by `benchmarks.loss`.
+"""One rank's measurement of a contrastive loss, in a process; started by `benchmarks.loss`.
 
-    python -m benchmarks.loss_worker ours|open_clip FOLDER RANK WORLD cpu|cuda
+    python -m benchmarks.loss.worker ours|open_clip FOLDER RANK WORLD cpu|cuda
 
-Reads this rank's rows of FOLDER/images.npy and texts.npy, runs loss and backward once, writes the gradients to
-FOLDER/WHICH-RANK.npz and prints one JSON line. Runs in open_clip's environment too: nothing of align_train is imported
-for open_clip, nor the reverse. A few rows go through first, so that threads, connections and libraries are there. Linux
-only: memory is read from /proc, where writing 5 to clear_refs sets the process's peak (VmHWM) back to what it has.
+The worker reads its rank's rows of FOLDER/images.npy and texts.npy, runs loss and backward once,
+writes the gradients to FOLDER/WHICH-RANK.npz and prints one JSON line. It runs in open_clip's
+environment too: nothing of align_train is imported for open_clip, nor the reverse. A few rows go
+through first, so that threads, connections and libraries are there. Linux only: memory is read from
+/proc.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.shared.peak import PeakAbove
+
 TEMPERATURE = 0.07
+FIRST_ROWS = 256  # that go through before the clock starts
+PATIENCE = timedelta(minutes=10)
 
-
-FIRST_ROWS = 256
-
-
-# Which argument a rank hands over. scatter: only the rank that sends has one.
+# The index of the argument that a rank hands over. scatter: only the rank that sends has one.
 COLLECTIVES = {
     "all_gather_into_tensor": 1,
     "reduce_scatter_tensor": 1,
@@ -43,19 +44,31 @@ COLLECTIVES = {
     "reduce_scatter": 1,
 }
 
-
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def loss_of(which: str, rank: int, world: int) -> Loss:
-    """A function of image embeddings, text embeddings and temperature `[1]`."""
+    """Imports a loss.
+
+    Args:
+        which: `ours` or `open_clip`.
+        rank: The rank.
+        world: The number of ranks.
+
+    Returns:
+        A function of image embeddings, text embeddings and temperature `[1]`.
+    """
     if which == "ours":
-        ours: Loss = importlib.import_module("align_train.loss.contrastive").ContrastiveLoss(
-            label_smoothing=0.0
-        )
+        contrastive = importlib.import_module("align_train.loss.contrastive")
+        ours: Loss = contrastive.ContrastiveLoss(label_smoothing=0.0)
         return ours
-    options = {"local_loss": True, "gather_with_grad": True, "rank": rank, "world_size": world}
-    theirs: Any = importlib.import_module("open_clip.loss").ClipLoss(**options)
+
+    theirs = importlib.import_module("open_clip.loss").ClipLoss(
+        local_loss=True,
+        gather_with_grad=True,
+        rank=rank,
+        world_size=world,
+    )
 
     def loss(images: Tensor, texts: Tensor, temperature: Tensor) -> Tensor:
         value: Tensor = theirs(images, texts, 1 / temperature)
@@ -65,13 +78,16 @@ def loss_of(which: str, rank: int, world: int) -> Loss:
 
 
 def count_collectives() -> dict[str, int]:
-    """From now on what this rank hands to collectives is counted: bytes, by collective."""
+    """Counts, from now on, the bytes that this rank hands to collectives.
+
+    Returns:
+        Bytes by the name of the collective; the dict goes on growing.
+    """
     sent: dict[str, int] = {}
 
-    def counted(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        def collective(*arguments: Any, **options: Any) -> Any:
-            given = arguments[COLLECTIVES[name]]
-            for tensor in given if isinstance(given, list) else [] if given is None else [given]:
+    def counted(name: str, inner: Callable[..., object]) -> Callable[..., object]:
+        def collective(*arguments: Any, **options: Any) -> object:
+            for tensor in _tensors(arguments[COLLECTIVES[name]]):
                 sent[name] = sent.get(name, 0) + tensor.numel() * tensor.element_size()
             return inner(*arguments, **options)
 
@@ -82,47 +98,66 @@ def count_collectives() -> dict[str, int]:
     return sent
 
 
-class Memory:
-    """The peak above what there was when this was made, in bytes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-        self.before = torch.cuda.memory_allocated() if self.on_gpu else self._of_process("VmRSS")
-
-    def peak(self) -> int:
-        return (
-            torch.cuda.max_memory_allocated() if self.on_gpu else self._of_process("VmHWM")
-        ) - self.before
-
-    @staticmethod
-    def _of_process(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+def _tensors(given: Tensor | list[Tensor] | None) -> list[Tensor]:
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
 
 
 def own_rows(path: Path, rank: int, world: int, device: torch.device) -> Tensor:
+    """Reads the rows of one rank, and no others.
+
+    Args:
+        path: The table of all ranks.
+        rank: The rank.
+        world: The number of ranks, which divides the number of rows.
+        device: The device of the result.
+    """
     table = np.load(path, mmap_mode="r")
-    own = len(table) // world
-    return torch.from_numpy(np.array(table[rank * own : (rank + 1) * own])).to(device)
+    count = len(table) // world
+    start = rank * count
+    rows = np.array(table[start : start + count])
+    return torch.from_numpy(rows).to(device)
 
 
 def run(loss: Loss, images: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Value and gradients of images, texts and temperature."""
+    """Runs loss and backward.
+
+    Args:
+        loss: The loss.
+        images: `[rows, dim]`.
+        texts: `[rows, dim]`.
+
+    Returns:
+        The value, and the gradients of images, texts and temperature.
+    """
     leaves = [images, texts, torch.tensor([TEMPERATURE], device=images.device)]
-    value = loss(*[leaf.requires_grad_() for leaf in leaves])
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    value = loss(*leaves)
     return value.detach(), list(torch.autograd.grad(value, leaves))
 
 
-def together(device: torch.device) -> None:
-    """Until every rank, and its GPU, has come here."""
+def wait_for_all(device: torch.device) -> None:
+    """Waits until every rank, and its GPU, has come here."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     if dist.is_initialized():
         dist.barrier()
+
+
+def connect(folder: Path, rank: int, world: int, device: torch.device) -> None:
+    """Connects the ranks, by a file in `folder`."""
+    if world == 1:
+        return
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{folder / 'rendezvous'}",
+        rank=rank,
+        world_size=world,
+        timeout=PATIENCE,
+    )
 
 
 def main(which: str, folder: Path, rank: int, world: int, device: torch.device) -> None:
@@ -130,36 +165,51 @@ def main(which: str, folder: Path, rank: int, world: int, device: torch.device) 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if world > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        meet, patience = f"file://{folder / 'rendezvous'}", timedelta(minutes=10)
-        dist.init_process_group(
-            backend, init_method=meet, rank=rank, world_size=world, timeout=patience
-        )
+    connect(folder, rank, world, device)
+
     loss = loss_of(which, rank, world)
-    images, texts = (
-        own_rows(folder / f"{name}.npy", rank, world, device) for name in ("images", "texts")
-    )
+    images = own_rows(folder / "images.npy", rank, world, device)
+    texts = own_rows(folder / "texts.npy", rank, world, device)
     run(loss, images[:FIRST_ROWS].clone(), texts[:FIRST_ROWS].clone())
-    together(device)
-    sent, memory = count_collectives(), Memory(device)
-    started, cpu = time.perf_counter(), time.process_time()
+    wait_for_all(device)
+
+    sent = count_collectives()
+    memory = PeakAbove(device)
+    started = time.perf_counter()
+    cpu_started = time.process_time()
     value, gradients = run(loss, images, texts)
-    cpu = time.process_time() - cpu
-    together(device)
-    seconds, peak = time.perf_counter() - started, memory.peak()
-    arrays = [gradient.cpu().numpy() for gradient in gradients]
-    np.savez(
-        folder / f"{which}-{rank}.npz", images=arrays[0], texts=arrays[1], temperature=arrays[2]
-    )
-    figures = {"seconds": seconds, "cpu_seconds": cpu, "peak": peak, "sent": sum(sent.values())}
-    result = {"value": float(value), **figures, "by_collective": sent}
+    cpu = time.process_time() - cpu_started  # before the barrier, in which threads spin
+    wait_for_all(device)
+    seconds = time.perf_counter() - started
+    peak = memory.peak()
+
+    of_images, of_texts, of_temperature = (gradient.cpu().numpy() for gradient in gradients)
+    path = folder / f"{which}-{rank}.npz"
+    np.savez(path, images=of_images, texts=of_texts, temperature=of_temperature)
+    result = {
+        "value": float(value),
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak": peak,
+        "sent": sum(sent.values()),
+        "by_collective": sent,
+    }
     print(json.dumps(result), flush=True)
     if world > 1:
         dist.destroy_process_group()
 
 
+def device_of(kind: str, rank: int) -> torch.device:
+    """Returns the CPU, or the rank's own GPU."""
+    return torch.device("cuda", rank) if kind == "cuda" else torch.device("cpu")
+
+
 if __name__ == "__main__":
-    number = int(sys.argv[3])
-    place = torch.device("cuda", number) if sys.argv[5] == "cuda" else torch.device("cpu")
-    main(sys.argv[1], Path(sys.argv[2]), number, int(sys.argv[4]), place)
+    own_rank = int(sys.argv[3])
+    main(
+        sys.argv[1],
+        Path(sys.argv[2]),
+        own_rank,
+        int(sys.argv[4]),
+        device_of(sys.argv[5], own_rank),
+    )

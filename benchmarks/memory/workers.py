@@ -1,8 +1,9 @@
-"""The memory of a loader's processes over 20 epochs, in a process of its own; started by `benchmarks.memory`.
+"""The memory of a loader's processes over 20 epochs; started by `benchmarks.memory`.
 
-    python -m benchmarks.memory_workers SHARDS
+    python -m benchmarks.memory.workers SHARDS
 
-Prints one JSON line: after some of the epochs, the private bytes and the PSS of this process and of its workers.
+It has a process of its own. It prints one JSON line: after some of the epochs, the private bytes
+and the PSS of this process and of its workers.
 """
 
 from __future__ import annotations
@@ -14,45 +15,50 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.loader.ours import BATCH, make_loader
+from benchmarks.shared.our_loader import make_loader, make_pairs
+from benchmarks.shared.proc import rollup_bytes
+from benchmarks.shared.sizes import BATCH
 from benchmarks.shared.small_shards import VOCABULARY
 
-WORKERS, EPOCHS, LOOK_AFTER = 2, 20, (1, 2, 5, 10, 15, 20)
+WORKERS = 2
+EPOCHS = 20
+LOOK_AFTER = (1, 2, 5, 10, 15, 20)  # epochs
 
-
-SETTLE = 1.0  # seconds in which workers fill their queues, so that the same is in them at each look
+# Seconds in which workers fill their queues, so that the same is in them at each look.
+SETTLE = 1.0
 
 
 def memory_of(pid: int) -> tuple[int, int]:
-    """Private bytes and PSS of a process, without mapped files."""
-    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
-    sizes = {words[0]: int(words[1]) * 1024 for words in lines[1:]}
-    return sizes["Private_Dirty:"], sizes["Pss_Anon:"] + sizes["Pss_Shmem:"]
+    """Returns private bytes and PSS of a process, without mapped files."""
+    sizes = rollup_bytes(pid)
+    return sizes["Private_Dirty"], sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+
+
+def memory_of_all() -> dict[str, tuple[int, int]]:
+    """Returns the memory of this process and of its workers, by their names."""
+    workers = multiprocessing.active_children()
+    pids = sorted(worker.pid for worker in workers if worker.pid is not None)
+
+    processes = {"main": memory_of(os.getpid())}
+    for index, pid in enumerate(pids):
+        processes[f"worker {index}"] = memory_of(pid)
+    return processes
 
 
 def main(shards: str) -> None:
-    loader = make_loader(shards, str(Path(shards) / VOCABULARY), WORKERS)
-    pairs = loader.chunks.pairs.manifest.pairs
-    rows, step = [], 0
+    pairs = make_pairs(shards)
+    loader = make_loader(pairs, str(Path(shards) / VOCABULARY), workers=WORKERS)
+    rows = []
+    finished_steps = 0
     for epoch in range(1, EPOCHS + 1):
-        while step * BATCH < epoch * pairs:
+        while finished_steps * BATCH < epoch * pairs.manifest.pairs:
             next(loader)
-            step += 1
+            finished_steps += 1
+
         if epoch in LOOK_AFTER:
             time.sleep(SETTLE)
-            processes = {"main": os.getpid()}
-            workers = sorted(
-                process.pid
-                for process in multiprocessing.active_children()
-                if process.pid is not None
-            )
-            processes.update({f"worker {number}": pid for number, pid in enumerate(workers)})
-            rows.append(
-                {
-                    "epoch": epoch,
-                    "processes": {name: memory_of(pid) for name, pid in processes.items()},
-                }
-            )
+            rows.append({"epoch": epoch, "processes": memory_of_all()})
+
     print(json.dumps(rows))
     loader.close()
 

@@ -1,1 +1,1 @@
-"""benchmarks.near_duplicates"""
+"""The perceptual hash on altered copies of photos, at several Hamming distances."""

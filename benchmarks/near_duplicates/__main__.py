@@ -1,33 +1,39 @@
-"""What the perceptual hash finds: altered copies of 51 photos among other pictures, at several Hamming distances.
+"""The perceptual hash on altered copies of 51 photos among other images, at several distances.
 
     python -m benchmarks.near_duplicates [--data ../shared/data]
 
-The photos are the evaluation pictures. Of each, copies as the web has them: rescaled to a half and to 200 pixels, recompressed
-at JPEG quality 60 and 20, made grey, brightened, cropped by 1, 2, 5 and 10 % of each side. *Recall* is the share of copies that
-the rule drops; a *false positive* is a picture that is no copy and is dropped: every photo and copy against the 50 other
-photos, and 3,090 drawn emoji against all photos. Chance: of random hashes, of whose 64 bits half are set as in all of these,
-the share that is near one given hash.
+The photos are the evaluation images. Each has copies as the web has them: rescaled to a half and to
+200 pixels, recompressed at JPEG quality 60 and 20, made grey, brightened, cropped by 1, 2, 5 and
+10 % of each side.
+
+*Recall* is the share of copies that the rule drops. A *false positive* is an image that is no copy
+and is dropped: every photo and copy against the 50 other photos, and 3,090 drawn emoji against all
+photos. Chance: among random hashes, of whose 64 bits half are set as in all of these, the share
+that is near one given hash. Distances are Hamming's.
 
 Price: a minute on one core.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import itertools
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from math import comb
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from benchmarks.shared.children import TOP
+from benchmarks.shared.children import REPOSITORY
+from benchmarks.shared.command_line import parser_of
 from data.filter.hashes import perceptual_hash
 
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
+BITS = 64  # of a hash, of which half are set
+
+Hashes = NDArray[np.uint64]
+Distances = NDArray[np.int64]
 
 
 def jpeg(image: Image.Image, quality: int = 90) -> bytes:
@@ -37,98 +43,137 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
 
 
 def scaled(image: Image.Image, longest: float) -> Image.Image:
+    """Rescales an image; its longer side becomes `longest` pixels."""
     ratio = longest / max(image.size)
-    return image.resize(
-        (max(1, round(image.width * ratio)), max(1, round(image.height * ratio))),
-        Image.Resampling.BICUBIC,
-    )
+    width = max(1, round(image.width * ratio))
+    height = max(1, round(image.height * ratio))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:
-    """Without `share` of the width at the left and right, and of the height at the top and bottom."""
-    x, y = round(image.width * share), round(image.height * share)
+    """Takes a share of the width off at the left and right, of the height at top and bottom."""
+    x = round(image.width * share)
+    y = round(image.height * share)
     return image.crop((x, y, image.width - x, image.height - y))
 
 
-ALTERATIONS: dict[str, Callable[[Image.Image], bytes]] = {
-    "rescaled to a half": lambda image: jpeg(scaled(image, max(image.size) / 2)),
-    "rescaled to 200 pixels": lambda image: jpeg(scaled(image, 200)),
-    "recompressed, quality 60": lambda image: jpeg(image, 60),
-    "recompressed, quality 20": lambda image: jpeg(image, 20),
-    "grey": lambda image: jpeg(image.convert("L")),
-    "brightened by a fifth": lambda image: jpeg(ImageEnhance.Brightness(image).enhance(1.2)),
-    "cropped by 1 % a side": lambda image: jpeg(cropped(image, 0.01)),
-    "cropped by 2 % a side": lambda image: jpeg(cropped(image, 0.02)),
-    "cropped by 5 % a side": lambda image: jpeg(cropped(image, 0.05)),
-    "cropped by 10 % a side": lambda image: jpeg(cropped(image, 0.10)),
-}
+def copies_of(photo: Image.Image) -> dict[str, bytes]:
+    """Returns the altered copies of a photo by the names of the alterations."""
+    longest = max(photo.size)
+    brightness = ImageEnhance.Brightness(photo)
+    copies = {
+        "rescaled to a half": jpeg(scaled(photo, longest / 2)),
+        "rescaled to 200 pixels": jpeg(scaled(photo, 200)),
+        "recompressed, quality 60": jpeg(photo, 60),
+        "recompressed, quality 20": jpeg(photo, 20),
+        "grey": jpeg(photo.convert("L")),
+        "brightened by a fifth": jpeg(brightness.enhance(1.2)),
+    }
+
+    for percent in (1, 2, 5, 10):
+        name = f"cropped by {percent} % a side"
+        copies[name] = jpeg(cropped(photo, percent / 100))
+    return copies
 
 
-def hashes(pictures: list[bytes]) -> NDArray[np.uint64]:
-    found = [perceptual_hash(picture) for picture in pictures]
-    return np.array([int(text, 16) for text in found if text], dtype=np.uint64)
+def hashes(images: list[bytes]) -> Hashes:
+    """Hashes the images that can be read."""
+    texts = [perceptual_hash(image) for image in images]
+    return np.array([int(text, 16) for text in texts if text], dtype=np.uint64)
 
 
-def distances(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Bits that differ, `[some, others]`."""
-    bits: NDArray[np.int64] = np.bitwise_count(some[:, None] ^ others[None, :]).astype(np.int64)
+def distances(some: Hashes, others: Hashes) -> Distances:
+    """Counts the bits that differ: `[some, others]`."""
+    different = some[:, None] ^ others[None, :]
+    bits: Distances = np.bitwise_count(different).astype(np.int64)
     return bits
 
 
+def chance(most: int) -> float:
+    """Returns the share of random hashes within `most` bits of a given one."""
+    # As many bits are cleared as set, since half of them stay set.
+    half = BITS // 2
+    near = sum(comb(half, bits) ** 2 for bits in range(most // 2 + 1))
+    return near / comb(BITS, half)
+
+
+def shares(bits: Distances) -> list[float]:
+    """Returns the share of distances that are at most each of `DISTANCES`."""
+    return [float((bits <= most).mean()) for most in DISTANCES]
+
+
+def counts(bits: Distances) -> list[int]:
+    """Counts the distances that are at most each of `DISTANCES`."""
+    return [int((bits <= most).sum()) for most in DISTANCES]
+
+
+def line(name: str, values: Sequence[float], form: str) -> str:
+    cells = " | ".join(form.format(value) for value in values)
+    return f"| {name} | {cells} |"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_of("near_duplicates", __doc__)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=REPOSITORY.parent / "shared" / "data",
+        help="a folder with photos/*.jpg and emoji/*/*.png",
     )
-    parser.add_argument("--data", type=Path, default=TOP.parent / "shared" / "data")
     data = parser.parse_args().data
-    photos = [path.read_bytes() for path in sorted((data / "photos").glob("*.jpg"))]
-    images = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos]
-    evaluation = hashes(photos)
-    copies = {
-        name: hashes([alter(image) for image in images]) for name, alter in ALTERATIONS.items()
-    }
-    emoji = hashes([path.read_bytes() for path in sorted((data / "emoji").glob("*/*.png"))])
 
-    own = np.eye(len(photos), dtype=bool)
-    apart = {
-        name: distances(found, evaluation) for name, found in {"": evaluation, **copies}.items()
-    }
+    photos = read_all(data / "photos", "*.jpg")
+    emoji = read_all(data / "emoji", "*/*.png")
+    copies: dict[str, list[bytes]] = {}
+    for photo in photos:
+        image = Image.open(io.BytesIO(photo)).convert("RGB")
+        for name, copy in copies_of(image).items():
+            copies.setdefault(name, []).append(copy)
+
     print(
-        f"{len(photos)} evaluation photos, {len(photos) * len(copies)} altered copies, {len(emoji)} emoji\n"
+        f"{len(photos)} evaluation photos, {len(photos) * len(copies)} altered copies, "
+        f"{len(emoji)} emoji\n"
     )
-    print("| recall, at a distance of at most | " + " | ".join(map(str, DISTANCES)) + " |")
+    print(line("recall, at a distance of at most", DISTANCES, "{}"))
     print("|---|" + "--:|" * len(DISTANCES))
-    for name in copies:
-        print(
-            _line(name, [float((apart[name][own] <= most).mean()) for most in DISTANCES], "{:.0%}")
-        )
-    together = np.concatenate([apart[name][own] for name in copies])
-    print(_line("all copies", [float((together <= most).mean()) for most in DISTANCES], "{:.1%}"))
-    others = np.stack([np.where(own, 64, found).min(axis=1) for found in apart.values()]).ravel()
-    nearest = distances(emoji, evaluation).min(axis=1)
-    print(
-        _line(
-            f"{len(others)} photos and copies, near another photo",
-            [int((others <= most).sum()) for most in DISTANCES],
-            "{}",
-        )
-    )
-    print(
-        _line(
-            f"{len(emoji)} emoji, near a photo",
-            [int((nearest <= most).sum()) for most in DISTANCES],
-            "{}",
-        )
-    )
-    near = list(
-        itertools.accumulate(math.comb(32, bits) ** 2 for bits in range(max(DISTANCES) // 2 + 1))
-    )
-    chance = [near[most // 2] / math.comb(64, 32) for most in DISTANCES]
-    print(_line("chance, of a random hash and one photo", chance, "{:.0e}"))
+    report(photos, copies, emoji)
+    by_chance = [chance(most) for most in DISTANCES]
+    print(line("chance, of a random hash and one photo", by_chance, "{:.0e}"))
 
 
-def _line(name: str, values: list[float] | list[int], form: str) -> str:
-    return f"| {name} | " + " | ".join(form.format(value) for value in values) + " |"
+def read_all(folder: Path, pattern: str) -> list[bytes]:
+    """Reads the files of a folder in the order of their names."""
+    return [path.read_bytes() for path in sorted(folder.glob(pattern))]
+
+
+def report(photos: list[bytes], copies: dict[str, list[bytes]], emoji: list[bytes]) -> None:
+    """Prints recall and false positives.
+
+    Args:
+        photos: The evaluation images.
+        copies: Copies of all photos, in their order, by the name of the alteration.
+        emoji: Images that are no copies.
+    """
+    evaluation = hashes(photos)
+    to_photos = {}
+    for name, altered in copies.items():
+        to_photos[name] = distances(hashes(altered), evaluation)
+
+    # A copy comes from the photo of the same index.
+    own = np.eye(len(photos), dtype=bool)
+    for name, bits in to_photos.items():
+        print(line(name, shares(bits[own]), "{:.0%}"))
+    all_copies = np.concatenate([bits[own] for bits in to_photos.values()])
+    print(line("all copies", shares(all_copies), "{:.1%}"))
+
+    nearest = []
+    for bits in (distances(evaluation, evaluation), *to_photos.values()):
+        others = np.where(own, BITS, bits)
+        nearest.append(others.min(axis=1))
+    false = np.concatenate(nearest)
+    of_emoji = distances(hashes(emoji), evaluation).min(axis=1)
+    print(line(f"{len(false)} photos and copies, near another photo", counts(false), "{}"))
+    print(line(f"{len(emoji)} emoji, near a photo", counts(of_emoji), "{}"))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Zero-shot accuracy of the runs of `experiment=noise_scaling`, by size and noise of their data."""
+"""More noisy data against less clean data: the table and the plot."""

@@ -9,7 +9,6 @@ training pairs and the share of noisy texts, and writes the same as TO.csv and T
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 from align_train.figures.plots import draw_lines
 from align_train.files import write_whole
 from align_train.run.folder import RunFolder
+from benchmarks.shared.command_line import parser_of
 
 VALUE = "zero_shot/top1"
 
@@ -27,7 +27,7 @@ Table = dict[tuple[int, float], float]
 
 
 def read(folder: Path) -> Table:
-    """The values of all runs that have been evaluated."""
+    """Reads the values of all runs that have been evaluated."""
     table: Table = {}
     for path in sorted(folder.glob("noise_scaling-*")):
         run = RunFolder(path)
@@ -41,18 +41,19 @@ def read(folder: Path) -> Table:
 
 
 def rows_of(table: Table) -> list[list[str]]:
-    """The table with its heading, a row for each number of pairs."""
+    """Returns the table with its heading, a row for each number of pairs."""
     noises = sorted({noise for _, noise in table})
     rows = [["training pairs", *(f"{noise:.0%} noise" for noise in noises)]]
     for pairs in sorted({pairs for pairs, _ in table}):
         values = [table.get((pairs, noise)) for noise in noises]
+        # A run that is missing leaves its cell empty.
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         rows.append([f"{pairs}", *cells])
     return rows
 
 
 def draw(table: Table, path: Path) -> None:
-    """A line for each share of noise."""
+    """Draws a line for each share of noise."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for (pairs, noise), value in sorted(table.items()):
         lines.setdefault(f"{noise:.0%} noise", []).append((pairs, value))
@@ -60,17 +61,15 @@ def draw(table: Table, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.noise_scaling", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = parser_of("noise_scaling", __doc__)
     parser.add_argument("--runs", type=Path, default=Path("outputs"))
     parser.add_argument("--to", type=Path, default=Path("outputs/noise_scaling"))
-    given = parser.parse_args()
+    options = parser.parse_args()
 
-    table = read(given.runs)
+    table = read(options.runs)
     if not table:
         raise SystemExit(
-            f"{given.runs}: no finished run noise_scaling-… there; "
+            f"{options.runs}: no finished run noise_scaling-… there; "
             f"train them with `python -m align_train experiment=noise_scaling`"
         )
 
@@ -80,8 +79,8 @@ def main() -> None:
 
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    table_path = given.to.with_suffix(".csv")
-    plot_path = given.to.with_suffix(".png")
+    table_path = options.to.with_suffix(".csv")
+    plot_path = options.to.with_suffix(".png")
     write_whole(table_path, text.getvalue())
     draw(table, plot_path)
     print(f"{table_path}, {plot_path}: {VALUE} of {len(table)} runs")

@@ -1,1 +1,1 @@
-"""benchmarks.order"""
+"""The order at full size: reads, cache, shuffle and the price of asking it."""

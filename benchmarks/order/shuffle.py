@@ -1,13 +1,18 @@
-"""How near the order comes to a uniform shuffle: the second half of `benchmarks.order`; alone it needs half a minute.
+"""How near the order comes to a uniform shuffle: the second half of `benchmarks.order`.
 
-    python -m benchmarks.order_shuffle
+    python -m benchmarks.order.shuffle
 
-- *Same shard*: pairs of pairs of one batch that lie in one shard, over the number that a uniform draw gives (closed form).
-  A lane draws from a window of a few shards, so neighbours of one shard meet more often: that is the price of reading each
-  shard once. What a shard gives to a batch at most says how much.
-- *Again*: of the pairs that share a batch in epoch 0, those that share one in epoch 1, over (batch - 1) / (pairs - 1).
-- *Small data*: 3 shards, 20 epochs. How many others a pair meets, and how often it is in its commonest lane (cut the same way
-  into eighths of an epoch for the plain shuffle), beside NumPy's uniform shuffle. With windows far smaller than the data, too.
+- *Same shard*: couples (two pairs of one batch) that lie in one shard, over the number that a
+  uniform draw gives (closed form). A lane draws from a window of a few shards, so neighbours of one
+  shard meet more often: that is the price of reading each shard once. The most that a shard gives
+  to a batch says how much.
+- *Again*: of the couples that share a batch in epoch 0, those that share one in epoch 1, over
+  (batch - 1) / (pairs - 1).
+- *Small data*: 3 shards, 20 epochs. How many others a pair meets, and how often it is in its
+  commonest lane (cut the same way into eighths of an epoch for the plain shuffle), beside NumPy's
+  uniform shuffle. With windows far smaller than the data, too.
+
+Price: alone it needs half a minute.
 """
 
 from __future__ import annotations
@@ -20,94 +25,133 @@ from numpy.typing import NDArray
 from align_train.stream.order import Order
 from align_train.stream.permutation import Integers
 from align_train.stream.source_order import Visits
+from benchmarks.order.cluster import make_order, uneven_counts
+
+SMALL_SHARDS = 3
+SMALL_PAIRS = 1000  # of a shard
+SMALL_LANES = 8
+SMALL_BATCH = 64
+EPOCHS = 20
+SMALL_TOTAL = SMALL_SHARDS * SMALL_PAIRS
+
+
+@dataclass(frozen=True)
+class Case:
+    """A setting of the large data.
+
+    Attributes:
+        batch: The global batch.
+        lanes: The lanes.
+        looked_at: Batches whose couples are counted.
+        followed: Batches whose pairs are followed into epoch 1.
+    """
+
+    batch: int
+    lanes: int
+    looked_at: int
+    followed: int
+
 
 CASES = (
-    (65_536, 1024, 20, 1),
-    (4_096, 512, 200, 8),
-)  # batch, lanes, batches looked at, batches followed into epoch 1
-
-
-WINDOW = 32_768
-
-
-SMALL_SHARDS, SMALL_PAIRS, SMALL_LANES, SMALL_BATCH, EPOCHS = 3, 1000, 8, 64, 20
+    Case(batch=65_536, lanes=1024, looked_at=20, followed=1),
+    Case(batch=4_096, lanes=512, looked_at=200, followed=8),
+)
 
 
 def couples(counts: Integers) -> int:
-    """Pairs of pairs within groups of so many."""
+    """Counts the couples within groups of so many members."""
     return int((counts * (counts - 1) // 2).sum())
 
 
-def random_steps(order: Order, batch: int, number: int) -> list[int]:
-    """Steps of epoch 0, whole batches of it."""
-    drawn = np.random.default_rng(2).integers(0, order.sources[0].epoch_pairs // batch, number)
+def random_steps(order: Order, batch: int, count: int) -> list[int]:
+    """Draws steps of epoch 0, whole batches of it, counted from 0."""
+    steps = order.sources[0].epoch_pairs // batch
+    drawn = np.random.default_rng(2).integers(0, steps, count)
     return [int(step) for step in drawn]
 
 
+def random_batches(order: Order, batch: int, count: int) -> list[Visits]:
+    """Returns the pairs of random steps of epoch 0."""
+    slots = np.arange(batch)
+    steps = random_steps(order, batch, count)
+    return [order.global_batch(step * batch, batch, slots) for step in steps]
+
+
+def cells_of(cells: tuple[str, ...], width: int) -> str:
+    return "".join(f"{cell:>{width}}" for cell in cells)
+
+
 def report_same_shard(counts: Integers) -> None:
+    """Prints the couples of one shard in one batch."""
     heads = ("couples", "uniform", "ratio", "mean", "max", "uniform max")
-    print(f"\n{'pairs of one shard in one batch':<32}" + "".join(f"{head:>13}" for head in heads))
+    print(f"\n{'pairs of one shard in one batch':<32}{cells_of(heads, 13)}")
     total = int(counts.sum())
-    for batch, lanes, looked_at, _ in CASES:
-        order = Order(counts=counts, seed=0, lanes=lanes, window=WINDOW)
-        given = [
-            np.bincount(order.global_batch(step * batch, batch, np.arange(batch)).shard)
-            for step in random_steps(order, batch, looked_at)
-        ]
-        found = float(np.mean([couples(of_batch) for of_batch in given]))
-        uniform = batch * (batch - 1) / 2 * (2 * couples(counts) / (total * (total - 1)))
-        drawn = np.random.default_rng(3).multivariate_hypergeometric(
-            counts, batch, size=5, method="marginals"
-        )
+    for case in CASES:
+        batch = case.batch
+        order = make_order(counts, case.lanes)
+        given = []
+        for visits in random_batches(order, batch, case.looked_at):
+            given.append(np.bincount(visits.shard))
+        met = float(np.mean([couples(of_batch) for of_batch in given]))
         of_shard = np.concatenate([of_batch[of_batch > 0] for of_batch in given])
-        cells = (
-            f"{found:,.0f}",
+
+        # Of all couples of a batch, the share that a uniform draw has in one shard.
+        share = 2 * couples(counts) / (total * (total - 1))
+        uniform = batch * (batch - 1) / 2 * share
+        random = np.random.default_rng(3)
+        drawn = random.multivariate_hypergeometric(counts, batch, size=5, method="marginals")
+        row = (
+            f"{met:,.0f}",
             f"{uniform:,.0f}",
-            f"{found / uniform:.1f}",
+            f"{met / uniform:.1f}",
             f"{of_shard.mean():.1f}",
+            str(of_shard.max()),
+            str(drawn.max()),
         )
-        row = (*cells, str(of_shard.max()), str(drawn.max()))
-        print(f"{f'batch {batch:,}, {lanes:,} lanes':<32}" + "".join(f"{cell:>13}" for cell in row))
+        print(f"{f'batch {batch:,}, {case.lanes:,} lanes':<32}{cells_of(row, 13)}")
 
 
 def steps_in_next_epoch(order: Order, batch: int, visits: Visits) -> Integers:
-    """The step at which each pair comes in epoch 1; where it does not come, a number of its own below 0."""
-    places = [
-        order.find(shard, pair, 1)
-        for shard, pair in zip(visits.shard.tolist(), visits.pair.tolist(), strict=True)
-    ]
+    """Returns the step at which each pair comes in epoch 1.
+
+    A pair that does not come has a number below 0 that no other pair has.
+
+    Args:
+        order: The order.
+        batch: The global batch.
+        visits: The pairs.
+    """
     per_lane = batch // order.lanes
-    return np.array(
-        [
-            -1 - number if place is None else place[1] // per_lane
-            for number, place in enumerate(places)
-        ]
-    )
+    steps = []
+    pairs = zip(visits.shard.tolist(), visits.pair.tolist(), strict=True)
+    for index, (shard, pair) in enumerate(pairs):
+        place = order.find(shard, pair, 1)
+        steps.append(-1 - index if place is None else place[1] // per_lane)
+    return np.array(steps)
 
 
 def report_again(counts: Integers) -> None:
+    """Prints how many couples meet again in the next epoch."""
     heads = ("couples", "again", "share", "uniform", "ratio")
-    print(
-        f"\n{'couples of epoch 0 that meet in epoch 1':<44}"
-        + "".join(f"{head:>15}" for head in heads)
-    )
-    for batch, lanes, _, followed in CASES:
-        order = Order(counts=counts, seed=0, lanes=lanes, window=WINDOW)
-        of_all, of_shard = (
-            np.zeros(2, dtype=np.int64),
-            np.zeros(2, dtype=np.int64),
-        )  # couples, and those that meet again
-        for step in random_steps(order, batch, followed):
-            visits = order.global_batch(step * batch, batch, np.arange(batch))
-            later = steps_in_next_epoch(order, batch, visits)
-            of_all += [batch * (batch - 1) // 2, couples(np.unique(later, return_counts=True)[1])]
+    print(f"\n{'couples of epoch 0 that meet in epoch 1':<44}{cells_of(heads, 15)}")
+    for case in CASES:
+        order = make_order(counts, case.lanes)
+
+        # Couples, and those that meet again.
+        of_all = np.zeros(2, dtype=np.int64)
+        of_shard = np.zeros(2, dtype=np.int64)
+        for visits in random_batches(order, case.batch, case.followed):
+            later = steps_in_next_epoch(order, case.batch, visits)
+            _, meeting = np.unique(later, return_counts=True)
+            of_all += [case.batch * (case.batch - 1) // 2, couples(meeting)]
+
             both = np.stack([visits.shard, later])
-            of_shard += [
-                couples(np.bincount(visits.shard)),
-                couples(np.unique(both, axis=1, return_counts=True)[1]),
-            ]
-        uniform = (batch - 1) / (int(counts.sum()) - 1)
-        for name, (whole, again) in (("", of_all.tolist()), (", of one shard", of_shard.tolist())):
+            _, meeting = np.unique(both, axis=1, return_counts=True)
+            of_shard += [couples(np.bincount(visits.shard)), couples(meeting)]
+
+        uniform = (case.batch - 1) / (int(counts.sum()) - 1)
+        for name, both_counts in (("", of_all), (", of one shard", of_shard)):
+            whole, again = both_counts.tolist()
             share = again / whole
             row = (
                 f"{whole:,}",
@@ -116,45 +160,53 @@ def report_again(counts: Integers) -> None:
                 f"{uniform:.2e}",
                 f"{share / uniform:.2f}",
             )
-            print(
-                f"{f'batch {batch:,}, {lanes:,} lanes{name}':<44}"
-                + "".join(f"{cell:>15}" for cell in row)
-            )
-    print(
-        f"sampled: {', '.join(f'{case[3]} batch(es) of {case[0]:,}' for case in CASES)}, every pair of it followed"
-    )
+            head = f"batch {case.batch:,}, {case.lanes:,} lanes{name}"
+            print(f"{head:<44}{cells_of(row, 15)}")
+
+    sampled = ", ".join(f"{case.followed} batch(es) of {case.batch:,}" for case in CASES)
+    print(f"sampled: {sampled}, every pair of it followed")
 
 
 @dataclass(frozen=True)
 class Small:
-    """What 20 epochs of small data bring: pair numbers `[visits]` in their order, and the lane of each."""
+    """The visits of `EPOCHS` epochs of small data.
+
+    Attributes:
+        pairs: `[visits]`, the pairs' indices in their order.
+        lanes: `[visits]`, the lane of each.
+    """
 
     pairs: Integers
     lanes: Integers
 
 
 def ours(window: int) -> Small:
+    """Visits small data in our order."""
     order = Order(counts=[SMALL_PAIRS] * SMALL_SHARDS, seed=0, lanes=SMALL_LANES, window=window)
     steps = EPOCHS * order.sources[0].epoch_pairs // SMALL_BATCH
     slots = np.arange(SMALL_BATCH)
-    visits = [order.global_batch(step * SMALL_BATCH, SMALL_BATCH, slots) for step in range(steps)]
-    pairs = np.concatenate([visit.shard * SMALL_PAIRS + visit.pair for visit in visits])
-    return Small(pairs, np.tile(slots // (SMALL_BATCH // SMALL_LANES), steps))
+    pairs = []
+    for finished_steps in range(steps):
+        visits = order.global_batch(finished_steps * SMALL_BATCH, SMALL_BATCH, slots)
+        pairs.append(visits.shard * SMALL_PAIRS + visits.pair)
+
+    lanes = np.tile(slots // (SMALL_BATCH // SMALL_LANES), steps)
+    return Small(np.concatenate(pairs), lanes)
 
 
 def plain() -> Small:
+    """Visits small data in an order that NumPy shuffles anew in each epoch."""
     random = np.random.default_rng(0)
-    number = SMALL_SHARDS * SMALL_PAIRS
-    pairs = np.concatenate([random.permutation(number) for _ in range(EPOCHS)])
+    pairs = np.concatenate([random.permutation(SMALL_TOTAL) for _ in range(EPOCHS)])
     whole = len(pairs) // SMALL_BATCH * SMALL_BATCH
-    lanes = np.tile(np.arange(number) * SMALL_LANES // number, EPOCHS)
+    lanes_of_epoch = np.arange(SMALL_TOTAL) * SMALL_LANES // SMALL_TOTAL
+    lanes = np.tile(lanes_of_epoch, EPOCHS)
     return Small(pairs[:whole], lanes[:whole])
 
 
 def partners(small: Small) -> Integers:
-    """How many others each pair has met."""
-    number = SMALL_SHARDS * SMALL_PAIRS
-    met = np.zeros((number, number), dtype=bool)
+    """Counts how many others each pair has met in a batch."""
+    met = np.zeros((SMALL_TOTAL, SMALL_TOTAL), dtype=bool)
     for batch in small.pairs.reshape(-1, SMALL_BATCH):
         met[np.ix_(batch, batch)] = True
     np.fill_diagonal(met, False)
@@ -163,43 +215,61 @@ def partners(small: Small) -> Integers:
 
 
 def visits_of_lanes(small: Small) -> NDArray[np.float64]:
-    """`[pairs, lanes]`: how many of its epochs each pair was in each lane."""
-    number = SMALL_SHARDS * SMALL_PAIRS
-    flat = np.bincount(small.pairs * SMALL_LANES + small.lanes, minlength=number * SMALL_LANES)
-    return flat.reshape(number, SMALL_LANES).astype(np.float64)
+    """Counts in how many of its epochs each pair was in each lane: `[pairs, lanes]`."""
+    both = small.pairs * SMALL_LANES + small.lanes
+    flat = np.bincount(both, minlength=SMALL_TOTAL * SMALL_LANES)
+    return flat.reshape(SMALL_TOTAL, SMALL_LANES).astype(np.float64)
 
 
 def report_small() -> None:
+    """Prints how small data mixes, beside a uniform shuffle."""
     print(
-        f"\n{SMALL_SHARDS} shards x {SMALL_PAIRS:,} pairs, {SMALL_LANES} lanes, batch {SMALL_BATCH}, {EPOCHS} epochs"
+        f"\n{SMALL_SHARDS} shards x {SMALL_PAIRS:,} pairs, {SMALL_LANES} lanes, "
+        f"batch {SMALL_BATCH}, {EPOCHS} epochs"
     )
     heads = ("partners: min", "mean", "max", "commonest lane", "at most", "chi² / (lanes - 1)")
-    print(f"{'':<28}" + "".join(f"{head:>19}" for head in heads))
-    number = SMALL_SHARDS * SMALL_PAIRS
+    print(f"{'':<28}{cells_of(heads, 19)}")
     cases = {
         "ours, one window (16,384)": ours(16_384),
         "ours, windows of 128": ours(128),
         "uniform (NumPy)": plain(),
     }
+
     for name, small in cases.items():
-        met, lanes = partners(small), visits_of_lanes(small)
-        share = lanes.max(axis=1) / lanes.sum(axis=1)
-        expected = lanes.sum(axis=1, keepdims=True) / SMALL_LANES
-        chi_square = ((lanes - expected) ** 2 / expected).sum(axis=1).mean() / (SMALL_LANES - 1)
-        cells = (f"{met.min():,}", f"{met.mean():,.0f}", f"{met.max():,}")
-        row = (*cells, f"{share.mean():.3f}", f"{share.max():.2f}", f"{chi_square:.3f}")
-        print(f"{name:<28}" + "".join(f"{cell:>19}" for cell in row))
-    closed = (number - 1) * (1 - (1 - (SMALL_BATCH - 1) / (number - 1)) ** EPOCHS)
-    print(f"{'uniform, closed form':<28}{'':>19}{closed:>19,.0f}")
+        met = partners(small)
+        lanes = visits_of_lanes(small)
+        visits = lanes.sum(axis=1, keepdims=True)
+        share = lanes.max(axis=1) / visits[:, 0]
+        expected = visits / SMALL_LANES
+        of_lanes = (lanes - expected) ** 2 / expected
+        of_pairs = of_lanes.sum(axis=1)
+        chi_square = of_pairs.mean() / (SMALL_LANES - 1)
+        row = (
+            f"{met.min():,}",
+            f"{met.mean():,.0f}",
+            f"{met.max():,}",
+            f"{share.mean():.3f}",
+            f"{share.max():.2f}",
+            f"{chi_square:.3f}",
+        )
+        print(f"{name:<28}{cells_of(row, 19)}")
+
+    # Each epoch a pair meets SMALL_BATCH - 1 of the others, drawn evenly.
+    others = SMALL_TOTAL - 1
+    missed = (1 - (SMALL_BATCH - 1) / others) ** EPOCHS
+    print(f"{'uniform, closed form':<28}{'':>19}{others * (1 - missed):>19,.0f}")
 
 
 def report(counts: Integers) -> None:
+    """Prints all three tables.
+
+    Args:
+        counts: `[shards]`, the pairs of each shard of the large data.
+    """
     report_same_shard(counts)
     report_again(counts)
     report_small()
 
 
 if __name__ == "__main__":
-    from benchmarks.order.__main__ import uneven_counts
-
     report(uneven_counts())

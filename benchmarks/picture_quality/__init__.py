@@ -1,1 +1,1 @@
-"""benchmarks.picture_quality"""
+"""The quality of our decode() against a full decode and an antialiased resize in float."""

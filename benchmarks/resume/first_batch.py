@@ -1,8 +1,8 @@
-"""Seconds to the first batch at a place in an epoch, in a process of its own; started by `benchmarks.resume`.
+"""Seconds to the first batch at a place in an epoch; started by `benchmarks.resume`.
 
-    python -m benchmarks.resume_first_batch ours|webdataset SHARDS PLACE
+    python -m benchmarks.resume.first_batch ours|webdataset SHARDS PLACE
 
-PLACE is a share of the epoch. Prints one JSON line.
+PLACE is a share of the epoch. It has a process of its own, and prints one JSON line.
 """
 
 from __future__ import annotations
@@ -12,62 +12,63 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
 import webdataset
 from numpy.typing import NDArray
 
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Pixels, Views, decode
-from align_train.stream.loader import ChunkSchedule, TrainingLoader
-from align_train.stream.order import Order
-from align_train.stream.recipe import Start
 from align_train.stream.tokenizer import Tokenizer
-from benchmarks.loader.ours import BATCH, IMAGE_SIZE, MAX_TOKENS, RESIZE_SIZE, make_pairs
 from benchmarks.shared.clock import report
+from benchmarks.shared.our_loader import SEED, make_loader, make_pairs
+from benchmarks.shared.sizes import BATCH, IMAGE_SIZE, MAX_TOKENS, RESIZE_SIZE
 from benchmarks.shared.small_shards import VOCABULARY
-
-SEED, LANES, WINDOW = 0, 8, 16384
 
 
 def ours(shards: str, place: float) -> Iterator[int]:
-    """Batches from the step on at which a run was interrupted, as a resumed run builds them."""
+    """Yields the sizes of our batches, as a resumed run builds them.
+
+    Args:
+        shards: A folder of shards, with a vocabulary beside them.
+        place: The share of an epoch after which the run was interrupted.
+    """
     pairs = make_pairs(shards)
-    step = int(pairs.manifest.pairs * place) // BATCH
-    chunks = TrainingChunks(
-        pairs=pairs,
-        order=Order(counts=pairs.manifest.counts, seed=SEED, lanes=LANES, window=WINDOW),
-        vocabulary=Tokenizer(str(Path(shards) / VOCABULARY), max_tokens=MAX_TOKENS),
-        batch_size=BATCH,
-        chunk_size=BATCH,
-        start=Start(finished_steps=step, cursor=step * BATCH),
-    )
-    schedule = ChunkSchedule(finished_steps=step, first_chunk=0, chunks_per_step=1)
-    for batch in TrainingLoader(chunks=chunks, schedule=schedule, workers=1, pin_memory=False):
-        assert batch.finished_steps >= step
+    finished_steps = int(pairs.manifest.pairs * place) // BATCH
+    vocabulary = str(Path(shards) / VOCABULARY)
+    for batch in make_loader(pairs, vocabulary, workers=1, finished_steps=finished_steps):
+        assert batch.finished_steps >= finished_steps
         yield len(batch)
 
 
 def from_webdataset(shards: str, place: float) -> Iterator[int]:
-    """Batches from the same place on: raw samples are skipped, then decoded and tokenised by what ours uses."""
-    names = sorted(map(str, Path(shards).glob("*.tar")))
+    """Yields the sizes of webdataset's batches.
+
+    Raw samples are skipped; the others are decoded and tokenised by our own functions.
+
+    Args:
+        shards: A folder of shards, with a vocabulary beside them.
+        place: The share of an epoch that is skipped.
+    """
+    paths = [str(path) for path in sorted(Path(shards).glob("*.tar"))]
     pairs = make_pairs(shards).manifest.pairs
     views = Views(image_size=IMAGE_SIZE, resize_size=RESIZE_SIZE)
-    encode = Tokenizer(str(Path(shards) / VOCABULARY), max_tokens=MAX_TOKENS)
+    tokenizer = Tokenizer(str(Path(shards) / VOCABULARY), max_tokens=MAX_TOKENS)
     random = Random(SEED)
 
     def decoded(sample: dict[str, bytes]) -> tuple[Pixels, str]:
-        return decode(sample["jpg"], views.draw(random), IMAGE_SIZE), sample["txt"].decode()
+        image = decode(sample["jpg"], views.draw(random), IMAGE_SIZE)
+        return image, sample["txt"].decode()
 
     def collated(samples: Iterable[tuple[Pixels, str]]) -> tuple[torch.Tensor, NDArray[np.int32]]:
-        pixels, texts = zip(*samples, strict=True)
-        return torch.from_numpy(np.stack(pixels)), encode(texts)
+        images, texts = zip(*samples, strict=True)
+        return torch.from_numpy(np.stack(images)), tokenizer(texts)
 
-    samples: Any = webdataset.WebDataset(names, shardshuffle=False)
+    # Whole batches are skipped, as ours does: both begin at the same pair.
+    skipped = int(pairs * place) // BATCH * BATCH
     dataset = (
-        samples.slice(int(pairs * place) // BATCH * BATCH, None)
+        webdataset.WebDataset(paths, shardshuffle=False)
+        .slice(skipped, None)
         .map(decoded)
         .batched(BATCH, collation_fn=collated)
     )
@@ -76,7 +77,7 @@ def from_webdataset(shards: str, place: float) -> Iterator[int]:
 
 
 def main(loader: str, shards: str, place: float) -> None:
-    batches = {"ours": ours, "webdataset": from_webdataset}[loader]
+    batches = ours if loader == "ours" else from_webdataset
     asked = time.perf_counter()
     if next(batches(shards, place)) != BATCH:
         raise ValueError("the first batch is short")

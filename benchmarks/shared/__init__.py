@@ -1,1 +1,1 @@
-"""benchmarks.shared"""
+"""Code that several benchmarks share."""

@@ -1,50 +1,68 @@
+"""The environment of the projects that we are compared with: `.venv-peers`, made when needed.
+
+It has pins of its own, which would not fit beside ours: open_clip wants webdataset 0.2.86 or older.
+Making it takes a minute and 5 GB.
+"""
+
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.shared.children import TOP
+from benchmarks.shared.children import REPOSITORY
+
+PEERS = REPOSITORY / ".venv-peers"
+
+PEERS_NEED = (
+    "clip-benchmark>=1.6.2",
+    "numpy<2.4",  # the peers' accuracy fails on newer ones
+    "open_clip_torch[training]>=3.3",
+    "torchmetrics>=1.8",
+)
+
+# Prints `PACKAGE VERSION, …` of the packages on its command line.
+_PRINT_VERSIONS = """
+import importlib.metadata, sys
+print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in sys.argv[1:]))
+"""
 
 
 def peers_python() -> Path:
-    """The interpreter of open_clip's environment, which is made where it is missing or was left half made."""
-    python, done = PEERS / "bin" / "python", PEERS / ".done"
+    """Returns the interpreter of the peers' environment.
+
+    The environment is made anew if it is missing, was left half made, or has other pins.
+
+    Raises:
+        SystemExit: It cannot be made.
+    """
+    python = PEERS / "bin" / "python"
+    done = PEERS / ".done"
     needed = "\n".join(PEERS_NEED)
-    if not done.is_file() or done.read_text() != needed:
-        print(f"making {PEERS.name} for open_clip (a minute, 5 GB) ...", flush=True)
-        uv = str(Path(sys.executable).with_name("uv"))
-        try:
-            subprocess.run(
-                [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(PEERS)],
-                check=True,
-            )
-            subprocess.run(
-                [uv, "pip", "install", "--quiet", "--python", str(python), *PEERS_NEED], check=True
-            )
-        except FileNotFoundError:
-            raise SystemExit(
-                f"{uv}: not there; run `python -m pip install uv` in this environment"
-            ) from None
-        except subprocess.CalledProcessError as error:
-            raise SystemExit(f"{PEERS.name} could not be made, see above ({error})") from None
-        done.write_text(needed)
+    if done.is_file() and done.read_text() == needed:
+        return python
+
+    print(f"making {PEERS.name} for open_clip (a minute, 5 GB) ...", flush=True)
+    uv = str(Path(sys.executable).with_name("uv"))
+    make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(PEERS)]
+    install = [uv, "pip", "install", "--quiet", "--python", str(python), *PEERS_NEED]
+    try:
+        subprocess.run(make, check=True)
+        subprocess.run(install, check=True)
+    except FileNotFoundError:
+        raise SystemExit(
+            f"{uv}: not there; run `python -m pip install uv` in this environment"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{PEERS.name} could not be made, see above ({error})") from None
+
+    # Written last: an environment that was left half made has no such file.
+    done.write_text(needed)
     return python
 
 
 def versions(python: Path | str, *packages: str) -> str:
-    code = "import sys, importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
-    return subprocess.run(
-        [str(python), "-c", code, *packages], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-PEERS = TOP / ".venv-peers"
-
-
-PEERS_NEED = (
-    "clip-benchmark>=1.6.2",
-    "numpy<2.4",
-    "open_clip_torch[training]>=3.3",
-    "torchmetrics>=1.8",
-)  # their accuracy fails on newer NumPy
+    """Returns the versions of packages in the environment of an interpreter, in one line."""
+    command = [str(python), "-c", _PRINT_VERSIONS, *packages]
+    child = subprocess.run(command, check=True, capture_output=True, text=True)
+    return child.stdout.strip()

@@ -15,7 +15,7 @@ def test_what_the_benchmark_compares(tmp_path: Path) -> None:
     found = metrics.ours(rows, tmp_path)
     nearest = (rows["images"].double() @ rows["one"].double().T).argmax(dim=1)
     assert found["one/image_to_text/recall@1"] == float(
-        (nearest == torch.arange(metrics.PICTURES)).double().mean()
+        (nearest == torch.arange(metrics.IMAGES)).double().mean()
     )
     prompts = rows["prompts"].double().view(metrics.CLASSES, -1, metrics.DIM).mean(dim=1)
     guesses = (rows["images"].double() @ torch.nn.functional.normalize(prompts, dim=-1).T).argmax(
