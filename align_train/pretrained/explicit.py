@@ -1,8 +1,9 @@
-"""`model=huggingface` and `model=classifier`: settings that begin with a trained model, in full."""
+"""`model=huggingface` and `model=classifier`: settings that begin with a trained model, in full.
+
+The run's config.yaml then says by itself how the model is built.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 from align_train.config.schema import Node
 from align_train.errors import UserError
@@ -25,32 +26,36 @@ def explicit_settings(model: Node, data: Node) -> Node:
         UserError: There is no model at the path, or it lacks what must then be given.
     """
     path = str(model["path"])
-    found = open_pretrained(path)
+    pretrained = open_pretrained(path)
     classifier = is_classifier(model)
-    if found.is_classifier and not classifier:
+    if pretrained.is_classifier and not classifier:
         raise UserError(
             f"model.path={path}: a classifier, which has no text tower; take model=classifier"
         )
 
-    node = without_pretrained(found.node)
+    node = without_pretrained(pretrained.node)
     if classifier:
+        # The linear layer is a new one: the data says how many classes it has.
         kept = {key: node[key] for key in ("image_tower", "image_size", "resize_size")}
         node = {**kept, "classes": None, "lock": None}
 
+    # Null means "as in the trained model": conf/model lists the keys that way.
     given = {key: value for key, value in model.items() if key != "path" and value is not None}
     node = _merged(node, given)
+
     settings: Node = {"model": node, "initial_weights": path}
     if not classifier and data.get("tokenizer") is None:
-        _refuse_missing(found, "tokenizer", "data.tokenizer=…")
-        settings["data.tokenizer"] = found.tokenizer
+        _refuse_missing(pretrained, "tokenizer", "data.tokenizer=…")
+        settings["data.tokenizer"] = pretrained.tokenizer
+    # After the merge: a size that the folder does not say may have been given.
     if node["image_size"] is None:
-        _refuse_missing(found, "preprocess", "model.image_size=… and model.resize_size=…")
+        _refuse_missing(pretrained, "preprocess", "model.image_size=… and model.resize_size=…")
     return settings
 
 
 def _merged(node: Node, changes: Node) -> Node:
     """A node with other values, at any depth."""
-    merged: dict[str, Any] = dict(node)
+    merged = dict(node)
     for key, value in changes.items():
         inner = merged.get(key)
         if isinstance(inner, dict) and isinstance(value, dict):
@@ -59,6 +64,6 @@ def _merged(node: Node, changes: Node) -> Node:
     return merged
 
 
-def _refuse_missing(found: Pretrained, part: str, fix: str) -> None:
-    if part in found.missing:
-        raise UserError(f"{found.missing[part]}; give {fix}")
+def _refuse_missing(pretrained: Pretrained, part: str, fix: str) -> None:
+    if part in pretrained.missing:
+        raise UserError(f"{pretrained.missing[part]}; give {fix}")

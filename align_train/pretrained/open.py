@@ -1,7 +1,10 @@
-"""A trained model in a folder, whoever wrote it: a run, `align_train.export`, or Hugging Face's ALIGN.
+"""A trained model in a folder: a run's, one of `align_train.export`, or Hugging Face's ALIGN.
 
-What all three come down to: a node that says how the model is built (explicitly, as `conf/model/*.yaml` would), tensors, a
-tokenizer, and the sizes of its preprocessing.
+All three come down to the same parts: a node that says how the model is built (explicitly, as
+`conf/model/*.yaml` would), tensors, a tokenizer, and the sizes of its images.
+
+Price: a run whose config.yaml leaves the vocabulary open is asked for its weights. They are mapped
+into memory, not read.
 """
 
 from __future__ import annotations
@@ -19,18 +22,28 @@ from align_train.stream.classes import CLASS_FILE
 
 _WANTED = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
 
-
-_VOCABULARY = "text_tower.network.embeddings.word_embeddings.weight"
-
-
-_CLASSES = "head.bias"
+# Tensors with a row for each token, or for each class.
+_TOKEN_ROWS = "text_tower.network.embeddings.word_embeddings.weight"
+_CLASS_ROWS = "head.bias"
 
 
 def open_pretrained(path: str) -> Pretrained:
-    """path: a folder, or a name on the Hugging Face hub."""
+    """Opens a trained model, whoever wrote it.
+
+    Args:
+        path: A folder, or a name on the Hugging Face hub.
+
+    Returns:
+        Its parts. The weights are not read yet.
+
+    Raises:
+        UserError: There is no model that our towers can be.
+    """
     folder = find(path, wanted=_WANTED).absolute()
     if not folder.is_dir():
         raise UserError(f"{path}: a file; expected {_WANTED}")
+
+    # A run keeps its weights in checkpoints, so these two files together are an exported model.
     if (folder / "config.yaml").is_file():
         return _exported(folder) if (folder / WEIGHTS).is_file() else _run(folder)
     if (folder / "config.json").is_file():
@@ -40,19 +53,24 @@ def open_pretrained(path: str) -> Pretrained:
 
 def _run(folder: Path) -> Pretrained:
     node = _model_node(folder)
+    run = RunFolder(folder)
+
+    # A run's settings may leave both sizes to its data, and the data may be gone by now.
     if is_classifier(node):
-        node["classes"] = len(run_weights(RunFolder(folder))[_CLASSES])
+        node["classes"] = len(run_weights(run)[_CLASS_ROWS])
         return Pretrained(folder, "run", node, None, classes=str(folder / CLASS_FILE))
     if node.get("vocabulary_size") is None:
-        node["vocabulary_size"] = len(run_weights(RunFolder(folder))[_VOCABULARY])
-    return Pretrained(folder, "run", node, str(RunFolder(folder).tokenizer))
+        node["vocabulary_size"] = len(run_weights(run)[_TOKEN_ROWS])
+    return Pretrained(folder, "run", node, str(run.tokenizer))
 
 
 def _exported(folder: Path) -> Pretrained:
     node = _model_node(folder)
     if is_classifier(node):
         return Pretrained(folder, "align_train", node, None, classes=str(folder / CLASS_FILE))
-    return Pretrained(folder, "align_train", node, *tokenizer_of(folder))
+
+    tokenizer, missing = tokenizer_of(folder)
+    return Pretrained(folder, "align_train", node, tokenizer, missing)
 
 
 def _model_node(folder: Path) -> Node:

@@ -1,125 +1,208 @@
-"""What a trained model in a folder comes down to, whoever wrote it."""
+"""The parts that a trained model in a folder comes down to, whoever wrote it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from align_train.config.components import build, class_name
+from align_train.config.components import build, has_true
+from align_train.config.schema import Node
 from align_train.errors import UserError
-from align_train.model import Classifier, TrainableModel
+from align_train.model import TrainableModel
 from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
 from align_train.run.folder import RunFolder
 
-_POOLER = ("text_model.pooler.dense.weight", "text_model.pooler.dense.bias")
+_TOWERS = ("image_tower", "text_tower")
 
+# Names of an image tower's tensors begin with these: ours, and Hugging Face's.
+_IMAGE_TOWER = "image_tower."
+_VISION_MODEL = "vision_model."
 
+# Tensors that Hugging Face's checkpoints may hold beyond a model of ours: no forward pass reads
+# the pooler, and the positions are a row of integers that older versions saved.
 _LEFT_OVER = (
-    *_POOLER,
+    "text_model.pooler.dense.weight",
+    "text_model.pooler.dense.bias",
     "text_model.embeddings.position_ids",
-)  # what a checkpoint of theirs may hold beyond a model of ours
+)
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """node: of the model, with its vocabulary's size; image_size and resize_size are None where the folder does not say.
-    tokenizer: what `Tokenizer` takes, or None. classes: of a classifier, the file that `ClassList` takes. missing: why,
-    for what is None. run: the run's folder, where it is one."""
+    """A trained model in a folder.
+
+    Attributes:
+        path: The folder.
+        kind: Who wrote it: a run, `align_train.export`, or Hugging Face.
+        node: The model's node, with the size of its vocabulary. `image_size` and `resize_size` are
+            None if the folder does not say.
+        tokenizer: The path that `Tokenizer` takes; None if there is none.
+        missing: For each part that is None (`tokenizer`, `preprocess`) the reason.
+        classes: The file of a classifier's classes, which `ClassList` takes; else None.
+    """
 
     path: Path
     kind: Literal["run", "align_train", "hugging_face"]
-    node: dict[str, Any]
+    node: Node
     tokenizer: str | None
     missing: dict[str, str] = field(default_factory=dict)
     classes: str | None = None
 
     @property
     def is_classifier(self) -> bool:
+        """Whether the model takes labels in the place of texts."""
         return is_classifier(self.node)
 
     @property
     def run(self) -> RunFolder | None:
+        """The run's folder; None if the model is no run of ours."""
         return RunFolder(self.path) if self.kind == "run" else None
 
     def tensors(self) -> dict[str, Tensor]:
-        return run_weights(RunFolder(self.path)) if self.kind == "run" else read(self.path)
+        """The weights by name, as the folder spells the names.
+
+        Raises:
+            UserError: There are none, or they cannot be read.
+        """
+        return read(self.path) if self.run is None else run_weights(self.run)
 
     def fill(self, model: TrainableModel) -> None:
-        """Gives its weights to a model of the same kind and shape, by ours or by Hugging Face's names."""
-        theirs = tensor_names(model.state_dict()) if self.kind == "hugging_face" else None
-        fill(
-            model,
-            self.tensors(),
-            source=str(self.path),
-            names=theirs,
-            ignore=_LEFT_OVER if theirs else (),
-        )
+        """Gives these weights to a model of the same kind and shape.
+
+        Args:
+            model: The model; it gets all of its weights, or none.
+
+        Raises:
+            UserError: A tensor is missing, left over or of another shape.
+        """
+        if self.kind == "hugging_face":
+            names = tensor_names(model.state_dict())
+            source = str(self.path)
+            fill(model, self.tensors(), source=source, names=names, ignore=_LEFT_OVER)
+        else:
+            fill(model, self.tensors(), source=str(self.path))
 
     def fill_image_tower(self, model: TrainableModel) -> None:
-        """Gives the weights of its image tower to one of the same shape."""
-        prefix, tensors = "image_tower.", self.tensors()
-        names = [prefix + name for name in model.image_tower.state_dict()]
-        called = (
-            tensor_names(names) if self.kind == "hugging_face" else {name: name for name in names}
-        )
-        ours = {name.removeprefix(prefix): theirs for name, theirs in called.items()}
-        # What belongs to other parts is left; what is left of the tower itself shows that it is another tower.
-        own = ("vision_model.",) if self.kind == "hugging_face" else (prefix,)
-        others = [name for name in tensors if not name.startswith(own)]
-        fill(model.image_tower, tensors, source=str(self.path), names=ours, ignore=others)
+        """Gives the weights of this image tower to a model with one of the same shape.
+
+        Args:
+            model: The model; its other parts keep their weights.
+
+        Raises:
+            UserError: The image towers differ.
+        """
+        tower = model.image_tower
+        names = {name: _IMAGE_TOWER + name for name in tower.state_dict()}
+        prefix = _IMAGE_TOWER
+        if self.kind == "hugging_face":
+            theirs = tensor_names(names.values())
+            names = {name: theirs[ours] for name, ours in names.items()}
+            prefix = _VISION_MODEL
+
+        # Only other parts may be left over: a tensor that is left of the tower itself shows that
+        # it is another tower.
+        tensors = self.tensors()
+        others = [name for name in tensors if not name.startswith(prefix)]
+        fill(tower, tensors, source=str(self.path), names=names, ignore=others)
 
     def build(self) -> TrainableModel:
-        """The model with its weights, in evaluation mode, on the CPU."""
+        """Builds the model with its weights.
+
+        Returns:
+            The model in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: The weights cannot be read, or do not fit the node.
+        """
         node = without_pretrained(self.node)
-        if node["image_size"] is None:  # nothing in the towers depends on it
+        # Nothing in the towers depends on the sizes, so the constructor's defaults do no harm.
+        if node["image_size"] is None:
             del node["image_size"], node["resize_size"]
+
         model: TrainableModel = build(node)
         self.fill(model)
         return model.eval()
 
 
-def is_classifier(node: Mapping[str, Any]) -> bool:
-    return class_name(node) == Classifier.__name__
+def is_classifier(node: Node) -> bool:
+    """Whether a model's class takes labels in the place of texts.
+
+    Args:
+        node: The model's node. One without `_target_` is no classifier.
+
+    Raises:
+        UserError: The class cannot be imported.
+    """
+    # The class says it itself (`TrainableModel.takes_labels`), also one from a user's package.
+    return "_target_" in node and has_true(node, "model", "takes_labels")
 
 
 def tokenizer_of(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Looks for a tokenizer in a model's folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The tokenizer's path, and `Pretrained.missing`: empty if there is one.
+    """
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         return str(folder), {}
-    return None, {
-        "tokenizer": f"{folder}: no tokenizer.json (or vocab.txt) there: texts cannot be turned into tokens"
-    }
+
+    # Not an error yet: images can be embedded without one.
+    reason = f"{folder}: no tokenizer.json (or vocab.txt): texts cannot be turned into tokens"
+    return None, {"tokenizer": reason}
 
 
 def run_weights(folder: RunFolder) -> dict[str, Tensor]:
-    """The weights that a run is judged by: of its last checkpoint, averaged where it keeps an average."""
+    """Reads the weights that a run is judged by.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The weights of the last checkpoint by name; their average if the run keeps one.
+
+    Raises:
+        UserError: There is no checkpoint yet, or it cannot be read.
+    """
     path = folder.last_checkpoint()
     if path is None:
         raise UserError(f"{folder.path}: no checkpoint yet (checkpoints/last); train it first")
+
     try:
+        # Mapped: the optimizer's state, which is the larger part, is never read.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights = {
-            name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()
-        }
+        state = checkpoint["state_dict"]
+        weights = {name.removeprefix("model."): value for name, value in state.items()}
+        # An average has weights only; BatchNorm's statistics stay those of the run.
         weights.update(checkpoint.get("ema", {}))
     except Exception as error:  # torch raises many kinds for torn or foreign files
         raise UserError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); point `last` at another one"
+            f"{path}: not a readable checkpoint ({type(error).__name__}); "
+            f"point `last` at another one"
         ) from None
     return weights
 
 
-def without_pretrained(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The node of a model whose weights come from elsewhere: its towers fetch none."""
-    towers = ("image_tower", "text_tower")
-    return {
-        key: {name: item for name, item in value.items() if name != "pretrained"}
-        if key in towers
-        else value
-        for key, value in node.items()
-    }
+def without_pretrained(node: Mapping[str, object]) -> Node:
+    """Copies the node of a model whose weights come from elsewhere: its towers fetch none.
+
+    Args:
+        node: The model's node.
+
+    Returns:
+        The node without `pretrained` in its towers.
+    """
+    copy: Node = {}
+    for key, value in node.items():
+        if key in _TOWERS and isinstance(value, Mapping):
+            value = {name: item for name, item in value.items() if name != "pretrained"}
+        copy[key] = value
+    return copy
