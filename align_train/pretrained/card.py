@@ -1,11 +1,18 @@
+"""The model card of an exported model: how to use it, its recipe, the data's identity, its figures.
+
+Price: the run's small files are read; neither weights nor data are.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from align_train.config.components import class_name
 from align_train.config.saved import read_run, to_yaml
+from align_train.config.schema import Node, TrainSettings
 from align_train.pretrained.pretrained import Pretrained
+from align_train.run.folder import RunFolder
 
 _CARD = """---
 library_name: {library}
@@ -15,7 +22,7 @@ tags: [{tags}]
 
 # {name}
 
-{what}, trained with align_train after ALIGN (Jia et al. 2021, arXiv 2102.05918).
+{summary}, trained with align_train after ALIGN (Jia et al. 2021, arXiv 2102.05918).
 
 ```python
 {usage}
@@ -23,90 +30,121 @@ tags: [{tags}]
 
 {body}"""
 
-
 _WITH_TRANSFORMERS = """from PIL import Image
 from transformers import AlignModel, AlignProcessor
 
 model, processor = AlignModel.from_pretrained("{name}"), AlignProcessor.from_pretrained("{name}")
 labels = ["a photo of a cat", "a photo of a dog"]
-inputs = processor(images=Image.open("picture.jpg"), text=labels, truncation=True, return_tensors="pt")
+image = Image.open("image.jpg")
+inputs = processor(images=image, text=labels, truncation=True, return_tensors="pt")
 print(model(**inputs).logits_per_image.softmax(dim=1))"""
-
 
 _WITH_US = """from PIL import Image
 import align_train
 
 model = align_train.load("{name}")
-print(model.similarity([Image.open("picture.jpg")], ["a photo of a cat", "a photo of a dog"]).softmax(dim=1))"""
-
+labels = ["a photo of a cat", "a photo of a dog"]
+print(model.similarity([Image.open("image.jpg")], labels).softmax(dim=1))"""
 
 _OF_CLASSES = """from PIL import Image
 import align_train
 
 model = align_train.load_classifier("{name}")
-print(model.classify([Image.open("picture.jpg")]))"""
+print(model.classify([Image.open("image.jpg")]))"""
 
 
-_DUAL_ENCODER = {
-    "task": "zero-shot-image-classification",
-    "tags": "align, contrastive, image-text",
-    "what": "A dual encoder for pictures and texts",
-}
+def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
+    """Writes the model card.
 
+    Args:
+        pretrained: The model.
+        name: Its new name, as users will load it.
+        hugging_face: Whether `transformers` loads it; else `align_train` does.
 
-def card(found: Pretrained, name: str, *, hugging_face: bool) -> str:
-    """The model card: use, recipe, the data's identity, figures."""
-    usage, about = _WITH_TRANSFORMERS if hugging_face else _WITH_US, _DUAL_ENCODER
-    if found.is_classifier:
-        what = f"A classifier of pictures, {found.node['classes']:,} classes"
-        usage, about = _OF_CLASSES, {"task": "image-classification", "tags": "align", "what": what}
-    body = _of_run(found) if found.run else f"From `{found.path.name}`, as it was.\n"
-    library = "transformers" if hugging_face else "align_train"
+    Returns:
+        Markdown, with the metadata that the Hugging Face hub reads.
+    """
+    usage = _WITH_TRANSFORMERS if hugging_face else _WITH_US
+    task = "zero-shot-image-classification"
+    tags = "align, contrastive, image-text"
+    summary = "A dual encoder for images and texts"
+    if pretrained.is_classifier:
+        usage = _OF_CLASSES
+        task = "image-classification"
+        tags = "align"
+        summary = f"A classifier of images, {pretrained.node['classes']:,} classes"
+
+    body = f"From `{pretrained.path.name}`, as it was.\n"
+    if pretrained.run is not None:
+        body = _of_run(pretrained, pretrained.run)
+
     return _CARD.format(
-        library=library, name=name, usage=usage.format(name=name), body=body, **about
+        library="transformers" if hugging_face else "align_train",
+        task=task,
+        tags=tags,
+        name=name,
+        summary=summary,
+        usage=usage.format(name=name),
+        body=body,
     )
 
 
-def _of_run(found: Pretrained) -> str:
-    run = found.run
-    assert run is not None
+def _of_run(pretrained: Pretrained, run: RunFolder) -> str:
+    """The sections that only a run can fill: recipe, figures, settings."""
     settings = read_run(run.config)
+    figures = _figures(run)
+
+    # Options of storage may hold credentials, and a card is made to be published.
+    harmless = replace(settings, data=settings.data | {"storage_options": None})
+    sections = [
+        "## Recipe",
+        _table(_recipe(pretrained, run, settings)),
+        "## Figures, on held-out pairs",
+        _table(figures) if figures else "Not evaluated.",
+        "## All settings",
+        f"```yaml\n{to_yaml(harmless)}```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _recipe(pretrained: Pretrained, run: RunFolder, settings: TrainSettings) -> dict[str, str]:
+    node = pretrained.node
     step = run.last_step()
+    # The stretch of the last finished step, not of the next one: that may have other data.
     stretch = run.lineage.stretch_at(max(step - 1, 0))
     seen = stretch["pairs_seen"] + (step - stretch["step"]) * stretch["batch_size"]
+    optimizer = class_name(settings.optimizer)
+    sizes = f"squashed to {node['resize_size']}, cropped to {node['image_size']}"
+
     recipe = {
         "steps": f"{step:,}",
         "pairs seen": f"{seen:,}",
         "global batch": f"{settings.batch_size:,} in chunks of {settings.chunk_size}",
-        "optimizer": f"{class_name(settings.optimizer)}, learning rate {settings.optimizer['lr']}",
+        "optimizer": f"{optimizer}, learning rate {settings.optimizer['lr']}",
         "precision": settings.precision,
-        "pictures": f"squashed to {found.node['resize_size']}, cropped to {found.node['image_size']}, x / 127.5 - 1",
-        **({} if found.is_classifier else {"texts": _texts(found.node)}),
-        "data": f"{stretch['pairs']:,} pairs, identity `{stretch['manifest']}`",
-        "begins with": settings.initial_weights or "fresh weights",
+        "images": f"{sizes}, x / 127.5 - 1",
     }
-    results = run.read_results() or {}
-    figures = {
-        key: f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
-        for key, value in results.items()
-    }
-    parts = [
-        "## Recipe",
-        _table(recipe),
-        "## Figures, on held-out pairs",
-        _table(figures) if figures else "Not evaluated.",
-    ]
-    # Options of storage may hold credentials.
-    settings = replace(settings, data=settings.data | {"storage_options": None})
-    parts += ["## All settings", f"```yaml\n{to_yaml(settings)}```"]
-    return "\n\n".join(parts) + "\n"
+    if not pretrained.is_classifier:
+        recipe["texts"] = _texts(node)
+    recipe["data"] = f"{stretch['pairs']:,} pairs, identity `{stretch['manifest']}`"
+    recipe["begins with"] = settings.initial_weights or "fresh weights"
+    return recipe
 
 
-def _texts(node: dict[str, Any]) -> str:
+def _texts(node: Node) -> str:
     return f"at most {node['max_tokens']} tokens of {node['vocabulary_size']:,}"
 
 
-def _table(rows: dict[str, Any]) -> str:
-    return "\n".join(
-        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
-    )
+def _figures(run: RunFolder) -> dict[str, str]:
+    """The last evaluation's results, as a table spells them."""
+    figures = {}
+    for name, value in (run.read_results() or {}).items():
+        figures[name] = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+    return figures
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    # Markdown wants a header; an empty one is not shown.
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    return "\n".join(lines)
