@@ -1,22 +1,29 @@
-"""A trained model -> a folder that `transformers` loads; what Hugging Face's ALIGN cannot express, in a format of our own.
+"""A trained model -> a folder that `transformers` loads.
 
-Written aside and renamed: the folder is complete or absent. `align_train.load` and `evaluate` read both kinds.
+Models that Hugging Face's ALIGN cannot express go into a format of our own. `align_train.load` and
+`align_train.evaluate` read both kinds. The folder is complete or absent.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AlignConfig, AlignProcessor, EfficientNetImageProcessor
+from transformers import (
+    AlignConfig,
+    AlignProcessor,
+    EfficientNetImageProcessor,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
 from align_train.config.saved import to_yaml
-from align_train.config.schema import ExportSettings
+from align_train.config.schema import ExportSettings, Node
 from align_train.errors import UserError
+from align_train.files import whole
 from align_train.model.weights import WEIGHTS
 from align_train.pretrained.align_config import Inexpressible, to_config
 from align_train.pretrained.align_names import tensor_names
@@ -26,111 +33,145 @@ from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.stream.classes import ClassList
 from align_train.stream.tokenizer import Tokenizer
 
-_POOLER = "text_model.pooler.dense"  # in every checkpoint of theirs, read by nobody
+# Every checkpoint of Hugging Face's ALIGN has this layer, and no forward pass reads it.
+_POOLER = "text_model.pooler.dense"
 
+_BILINEAR = 2  # Pillow's number
 
-FORMATS = ("huggingface", "align_train")
+_FORMATS = ("huggingface", "align_train")
 
 
 def export(settings: ExportSettings) -> None:
-    """`align_train.export`: `model` names a run's folder (or any other model's), `to` a new one."""
-    if settings.format not in (None, *FORMATS):
-        raise UserError(f"format={settings.format}: expected {' or '.join(FORMATS)}, or null")
-    to = Path(settings.to).expanduser().absolute()
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"to={settings.to}: is there already; choose a new folder")
-    found = open_pretrained(settings.model)
-    own = "align_train.load_classifier" if found.is_classifier else "align_train.load"
-    expressed = None
+    """Writes a trained model as a new folder: `python -m align_train.export`.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: The model cannot be read or expressed, or the folder is not new.
+    """
+    if settings.format not in (None, *_FORMATS):
+        raise UserError(f"format={settings.format}: expected {' or '.join(_FORMATS)}, or null")
+    folder = Path(settings.to).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"to={settings.to}: exists already; choose a new folder")
+
+    pretrained = open_pretrained(settings.model)
+    loader = "align_train.load"
+    if pretrained.is_classifier:
+        loader = "align_train.load_classifier"
+    config = _align_config(pretrained, settings.format, loader)
+    model = pretrained.build()
+
+    # An empty folder may be there already: a rename replaces it.
+    with whole(folder) as aside:
+        aside.mkdir()
+        if config is not None:
+            tensors = _write_hugging_face(aside, pretrained, model, config)
+        else:
+            tensors = _write_own(aside, pretrained, model)
+        text = card(pretrained, folder.name, hugging_face=config is not None)
+        (aside / "README.md").write_text(text, encoding="utf-8")
+
+    if config is not None:
+        loader = "transformers.AlignModel"
+    megabytes = (folder / WEIGHTS).stat().st_size / 1e6
+    step = f", step {pretrained.run.last_step()}" if pretrained.run else ""
+    print(f"{folder}: {tensors} tensors, {megabytes:.1f} MB{step}, for {loader}")
+    for reason in pretrained.missing.values():
+        print(f"not exported: {reason}")
+
+
+def _align_config(pretrained: Pretrained, wanted: str | None, loader: str) -> Node | None:
+    """The arguments of `AlignConfig`; None if the model goes into our own format."""
+    if wanted == "align_train":
+        return None
     try:
-        expressed = to_config(found.node) if settings.format != "align_train" else None
+        return to_config(pretrained.node)
     except Inexpressible as error:
-        if settings.format == "huggingface":
+        if wanted == "huggingface":
             raise UserError(f"{error}; format=align_train exports it in our own format") from None
-        print(f"{error}: exported in align_train's own format, which {own} and evaluate read")
-    model = found.build()
-    aside = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        tensors = (
-            _write_hugging_face(aside, found, model, expressed)
-            if expressed
-            else _write_own(aside, found, model)
-        )
-        (aside / "README.md").write_text(
-            card(found, to.name, hugging_face=expressed is not None), encoding="utf-8"
-        )
-        if to.exists():
-            to.rmdir()
-        aside.rename(to)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    size = (to / WEIGHTS).stat().st_size
-    kind = "transformers.AlignModel" if expressed else own
-    step = f", step {found.run.last_step()}" if found.run else ""
-    print(f"{to}: {tensors} tensors, {size / 1e6:.1f} MB{step}, for {kind}")
-    for missing in found.missing.values():
-        print(f"not exported: {missing}")
+        print(f"{error}: exported in align_train's own format, which {loader} and evaluate read")
+        return None
 
 
-def _write_hugging_face(
-    to: Path, found: Pretrained, model: nn.Module, expressed: dict[str, Any]
-) -> int:
-    config: Any = AlignConfig(**expressed, architectures=["AlignModel"], dtype="float32")
-    config.save_pretrained(to)
+def _write_hugging_face(to: Path, pretrained: Pretrained, model: nn.Module, config: Node) -> int:
+    """Returns the number of tensors."""
+    # Typed as a function: transformers' own types leave most arguments out.
+    make_config: Callable[..., AlignConfig] = AlignConfig
+    make_config(**config, architectures=["AlignModel"], dtype="float32").save_pretrained(to)
+
     state = model.state_dict()
     names = tensor_names(state)
+    # safetensors writes contiguous tensors only, and convolutions are channels last.
     tensors = {names[name]: value.contiguous() for name, value in state.items()}
     tensors["temperature"] = tensors["temperature"].reshape(())
-    hidden = config.text_config.hidden_size
+    # Without them transformers warns of weights that are newly initialized.
+    hidden = config["text_config"]["hidden_size"]
     tensors.setdefault(f"{_POOLER}.weight", torch.zeros(hidden, hidden))
     tensors.setdefault(f"{_POOLER}.bias", torch.zeros(hidden))
-    pictures = None
-    if found.node["image_size"] is not None:
-        resize, crop = (
-            {"height": side, "width": side}
-            for side in (found.node["resize_size"], found.node["image_size"])
-        )
-        pictures = EfficientNetImageProcessor(
-            size=resize,
-            crop_size=crop,
-            resample=2,  # bilinear
-            do_center_crop=True,
-            rescale_factor=1 / 127.5,
-            rescale_offset=True,
-            do_normalize=False,
-            include_top=False,
-        )
-    words = _encoder(found).hugging_face() if found.tokenizer is not None else None
-    if pictures is not None and words is not None:
-        processor: Any = AlignProcessor
-        processor(pictures, words).save_pretrained(to)
-    for part in (
-        pictures,
-        words,
-    ):  # the same once more under the names that older versions look for
-        if part is not None:
-            part.save_pretrained(to)
+
+    images = _image_processor(pretrained)
+    texts = None
+    if pretrained.tokenizer is not None:
+        texts = _tokenizer(pretrained).hugging_face()
+    _save_processors(to, images, texts)
     return _save(tensors, to)
 
 
-def _write_own(to: Path, found: Pretrained, model: nn.Module) -> int:
-    (to / "config.yaml").write_text(
-        to_yaml({"model": without_pretrained(found.node)}), encoding="utf-8"
+def _image_processor(pretrained: Pretrained) -> EfficientNetImageProcessor | None:
+    """Theirs, for our transform: squash, crop the centre, x / 127.5 - 1; None: sizes unknown."""
+    crop = pretrained.node["image_size"]
+    resize = pretrained.node["resize_size"]
+    if crop is None:
+        return None
+
+    make: Callable[..., EfficientNetImageProcessor] = EfficientNetImageProcessor
+    return make(
+        size={"height": resize, "width": resize},
+        crop_size={"height": crop, "width": crop},
+        resample=_BILINEAR,
+        do_center_crop=True,
+        rescale_factor=1 / 127.5,
+        rescale_offset=True,
+        do_normalize=False,
+        include_top=False,
     )
-    if found.tokenizer is not None:
-        _encoder(found).save(to)
-    if found.classes is not None:
-        ClassList(found.classes).save(to)
+
+
+def _save_processors(
+    to: Path,
+    images: EfficientNetImageProcessor | None,
+    texts: PreTrainedTokenizerFast | None,
+) -> None:
+    if images is not None and texts is not None:
+        make: Callable[..., ProcessorMixin] = AlignProcessor
+        make(images, texts).save_pretrained(to)
+
+    # Once more, each under its own name: older versions of transformers read these files.
+    for part in (images, texts):
+        if part is not None:
+            part.save_pretrained(to)
+
+
+def _write_own(to: Path, pretrained: Pretrained, model: nn.Module) -> int:
+    """Returns the number of tensors."""
+    text = to_yaml({"model": without_pretrained(pretrained.node)})
+    (to / "config.yaml").write_text(text, encoding="utf-8")
+
+    if pretrained.tokenizer is not None:
+        _tokenizer(pretrained).save(to)
+    if pretrained.classes is not None:
+        ClassList(pretrained.classes).save(to)
     return _save({name: value.contiguous() for name, value in model.state_dict().items()}, to)
 
 
-def _encoder(found: Pretrained) -> Tokenizer:
-    assert found.tokenizer is not None
-    return Tokenizer(found.tokenizer, max_tokens=found.node["max_tokens"])
+def _tokenizer(pretrained: Pretrained) -> Tokenizer:
+    assert pretrained.tokenizer is not None
+    return Tokenizer(pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"])
 
 
 def _save(tensors: dict[str, Tensor], to: Path) -> int:
+    # transformers refuses weights without this note of who made the tensors.
     save_file(tensors, to / WEIGHTS, metadata={"format": "pt"})
     return len(tensors)
