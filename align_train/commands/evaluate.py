@@ -1,4 +1,11 @@
-"""A trained model evaluated: `results.json`, a table, pictures of each evaluator."""
+"""One evaluation of a trained model: `results.json`, a table, and images of each evaluator.
+
+The story: join the other processes, open the model, the evaluators and their sets, embed, measure,
+write. All that can be wrong with the settings shows before anything is embedded.
+
+`align_train.evaluate` evaluates any trained model; a run evaluates its last checkpoint the same
+way when it ends.
+"""
 
 from __future__ import annotations
 
@@ -36,31 +43,301 @@ from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.vocabulary import open_vocabulary
 from align_train.training.callbacks.metrics import complete
 
+_SIZES = ("image_size", "resize_size")
+
+# Pixels a side.
+_LEAST_SIDE = 8
+_LARGEST_SIDE = 4096
+
+_TINY = 1e-3  # below it, four digits after the point would say too little
+
 
 def evaluate(settings: EvaluateSettings) -> dict[str, float]:
-    """`align_train.evaluate`: `model` names a run's folder, where all that is not given is as in that run, or another
-    trained model."""
-    with _group(settings.device) as device:
+    """Evaluates a trained model: `python -m align_train.evaluate`. Collective.
+
+    Args:
+        settings: The command's settings. Those that are null are as in the model's run.
+
+    Returns:
+        The results by name, the same on every rank.
+
+    Raises:
+        UserError: A setting, the model or a set of images is not as expected.
+    """
+    with _joined(settings.device) as device:
+        # If one rank cannot begin, none may wait for it in the first collective.
         with report_first_error(device):
             check_loader(settings)
-            found, evaluators, data = _prepare(settings)
-        to = RunFolder(_results_folder(settings, found))
+            pretrained, evaluators, sets = _prepare(settings)
+
         results = _evaluate(
-            found,
+            pretrained,
             evaluators,
-            to,
-            data=data,
+            RunFolder(_results_folder(settings, pretrained)),
+            sets=sets,
             chunk_size=settings.chunk_size,
             workers=settings.workers,
             device=device,
         )
-        if found.run and _as_in_run(settings) and rank() == 0:
-            run = read_run(found.run.config)
-            # A run that is over: nobody else writes its metrics.csv.
+
+        if pretrained.run and _as_in_run(settings) and rank() == 0:
+            run = read_run(pretrained.run.config)
+            # Only of a finished run: nobody else writes its metrics.csv any more.
             if results["step"] >= run.steps:
-                loggers = run_loggers(run, found.run)
-                _write_down(found.run, results, title=run.name, loggers=loggers)
+                loggers = run_loggers(run, pretrained.run)
+                _write_down(pretrained.run, results, title=run.name, loggers=loggers)
         return results
+
+
+def evaluate_run(
+    folder: RunFolder,
+    settings: TrainSettings,
+    evaluators: Mapping[str, Evaluator],
+    *,
+    data: PairsDataModule,
+    device: torch.device,
+    loggers: Sequence[Logger],
+) -> None:
+    """Evaluates a run's last checkpoint on all ranks. Collective.
+
+    Rank 0 prints the results, and adds them to the last row of metrics.csv and to the loggers.
+
+    Args:
+        folder: The run's folder.
+        settings: The run's settings.
+        evaluators: By name, checked; see `evaluators_of`.
+        data: The run's data.
+        device: The device of this rank.
+        loggers: The run's loggers.
+
+    Raises:
+        UserError: There is no checkpoint, or an evaluator cannot use it.
+    """
+    results = _evaluate(
+        # From disk, although the run has the model: what is judged is what others will load.
+        open_pretrained(str(folder.path)),
+        evaluators,
+        folder,
+        sets=data.sets,
+        chunk_size=settings.chunk_size,
+        workers=data.workers,
+        device=device,
+    )
+    if rank() == 0:
+        _write_down(folder, results, title=settings.name, loggers=loggers)
+
+
+@contextmanager
+def _joined(name: str) -> Iterator[torch.device]:
+    """This process's device, in a group with all that torchrun or srun has started."""
+    device = device_of(name)
+    started = launcher.current()
+    if device.type == "cuda" and started.started_all and started.world_size > 1:
+        # NCCL wants a GPU for each rank. A process that sees a single one has that.
+        count = torch.cuda.device_count()
+        if name != "cuda" or started.local_rank >= count > 1:
+            raise UserError(
+                f"device={name}: process {started.local_rank} of this machine, which has {count} "
+                f"GPUs, needs one for itself; give device=cuda, and start one process per GPU"
+            )
+        torch.cuda.set_device(device)
+
+    with join("nccl" if device.type == "cuda" else "gloo"):
+        yield device
+
+
+def _prepare(
+    settings: EvaluateSettings,
+) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
+    """Opens the model, the evaluators and their sets; computes nothing."""
+    pretrained = open_pretrained(settings.model)
+    nodes, data = _resolved(pretrained, settings)
+    check_evaluators(nodes)
+    evaluators = build_evaluators(nodes)
+
+    if settings.shards is not None:
+        data["held_out"] = settings.shards
+    asking = [name for name, evaluator in evaluators.items() if _wants_held_out(evaluator)]
+    if data["held_out"] is None and asking:
+        why = "the run has no held-out shards"
+        if pretrained.run is None:
+            why = "this model is no run of ours"
+        raise UserError(
+            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or "
+            f"evaluators with images of their own instead of {', '.join(asking)}"
+        )
+
+    sets = _open_sets(pretrained, settings, data)
+    for evaluator in evaluators.values():
+        _open(evaluator, sets)
+    return pretrained, evaluators, sets
+
+
+def _resolved(pretrained: Pretrained, settings: EvaluateSettings) -> tuple[Node, Node]:
+    """The nodes of `eval` and `data`: of the run, or the defaults for a model that is no run."""
+    given = settings.eval
+    if pretrained.run:
+        return resolved_for_run(pretrained.run.config, evaluators=given, model=settings.model)
+
+    choices = ["eval=pairs"]
+    if pretrained.is_classifier:
+        choices = ["eval=classification", "loss=classification"]
+    node = without_pretrained(pretrained.node)
+    return resolved_for_model(node, *choices, evaluators=given, model=settings.model)
+
+
+def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -> EvaluationSets:
+    """Opens the held-out pairs. The training shards may long be gone, and stay closed."""
+    given: dict[str, int] = {}
+    for key in _SIZES:
+        size = getattr(settings, key)
+        if size is not None:
+            given[key] = size
+
+    for part, reason in pretrained.missing.items():
+        # Both sizes replace a processor that the folder lacks. Nothing replaces a tokenizer.
+        if part != "preprocess" or len(given) < len(_SIZES):
+            raise UserError(f"{reason}; {part} is needed to evaluate")
+
+    sizes: dict[str, int] = {key: data[key] for key in _SIZES}
+    sizes |= given
+    if not _LEAST_SIDE <= sizes["image_size"] <= sizes["resize_size"] <= _LARGEST_SIDE:
+        spelled = ", ".join(f"{key}={size}" for key, size in sizes.items())
+        raise UserError(
+            f"{spelled}: expected {_LEAST_SIDE} to {_LARGEST_SIDE:,} pixels, the crop no larger "
+            f"than the image that it is cut from"
+        )
+
+    vocabulary = open_vocabulary(
+        tokenizer=pretrained.tokenizer,
+        max_tokens=data["max_tokens"],
+        classes=pretrained.classes,
+    )
+    return EvaluationSets(
+        held_out=data["held_out"],
+        caption=settings.caption or data["held_out_caption"] or data["caption"],
+        vocabulary=vocabulary,
+        views=Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"]),
+        cache=shard_cache_of(build(data["staging"]), data["storage_options"]),
+        # Errors name the setting that the user has given.
+        key="shards" if settings.shards is not None else "data.held_out",
+    )
+
+
+def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Evaluator]:
+    """Builds a run's evaluators and opens their sets, before the first step.
+
+    Args:
+        settings: The run's settings.
+        data: The run's sets.
+
+    Returns:
+        The evaluators by name. Without held-out pairs those that ask for them are left out, and
+        the first process says which.
+
+    Raises:
+        UserError: A set is missing, or an evaluator cannot use it.
+    """
+    built = build_evaluators(settings.eval)
+    kept: dict[str, Evaluator] = {}
+    for name, evaluator in built.items():
+        if data.held_out is not None or not _wants_held_out(evaluator):
+            kept[name] = evaluator
+
+    left_out = [name for name in built if name not in kept]
+    if left_out and launcher.is_first_process():
+        names = ", ".join(left_out)
+        print(f"without data.held_out the run is not evaluated by {names}", flush=True)
+
+    for evaluator in kept.values():
+        _open(evaluator, data)
+    return kept
+
+
+def _wants_held_out(evaluator: Evaluator) -> bool:
+    return None in evaluator.sets()
+
+
+def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
+    for image_set in evaluator.sets():
+        # Texts and records are read here: their errors show before the long work.
+        sets.images_of(image_set).about()
+    evaluator.check(sets.images_of)
+
+
+def _results_folder(settings: EvaluateSettings, pretrained: Pretrained) -> Path:
+    """`to`, or the model's own folder, unless that lies in the hub's cache."""
+    if settings.to is not None:
+        return Path(settings.to).expanduser().absolute()
+    if Path(settings.model).expanduser().exists():
+        return pretrained.path
+    return Path("outputs", settings.model.rpartition("/")[2]).absolute()
+
+
+def _evaluate(
+    pretrained: Pretrained,
+    evaluators: Mapping[str, Evaluator],
+    folder: RunFolder,
+    *,
+    sets: EvaluationSets,
+    chunk_size: int,
+    workers: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Calls the evaluators one after another. folder: for results.json and the images."""
+    embedder = Embedder(
+        model=pretrained.build().to(device),
+        tokenizer=sets.vocabulary,
+        images_of=sets.images_of,
+        device=device,
+        chunk_size=chunk_size,
+        workers=workers,
+    )
+
+    results: dict[str, float] = {}
+    if pretrained.run:
+        results["step"] = pretrained.run.last_step()
+    if sets.held_out is not None and any(map(_wants_held_out, evaluators.values())):
+        results["held_out/pairs"] = sets.held_out.pairs
+
+    if rank() == 0:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    for name, evaluator in evaluators.items():
+        for key, value in evaluator(embedder):
+            results[f"{name}/{key}"] = value
+        if rank() == 0:
+            # After each of them: a later one that fails, or is killed, costs only its own.
+            write_whole(folder.results, json.dumps(results, indent=2) + "\n")
+            evaluator.draw(embedder, folder.path, name)
+
+    if rank() == 0:
+        print_results(folder)
+    return results
+
+
+def print_results(folder: RunFolder) -> None:
+    """Prints results.json as a table, and the names of the images beside it.
+
+    Args:
+        folder: A run's folder, or any other with a results.json; without one nothing is printed.
+    """
+    results = folder.read_results()
+    if results is None:
+        return
+
+    width = max(map(len, results))
+    for name, value in results.items():
+        print(f"{name:<{width}}  {_spell(value):>10}")
+    images = sorted(path.name for path in folder.path.glob("*.png"))
+    print(f"{folder.results}; images beside it: {', '.join(images)}", flush=True)
+
+
+def _spell(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value != 0 and abs(value) < _TINY:
+        return f"{value:.3g}"
+    return f"{value:,.4f}"
 
 
 def _as_in_run(settings: EvaluateSettings) -> bool:
@@ -75,200 +352,14 @@ def _as_in_run(settings: EvaluateSettings) -> bool:
     return all(value is None for value in given)
 
 
-@contextmanager
-def _group(device: str) -> Iterator[torch.device]:
-    """The device of this process, alone, or one of those that torchrun or srun has started."""
-    own = device_of(device)
-    started = launcher.current()
-    if own.type == "cuda" and started.started_all and started.world_size > 1:
-        if device != "cuda" or started.local_rank >= torch.cuda.device_count() > 1:
-            raise UserError(
-                f"device={device}: process {started.local_rank} of this machine, which has "
-                f"{torch.cuda.device_count()} GPUs, wants one for itself: give device=cuda, "
-                f"and start one process a GPU"
-            )
-        torch.cuda.set_device(own)
-
-    with join("nccl" if own.type == "cuda" else "gloo"):
-        yield own
-
-
-def _prepare(
-    settings: EvaluateSettings,
-) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
-    """All that is read before anything is computed."""
-    found = open_pretrained(settings.model)
-    nodes, data_node = _resolved(found, settings)
-    check_evaluators(nodes)
-    evaluators = build_evaluators(nodes)
-
-    if settings.shards is not None:
-        data_node["held_out"] = settings.shards
-    wanting = [name for name, evaluator in evaluators.items() if None in evaluator.sets()]
-    if data_node["held_out"] is None and wanting:
-        why = "the run has no held-out shards" if found.run else "this model is no run of ours"
-        raise UserError(
-            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or take evaluators with pictures of "
-            f"their own in the place of {', '.join(wanting)}"
-        )
-
-    data = _data_of(found, settings, data_node)
-    for evaluator in evaluators.values():
-        _open(evaluator, data)
-    return found, evaluators, data
-
-
-def _resolved(found: Pretrained, settings: EvaluateSettings) -> tuple[Node, Node]:
-    """The nodes of `eval` and `data`: of the run, or for a model that is no run of ours the defaults."""
-    given = settings.eval
-    if found.run:
-        return resolved_for_run(found.run.config, evaluators=given, model=settings.model)
-
-    choices = ["eval=pairs"]
-    if found.is_classifier:
-        choices = ["eval=classification", "loss=classification"]
-    node = without_pretrained(found.node)
-    return resolved_for_model(node, *choices, evaluators=given, model=settings.model)
-
-
-def _data_of(found: Pretrained, settings: EvaluateSettings, data: Node) -> EvaluationSets:
-    """Only what is evaluated is opened: the training shards may long be gone."""
-    given = {"image_size": settings.image_size, "resize_size": settings.resize_size}
-    sizes = {key: size for key, size in given.items() if size is not None}
-    for key, reason in found.missing.items():
-        if key != "preprocess" or len(sizes) < 2:
-            raise UserError(f"{reason}; {key} is needed to evaluate")
-    sizes = {key: data[key] for key in ("image_size", "resize_size")} | sizes
-    if not 8 <= sizes["image_size"] <= sizes["resize_size"] <= 4096:
-        told = ", ".join(f"{key}={size}" for key, size in sizes.items())
-        raise UserError(
-            f"{told}: expected 8 to 4,096 pixels, the crop no larger than what it is cut from"
-        )
-    return EvaluationSets(
-        held_out=data["held_out"],
-        caption=settings.caption or data["held_out_caption"] or data["caption"],
-        vocabulary=open_vocabulary(
-            tokenizer=found.tokenizer, max_tokens=data["max_tokens"], classes=found.classes
-        ),
-        views=Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"]),
-        cache=shard_cache_of(build(data["staging"]), data["storage_options"]),
-        key="shards" if settings.shards is not None else "data.held_out",
-    )
-
-
-def _results_folder(settings: EvaluateSettings, found: Pretrained) -> Path:
-    """A model's own folder, unless it lies in the hub's cache."""
-    if settings.to is not None:
-        return Path(settings.to).expanduser().absolute()
-    local = Path(settings.model).expanduser().exists()
-    return found.path if local else Path("outputs", settings.model.rpartition("/")[2]).absolute()
-
-
-def _open(evaluator: Evaluator, data: EvaluationSets) -> None:
-    for image_set in evaluator.sets():
-        data.images_of(image_set).about()
-    evaluator.check(data.images_of)
-
-
-def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Evaluator]:
-    """A run's evaluators by name, their sets opened, so that what is missing shows before the first step; without held-out
-    pairs, those that want none."""
-    built = build_evaluators(settings.eval)
-    there = {
-        name: one
-        for name, one in built.items()
-        if data.held_out is not None or None not in one.sets()
-    }
-    if len(there) < len(built) and launcher.is_first_process():
-        print(
-            f"without data.held_out the run is not evaluated by {', '.join(built.keys() - there.keys())}",
-            flush=True,
-        )
-    for evaluator in there.values():
-        _open(evaluator, data)
-    return there
-
-
-def evaluate_run(
-    folder: RunFolder,
-    settings: TrainSettings,
-    evaluators: Mapping[str, Evaluator],
-    *,
-    data: PairsDataModule,
-    device: torch.device,
-    loggers: Sequence[Logger],
-) -> None:
-    """Evaluates a run's last checkpoint on all ranks; rank 0 prints, and writes wherever the run is written down."""
-    results = _evaluate(
-        open_pretrained(str(folder.path)),
-        evaluators,
-        folder,
-        data=data.sets,
-        chunk_size=settings.chunk_size,
-        workers=data.workers,
-        device=device,
-    )
-    if rank() == 0:
-        _write_down(folder, results, title=settings.name, loggers=loggers)
-
-
-def _evaluate(
-    found: Pretrained,
-    evaluators: Mapping[str, Evaluator],
-    folder: RunFolder,
-    *,
-    data: EvaluationSets,
-    chunk_size: int,
-    workers: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """folder: where results.json and the pictures go."""
-    embedder = Embedder(
-        model=found.build().to(device),
-        tokenizer=data.vocabulary,
-        images_of=data.images_of,
-        device=device,
-        chunk_size=chunk_size,
-        workers=workers,
-    )
-    results: dict[str, float] = {"step": found.run.last_step()} if found.run else {}
-    if data.held_out is not None and any(
-        None in evaluator.sets() for evaluator in evaluators.values()
-    ):
-        results["held_out/pairs"] = data.held_out.pairs
-    if rank() == 0:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    for name, evaluator in evaluators.items():
-        results.update({f"{name}/{key}": value for key, value in evaluator(embedder)})
-        if rank() == 0:
-            write_whole(folder.results, json.dumps(results, indent=2) + "\n")
-            evaluator.draw(embedder, folder.path, name)
-    if rank() == 0:
-        print_results(folder)
-    return results
-
-
 def _write_down(
     folder: RunFolder, results: Mapping[str, float], *, title: str, loggers: Sequence[Logger]
 ) -> None:
-    """Puts what was found of a run's last weights into the last row of metrics.csv, and to its loggers."""
+    """Adds the results of the last weights to the last row of metrics.csv, and to the loggers."""
+    step = int(results["step"])
     values = {name: value for name, value in results.items() if name != "step"}
-    if complete(folder, values, step=int(results["step"]), title=title):
+
+    # A row of another step must not get them; then loggers would not either.
+    if complete(folder, values, step=step, title=title):
         for logger in loggers:
-            logger.log_metrics(values, step=int(results["step"]))
-
-
-def print_results(folder: RunFolder) -> None:
-    """The run's results.json as a table, and where its pictures are; nothing where it was never evaluated."""
-    results = folder.read_results()
-    if results is None:
-        return
-    width = max(map(len, results))
-    for name, value in results.items():
-        if isinstance(value, int):
-            told = f"{value:,}"
-        else:
-            told = f"{value:,.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3g}"
-        print(f"{name:<{width}}  {told:>10}")
-    pictures = ", ".join(sorted(path.name for path in folder.path.glob("*.png")))
-    print(f"{folder.results}; pictures there: {pictures}", flush=True)
+            logger.log_metrics(values, step=step)
