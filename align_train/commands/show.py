@@ -1,7 +1,10 @@
-"""What a run's steps were, or will be, trained on: computed from its folder's `config.yaml` and `lineage.jsonl` alone.
+"""The pairs that a run's steps were, or will be, trained on.
 
-Steps count from 1, as in metrics.csv. The pictures are made by the code that trains, augmentation included: they are, bit for
-bit, what the model sees. Price: the pairs that are shown are read and decoded; the keys of others cost nothing.
+They are computed from `config.yaml` and `lineage.jsonl` in the run's folder alone. Steps count from
+1, as in metrics.csv. The images are made by the code that trains, augmentation included: they are,
+bit for bit, those that the model sees.
+
+Price: the pairs that are shown are read and decoded; the keys of others cost nothing.
 """
 
 from __future__ import annotations
@@ -9,38 +12,54 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from align_train.config.components import build
 from align_train.config.saved import read_run, with_values
 from align_train.config.schema import ShowSettings, TrainSettings
 from align_train.errors import UserError
-from align_train.figures.sheets import contact_sheet
+from align_train.figures.sheets import contact_sheet, save_sheet
 from align_train.run.folder import RunFolder
-from align_train.stream.batch import Chunk
 from align_train.stream.chunks import TrainingChunks
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.replacement import BadPair, Gone
 
+# Characters of a line: beside the caption, and for the caption at least.
+_BESIDE_CAPTION = 70
+_LEAST_CAPTION = 40
+
 
 def show(settings: ShowSettings) -> None:
-    """`align_train.show`: prints the pairs of `step`, or the steps at which `key` comes."""
+    """Prints the pairs of steps, or the steps that see a pair: `python -m align_train.show`.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: There is no run, no step or no pair of that name; or the run's shards are gone.
+    """
     if (settings.step is None) == (settings.key is None):
         raise UserError(
-            "give step=N or step=N:M to see what steps are trained on, or key=… to find when a pair is seen"
+            "give step=N or step=N:M to see the pairs of steps, or key=… to see the steps of a pair"
         )
     if settings.limit < 1:
         raise UserError(f"limit={settings.limit}: expected at least 1 pair")
+
     folder = RunFolder(Path(settings.output_dir).expanduser().absolute() / settings.name)
     if not folder.config.is_file():
         raise UserError(
-            f"name={settings.name}: no run in {folder.path}; give output_dir=… where it is elsewhere"
+            f"name={settings.name}: no run in {folder.path}; give output_dir=… if it lies elsewhere"
         )
+
     last = read_run(folder.config).steps
     if settings.key is not None:
         _show_key(str(settings.key), folder, last)
         return
+
+    # Opening the data takes longer than showing a step: once for each stretch of the run.
     chunks_of: dict[int, TrainingChunks] = {}
     for step in _steps(str(settings.step), last):
         stretch = sum(line["step"] < step for line in folder.lineage.read())
@@ -58,6 +77,7 @@ def _steps(text: str, last: int) -> range:
         raise UserError(
             f"step={text}: expected a step such as 100, or steps such as 100:110"
         ) from None
+
     if not steps or steps[0] < 1 or steps[-1] > last:
         raise UserError(
             f"step={text}: expected steps from 1, as in metrics.csv, to {last}, the run's last"
@@ -65,125 +85,162 @@ def _steps(text: str, last: int) -> range:
     return steps
 
 
+def _chunks_at(finished_steps: int, folder: RunFolder) -> TrainingChunks:
+    """The chunks of the batch that follows so many finished steps."""
+    stretch = folder.lineage.stretch_at(finished_steps)
+    run = _settings_at(finished_steps, folder)
+
+    # Held-out pairs are not opened, and nothing is made: they may long be gone.
+    unused = {key: None for key in ("held_out", "make") if key in run.data}
+    data: PairsDataModule = build(run.data | unused)
+    if data.manifest.identity != stretch["manifest"]:
+        raise UserError(
+            f"data.shards={run.data['shards']}: step {finished_steps + 1} was trained on other "
+            f"shards (identity {stretch['manifest']}, found {data.manifest.identity}); "
+            f"bring those back"
+        )
+    data.go_on(stretch)
+    return data.training_chunks()
+
+
 def _settings_at(finished_steps: int, folder: RunFolder) -> TrainSettings:
     """The run's settings for the batch after so many finished steps: later changes are undone."""
     earlier: dict[str, object] = {}
+    # Backwards: of several changes of a setting the first one has the value to return to.
     for line in reversed(folder.lineage.read()):
         if "changed" in line and line["step"] > finished_steps:
             earlier |= {key: was for key, (was, _) in line["changed"].items()}
     return with_values(read_run(folder.config), earlier)
 
 
-def _chunks_at(step: int, folder: RunFolder) -> TrainingChunks:
-    """What makes the chunks of the batch after `step` finished steps."""
-    stretch, run = folder.lineage.stretch_at(step), _settings_at(step, folder)
-    # Held-out pairs are not opened, and nothing is made: they may long be gone.
-    unused = {key: None for key in ("held_out", "make") if key in run.data}
-    data: PairsDataModule = build(run.data | unused)
-    if data.manifest.identity != stretch["manifest"]:
-        raise UserError(
-            f"data.shards={run.data['shards']}: these are not the shards that step {step + 1} was trained on (identity "
-            f"{data.manifest.identity}, then {stretch['manifest']}); bring those back"
-        )
-    data.go_on(stretch)
-    return data.training_chunks()
+class _Shown(NamedTuple):
+    """The pairs of a step that are shown, and those that could not be used."""
+
+    keys: list[str]
+    captions: list[str]
+    images: list[NDArray[np.uint8]]
+    bad: list[BadPair]
 
 
 def _show_step(step: int, folder: RunFolder, chunks: TrainingChunks, limit: int) -> None:
-    made, bad = _make(chunks, step - 1, limit)
-    images = [image.numpy() for chunk in made for image in chunk.images][:limit]
-    captions = [caption for chunk in made for caption in chunk.captions][:limit]
-    keys = [key for chunk in made for key in chunk.keys][:limit]
-    epochs = chunks.visits(step - 1, np.arange(len(keys))).epoch.tolist()
-    replaced = {pair.replaced_by: pair for pair in bad}
-    print(
-        f"step {step}: {chunks.batch_size:,} pairs, of which {len(keys):,} are shown (limit={limit})"
-    )
-    print(f"{'slot':>6}  {'chunk':>5}  {'epoch':>5}  {'shard':<20}  {'key':<24}  caption")
-    width = max(40, shutil.get_terminal_size((160, 40)).columns - 70)
-    for slot, (key, caption, epoch) in enumerate(zip(keys, captions, epochs, strict=True)):
-        shard, _, name = key.partition("/")
-        line = " ".join(caption.split())
-        note = (
-            f"  [in place of {replaced[key].key}: {replaced[key].reason}]"
-            if key in replaced
-            else ""
-        )
-        print(
-            f"{slot:>6}  {slot // chunks.chunk_size:>5}  {epoch:>5}  {shard:<20}  {name:<24}  {line[:width]}{note}"
-        )
-    folder.batches.mkdir(parents=True, exist_ok=True)
+    shown = _make(chunks, step - 1, limit)
+    count = f"{len(shown.keys):,} are shown (limit={limit})"
+    print(f"step {step}: {chunks.batch_size:,} pairs, of which {count}")
+    _print_table(shown, chunks, step - 1)
+
     sheet = folder.sheet(step, of="show")
-    contact_sheet(images, captions).save(sheet)
+    save_sheet(contact_sheet(shown.images, shown.captions), sheet)
     print(f"as the model sees them: {sheet}", flush=True)
 
 
-def _make(chunks: TrainingChunks, step: int, limit: int) -> tuple[list[Chunk], list[BadPair]]:
-    needed = min(-(-limit // chunks.chunk_size), chunks.batch_size // chunks.chunk_size)
-    made: list[Chunk] = []
-    bad: list[BadPair] = []
-    for number in range(needed):
-        item = chunks[step, number]
-        if isinstance(item, Gone):
-            raise UserError(
-                f"{chunks.pairs.manifest.shards[item.shard].url}: no such shard any more; bring it back"
-            )
-        made.append(item[0])
-        bad += item[1]
-    return made, bad
+def _make(chunks: TrainingChunks, finished_steps: int, limit: int) -> _Shown:
+    """Makes the first pairs of a batch."""
+    keys: list[str] = []
+    captions: list[str] = []
+    images: list[NDArray[np.uint8]] = []
+    unusable: list[BadPair] = []
+
+    # Chunks come whole: the last one may have more pairs than are shown.
+    needed = -(-limit // chunks.chunk_size)
+    for index in range(min(needed, chunks.batch_size // chunks.chunk_size)):
+        made = chunks[finished_steps, index]
+        if isinstance(made, Gone):
+            url = chunks.pairs.manifest.shards[made.shard].url
+            raise UserError(f"{url}: the shard is gone; bring it back")
+
+        chunk, bad = made
+        keys += chunk.keys
+        captions += chunk.captions
+        images += list(chunk.images.numpy())
+        unusable += bad
+
+    return _Shown(keys[:limit], captions[:limit], images[:limit], unusable)
+
+
+def _print_table(shown: _Shown, chunks: TrainingChunks, finished_steps: int) -> None:
+    slots = np.arange(len(shown.keys))
+    epochs = chunks.visits(finished_steps, slots).epoch.tolist()
+    replaced = {pair.replaced_by: pair for pair in shown.bad}
+    columns = shutil.get_terminal_size((160, 40)).columns
+    width = max(_LEAST_CAPTION, columns - _BESIDE_CAPTION)
+
+    print(f"{'slot':>6}  {'chunk':>5}  {'epoch':>5}  {'shard':<20}  {'key':<24}  caption")
+    for slot, (key, caption) in enumerate(zip(shown.keys, shown.captions, strict=True)):
+        shard, _, name = key.partition("/")
+        # Alt-texts have line breaks, which would break the table.
+        text = " ".join(caption.split())[:width]
+        if key in replaced:
+            bad = replaced[key]
+            text += f"  [in place of {bad.key}: {bad.reason}]"
+
+        chunk = slot // chunks.chunk_size
+        numbers = f"{slot:>6}  {chunk:>5}  {epochs[slot]:>5}"
+        print(f"{numbers}  {shard:<20}  {name:<24}  {text}")
 
 
 def _show_key(key: str, folder: RunFolder, last: int) -> None:
-    """Every stretch of the run, each epoch in it: the step at which the pair comes."""
+    """Prints the steps at which a pair comes: in each epoch of every stretch of the run."""
+    # Raises if the run has not begun: an empty lineage has no bounds.
     folder.lineage.stretch_at(0)
     bounds = [line["step"] for line in folder.lineage.read() if "manifest" in line]
+
     seen = 0
     for begin, end in zip(bounds, [*bounds[1:], last], strict=True):
+        # Each stretch may have other shards, another seed or another order.
         chunks = _chunks_at(begin, folder)
         for shard, pair in _pairs_of(key, chunks):
+            name = chunks.pairs.reader(shard).key(pair)
             for step, epoch, slot in _visits(chunks, shard, pair, begin, end):
                 seen += 1
-                where = f"slot {slot}, chunk {slot // chunks.chunk_size}"
-                print(
-                    f"{chunks.pairs.reader(shard).key(pair)}: step {step + 1:>8}, epoch {epoch}, {where}"
-                )
-    print(
-        f"{key}: {seen} times in {last:,} steps"
-        if seen
-        else f"{key}: in the data, but in none of the {last:,} steps"
-    )
+                chunk = slot // chunks.chunk_size
+                print(f"{name}: step {step:>8}, epoch {epoch}, slot {slot}, chunk {chunk}")
+
+    if seen:
+        print(f"{key}: {seen} times in {last:,} steps")
+    else:
+        print(f"{key}: in the data, but in none of the {last:,} steps")
 
 
 def _pairs_of(key: str, chunks: TrainingChunks) -> list[tuple[int, int]]:
-    """(shard, pair) of a key as the table and logs spell it: `shard/key`; more than one where shards share a name."""
+    """The (shard, pair) of each pair with a key `shard/key`, as the table and logs spell it.
+
+    There are several if shards of different folders share a name.
+    """
     name, slash, rest = key.partition("/")
-    shards = [
-        number
-        for number, row in enumerate(chunks.pairs.manifest.shards)
-        if Path(row.name).stem == name
-    ]
-    found = [(shard, pair) for shard in shards for pair in chunks.pairs.reader(shard).find(rest)]
-    if not slash or not found:
-        known = (
-            f"the shard has keys such as {chunks.pairs.reader(shards[0]).key(0)}"
-            if shards
-            else "no shard of that name"
-        )
-        raise UserError(
-            f"key={key}: no such pair ({known}); expected shard/key, as in the table of a step"
-        )
-    return found
+    rows = chunks.pairs.manifest.shards
+    shards = [index for index, row in enumerate(rows) if Path(row.name).stem == name]
+
+    pairs = []
+    for shard in shards:
+        pairs += [(shard, pair) for pair in chunks.pairs.reader(shard).find(rest)]
+    if slash and pairs:
+        return pairs
+
+    reason = "no shard of that name"
+    if shards:
+        reason = f"the shard has keys such as {chunks.pairs.reader(shards[0]).key(0)}"
+    raise UserError(
+        f"key={key}: no such pair ({reason}); expected shard/key, as in the table of a step"
+    )
 
 
 def _visits(
     chunks: TrainingChunks, shard: int, pair: int, begin: int, end: int
 ) -> Iterator[tuple[int, int, int]]:
-    """(step, epoch, slot) of each visit of a pair from step `begin` to `end`, both as numbers of finished steps."""
-    order, per_lane = chunks.order, chunks.batch_size // chunks.order.lanes
+    """Yields step, epoch and slot of each visit of a pair. begin, end: finished steps."""
+    order = chunks.order
+    per_lane = chunks.batch_size // order.lanes
     length = order.source_of(shard).lane_length
-    first, last = chunks.cursor(begin) // order.lanes, chunks.cursor(end) // order.lanes
+
+    # Positions of a lane, through all epochs. Each lane gives equally much to every batch.
+    first = chunks.cursor(begin) // order.lanes
+    last = chunks.cursor(end) // order.lanes
     for epoch in range(first // length, -(-last // length)):
-        found = order.find(shard, pair, epoch)
-        if found is not None and first <= found[1] < last:
-            step, within = divmod(found[1] - first, per_lane)
-            yield begin + step, epoch, found[0] * per_lane + within
+        place = order.find(shard, pair, epoch)
+        if place is None:
+            continue
+        lane, position = place
+        # Of the first and the last epoch the stretch may have a part only.
+        if first <= position < last:
+            steps, within = divmod(position - first, per_lane)
+            yield begin + steps + 1, epoch, lane * per_lane + within
