@@ -1,16 +1,19 @@
-"""The pictures of shards through the image tower, once: a `Collection` to search in.
+"""The images of shards through the image tower, once: a `Collection` to search in.
 
-Processes of torchrun or srun share the shards among them, without a word to each other: a shard is done when its file is there,
-so that the same command goes on after a kill, on as many processes as you like. A picture that cannot be decoded stops nothing.
+Processes of torchrun or srun share the shards, without a word to each other. A shard is done when
+its file exists, so the same command goes on after a kill, on any number of processes. An image that
+cannot be decoded stops nothing.
+
+Price: an image is read and decoded once. In memory a process has the embeddings of one shard and
+one chunk of images for each loader process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +29,7 @@ from align_train.index.collection import Collection
 from align_train.index.settings import PRECISIONS, Settings
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
-from align_train.shards.manifest import place_in
+from align_train.shards.manifest import Manifest, place_in
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
 from align_train.stream.batch import normalise
@@ -34,90 +37,175 @@ from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
+_DIGITS = 16  # hexadecimal ones of a hash: enough to tell any two models apart
+_PREFETCHED = 4  # chunks for each loader process
+
+About = dict[str, object]
+"""The record of an image: its key, its texts, and `bad` if it cannot be decoded."""
+
 
 def embed(given: EmbedSettings) -> None:
-    """`align_train.embed`: see `conf/commands/embed.yaml`."""
+    """Embeds the images of shards: `python -m align_train.embed`.
+
+    Args:
+        given: The command's settings.
+
+    Raises:
+        UserError: A setting, the model or a shard is not as expected, or the folder is another's.
+    """
     if given.precision not in PRECISIONS:
         raise UserError(f"precision={given.precision}: expected {' or '.join(PRECISIONS)}")
     check_loader(given)
+
     model = load(given.model, device=device_of(given.device))
-    shards = given.shards
     caption = CaptionSource.parse(given.caption)
-    stage = shard_cache_of(None, given.storage_options)
-    manifest = resolve(
-        shards, caption=caption, cache=stage, progress=launcher.is_first_process(), key="shards"
-    )
-    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=stage)
-    settings = Settings(
-        model=_anywhere(given.model) if Path(given.model).expanduser().exists() else given.model,
+    cache = shard_cache_of(None, given.storage_options)
+    first = launcher.is_first_process()
+    manifest = resolve(given.shards, caption=caption, cache=cache, progress=first, key="shards")
+    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=cache)
+
+    settings = _settings(given, model, manifest)
+    collection = Collection.begin(Path(given.to).expanduser().absolute(), settings)
+
+    # Every world-th shard is this process's. Those of a former start are done.
+    started = launcher.current()
+    own = range(started.rank, len(manifest.shards), started.world_size)
+    left = [shard for shard in own if not collection.has(shard)]
+    bad = _embed(model, collection, pairs, left, given)
+
+    if first:
+        # Others may still be at work, so this counts files.
+        total = len(manifest.shards)
+        done = sum(collection.has(shard) for shard in range(total))
+        print(
+            f"{collection.path}: {len(collection):,} images, {done} of {total} shards done, "
+            f"{settings.dim} numbers each in {settings.precision}; {bad} of those embedded just "
+            f"now could not be decoded",
+            flush=True,
+        )
+
+
+def digest(model: TrainedModel) -> str:
+    """Hashes the weights of a model.
+
+    Args:
+        model: The model, on any device.
+
+    Returns:
+        16 hexadecimal digits: equal for equal weights.
+    """
+    hash_of_all = hashlib.sha256()
+    # Sorted: two ways of building a model may name the same tensors in another order.
+    for name, value in sorted(model.model.state_dict().items()):
+        hash_of_all.update(name.encode())
+        hash_of_all.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return hash_of_all.hexdigest()[:_DIGITS]
+
+
+def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:
+    """The settings that the collection records."""
+    # A search may start in another folder. A name on the hub is no path.
+    path = given.model
+    if Path(path).expanduser().exists():
+        path = _from_anywhere(path)
+
+    shards: str | list[str]
+    if isinstance(given.shards, list):
+        shards = [_from_anywhere(item) for item in given.shards]
+    else:
+        shards = _from_anywhere(given.shards)
+
+    return Settings(
+        model=path,
         weights=digest(model),
-        shards=[_anywhere(one) for one in shards]
-        if isinstance(shards, list)
-        else _anywhere(shards),
+        shards=shards,
         caption=given.caption,
         identity=manifest.identity,
         counts=manifest.counts.tolist(),
         dim=model.model.dim,
         precision=given.precision,
     )
-    collection = Collection.begin(Path(given.to).expanduser().absolute(), settings)
-    started = launcher.current()
-    own = range(started.rank, len(manifest.shards), started.world_size)
-    left = [shard for shard in own if not collection.has(shard)]
-    bad = _embed(model, collection, pairs, left, given)
-    if launcher.is_first_process():
-        done = sum(collection.has(shard) for shard in range(len(manifest.shards)))
-        print(
-            f"{collection.path}: {len(collection):,} pictures, {done} of {len(manifest.shards)} shards done, {settings.dim} "
-            f"numbers each in {settings.precision}; {bad} just now could not be decoded",
-            flush=True,
-        )
 
 
-def digest(model: TrainedModel) -> str:
-    """A hash of the weights."""
-    whole = hashlib.sha256()
-    for name, value in sorted(model.model.state_dict().items()):
-        whole.update(name.encode())
-        whole.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return whole.hexdigest()[:16]
-
-
-def _anywhere(place: str) -> str:
+def _from_anywhere(path: str) -> str:
     """A path that holds from any folder; URLs as they are."""
-    return place if is_url(place) else str(Path(place).expanduser().absolute())
+    return path if is_url(path) else str(Path(path).expanduser().absolute())
 
 
 class _Row(NamedTuple):
-    """pixels: black where the picture cannot be decoded."""
+    """An image; black if it cannot be decoded."""
 
     pixels: Pixels
-    about: dict[str, Any]
+    about: About
 
 
 class _Rows(Dataset[_Row]):
-    """The pictures of some shards, in their order."""
+    """The images of some shards, in their order."""
 
     def __init__(self, pairs: Pairs, shards: list[int]) -> None:
-        self.pairs, self.shards = pairs, shards
+        self.pairs = pairs
+        self.shards = shards
         self.ends = np.cumsum([pairs.manifest.shards[shard].pairs for shard in shards])
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, number: int) -> _Row:
-        place, pair = place_in(self.ends, number)
-        shard = self.shards[place]
-        reader = self.pairs.reader(shard)
-        about: dict[str, Any] = {"key": reader.key(pair), "texts": []}
-        size = self.pairs.views.image_size
+    def __getitem__(self, index: int) -> _Row:
+        position, pair = place_in(self.ends, index)
+        reader = self.pairs.reader(self.shards[position])
+        views = self.pairs.views
+        about: About = {"key": reader.key(pair), "texts": []}
+
         try:
-            pixels = decode_centre(reader.image(pair), self.pairs.views)
+            pixels = decode_centre(reader.image(pair), views)
         except ValueError as error:
-            return _Row(np.zeros((size, size, 3), dtype=np.uint8), about | {"bad": str(error)})
-        with contextlib.suppress(ValueError):  # a picture can be found without
+            # It keeps its row: rows are found by their index.
+            black = np.zeros((views.image_size, views.image_size, 3), dtype=np.uint8)
+            return _Row(black, about | {"bad": str(error)})
+
+        # An image can be found without a text.
+        with contextlib.suppress(ValueError):
             about["texts"] = self.pairs.caption.read(reader.text(pair))
         return _Row(pixels, about)
+
+
+class _ShardWriter:
+    """Collects rows, and writes each shard as soon as all of its rows are there."""
+
+    def __init__(self, collection: Collection, shards: list[int]) -> None:
+        """Writes nothing yet.
+
+        Args:
+            collection: The collection.
+            shards: The shards, in the order in which their rows come.
+        """
+        self.collection = collection
+        self.left = list(shards)
+        self.about: list[About] = []
+        # An empty one, so that shards without an image have a width too.
+        self.embeddings = [torch.empty(0, collection.settings.dim)]
+
+    def add(self, embeddings: Tensor, about: list[About]) -> None:
+        """Takes the next rows.
+
+        Args:
+            embeddings: `[rows, dim]`, float32 on the CPU.
+            about: The record of each row.
+        """
+        self.embeddings.append(embeddings)
+        self.about += about
+        self.write_complete()
+
+    def write_complete(self) -> None:
+        """Writes the shards that are complete: also those without an image."""
+        counts = self.collection.settings.counts
+        while self.left and len(self.about) >= counts[self.left[0]]:
+            shard = self.left.pop(0)
+            count = counts[shard]
+            rows = torch.cat(self.embeddings)
+            self.collection.write(shard, rows[:count].numpy(), self.about[:count])
+            self.embeddings = [rows[count:]]
+            self.about = self.about[count:]
 
 
 @torch.inference_mode()
@@ -128,42 +216,41 @@ def _embed(
     shards: list[int],
     given: EmbedSettings,
 ) -> int:
-    """Returns how many pictures could not be decoded."""
+    """Embeds shards. Returns how many images could not be decoded."""
     rows = _Rows(pairs, shards)
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[_Row] = DataLoader(
         rows,
         batch_size=given.chunk_size,
         num_workers=given.workers,
+        # Rows have records beside their pixels, which torch's own collation cannot stack.
         collate_fn=list,
-        prefetch_factor=4 if given.workers else None,
+        prefetch_factor=_PREFETCHED if given.workers else None,
     )
+
+    writer = _ShardWriter(collection, shards)
     bad = 0
-    embeddings: list[Tensor] = []
-    about: list[dict[str, Any]] = []
-    left: Iterator[int] = iter(shards)
-    shard = next(left, None)
-    with tqdm(
-        total=len(rows), desc="embedding", unit="picture", disable=not launcher.is_first_process()
-    ) as bar:
+    hidden = not launcher.is_first_process()
+    with tqdm(total=len(rows), desc="embedding", unit="image", disable=hidden) as bar:
         for batch in loader:
-            pixels = torch.from_numpy(np.stack([row.pixels for row in batch])).to(model.device)
-            found = model.encode_image(normalise(pixels)).float().cpu()
-            if not found.isfinite().all():
-                raise UserError(
-                    f"{given.model}: its embeddings are not finite: the weights are broken"
-                )
-            for number, row in enumerate(batch):
+            embeddings = _embed_chunk(model, batch, given.model)
+            for index, row in enumerate(batch):
                 if "bad" in row.about:
-                    found[number] = 0
+                    # No search finds a row of zeros.
+                    embeddings[index] = 0
                     bad += 1
-            embeddings.append(found)
-            about += [row.about for row in batch]
+
+            writer.add(embeddings, [row.about for row in batch])
             bar.update(len(batch))
-            while shard is not None and len(about) >= collection.settings.counts[shard]:
-                count = collection.settings.counts[shard]
-                whole = torch.cat(embeddings)
-                collection.write(shard, whole[:count].numpy(), about[:count])
-                embeddings, about, shard = [whole[count:]], about[count:], next(left, None)
-    for empty in () if shard is None else (shard, *left):  # shards without a pair, at the end
-        collection.write(empty, np.empty((0, collection.settings.dim), dtype=np.float32), [])
+
+    # Shards without an image, at the end or alone: no row of theirs has come.
+    writer.write_complete()
     return bad
+
+
+def _embed_chunk(model: TrainedModel, rows: list[_Row], path: str) -> Tensor:
+    """`[rows, dim]`, float32 on the CPU. path: the model's, for the error."""
+    pixels = torch.from_numpy(np.stack([row.pixels for row in rows])).to(model.device)
+    embeddings = model.encode_image(normalise(pixels)).float().cpu()
+    if not embeddings.isfinite().all():
+        raise UserError(f"{path}: its embeddings are not finite: the weights are broken")
+    return embeddings

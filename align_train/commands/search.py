@@ -1,4 +1,10 @@
-"""A text, a picture, or both -> the nearest pictures of a `Collection`, as a table and a contact sheet."""
+"""A text, an image, or both -> the nearest images of a `Collection`.
+
+Prints them as a table and draws a contact sheet.
+
+Price: the model is loaded to embed the query; the search itself is `index/collection.py`'s, or from
+`approximate_from` images on `index/faiss.py`'s.
+"""
 
 from __future__ import annotations
 
@@ -23,115 +29,173 @@ from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
-from align_train.stream.decode import Views, centre, decode_centre
+from align_train.stream.decode import Pixels, Views, centre, decode_centre
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
+# Whole images, whatever the model saw of them.
 _SHOWN = Views(image_size=224, resize_size=224)
+_HITS_A_ROW = 6
+
+# Characters of a line: beside the text, and for the text at least.
+_BESIDE_TEXT = 60
+_LEAST_TEXT = 40
+
+_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+Row = tuple[str, NDArray[np.uint8] | None, list[Hit]]
 
 
 def search(settings: SearchSettings) -> list[Match]:
-    """`align_train.search`: see `conf/commands/search.yaml`. Returns numbers and cosines of what was found."""
+    """Searches a collection: `python -m align_train.search`.
+
+    Args:
+        settings: The command's settings.
+
+    Returns:
+        The nearest images, nearest first.
+
+    Raises:
+        UserError: A setting, the model or the collection is not as expected.
+    """
+    _check(settings)
+    cache = shard_cache_of(None, settings.storage_options)
+    collection = Collection.open(Path(settings.index).expanduser().absolute())
+
+    path = settings.model or collection.settings.model
+    model = load(path, device=device_of(settings.device))
+    # Embeddings of other weights lie in another space: cosines with them mean nothing.
+    if digest(model) != collection.settings.weights:
+        raise UserError(
+            f"{path}: not the weights that {settings.index} was made with; give model=…, or embed "
+            f"again"
+        )
+
+    image = None
+    if settings.image is not None:
+        image = _open(settings.image)
+    query = _query(model, settings.text, image, settings.text_weight).cpu()
+    matches = _nearest(collection, query, settings)
+
+    _print_table(collection, matches)
+    _draw(collection, matches, settings, image, cache)
+    return matches
+
+
+def _check(settings: SearchSettings) -> None:
+    """All that can be wrong before anything is opened."""
     if settings.text is None and settings.image is None:
         raise UserError("give text=…, image=…, or both")
     if settings.top < 1:
-        raise UserError(f"top={settings.top}: expected at least 1 picture")
+        raise UserError(f"top={settings.top}: expected at least 1 image")
     if not 0 <= settings.text_weight < float("inf"):
         raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
-    if (
-        Path(settings.to).suffix.lower() not in (".png", ".jpg", ".jpeg")
-        or Path(settings.to).expanduser().is_dir()
-    ):
-        raise UserError(f"to={settings.to}: expected a picture's name that ends in .png or .jpg")
-    stage = shard_cache_of(None, settings.storage_options)
-    collection = Collection.open(Path(settings.index).expanduser().absolute())
-    place = settings.model or collection.settings.model
-    model = load(place, device=device_of(settings.device))
-    if digest(model) != collection.settings.weights:
-        raise UserError(
-            f"{place}: not the weights that {settings.index} was made with; give model=…, or embed again"
-        )
-    picture = _open(settings.image) if settings.image is not None else None
-    query = _query(model, settings.text, picture, settings.text_weight).cpu()
-    approximate = len(collection) >= settings.approximate_from
-    if approximate:
-        found = search_approximately(collection, query, settings.top)
-    else:
-        found = collection.search(query, settings.top)
-    how = "by index.faiss, nearly all of the nearest" if approximate else "all compared"
-    print(f"{len(collection):,} pictures, {how}")
-    _print_table(collection, found)
-    _draw(collection, found, settings, picture, stage)
-    return found
+
+    sheet = Path(settings.to)
+    if sheet.suffix.lower() not in _SHEET_SUFFIXES or sheet.expanduser().is_dir():
+        raise UserError(f"to={settings.to}: expected an image's path that ends in .png or .jpg")
 
 
-def _open(file: str) -> Image.Image:
+def _open(path: str) -> Image.Image:
     try:
-        picture = Image.open(Path(file).expanduser())
-        picture.load()
+        image = Image.open(Path(path).expanduser())
+        # Pillow reads the pixels only now: a file that is cut off fails here.
+        image.load()
     except UnidentifiedImageError:
-        raise UserError(f"image={file}: no picture that can be decoded") from None
+        raise UserError(f"image={path}: no image that can be decoded") from None
     except (OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"image={file}: cannot be read ({reason})") from None
-    return picture
+        raise UserError(f"image={path}: cannot be read ({reason})") from None
+    return image
 
 
 @torch.inference_mode()
 def _query(
-    model: TrainedModel, text: str | None, picture: Image.Image | None, text_weight: float
+    model: TrainedModel, text: str | None, image: Image.Image | None, text_weight: float
 ) -> Tensor:
-    """`[dim]`, normalised."""
-    image = model.encode_images([picture])[0] if picture is not None else None
-    words = (
-        model.encode_text(model.tokenizer([text]).to(model.device))[0] if text is not None else None
-    )
-    if image is not None and words is not None:
-        return compose(image[None], words[None], text_weight=text_weight)[0]
-    found = image if image is not None else words
-    assert found is not None
-    return found
+    """`[dim]`, normalised. One of text and image is there."""
+    of_text = None
+    if text is not None:
+        of_text = model.encode_text(model.tokenizer([text]).to(model.device))
+    if image is None:
+        assert of_text is not None
+        return of_text[0]
+
+    of_image = model.encode_images([image])
+    if of_text is None:
+        return of_image[0]
+    return compose(of_image, of_text, text_weight=text_weight)[0]
 
 
-def _print_table(collection: Collection, found: list[Match]) -> None:
-    width = max(40, shutil.get_terminal_size((160, 40)).columns - 60)
+def _nearest(collection: Collection, query: Tensor, settings: SearchSettings) -> list[Match]:
+    images = f"{len(collection):,} images"
+    if len(collection) >= settings.approximate_from:
+        matches = search_approximately(collection, query, settings.top)
+        print(f"{images}, by index.faiss, which finds nearly all of the nearest")
+    else:
+        matches = collection.search(query, settings.top)
+        print(f"{images}, all compared")
+    return matches
+
+
+def _print_table(collection: Collection, matches: list[Match]) -> None:
+    columns = shutil.get_terminal_size((160, 40)).columns
+    width = max(_LEAST_TEXT, columns - _BESIDE_TEXT)
+
     print(f"{'cosine':>7}  {'key':<36}  text")
-    for number, score in found:
-        about = collection.about(number)
-        text = " ".join((about["texts"] or [""])[0].split())
-        print(f"{score:>7.4f}  {about['key']:<36}  {text[:width]}")
+    for match in matches:
+        about = collection.about(match.image)
+        # An image whose text cannot be read is in the collection all the same.
+        texts = about["texts"] or [""]
+        text = " ".join(texts[0].split())[:width]
+        print(f"{match.cosine:>7.4f}  {about['key']:<36}  {text}")
 
 
 def _draw(
     collection: Collection,
-    found: list[Match],
+    matches: list[Match],
     settings: SearchSettings,
-    picture: Image.Image | None,
-    stage: ShardCache,
+    image: Image.Image | None,
+    cache: ShardCache,
 ) -> None:
-    """A contact sheet of the query and its hits, where the shards are still there."""
-    caption = CaptionSource.parse(collection.settings.caption)
+    """Draws the query and its hits, if the shards are still there."""
     try:
-        manifest = resolve(
-            collection.settings.shards, caption=caption, cache=stage, progress=False, key="shards"
-        )
-        if manifest.identity != collection.settings.identity:
-            raise UserError(f"{collection.settings.shards}: other shards lie there now")
-        pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=stage)
-        places = [collection.place(number) for number, _ in found]
-        pixels = [decode_centre(pairs.reader(shard).image(row), _SHOWN) for shard, row in places]
+        pixels = _pixels(collection, matches, cache)
     except (UserError, ValueError) as error:
-        print(f"no pictures of what was found: {error}", flush=True)
+        # The table has answered the question already.
+        print(f"no images of the hits: {error}", flush=True)
         return
-    hits = [Hit(one, f"{score:.3f}") for one, (_, score) in zip(pixels, found, strict=True)]
-    shown: NDArray[np.uint8] | None = centre(picture, _SHOWN) if picture is not None else None
-    across = 6
-    rows = [hits[start : start + across] for start in range(0, len(hits), across)]
-    first = (settings.text or "", shown)
-    sheet = hit_sheet(
-        [(*(first if not number else ("", None)), row) for number, row in enumerate(rows)]
-    )
-    to = Path(settings.to).expanduser()
-    to.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(to)
-    print(f"{to}: the query and what was found", flush=True)
+
+    hits = []
+    for hit_pixels, match in zip(pixels, matches, strict=True):
+        hits.append(Hit(hit_pixels, f"{match.cosine:.3f}"))
+
+    # The query stands beside the first row only.
+    text = settings.text or ""
+    query = centre(image, _SHOWN) if image is not None else None
+    rows: list[Row] = []
+    for start in range(0, len(hits), _HITS_A_ROW):
+        row = hits[start : start + _HITS_A_ROW]
+        rows.append(("", None, row) if rows else (text, query, row))
+
+    path = Path(settings.to).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hit_sheet(rows).save(path)
+    print(f"{path}: the query and its hits", flush=True)
+
+
+def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> list[Pixels]:
+    """Reads the images from their shards; UserError or ValueError if these have changed."""
+    made_with = collection.settings
+    caption = CaptionSource.parse(made_with.caption)
+    manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
+    # Other shards would give other images under the same indices.
+    if manifest.identity != made_with.identity:
+        raise UserError(f"{made_with.shards}: other shards than those that were embedded")
+
+    pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=cache)
+    pixels = []
+    for match in matches:
+        shard, row = collection.place(match.image)
+        pixels.append(decode_centre(pairs.reader(shard).image(row), _SHOWN))
+    return pixels

@@ -120,7 +120,7 @@ def embedded(trained: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory
     before = {path: path.stat().st_mtime_ns for path in (folder / "all").glob("*.npy")}
     assert len(before) == 4
     out = run(*arguments, cwd=folder, module="align_train.embed").stdout
-    assert "512 pictures, 4 of 4 shards done" in out
+    assert "512 images, 4 of 4 shards done" in out
     assert before == {path: path.stat().st_mtime_ns for path in before}
     return folder / "all"
 
@@ -153,7 +153,7 @@ def test_by_picture_by_text_and_by_both(
     with tarfile.open(demo / "train" / "00000000.tar") as tar:
         tar.extract("00000007.png", tmp_path, filter="data")
     keys, out = searched(f"index={embedded}", "image=00000007.png", "top=5", cwd=tmp_path)
-    assert len(keys) == 5 and keys[0] == "00000000/00000007" and "512 pictures, all compared" in out
+    assert len(keys) == 5 and keys[0] == "00000000/00000007" and "512 images, all compared" in out
     assert (tmp_path / "search.png").is_file()
     model = align_train.load(str(trained))
     with torch.inference_mode():
@@ -224,7 +224,7 @@ def test_a_collection_whose_shards_are_gone_still_answers(embedded: Path, tmp_pa
     about = json.loads((copy / "collection.json").read_text())
     (copy / "collection.json").write_text(json.dumps(about | {"shards": str(tmp_path / "nowhere")}))
     keys, out = searched(f"index={copy}", "text=a red circle", "top=3", cwd=tmp_path)
-    assert len(keys) == 3 and "no pictures of what was found: " in out
+    assert len(keys) == 3 and "no images of the hits: " in out
 
 
 def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
     out = run(
         f"model={trained}", "shards=shards", "to=all", cwd=tmp_path, module="align_train.embed"
     ).stdout
-    assert "1 just now could not be decoded" in out
+    assert "1 of those embedded just now could not be decoded" in out
     assert not np.load(tmp_path / "all" / "00000.npy")[2].any()
     assert "broken image" in Collection.open(tmp_path / "all").about(2)["bad"]
     keys, _ = searched("index=all", "text=x", "top=20", cwd=tmp_path)
@@ -256,9 +256,9 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
         ),
         ([], "give text=…, image=…, or both"),
         (["image=nowhere.png"], "image=nowhere.png: cannot be read (No such file or directory)"),
-        (["text=x", "top=0"], "top=0: expected at least 1 picture"),
+        (["text=x", "top=0"], "top=0: expected at least 1 image"),
         (["text=x", "text_weight=nan"], "text_weight=nan: expected a finite number from 0 on"),
-        (["text=x", "to=x.foo"], "to=x.foo: expected a picture's name that ends in .png or .jpg"),
+        (["text=x", "to=x.foo"], "to=x.foo: expected an image's path that ends in .png or .jpg"),
         (["text=x", "device=nope"], "device=nope: not there"),
         (
             ["text=x", "storage_options=5"],
