@@ -1,8 +1,12 @@
-"""align_train: contrastive pretraining on noisy image/alt-text pairs, after ALIGN (Jia et al. 2021, arXiv 2102.05918)."""
+"""Contrastive pretraining on noisy image/alt-text pairs, after ALIGN.
+
+Jia et al. 2021, arXiv 2102.05918. `load` and `load_classifier` open trained models; training and
+all else are commands: `python -m align_train`, `python -m align_train.evaluate`, …
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from align_train.pretrained.load import load, load_classifier
@@ -11,8 +15,9 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load", "load_classifier"]
 
 
-def __getattr__(name: str) -> Any:
-    """`align_train.load` and its like, once asked for: commands must not wait for torch before they read their settings."""
+def __getattr__(name: str) -> object:
+    """Imports `load` and `load_classifier` when they are first asked for."""
+    # Not at the top: commands read their settings, and report errors in them, before torch loads.
     if name in ("load", "load_classifier"):
         from align_train.pretrained import load as loading
 

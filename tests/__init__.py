@@ -1,1 +1,1 @@
-
+"""Tests, one folder a room of `align_train` and `data`."""

@@ -1,1 +1,1 @@
-"""align_train.commands"""
+"""The work of each command, from typed settings to files and lines of text."""

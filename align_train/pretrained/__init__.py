@@ -1,1 +1,1 @@
-"""align_train.pretrained"""
+"""Trained models in folders, whoever wrote them: opened, loaded, filled in and described."""

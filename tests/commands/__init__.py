@@ -1,1 +1,1 @@
-"""tests.commands"""
+"""Tests of the commands, most of them in processes of their own."""

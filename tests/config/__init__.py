@@ -1,1 +1,1 @@
-"""tests.config"""
+"""Tests of composed, typed and checked settings."""

@@ -1,1 +1,1 @@
-"""tests.data."""
+"""Tests of the offline preparation of shards."""

@@ -1,1 +1,1 @@
-"""tests.evals."""
+"""Tests of the evaluators against plain formulas."""

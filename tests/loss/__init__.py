@@ -1,1 +1,1 @@
-"""tests.loss."""
+"""Tests of the losses against plain formulas."""

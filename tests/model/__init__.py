@@ -1,1 +1,1 @@
-"""tests.model."""
+"""Tests of the models and their towers."""

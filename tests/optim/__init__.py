@@ -1,1 +1,1 @@
-"""tests.optim."""
+"""Tests of optimizers and schedules."""

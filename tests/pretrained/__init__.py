@@ -1,1 +1,1 @@
-"""tests.pretrained"""
+"""Tests of trained models: opened, loaded and exported."""

@@ -1,1 +1,1 @@
-"""tests.shards."""
+"""Tests of shards, the shard cache and selections."""

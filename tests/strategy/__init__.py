@@ -1,1 +1,1 @@
-"""tests.strategy"""
+"""Tests of the strategies: equal numbers, and checkpoints that all of them read."""

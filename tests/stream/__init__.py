@@ -1,1 +1,1 @@
-"""tests.stream."""
+"""Tests of the way from shards to batches."""

@@ -1,1 +1,1 @@
-"""tests.support"""
+"""What several tests share: runs, images, settings and processes."""

@@ -1,1 +1,1 @@
-"""tests.training"""
+"""Tests of a training step and of what happens around it."""
