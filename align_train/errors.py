@@ -1,35 +1,61 @@
 """The errors that are the user's to mend.
 
-Everything that a user can get wrong (a key, a path, a shard, a split) is raised as `UserError` with one line: what was
-found, where, what to do. The commands print that line and exit with its status. Any other exception is a defect of ours and
-keeps its stack trace.
+A user can get a key, a path, a shard or a split wrong. All of these are a `UserError` of one line:
+what was found, where, what to do. The commands print that line and exit with its status. Any other
+exception is a defect of ours and keeps its stack trace.
 """
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: the key or file, what was found, what was expected, what to do."""
+    """Bad input in one line: the key or file, what was found, what was expected, what to do.
+
+    Attributes:
+        status: The exit status of the command.
+    """
 
     status = 2
 
 
 class UnreadableImage(UserError):
-    """One that is to be evaluated on; the run whose evaluation it is has done nothing wrong."""
+    """An image of an evaluation cannot be read.
+
+    The run that is being evaluated has done nothing wrong: it saves its step before it ends.
+    """
 
 
 class Stopped(UserError):
-    """A signal ended the run between two steps, and nothing is lost. The status is the shell's for that signal."""
+    """A signal ended the run between two steps. Nothing is lost.
+
+    The status is the one that a shell gives for that signal.
+    """
 
     def __init__(self, message: str, *, signal: int) -> None:
+        """Derives the status.
+
+        Args:
+            message: The line for the user.
+            signal: The signal's number.
+        """
         super().__init__(message)
+        # Slurm and shells know a signalled process by this: 130 is SIGINT, 143 is SIGTERM.
         self.status = 128 + signal
 
 
 class Lost(UserError):
-    """The run cannot go on here through no fault of its settings: a process or machine is lost. Started again, it goes on from
-    its last checkpoint. The status is sysexits' EX_TEMPFAIL, or that of the process that ended first."""
+    """A process or machine of the run is lost, through no fault of the settings.
 
+    The same command goes on from the last checkpoint.
+    """
+
+    # sysexits' EX_TEMPFAIL: a scheduler may simply try again.
     status = 75
 
     def __init__(self, message: str, *, status: int = 75) -> None:
+        """Sets the status.
+
+        Args:
+            message: The line for the user.
+            status: That of the process that ended first, if it is known.
+        """
         super().__init__(message)
         self.status = status
