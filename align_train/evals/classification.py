@@ -60,7 +60,8 @@ class Classification(Evaluator):
         own = torch.zeros_like(pairs.images, dtype=torch.bool)
         own[pairs.image_of_text, labels] = True
         # A classifier of three classes has no fifth guess.
-        guesses = pairs.images.topk(min(_TOP, pairs.images.shape[1])).indices
+        classes = pairs.images.shape[1]
+        guesses = pairs.images.topk(min(_TOP, classes)).indices
         right = own.gather(1, guesses)
 
         # The held-out labels tell the names of their classes; other classes stay without a name.

@@ -27,7 +27,12 @@ TEXT_WEIGHT = 2.0
 _ROWS = 1024  # queries that are compared with all images at a time
 
 
-def compose(images: Tensor, texts: Tensor, *, text_weight: float = TEXT_WEIGHT) -> Tensor:
+def compose(
+    images: Tensor,
+    texts: Tensor,
+    *,
+    text_weight: float = TEXT_WEIGHT,
+) -> Tensor:
     """Makes queries of images and texts.
 
     Args:
@@ -148,7 +153,9 @@ class ComposedSearch(Evaluator):
             # Each part alone shows how much the sum of both adds.
             for queries in (composed, images[image], texts[value]):
                 first = _first_hit(queries, images, image)
-                right.append((changed[first] == value) & (kept[first] == kept[image]))
+                has_value = changed[first] == value
+                is_else_alike = kept[first] == kept[image]
+                right.append(has_value & is_else_alike)
             hits.append(torch.stack(right, dim=1).double())
 
         shares = gather_rows(torch.cat(hits), len(asking)).mean(dim=0)
@@ -160,8 +167,12 @@ class ComposedSearch(Evaluator):
     def _queries(self, changed: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """The index of the image, and the value, of each query: both `[queries]`."""
         # occurs[k, v]: some image of kind k has the value v.
+        kinds = int(kept.max()) + 1
         occurs = torch.zeros(
-            int(kept.max()) + 1, len(self.texts), dtype=torch.bool, device=kept.device
+            kinds,
+            len(self.texts),
+            dtype=torch.bool,
+            device=kept.device,
         )
         occurs[kept, changed] = True
 
@@ -183,7 +194,8 @@ def _kept(classes: ClassNames, attribute: str) -> Tensor:
     # Every combination of the other values is a kind of its own.
     for combination in zip(*others, strict=True):
         indices.setdefault(combination, len(indices))
-    return torch.tensor([indices[combination] for combination in zip(*others, strict=True)])
+    kinds = [indices[combination] for combination in zip(*others, strict=True)]
+    return torch.tensor(kinds)
 
 
 def _first_hit(queries: Tensor, images: Tensor, asking: Tensor) -> Tensor:

@@ -22,7 +22,13 @@ class HeldOutLoss(Evaluator):
     are fewer pairs than a batch, all of them are one group.
     """
 
-    def __init__(self, *, batch_size: int, loss: Loss, data: ImageSet | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        loss: Loss,
+        data: ImageSet | None = None,
+    ) -> None:
         """Keeps the settings.
 
         Args:
@@ -56,11 +62,14 @@ class HeldOutLoss(Evaluator):
 
         # Held-out pairs have no ids of their contents. To a loss that asks for ids all pairs are
         # different, so that its value compares with that of any other loss.
-        ids = torch.arange(size, device=texts.device) if self.loss.needs_ids else None
+        ids = None
+        if self.loss.needs_ids:
+            ids = torch.arange(size, device=texts.device)
         parameters = embedder.model.logit_parameters()
 
         losses = []
-        for start in range(0, len(pairs.images) - size + 1, size):
+        last_start = len(pairs.images) - size
+        for start in range(0, last_start + 1, size):
             group = slice(start, start + size)
             # Every rank has all embeddings: the loss must not gather them once more.
             with alone():

@@ -72,13 +72,16 @@ class NearestNeighbours(FromLabelledImages):
         own = torch.arange(rank(), total, world_size(), device=sets.queries.device)
 
         # A set with fewer images than k lets all of them vote.
-        scores, neighbours = nearest(sets.queries[own], sets.train, min(self.k, len(sets.train)))
+        k = min(self.k, len(sets.train))
+        scores, neighbours = nearest(sets.queries[own], sets.train, k)
         classes = sets.train_labels[neighbours]
         single = classes[:, 0] == sets.labels[own]
 
         # Relative to the nearest, which weighs 1: a small temperature cannot overflow.
-        weights = ((scores - scores[:, :1]) / self.temperature).exp()
-        votes = scores.new_zeros(len(own), sets.classes).scatter_add_(1, classes, weights)
+        behind = scores - scores[:, :1]
+        weights = (behind / self.temperature).exp()
+        votes = scores.new_zeros(len(own), sets.classes)
+        votes.scatter_add_(1, classes, weights)
         weighted = votes.argmax(dim=1) == sets.labels[own]
 
         right = torch.stack([single, weighted], dim=1).double()
@@ -109,9 +112,15 @@ def nearest(queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor
 
 
 def _nearest_to_block(block: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `nearest`, for queries that fit into one block."""
     # The k best so far, and never more than one block of products beside them.
     best = block.new_empty(len(block), 0)
-    best_indices = torch.empty(len(block), 0, dtype=torch.long, device=block.device)
+    best_indices = torch.empty(
+        len(block),
+        0,
+        dtype=torch.long,
+        device=block.device,
+    )
 
     start = 0
     for part in torch.split(candidates, _COLUMNS):
@@ -136,7 +145,13 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # Values above the border come first, those equal to it by their column, the rest last.
     rest = torch.where(values == border, columns, values.shape[1])
     key = torch.where(values > border, -1, rest)
-    chosen = key.topk(k, largest=False).indices.sort(dim=1).values
+    smallest = key.topk(k, largest=False).indices
+    # From left to right again: the stable sort below keeps this order among equals.
+    chosen = smallest.sort(dim=1).values
 
-    best, order = values.gather(1, chosen).sort(dim=1, descending=True, stable=True)
+    best, order = values.gather(1, chosen).sort(
+        dim=1,
+        descending=True,
+        stable=True,
+    )
     return best, chosen.gather(1, order)

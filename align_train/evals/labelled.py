@@ -37,7 +37,13 @@ class Labelled:
 class FromLabelledImages(Evaluator):
     """An evaluator that classifies the images of one set by the labels of another."""
 
-    def __init__(self, *, train: ImageSet, data: ImageSet | None, label: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        train: ImageSet,
+        data: ImageSet | None,
+        label: str | None,
+    ) -> None:
         """Keeps the settings.
 
         Args:
@@ -82,6 +88,7 @@ class FromLabelledImages(Evaluator):
         )
 
     def _class_indices(self, images_of: ImagesOf) -> tuple[list[int], list[int]]:
+        """The classes of the labelled images, and of those to be classified."""
         # As texts: JSON has 3 for one image and "3" for another, but they are one class.
         train_labels = [str(label) for label in self._labels(images_of, self.train)]
         labels = [str(label) for label in self._labels(images_of, self.data)]

@@ -98,19 +98,29 @@ class LinearProbe(FromLabelledImages):
 
         accuracies = train.new_zeros(len(self.weight_decays), dtype=torch.float64)
         for index in range(rank(), len(self.weight_decays), world_size()):
-            probe = self._fit(train[rest], labels[rest], self.weight_decays[index], classes)
+            weight_decay = self.weight_decays[index]
+            probe = self._fit(train[rest], labels[rest], weight_decay, classes)
             accuracies[index] = _accuracy(probe, train[held], labels[held])
 
         # Every other rank has a zero in this rank's places.
         best = int(sum_over_ranks(accuracies).argmax())
         return self.weight_decays[best]
 
-    def _fit(self, embeddings: Tensor, labels: Tensor, weight_decay: float, classes: int) -> Probe:
+    def _fit(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        weight_decay: float,
+        classes: int,
+    ) -> Probe:
+        """Trains a probe with one weight decay."""
         # The problem is convex, so any start will do; this one needs no seed.
         weights = embeddings.new_zeros(embeddings.shape[1], classes, requires_grad=True)
         bias = embeddings.new_zeros(classes, requires_grad=True)
         optimizer = torch.optim.LBFGS(
-            [weights, bias], max_iter=self.iterations, line_search_fn="strong_wolfe"
+            [weights, bias],
+            max_iter=self.iterations,
+            line_search_fn="strong_wolfe",
         )
 
         def loss() -> Tensor:

@@ -32,7 +32,10 @@ class Retrieval(Evaluator):
     """
 
     def __init__(
-        self, *, data: ImageSet | None = None, recall_at: Sequence[int] = (1, 5, 10)
+        self,
+        *,
+        data: ImageSet | None = None,
+        recall_at: Sequence[int] = (1, 5, 10),
     ) -> None:
         """Checks the settings.
 
@@ -98,7 +101,8 @@ class Retrieval(Evaluator):
 
         answers: list[str] = []
         for _, similarity in similarities(pairs.images[:_SHOWN], pairs.texts):
-            answers += [pairs.captions[index] for index in similarity.argmax(dim=1).tolist()]
+            closest = similarity.argmax(dim=1).tolist()
+            answers += [pairs.captions[index] for index in closest]
         draw_answers(images.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
 
         self._draw_hits(pairs, images, folder / f"{name}_text_to_image.png")
@@ -124,7 +128,13 @@ class Retrieval(Evaluator):
         save_sheet(hit_sheet(rows), path)
 
     @staticmethod
-    def _draw_similarity(pairs: EmbeddedPairs, images: OpenSet, path: Path, *, title: str) -> None:
+    def _draw_similarity(
+        pairs: EmbeddedPairs,
+        images: OpenSet,
+        path: Path,
+        *,
+        title: str,
+    ) -> None:
         # One text an image: the diagonal has the pairs that belong together.
         texts = pairs.first_text[:_MATRIX]
         captions = [pairs.captions[index] for index in texts.tolist()]

@@ -34,7 +34,10 @@ _DEVIATIONS = 6  # of the rounding error of a product, which grows with the root
 
 
 def similarities(
-    queries: Tensor, candidates: Tensor, *, rows: int = 1024
+    queries: Tensor,
+    candidates: Tensor,
+    *,
+    rows: int = 1024,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Computes exact rows of the whole matrix, block by block.
 
@@ -51,7 +54,11 @@ def similarities(
     for start in range(0, len(queries), rows):
         block = slice(start, start + rows)
         wide = queries[block].double()
-        parts = [(wide @ part.double().T).float() for part in torch.split(candidates, _COLUMNS)]
+        parts = []
+        # In parts: all candidates in float64 would take twice the embeddings' memory.
+        for part in torch.split(candidates, _COLUMNS):
+            products = wide @ part.double().T
+            parts.append(products.float())
         yield block, torch.cat(parts, dim=1)
 
 
@@ -92,7 +99,8 @@ def retrieval_ranks(images: Tensor, texts: Tensor, image_of_text: Tensor) -> tup
         int64 `[texts]`: for each text the wrong images at least as similar as its own image. A rank
         of 0 is found at once.
     """
-    own = paired(images, texts, image_of_text, torch.arange(len(texts), device=texts.device))
+    every_text = torch.arange(len(texts), device=texts.device)
+    own = paired(images, texts, image_of_text, every_text)
     best = own.new_full((len(images),), -torch.inf)
     best.scatter_reduce_(0, image_of_text, own, "amax")
 
@@ -104,15 +112,19 @@ def retrieval_ranks(images: Tensor, texts: Tensor, image_of_text: Tensor) -> tup
         rows = mine[start : start + _ROWS]
         queries = images[rows]
         for first in range(0, len(texts), _COLUMNS):
-            columns = torch.arange(first, min(first + _COLUMNS, len(texts)), device=texts.device)
+            end = min(first + _COLUMNS, len(texts))
+            columns = torch.arange(first, end, device=texts.device)
             tile = _Tile(
                 queries,
-                texts[first : first + _COLUMNS],
+                texts[first:end],
                 owners=rows,
                 owners_of_columns=image_of_text[columns],
             )
-            of_images[start : start + _ROWS] += _count(tile.at_least(best[rows, None]), 1)
-            of_texts[columns] += _count(tile.at_least(own[None, columns]), 0)
+            # One product serves both directions.
+            wrong_texts = tile.at_least(best[rows, None])
+            wrong_images = tile.at_least(own[None, columns])
+            of_images[start : start + _ROWS] += _count(wrong_texts, 1)
+            of_texts[columns] += _count(wrong_images, 0)
 
     return gather_rows(of_images, len(images)), sum_over_ranks(of_texts)
 
@@ -124,7 +136,12 @@ class _Tile:
     """
 
     def __init__(
-        self, queries: Tensor, candidates: Tensor, *, owners: Tensor, owners_of_columns: Tensor
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        *,
+        owners: Tensor,
+        owners_of_columns: Tensor,
     ) -> None:
         self.queries = queries
         self.candidates = candidates

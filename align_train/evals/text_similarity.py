@@ -119,15 +119,19 @@ def spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> float
     Returns:
         A correlation in [-1, 1]; 0 if all values of one side are equal.
     """
-    ranks = [_ranks(first), _ranks(second)]
-    centred = [values - values.mean() for values in ranks]
-    scale = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
+    one = _ranks(first)
+    one -= one.mean()
+    other = _ranks(second)
+    other -= other.mean()
+
+    scale = np.sqrt((one**2).sum() * (other**2).sum())
     if scale == 0:
         return 0.0
-    return float((centred[0] * centred[1]).sum() / scale)
+    return float((one * other).sum() / scale)
 
 
 def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Ranks from 1 on; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: NDArray[np.float64] = last - (counts - 1) / 2
@@ -190,6 +194,7 @@ def _read_rows(file: str) -> list[list[str]]:
 
 
 def _index(column: str | int, header: list[str], file: str) -> int:
+    """The index of a column. file: for the error."""
     if isinstance(column, int):
         if column < 0:
             raise UserError(

@@ -122,7 +122,8 @@ class ZeroShot(Evaluator):
             prompts += [template.format(name) for template in self.templates]
 
         embeddings = embedder.texts(prompts)
-        by_class = embeddings.view(len(self.known.names), len(self.templates), -1)
+        classes = len(self.known.names)
+        by_class = embeddings.view(classes, len(self.templates), -1)
         return normalize(by_class.mean(dim=1), dim=-1)
 
     def _guess(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +135,7 @@ class ZeroShot(Evaluator):
         guesses = torch.empty_like(self.labels)
         ranks = torch.empty_like(self.labels)
         indices = torch.arange(len(classes), device=classes.device)
-        absent = torch.ones(len(classes), dtype=torch.bool, device=classes.device)
+        absent = torch.ones_like(indices, dtype=torch.bool)
         absent[self.labels] = False
 
         for rows, similarity in similarities(images, classes):
@@ -159,7 +160,11 @@ class ZeroShot(Evaluator):
         """For each class that has images: their count, and the accuracy."""
         size = len(self.known.names)
         counts = torch.bincount(self.labels, minlength=size)
-        right = torch.bincount(self.labels, weights=self.right.double(), minlength=size)
+        right = torch.bincount(
+            self.labels,
+            weights=self.right.double(),
+            minlength=size,
+        )
 
         per_class = {}
         for index in counts.nonzero()[:, 0].tolist():
@@ -185,7 +190,8 @@ class ZeroShot(Evaluator):
 
         size = len(names)
         # Each pair of class and guess as one number, so that one count does it.
-        cells = torch.bincount(self.labels * size + self.guesses, minlength=size * size)
+        cell = self.labels * size + self.guesses
+        cells = torch.bincount(cell, minlength=size * size)
         matrix = cells.view(size, size).cpu().numpy()
         draw_confusion(matrix, names, folder / f"{name}_confusion.png", title=name)
 
