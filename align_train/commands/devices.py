@@ -8,8 +8,11 @@ from align_train.cluster import launcher
 from align_train.config.schema import EmbedSettings, EvaluateSettings
 from align_train.errors import UserError
 
+# Far beyond any machine: they catch typing errors before something overflows.
 _MOST_ROWS = 1_000_000
 _MOST_WORKERS = 1000
+
+_QUOTED = 100  # characters of torch's reason that an error quotes
 
 
 def device_of(name: str) -> torch.device:
@@ -27,18 +30,21 @@ def device_of(name: str) -> torch.device:
     Raises:
         UserError: There is none of that name.
     """
+    # torch itself says whether a device works; a list of names would not know.
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("not cpu or cuda")
         started = launcher.current()
         if device == torch.device("cuda") and started.started_all:
-            device = torch.device("cuda", started.local_rank % max(torch.cuda.device_count(), 1))
+            # Slurm may show each task its own GPU only: then all of them are number 0.
+            count = max(torch.cuda.device_count(), 1)
+            device = torch.device("cuda", started.local_rank % count)
+        # A name can be right without a GPU behind it: an allocation fails then.
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device={name}: not there ({str(error).splitlines()[0][:100]}); take device=cpu"
-        ) from None
+        reason = str(error).splitlines()[0][:_QUOTED]
+        raise UserError(f"device={name}: not there ({reason}); take device=cpu") from None
     return device
 
 

@@ -150,6 +150,7 @@ def _prepare(
     settings: EvaluateSettings,
 ) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
     """Opens the model, the evaluators and their sets; computes nothing."""
+    # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
     nodes, data = _resolved(pretrained, settings)
     check_evaluators(nodes)
@@ -179,6 +180,7 @@ def _resolved(pretrained: Pretrained, settings: EvaluateSettings) -> tuple[Node,
     if pretrained.run:
         return resolved_for_run(pretrained.run.config, evaluators=given, model=settings.model)
 
+    # A classifier has no texts to retrieve by.
     choices = ["eval=pairs"]
     if pretrained.is_classifier:
         choices = ["eval=classification", "loss=classification"]
@@ -294,6 +296,7 @@ def _evaluate(
         workers=workers,
     )
 
+    # `step` and `held_out/pairs` first: the file and the table keep this order.
     results: dict[str, float] = {}
     if pretrained.run:
         results["step"] = pretrained.run.last_step()
@@ -359,7 +362,7 @@ def _write_down(
     step = int(results["step"])
     values = {name: value for name, value in results.items() if name != "step"}
 
-    # A row of another step must not get them; then loggers would not either.
+    # If the last row is of another step, neither it nor the loggers get them.
     if complete(folder, values, step=step, title=title):
         for logger in loggers:
             logger.log_metrics(values, step=step)

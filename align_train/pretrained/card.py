@@ -64,6 +64,7 @@ def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
     Returns:
         Markdown, with the metadata that the Hugging Face hub reads.
     """
+    # The hub offers its widget and its search by these words.
     usage = _WITH_TRANSFORMERS if hugging_face else _WITH_US
     task = "zero-shot-image-classification"
     tags = "align, contrastive, image-text"
@@ -138,6 +139,7 @@ def _texts(node: Node) -> str:
 def _figures(run: RunFolder) -> dict[str, str]:
     """The last evaluation's results, as a table spells them."""
     figures = {}
+    # A run without an evaluation has no results.json; its model is exported all the same.
     for name, value in (run.read_results() or {}).items():
         figures[name] = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
     return figures

@@ -43,7 +43,7 @@ def open_pretrained(path: str) -> Pretrained:
     if not folder.is_dir():
         raise UserError(f"{path}: a file; expected {_WANTED}")
 
-    # A run keeps its weights in checkpoints, so these two files together are an exported model.
+    # Only an exported folder has both files: a run keeps its weights in checkpoints.
     if (folder / "config.yaml").is_file():
         return _exported(folder) if (folder / WEIGHTS).is_file() else _run(folder)
     if (folder / "config.json").is_file():
