@@ -164,7 +164,7 @@ def _draw_splits(folder: Path, settings: _Settings) -> None:
     with ExitStack() as stack:
         each: Callable[..., Iterable[Shard]] = map
         if settings.pairs + settings.held_out > _FEW_PAIRS:
-            # Spawned, not forked: the caller may have threads, and a fork would inherit their locks.
+            # Spawned: the caller may have threads, and a fork would inherit their locks.
             context = multiprocessing.get_context("spawn")
             processes = min(len(jobs), os.cpu_count() or 1)
             pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context))
