@@ -5,11 +5,13 @@ Its code is written, word for word, to a package outside the checkout, and a run
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from pathlib import Path
 
+import torch
+
+from align_train.run.folder import RunFolder
 from tests.support.commands import REPOSITORY, finish, start
 from tests.support.runs import metrics
 
@@ -51,8 +53,8 @@ def test_a_run_with_evaluator_loss_tower_and_launcher_of_another_package(
 
     recipe = [setting for setting in small_run if not setting.startswith("model.")]
     arguments = (
+        "--config-dir=mine/conf",  # Hydra wants its own options before or after all settings
         *recipe,
-        "--config-dir=mine/conf",
         "model=patches",
         "loss=attraction",
         "+eval.mean._target_=mine.evaluators.MeanCosine",
@@ -79,8 +81,12 @@ def test_a_run_with_evaluator_loss_tower_and_launcher_of_another_package(
     assert [rank.returncode for rank in done] == [0, 0], done[0].stderr + done[1].stderr
     assert "2 processes" in done[0].stdout
 
-    run = tmp_path / "outputs" / "mine"
-    losses = [float(row["loss"]) for row in metrics(run)]
-    assert losses[-1] < losses[0]
-    results = json.loads((run / "results.json").read_text())
-    assert -1 <= results["mean/cosine"] <= 1
+    folder = RunFolder(tmp_path / "outputs" / "mine")
+    rows = metrics(folder.path)
+    assert len(rows) == 4
+    assert all(0 < float(row["loss"]) < 20 and float(row["grad_norm"]) > 0 for row in rows)
+
+    checkpoint = torch.load(folder.checkpoints / "last", weights_only=True)
+    assert "model.image_tower.project.weight" in checkpoint["state_dict"]
+    results = folder.read_results()
+    assert results is not None and -1 <= results["mean/cosine"] <= 1
