@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 import lightning
 
+from align_train.cluster import launcher
 from align_train.config.saved import read_run, to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
-from align_train.files import write_whole
+from align_train.files import Lock, write_whole
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
@@ -81,86 +81,101 @@ def continue_stretch(data: PairsDataModule, folder: RunFolder, finished_steps: i
 
 
 class WriteSettings(lightning.Callback):
-    """Writes the settings once: at a resume, only after the checkpoint was loaded under them.
+    """Writes the settings of this start into the run's folder, once they are known to hold.
 
-    Attributes:
-        written: Whether they hold, and are written.
+    Those of a new run hold at once; those of a resumed run once its checkpoint was loaded under
+    them.
     """
 
-    def __init__(self, write: Callable[[], None], *, first: bool) -> None:
-        """Keeps what is to be done.
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: TrainSettings,
+        data: PairsDataModule,
+        changes: Changes,
+        finished_steps: int,
+    ) -> None:
+        """Keeps what is to be written.
 
         Args:
-            write: Writes the settings.
-            first: Whether this process is the one that writes.
+            folder: The run's folder.
+            settings: The settings of this start.
+            data: The open data.
+            changes: The settings that differ from before.
+            finished_steps: Steps after which the settings hold; 0: the run is new.
         """
-        self._write = write
-        self._first = first
-        self.written = False
+        self._folder = folder
+        self._settings = settings
+        self._data = data
+        self._changes = changes
+        self._finished_steps = finished_steps
+        self._first = launcher.is_first_process()
+        self._written = False
 
-    def write(self) -> None:
-        """Writes the settings if nobody has."""
-        if self._first and not self.written:
+    def begin(self, lock: Lock) -> None:
+        """Claims the folder for this process; writes the settings of a new run.
+
+        Args:
+            lock: The folder's. It could not be taken before if the folder did not exist.
+
+        Raises:
+            UserError: Another process has begun the run since this one looked.
+        """
+        if self._first and lock.take() and self._folder.config.exists():
+            raise UserError(
+                f"{self._folder.path}: another process has begun this run meanwhile; "
+                f"run the same command again"
+            )
+        if not self._finished_steps:
             self._write()
-        self.written = True
 
     def on_train_start(self, *_: object) -> None:
-        """Writes: a checkpoint has been loaded by now."""
-        self.write()
+        """Writes the settings of a resumed run: the checkpoint has been loaded by now."""
+        self._write()
 
+    def refusal(self, error: Exception) -> UserError | None:
+        """Explains an error of a checkpoint that does not load.
 
-def record_settings(
-    folder: RunFolder,
-    settings: TrainSettings,
-    data: PairsDataModule,
-    changes: Changes,
-    finished_steps: int,
-) -> None:
-    """Writes settings, vocabulary and a line of the lineage into the run's folder.
+        Args:
+            error: What torch or Lightning raised while the run was trained.
 
-    Args:
-        folder: The run's folder.
-        settings: The settings that hold from here on.
-        data: The open data.
-        changes: The settings that differ from before.
-        finished_steps: Steps after which they hold.
-    """
-    folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_whole(folder.config, to_yaml(settings))
+        Returns:
+            The line for the user; None if it is no such error.
+        """
+        if self._written:
+            return None
 
-    vocabulary = data.vocabulary
-    vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)
-
-    folder.lineage.begin_stretch(data.recipe, step=finished_steps)
-    if changes:
-        pairs = {key: list(pair) for key, pair in changes.items()}
-        folder.lineage.note_changes(pairs, step=finished_steps)
-
-
-def cannot_resume(checkpoint: str, error: Exception, changes: Changes) -> str:
-    """Says why a checkpoint does not load.
-
-    Args:
-        checkpoint: Its path.
-        error: What torch or Lightning raised.
-        changes: The settings that differ from before.
-
-    Returns:
-        The line for the user.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = " ".join(lines[:2])[:200]
-    if not changes:
-        return (
+        checkpoint = self._folder.last_checkpoint()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])[:200]
+        if self._changes:
+            return UserError(
+                f"{checkpoint}: does not go with what changed ({spell_changes(self._changes)}): "
+                f"{reason}; restore it, or choose another name"
+            )
+        return UserError(
             f"{checkpoint}: cannot be loaded ({type(error).__name__}: {reason}); "
             f"point checkpoints/last at another one"
         )
 
-    spelled = spell_changes(changes)
-    return (
-        f"{checkpoint}: does not go with what changed ({spelled}): {reason}; "
-        f"restore it, or choose another name"
-    )
+    def _write(self) -> None:
+        if self._first and not self._written:
+            self._record()
+        # On all ranks: it also says that an error is no checkpoint's.
+        self._written = True
+
+    def _record(self) -> None:
+        folder = self._folder
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_whole(folder.config, to_yaml(self._settings))
+
+        vocabulary = self._data.vocabulary
+        vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)
+
+        folder.lineage.begin_stretch(self._data.recipe, step=self._finished_steps)
+        if self._changes:
+            pairs = {key: list(pair) for key, pair in self._changes.items()}
+            folder.lineage.note_changes(pairs, step=self._finished_steps)
 
 
 def spell_changes(changes: Changes) -> str:

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
-from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
+from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
-from align_train.commands.loggers import run_loggers
+from align_train.commands.finished import show_or_evaluate
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
-from align_train.commands.resume import (
-    WriteSettings,
-    cannot_resume,
-    changed_settings,
-    continue_stretch,
-    record_settings,
-)
+from align_train.commands.resume import WriteSettings, changed_settings, continue_stretch
 from align_train.commands.summary import summary
 from align_train.commands.trainer import build_module, build_trainer, quieten
 from align_train.config.messages import report_once
 from align_train.config.schema import TrainSettings
-from align_train.errors import UserError
 from align_train.files import Lock
 from align_train.run.folder import RunFolder
 
@@ -94,7 +85,7 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
             f"go on with max_steps=…, or choose another name"
         )
         if not settings.dry_run:
-            _show_or_evaluate(folder, settings, finished_steps)
+            show_or_evaluate(folder, settings, finished_steps)
 
 
 def _run(
@@ -107,7 +98,7 @@ def _run(
     """Trains from a step to the last one, then evaluates."""
     first = launcher.is_first_process()
 
-    # Read and build.
+    # Read and build. Paths come before devices, and all of it before anything is written.
     changes = changed_settings(folder, settings, finished_steps)
     data = prepare_data(settings, progress=first)
     if finished_steps:
@@ -125,59 +116,26 @@ def _run(
     if settings.dry_run:
         return
 
-    # Write down what is about to be trained.
-    def record() -> None:
-        record_settings(folder, settings, data, changes, finished_steps)
-
-    write_settings = WriteSettings(record, first=first)
-    # A new run's folder could not be locked at the first look: it did not exist.
-    if first and lock.take() and folder.config.exists():
-        raise UserError(
-            f"{folder.path}: another process has begun this run meanwhile; run the same command "
-            f"again"
-        )
-    if not finished_steps:
-        write_settings.write()
-
-    # Train and evaluate.
+    # Write down the settings, train, and evaluate the last checkpoint.
+    write_settings = WriteSettings(folder, settings, data, changes, finished_steps)
+    write_settings.begin(lock)
     trainer = build_trainer(settings, folder, data, evaluators, write_settings, watchdog)
     module = build_module(settings, model)
     checkpoint = str(folder.last_checkpoint()) if finished_steps else None
 
-    def refused(error: Exception) -> UserError | None:
-        if checkpoint is None or write_settings.written:
-            return None
-        return UserError(cannot_resume(checkpoint, error, changes))
-
-    with explaining(watchdog, refused):
+    with explaining(watchdog, write_settings.refusal):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
             print(f"{folder.path}: trained to step {settings.steps}", flush=True)
+
         if evaluators:
             watchdog.at("evaluating")
-            # Lightning has moved the module to the CPU by now, so its own device would not do.
-            device = trainer.strategy.root_device
             evaluate_run(
-                folder, settings, evaluators, data=data, device=device, loggers=trainer.loggers
+                folder,
+                settings,
+                evaluators,
+                data=data,
+                # Not the module's device: Lightning has moved the module to the CPU by now.
+                device=trainer.strategy.root_device,
+                loggers=trainer.loggers,
             )
-
-
-def _show_or_evaluate(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> None:
-    """Prints a finished run's results; evaluates the run first if that is still to do."""
-    nodes = {name: node for name, node in (settings.eval or {}).items() if node is not None}
-    if settings.data.get("held_out") is None:
-        # Evaluators of held-out pairs (`data: null`) were left out.
-        nodes = {name: node for name, node in nodes.items() if node.get("data", "") is not None}
-
-    results = folder.read_results() or {}
-    known = {key.partition("/")[0] for key in results}
-    if not nodes or (results.get("step") == finished_steps and nodes.keys() <= known):
-        print_results(folder)
-        return
-
-    data = prepare_data(settings, progress=True)
-    if evaluators := evaluators_of(settings, data.sets):
-        on_gpu = settings.trainer.on_gpu and torch.cuda.is_available()
-        device = torch.device("cuda" if on_gpu else "cpu")
-        loggers = run_loggers(settings, folder)
-        evaluate_run(folder, settings, evaluators, data=data, device=device, loggers=loggers)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+from lightning.pytorch.strategies import Strategy
 
 from align_train.cluster import launcher
 from align_train.cluster.environment import cluster_environment
@@ -99,20 +100,12 @@ def build_trainer(
         background=settings.background_checkpoints,
     )
     step_end = _step_end(settings, data, evaluators, checkpoints, watchdog)
-    strategy: StrategyRecipe = build(settings.strategy)
-    facts = RunFacts(
-        processes=settings.trainer.processes,
-        on_gpu=settings.trainer.on_gpu,
-        bf16=settings.precision == "bf16",
-        clip=settings.clip,
-        timeout=settings.trainer.timeout + _LATER,
-    )
 
     trainer = lightning.Trainer(
         accelerator=settings.trainer.accelerator,
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.nodes,
-        strategy=strategy.build(facts),
+        strategy=_strategy(settings),
         plugins=[cluster_environment(launcher.current()), checkpoints.gathered],
         precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
         max_steps=settings.steps,
@@ -130,6 +123,19 @@ def build_trainer(
     _watch_children(trainer, watchdog)
     _leave_signals(trainer)
     return trainer
+
+
+def _strategy(settings: TrainSettings) -> Strategy:
+    recipe: StrategyRecipe = build(settings.strategy)
+    return recipe.build(
+        RunFacts(
+            processes=settings.trainer.processes,
+            on_gpu=settings.trainer.on_gpu,
+            bf16=settings.precision == "bf16",
+            clip=settings.clip,
+            timeout=settings.trainer.timeout + _LATER,
+        )
+    )
 
 
 def _step_end(

@@ -1,0 +1,55 @@
+"""A run that is at its last step: its results, or the evaluation that is still to do."""
+
+from __future__ import annotations
+
+import torch
+
+from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
+from align_train.commands.loggers import run_loggers
+from align_train.commands.prepare import prepare_data
+from align_train.config.schema import TrainSettings
+from align_train.run.folder import RunFolder
+
+
+def show_or_evaluate(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> None:
+    """Prints a finished run's results; evaluates the run first if that is still to do.
+
+    A run can end between its last checkpoint and the end of its evaluation. Price if nothing is
+    left to do: results.json is read; neither data nor model is opened.
+
+    Args:
+        folder: The run's folder.
+        settings: The settings of this start.
+        finished_steps: The run's last step.
+
+    Raises:
+        UserError: The data that is evaluated is missing.
+    """
+    if _is_evaluated(folder, settings, finished_steps):
+        print_results(folder)
+        return
+
+    data = prepare_data(settings, progress=True)
+    evaluators = evaluators_of(settings, data.sets)
+    if not evaluators:
+        return
+
+    # No trainer has chosen a device here, and this machine may be another than the run's.
+    on_gpu = settings.trainer.on_gpu and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    loggers = run_loggers(settings, folder)
+    evaluate_run(folder, settings, evaluators, data=data, device=device, loggers=loggers)
+
+
+def _is_evaluated(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> bool:
+    """Whether results.json has what every evaluator gave for the last step."""
+    nodes = {name: node for name, node in (settings.eval or {}).items() if node is not None}
+    if settings.data.get("held_out") is None:
+        # Evaluators of held-out pairs (`data: null`) were left out of the run.
+        nodes = {name: node for name, node in nodes.items() if node.get("data", "") is not None}
+    if not nodes:
+        return True
+
+    results = folder.read_results() or {}
+    evaluated = {key.partition("/")[0] for key in results}
+    return results.get("step") == finished_steps and nodes.keys() <= evaluated
