@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from align_train.demo import make_demo
-from tests.support.align_folders import SMALL, folder_of, lively
 from tests.support.commands import SMALL_MAKE, SMALL_RUN, made_once, run
 
+# torch is imported within the fixtures: the process that only hands out tests must not wait for it.
+
 settings.register_profile("shared_machine", deadline=None)  # never a timed test
-
-
 settings.load_profile("shared_machine")
+
+# The tests' processes share the cores: with more threads each would wait for the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """512 noisy training pairs in 4 shards, 64 clean held-out ones, vocabulary, classes."""
 
     def make(folder: Path) -> None:
+        from align_train.demo import make_demo
+
         make_demo(
             folder=str(folder / "pairs"),
             pairs=512,
@@ -42,14 +46,10 @@ def small_run(demo: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
-    """A run of seconds that is over."""
-    return (
-        made_once(
-            tmp_path_factory, "trained", lambda folder: run(*small_run, "name=run", cwd=folder)
-        )
-        / "outputs"
-        / "run"
-    )
+    """A run of seconds that is over, left alone from its first step to its last."""
+    options = (*small_run, "name=run", "evaluate_every=6")
+    cwd = made_once(tmp_path_factory, "trained", lambda folder: run(*options, cwd=folder))
+    return cwd / "outputs" / "run"
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +57,8 @@ def small_align(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     """A folder of Hugging Face's ALIGN, 32 of 36 pixels, with the small demo's tokenizer."""
 
     def make(folder: Path) -> None:
+        from tests.support.align_folders import SMALL, folder_of, lively
+
         folder_of(lively(SMALL), folder / "align", demo / "tokenizer", resize=36, crop=32)
 
     return made_once(tmp_path_factory, "small_align", make) / "align"

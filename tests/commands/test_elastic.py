@@ -19,7 +19,7 @@ from align_train.config.check import check
 from align_train.config.schema import ShowSettings
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
-from tests.support.commands import Started, finish, made_once, run, start
+from tests.support.commands import UNEVALUATED, Started, finish, made_once, run, start
 from tests.support.runs import keys_of, metrics, numbers, wait_for_step
 from tests.support.settings import composed
 
@@ -36,7 +36,7 @@ def kill_after(process: Started, folder: Path, step: int, pause: float) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Path:
-    arguments = (*small_run, "name=whole", f"max_steps={STEPS}", "log_keys=true")
+    arguments = (*small_run, *UNEVALUATED, "name=whole", f"max_steps={STEPS}", "log_keys=true")
     cwd = made_once(tmp_path_factory, "uninterrupted", lambda folder: run(*arguments, cwd=folder))
     return cwd / "outputs" / "whole"
 
@@ -122,7 +122,7 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     uninterrupted: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     folder = copy_of(uninterrupted, tmp_path)
-    on = (*small_run, "name=whole", f"max_steps={STEPS + 4}", "log_keys=true")
+    on = (*small_run, *UNEVALUATED, "name=whole", f"max_steps={STEPS + 4}", "log_keys=true")
     done = finish(start(*on, "batch_size=64", cwd=tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert (

@@ -57,6 +57,7 @@ def test_a_run_with_evaluator_loss_tower_and_launcher_of_another_package(
         *recipe,
         "model=patches",
         "loss=attraction",
+        "eval=pairs",
         "+eval.mean._target_=mine.evaluators.MeanCosine",
         "+trainer.launcher._target_=mine.launchers.OpenMpi",
         "trainer.devices=2",
@@ -67,8 +68,6 @@ def test_a_run_with_evaluator_loss_tower_and_launcher_of_another_package(
         start(
             *arguments,
             cwd=tmp_path,
-            forked=False,
-            PYTHONPATH=f"{REPOSITORY}:{tmp_path}",
             MASTER_HOST="127.0.0.1",
             OMPI_COMM_WORLD_RANK=str(rank),
             OMPI_COMM_WORLD_LOCAL_RANK=str(rank),

@@ -28,6 +28,7 @@ from align_train.stream.order import Order
 from align_train.training.callbacks.spikes import RunningLoss
 from tests.support.commands import (
     REPOSITORY,
+    UNEVALUATED,
     Started,
     checkout,
     finish,
@@ -321,12 +322,8 @@ SOON = ("trainer.silence=4", "trainer.timeout=12", "data.staging.patience=10")
 
 def other_rank(process: Started) -> int:
     """The process that is rank 1."""
-    (child,) = [
-        int(pid)
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    ]
-    return child
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0])  # the oldest: ranks are forked before loaders
 
 
 @pytest.mark.parametrize(
@@ -342,9 +339,7 @@ def test_a_rank_that_dies_or_is_frozen_ends_the_other_which_names_it(
     number: signal.Signals, rank: int, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     options = (*small_run, "name=lost", "trainer.devices=2", "max_steps=100000", *SOON)
-    process = start(
-        *options, cwd=tmp_path, forked=False
-    )  # rank 1 is known by the environment that it was started with
+    process = start(*options, cwd=tmp_path)
     folder = RunFolder(tmp_path / "outputs" / "lost")
     wait_for_step(9, folder, process)
     ranks = [process.pid, other_rank(process)]
@@ -389,14 +384,16 @@ def test_a_rank_that_gets_nowhere_is_named(tmp_path: Path, small_run: tuple[str,
 def test_a_run_is_written_by_one_process_at_a_time(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    options = (*small_run, "name=twice", "max_steps=100000", "trainer.silence=1")
-    first = start(*options, cwd=tmp_path)
+    options = (*small_run, *UNEVALUATED, "name=twice", SLOW, "max_steps=100000")
+    options = (*options, "trainer.silence=1")
+    # The first one waits most of the time: it must not take the cores from others.
+    first = start(*options, cwd=tmp_path, PLANTED_SECONDS_A_CHUNK="0.05")
     folder = RunFolder(tmp_path / "outputs" / "twice")
     wait_for_step(5, folder, first)
     second = finish(start(*options, cwd=tmp_path), timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid} on " in second.stderr and "is writing this run" in second.stderr
-    third = start(*options, f"max_steps={folder.last_step() + 100}", cwd=tmp_path)
+    third = start(*options, f"max_steps={folder.last_step() + 20}", cwd=tmp_path)
     time.sleep(1)
     os.killpg(first.pid, signal.SIGKILL)  # the third has waited for this
     done = finish(third)

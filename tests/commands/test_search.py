@@ -20,7 +20,7 @@ from align_train.errors import UserError
 from align_train.index.collection import Collection
 from align_train.index.faiss import search_approximately
 from align_train.index.settings import Settings
-from tests.support.commands import finish, run, start
+from tests.support.commands import finish, made_once, run, start
 from tests.support.images import picture
 
 
@@ -98,31 +98,33 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def embedded(trained: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small demo's training pictures, by two processes that share its four shards, then by one that finds nothing to do."""
-    folder = tmp_path_factory.mktemp("embedded")
-    arguments = (
-        f"model={trained}",
-        f"shards={demo}/train",
-        f"to={folder}/all",
-        "precision=float32",
-    )
-    two = [
-        start(
-            *arguments,
-            cwd=folder,
-            module="align_train.embed",
-            TORCHELASTIC_RUN_ID="x",
-            WORLD_SIZE="2",
-            RANK=str(rank),
+
+    def make(folder: Path) -> None:
+        arguments = (
+            f"model={trained}",
+            f"shards={demo}/train",
+            f"to={folder}/all",
+            "precision=float32",
         )
-        for rank in range(2)
-    ]
-    assert [finish(process).returncode for process in two] == [0, 0]
-    before = {path: path.stat().st_mtime_ns for path in (folder / "all").glob("*.npy")}
-    assert len(before) == 4
-    out = run(*arguments, cwd=folder, module="align_train.embed").stdout
-    assert "512 images, 4 of 4 shards done" in out
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-    return folder / "all"
+        two = [
+            start(
+                *arguments,
+                cwd=folder,
+                module="align_train.embed",
+                TORCHELASTIC_RUN_ID="x",
+                WORLD_SIZE="2",
+                RANK=str(rank),
+            )
+            for rank in range(2)
+        ]
+        assert [finish(process).returncode for process in two] == [0, 0]
+        before = {path: path.stat().st_mtime_ns for path in (folder / "all").glob("*.npy")}
+        assert len(before) == 4
+        out = run(*arguments, cwd=folder, module="align_train.embed").stdout
+        assert "512 images, 4 of 4 shards done" in out
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    return made_once(tmp_path_factory, "embedded", make) / "all"
 
 
 def test_embeddings_are_the_models(embedded: Path, trained: Path, demo: Path) -> None:

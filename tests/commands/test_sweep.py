@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import finish, run, start
+from tests.support.commands import NO_COMPOSED, finish, run, start
 
 
 def test_a_sweep_by_one_command(small_run: tuple[str, ...], tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_a_sweep_by_one_command(small_run: tuple[str, ...], tmp_path: Path) -> N
         if not option.startswith(("data.make.pairs", "data.make.folder"))
     ]
     grid = "hydra.sweeper.params={data.make.pairs:'128,256',data.make.noise:'0.5'}"
-    command = (*small, "experiment=noise_scaling", grid, "max_steps=3")
+    command = (*small, *NO_COMPOSED, "experiment=noise_scaling", grid, "max_steps=3")
     run(*command, cwd=tmp_path)
     run(module="benchmarks.noise_scaling", cwd=tmp_path)
     with (tmp_path / "outputs" / "noise_scaling.csv").open(newline="") as file:

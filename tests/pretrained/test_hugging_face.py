@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,9 @@ from tests.support.commands import REPOSITORY, run
 from tests.support.runs import metrics
 
 SHARED = REPOSITORY.parent / "shared" / "data"
+
+# Where Python keeps what it has compiled: without it, transformers would be compiled anew.
+BYTECODE = {name: value for name, value in os.environ.items() if name == "PYTHONPYCACHEPREFIX"}
 
 
 def assert_the_same_numbers(path: Path, config: dict[str, Any], sizes: list[int]) -> None:
@@ -131,7 +135,7 @@ def test_an_exported_run_works_in_transformers_alone(tmp_path: Path, trained: Pa
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "exported"), *map(str, pictures)],
         cwd=tmp_path,
-        env={"HF_HUB_OFFLINE": "1", "PATH": ""},
+        env={"HF_HUB_OFFLINE": "1", "PATH": "", **BYTECODE},
         capture_output=True,
         text=True,
         check=False,

@@ -138,8 +138,9 @@ def test_trains_as_two_processes_of_one_machine_do(
     cluster: Cluster, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     """Signalled on its way, requeued, resumed."""
-    run(*small_run, "name=plain", "trainer.devices=2", SLOW, cwd=tmp_path)
-    job = Job(cluster, checkout(tmp_path), *small_run, SLOW, PLANTED_SECONDS_A_CHUNK="0.4")
+    options = (*small_run, SLOW, "eval=pairs")
+    run(*options, "name=plain", "trainer.devices=2", cwd=tmp_path)
+    job = Job(cluster, checkout(tmp_path), *options, PLANTED_SECONDS_A_CHUNK="0.2")
     plain, folder = (RunFolder(tmp_path / "outputs" / name) for name in ("plain", "first"))
     job.wait(partial(reached, folder, 2))
     job.send("USR1")

@@ -170,6 +170,7 @@ def test_any_engine_ends_in_one_plain_file(tmp_path: Path, small_run: tuple[str,
         "trainer.devices=2",
         "ema=0.9",
         "evaluate_every=6",
+        "eval=pairs",
         "checkpoint_blocks=true",
         "recompute=true",
     )

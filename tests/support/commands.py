@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from align_train.stream.datamodule import PairsDataModule
 from tests.support.forked import Forked, Server
+
+if TYPE_CHECKING:
+    from align_train.stream.datamodule import PairsDataModule
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,6 +45,11 @@ SMALL_RUN = (
     "model.resize_size=36",
 )
 
+# For runs whose worth nobody reads: to evaluate, and to draw that, takes longer than to train.
+UNEVALUATED = ("data.held_out=null", "eval=pairs")
+
+# For runs of which the zero-shot shares are read, but not the answers to composed queries.
+NO_COMPOSED = ("eval.composed_colour=null", "eval.composed_shape=null")
 
 SMALL_MAKE = (
     "data.make.pairs=512",
@@ -70,6 +77,9 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> PairsDataModule:
     """Batches of 32 small pictures on 8 lanes."""
+    # Here: tests/conftest.py imports this file, and it must not wait for torch.
+    from align_train.stream.datamodule import PairsDataModule
+
     plain: dict[str, Any] = {
         "image_size": 16,
         "resize_size": 20,
