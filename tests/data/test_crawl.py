@@ -1,4 +1,8 @@
-"""From a table of URLs to a training run: filter, img2dataset itself against a web server, manifest, failed URLs, training."""
+"""A table of URLs becomes a training run.
+
+The steps are the filter, img2dataset itself against a web server, the manifest, the failed URLs and
+the training.
+"""
 
 from __future__ import annotations
 
@@ -39,28 +43,26 @@ KINDS = (
 
 
 def pairs_of(shards: Path) -> list[tuple[str, bytes]]:
-    """(text, picture) of every pair of a folder of shards."""
+    """Text and image of every pair in a folder of shards."""
     pairs = []
     for tar in sorted(shards.glob("*.tar")):
         reader = ShardReader(tar, CaptionSource("txt", None))
-        for number in range(len(reader)):
-            picture, text = reader.read(number)
-            pairs.append((text.decode(), picture))
+        for index in range(len(reader)):
+            image, text = reader.read(index)
+            pairs.append((text.decode(), image))
         reader.close()
     return pairs
 
 
 def crawl_table(path: Path, server: Web, texts: list[str], kinds: tuple[str, ...] = KINDS) -> None:
-    """A row for each text; every tenth picture is said to be too small."""
+    """Writes a row for each text; by its size, every tenth image is too small."""
     count = len(texts)
     columns = {
-        "url": [
-            f"{server.url}/{kinds[number % len(kinds)]}/{number}.png" for number in range(count)
-        ],
-        "text": [f"{text} number {number}" for number, text in enumerate(texts)],
-        "width": [150 if number % 10 == 0 else 300 for number in range(count)],
+        "url": [f"{server.url}/{kinds[index % len(kinds)]}/{index}.png" for index in range(count)],
+        "text": [f"{text} number {index}" for index, text in enumerate(texts)],
+        "width": [150 if index % 10 == 0 else 300 for index in range(count)],
         "height": [260] * count,
-        "image_phash": [f"{number:016x}" for number in range(count)],
+        "image_phash": [f"{index:016x}" for index in range(count)],
         "nsfw_score_opennsfw2": [0.1] * count,
     }
     path.mkdir()
@@ -97,11 +99,11 @@ def download(*arguments: str, cwd: Path, **environment: str) -> str:
 
 
 @pytest.mark.long
-def test_from_urls_to_a_training_run(
+def test_a_table_of_urls_becomes_a_training_run(
     demo: Path, small_run: tuple[str, ...], tmp_path: Path
 ) -> None:
     pairs = pairs_of(demo / "train")[:400]
-    with web({f"{number}.png": picture for number, (_, picture) in enumerate(pairs)}) as server:
+    with web({f"{index}.png": image for index, (_, image) in enumerate(pairs)}) as server:
         crawl_table(tmp_path / "table", server, [text for text, _ in pairs])
         run(
             "source=table",
@@ -121,7 +123,7 @@ def test_from_urls_to_a_training_run(
         wanted = sum(kind in ("good", "moved") for kind in kinds)
         manifest = read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache())
         assert manifest.pairs == wanted
-        # Not a tar was opened: no index is there yet. Opened now, each holds what its row says.
+        # No index exists, so no tar was opened. Each tar holds as many pairs as its row says.
         assert not list(shards.glob(".*.npz"))
         caption = CaptionSource("txt", None)
         assert [
@@ -129,8 +131,8 @@ def test_from_urls_to_a_training_run(
         ] == manifest.counts.tolist()
 
         asked = len(server.asked)
-        # Once more for what failed: what stalled comes now, what is gone or no picture is not asked
-        # for again.
+        # The second pass asks only for images that stalled or were cut, not for those that are gone
+        # or are no images.
         server.mended = True
         download("retry", cwd=tmp_path, **places)
         again = {request.split("/")[0] for request in server.asked[asked:]}
@@ -138,7 +140,7 @@ def test_from_urls_to_a_training_run(
         manifest = read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache())
         assert manifest.pairs == wanted + kinds.count("stall")
 
-    # A gap in the numbers, and a shard that a kill left unfinished.
+    # The shards now have a gap in their numbers, and a kill left one of them unfinished.
     for path in shards.glob("00002*"):
         path.unlink()
     (shards / "00004_stats.json").unlink()
@@ -148,8 +150,8 @@ def test_from_urls_to_a_training_run(
     names = [shard.name for shard in manifest.shards]
     assert "00002.tar" not in names and "00004.tar" not in names and len(names) >= 5
 
-    # What the filter knew of a picture has travelled with it; so the shards can be filtered again,
-    # without a tar rewritten.
+    # The columns of the filter travel with an image, so that the shards can be filtered again
+    # without rewriting a tar.
     table = parquet.read_table(shards / "00000.parquet")
     assert {"image_phash", "nsfw_score_opennsfw2"} <= set(table.column_names)
     before = {tar.name: tar.read_bytes() for tar in shards.glob("*.tar")}
@@ -173,7 +175,7 @@ def test_from_urls_to_a_training_run(
         reader = ShardReader(
             Path(shard.url), caption, pairs=shard.pairs, kept=shard.selection.read(ShardCache())
         )
-        texts += [reader.read(number)[1].decode() for number in range(len(reader))]
+        texts += [reader.read(index)[1].decode() for index in range(len(reader))]
         reader.close()
     assert sorted(texts) == sorted(rows["caption"].to_pylist())
 
@@ -193,10 +195,10 @@ def test_from_urls_to_a_training_run(
 
 
 @pytest.mark.long
-def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
+def test_a_killed_download_resumes(demo: Path, tmp_path: Path) -> None:
     pairs = pairs_of(demo / "train")[:400]
     places = {"TABLE": "table", "SHARDS": "shards"}
-    with web({f"{number}.png": picture for number, (_, picture) in enumerate(pairs)}) as server:
+    with web({f"{index}.png": image for index, (_, image) in enumerate(pairs)}) as server:
         crawl_table(tmp_path / "table", server, [text for text, _ in pairs])
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(
@@ -222,7 +224,7 @@ def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
         again = {request.split("/")[1] for request in server.asked[asked:]}
         assert len(again) == 50 * (8 - len(finished))
 
-        kinds = [KINDS[number % len(KINDS)] for number in range(400)]
+        kinds = [KINDS[index % len(KINDS)] for index in range(400)]
         wanted = sum(kind in ("good", "moved") for kind in kinds)
         assert (
             read_manifest(str(shards / "manifest.jsonl"), cache=ShardCache()).pairs
@@ -230,13 +232,12 @@ def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
             == len(pairs_of(shards))
         )
 
-        # Once more: nothing is asked for that a finished shard has answered for.
+        # A third pass finds every shard finished and asks for nothing.
         asked = len(server.asked)
         download(cwd=tmp_path, **places)
         assert len(server.asked) == asked
-        # Failed URLs, twice: what was got by the first pass over them is not asked for by the
-        # second. A pass that was killed
-        # has left a table without a footer, and no statistics.
+        # The failed URLs are retried twice. The second pass does not ask for images that the first
+        # one got. A killed pass has left a table without a footer, and no statistics.
         for suffix in (".tar", ".parquet"):
             (shards / f"00008{suffix}").write_bytes(b"PAR1")
         server.mended = True
@@ -249,7 +250,7 @@ def test_a_killed_download_goes_on(demo: Path, tmp_path: Path) -> None:
         ).pairs == wanted + kinds.count("stall")
 
 
-def test_failed_urls_wait_for_the_first_pass(tmp_path: Path) -> None:
+def test_failed_urls_are_refused_before_the_first_pass_has_ended(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     parquet.write_table(
         pa.table({"url": ["a"] * 30, "text": ["b"] * 30}), tmp_path / "table.parquet"
@@ -261,7 +262,7 @@ def test_failed_urls_wait_for_the_first_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("environment", "told"), [({}, "TABLE"), ({"TABLE": "nowhere"}, "SHARDS")])
-def test_the_script_says_what_it_wants(
+def test_the_script_names_the_variable_that_is_missing(
     environment: dict[str, str], told: str, tmp_path: Path
 ) -> None:
     done = subprocess.run(

@@ -1,4 +1,8 @@
-"""The filter against the same rules in plain Python, on both engines; killed and run again; and what it says to bad input."""
+"""The filter drops the same rows as plain Python does, on both engines.
+
+A filter that was killed ends with the same bytes when it is run again, and bad input ends in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ SCHEMA = pa.schema(
         ("height", pa.int64()),
         ("image_phash", pa.string()),
         ("nsfw_score_opennsfw2", pa.float64()),
-        ("row", pa.int64()),  # called as what the filter has of its own
+        ("row", pa.int64()),  # the filter has a column of this name itself
         ("file_name", pa.string()),
     ]
 )
@@ -53,24 +57,28 @@ needs_java = pytest.mark.skipif(
 )
 
 
-LATER = set("\u1c89\ua7cb\ua7cc\ua7da\ua7dc") | {
-    chr(code) for code in range(0x10D50, 0x10D66)
-}  # capitals of Unicode 16
+# Capitals that Unicode 16 added; Python's own tables may not know them yet.
+LATER = set("\u1c89\ua7cb\ua7cc\ua7da\ua7dc") | {chr(code) for code in range(0x10D50, 0x10D66)}
 
 
 ODD_TEXTS = [
     "東京タワーの夜景", "東京 タワー の 夜景", "東京\u3000タワー\u3000の\u3000夜景",
     "İSTANBUL GÜZEL BİR ŞEHİR", "istanbul güzel bir şehir", "ıI iİ İ", "DIŞ KAPI ISIĞI",
-    "e\u0301te\u0301 a\u0300 Paris", "été à Paris", "E\u0301TE\u0301 A\u0300 PARIS", "a\u0301 b\u0323\u0307 c",
+    "e\u0301te\u0301 a\u0300 Paris", "été à Paris", "E\u0301TE\u0301 A\u0300 PARIS",
+    "a\u0301 b\u0323\u0307 c",
     "😀 😃 😄", "😀😃😄", "👩\u200d👩\u200d👧 family of three", "flag 🇯🇵 of japan",
-    "one\ttwo\tthree", "one\t\ttwo", "\tone two three\t", "one\xa0two\xa0three", "one\u2003two\u2009three",
-    "one\u200btwo three",
-    "one\x0btwo\x0cthree", "one\x1ctwo\x1dthree\x1efour\x1ffive", "one\r\ntwo\n\nthree", "one\x85two\u2028three\u2029four",
-    "vv ff vf", "\x0bviva la vie\x0c", "f v", "fvf", "  leading and trailing  ", "a  b   c", " ", "   ", "", None,
-    "ΟΔΟΣ ΟΔΟΣ ΟΔΟΣ", "οδος οδος οδος", "ΣΑΣ ΣΑΣ", "ẞ STRASSE straße", "ǅ Ǆ ǆ", "K Å Ω", "ﬁ ligature here",
+    "one\ttwo\tthree", "one\t\ttwo", "\tone two three\t", "one\xa0two\xa0three",
+    "one\u2003two\u2009three", "one\u200btwo three",
+    "one\x0btwo\x0cthree", "one\x1ctwo\x1dthree\x1efour\x1ffive", "one\r\ntwo\n\nthree",
+    "one\x85two\u2028three\u2029four",
+    "vv ff vf", "\x0bviva la vie\x0c", "f v", "fvf", "  leading and trailing  ", "a  b   c",
+    " ", "   ", "", None,
+    "ΟΔΟΣ ΟΔΟΣ ΟΔΟΣ", "οδος οδος οδος", "ΣΑΣ ΣΑΣ", "ẞ STRASSE straße", "ǅ Ǆ ǆ", "K Å Ω",
+    "ﬁ ligature here",
     "\ua7cb \ua7dc \U00010d50", "\u1c89 \u1c8a x", "a\u180eb c d", "it's a \"quote\" 'here'",
     "back\\slash \\v \\f \\t here", "100% _sure_ $1 ^",
-    "\ufeffbom at start here", "right \u200f to \u202e left", "مرحبا بالعالم كله", "हिन्दी में पाठ", "한국어 텍스트 예시",
+    "\ufeffbom at start here", "right \u200f to \u202e left", "مرحبا بالعالم كله",
+    "हिन्दी में पाठ", "한국어 텍스트 예시",
 ]  # fmt: skip
 
 
@@ -86,11 +94,11 @@ def row(
 
 
 def border_table() -> list[dict[str, Any]]:
-    """Each row is there to be kept, or dropped by one rule; most stand at a rule's border."""
-    number = iter(range(10**6))
+    """Rows that are kept, or that one rule drops; most of them lie at a rule's border."""
+    indices = iter(range(10**6))
 
     def url() -> str:
-        return f"https://example.org/{next(number)}.jpg"
+        return f"https://example.org/{next(indices)}.jpg"
 
     def plain(words: int = 5) -> str:
         return " ".join(f"w{next(plenty) % 7}" for _ in range(words))
@@ -132,7 +140,7 @@ def border_table() -> list[dict[str, Any]]:
         again = f"{plain()} w{images + 20} w{images + 20}"
         rows += [
             row("https://example.org/one.jpg", again) for _ in range(images)
-        ]  # one picture, however often
+        ]  # copies of one image count once
     for texts in (1000, 1001):
         rows += [
             row(f"https://example.org/{texts}.jpg", f"{plain(4)} w{at // 40} w{at % 40}")
@@ -144,7 +152,7 @@ def border_table() -> list[dict[str, Any]]:
         for _ in range(1)
     ]
     rows += [
-        row(None, "no picture w1 w2"),
+        row(None, "no image w1 w2"),
         row(None, None),
         row(url(), f"{plain()} zyzzyva"),
         row(url(), "w1 zyzzyva w1"),
@@ -168,10 +176,10 @@ def border_table() -> list[dict[str, Any]]:
 
 def write(rows: list[dict[str, Any]], folder: Path, files: int = 3) -> None:
     folder.mkdir()
-    for number in range(files):
-        part = rows[len(rows) * number // files : len(rows) * (number + 1) // files]
+    for index in range(files):
+        part = rows[len(rows) * index // files : len(rows) * (index + 1) // files]
         parquet.write_table(
-            pa.Table.from_pylist(part, SCHEMA), folder / f"part {number}.parquet", row_group_size=97
+            pa.Table.from_pylist(part, SCHEMA), folder / f"part {index}.parquet", row_group_size=97
         )
 
 
@@ -179,18 +187,18 @@ def write_probes(path: Path) -> None:
     parquet.write_table(pa.table({"image_phash": [f"{value:016X}" for value in PROBES]}), path)
 
 
-def number_of_frequent(rows: list[dict[str, Any]]) -> int:
+def count_frequent_tokens(rows: list[dict[str, Any]]) -> int:
     counts = Counter(token for each in rows for token in filter_oracle.tokens(each["text"]))
     return sum(count >= 2 for count in counts.values())
 
 
 def compare(rows: list[dict[str, Any]], folder: Path, wanted: dict[str, set[int]]) -> None:
-    """Rule by rule and row by row: what the report says was dropped, and what was kept."""
+    """Compares the report and the kept rows with the wanted ones, rule by rule and row by row."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     for name in NAMES:
         told = report["rules"][name]["examples"]
         ours = (
-            [{key: rows[number][key] for key in told[0]} for number in sorted(wanted[name])]
+            [{key: rows[index][key] for key in told[0]} for index in sorted(wanted[name])]
             if told
             else []
         )
@@ -200,7 +208,7 @@ def compare(rows: list[dict[str, Any]], folder: Path, wanted: dict[str, set[int]
     kept = pa.concat_tables(
         parquet.read_table(path) for path in sorted((folder / "kept").iterdir())
     )
-    assert kept.to_pylist() == [each for number, each in enumerate(rows) if number not in every]
+    assert kept.to_pylist() == [each for index, each in enumerate(rows) if index not in every]
     assert kept.schema == SCHEMA
     assert report["kept"] == kept.num_rows and report["rows"] == len(rows)
     dropped = [rule["dropped_in_sequence"] for rule in report["rules"].values()]
@@ -210,9 +218,9 @@ def compare(rows: list[dict[str, Any]], folder: Path, wanted: dict[str, set[int]
         before |= wanted[name]
 
 
-def test_every_rule_against_plain_python(tmp_path: Path) -> None:
+def test_every_rule_equals_plain_python(tmp_path: Path) -> None:
     rows = border_table()
-    frequent = number_of_frequent(rows)
+    frequent = count_frequent_tokens(rows)
     wanted = filter_oracle.dropped(rows, rare_tokens=frequent, probes=PROBES, distance=4)
     assert set(wanted) == set(NAMES), "every rule has something to drop"
     for name in NAMES:
@@ -220,10 +228,14 @@ def test_every_rule_against_plain_python(tmp_path: Path) -> None:
         assert wanted[name] - others, f"{name} drops a row that no other rule does"
     write(rows, tmp_path / "table")
     write_probes(tmp_path / "probes.parquet")
-    out = run(
-        "source=table", "to=out", f"rules.rare_tokens={frequent}", "rules.near_duplicates.of=probes.parquet", "examples=10000",
-        cwd=tmp_path, module="data.filter",
-    )  # fmt: skip
+    arguments = (
+        "source=table",
+        "to=out",
+        f"rules.rare_tokens={frequent}",
+        "rules.near_duplicates.of=probes.parquet",
+        "examples=10000",
+    )
+    out = run(*arguments, cwd=tmp_path, module="data.filter")
     compare(rows, tmp_path / "out", wanted)
     assert (
         "| short_side | the shorter side above 200 pixels |" in out.stdout
@@ -238,8 +250,7 @@ def test_every_rule_against_plain_python(tmp_path: Path) -> None:
         "nothing is left beside it"
     )
 
-    again = run("source=table", "to=out", f"rules.rare_tokens={frequent}", "rules.near_duplicates.of=probes.parquet",
-                "examples=10000", cwd=tmp_path, module="data.filter")  # fmt: skip
+    again = run(*arguments, cwd=tmp_path, module="data.filter")
     assert "is finished" in again.stdout
 
 
@@ -247,7 +258,7 @@ def test_every_rule_against_plain_python(tmp_path: Path) -> None:
 @needs_java
 def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
     rows = border_table()
-    frequent = number_of_frequent(rows)
+    frequent = count_frequent_tokens(rows)
     write(rows, tmp_path / "table")
     write_probes(tmp_path / "probes.parquet")
     rules = (
@@ -298,10 +309,10 @@ def every_character() -> list[str]:
     return [f"A{character}Σ {character}" for character in characters]
 
 
-def test_words_of_every_character(tmp_path: Path) -> None:
-    """Each in the middle of a word and alone.
+def test_words_equal_plain_python_for_every_character(tmp_path: Path) -> None:
+    """Each character stands in the middle of a word, and alone.
 
-    Of capitals that this Python does not know yet, only that they are one word.
+    A capital that this Python does not know yet must only give the same count of words.
     """
     texts = every_character()
     for text, found in zip(texts, words_by("duckdb", texts, tmp_path), strict=True):
@@ -311,13 +322,13 @@ def test_words_of_every_character(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @needs_java
-def test_words_of_every_character_are_the_same_on_spark(tmp_path: Path) -> None:
+def test_words_of_every_character_equal_those_of_duckdb_on_spark(tmp_path: Path) -> None:
     texts = every_character()
     assert words_by("spark", texts, tmp_path) == words_by("duckdb", texts, tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_tables(seed: int, tmp_path: Path) -> None:
+def test_random_tables_are_filtered_as_in_plain_python(seed: int, tmp_path: Path) -> None:
     chooser = random.Random(seed)
     texts = [
         " ".join(f"w{int(40 ** chooser.random())}" for _ in range(chooser.randint(1, 8)))
@@ -345,13 +356,19 @@ def test_random_tables(seed: int, tmp_path: Path) -> None:
     write(rows, tmp_path / "table", files=1 + seed)
     write_probes(tmp_path / "probes.parquet")
     run(
-        "source=table/*.parquet", "to=out", f"rules.rare_tokens={frequent}", "rules.near_duplicates.of=probes.parquet",
-        "rules.near_duplicates.distance=2", "examples=10000", cwd=tmp_path, module="data.filter",
-    )  # fmt: skip
+        "source=table/*.parquet",
+        "to=out",
+        f"rules.rare_tokens={frequent}",
+        "rules.near_duplicates.of=probes.parquet",
+        "rules.near_duplicates.distance=2",
+        "examples=10000",
+        cwd=tmp_path,
+        module="data.filter",
+    )
     compare(rows, tmp_path / "out", wanted)
 
 
-def test_the_most_frequent_include_equals(tmp_path: Path) -> None:
+def test_the_most_frequent_tokens_include_ties(tmp_path: Path) -> None:
     with engine("duckdb", memory_gb=1, threads=1, temporary=tmp_path / "spill") as ready:
         folder = tmp_path / "counts"
         folder.mkdir()
@@ -365,7 +382,7 @@ def test_the_most_frequent_include_equals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("distance", [0, 1, 2, 3, 4, 7, 10])
-def test_near_hashes_against_brute_force(distance: int, tmp_path: Path) -> None:
+def test_near_hashes_equal_brute_force(distance: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(distance)
     probes = rng.integers(0, 2**64, 50, dtype=np.uint64)
     flips = np.bitwise_or.reduce(
@@ -375,12 +392,12 @@ def test_near_hashes_against_brute_force(distance: int, tmp_path: Path) -> None:
     hashes = rng.choice(probes, 4000) ^ (
         flips & np.where(rng.random(4000) < 0.5, keep[:, 0], keep[:, 0] & keep[:, 1])
     )
-    wanted = [
-        number
-        for number, value in enumerate(hashes.tolist())
-        # fmt: skip
-        if min((value ^ probe).bit_count() for probe in probes.tolist()) <= distance
-    ]
+
+    def near(value: int) -> bool:
+        closest: int = min((value ^ probe).bit_count() for probe in probes.tolist())
+        return closest <= distance
+
+    wanted = [index for index, value in enumerate(hashes.tolist()) if near(value)]
     assert wanted or distance == 0
     looked_for = Probes(probes, distance)
     parquet.write_table(
@@ -393,10 +410,10 @@ def test_near_hashes_against_brute_force(distance: int, tmp_path: Path) -> None:
             )
         )
         blocks = []
-        for number in range(len(looked_for.blocks)):
-            folder = tmp_path / f"block{number}"
+        for index in range(len(looked_for.blocks)):
+            folder = tmp_path / f"block{index}"
             folder.mkdir()
-            parquet.write_table(looked_for.table(number), folder / "part-0.parquet")
+            parquet.write_table(looked_for.table(index), folder / "part-0.parquet")
             blocks.append(ready.load(folder))
         found = (
             rows_near(rows, looked_for, blocks, ready.from_hex)
@@ -425,7 +442,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.long
-def test_killed_and_run_again(crawl: Path) -> None:
+def test_a_killed_filter_that_is_run_again_writes_the_same_bytes(crawl: Path) -> None:
     run(*FILTER, "to=whole", cwd=crawl, module="data.filter")
     killed = 0
     for place in ("work/.token_counts.*/*", "kept/part-00001*"):
@@ -435,7 +452,7 @@ def test_killed_and_run_again(crawl: Path) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         done = finish(process)
-        if done.returncode == 0:  # it was too quick for us
+        if done.returncode == 0:  # the filter ended before the kill
             shutil.rmtree(crawl / "again")
         else:
             killed += 1
@@ -446,14 +463,14 @@ def test_killed_and_run_again(crawl: Path) -> None:
     assert list(whole) == list(again)
     assert all(whole[name] == again[name] for name in whole if name != "filter.json")
     assert not [path for path in crawl.iterdir() if path.name.startswith(".")]
-    # Killed between its last writing and the renaming.
+    # A kill between the last write and the rename is mended as well.
     (crawl / "again").rename(crawl / ".again.partial")
     (crawl / ".again.partial" / "work" / "verdicts").mkdir(parents=True)
     run(*FILTER, "to=again", cwd=crawl, module="data.filter")
     assert contents(crawl / "again") == again
 
 
-def test_begun_with_other_rules(crawl: Path) -> None:
+def test_a_filter_begun_with_other_settings_is_refused(crawl: Path) -> None:
     process = start(*FILTER, "to=out", cwd=crawl, module="data.filter")
     while (
         process.poll() is None
@@ -517,7 +534,7 @@ def test_begun_with_other_rules(crawl: Path) -> None:
         ),
     ],
 )
-def test_bad_input(
+def test_bad_input_is_named_and_nothing_is_written(
     arguments: list[str],
     told: str,
     bad_tables: Path,
@@ -544,7 +561,7 @@ def test_bad_input(
         (["source=latin"], "nothing is lost, run it again once mended"),
     ],
 )
-def test_bad_input_is_told_in_one_line(
+def test_the_command_reports_bad_input_in_one_line(
     arguments: list[str], told: str, bad_tables: Path, tmp_path: Path
 ) -> None:
     for path in bad_tables.iterdir():
@@ -558,7 +575,7 @@ def test_bad_input_is_told_in_one_line(
 @pytest.fixture(scope="session")
 def bad_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad_tables")
-    rows = [row(f"u{number}", f"some text number {number} with bytes") for number in range(2000)]
+    rows = [row(f"u{index}", f"some text number {index} with bytes") for index in range(2000)]
     write(rows, folder / "table", files=1)
     good = (folder / "table" / "part 0.parquet").read_bytes()
     for name in (
@@ -593,7 +610,8 @@ def bad_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet.write_table(lost, folder / "nothing_there" / "00000.parquet")
     for suffix, content in ((".tar", b""), ("_stats.json", b'{"count": 2000, "successes": 0}')):
         (folder / "nothing_there" / f"00000{suffix}").write_bytes(content)
-    torn = bytearray(good)  # the footer is whole, the pages are not
+    # In a torn table the footer is whole and the pages are not.
+    torn = bytearray(good)
     torn[100 : len(torn) * 2 // 3] = bytes(len(torn) * 2 // 3 - 100)
     (folder / "torn" / "a.parquet").write_bytes(torn)
     plain = folder / "latin" / "a.parquet"

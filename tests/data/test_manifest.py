@@ -1,4 +1,4 @@
-"""`python -m data.manifest`: an index of shards that others have made."""
+"""`python -m data.manifest` writes a manifest of existing shards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.images import plain_image
 from tests.support.shards import TXT
 
 
-def test_manifest_command_indexes_shards_of_others(tmp_path: Path) -> None:
+def test_the_command_counts_the_pairs_of_existing_shards(tmp_path: Path) -> None:
     for shard in range(3):
         pairs = [
-            (f"{number}", {"jpg": plain_image((0, number, 0), "JPEG"), "txt": b"text"})
-            for number in range(4 + shard)
+            (f"{index}", {"jpg": plain_image((0, index, 0), "JPEG"), "txt": b"text"})
+            for index in range(4 + shard)
         ]
         write_shard(tmp_path / "in" / f"{shard}.tar", pairs)
     done = run("shards=in", cwd=tmp_path, module="data.manifest")

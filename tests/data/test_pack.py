@@ -1,4 +1,4 @@
-"""`python -m data.pack`: tables and folders of images to shuffled shards."""
+"""`python -m data.pack` turns tables and folders of images into shuffled shards."""
 
 from __future__ import annotations
 
@@ -13,28 +13,8 @@ from tokenizers import Tokenizer as TokenizersTokenizer
 from align_train.shards.resolve import resolve
 from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
+from tests.support.packing import PACK
 from tests.support.shards import TXT, contents
-
-# --- packing
-# ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sorted_table(tmp_path: Path) -> Path:
-    """100 pictures of 10 colours, sorted by colour; two texts each."""
-    (tmp_path / "pictures").mkdir()
-    lines = ["file\tname\tkeywords\tlanguage"]
-    for number in range(100):
-        (tmp_path / "pictures" / f"{number:03d}.png").write_bytes(
-            plain_image((25 * (number // 10), 0, number))
-        )
-        lines.append(f'{number:03d}\tcolour {number // 10}\tkey "{number}"|word\ten')
-        lines.append(f"{number:03d}\tFarbe {number // 10}\tSchluessel\tde")
-    (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return tmp_path / "table.tsv"
-
-
-PACK = ('path="pictures/{file}.png"', "text=[name,keywords]", "separator='|'", "pairs_per_shard=30")
 
 
 def test_a_sorted_table_comes_out_shuffled_and_whole(sorted_table: Path) -> None:
@@ -48,35 +28,34 @@ def test_a_sorted_table_comes_out_shuffled_and_whole(sorted_table: Path) -> None
         members.setdefault(key, {})[extension] = data
     packed = [json.loads(pair["json"]) for _, pair in sorted(members.items())]
     assert sorted(record["source"] for record in packed) == [
-        f"{number:03d}.png" for number in range(100)
+        f"{index:03d}.png" for index in range(100)
     ]
     for pair, record in zip((pair for _, pair in sorted(members.items())), packed, strict=True):
-        number = int(record["source"][:3])
-        assert pair["png"] == (root / "pictures" / record["source"]).read_bytes()
+        index = int(record["source"][:3])
+        assert pair["png"] == (root / "images" / record["source"]).read_bytes()
         assert record["captions"] == [
-            f"colour {number // 10}",
-            f'key "{number}"',
+            f"colour {index // 10}",
+            f'key "{index}"',
             "word",
-            f"Farbe {number // 10}",
+            f"Farbe {index // 10}",
             "Schluessel",
         ]
         assert pair["txt"].decode() == record["captions"][0]
     classes = [int(record["source"][:3]) // 10 for record in packed]
-    assert (
-        max(Counter(classes[:30]).values()) < 10
-    )  # sorted, a shard would hold three whole classes
+    # Without the shuffle, a shard of 30 pairs would hold three whole classes of 10.
+    assert max(Counter(classes[:30]).values()) < 10
     tokenizer = TokenizersTokenizer.from_file(str(root / "shards" / "tokenizer" / "tokenizer.json"))
     assert tokenizer.token_to_id("[PAD]") == 0 and "[UNK]" not in tokenizer.encode("Farbe 3").tokens
 
 
-def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Path) -> None:
+def test_texts_come_from_files_beside_images_or_from_folder_names(tmp_path: Path) -> None:
     for colour in ("red", "blue"):
         (tmp_path / "in" / colour).mkdir(parents=True)
-        for number in range(3):
-            (tmp_path / "in" / colour / f"{number}.jpg").write_bytes(
-                plain_image((200, number, 0), "JPEG")
+        for index in range(3):
+            (tmp_path / "in" / colour / f"{index}.jpg").write_bytes(
+                plain_image((200, index, 0), "JPEG")
             )
-            (tmp_path / "in" / colour / f"{number}.txt").write_text(f"a {colour} one")
+            (tmp_path / "in" / colour / f"{index}.txt").write_text(f"a {colour} one")
     Image.new("RGB", (5, 5)).save(tmp_path / "in" / "red" / "old.bmp")
     (tmp_path / "in" / "red" / "old.txt").write_text("an old one")
     run("source=in", "to=beside", cwd=tmp_path, module="data.pack")
@@ -84,9 +63,8 @@ def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Pat
         data.decode() for name, data in contents(tmp_path / "beside") if name.endswith("txt")
     )
     assert texts == ["a blue one"] * 3 + ["a red one"] * 3 + ["an old one"]
-    assert (
-        sum(name.endswith(".png") for name, _ in contents(tmp_path / "beside")) == 1
-    )  # the bitmap
+    # Only the bitmap is converted to PNG.
+    assert sum(name.endswith(".png") for name, _ in contents(tmp_path / "beside")) == 1
     run("source=in", "to=folders", "text=[folder]", cwd=tmp_path, module="data.pack")
     texts = sorted(
         data.decode() for name, data in contents(tmp_path / "folders") if name.endswith("txt")
@@ -98,16 +76,16 @@ def test_a_folder_takes_texts_beside_pictures_or_its_folders_names(tmp_path: Pat
     ("overrides", "words"),
     [
         (["path=nothing", "text=[name]"], "has no column 'nothing'; it has file, name"),
-        (["text=[title]", 'path="pictures/{file}.png"'], "has no column 'title'"),
+        (["text=[title]", 'path="images/{file}.png"'], "has no column 'title'"),
         (["text=[name]", 'path="elsewhere/{file}.png"'], "100 of 100 images are missing, first"),
         (
-            ["text=[name]", 'path="pictures/{file}.png"', "+where.language=xx"],
+            ["text=[name]", 'path="images/{file}.png"', "+where.language=xx"],
             "where.language: no row of table.tsv has 'xx' there",
         ),
         (["source=nowhere"], "no such folder or table"),
     ],
 )
-def test_pack_names_what_is_wrong_and_leaves_nothing(
+def test_errors_of_pack_name_the_fault_and_nothing_is_left(
     sorted_table: Path, overrides: list[str], words: str
 ) -> None:
     cwd = sorted_table.parent

@@ -1,4 +1,4 @@
-"""Tables of any kind are read alike."""
+"""Tables of every kind are read alike."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import csv
 import json
 from pathlib import Path
 
-from tests.data.test_pack import PACK
 from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
+from tests.support.packing import PACK
 from tests.support.shards import contents
 
 
-def test_rows_are_chosen_by_value_and_csv_and_parquet_read_alike(sorted_table: Path) -> None:
+def test_rows_are_chosen_by_value_and_all_kinds_of_tables_agree(sorted_table: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -44,7 +44,7 @@ def test_rows_are_chosen_by_value_and_csv_and_parquet_read_alike(sorted_table: P
     )
 
 
-def test_tables_of_spreadsheets_and_of_other_encodings(tmp_path: Path) -> None:
+def test_spreadsheet_tables_are_read_and_other_encodings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(plain_image((1, 2, 3)))
     (tmp_path / "excel.CSV").write_text("path,text\na.png,eins\n", encoding="utf-8-sig")
     run("source=excel.CSV", "to=shards", cwd=tmp_path, module="data.pack")

@@ -1,4 +1,7 @@
-"""The vocabulary of a crawl's texts: the same bytes on every run, and no unknown words in the languages that it was made of."""
+"""The vocabulary of a crawl's texts.
+
+It has the same bytes on every run, and knows every word of the languages of its texts.
+"""
 
 from __future__ import annotations
 
@@ -39,21 +42,21 @@ def vocabulary(folder: Path) -> bytes:
     return (folder / "tokenizer.json").read_bytes()
 
 
-def test_the_same_bytes_whatever_the_order_and_the_files(tmp_path: Path) -> None:
+def test_the_vocabulary_does_not_depend_on_the_order_or_the_files(tmp_path: Path) -> None:
     texts = some_texts(1)
     for name, parts in (("one", [texts]), ("three", [sorted(texts)[:7], [], sorted(texts)[7:]])):
         (tmp_path / name).mkdir()
-        for number, part in enumerate(parts):
+        for index, part in enumerate(parts):
             column = pa.array(part, pa.string())
             parquet.write_table(
                 pa.table({"url": column, "text": column}),
-                tmp_path / name / f"{number}.parquet",
+                tmp_path / name / f"{index}.parquet",
                 row_group_size=999,
             )
-    for number, (name, forked) in enumerate((("one", True), ("three", True), ("one", False))):
+    for index, (name, forked) in enumerate((("one", True), ("three", True), ("one", False))):
         out = run(
             f"source={name}",
-            f"to=v{number}",
+            f"to=v{index}",
             "size=700",
             cwd=tmp_path,
             module="data.vocabulary",
@@ -61,27 +64,27 @@ def test_the_same_bytes_whatever_the_order_and_the_files(tmp_path: Path) -> None
         )
         assert "700 tokens" in out.stdout and "counting words: 100%" in out.stderr
     assert vocabulary(tmp_path / "v0") == vocabulary(tmp_path / "v1") == vocabulary(tmp_path / "v2")
-    encoder = Tokenizer(str(tmp_path / "v0"), max_tokens=64)
-    unknown = encoder.tokenizer.token_to_id("[UNK]")
-    assert not any(unknown in encoding.ids for encoding in encoder.tokenizer.encode_batch(texts))
-    # Characters that are known make no unknown word, in whatever order.
-    assert unknown not in encoder.tokenizer.encode("ßßäkb tttttt").ids
+    tokenizer = Tokenizer(str(tmp_path / "v0"), max_tokens=64)
+    unknown = tokenizer.tokenizer.token_to_id("[UNK]")
+    assert not any(unknown in encoding.ids for encoding in tokenizer.tokenizer.encode_batch(texts))
+    # A new word of known characters is no unknown word.
+    assert unknown not in tokenizer.tokenizer.encode("ßßäkb tttttt").ids
 
 
 @needs_names
-def test_five_languages_without_unknowns(tmp_path: Path) -> None:
+def test_texts_of_five_languages_have_no_unknown_tokens(tmp_path: Path) -> None:
     arguments = (f"source={NAMES}", "text=[tts,keywords]", "separator='|'", "size=250000")
     for name in ("one", "two"):
         run(*arguments, f"to={name}", cwd=tmp_path, module="data.vocabulary")
     assert vocabulary(tmp_path / "one") == vocabulary(tmp_path / "two")
-    encoder = Tokenizer(str(tmp_path / "one"), max_tokens=64)
-    unknown = encoder.tokenizer.token_to_id("[UNK]")
+    tokenizer = Tokenizer(str(tmp_path / "one"), max_tokens=64)
+    unknown = tokenizer.tokenizer.token_to_id("[UNK]")
     languages = set()
     with NAMES.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             texts = [row["tts"], *row["keywords"].split("|")]
             assert not any(
-                unknown in encoding.ids for encoding in encoder.tokenizer.encode_batch(texts)
+                unknown in encoding.ids for encoding in tokenizer.tokenizer.encode_batch(texts)
             ), row
             languages.add(row["language"])
     assert languages == {"en", "de", "ja", "es", "fr"}
@@ -115,7 +118,7 @@ def test_coverage_leaves_out_rare_characters(tmp_path: Path) -> None:
         (["source=empty"], "without a row"),
     ],
 )
-def test_bad_input(
+def test_bad_settings_are_named_and_nothing_is_written(
     arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

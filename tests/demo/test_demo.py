@@ -13,9 +13,6 @@ from align_train.demo import make_demo, phrases
 from align_train.demo.scene import Scene, sample_scene
 from align_train.errors import UserError
 
-# --- the demo
-# ---------------------------------------------------------------------------------------------------------
-
 
 def digest(folder: Path) -> dict[str, str]:
     files = [
@@ -29,7 +26,7 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_demo_is_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> None:
+def test_the_demo_has_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> None:
     make_demo(
         folder=str(tmp_path / "again"),
         pairs=512,
@@ -53,7 +50,7 @@ def test_the_demo_is_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> Non
     }
 
 
-def test_a_folder_that_is_no_such_demo_is_refused_and_kept(demo: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_contents_is_refused_and_kept(demo: Path, tmp_path: Path) -> None:
     before = digest(demo)
     with pytest.raises(UserError, match="was made with pairs=512"):
         make_demo(
@@ -65,7 +62,7 @@ def test_a_folder_that_is_no_such_demo_is_refused_and_kept(demo: Path, tmp_path:
     assert (tmp_path / "mine.txt").exists() and digest(demo) == before
 
 
-def test_demo_texts_are_noisy_by_the_share_and_clean_ones_name_their_class() -> None:
+def test_the_share_of_noisy_texts_holds_and_clean_texts_name_their_class() -> None:
     def tells(scene: Scene, text: str) -> bool:
         colours = (scene.colour, *phrases._COLOUR_SYNONYMS[scene.colour])
         shapes = (scene.shape, *phrases._SHAPE_SYNONYMS[scene.shape])

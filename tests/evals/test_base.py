@@ -1,4 +1,4 @@
-"""The protocol of evaluators: an evaluator from a package of the user's own."""
+"""The protocol of evaluators accepts an evaluator from a user's package."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import torch
 import benchmarks.metrics.__main__ as metrics
 
 
-def test_what_the_benchmark_compares(tmp_path: Path) -> None:
-    """`python -m benchmarks.metrics` has the peers in an environment of its own; our side of it must not rot unseen."""
+def test_our_side_of_the_benchmark_equals_plain_torch(tmp_path: Path) -> None:
+    """The peers of `python -m benchmarks.metrics` need their own environment; our side does not."""
     rows = metrics.embeddings(tmp_path)
     found = metrics.ours(rows, tmp_path)
     nearest = (rows["images"].double() @ rows["one"].double().T).argmax(dim=1)

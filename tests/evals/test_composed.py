@@ -1,4 +1,4 @@
-"""Composed search."""
+"""Composed search: an image plus a change in words finds another image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from tests.support.ready import lying_ready
 
 
 def composed_on_ranks(classes: str) -> dict[str, float]:
-    """Embeddings that are the sum of a colour's and a shape's direction: the composed query finds all, each part little."""
-    labels = [
-        number % 4 for number in range(12)
-    ]  # red circle, red square, blue circle, blue square
+    """Each embedding is the sum of a colour's and a shape's direction.
+
+    So the composed query finds every target, and each of its parts alone finds few.
+    """
+    # Labels: red circle, red square, blue circle, blue square.
+    labels = [index % 4 for index in range(12)]
     colour, shape = torch.eye(6)[:2], torch.eye(6)[2:4]
     jitter = 0.01 * torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
     images = normalize(
@@ -39,7 +41,7 @@ def composed_on_ranks(classes: str) -> dict[str, float]:
     return dict(evaluator(lying_ready(pairs, texts={"red": colour[0], "blue": colour[1]})))
 
 
-def test_composed_search(tmp_path: Path) -> None:
+def test_composed_queries_find_more_than_their_parts(tmp_path: Path) -> None:
     file = tmp_path / "classes.json"
     attributes = {"colour": [0, 0, 1, 1], "shape": [0, 1, 0, 1]}
     file.write_text(

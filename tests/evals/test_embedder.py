@@ -1,4 +1,4 @@
-"""Embeddings are gathered whole, and checked."""
+"""Embeddings are gathered whole, and those that are not finite are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_model_that_embeds_everything_alike_finds_nothing(pairs: int) -> None:
     assert found["image_to_text/median_rank"] == pairs
 
 
-def test_embeddings_that_are_no_numbers_are_refused() -> None:
+def test_embeddings_with_nan_are_refused() -> None:
     lookup = Lookup(torch.full((3, 2), torch.nan), {"x": torch.ones(2)}, [(["x"], {})] * 3)
     with pytest.raises(UserError, match="embeddings of images are not finite"):
         dict(Retrieval()(lookup.embedder()))
@@ -38,14 +38,12 @@ def gathered(total: int) -> Tensor:
     return gather_rows(table[rank() :: world_size()], total)
 
 
-def encoded_on_ranks(total: int) -> tuple[Tensor, Tensor]:
-    """Picture and text i are embedded as i."""
-    numbers = torch.arange(float(total))[:, None]
-    texts = {str(number): row for number, row in enumerate(numbers)}
+def embedded_on_ranks(total: int) -> tuple[Tensor, Tensor]:
+    """Image `i` and text `i` are embedded as `i`."""
+    rows = torch.arange(float(total))[:, None]
+    texts = {str(index): row for index, row in enumerate(rows)}
     pairs = (
-        Lookup(numbers, texts, [([str(number)], {}) for number in range(total)])
-        .embedder()
-        .pairs(None)
+        Lookup(rows, texts, [([str(index)], {}) for index in range(total)]).embedder().pairs(None)
     )
     return pairs.images, pairs.texts
 
@@ -56,5 +54,5 @@ def test_uneven_sets_are_gathered_whole_and_in_order(
 ) -> None:
     for found in on_ranks(world, gathered, total, folder=tmp_path / "rows"):
         assert torch.equal(found, torch.arange(total * 2.0).view(total, 2))
-    for images, texts in on_ranks(world, encoded_on_ranks, total, folder=tmp_path / "encoded"):
+    for images, texts in on_ranks(world, embedded_on_ranks, total, folder=tmp_path / "pairs"):
         assert images[:, 0].tolist() == texts[:, 0].tolist() == list(range(total))

@@ -13,9 +13,6 @@ from align_train.evals import (
 from align_train.loss.contrastive import ContrastiveLoss
 from tests.support.ready import encoded, lying_ready
 
-# --- loss, and what encodes
-# ------------------------------------------------------------------------------------------------
-
 
 def test_held_out_loss_is_the_cross_entropy_of_groups() -> None:
     pairs = encoded([2, 1, 3] * 5)
@@ -27,7 +24,7 @@ def test_held_out_loss_is_the_cross_entropy_of_groups() -> None:
 
     evaluator = HeldOutLoss(batch_size=size, loss=ContrastiveLoss(label_smoothing=0.0))
     found = dict(evaluator(lying_ready(pairs, model=Model())))["loss"]
-    first = [int(np.flatnonzero(pairs.image_of_text.numpy() == number)[0]) for number in range(15)]
+    first = [int(np.flatnonzero(pairs.image_of_text.numpy() == index)[0]) for index in range(15)]
     losses = []
     for start in range(0, 12, size):
         logits = (

@@ -25,10 +25,6 @@ from tests.support.ready import lying_ready
 TRAIN: Any = 1  # the second set of `lying_ready`
 
 
-# --- neighbours, probe, composed search, texts
-# -----------------------------------------------------------------------------
-
-
 @given(
     rows=st.integers(1, 30),
     candidates=st.integers(1, 60),
@@ -53,7 +49,7 @@ def test_neighbours_equal_a_stable_sort(rows: int, candidates: int, k: int, seed
 
 
 def clusters(rows: int, seed: int, spread: float = 0.5) -> EmbeddedPairs:
-    """Pictures of 4 classes around 4 directions."""
+    """Images of 4 classes around 4 directions."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(rows) % 4
     images = normalize(
@@ -69,13 +65,13 @@ def clusters(rows: int, seed: int, spread: float = 0.5) -> EmbeddedPairs:
 
 
 def probes_on_ranks() -> dict[str, float]:
-    encoder = lying_ready(clusters(101, 1), clusters(203, 2))
-    return dict(NearestNeighbours(train=TRAIN)(encoder)) | {
-        f"probe/{name}": value for name, value in LinearProbe(train=TRAIN, iterations=50)(encoder)
+    embedder = lying_ready(clusters(101, 1), clusters(203, 2))
+    return dict(NearestNeighbours(train=TRAIN)(embedder)) | {
+        f"probe/{name}": value for name, value in LinearProbe(train=TRAIN, iterations=50)(embedder)
     }
 
 
-def test_neighbours_and_probe(tmp_path: Path) -> None:
+def test_neighbours_equal_numpy_and_ranks_agree_with_one_process(tmp_path: Path) -> None:
     held, train = clusters(101, 1), clusters(203, 2)
     found = probes_on_ranks()
     matrix = (held.images @ train.images.T).numpy()
@@ -88,13 +84,14 @@ def test_neighbours_and_probe(tmp_path: Path) -> None:
     assert found["weighted_20"] == np.mean(votes.argmax(axis=1) == np.arange(101) % 4)
     assert found["probe/top1"] > 0.75
     cold = dict(NearestNeighbours(train=TRAIN, temperature=1e-4)(lying_ready(held, train)))
-    assert cold["weighted_20"] == cold["top1"]  # a vote in which the nearest alone counts
+    # At this temperature only the nearest neighbour's vote counts.
+    assert cold["weighted_20"] == cold["top1"]
     for world in (2, 3):
         for on_rank in on_ranks(world, probes_on_ranks, folder=tmp_path / str(world)):
             assert on_rank == pytest.approx(found)
 
 
-def test_a_probe_stands_where_the_gradient_is_zero() -> None:
+def test_a_fitted_probe_has_a_gradient_of_zero() -> None:
     pairs = clusters(80, 3)
     labels = torch.arange(80) % 4
     weights, bias = LinearProbe(train=TRAIN)._fit(pairs.images, labels, 1e-2, 4)
@@ -104,8 +101,11 @@ def test_a_probe_stands_where_the_gradient_is_zero() -> None:
     assert float(gradient.abs().max()) < 1e-4
 
 
-def test_a_probe_takes_the_weight_decay_that_does_best_on_a_fifth() -> None:
-    """Many features, few pictures, wrong labels among them: too little and too much decay both lose."""
+def test_a_probe_chooses_the_weight_decay_that_is_best_on_a_fifth() -> None:
+    """Features are many, images are few and some labels are wrong.
+
+    So too little and too much decay both lose.
+    """
     train, held = clusters(120, 5, spread=1.5), clusters(200, 6, spread=1.5)
     decays = [1e-8, 1e-2, 1e3]
     probe = LinearProbe(train=TRAIN, weight_decays=decays)
@@ -127,7 +127,7 @@ def test_a_probe_takes_the_weight_decay_that_does_best_on_a_fifth() -> None:
     assert len(set(shares)) > 1
 
 
-def test_labels_that_are_missing_or_unknown() -> None:
+def test_missing_and_unknown_labels_are_refused() -> None:
     bare = EmbeddedPairs(torch.eye(2), ["x"] * 2, torch.arange(2), [{}, {}], lambda _: torch.eye(2))
     with pytest.raises(UserError, match="label=class: 2 of 2 images have no such field"):
         dict(NearestNeighbours(train=TRAIN)(lying_ready(bare, bare)))

@@ -1,4 +1,4 @@
-"""Templates of prompts."""
+"""Templates of prompts: built in, from a file, or in the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from align_train.evals.labels import class_indices
 from align_train.evals.prompts import read_templates
 
 
-def test_well_known_prompts() -> None:
+def test_prompts_and_classes_of_imagenet_are_built_in() -> None:
     assert len(read_templates("imagenet")) == 80
     assert read_templates("imagenet")[:2] == ["a bad photo of a {}.", "a photo of many {}."]
     known = ZeroShot(classes="imagenet", templates="imagenet").classes
@@ -32,11 +32,11 @@ def test_well_known_prompts() -> None:
         ([], "no prompts"),
     ],
 )
-def test_prompts_name_what_is_wrong(templates: Any, words: str) -> None:
+def test_errors_of_prompts_name_the_fault(templates: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         read_templates(templates)
 
 
-def test_prompts_from_a_file(tmp_path: Path) -> None:
+def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("ein Bild: {}\n\n{}, gemalt\n")
     assert read_templates(str(tmp_path / "prompts.txt")) == ["ein Bild: {}", "{}, gemalt"]

@@ -37,16 +37,16 @@ def both_on_ranks(
     counts: list[int], dim: int, seed: int, classes: str
 ) -> tuple[dict[str, float], Tensor]:
     lookup, _ = random_set(counts, dim, seed)
-    encoder = lookup.embedder()
-    found = dict(Retrieval()(encoder))
+    embedder = lookup.embedder()
+    found = dict(Retrieval()(embedder))
     zero_shot = ZeroShot(classes=classes, templates=TEMPLATES)
-    return found | dict(zero_shot(encoder)), zero_shot.guesses
+    return found | dict(zero_shot(embedder)), zero_shot.guesses
 
 
 COUNTS = {
     "one caption each": [1] * 37,
     "several": [1, 3, 2, 1, 5, 1, 2] * 3,
-    "fewer pictures than processes": [2, 1],
+    "fewer images than processes": [2, 1],
 }
 
 
@@ -60,7 +60,7 @@ def test_retrieval_and_zero_shot_equal_numpy_on_any_ranks(
         lookup, prompts = random_set(counts, dim, seed)
         owner = np.repeat(np.arange(len(counts)), counts)
         labels = np.arange(len(counts)) * 3 % 7
-        texts = torch.stack([lookup.texts[f"text {number}"] for number in range(len(owner))])
+        texts = torch.stack([lookup.texts[f"text {index}"] for index in range(len(owner))])
         expected = retrieval_by_numpy(lookup.images, texts, owner) | zero_shot_by_numpy(
             lookup.images, prompts, labels
         )
@@ -72,7 +72,7 @@ def test_retrieval_and_zero_shot_equal_numpy_on_any_ranks(
         )
         for found, guesses in on_each:
             assert len(guesses) == len(counts)
-            assert found == expected  # every number, exactly
+            assert found == expected  # every metric is exactly equal
 
 
 @given(
@@ -82,7 +82,7 @@ def test_retrieval_and_zero_shot_equal_numpy_on_any_ranks(
     rows=st.integers(1, 9),
     columns=st.integers(1, 9),
 )
-def test_ranks_do_not_hang_on_the_tiles(
+def test_ranks_do_not_depend_on_the_tiles(
     counts: list[int], dim: int, seed: int, rows: int, columns: int
 ) -> None:
     pairs = encoded(counts, seed, dim)
@@ -102,14 +102,13 @@ def test_ranks_do_not_hang_on_the_tiles(
     assert of_texts.tolist() == places(matrix.T, right.T).tolist()
 
 
-def test_copies_tie_wherever_they_lie() -> None:
-    """What a float32 product gives for copies of an embedding may differ by their place; the rank may not."""
+def test_copies_of_an_embedding_tie_at_every_place() -> None:
+    """Copies of an embedding tie, although their float32 products may differ by their place."""
     generator = torch.Generator().manual_seed(0)
     images = normalize(torch.randn(600, 640, generator=generator), dim=1)
     texts = normalize(images + torch.randn(600, 640, generator=generator), dim=1)
-    copies = torch.cat(
-        [texts, texts[:300], texts[:7]]
-    )  # of other pictures than the texts that they are copies of
+    # The copies belong to other images than the texts that they equal.
+    copies = torch.cat([texts, texts[:300], texts[:7]])
     owner = torch.cat([torch.arange(600), torch.arange(300, 600), torch.arange(593, 600)])
     of_images, of_texts = similarity.retrieval_ranks(images, copies, owner)
     matrix, right = whole_matrix(images, copies), owner.numpy()[None, :] == np.arange(600)[:, None]
@@ -118,12 +117,8 @@ def test_copies_tie_wherever_they_lie() -> None:
     assert (of_images[:300] >= 1).all()
 
 
-# --- against others'
-# -----------------------------------------------------------------------------------------------------
-
-
 def without_ties(counts: list[int]) -> EmbeddedPairs:
-    """Ties are what metrics disagree about: most take whichever comes first."""
+    """Pairs without ties, because metrics disagree about ties."""
     owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     generator = torch.Generator().manual_seed(0)
     images = normalize(torch.randn(len(counts), 16, generator=generator), dim=-1)
@@ -136,8 +131,10 @@ def without_ties(counts: list[int]) -> EmbeddedPairs:
 
 
 def test_retrieval_equals_torchmetrics() -> None:
-    """With one caption each, its recall is ours; with several, its *hit rate* is ours, and its recall is another thing: the
-    share of a picture's own captions that are among the first k.
+    """With one caption an image, our recall is the recall of torchmetrics.
+
+    With several captions, our recall is its *hit rate*. Its recall is then the share of an image's
+    captions that are among the first k.
     """
     for counts in ([1] * 40, [1, 3, 2, 5] * 8):
         pairs = without_ties(counts)
@@ -158,10 +155,11 @@ def test_retrieval_equals_torchmetrics() -> None:
                 if max(counts) == 1 or direction == "text_to_image":
                     assert recall == pytest.approx(hit, abs=1e-6)
                 elif k == 1:
-                    assert recall < hit  # it can never find three captions in one place
+                    # One place cannot hold three captions.
+                    assert recall < hit
 
 
-def test_frames_say_which_hits_are_right() -> None:
+def test_frames_mark_right_and_wrong_hits() -> None:
     from align_train.figures.sheets import Hit, contact_sheet, hit_sheet
 
     grey = np.full((8, 8, 3), 128, dtype=np.uint8)

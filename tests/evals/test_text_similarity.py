@@ -1,4 +1,4 @@
-"""Similarity of texts, and Spearman's correlation."""
+"""Similarity of texts by Spearman's correlation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_spearman_equals_torchmetrics(values: list[tuple[int, int]]) -> None:
     assert spearman(first, second) == pytest.approx(expected, abs=1e-5)
 
 
-def test_text_similarity(tmp_path: Path) -> None:
+def test_text_similarity_reads_tables_of_every_kind_and_names_bad_lines(tmp_path: Path) -> None:
     rows = [("a", "b", 9.0), ("a", "c", 5.0), ("b", "c", 5.0), ("c", "d", 0.5)]
     texts = {
         name: normalize(torch.randn(5, generator=torch.Generator().manual_seed(n)), dim=0)
@@ -50,8 +50,8 @@ def test_text_similarity(tmp_path: Path) -> None:
     (tmp_path / "commas.csv").write_text(
         "word1,word2,score\n" + "".join(f'"{a}",{b},{s}\n' for a, b, s in rows)
     )
-    by_number: dict[str, Any] = {"first": 5, "second": 6, "score": 4}
-    for name, columns in (("simlex.txt", {}), ("sts.csv", by_number), ("commas.csv", {})):
+    by_index: dict[str, Any] = {"first": 5, "second": 6, "score": 4}
+    for name, columns in (("simlex.txt", {}), ("sts.csv", by_index), ("commas.csv", {})):
         found = dict(TextSimilarity(file=str(tmp_path / name), **columns)(lying_ready(texts=texts)))
         assert found == {"spearman": pytest.approx(expected, abs=1e-6), "couples": 4}
     with pytest.raises(UserError, match="No such file"):
@@ -64,8 +64,8 @@ def test_text_similarity(tmp_path: Path) -> None:
             TextSimilarity(file=str(tmp_path / "simlex.txt"))
 
 
-def test_the_cls_layer_is_before_the_projection(tmp_path: Path) -> None:
-    """Word similarity as in the paper: of the tower's last [CLS] state."""
+def test_the_cls_layer_comes_before_the_projection(tmp_path: Path) -> None:
+    """The paper compares words by the tower's last [CLS] state."""
     from align_train.model import BertTower
 
     (tmp_path / "words.txt").write_text(
@@ -87,7 +87,7 @@ def test_the_cls_layer_is_before_the_projection(tmp_path: Path) -> None:
     )
     lookup.text_tower = tower  # type: ignore[attr-defined]
     asked: list[Tensor] = []
-    plain: Any = EncoderOf(lookup, asked)
+    plain: Any = KeepingEmbedder(lookup, asked)
     dict(TextSimilarity(file=str(tmp_path / "words.txt"), layer="cls")(plain))
     (states,) = asked
     with torch.inference_mode():
@@ -97,12 +97,12 @@ def test_the_cls_layer_is_before_the_projection(tmp_path: Path) -> None:
     torch.testing.assert_close(states, normalize(expected, dim=-1))
 
 
-class EncoderOf:
-    """Keeps what texts were encoded to."""
+class KeepingEmbedder:
+    """An embedder that keeps the embeddings of texts."""
 
     def __init__(self, lookup: Lookup, asked: list[Tensor]) -> None:
-        self.model, self._encoder, self._asked = lookup, lookup.embedder(), asked
+        self.model, self._embedder, self._asked = lookup, lookup.embedder(), asked
 
     def texts(self, texts: list[str], *, embed: Any = None) -> Tensor:
-        self._asked.append(self._encoder.texts(texts, embed=embed))
+        self._asked.append(self._embedder.texts(texts, embed=embed))
         return self._asked[-1]

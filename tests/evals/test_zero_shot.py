@@ -15,11 +15,8 @@ from align_train.evals import (
 )
 from tests.support.ready import encoded, lying_ready
 
-# --- zero-shot
-# ----------------------------------------------------------------------------------------------------------
 
-
-def test_attributes_folders_and_candidates(tmp_path: Path) -> None:
+def test_labels_may_be_folders_names_or_indices_and_candidates_a_subset(tmp_path: Path) -> None:
     names, attributes = ["a", "b", "c", "d"], {"pair": [0, 0, 1, 1]}
     file = tmp_path / "classes.json"
     file.write_text(
@@ -27,7 +24,7 @@ def test_attributes_folders_and_candidates(tmp_path: Path) -> None:
     )
     directions = dict(zip(names, torch.eye(4), strict=True))
     images = torch.eye(4)[[0, 1, 3, 3]]
-    labels = ["n0", "b", 2, "3"]  # a folder, a name, numbers
+    labels = ["n0", "b", 2, "3"]  # a folder, a name, two indices
     pairs = EmbeddedPairs(
         images, ["x"] * 4, torch.arange(4), [{"class": label} for label in labels], lambda _: images
     )
@@ -45,7 +42,7 @@ def test_attributes_folders_and_candidates(tmp_path: Path) -> None:
     assert set(among_two.guesses.tolist()) == {0}
 
 
-def test_classes_from_labels_alone() -> None:
+def test_classes_come_from_the_labels_without_a_class_file() -> None:
     images = torch.eye(2)
     pairs = EmbeddedPairs(images, ["tabby_cat", "dog"], torch.arange(2), [{}, {}], lambda _: images)
     texts = {"dog": images[1], "tabby cat": images[0]}
@@ -53,15 +50,14 @@ def test_classes_from_labels_alone() -> None:
         dict(ZeroShot(label=None, templates=["{}"])(lying_ready(pairs, texts=texts)))["top1"] == 1
     )
     many = torch.eye(12)
-    numbers = EmbeddedPairs(
+    indexed = EmbeddedPairs(
         many, ["x"] * 12, torch.arange(12), [{"class": n} for n in range(12)], lambda _: many
     )
     texts = {str(n): many[n] for n in range(12)}
-    assert (
-        dict(ZeroShot(templates=["{}"])(lying_ready(numbers, texts=texts)))["top1"] == 1
-    )  # "10" comes before "2"
+    # As text, "10" comes before "2".
+    assert dict(ZeroShot(templates=["{}"])(lying_ready(indexed, texts=texts)))["top1"] == 1
     with pytest.raises(UserError, match="label=kind: 12 of 12 images have no such field"):
-        dict(ZeroShot(label="kind")(lying_ready(numbers)))
+        dict(ZeroShot(label="kind")(lying_ready(indexed)))
 
 
 @pytest.mark.parametrize(
@@ -89,9 +85,11 @@ def test_classes_from_labels_alone() -> None:
         ("[" * 100_000, "expected JSON such as"),
     ],
 )
-def test_zero_shot_names_what_is_wrong(tmp_path: Path, content: str | None, words: str) -> None:
+def test_errors_of_a_class_file_name_the_fault(
+    tmp_path: Path, content: str | None, words: str
+) -> None:
     if content is not None:
         (tmp_path / "classes.json").write_text(content)
-    encoder = lying_ready(encoded([1] * 4), texts={"a photo of a one": torch.ones(3)})
+    embedder = lying_ready(encoded([1] * 4), texts={"a photo of a one": torch.ones(3)})
     with pytest.raises(UserError, match=words):
-        dict(ZeroShot(classes=str(tmp_path / "classes.json"))(encoder))
+        dict(ZeroShot(classes=str(tmp_path / "classes.json"))(embedder))

@@ -1,4 +1,7 @@
-"""The losses against plain ones over the whole batch: over several processes, any tile, any temperature."""
+"""The losses equal plain ones over the whole batch.
+
+They do so on several processes, for any tile and for any temperature.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ BATCH, DIM = 12, 7
 BIAS = -3.0
 
 
-# Pairs 0, 4 and 7 show the same picture; 1 and 2 have the same text; 9 and 10 have both.
+# Pairs 0, 4 and 7 show the same image; 1 and 2 have the same text; 9 and 10 have both.
 IMAGE_IDS = torch.tensor([0, 1, 2, 3, 0, 5, 6, 0, 8, 9, 9, 11])
 
 
@@ -33,7 +36,7 @@ TEXT_IDS = torch.tensor([0, 1, 1, 3, 4, 5, 6, 7, 8, 9, 9, 11])
 
 
 def duplicates() -> Tensor:
-    """Bool `[B, B]`: who is no negative of whom."""
+    """Bool `[B, B]`: True if two different pairs are no negatives of each other."""
     alike = (IMAGE_IDS[:, None] == IMAGE_IDS) | (TEXT_IDS[:, None] == TEXT_IDS)
     return alike & ~torch.eye(BATCH, dtype=torch.bool)
 
@@ -46,7 +49,7 @@ def contrastive(
     smoothing: float = 0.1,
     masked: bool = False,
 ) -> Tensor:
-    """Plain cross-entropies over the whole batch, written out."""
+    """Plain cross-entropies over the whole batch."""
     logits = images @ texts.T / temperature
     if not masked:
         own = torch.arange(len(images))
@@ -94,7 +97,7 @@ OURS: dict[str, Any] = {
 
 
 def inputs(kind: str, temperature: float, batch: int = BATCH) -> list[Tensor]:
-    """Images and texts, not normalised, temperature and, for the sigmoid, bias."""
+    """Images and texts before normalisation, the temperature, and the bias of the sigmoid loss."""
     generator = torch.Generator().manual_seed(3)
     images, texts = (
         torch.randn(batch, DIM, generator=generator, dtype=torch.float64) for _ in range(2)
@@ -112,7 +115,10 @@ def whole(kind: str, temperature: float) -> list[Tensor]:
 
 
 def share(kind: str, temperature: float, tile: int) -> list[Tensor]:
-    """Value, and gradients of one rank's part divided by the world, as an engine that averages over ranks sees them."""
+    """Value and gradients of one rank's part.
+
+    The gradients are divided by the number of ranks, as by a strategy that averages over ranks.
+    """
     images, texts, *scalars = inputs(kind, temperature)
     part = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
     value = OURS[kind](tile=tile)(
@@ -131,7 +137,7 @@ def share(kind: str, temperature: float, tile: int) -> list[Tensor]:
 @pytest.mark.parametrize("temperature", [1.0, 0.05, 0.001])
 @pytest.mark.parametrize("tile", [2048, 5, 1])
 @pytest.mark.parametrize("kind", PLAIN)
-def test_one_process(kind: str, tile: int, temperature: float) -> None:
+def test_one_process_equals_the_plain_loss(kind: str, tile: int, temperature: float) -> None:
     ours, plain = share(kind, temperature, tile), whole(kind, temperature)
     for found, expected in zip(ours, plain, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
@@ -145,13 +151,13 @@ def every_share(tile: int) -> list[list[Tensor]]:
 def test_ranks_together_equal_one_process_with_the_whole_batch(world: int, tmp_path: Path) -> None:
     ranks = on_ranks(world, every_share, 5, folder=tmp_path)
     cases = [(kind, temperature) for kind in PLAIN for temperature in (0.05, 0.001)]
-    for number, (kind, temperature) in enumerate(cases):
+    for index, (kind, temperature) in enumerate(cases):
         plain = whole(kind, temperature)
         for values in ranks:
-            torch.testing.assert_close(values[number][0], plain[0], rtol=1e-12, atol=0)
+            torch.testing.assert_close(values[index][0], plain[0], rtol=1e-12, atol=0)
         for part in range(1, len(plain)):
             together = sum(
-                (values[number][part] for values in ranks), start=torch.zeros_like(plain[part])
+                (values[index][part] for values in ranks), start=torch.zeros_like(plain[part])
             )
             torch.testing.assert_close(together, plain[part], rtol=1e-10, atol=1e-13, msg=kind)
 
@@ -159,8 +165,8 @@ def test_ranks_together_equal_one_process_with_the_whole_batch(world: int, tmp_p
 @pytest.mark.parametrize("case", ["random", "nearly equal", "opposite", "alone", "ragged"])
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
 @pytest.mark.parametrize("kind", ["contrastive", "sigmoid"])
-def test_gradients_by_differences(kind: str, temperature: float, case: str) -> None:
-    """gradcheck, in float64, of embeddings, temperature and bias."""
+def test_gradients_equal_finite_differences(kind: str, temperature: float, case: str) -> None:
+    """`gradcheck` in float64 of embeddings, temperature and bias."""
     batch = {"alone": 1, "ragged": 7}.get(case, 6)
     images, texts, *scalars = inputs(kind, temperature, batch)
     with torch.no_grad():
@@ -182,7 +188,10 @@ def test_gradients_by_differences(kind: str, temperature: float, case: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", PLAIN)
 def test_nothing_overflows_and_float32_is_right(kind: str, dtype: torch.dtype) -> None:
-    """Temperatures from 1 to 0.01, across the one at which a shift is needed; embeddings alike, opposite and at random."""
+    """Temperatures go from 1 to 0.01; in between lies the one at which a shift is needed.
+
+    Embeddings are equal, opposite and random.
+    """
     for temperature in (1.0, 0.1, 1 / 64, 1 / 75, 1 / 81, 0.01):
         for sign in (None, 1.0, -1.0):
             images, texts, *scalars = inputs(kind, temperature)
@@ -204,9 +213,8 @@ def test_nothing_overflows_and_float32_is_right(kind: str, dtype: torch.dtype) -
             ):
                 assert found.isfinite().all()
                 scale = float(expected.abs().max())
-                rounding = (
-                    1e-5 if dtype == torch.float32 else 1e-2
-                )  # bf16 gradients of bf16 embeddings
+                # The gradients of bf16 embeddings are bf16.
+                rounding = 1e-5 if dtype == torch.float32 else 1e-2
                 torch.testing.assert_close(
                     found.double(),
                     expected,
@@ -249,9 +257,6 @@ def test_a_compiled_step_around_the_loss_gives_the_same() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-# --- the price that the module's docstring states
-# ----------------------------------------------------------------------
-
 ROWS, WIDTH, TILE = 64, 32, 16
 
 
@@ -260,13 +265,12 @@ def _addmm_flops(into: Any, left: Any, right: Any, **_: Any) -> int:
 
 
 def _count_flops() -> FlopCounterMode:
-    return FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops}
-    )  # the in-place one is not known
+    # torch does not know the FLOPs of the in-place `addmm_`.
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops})
 
 
 def price(kind: str) -> list[Tensor]:
-    """FLOPs forward and backward, numbers kept between them, and numbers sent, by collective."""
+    """FLOPs forward and backward, values kept between them, and values sent by each collective."""
     sent: dict[str, int] = {}
     names = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
     before = {name: getattr(dist, name) for name in names}
@@ -308,7 +312,7 @@ def price(kind: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "sigmoid"])
-def test_the_price_is_as_stated(kind: str, tmp_path: Path) -> None:
+def test_flops_memory_and_traffic_match_the_docstring(kind: str, tmp_path: Path) -> None:
     for counted in on_ranks(2, price, kind, folder=tmp_path):
         batch = 2 * ROWS
         forward, backward, kept, gathered, scattered, reduced = counted[0].tolist()

@@ -1,4 +1,7 @@
-"""Towers: sizes of the published models, weights that go over to Hugging Face's ALIGN and give the same numbers there."""
+"""Towers have the sizes of the published models.
+
+Their weights load into Hugging Face's ALIGN and give the same embeddings there.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def millions(module: nn.Module) -> float:
         ("l2_large", 1376, 467.2, 335.5),
     ],
 )
-def test_parameters_of_the_published_models(name: str, dim: int, image: float, text: float) -> None:
+def test_models_have_the_published_parameter_counts(
+    name: str, dim: int, image: float, text: float
+) -> None:
     with torch.device("meta"):
         model = built(f"model={name}")
     assert model.text_tower.dim == model.image_tower.dim == dim
@@ -56,7 +61,7 @@ def in_hugging_face_names(model: DualEncoder) -> dict[str, Tensor]:
     }
 
 
-def test_b7_base_is_hugging_faces_align_one_to_one() -> None:
+def test_b7_base_has_the_tensors_of_align_in_hugging_face() -> None:
     with torch.device("meta"):
         ours = in_hugging_face_names(built("model=b7_base"))
         theirs = AlignModel(AlignConfig()).state_dict()
@@ -101,13 +106,12 @@ def hugging_face_twin(
 
 
 @pytest.mark.parametrize("size", [64, 65, 72, 81])
-def test_tiny_computes_what_hugging_face_computes_at_even_and_odd_sizes(size: int) -> None:
+def test_tiny_equals_hugging_face_at_even_and_odd_sizes(size: int) -> None:
     node = composed().model
     torch.manual_seed(0)
     model = built(vocabulary_size=500)
-    for (
-        module
-    ) in model.modules():  # fresh weights embed all pictures alike, which would hide every error
+    # Fresh weights embed all images alike, which would hide every error.
+    for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.BatchNorm2d):
@@ -138,7 +142,7 @@ def test_tiny_computes_what_hugging_face_computes_at_even_and_odd_sizes(size: in
     torch.testing.assert_close(text, theirs.text_embeds, atol=1e-5, rtol=0)
 
 
-def test_projection_only_where_asked_for() -> None:
+def test_the_projection_is_optional() -> None:
     small = {
         "channels": [8],
         "kernels": [3],
@@ -151,14 +155,17 @@ def test_projection_only_where_asked_for() -> None:
     assert EfficientNetTower(**small, projection=24).dim == 24  # type: ignore[arg-type]
 
 
-def test_any_timm_tower_by_name() -> None:
+def test_a_timm_tower_is_chosen_by_name() -> None:
     tower = TimmTower(name="vit_tiny_patch16_224", projection=40, options={"img_size": 32})
     assert tower(torch.randn(2, 3, 32, 32)).shape == (2, 40)
     assert TimmTower(name="vit_tiny_patch16_224", options={"img_size": 32}).dim == 192
 
 
-def test_fresh_tiny_tower_tells_texts_apart() -> None:
-    """With BERT's own spread of weights a narrow tower embeds all texts alike, and the demo learns no shapes for long."""
+def test_a_fresh_tiny_tower_separates_texts() -> None:
+    """BERT's spread of weights is too small for a narrow tower.
+
+    The tower would embed all texts alike, and the demo would learn no shapes for a long time.
+    """
     input_ids = torch.randint(1, 500, (32, 12), generator=torch.Generator().manual_seed(0))
     input_ids[:, 0] = 1
     alike = []

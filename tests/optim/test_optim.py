@@ -1,4 +1,4 @@
-"""Which parameters decay and adapt, what LAMB does to them, and the schedule's shape."""
+"""The parameter groups of optimizers, the first step of LAMB, and the schedule."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_parameter_is_in_one_group_and_exempt_ones_do_not_decay() -> None:
     ]
 
 
-def test_coyo_exempts_batch_norm_alone() -> None:
+def test_coyo_exempts_only_batch_norm() -> None:
     model = small_model()
     optimizer = Lamb(lr=1e-3, weight_decay=0.1).build(model)
     adapted, spared, temperature = names_by_group(optimizer, model)
@@ -45,7 +45,7 @@ def test_coyo_exempts_batch_norm_alone() -> None:
     assert optimizer.param_groups[2]["weight_decay"] == 0.1 and temperature == {"temperature.value"}
 
 
-def test_the_text_tower_may_learn_at_a_rate_of_its_own() -> None:
+def test_the_text_tower_may_have_its_own_learning_rate() -> None:
     model = small_model()
     optimizer = AdamW(lr=1e-3, text_lr=2e-4, temperature_lr=1e-4, weight_decay=0.1).build(model)
     adapted, spared, text_adapted, text_spared, temperature = names_by_group(optimizer, model)
@@ -65,12 +65,12 @@ def test_a_locked_tower_has_no_group() -> None:
     )
 
 
-def test_unknown_kind_is_named() -> None:
+def test_an_unknown_kind_of_parameter_is_named() -> None:
     with pytest.raises(ValueError, match="biases"):
         AdamW(lr=1.0, exempt=["biases"]).build(small_model())
 
 
-def test_lamb_is_the_papers_first_step() -> None:
+def test_the_first_step_of_lamb_is_that_of_the_paper() -> None:
     """You et al. 2020, algorithm 2, by hand: at step 1 Adam's direction is g / (|g| + eps)."""
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -1,4 +1,8 @@
-"""Every kind of bad content that a web crawl holds: no crash, no hang, no code run, batches full, all counted."""
+"""Every kind of bad content that a web crawl holds.
+
+The loader neither crashes nor hangs, runs no code from it, fills every batch and counts each bad
+pair.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +40,18 @@ GOOD, BATCH, LANES = 24, 8, 2
 Members = list[tuple[str, bytes]]
 
 
-def photo(number: int = 0, side: int = 48) -> Image.Image:
+def photo(index: int = 0, side: int = 48) -> Image.Image:
     return Image.fromarray(
-        np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
     )
 
 
 def good_pairs(first: int = 0, count: int = GOOD) -> Members:
     members = []
-    for number in range(first, first + count):
+    for index in range(first, first + count):
         members += [
-            (f"{number:04d}.jpg", encoded(photo(number), "JPEG")),
-            (f"{number:04d}.txt", f"text {number}".encode()),
+            (f"{index:04d}.jpg", encoded(photo(index), "JPEG")),
+            (f"{index:04d}.txt", f"text {index}".encode()),
         ]
     return members
 
@@ -63,7 +67,10 @@ def write_tar(path: Path, members: Members, *, format: int = tarfile.PAX_FORMAT)
 def epoch(
     shards: list[Path], pairs: list[int], demo: Path, *, workers: int = 0
 ) -> tuple[list[str], list[str], dict[str, str]]:
-    """Trains on one epoch of shards with so many pairs each: keys and captions of what came, and the bad keys' reasons."""
+    """Reads one epoch of shards with these counts of pairs.
+
+    Returns the keys and the captions that came, and the reason for each bad key.
+    """
     manifest = Manifest(
         tuple(Shard(str(p), n, p.stat().st_size) for p, n in zip(shards, pairs, strict=True)),
         "test",
@@ -86,8 +93,7 @@ def epoch(
             keys += chunk.keys
             captions += chunk.captions
     loader.close()
-    # The last batch reaches into the next epoch where they do not come out even: count the first
-    # epoch's own.
+    # The last batch reaches into the next epoch if the pairs do not divide evenly into batches.
     return keys, captions, {bad.key: bad.reason for bad in loader.bad_pairs}
 
 
@@ -98,7 +104,7 @@ def jpeg_with_orientation(orientation: int) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG that says 30,000 x 30,000 in a few bytes."""
+    """A PNG of a few bytes whose header claims 30,000 x 30,000 pixels."""
 
     def block(kind: bytes, data: bytes) -> bytes:
         return (
@@ -113,22 +119,22 @@ def bomb() -> bytes:
 
 
 def jpeg_bomb() -> bytes:
-    """A real JPEG whose header was changed to say 30,000 x 30,000."""
+    """A real JPEG whose header was changed to claim 30,000 x 30,000 pixels."""
     data = encoded(photo(), "JPEG")
     start = data.index(b"\xff\xc0") + 5
     return data[:start] + struct.pack(">HH", 30_000, 30_000) + data[start + 4 :]
 
 
 def _with_sampling(factors: int) -> bytes:
-    """A JPEG whose first component has another sampling than simplejpeg knows."""
+    """A JPEG whose first component has a sampling that simplejpeg does not know."""
     data = bytearray(encoded(photo(side=64), "JPEG", subsampling=0))
     data[data.index(b"\xff\xc0") + 11] = factors
     return bytes(data)
 
 
-# name -> the pair's picture and extension, and the reason that must be told; None: the pair is
+# Name -> the pair's image, its extension, and the reason that must be reported. None: the pair is
 # usable.
-PICTURES: dict[str, tuple[bytes, str, str | None]] = {
+IMAGES: dict[str, tuple[bytes, str, str | None]] = {
     "half a JPEG": (encoded(photo(), "JPEG")[:900], "jpg", "broken image"),
     "HTML saved as .jpg": (
         b"<!DOCTYPE html><html><body>404</body></html>",
@@ -158,9 +164,11 @@ PICTURES: dict[str, tuple[bytes, str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("case", PICTURES)
-def test_pictures(case: str, tmp_path: Path, demo: Path) -> None:
-    data, extension, reason = PICTURES[case]
+@pytest.mark.parametrize("case", IMAGES)
+def test_an_odd_image_is_used_or_reported_with_its_reason(
+    case: str, tmp_path: Path, demo: Path
+) -> None:
+    data, extension, reason = IMAGES[case]
     write_tar(
         tmp_path / "a.tar", [*good_pairs(), ("odd." + extension, data), ("odd.txt", b"an odd one")]
     )
@@ -179,12 +187,14 @@ TEXTS: dict[str, tuple[bytes | None, str | None]] = {
     "invalid UTF-8": (b"caf\xe9 \xff", "can't decode byte"),
     "one megabyte": (b"very long text " * 70_000, None),
     "one megabyte without a space": (b"x" * 1_000_000, None),
-    "control characters": (b"\x00\x01 a picture \x7f", None),
+    "control characters": (b"\x00\x01 an image \x7f", None),
 }
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_texts(case: str, tmp_path: Path, demo: Path) -> None:
+def test_an_odd_text_is_used_or_reported_with_its_reason(
+    case: str, tmp_path: Path, demo: Path
+) -> None:
     text, reason = TEXTS[case]
     odd: Members = [("odd.jpg", encoded(photo(), "JPEG"))]
     write_tar(
@@ -194,7 +204,8 @@ def test_texts(case: str, tmp_path: Path, demo: Path) -> None:
     keys, captions, bad = epoch([tmp_path / "a.tar"], [GOOD + 1], demo)
     if reason is None:
         assert "a/odd" in keys and not bad
-        assert max(map(len, captions)) < 100_000  # what no tower reads does not travel
+        # Text that no tower reads is cut before it travels.
+        assert max(map(len, captions)) < 100_000
     else:
         assert list(bad) == ["a/odd"] and reason in bad["a/odd"]
 
@@ -204,7 +215,7 @@ def cut(path: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """As a download leaves it that was cut after the file had been made as long as it should be."""
+    """Leaves the file as a cut download does that had reserved its whole length."""
     data = path.read_bytes()
     with tarfile.open(path) as tar:
         middle = tar.getmembers()[GOOD].offset
@@ -223,13 +234,15 @@ SHARDS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("case", SHARDS)
-def test_shards(case: str, workers: int, tmp_path: Path, demo: Path) -> None:
-    """A shard that went bad after it was counted: its pairs are replaced by those of the shard that follows."""
-    for number in range(3):
-        write_tar(tmp_path / f"{number}.tar", good_pairs(100 * number))
+def test_the_pairs_of_a_bad_shard_are_replaced(
+    case: str, workers: int, tmp_path: Path, demo: Path
+) -> None:
+    """A shard went bad after it was counted; pairs of the next shard replace its pairs."""
+    for index in range(3):
+        write_tar(tmp_path / f"{index}.tar", good_pairs(100 * index))
     SHARDS[case](tmp_path / "1.tar")
     keys, _, bad = epoch(
-        [tmp_path / f"{number}.tar" for number in range(3)], [GOOD] * 3, demo, workers=workers
+        [tmp_path / f"{index}.tar" for index in range(3)], [GOOD] * 3, demo, workers=workers
     )
     whole = {key for key in keys if key.startswith("1/")}
     assert len(keys) == 3 * GOOD and len(bad) == GOOD - len(whole)
@@ -240,17 +253,18 @@ def test_shards(case: str, workers: int, tmp_path: Path, demo: Path) -> None:
     }
 
 
-def test_nothing_but_bad_shards_ends_in_one_line(tmp_path: Path, demo: Path) -> None:
-    for number in range(2):
-        (tmp_path / f"{number}.tar").write_bytes(b"")
+def test_an_epoch_of_bad_shards_alone_ends_in_one_line(tmp_path: Path, demo: Path) -> None:
+    for index in range(2):
+        (tmp_path / f"{index}.tar").write_bytes(b"")
     with pytest.raises(
         UserError,
-        match=r"\.tar: no good pair in it nor in the 4 shards that follow \(not a readable tar \(empty file\)\)",
+        match=r"\.tar: no good pair in it nor in the 4 shards that follow "
+        r"\(not a readable tar \(empty file\)\)",
     ):
         epoch([tmp_path / "0.tar", tmp_path / "1.tar"], [GOOD, GOOD], demo)
 
 
-def test_keys_that_come_twice_are_bad_the_second_time(tmp_path: Path, demo: Path) -> None:
+def test_the_second_pair_with_the_same_key_is_bad(tmp_path: Path, demo: Path) -> None:
     write_tar(
         tmp_path / "a.tar",
         [*good_pairs(), ("0003.jpg", encoded(photo(99), "JPEG")), ("0003.txt", b"another")],
@@ -260,7 +274,9 @@ def test_keys_that_come_twice_are_bad_the_second_time(tmp_path: Path, demo: Path
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_long_foreign_dotted_and_nested_names(format: int, tmp_path: Path, demo: Path) -> None:
+def test_long_foreign_dotted_and_nested_names_are_read(
+    format: int, tmp_path: Path, demo: Path
+) -> None:
     names = ["img.1", "deep/er/img", "x" * 220, "日本/ÄÖ", "./dot", "a b", "%2F", ".hidden"]
     odd = [
         (f"{name}.{ext}", data)
@@ -301,7 +317,10 @@ class _RunsCode:
 
 
 def test_pickles_are_never_opened(tmp_path: Path, demo: Path) -> None:
-    """Under every extension that some loader unpickles, beside a pair and instead of its picture and text."""
+    """Every extension is tried that some loader unpickles.
+
+    The pickle lies beside a good pair, and in place of an image and of a text.
+    """
     trap = pickle.dumps(_RunsCode(tmp_path / "ran"))
     beside = [
         (f"0000.{extension}", trap)
@@ -321,11 +340,10 @@ def test_pickles_are_never_opened(tmp_path: Path, demo: Path) -> None:
     assert (tmp_path / "ran").exists()  # the trap works
 
 
-def test_members_out_of_order(tmp_path: Path, demo: Path) -> None:
+def test_members_out_of_order_are_paired_by_key(tmp_path: Path, demo: Path) -> None:
     members = good_pairs()
-    write_tar(
-        tmp_path / "a.tar", [*members[1::2], *members[::2][::-1]]
-    )  # all texts, then all pictures backwards
+    # All texts come first, then all images backwards.
+    write_tar(tmp_path / "a.tar", [*members[1::2], *members[::2][::-1]])
     keys, captions, bad = epoch([tmp_path / "a.tar"], [GOOD], demo)
     assert not bad and len(set(keys)) == GOOD
     assert all(
@@ -334,7 +352,7 @@ def test_members_out_of_order(tmp_path: Path, demo: Path) -> None:
     )
 
 
-def test_texts_without_a_picture_are_no_pairs(tmp_path: Path) -> None:
+def test_texts_without_an_image_are_no_pairs(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "a.tar",
         [*good_pairs(), ("lone.txt", b"text"), ("README", b"hello"), ("lone.json", b"{}")],

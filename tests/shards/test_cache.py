@@ -1,4 +1,8 @@
-"""Staging: from servers that fail, cut, lie and stall, the same batches as from local files; from dead ones, one clear line."""
+"""Shards from servers, through the shard cache.
+
+Servers that fail, cut, lie and stall give the same batches as local files. A dead server ends in
+one clear line.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(many: Path) -> tuple[str, ...]:
-    """A run on them in windows, so that shards are fetched as it goes."""
+    """A run that fetches its shards on the way, because its windows are small."""
     make = (
         f"data.make.folder={many}",
         "data.make.pairs=512",
@@ -93,7 +97,7 @@ def server(kind: str, folder: Path) -> AbstractContextManager[Any]:
 
 
 def spelt(options: dict[str, Any]) -> str:
-    """As Hydra's command line takes it."""
+    """Options in the grammar of Hydra's command line."""
     inside = ",".join(
         f"{key}:{spelt(value) if isinstance(value, dict) else json.dumps(value)}"
         for key, value in options.items()
@@ -123,8 +127,8 @@ def test_a_run_from_a_failing_server_equals_one_from_local_files(
     assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
-def test_a_folder_a_glob_and_a_brace_range_at_a_url(many: Path, tmp_path: Path) -> None:
-    stage = ShardCache(folder=str(tmp_path), stall=1, patience=60)
+def test_urls_may_be_a_folder_a_glob_or_a_list(many: Path, tmp_path: Path) -> None:
+    shard_cache = ShardCache(folder=str(tmp_path), stall=1, patience=60)
     whole = resolve(str(many / "train"), caption=TXT)
     names = [shard.name for shard in whole.shards]
     bare = tmp_path / "bare"
@@ -139,17 +143,21 @@ def test_a_folder_a_glob_and_a_brace_range_at_a_url(many: Path, tmp_path: Path) 
             f"{remote.url}/*.tar",
             [f"{remote.url}/{name}" for name in names[:3]],
         ):
-            found = resolve(shards, caption=TXT, cache=stage, progress=False)
+            found = resolve(shards, caption=TXT, cache=shard_cache, progress=False)
             assert [shard.name for shard in found.shards] == names[:3]
             assert found.counts.tolist() == [16, 16, 16]
-        assert resolve(f"{remote.url}/sub", caption=TXT, cache=stage).identity == whole.identity
+        assert (
+            resolve(f"{remote.url}/sub", caption=TXT, cache=shard_cache).identity == whole.identity
+        )
         with pytest.raises(UserError, match=r"no such file|neither"):
-            resolve(f"{remote.url}/nowhere/{MANIFEST_NAME}", caption=TXT, cache=stage)
+            resolve(f"{remote.url}/nowhere/{MANIFEST_NAME}", caption=TXT, cache=shard_cache)
         with pytest.raises(UserError, match=r"gone\.tar: no such file there"):
-            resolve(f"{remote.url}/gone.tar", caption=TXT, cache=stage, progress=False)
+            resolve(f"{remote.url}/gone.tar", caption=TXT, cache=shard_cache, progress=False)
 
 
-def test_a_dead_source_ends_in_one_line_within_the_patience(many: Path, tmp_path: Path) -> None:
+def test_a_dead_server_ends_the_run_in_one_line_within_the_patience(
+    many: Path, tmp_path: Path
+) -> None:
     with dead_server() as dead:
         staging = ("data.staging.stall=1", "data.staging.patience=4", "data.staging.folder=cache")
         shards = f"data.shards={dead}/{MANIFEST_NAME}"
@@ -173,8 +181,8 @@ def test_a_dead_source_ends_in_one_line_within_the_patience(many: Path, tmp_path
 
 
 @pytest.mark.long
-def test_a_source_that_dies_in_mid_run_ends_in_one_line(many: Path, tmp_path: Path) -> None:
-    """All that the run has saved is kept, and the same command goes on when the source is back."""
+def test_a_server_that_dies_during_a_run_ends_it_in_one_line(many: Path, tmp_path: Path) -> None:
+    """The checkpoints are kept, and the same command resumes when the server is back."""
     with flaky_http(many / "train", fail=0) as remote:
         staging = (
             "data.staging.stall=1",
@@ -207,83 +215,85 @@ def test_a_source_that_dies_in_mid_run_ends_in_one_line(many: Path, tmp_path: Pa
         assert sorted({step for step, _ in keys_of(folder.path)}) == list(range(1, 61))
 
 
-def _local(stage: ShardCache, url: str) -> None:
-    stage.local(url)
+def _local(shard_cache: ShardCache, url: str) -> None:
+    shard_cache.local(url)
 
 
 def test_processes_that_want_the_same_shard_fetch_it_once(many: Path, tmp_path: Path) -> None:
     name = sorted(path.name for path in (many / "train").glob("*.tar"))[0]
     with flaky_http(many / "train", fail=0) as remote:
-        stage = ShardCache(folder=str(tmp_path / "cache"))
+        shard_cache = ShardCache(folder=str(tmp_path / "cache"))
         context = multiprocessing.get_context("fork")
         processes = [
-            context.Process(target=_local, args=(stage, f"{remote.url}/{name}")) for _ in range(6)
+            context.Process(target=_local, args=(shard_cache, f"{remote.url}/{name}"))
+            for _ in range(6)
         ]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
         assert [process.exitcode for process in processes] == [0] * 6
-        assert remote.requests <= 4  # the size and the file, once, with what http asks around them
+        # The size and the file are requested once each; HTTP adds requests around them.
+        assert remote.requests <= 4
         assert (
-            stage.local(f"{remote.url}/{name}").read_bytes() == (many / "train" / name).read_bytes()
+            shard_cache.local(f"{remote.url}/{name}").read_bytes()
+            == (many / "train" / name).read_bytes()
         )
 
 
-def test_the_cache_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
+def test_a_full_cache_evicts_the_least_recently_used_shard(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
-    for number in range(6):
-        (tmp_path / "from" / f"{number}.tar").write_bytes(bytes(1000))
-    stage = ShardCache(folder=str(tmp_path / "cache"), paths=True, limit_gb=3.5e-6)
-    url = [str(tmp_path / "from" / f"{number}.tar") for number in range(6)]
-    for number in (0, 1, 2, 0, 3):
-        stage.local(url[number])
+    for index in range(6):
+        (tmp_path / "from" / f"{index}.tar").write_bytes(bytes(1000))
+    shard_cache = ShardCache(folder=str(tmp_path / "cache"), paths=True, limit_gb=3.5e-6)
+    url = [str(tmp_path / "from" / f"{index}.tar") for index in range(6)]
+    for index in (0, 1, 2, 0, 3):
+        shard_cache.local(url[index])
         time.sleep(0.01)
     assert {path.name[-5:] for path in (tmp_path / "cache").glob("*.tar")} == {
         "0.tar",
         "2.tar",
         "3.tar",
     }
-    with stage.local(url[4]).open("rb") as held:
-        for number in (5, 1, 2):
-            stage.local(url[number])
+    with shard_cache.local(url[4]).open("rb") as held:
+        for index in (5, 1, 2):
+            shard_cache.local(url[index])
         assert held.read() == bytes(1000)  # evicted under its reader
     (tmp_path / "from" / "large.tar").write_bytes(bytes(4000))
     with pytest.raises(
         UserError, match=r"data\.staging\.limit_gb=3\.5e-06: .*large\.tar has 4e-06 GB"
     ):
-        stage.local(str(tmp_path / "from" / "large.tar"))
+        shard_cache.local(str(tmp_path / "from" / "large.tar"))
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 3500
 
 
-def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+def test_the_cache_leaves_foreign_files_alone(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     (mine / "folder").mkdir(parents=True)
     (mine / "thesis.docx").write_bytes(bytes(5000))
     (tmp_path / "a.tar").write_bytes(bytes(100))
     (tmp_path / "b.tar").write_bytes(bytes(100))
-    stage = ShardCache(folder=str(mine), paths=True, limit_gb=1.5e-7)
+    shard_cache = ShardCache(folder=str(mine), paths=True, limit_gb=1.5e-7)
     for name in ("a.tar", "b.tar"):
-        assert stage.local(str(tmp_path / name)).read_bytes() == bytes(100)
+        assert shard_cache.local(str(tmp_path / name)).read_bytes() == bytes(100)
     assert (mine / "thesis.docx").stat().st_size == 5000 and (mine / "folder").is_dir()
     assert len(list(mine.glob("*.tar"))) == 1
 
 
-def test_a_copy_of_another_size_than_the_manifest_says_is_fetched_anew(tmp_path: Path) -> None:
+def test_a_copy_whose_size_is_not_that_of_the_manifest_is_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"old" * 10)
-    stage = ShardCache(folder=str(tmp_path / "cache"), paths=True)
-    stage.local(str(tmp_path / "a.tar"), 30)
+    shard_cache = ShardCache(folder=str(tmp_path / "cache"), paths=True)
+    shard_cache.local(str(tmp_path / "a.tar"), 30)
     (tmp_path / "a.tar").write_bytes(b"newer" * 10)
-    assert stage.local(str(tmp_path / "a.tar"), 50).read_bytes() == b"newer" * 10
+    assert shard_cache.local(str(tmp_path / "a.tar"), 50).read_bytes() == b"newer" * 10
 
 
-def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(100))
     cache = tmp_path / "cache"
     cache.mkdir()
-    (cache / ".0123456789abcdef-b.tar.99999999.4194304.0.partial").write_bytes(
-        bytes(9999)
-    )  # no process has that number
+    # 4194304 is above the largest process id, so no process can own this file.
+    (cache / ".0123456789abcdef-b.tar.99999999.4194304.0.partial").write_bytes(bytes(9999))
     ShardCache(folder=str(cache), paths=True, limit_gb=1e-6).local(str(tmp_path / "a.tar"))
     assert (
         [path.name for path in cache.glob("*.partial")]
@@ -292,25 +302,23 @@ def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
     )
 
 
-def test_a_manifest_that_is_out_of_date_is_told_from_a_cut(tmp_path: Path) -> None:
+def test_an_outdated_manifest_and_a_missing_shard_have_their_own_errors(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(100))
-    stage = ShardCache(folder=str(tmp_path / "cache"), paths=True, patience=5)
+    shard_cache = ShardCache(folder=str(tmp_path / "cache"), paths=True, patience=5)
     with pytest.raises(
         UserError, match="holds 100 bytes, the manifest says 120; make the manifest anew"
     ):
-        stage.local(str(tmp_path / "a.tar"), 120)
+        shard_cache.local(str(tmp_path / "a.tar"), 120)
     with pytest.raises(Vanished, match="no such file there"):
-        stage.local(str(tmp_path / "b.tar"), 120)
+        shard_cache.local(str(tmp_path / "b.tar"), 120)
     with pytest.raises(UserError, match=r"nowhere://x/a\.tar: fsspec cannot open it"):
-        stage.local("nowhere://x/a.tar")
-
-
-# --- fetching ahead
-# -----------------------------------------------------------------------------------------------------
+        shard_cache.local("nowhere://x/a.tar")
 
 
 @given(order=orders, data=st.data())
-def test_the_plan_brings_every_shard_before_it_is_needed(order: Order, data: st.DataObject) -> None:
+def test_the_plan_fetches_every_shard_before_it_is_needed(
+    order: Order, data: st.DataObject
+) -> None:
     lane = data.draw(st.integers(0, order.lanes - 1))
     length = order.sources[0].lane_length
     begin = data.draw(st.integers(0, 2 * length))
@@ -328,45 +336,47 @@ def test_the_plan_brings_every_shard_before_it_is_needed(order: Order, data: st.
         assert any(fetch.shard == shard and fetch.need <= position < fetch.last for fetch in plan)
 
 
-def test_lanes_are_merged_by_release() -> None:
+def test_the_plans_of_lanes_are_merged_by_release() -> None:
     order = Order(counts=[10] * 40, seed=0, lanes=4, window=20)
     plan = fetches(order, range(4), 0)
     releases = [next(plan).release for _ in range(200)]
     assert releases == sorted(releases)
 
 
-def test_the_process_that_fetches_ahead_brings_the_next_windows_and_ends_with_its_parent(
+def test_the_fetching_process_brings_the_next_windows_and_ends_when_stopped(
     many: Path, tmp_path: Path
 ) -> None:
     with flaky_http(many / "train", fail=0.3, stall=2) as remote:
-        stage = ShardCache(folder=str(tmp_path / "cache"), stall=1)
-        manifest = resolve(f"{remote.url}/{MANIFEST_NAME}", caption=TXT, cache=stage)
+        shard_cache = ShardCache(folder=str(tmp_path / "cache"), stall=1)
+        manifest = resolve(f"{remote.url}/{MANIFEST_NAME}", caption=TXT, cache=shard_cache)
         order = Order(counts=manifest.counts, seed=0, lanes=8, window=16)
-        ahead = FetchAhead(cache=stage, manifest=manifest, order=order, lanes=range(8), cursor=0)
+        ahead = FetchAhead(
+            cache=shard_cache, manifest=manifest, order=order, lanes=range(8), cursor=0
+        )
         ahead.at(0)
         process = ahead._process
         assert process is not None
         wanted = {shard for lane in range(8) for shard in order.window_at(lane, 0).shards}
         deadline = time.monotonic() + 60
-        while not all(stage.path_of(manifest.shards[shard].url).exists() for shard in wanted):
+        while not all(shard_cache.path_of(manifest.shards[shard].url).exists() for shard in wanted):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         ahead.at(15 * 8)
         wanted = {shard for lane in range(8) for shard in order.window_at(lane, 15).shards}
-        while not all(stage.path_of(manifest.shards[shard].url).exists() for shard in wanted):
+        while not all(shard_cache.path_of(manifest.shards[shard].url).exists() for shard in wanted):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         ahead.stop()
         assert not process.is_alive()
 
 
-def test_the_space_that_a_node_needs_is_told_or_refused_with_what_would_fit(
+def test_the_space_of_a_node_is_reported_or_refused_with_a_window_that_fits(
     many: Path, tmp_path: Path
 ) -> None:
     def module(**options: Any) -> PairsDataModule:
-        stage = ShardCache(folder=str(tmp_path), paths=True, **options)
+        shard_cache = ShardCache(folder=str(tmp_path), paths=True, **options)
         return data_module(
-            str(many / "train"), many / "tokenizer", chunk_size=8, window=32, staging=stage
+            str(many / "train"), many / "tokenizer", chunk_size=8, window=32, staging=shard_cache
         )
 
     def needed(nodes: int, window: int | None = None) -> int:
@@ -388,33 +398,30 @@ def test_the_space_that_a_node_needs_is_told_or_refused_with_what_would_fit(
         module(limit_gb=1e-9).check_space(1)
 
 
-def test_space_is_that_of_the_windows_at_hand_and_next() -> None:
+def test_a_node_needs_space_for_the_present_and_the_next_windows() -> None:
     order = Order(counts=[10] * 1000, seed=0, lanes=10, window=30)
     sizes = np.full(1000, 7)
     most = space_needed(order, sizes, range(10))
-    assert 10 * 6 * 7 <= most <= 10 * 8 * 7  # two windows of three shards, one or two cut in two
+    # Two windows of three shards each, and one or two more shards that a window cuts.
+    assert 10 * 6 * 7 <= most <= 10 * 8 * 7
     small = Order(counts=[10] * 5, seed=0, lanes=2, window=1000)
     assert space_needed(small, sizes[:5], range(2)) == 5 * 7
 
 
-# --- shards that vanish
-# ---------------------------------------------------------------------------------------------------
-
-
 def last_needed(many: Path) -> tuple[int, int]:
-    """The shard whose first pair comes last in the run, and the step (from 1) at which it comes."""
+    """The shard whose first pair comes last in the run, and the step (from 1) of that pair."""
     manifest = resolve(str(many / "train"), caption=TXT)
     order = Order(counts=manifest.counts, seed=0, lanes=8, window=16)
     first: dict[int, int] = {}
     for step in range(12):
         for shard in order.global_batch(step * 32, 32, np.arange(32)).shard.tolist():
             first.setdefault(shard, step + 1)
-    shard = max(first, key=lambda number: first[number])
+    shard = max(first, key=lambda each: first[each])
     return shard, first[shard]
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_a_vanished_shard_is_dropped_by_choice_with_a_line_in_the_lineage(
+def test_a_vanished_shard_may_be_dropped_and_the_lineage_records_it(
     ranks: int, many: Path, local: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(many / "train", tmp_path / "train")
@@ -463,11 +470,11 @@ def test_a_vanished_shard_is_dropped_by_choice_with_a_line_in_the_lineage(
 def test_selections_keep_pairs_by_key_and_are_part_of_the_identity(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     rows, kept = [], []
-    for number in range(4):
+    for index in range(4):
         names = [f"{key:05d}" for key in random.permutation(1000)[:20]]
         rows.append(
             write_shard(
-                tmp_path / f"{number}.tar",
+                tmp_path / f"{index}.tar",
                 [(key, {"jpg": b"?", "txt": key.encode()}) for key in names],
             )
         )
@@ -477,19 +484,19 @@ def test_selections_keep_pairs_by_key_and_are_part_of_the_identity(tmp_path: Pat
     bits = []
     for row, keep in zip(rows, kept, strict=True):
         reader = ShardReader(Path(row.url), TXT)
-        keys = sorted(reader.key(number).partition("/")[2] for number in range(len(reader)))
+        keys = sorted(reader.key(index).partition("/")[2] for index in range(len(reader)))
         bits.append(np.array([key in keep for key in keys]))
     whole.write(tmp_path / "half.jsonl", kept=bits)
     half = resolve(str(tmp_path / "half.jsonl"), caption=TXT)
     assert half.counts.tolist() == [len(keep) for keep in kept]
     assert half.identity != resolve(str(tmp_path / "whole.jsonl"), caption=TXT).identity
-    for number, (row, keep) in enumerate(zip(half.shards, kept, strict=True)):
+    for index, (row, keep) in enumerate(zip(half.shards, kept, strict=True)):
         assert row.selection is not None
         reader = ShardReader(
             Path(row.url), TXT, pairs=row.pairs, kept=row.selection.read(ShardCache())
         )
         assert {reader.key(pair) for pair in range(len(reader))} == {
-            f"{number}/{key}" for key in keep
+            f"{index}/{key}" for key in keep
         }
         assert [reader.read(pair)[1].decode() for pair in range(len(reader))] == [
             reader.key(pair).partition("/")[2] for pair in range(len(reader))

@@ -1,4 +1,7 @@
-"""Folders as img2dataset leaves them: their manifest without opening a tar, and filters as selections."""
+"""Folders that img2dataset has written.
+
+Their manifest is made without opening a tar, and a filter of them is a selection.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,21 @@ CAPTION = CaptionSource("txt", None)
 
 
 def pairs_of(tar: Path) -> list[tuple[str, bytes, str]]:
-    """(key, picture, text)."""
+    """Key, image and text of each pair."""
     reader = ShardReader(tar, CAPTION)
     pairs = [
-        (reader.key(number).partition("/")[2], *reader.read(number))
-        for number in range(len(reader))
+        (reader.key(index).partition("/")[2], *reader.read(index)) for index in range(len(reader))
     ]
     reader.close()
-    return [(key, picture, text.decode()) for key, picture, text in pairs]
+    return [(key, image, text.decode()) for key, image, text in pairs]
 
 
 @pytest.fixture
 def downloaded(demo: Path, tmp_path: Path) -> Path:
-    """The demo's shards with a table beside each, whose rows stand in another order and tell of failures too."""
+    """The demo's shards with a table beside each.
+
+    The rows of a table have another order than the pairs, and some are failed downloads.
+    """
     folder = tmp_path / "shards"
     folder.mkdir()
     for tar in sorted((demo / "train").glob("*.tar")):
@@ -44,9 +49,9 @@ def downloaded(demo: Path, tmp_path: Path) -> Path:
             "url": [f"https://example.org/{key}.png" for key, _, _ in pairs]
             + ["https://example.org/gone.png"] * failures,
             "caption": [text for _, _, text in pairs] + ["gone"] * failures,
-            "key": [key for key, _, _ in pairs] + [f"{number:09d}x" for number in range(failures)],
+            "key": [key for key, _, _ in pairs] + [f"{index:09d}x" for index in range(failures)],
             "status": ["success"] * len(pairs) + ["failed_to_download"] * failures,
-            "original_width": [400 + number for number in range(len(pairs))] + [None] * failures,
+            "original_width": [400 + index for index in range(len(pairs))] + [None] * failures,
             "original_height": [300] * len(pairs) + [None] * failures,
         }
         parquet.write_table(pa.table(table), folder / f"{tar.stem}.parquet", row_group_size=50)
@@ -63,23 +68,23 @@ def kept_keys(manifest: Path) -> set[str]:
         reader = ShardReader(
             Path(shard.url), CAPTION, pairs=shard.pairs, kept=shard.selection.read(ShardCache())
         )
-        keys |= {reader.key(number) for number in range(len(reader))}
+        keys |= {reader.key(index) for index in range(len(reader))}
         reader.close()
     return keys
 
 
-def test_pictures_near_those_of_evaluation_are_hashed_and_left_out(
+def test_images_near_those_of_evaluation_are_hashed_and_left_out(
     downloaded: Path, tmp_path: Path
 ) -> None:
     pairs = {
-        f"{tar.stem}/{key}": picture
+        f"{tar.stem}/{key}": image
         for tar in sorted(downloaded.glob("*.tar"))
-        for key, picture, _ in pairs_of(tar)
+        for key, image, _ in pairs_of(tar)
     }
     chosen = sorted(pairs)[3::100]
     (tmp_path / "evaluation").mkdir()
-    for number, key in enumerate(chosen):
-        (tmp_path / "evaluation" / f"{number}.png").write_bytes(pairs[key])
+    for index, key in enumerate(chosen):
+        (tmp_path / "evaluation" / f"{index}.png").write_bytes(pairs[key])
     off = [
         f"rules.{name}=null"
         for name in ("texts_per_image", "images_per_text", "unigrams", "rare_tokens")
@@ -99,7 +104,7 @@ def test_pictures_near_those_of_evaluation_are_hashed_and_left_out(
     assert not list((tmp_path / "out").glob(".*")) and not (tmp_path / "out" / "work").exists()
 
 
-def test_sizes_are_those_of_the_web(downloaded: Path, tmp_path: Path) -> None:
+def test_the_filter_uses_the_sizes_before_the_download(downloaded: Path, tmp_path: Path) -> None:
     off = [
         f"rules.{name}=null"
         for name in ("texts_per_image", "images_per_text", "unigrams", "rare_tokens")
@@ -124,11 +129,13 @@ def test_sizes_are_those_of_the_web(downloaded: Path, tmp_path: Path) -> None:
     assert kept_keys(tmp_path / "out" / "manifest.jsonl") == wanted
 
 
-def test_manifest_by_statistics_here_and_at_a_url(downloaded: Path, tmp_path: Path) -> None:
+def test_a_manifest_is_made_from_statistics_on_disk_and_at_a_url(
+    downloaded: Path, tmp_path: Path
+) -> None:
     run("shards=shards", cwd=tmp_path, module="data.manifest")
     here = read_manifest(str(downloaded / "manifest.jsonl"), cache=ShardCache())
     with flaky_http(downloaded, fail=0.2, stall=1.0) as server:
-        stage = ShardCache(folder=str(tmp_path / "cache"))
+        cache = ShardCache(folder=str(tmp_path / "cache"))
         run(
             f"shards={server.url}",
             "to=there.jsonl",
@@ -136,7 +143,7 @@ def test_manifest_by_statistics_here_and_at_a_url(downloaded: Path, tmp_path: Pa
             module="data.manifest",
             XDG_CACHE_HOME=str(tmp_path / "cache"),
         )
-        there = read_manifest(str(tmp_path / "there.jsonl"), cache=stage)
+        there = read_manifest(str(tmp_path / "there.jsonl"), cache=cache)
     assert here.identity == there.identity and here.pairs == 512
     assert not list(downloaded.glob(".*.npz")) and not list((tmp_path / "cache").rglob("*.tar")), (
         "no tar was opened"
@@ -151,10 +158,10 @@ def test_manifest_by_statistics_here_and_at_a_url(downloaded: Path, tmp_path: Pa
         ("00000128_stats.json", b"{}", ""),
     ],
 )
-def test_broken_statistics(
+def test_only_a_broken_table_stops_the_manifest(
     file: str, content: bytes | None, told: str, downloaded: Path, tmp_path: Path
 ) -> None:
-    """A shard's table counts where there is one, else its statistics."""
+    """A shard's pairs are counted from its table, or from its statistics if it has none."""
     (downloaded / file).unlink()
     if content is not None:
         (downloaded / file).write_bytes(content)

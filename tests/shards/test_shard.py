@@ -1,4 +1,4 @@
-"""Shards: what is written is read back; what is no shard ends in one clear line."""
+"""Shards are read back as they were written; a broken one ends in one clear line."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ TXT = CaptionSource.parse("txt")
 
 
 PAIRS = [
-    (f"{number:03d}", {"jpg": bytes([number] * 50), "txt": f"text {number}".encode()})
-    for number in range(20)
+    (f"{index:03d}", {"jpg": bytes([index] * 50), "txt": f"text {index}".encode()})
+    for index in range(20)
 ]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_a_written_shard_is_read_back(tmp_path: Path) -> None:
     row = write_shard(tmp_path / "a.tar", PAIRS)
     reader = ShardReader(tmp_path / "a.tar", TXT)
     assert row.pairs == len(reader) == 20
     assert row.bytes == (tmp_path / "a.tar").stat().st_size
-    assert [reader.read(number) for number in range(20)] == [(m["jpg"], m["txt"]) for _, m in PAIRS]
+    assert [reader.read(index) for index in range(20)] == [(m["jpg"], m["txt"]) for _, m in PAIRS]
     assert reader.key(3) == "a/003"
     assert (
         load_index(tmp_path / "a.tar").sizes.tolist()
@@ -56,7 +56,7 @@ def test_webdataset_reads_what_we_write(tmp_path: Path) -> None:
     ]
 
 
-def test_keys_with_dots_slashes_long_and_foreign_names_and_lone_members(tmp_path: Path) -> None:
+def test_dotted_nested_long_and_foreign_keys_and_lone_members_are_read(tmp_path: Path) -> None:
     names = ["img.1", "deep/er/img", "x" * 180, "ÄÖ/日本"]
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         for name in [
@@ -68,8 +68,9 @@ def test_keys_with_dots_slashes_long_and_foreign_names_and_lone_members(tmp_path
             member = tarfile.TarInfo(name)
             member.size = len(name.encode())
             tar.addfile(member, io.BytesIO(name.encode()))
-    reader = ShardReader(tmp_path / "a.tar", TXT)  # members out of order: all pictures first
-    assert [reader.key(number) for number in range(len(reader))] == [
+    # The members are out of order: all images come first.
+    reader = ShardReader(tmp_path / "a.tar", TXT)
+    assert [reader.key(index) for index in range(len(reader))] == [
         f"a/{name}" for name in (*names, "lone")
     ]
     with pytest.raises(ValueError, match=r"no member \.txt"):
@@ -90,7 +91,7 @@ def test_a_stale_or_torn_index_is_built_again(tmp_path: Path) -> None:
         ShardReader(path, TXT, pairs=6)
 
 
-def test_broken_shards_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_broken_shard(tmp_path: Path) -> None:
     whole = tmp_path / "a.tar"
     write_shard(whole, PAIRS)
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[: 512 * 37 + 100])
@@ -113,7 +114,7 @@ def test_broken_shards_are_named(tmp_path: Path) -> None:
 def test_a_tar_cut_anywhere_is_refused_or_whole(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
-    """Nothing but the padding at the end may be missing without a word."""
+    """Only the padding at the end may be missing without an error."""
     folder = tmp_path_factory.mktemp("cut")
     write_shard(folder / "a.tar", PAIRS)
     data = (folder / "a.tar").read_bytes()
@@ -121,7 +122,7 @@ def test_a_tar_cut_anywhere_is_refused_or_whole(
     (folder / "b.tar").write_bytes(data[:-cut])
     reader = ShardReader(folder / "b.tar", TXT, pairs=20)
     if not reader.index.fault:
-        assert [reader.read(number) for number in range(20)] == [
+        assert [reader.read(index) for index in range(20)] == [
             (m["jpg"], m["txt"]) for _, m in PAIRS
         ]
         return
@@ -129,11 +130,10 @@ def test_a_tar_cut_anywhere_is_refused_or_whole(
         scan([str(folder / "b.tar")], caption=TXT, source="", progress=False)
     assert len(reader) == 20
     reasons = set()
-    for number, (_, members) in enumerate(
-        PAIRS
-    ):  # what came before the cut is whole, the rest says why it is not there
+    # Pairs before the cut are whole; each other one raises the reason of its absence.
+    for index, (_, members) in enumerate(PAIRS):
         try:
-            assert reader.read(number) == (members["jpg"], members["txt"])
+            assert reader.read(index) == (members["jpg"], members["txt"])
         except ValueError as error:
             reasons.add(str(error))
     assert reasons <= {reader.index.fault, "no member .txt"}
@@ -143,7 +143,7 @@ def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(
     tmp_path: Path,
 ) -> None:
     rows = tuple(
-        write_shard(tmp_path / f"{number:03d}.tar", PAIRS[: number + 2]) for number in range(4)
+        write_shard(tmp_path / f"{index:03d}.tar", PAIRS[: index + 2]) for index in range(4)
     )
     Manifest(rows, "").write(tmp_path / MANIFEST_NAME)
     bare = tmp_path / "bare"
@@ -171,7 +171,7 @@ def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(
             resolve(shards, caption=TXT, progress=False)
 
 
-def test_captions_from_text_and_json() -> None:
+def test_captions_are_read_from_text_and_json() -> None:
     assert TXT.read(b" a cat\n") == ["a cat"]
     assert CaptionSource.parse("json:alt").read(b'{"alt": "a dog"}') == ["a dog"]
     assert CaptionSource.parse("json:alt").read(b'{"alt": ["a", " ", "b", 3]}') == ["a", "b"]

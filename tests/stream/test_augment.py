@@ -1,4 +1,4 @@
-"""Augmentation is drawn from the pair."""
+"""The augmentation of an image is drawn from its pair alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_augmentation_is_drawn_from_the_pair_alone(tmp_path: Path, demo: Path) -
     Image.fromarray(noise).save(file, "PNG")
     write_shard(
         tmp_path / "0.tar",
-        [(f"{number}", {"png": file.getvalue(), "txt": b"text"}) for number in range(8)],
+        [(f"{index}", {"png": file.getvalue(), "txt": b"text"}) for index in range(8)],
     )
     augmentation = Augmentation(
         transforms=[v2.RandomAffine(degrees=45), v2.ColorJitter(hue=0.4)], size=20
@@ -39,4 +39,5 @@ def test_augmentation_is_drawn_from_the_pair_alone(tmp_path: Path, demo: Path) -
     )
     torch.random.set_rng_state(before)
     pairs.draw(0, 0, seed=5)
-    assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's random numbers move
+    # Drawing does not advance torch's global generator.
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -22,13 +22,12 @@ def test_a_data_module_makes_its_shards_before_it_opens_them(demo: Path, tmp_pat
     assert data.manifest.pairs == 512
 
 
-def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint(
+def test_two_sources_mix_exactly_on_every_rank_and_resume_from_a_checkpoint(
     demo: Path,
 ) -> None:
-    """3 .
+    """Three quarters come from the training shards, one quarter from the held-out ones.
 
-    1 of the training shards and the held-out ones: by keys, on 1 and on 2 ranks; from a state saved
-    at step 5.
+    Keys are compared on 1 and on 2 ranks, and after a resume from a state saved at step 5.
     """
 
     def module() -> PairsDataModule:
@@ -36,7 +35,7 @@ def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint
         return data_module(shards, demo / "tokenizer", weights=[3, 1], chunk_size=16, window=64)
 
     def keys(chunks: TrainingChunks, step: int) -> list[list[str]]:
-        made = [chunks[step, number] for number in range(2)]
+        made = [chunks[step, index] for index in range(2)]
         return [item[0].keys for item in made if not isinstance(item, Gone)]
 
     whole = module()
@@ -59,10 +58,14 @@ def test_two_sources_are_mixed_exactly_on_every_rank_and_go_on_from_a_checkpoint
     ]
 
 
-def test_a_run_stops_where_too_many_pairs_are_bad(
+def test_a_run_stops_if_too_many_pairs_are_bad(
     demo: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """Two of four shards turn out to be garbage: replaced, written down, and past the share the run stops; one line."""
+    """Two of four shards turn out to be garbage.
+
+    The run replaces their pairs and writes them down. It stops with one line once their share is
+    above the limit.
+    """
     shutil.copytree(demo / "train", tmp_path / "train")
     for path in sorted((tmp_path / "train").glob("*.tar"))[:2]:
         path.write_bytes(b"garbage" * 1000)
@@ -71,7 +74,8 @@ def test_a_run_stops_where_too_many_pairs_are_bad(
     assert done.returncode != 0 and "Traceback" not in done.stderr
     (told,) = [line for line in done.stderr.splitlines() if "align_train: " in line]
     assert re.search(
-        r"step \d+: \d+ of \d+ pairs could not be used, more than data\.max_bad_share=0\.1; see .*bad_pairs",
+        r"step \d+: \d+ of \d+ pairs could not be used, "
+        r"more than data\.max_bad_share=0\.1; see .*bad_pairs",
         told,
     )
     lines = [

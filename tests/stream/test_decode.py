@@ -1,4 +1,4 @@
-"""Pictures of every kind come out upright, RGB, at size; the fast path against a plain float one."""
+"""Images of every kind are decoded upright, as RGB, at the size of the view."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_half_red(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> 
         encoded(half_red().convert("CMYK"), "JPEG", quality=95),
     ],
 )
-def test_kinds_of_pictures(data: bytes) -> None:
+def test_every_kind_of_image_is_decoded(data: bytes) -> None:
     assert_half_red(decode(data, WHOLE, 16))
 
 
@@ -64,7 +64,7 @@ def test_exif_rotation_is_applied() -> None:
     assert_half_red(decode(encoded(lying, "JPEG", quality=95, subsampling=0, exif=exif), WHOLE, 16))
 
 
-def test_grey_and_16_bit() -> None:
+def test_grey_images_of_8_and_16_bits_decode_alike() -> None:
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     wide = decode(encoded(Image.fromarray(ramp), "PNG"), WHOLE, 64)
     narrow = decode(
@@ -75,7 +75,7 @@ def test_grey_and_16_bit() -> None:
     assert wide.max() > 250
 
 
-def test_transparency_lies_on_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     assert (decode(encoded(clear, "PNG"), WHOLE, 8) == 255).all()
     palette = Image.new("P", (32, 32), 0)
@@ -83,7 +83,7 @@ def test_transparency_lies_on_white() -> None:
     assert (decode(encoded(palette, "PNG", transparency=0), WHOLE, 8) == 255).all()
 
 
-def test_bad_pictures_say_why() -> None:
+def test_errors_say_why_an_image_is_bad() -> None:
     jpeg = encoded(half_red(), "JPEG")
     for data, reason in [
         (b"", "not a JPEG"),
@@ -97,7 +97,7 @@ def test_bad_pictures_say_why() -> None:
 
 
 def test_an_orientation_that_is_no_number_is_ignored() -> None:
-    """Orientation 6, but as a field of bytes: Pillow hands it over as it is."""
+    """Orientation 6 is stored as bytes here, and Pillow returns those bytes."""
     entry = struct.pack("<HHI4s", 0x0112, 7, 1, b"\x06")
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
     plain = encoded(half_red(), "JPEG")
@@ -106,20 +106,20 @@ def test_an_orientation_that_is_no_number_is_ignored() -> None:
     assert np.array_equal(decode(odd, WHOLE, 16), decode(plain, WHOLE, 16))
 
 
-def test_bombs_are_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_are_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_module, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(ValueError, match="decompression bomb"):
         decode(encoded(half_red(), "PNG"), WHOLE, 16)
 
 
-def test_one_pixel() -> None:
+def test_an_image_of_one_pixel_is_decoded() -> None:
     assert (
         decode(encoded(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"), WHOLE, 16) == [9, 8, 7]
     ).all()
 
 
-def test_a_view_is_the_papers_resize_and_crop() -> None:
-    """Squash to 346, crop 289 at the centre: the same pixels, but for rounding at the crop's border."""
+def test_the_centre_view_is_the_resize_and_crop_of_the_paper() -> None:
+    """Pillow resizes to 346 and crops 289 at the centre; the pixels differ only by rounding."""
     noise = Random(0)
     rough = Image.frombytes("RGB", (40, 30), noise.randbytes(3600)).resize(
         (500, 375), Image.Resampling.BICUBIC
@@ -131,7 +131,7 @@ def test_a_view_is_the_papers_resize_and_crop() -> None:
     assert difference.max() <= 2
 
 
-def test_views_are_drawn_from_the_number_alone_and_stay_inside() -> None:
+def test_views_depend_on_the_seed_alone_and_stay_inside_the_image() -> None:
     for views in (
         Views(image_size=289, resize_size=346),
         Views(image_size=64, resize_size=64, least_scale=0.2),
@@ -146,8 +146,8 @@ def test_views_are_drawn_from_the_number_alone_and_stay_inside() -> None:
 @pytest.mark.skipif(
     not PHOTOS.exists(), reason="real photos lie beside the project, where they are"
 )
-def test_scaled_decode_loses_nothing_on_real_photos() -> None:
-    """Half-scale JPEG decode, then resize, against full decode and resize in float: at least 40 dB."""
+def test_scaled_decode_keeps_40_db_on_real_photos() -> None:
+    """A scaled JPEG decode plus a resize is compared with a full decode and a resize in float."""
     for path in sorted(PHOTOS.glob("*.jpg"))[:25]:
         fast = decode(path.read_bytes(), WHOLE, 100).astype(float)
         image = Image.open(path).convert("RGB")
@@ -193,8 +193,11 @@ def test_a_snapped_view_lies_inside_and_within_a_pixel_of_the_view(
         assert min(right - left, bottom - top) >= size
 
 
-def test_the_fast_way_and_the_general_way_agree() -> None:
-    """The same JPEG, and as a PNG of the same pixels, at views that lie on whole pixels: within rounding."""
+def test_the_fast_and_the_general_decoder_agree() -> None:
+    """A JPEG and a PNG of its pixels give the same views within rounding.
+
+    The views lie on whole pixels.
+    """
     rough = Image.frombytes("RGB", (40, 30), Random(0).randbytes(3600)).resize(
         (400, 300), Image.Resampling.BICUBIC
     )

@@ -1,4 +1,7 @@
-"""The order: each pair once an epoch, the same for every world, a pure function of position, and never changed by accident."""
+"""The order visits each pair once an epoch and is a pure function of the position.
+
+It does not depend on the number of ranks. Golden values catch an accidental change.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from align_train.stream.source_order import Visits
 from tests.support.orders import orders
 
 
-def numbers(order: Order, visits: Visits) -> list[int]:
-    """Each visited pair's number among all pairs, in the manifest's order."""
+def indices(order: Order, visits: Visits) -> list[int]:
+    """The index of each visited pair among all pairs, in the manifest's order."""
     starts = np.concatenate([[0], np.cumsum(order.counts)])
     assert (visits.pair >= 0).all()
     assert (visits.pair < order.counts[visits.shard]).all()
-    return [int(number) for number in starts[visits.shard] + visits.pair]
+    return [int(index) for index in starts[visits.shard] + visits.pair]
 
 
 def epoch_of(order: Order, epoch: int) -> list[int]:
-    """The numbers of the pairs of an epoch of the (first) source, lane by lane."""
+    """The indices of the pairs in an epoch of the first source, lane by lane."""
     (source, *_) = order.sources
     lane = np.repeat(np.arange(source.lanes), source.lane_length)
     position = np.tile(np.arange(source.lane_length), source.lanes) + epoch * source.lane_length
-    return numbers(order, source.at(lane, position))
+    return indices(order, source.at(lane, position))
 
 
 @given(order=orders, epoch=st.integers(0, 1000))
@@ -40,30 +43,30 @@ def test_an_epoch_has_each_pair_at_most_once_and_leaves_out_fewer_than_the_lanes
 
 
 @given(order=orders, per_lane=st.integers(1, 5), step=st.integers(0, 500), data=st.data())
-def test_a_global_batch_is_the_same_for_every_split_and_whatever_was_asked_before(
+def test_a_global_batch_does_not_depend_on_the_split_or_on_earlier_reads(
     order: Order, per_lane: int, step: int, data: st.DataObject
 ) -> None:
     size = per_lane * order.lanes
-    whole = numbers(order, order.global_batch(step * size, size, np.arange(size)))
+    whole = indices(order, order.global_batch(step * size, size, np.arange(size)))
     world = data.draw(
         st.sampled_from([world for world in (1, 2, 4, 8, 16) if order.lanes % world == 0])
     )
     afresh = Order(counts=order.counts, seed=order.seed, lanes=order.lanes, window=order.window)
     parts = np.arange(size).reshape(world, -1)
     assert [
-        n for part in parts for n in numbers(afresh, afresh.global_batch(step * size, size, part))
+        n for part in parts for n in indices(afresh, afresh.global_batch(step * size, size, part))
     ] == whole
 
 
 @settings(max_examples=20, deadline=None)
 @given(order=orders)
-def test_a_global_batch_goes_on_where_the_last_one_ended(order: Order) -> None:
-    """One epoch read batch by batch is that epoch."""
+def test_global_batches_follow_each_other_without_a_gap(order: Order) -> None:
+    """Reading one epoch batch by batch gives the pairs of that epoch."""
     size = order.lanes
     read = [
         n
         for step in range(order.sources[0].lane_length)
-        for n in numbers(order, order.global_batch(step * size, size, np.arange(size)))
+        for n in indices(order, order.global_batch(step * size, size, np.arange(size)))
     ]
     assert sorted(read) == sorted(epoch_of(order, 0))
 
@@ -79,7 +82,10 @@ def test_permute_is_a_permutation(size: int, key: int) -> None:
 
 
 def test_permute_looks_uniform() -> None:
-    """Over many keys every point goes everywhere about equally often (chi-square, 6 standard deviations)."""
+    """Over many keys, every point goes to every place about equally often.
+
+    The bound is 6 standard deviations of chi-square.
+    """
     size, keys = 16, 20_000
     key = np.repeat(hash_words(np.arange(keys)), size)
     out = permute(np.tile(np.arange(size), keys), np.full(size * keys, size), key).reshape(
@@ -91,33 +97,37 @@ def test_permute_looks_uniform() -> None:
         assert chi_square < (size - 1) + 6 * np.sqrt(2 * (size - 1))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     order = Order(counts=[100] * 5, seed=1, lanes=4, window=16)
     other = Order(counts=[100] * 5, seed=2, lanes=4, window=16)
     assert epoch_of(order, 0) != epoch_of(order, 1)
     assert epoch_of(order, 0) != epoch_of(other, 0)
 
 
-def test_the_remainder_is_not_the_same_pairs_in_every_epoch() -> None:
+def test_the_remainder_is_other_pairs_in_other_epochs() -> None:
     for window in (2, 1000):  # many windows; one window over everything
         order = Order(counts=[5, 6], seed=0, lanes=8, window=window)
         left_out = {
-            number for epoch in range(40) for number in set(range(11)) - set(epoch_of(order, epoch))
+            index for epoch in range(40) for index in set(range(11)) - set(epoch_of(order, epoch))
         }
         assert left_out == set(range(11))
 
 
-def test_golden_order() -> None:
-    """If this fails, every run in the world would resume on other pairs than it stopped at: do not change the numbers."""
+def test_the_order_equals_its_golden_values() -> None:
+    """Never change the golden values.
+
+    If this test fails, every saved run would resume with other pairs than those that follow its
+    last step.
+    """
     order = Order(counts=[7, 5, 9, 11], seed=42, lanes=4, window=3)
-    assert numbers(order, order.global_batch(8, 8, np.arange(8))) == GOLDEN_MANY_WINDOWS
+    assert indices(order, order.global_batch(8, 8, np.arange(8))) == GOLDEN_MANY_WINDOWS
     order = Order(counts=[7, 5, 9, 11], seed=42, lanes=4, window=100)
-    assert numbers(order, order.global_batch(40, 8, np.arange(8))) == GOLDEN_ONE_WINDOW
+    assert indices(order, order.global_batch(40, 8, np.arange(8))) == GOLDEN_ONE_WINDOW
 
     order = Order(
         counts=[7, 5, 9, 11, 40], seed=42, lanes=8, window=3, sources=[4, 1], weights=[3, 1]
     )
-    assert numbers(order, order.global_batch(40, 16, np.arange(16))) == GOLDEN_TWO_SOURCES
+    assert indices(order, order.global_batch(40, 16, np.arange(16))) == GOLDEN_TWO_SOURCES
 
 
 GOLDEN_MANY_WINDOWS = [19, 17, 11, 1, 22, 23, 29, 31]
@@ -130,16 +140,14 @@ GOLDEN_TWO_SOURCES = [10, 11, 24, 26, 61, 63, 29, 30, 14, 15, 20, 19, 40, 44, 3,
 
 
 @given(order=orders, data=st.data())
-def test_an_order_asked_backwards_tells_where_a_pair_comes(
-    order: Order, data: st.DataObject
-) -> None:
+def test_find_gives_the_position_of_a_pair(order: Order, data: st.DataObject) -> None:
     epoch = data.draw(st.integers(0, 50))
     shard = data.draw(st.sampled_from(np.flatnonzero(order.counts).tolist()))
     pair = data.draw(st.integers(0, int(order.counts[shard]) - 1))
-    number = int(order.counts[:shard].sum()) + pair
+    index = int(order.counts[:shard].sum()) + pair
     found = order.find(shard, pair, epoch)
     if found is None:  # the remainder
-        assert number not in epoch_of(order, epoch)
+        assert index not in epoch_of(order, epoch)
     else:
         visits = order.at(np.array([found[0]]), np.array([found[1]]))
         assert (visits.epoch[0], visits.shard[0], visits.pair[0]) == (epoch, shard, pair)
@@ -201,8 +209,11 @@ def test_two_sources_share_every_batch_on_every_rank_exactly(
 
 @settings(max_examples=10)
 @given(order=mixtures)
-def test_each_source_has_epochs_of_its_own_with_each_pair_once(order: Order) -> None:
-    """Read batch by batch until the longer epoch is over: each source's first epoch is whole and in its own time."""
+def test_each_source_has_its_own_epochs_with_each_pair_once(order: Order) -> None:
+    """The test reads batches until the longer epoch is over.
+
+    Then the first epoch of each source is whole, and each took its own time.
+    """
     longest = max(source.lane_length for source in order.sources)
     visits = [
         order.global_batch(step * order.lanes, order.lanes, np.arange(order.lanes))
@@ -221,7 +232,7 @@ def test_each_source_has_epochs_of_its_own_with_each_pair_once(order: Order) -> 
 
 
 @given(order=orders, data=st.data(), epoch=st.integers(0, 20))
-def test_a_vanished_shard_moves_nothing_but_its_own_pairs(
+def test_a_vanished_shard_moves_only_its_own_pairs(
     order: Order, data: st.DataObject, epoch: int
 ) -> None:
     there = np.flatnonzero(order.counts).tolist()
@@ -247,7 +258,7 @@ def test_a_vanished_shard_moves_nothing_but_its_own_pairs(
     }
 
 
-def test_lanes_are_shared_out_by_weights_or_refused() -> None:
+def test_lanes_divide_by_the_weights_or_are_refused() -> None:
     assert lane_pattern([3, 1]).tolist() == [0, 0, 1, 0]
     assert lane_pattern([2, 3]).tolist() == [1, 0, 1, 0, 1]
     assert lane_pattern([6, 2]).tolist() == lane_pattern([3, 1]).tolist()

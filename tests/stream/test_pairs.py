@@ -1,4 +1,4 @@
-"""The offline commands: the demo's shards, packing, manifests; and what the stream makes of odd pairs."""
+"""The stream replaces bad pairs, gives equal contents equal ids and draws captions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.images import plain_image
 from tests.support.shards import TXT, chunks_of
 
 
-def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: Path) -> None:
+def test_a_bad_pair_is_replaced_by_its_neighbour_and_reported(tmp_path: Path, demo: Path) -> None:
     pairs = [
-        (f"{number:02d}", {"png": plain_image((number, 0, 0)), "txt": f"{number}".encode()})
-        for number in range(8)
+        (f"{index:02d}", {"png": plain_image((index, 0, 0)), "txt": f"{index}".encode()})
+        for index in range(8)
     ]
-    pairs[3] = ("03", {"png": b"no picture", "txt": b"3"})
+    pairs[3] = ("03", {"png": b"no image", "txt": b"3"})
     pairs[5] = ("05", {"png": plain_image((5, 0, 0)), "txt": b"  "})
     write_shard(tmp_path / "0.tar", pairs)
     chunks = chunks_of(tmp_path, demo)
@@ -51,14 +51,14 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_told(tmp_path: Path, demo: 
     }
 
 
-def test_equal_pictures_and_texts_have_equal_ids_across_chunks(tmp_path: Path, demo: Path) -> None:
+def test_equal_images_and_texts_have_equal_ids_across_chunks(tmp_path: Path, demo: Path) -> None:
     shown, said = [0, 1, 2, 0, 4, 5, 2, 7], ["a", "b", "c", "d", "e", "b", "g", "a"]
     contents = [
         {"png": plain_image((colour, 0, 0)), "txt": text.encode()}
         for colour, text in zip(shown, said, strict=True)
     ]
     write_shard(
-        tmp_path / "0.tar", [(str(number), content) for number, content in enumerate(contents)]
+        tmp_path / "0.tar", [(str(index), content) for index, content in enumerate(contents)]
     )
     loader = TrainingLoader(
         chunks=chunks_of(tmp_path, demo, content_ids=True),
@@ -67,16 +67,16 @@ def test_equal_pictures_and_texts_have_equal_ids_across_chunks(tmp_path: Path, d
         pin_memory=False,
     )
     batch = next(iter(loader))
-    numbers = [int(key.rpartition("/")[2]) for chunk in batch.chunks for key in chunk.keys]
-    assert sorted(numbers) == list(range(8))
+    indices = [int(key.rpartition("/")[2]) for chunk in batch.chunks for key in chunk.keys]
+    assert sorted(indices) == list(range(8))
     for ids, contents_of in zip(batch.content_ids(), (shown, said), strict=True):
         assert ids is not None
-        for one, first in zip(ids.tolist(), numbers, strict=True):
-            for other, second in zip(ids.tolist(), numbers, strict=True):
+        for one, first in zip(ids.tolist(), indices, strict=True):
+            for other, second in zip(ids.tolist(), indices, strict=True):
                 assert (one == other) == (contents_of[first] == contents_of[second])  # type: ignore[index]
 
 
-def test_texts_that_no_tokeniser_takes_are_bad_pairs() -> None:
+def test_texts_that_no_tokenizer_accepts_are_refused() -> None:
     source = CaptionSource.parse("json:captions")
     assert source.read(rb'{"captions": ["half \ud800", "whole"]}') == ["whole"]
     for member in (rb'{"captions": "half \ud800"}', b"[" * 200_000):
@@ -86,14 +86,14 @@ def test_texts_that_no_tokeniser_takes_are_bad_pairs() -> None:
 
 def test_a_shard_without_a_single_good_pair_stops_the_run(tmp_path: Path, demo: Path) -> None:
     write_shard(
-        tmp_path / "0.tar", [(f"{number}", {"png": b"?", "txt": b"text"}) for number in range(8)]
+        tmp_path / "0.tar", [(f"{index}", {"png": b"?", "txt": b"text"}) for index in range(8)]
     )
     with pytest.raises(UserError, match=r"0\.tar: no good pair in it"):
         chunks_of(tmp_path, demo)[0, 0]
 
 
 def captions_of_epochs(chunks: TrainingChunks, steps: int) -> list[str]:
-    made = [chunks[step, number] for step in range(steps) for number in range(2)]
+    made = [chunks[step, index] for step in range(steps) for index in range(2)]
     return [caption for item in made if not isinstance(item, Gone) for caption in item[0].captions]
 
 
@@ -101,7 +101,7 @@ def test_each_visit_draws_one_of_several_captions(tmp_path: Path, demo: Path) ->
     texts = json.dumps({"captions": ["first", "second", "third"]}).encode()
     write_shard(
         tmp_path / "0.tar",
-        [(f"{number}", {"png": plain_image((9, 9, 9)), "json": texts}) for number in range(8)],
+        [(f"{index}", {"png": plain_image((9, 9, 9)), "json": texts}) for index in range(8)],
     )
     source = CaptionSource.parse("json:captions")
     alike = captions_of_epochs(chunks_of(tmp_path, demo, caption=source), 60)
@@ -113,7 +113,7 @@ def test_each_visit_draws_one_of_several_captions(tmp_path: Path, demo: Path) ->
     assert 410 < mostly["first"] < 455 and mostly["second"] > 5 and mostly["third"] > 5
 
 
-def test_the_first_held_out_pairs(demo: Path) -> None:
+def test_a_limit_keeps_the_first_held_out_pairs(demo: Path) -> None:
     manifest = resolve(str(demo / "held_out"), caption=TXT)
     pairs = Pairs(manifest=manifest, caption=TXT, views=Views(image_size=16, resize_size=20))
     whole, first = HeldOutPairs(pairs=pairs), HeldOutPairs(pairs=pairs, limit=5)

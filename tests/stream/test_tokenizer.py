@@ -1,4 +1,4 @@
-"""Texts to ids."""
+"""The tokenizer turns texts into ids."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import numpy as np
 
 from align_train.stream.tokenizer import Tokenizer
 
-# --- text
-# -------------------------------------------------------------------------------------------------------------
 
-
-def test_texts_are_cut_and_padded_to_eights(demo: Path) -> None:
-    encode = Tokenizer(str(demo / "tokenizer"), max_tokens=20)
-    ids = encode(["a red circle", "a very long text " * 20])
+def test_texts_are_cut_and_padded_to_multiples_of_eight(demo: Path) -> None:
+    tokenizer = Tokenizer(str(demo / "tokenizer"), max_tokens=20)
+    ids = tokenizer(["a red circle", "a very long text " * 20])
     assert ids.shape == (2, 20) and ids.dtype == np.int32
-    cls, sep = (encode.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    cls, sep = (tokenizer.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
     assert ids[0, 0] == ids[1, 0] == cls and ids[1, -1] == sep
     words = int((ids[0] != 0).sum())
     assert ids[0, words - 1] == sep and not ids[0, words:].any()
-    alone = encode(["a red circle"])
+    alone = tokenizer(["a red circle"])
     assert alone.shape == (1, 8) and np.array_equal(alone[0], ids[0, :8])
