@@ -109,7 +109,7 @@ def test_ten_kills_from_one_rank_to_two_to_four_and_back(
     assert_the_same(interrupted([*stretches, (1, 1, 0)], tmp_path, small_run), uninterrupted)
 
 
-# --- what may change, and what it then means ---------------------------------------------------------------------------
+# what may change, and what it then means
 
 
 def copy_of(whole: Path, to: Path) -> Path:
@@ -182,7 +182,7 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     assert [f"{cells[3]}/{cells[4]}" for cells in shown] == logged and len(logged) == 32 + 64
 
 
-# --- show ----------------------------------------------------------------------------------------------------------------
+# show
 
 
 def test_show_names_what_was_trained_on_and_when_a_pair_comes(

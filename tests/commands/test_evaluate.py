@@ -162,7 +162,7 @@ def test_what_is_missing_is_said_in_one_line(make: Any, words: str, tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
-# --- by command ---------------------------------------------------------------------------------------------------------
+# by command
 
 
 def evaluated(*arguments: str, cwd: Path) -> dict[str, float]:

@@ -46,7 +46,7 @@ SLOW = "model._target_=tests.support.planted.Slow"
 PLANTED = "00000128/00000200"  # shard and key of the pair that becomes NaN
 
 
-# --- NaN ------------------------------------------------------------------------------------------------------------------
+# NaN
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_the_checkpoint_before_a_leap_and_every_nth_stay(
     assert torch.load(link, weights_only=True)["global_step"] == 70
 
 
-# --- disks ----------------------------------------------------------------------------------------------------------------
+# disks
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_killed_ten_times_while_a_checkpoint_is_written(
     assert not list(folder.checkpoints.glob(".*"))
 
 
-# --- processes ------------------------------------------------------------------------------------------------------------
+# processes
 
 SOON = ("trainer.silence=4", "trainer.timeout=12", "data.staging.patience=10")
 
@@ -400,7 +400,7 @@ def test_a_run_is_written_by_one_process_at_a_time(
     assert done.returncode == 0 and "twice, from step" in done.stdout, done.stderr
 
 
-# --- launching ------------------------------------------------------------------------------------------------------------
+# launching
 
 LARGE = launch_command(beginning="sbatch --nodes=4 --ntasks")
 

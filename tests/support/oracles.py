@@ -13,7 +13,7 @@ from tests.support.ready import Lookup, embeddings
 NAMES, TEMPLATES = ["a", "b", "c", "d", "e", "f", "g"], ["{}", "a photo of {}", "{}!"]
 
 
-# --- retrieval and zero-shot, against NumPy on the whole matrix ---------------------------------------------------------
+# retrieval and zero-shot, against NumPy on the whole matrix
 
 
 def whole_matrix(images: Tensor, texts: Tensor) -> NDArray[np.float32]:

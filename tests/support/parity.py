@@ -137,7 +137,7 @@ def small_chunks(count: int, step: int = 0) -> list[Chunk]:
     ]
 
 
-# --- the plain loop ---------------------------------------------------------------------------------------------------
+# the plain loop
 
 
 def plain_loss(
@@ -209,7 +209,7 @@ def plain(case: Case) -> dict[str, Tensor]:
     return found | {f"parameter {name}": value for name, value in average.items()}
 
 
-# --- the engines --------------------------------------------------------------------------------------------------------
+# the engines
 
 
 def model_of(case: Case) -> DualEncoder:

@@ -29,7 +29,7 @@ def contents(shards: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-# --- what the stream makes of them ------------------------------------------------------------------------------------
+# what the stream makes of them
 
 
 def chunks_of(
