@@ -1,0 +1,217 @@
+"""Files are whole or absent, and locks let one process in at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from align_train.errors import UserError
+from align_train.files import Lock, cache_folder, locked, whole, write_whole
+
+FORK = multiprocessing.get_context("fork")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_whole_file_takes_its_name_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "here" / "file"
+    with whole(path) as aside:
+        aside.write_text("content")
+        assert not path.exists()
+
+    assert path.read_text() == "content"
+    assert names(path.parent) == ["file"]
+
+
+def test_a_whole_folder_takes_its_name_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with whole(path) as aside:
+        aside.mkdir()
+        (aside / "file").write_text("content")
+        assert not path.exists()
+
+    assert (path / "file").read_text() == "content"
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_exception_in_the_block_leaves_nothing_behind(kind: str, tmp_path: Path) -> None:
+    def half(aside: Path) -> None:
+        if kind == "folder":
+            aside.mkdir()
+            aside = aside / "file"
+        aside.write_text("half")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"), whole(tmp_path / "new") as aside:
+        half(aside)
+
+    assert names(tmp_path) == []
+
+
+def test_an_exception_in_the_block_leaves_an_existing_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def half(aside: Path) -> None:
+        aside.write_text("half")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"), whole(path) as aside:
+        half(aside)
+
+    assert path.read_text() == "before"
+    assert names(tmp_path) == ["file"]
+
+
+def test_leftovers_of_a_killed_block_are_removed_before_the_next_one(tmp_path: Path) -> None:
+    with whole(tmp_path / "folder") as aside:
+        aside.mkdir()
+    # A killed process with the same id would have left this folder.
+    aside.mkdir()
+    (aside / "leftover").write_text("half")
+
+    with whole(tmp_path / "folder") as again:
+        assert again == aside
+        assert not again.exists()
+        again.mkdir()
+
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize("content", ["ä", "ä".encode(), memoryview("ä".encode())])
+def test_write_whole_takes_text_and_bytes(
+    content: str | bytes | memoryview, tmp_path: Path
+) -> None:
+    path = tmp_path / "made" / "file"
+    write_whole(path, "before")
+    write_whole(path, content)
+
+    assert path.read_bytes() == "ä".encode()
+    assert names(path.parent) == ["file"]
+
+
+def test_write_whole_names_a_path_that_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    (path / "inside").mkdir(parents=True)
+
+    with pytest.raises(UserError) as caught:
+        write_whole(path, "content", fix="choose another name")
+
+    assert str(caught.value) == f"{path}: cannot be written (Is a directory); choose another name"
+    assert names(tmp_path) == ["folder"]
+    assert names(path) == ["inside"]
+
+
+def test_write_whole_names_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    path = tmp_path / "file" / "below"
+
+    with pytest.raises(UserError, match=re.escape(f"{path}: cannot be written (")) as caught:
+        write_whole(path, "content")
+
+    assert str(caught.value).endswith("; free some space or set output_dir to another place")
+
+
+def test_the_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("shards") == tmp_path / "align_train" / "shards"
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("shards") == tmp_path / ".cache" / "align_train" / "shards"
+    assert names(tmp_path) == []
+
+
+def _in_child(target: Callable[..., None], *arguments: object) -> int | None:
+    process = FORK.Process(target=target, args=arguments)
+    process.start()
+    process.join(timeout=30)
+    return process.exitcode
+
+
+def _stay(path: Path, log: Path, together: Barrier) -> None:
+    together.wait(timeout=30)
+    with locked(path, time.monotonic() + 30, refusal="still locked"):
+        with log.open("a") as file:
+            file.write("enter\n")
+        # Without the lock, the other process would enter now.
+        time.sleep(0.05)
+        with log.open("a") as file:
+            file.write("leave\n")
+
+
+def test_locked_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    together = FORK.Barrier(2)
+    arguments = (tmp_path / "lock", log, together)
+    processes = [FORK.Process(target=_stay, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=30)
+
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert log.read_text().split() == ["enter", "leave"] * 2
+
+
+def _is_refused(path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"^another one keeps the lock$"),
+        locked(path, time.monotonic(), refusal="another one keeps the lock"),
+    ):
+        pass
+
+
+def test_locked_gives_up_at_its_deadline_and_lets_in_after_the_block(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path, time.monotonic(), refusal="another one keeps the lock"):
+        assert _in_child(_is_refused, path) == 0
+
+    with locked(path, time.monotonic(), refusal="another one keeps the lock"):
+        pass
+
+
+def test_locked_names_a_path_that_cannot_be_locked(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "file"
+    (tmp_path / "missing").write_text("no folder")
+
+    with (
+        pytest.raises(UserError, match=re.escape(f"{path}: cannot be locked (")),
+        locked(path, time.monotonic(), refusal="another one keeps the lock"),
+    ):
+        pass
+
+
+def _cannot_take(path: Path) -> None:
+    with pytest.raises(UserError, match=r"process \d+ on .* is writing this run; wait for its end"):
+        Lock(path, patience=0).take()
+
+
+def _takes(path: Path) -> None:
+    assert Lock(path, patience=0).take()
+
+
+def test_a_lock_is_taken_once_and_refuses_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock"
+    lock = Lock(path, patience=0)
+
+    assert lock.take() is True
+    assert lock.take() is False
+    assert _in_child(_cannot_take, path) == 0
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock"
+
+    assert _in_child(_takes, path) == 0
+    assert Lock(path, patience=0).take() is True
