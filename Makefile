@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Compiled modules are kept: without them each process compiles torch's anew, ten seconds long.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+
 .PHONY: demo test test-all test-slurm check format
 
 demo: .venv/.done

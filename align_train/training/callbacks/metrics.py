@@ -70,7 +70,7 @@ class Metrics:
         self._columns: list[str] = []
         self._added: dict[str, float] = {}
         self._bad_pairs = 0
-        self._drawn = 0.0
+        self._drawn = time.monotonic()  # one row makes no curve
 
     def start(self, trainer: lightning.Trainer) -> None:
         """Drops rows of undone steps and counts the bad pairs so far; on rank 0.
