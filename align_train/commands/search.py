@@ -102,10 +102,10 @@ def _open(path: str) -> Image.Image:
         # Pillow reads the pixels only now: a file that is cut off fails here.
         image.load()
     except UnidentifiedImageError:
-        raise UserError(f"image={path}: no image that can be decoded") from None
+        raise UserError(f"image={path}: no image that can be decoded; give another file") from None
     except (OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"image={path}: cannot be read ({reason})") from None
+        raise UserError(f"image={path}: cannot be read ({reason}); give another file") from None
     return image
 
 
@@ -191,7 +191,10 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
     manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
     # Other shards would give other images under the same indices.
     if manifest.identity != made_with.identity:
-        raise UserError(f"{made_with.shards}: other shards than those that were embedded")
+        raise UserError(
+            f"{made_with.shards}: other shards than those that were embedded; embed these, or "
+            f"restore the others"
+        )
 
     pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=cache)
     pixels = []

@@ -103,7 +103,7 @@ class FromLabelledImages(Evaluator):
             first = classes.folders[min(unknown)]
             raise UserError(
                 f"eval: {len(unknown)} classes have no image among the labelled ones (train), "
-                f"first {first!r}"
+                f"first {first!r}; label one, or take these classes out"
             )
         return train_indices, indices
 

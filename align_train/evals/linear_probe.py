@@ -94,7 +94,10 @@ class LinearProbe(FromLabelledImages):
         held = order[::_HELD]
         rest = order[torch.arange(len(order)) % _HELD != 0]
         if not len(rest):
-            raise UserError(f"eval: {len(train)} labelled images are too few for a linear probe")
+            raise UserError(
+                f"eval: {len(train)} labelled images are too few for a linear probe; "
+                f"label more, or take eval=knn"
+            )
 
         accuracies = train.new_zeros(len(self.weight_decays), dtype=torch.float64)
         for index in range(rank(), len(self.weight_decays), world_size()):

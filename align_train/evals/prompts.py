@@ -37,10 +37,13 @@ def read_templates(source: str | Sequence[str]) -> list[str]:
         templates = list(source)
 
     if not templates:
-        raise UserError(f"eval: {setting}: no prompts")
+        raise UserError(f"eval: {setting}: no prompts; give at least one")
     for template in templates:
         if not _has_one_place(template):
-            raise UserError(f"eval: {setting}: {template!r} has no {{}}, once, for the class")
+            raise UserError(
+                f"eval: {setting}: {template!r} has no {{}}, once, for the class; "
+                f"e.g. 'a photo of a {{}}'"
+            )
     return templates
 
 

@@ -101,7 +101,10 @@ def _sizes(folder: Path) -> dict[str, int]:
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{file}: size and crop_size are not squares, or are missing") from None
+        raise UserError(
+            f"{file}: size and crop_size are not squares, or are missing; "
+            f"expected equal height and width"
+        ) from None
 
 
 def _image_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -116,7 +119,7 @@ def _image_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not plain.is_file():
         raise UserError(
             f"{folder}: no preprocessor_config.json (or processor_config.json): "
-            f"the size of the images is unknown"
+            f"the size of the images is unknown; add the file of the model's processor"
         )
     return plain, _json(plain)
 

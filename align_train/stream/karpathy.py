@@ -45,14 +45,15 @@ class Karpathy:
         if missing:
             raise UserError(
                 f"{self.file}: {len(missing)} of {len(files)} images with captions are not in "
-                f"images={self.images}, first {missing[0]}"
+                f"images={self.images}, first {missing[0]}; add them, or name their folder"
             )
 
         texts = [_captions_of(row)[: self.captions] for row in rows]
         bare = [path for path, captions in zip(files, texts, strict=True) if not captions]
         if bare:
             raise UserError(
-                f"{self.file}: {len(bare)} images have no caption, first {bare[0].name}"
+                f"{self.file}: {len(bare)} images have no caption, first {bare[0].name}; "
+                f"caption them, or take them out"
             )
 
         records = [{"filename": path.name} for path in files]

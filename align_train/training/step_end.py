@@ -1,6 +1,7 @@
 """The end of a step as code: the parts in `callbacks/`, called one after the other.
 
-This is the only Lightning callback of training. Lightning calls its hooks; it calls the parts, and
+Beside it, training has one more callback: `commands/resume.py` writes the settings down once they
+hold. Lightning calls the hooks here; they call the parts, and
 each order below has a reason. `tests/training/test_step_end.py` pins all of them.
 """
 

@@ -195,7 +195,10 @@ def _count(rows: Table, plan: Plan, ready: Engine) -> int:
     if not plan.tables.shards and count != total:
         raise RuntimeError(f"{ready.name} read {count} of {total} rows")
     if not count:
-        raise UserError(f"source={plan.settings.source}: not one of its rows has an image")
+        raise UserError(
+            f"source={plan.settings.source}: not one of its rows has an image; "
+            f"check the column status"
+        )
     return count
 
 

@@ -141,9 +141,11 @@ def _files(paths: Iterable[str], key: str) -> Iterator[Path]:
             files = sorted(map(Path, glob.glob(str(path))))
 
         if not files and path.is_dir():
-            raise UserError(f"{key}={name}: holds no *.parquet")
+            raise UserError(f"{key}={name}: holds no *.parquet; name the folder of the tables")
         if not files:
-            raise UserError(f"{key}={name}: no such folder, file or glob of parquet")
+            raise UserError(
+                f"{key}={name}: no such folder, file or glob of parquet; check the path"
+            )
         yield from files
 
 
