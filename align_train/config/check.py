@@ -80,6 +80,7 @@ def _check_root(settings: TrainSettings) -> None:
         raise UserError(
             f"evaluate_every={settings.evaluate_every}: expected an integer, at least 0"
         )
+    # `not >` refuses NaN too.
     if settings.clip is not None and not settings.clip > 0:
         raise UserError(f"clip={settings.clip}: expected a gradient norm above 0, or null")
     if not 0 <= settings.seed < 2**63:
@@ -125,6 +126,7 @@ def _check_trainer(settings: TrainSettings) -> None:
 
 
 def _check_accept(settings: TrainSettings) -> None:
+    # Here: what a room below imports later must not slow down every command's start.
     from align_train.stream.recipe import SETTINGS
 
     for key in settings.accept:
@@ -134,6 +136,7 @@ def _check_accept(settings: TrainSettings) -> None:
 
 def _check_data_numbers(settings: TrainSettings) -> None:
     """Bounds of numbers that would otherwise fail deep inside, or never end."""
+    # `data.seed=1` would give an order that the run's checkpoints do not know.
     for key in _OF_RUN:
         found = settings.data.get(key)
         if found != getattr(settings, key):
@@ -188,6 +191,7 @@ def _check_mixture(settings: TrainSettings) -> None:
     if not all(isinstance(weight, int) for weight in weights):
         return  # the check against the class names the type
 
+    # Here: it imports numpy.
     from align_train.stream.order import lane_pattern
 
     step = len(lane_pattern(weights)) * settings.trainer.processes
@@ -220,6 +224,7 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 def _check_task(settings: TrainSettings) -> None:
     """Images go with texts, or with labels: model, loss and data must agree."""
+    # A user's own classes say by the same attributes which kind they are.
     classifier = has_true(settings.model, "model", "takes_labels")
     loss = has_true(settings.loss, "loss", "needs_labels")
     classes = settings.data.get("classes")
@@ -265,6 +270,7 @@ def _check_strategy(settings: TrainSettings) -> None:
     """The strategy must be able to do what the run asks of it."""
     from align_train.strategy.base import StrategyRecipe
 
+    # Lightning's own strategies do not write the whole tensors that every strategy can read.
     target = find_target(settings.strategy, "strategy")
     if not (inspect.isclass(target) and issubclass(target, StrategyRecipe)):
         name = settings.strategy["_target_"]

@@ -88,7 +88,7 @@ def find_target(node: Node, path: str) -> Any:
     name = node["_target_"]
     try:
         return get_object(name)
-    except Exception as error:
+    except Exception as error:  # a user's module may raise anything while it is imported
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())[:200]
         raise UserError(f"{path}._target_={name}: no such class or function ({reason})") from None
@@ -145,6 +145,8 @@ def _check_arguments(node: Node, path: str) -> None:
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
     hints = _hints(function)
 
+    # Missing arguments are not looked for: callers give more (`build(node, progress=…)`), and a
+    # `_partial_` node waits for them.
     for name, value in node.items():
         key = f"{path}.{name}"
         if name in _HYDRAS_OWN:
@@ -161,6 +163,7 @@ def _check_arguments(node: Node, path: str) -> None:
 
 def _taken(name: str, parameters: list[str], node: Node, path: str) -> str:
     """What the signature has in place of an unknown key."""
+    # 0.5 finds swapped and dropped letters (`depht`), and seldom another setting.
     close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
     if close:
         return f", did you mean {path}.{close[0]}?"

@@ -85,6 +85,7 @@ def command(
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        # Every process of a run composes the same settings, and would print the same error.
         with report_once():
             refuse_missing(config)
             _use_launcher(config)
@@ -186,6 +187,7 @@ def refuse_missing(config: DictConfig) -> None:
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
 
+    # `name=$NAME` with an unset variable: it would write into output_dir itself.
     empty = [key for key, value in plain.items() if value == ""]
     if empty:
         raise UserError(f"{empty[0]}= is empty; give {empty[0]}=…, or leave it out")
@@ -230,9 +232,11 @@ def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -
         UserError: A key is no field of the dataclass, or a field is missing.
     """
     _refuse_others(config, schema)
+    # Hydra's own object stays as it is.
     config = copy.deepcopy(config)
     with open_dict(config):
         if fill_in is not None:
+            # The data refers to the model (`image_size: ${model.image_size}`), so it waits.
             model: Any = OmegaConf.to_container(config.model, resolve=True)
             data: Any = OmegaConf.to_container(config.data)
             for key, value in fill_in(model, data).items():
@@ -245,6 +249,7 @@ def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -
                 kept[field.name] = plain[field.name]
                 config[field.name] = None
 
+    # This resolves what is left, and makes plain lists and dicts of the components' nodes.
     settings: S = OmegaConf.to_object(config)  # type: ignore[assignment]
     for name, value in kept.items():
         setattr(settings, name, value)
@@ -286,6 +291,7 @@ def _check_sweep(settings: object) -> None:
             f"its own"
         )
 
+    # Two runs in one folder: the second would resume the first, under other settings.
     folder = str(settings.path)
     if folder in _swept:
         raise UserError(

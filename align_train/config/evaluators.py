@@ -43,6 +43,7 @@ def _check_evaluator(name: str, node: object) -> None:
         raise UserError(
             f"eval.{name}: no evaluator; expected a node with _target_, as in conf/eval, or null"
         )
+    # A slash parts the evaluator's name from its figure's in results.json.
     if "/" in name or name.startswith("."):
         raise UserError(f"eval.{name}: names results and files; expected a plain name")
 
@@ -124,6 +125,7 @@ def resolved_for_model(
     Raises:
         UserError: An evaluator refers to a setting that must be given.
     """
+    # The demo's shards are not this model's.
     config = unresolved_training(*overrides, "data.held_out=null", "data.shards=???")
     OmegaConf.set_struct(config, False)
     config.model = node

@@ -118,6 +118,7 @@ def in_one_line(error: Exception) -> str:
             f"a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
         )
 
+    # Hydra's message says which override it was, OmegaConf's what was wrong with it.
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException):
         text = f"{text.splitlines()[0]} {cause}"
@@ -181,6 +182,8 @@ def _nearest(key: str) -> str:
     """`, did you mean …?` for a misspelt key of the root or of a group's files, or nothing."""
     parent, _, last = key.rpartition(".")
     names = set(_names_in_schemas(parent))
+    # Components have no schema but their class, and the class would bring torch. Its keys stand in
+    # the group's files.
     if parent:
         group = conf_dir() / parent.split(".")[0]
         for file in group.glob("*.yaml"):
@@ -194,6 +197,7 @@ def _nearest(key: str) -> str:
 
 def _names_in_schemas(parent: str) -> Iterator[str]:
     """The keys under `parent` in the schemas that the command has registered."""
+    # The classes and not OmegaConf's nodes: a nested dataclass is missing in those.
     for entry in ConfigStore.instance().repo.values():
         schema: Any = OmegaConf.get_type(entry.node) if hasattr(entry, "node") else None
         for part in filter(None, parent.split(".")):

@@ -29,6 +29,7 @@ def read_nodes(path: Path) -> Node:
         UserError: The file cannot be read.
     """
     try:
+        # OmegaConf's loader, as it wrote the file: it reads 1e-3 as a number, PyYAML as a text.
         config = OmegaConf.load(path)
         plain = OmegaConf.to_container(config, resolve=True)
     except (OSError, yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
@@ -73,6 +74,7 @@ def with_values(settings: TrainSettings, values: Mapping[str, object]) -> TrainS
     """
     plain = dataclasses.asdict(settings)
     for key, value in values.items():
+        # A parent may be null now, if the component was taken out since.
         *parents, last = key.split(".")
         node = plain
         for name in parents:

@@ -37,8 +37,13 @@ UNRESOLVED = {"unresolved": True}
 
 def conf_dir() -> Path:
     """Finds `conf/` inside the installed package, else at the top of the checkout."""
+    # A wheel carries conf/ inside the package; an editable install reads the checkout's.
     package = Path(__file__).resolve().parent.parent
     return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+# Every field is required: a default here would be a second place for one that YAML has. Fields of
+# OmegaConf's schemas must be mutable, so the dataclasses are not frozen; tasks only read them.
 
 
 @dataclass
@@ -54,6 +59,8 @@ class TrainerSettings:
     nodes: int
     """Machines."""
 
+    # Longer than `data.staging.patience`, which `check.py` makes sure of: the rank whose shard does
+    # not come must be the one that stops the run.
     timeout: float
     """Seconds that ranks wait for a rank that is alive but does not arrive."""
 
@@ -87,6 +94,8 @@ class TrainSettings:
     output_dir: str
     """The folder of all runs."""
 
+    # The data has these three too (conf/data/webdataset.yaml): a user's own data module gets them
+    # like any other argument.
     seed: int
     """Seed of weights, order, augmentation and dropout; from 0, below 2^63."""
 
@@ -96,6 +105,7 @@ class TrainSettings:
     chunk_size: int
     """Pairs that go through the towers together: what BatchNorm and dropout see."""
 
+    # Of the next two, exactly one is null: `check.py` makes sure.
     max_steps: int | None
     """Length of the run in optimizer steps; null if `max_pairs` gives it."""
 
@@ -129,6 +139,7 @@ class TrainSettings:
     dry_run: bool
     """Only check, open the data and print the summary."""
 
+    # A text and not an enum: OmegaConf's error for an enum does not say why fp16 is not among them.
     precision: str
     """`fp32`, or `bf16`: autocast, while weights, BatchNorm statistics and loss stay float32."""
 
@@ -150,9 +161,11 @@ class TrainSettings:
     log_keys: bool
     """Whether the keys of every batch are written to keys.jsonl."""
 
+    # Of one start, not of the run: a resume does not compare it.
     accept: list[str]
     """At a resume: settings of the order that may differ from before, e.g. `[batch_size]`."""
 
+    # `model=huggingface` sets it (`pretrained/explicit.py`).
     initial_weights: str | None
     """Begin with the weights of a model of the same shape: a run, an exported folder, or Hugging
     Face's ALIGN; null: fresh weights."""
@@ -221,6 +234,7 @@ class EvaluateSettings:
     device: str
     """`cpu`, `cuda`, `cuda:1`, …"""
 
+    # The run's settings are not there yet: `config/evaluators.py` resolves it against them.
     eval: OptionalNode = field(metadata=UNRESOLVED)
     """Evaluators by name, which may refer to the run's settings, such as `${data.shards}`."""
 
@@ -261,6 +275,7 @@ class ShowSettings:
     output_dir: str
     """The folder of all runs."""
 
+    # Hydra reads 100 as a number, and 100:110 as a text.
     step: int | str | None
     """`100`, or `100:110`; steps count from 1, as in metrics.csv."""
 
@@ -325,6 +340,7 @@ class SearchSettings:
     top: int
     """Images to find."""
 
+    # The first such search builds the index, index.faiss, which takes a while.
     approximate_from: int
     """Images from which on faiss searches; a smaller collection is compared as a whole."""
 
