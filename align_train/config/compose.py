@@ -97,10 +97,10 @@ def command(
         hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(run)()
     except (HydraException, OmegaConfBaseException) as error:
         fail_once(error)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if composed:
             raise
-        # Hydra's own, for a group that is set to null.
+        # Hydra's own, for a group that is set to null or to a list of numbers.
         fail(
             f"{in_one_line(error)}; "
             f"a group such as model or data takes the name of a choice, see --help"

@@ -118,6 +118,10 @@ def in_one_line(error: Exception) -> str:
             f"a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
         )
 
+    if missing := _between(text, "Interpolation key '", "'"):
+        key = getattr(error, "full_key", None) or "a setting"
+        return f"{key}: refers to {missing}, which is no setting here"
+
     # Hydra's message says which override it was, OmegaConf's what was wrong with it.
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException):
