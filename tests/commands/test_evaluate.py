@@ -328,7 +328,7 @@ def test_two_processes_of_torchrun_find_the_same(
         (["eval=sts", "eval.sts.file=nowhere"], "nowhere: No such file or directory"),
         (
             ["eval=knn", "eval.knn.train=null"],
-            "eval.knn.train=None: expected a set of pictures: a node with _target_",
+            "eval.knn.train=None: expected a set of images: a node with _target_",
         ),
         (
             ["eval=knn", "eval.knn.temperature=inf"],

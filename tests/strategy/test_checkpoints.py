@@ -194,5 +194,5 @@ def test_any_engine_ends_in_one_plain_file(tmp_path: Path, small_run: tuple[str,
         averaged, checkpoint["state_dict"]["model.image_tower.network.conv_stem.weight"]
     )
     assert {"temperature.value", "bias.value"} <= weights.keys()
-    with pytest.raises(AssertionError, match="is there already; choose a new folder"):
+    with pytest.raises(AssertionError, match="exists already; choose a new folder"):
         run("model=outputs/run", "to=plain", cwd=tmp_path, module="align_train.export")
