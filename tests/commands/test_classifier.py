@@ -48,7 +48,10 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def test_a_linear_probe_and_then_the_whole_classifier(
     tmp_path: Path, trained: Path, demo: Path
 ) -> None:
-    """From a run, locked; then from that probe, its linear layer included; under an engine, resumed under another."""
+    """A probe locks the tower of a run; a whole classifier starts from that probe.
+
+    The classifier keeps the linear layer, trains under one strategy and resumes under another.
+    """
     said = run(*recipe("linear_probe", trained, demo), "max_steps=4", cwd=tmp_path).stdout
     assert (
         f"begins with  the image tower of {trained}" in said

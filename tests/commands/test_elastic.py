@@ -1,4 +1,7 @@
-"""Killed anywhere and resumed on other worlds and workers: the same global batches, each step once, the same losses."""
+"""A run that is killed anywhere resumes with other numbers of ranks and workers.
+
+It reads the same global batches, takes each step once and has the same losses.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ STEPS = 24
 
 
 def kill_after(process: Started, folder: Path, step: int, pause: float) -> None:
-    """SIGKILL to the whole process group, workers included, some moments after a step was logged."""
+    """Kills the whole process group, workers included, `pause` seconds after a logged step."""
     wait_for_step(step, RunFolder(folder), process)
     time.sleep(pause)
     os.killpg(process.pid, signal.SIGKILL)
@@ -71,7 +74,8 @@ def assert_the_same(folder: Path, whole: Path, *, bitwise: bool = False) -> None
     if bitwise:
         assert numbers(folder) == numbers(whole)
     for killed, left_alone in zip(metrics(folder), metrics(whole), strict=True):
-        # Float32 noise, which training amplifies (2e-5 after ten changes of world); another batch would differ by 1e-2.
+        # Training amplifies float32 noise to 2e-5 after ten changes of world. Another batch would
+        # differ by 1e-2.
         assert float(killed["loss"]) == pytest.approx(float(left_alone["loss"]), rel=1e-4)
         assert killed["pairs_seen"] == left_alone["pairs_seen"]
 
@@ -126,8 +130,8 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     done = finish(start(*on, "batch_size=64", cwd=tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert (
-        "accept=[batch_size]': from step 25 on batches of 64 pairs go on at the same place in the order"
-        in done.stderr
+        "accept=[batch_size]': from step 25 on batches of 64 pairs "
+        "go on at the same place in the order" in done.stderr
     )
     done = finish(
         start(*on, "data.shards=${data.make.folder}/held_out", cwd=tmp_path)
@@ -200,7 +204,8 @@ def test_show_names_what_was_trained_on_and_when_a_pair_comes(
     assert all(
         (folder / "batches" / f"show-{step:08d}.png").stat().st_size > 1000 for step in (17, 18)
     )
-    # The sheet of the first batch, drawn by the run from what the model was given, and by show: the same pixels.
+    # The run draws the first batch from the model's input, and `show` draws it again: the pixels
+    # are equal.
     drawn = (folder / "batches" / "step-00000001.png").read_bytes()
     run("name=whole", "step=1", cwd=tmp_path, module="align_train.show")
     assert (folder / "batches" / "show-00000001.png").read_bytes() == drawn

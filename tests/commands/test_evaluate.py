@@ -1,4 +1,7 @@
-"""Sets of pictures that evaluators name: folders of classes, Karpathy's splits, shards; and `evaluate` on them by command."""
+"""`evaluate` on the sets of images that evaluators name.
+
+The sets are folders of classes, Karpathy's splits and shards.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +236,7 @@ def test_what_is_found_of_a_finished_run_joins_its_last_row(trained: Path, tmp_p
 def test_an_exported_folder_gives_the_table_of_its_run(
     trained: Path, demo: Path, tmp_path: Path
 ) -> None:
-    """Hugging Face's format, by `evaluate` alone: every number but the step, which it does not have."""
+    """An exported model has every metric of its run; only the step is missing."""
     run(
         f"model={trained}",
         "to=exported",
@@ -448,8 +451,10 @@ def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> N
 def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     small_run: tuple[str, ...], tmp_path: Path, folders: Path
 ) -> None:
-    """A picture is broken: the run ends at its first evaluation, with that step saved, and then at its last one; another
-    evaluation of a single evaluator does not count for it; the command itself does, once the picture is whole.
+    """A broken image ends the run at its first evaluation, with that step saved, then at its last.
+
+    An evaluation by a single evaluator does not finish the run. The same command does, once the
+    image is whole.
     """
     pictures = FolderPerClass(path=str(folders)).open(OF).files
     whole = [picture.read_bytes() for picture in pictures]

@@ -1,4 +1,8 @@
-"""What goes wrong in mid-run: NaN, a full disk, a kill in mid-write, a rank that dies or hangs, two starts at a time."""
+"""Faults during a run.
+
+They are NaN, a full disk, a kill during a write, a rank that dies or hangs, and two starts at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,10 @@ PLANTED = "00000128/00000200"  # shard and key of the pair that becomes NaN
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    """The demo's shards, one picture of which has no contrast: `tests.support.planted.Standardised` makes NaN of it, and no other."""
+    """The demo's shards, with one image that has no contrast.
+
+    `tests.support.planted.Standardised` gives NaN for that image, and for no other.
+    """
 
     def make(folder: Path) -> None:
         for path in sorted((demo / "train").glob("*.tar")):
@@ -106,7 +113,10 @@ def test_a_nan_in_one_pair_stops_the_run_and_names_it(
     done = finish(start(*options, cwd=tmp_path))
     assert (done.returncode, done.stderr.count("align_train: ")) == (2, 1), done.stderr
     assert "Traceback" not in done.stderr
-    told = rf"step {step}: the (loss|gradient's norm) is nan; of its pairs these give it by themselves: {PLANTED}; "
+    told = (
+        rf"step {step}: the (loss|gradient's norm) is nan; "
+        rf"of its pairs these give it by themselves: {PLANTED}; "
+    )
     assert re.search(told, done.stderr), done.stderr
     folder = RunFolder(tmp_path / "outputs" / "nan")
     assert f"the last checkpoint is step {step - 1}: look at the data with" in done.stderr
@@ -421,8 +431,9 @@ SLURM: dict[str, Any] = {
 
 
 def dry(rank: int, *overrides: str, demo: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The README's command for the large run as one of its 32 tasks would run it, but on the demo's pairs, and no further than
-    the summary.
+    """Runs the README's command for the large run as one of its 32 tasks.
+
+    It reads the demo's pairs and ends after the summary.
     """
     script, *arguments = LARGE[LARGE.index("launch/train.sbatch") :].split()
     assert (
@@ -455,8 +466,8 @@ def test_four_machines_of_eight_compose_and_say_how_the_batch_is_split(
     first, other = (dry(rank, demo=demo, cwd=tmp_path) for rank in (0, 9))
     assert (first.returncode, other.returncode) == (0, 0), first.stderr
     assert (
-        "65,536 pairs = 4096 chunks of 16 = 32 processes x 128 chunks (gpu, bf16, ddp, recomputing chunks)"
-        in first.stdout
+        "65,536 pairs = 4096 chunks of 16 = 32 processes x 128 chunks "
+        "(gpu, bf16, ddp, recomputing chunks)" in first.stdout
     )
     assert "300,000 steps = 19,660,800,000 pairs" in first.stdout
     assert "image tower 62.14 M" in first.stdout

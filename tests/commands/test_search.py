@@ -1,4 +1,7 @@
-"""A collection of embedded pictures: whole or absent, resumed, shared out; what a search finds is what a sort finds."""
+"""A collection of embedded images is whole or absent, resumes, and is shared by processes.
+
+A search in it finds the same images as a sort of all similarities.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,10 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def embedded(trained: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small demo's training pictures, by two processes that share its four shards, then by one that finds nothing to do."""
+    """A collection of the small demo's training images.
+
+    Two processes share its four shards; then a third one finds nothing to do.
+    """
 
     def make(folder: Path) -> None:
         arguments = (

@@ -1,4 +1,7 @@
-"""Whole runs through the real command: interrupted and resumed, on two processes, finished, logged to wandb."""
+"""Whole runs by the real command.
+
+They are interrupted and resumed, run on two processes, finished, and logged to wandb.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ def test_a_runs_folder(trained: Path, demo: Path) -> None:
     assert results["step"] == 12
     assert 0 <= results["zero_shot/top1"] <= results["zero_shot/top5"] <= 1
     assert results["zero_shot/top1"] <= min(results["zero_shot/colour"], results["zero_shot/shape"])
-    # The callback on the live model and the evaluation of the saved checkpoint are the same code on the same weights.
+    # The callback on the live model and the evaluation of the saved checkpoint run the same code on
+    # the same weights.
     assert float(rows[-1]["held_out/loss"]) == pytest.approx(results["held_out/loss"], rel=1e-6)
     recipe = {
         "step": 0,
@@ -71,7 +75,10 @@ def test_a_checkpoint_is_plain_data(trained: Path) -> None:
 def test_killed_and_resumed_gives_bitwise_the_same_losses(
     trained: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """Two kills: one after the first checkpoint in mid-step, one while loading is likely; with workers and without."""
+    """One kill comes within a step after the first checkpoint, the other probably during loading.
+
+    One start has a loader worker, the other has none.
+    """
     folder = tmp_path / "outputs" / "killed"
     for step, workers in ((6, 1), (10, 0)):
         # One start is Python's own, the other is forked, which takes ten seconds less.
@@ -98,7 +105,10 @@ def test_killed_and_resumed_gives_bitwise_the_same_losses(
 def test_killed_again_and_again_at_any_moment(
     trained: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """Kills at random times after the start: before, during and after checkpoints, on one process and on two."""
+    """Kills come at random times: before, during and after checkpoints.
+
+    The run has one process or two.
+    """
     folder = RunFolder(tmp_path / "outputs" / "killed")
     random = Random(0)
     for attempt in range(8):
@@ -131,7 +141,10 @@ def test_killed_again_and_again_at_any_moment(
 
 @pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    """DDP over gloo by the same command, BatchNorm, dropout and drop path on: 20 losses equal within float32 noise."""
+    """The same command on two DDP processes gives the same 20 losses within float32 noise.
+
+    BatchNorm, dropout and drop path are on; the processes communicate by gloo.
+    """
     run(*small_run, "name=one", "max_steps=20", cwd=tmp_path)
     run(*small_run, "name=two", "max_steps=20", "trainer.devices=2", cwd=tmp_path)
     folders = [tmp_path / "outputs" / name for name in ("one", "two")]
@@ -364,7 +377,10 @@ def test_evaluate_command_gives_the_runs_results(trained: Path, tmp_path: Path) 
 
 
 def wandb_log(path: Path) -> Iterator[bytes]:
-    """The records of wandb's offline log: a header of 7 bytes, then LevelDB's log format (blocks of 32 KiB)."""
+    """The records of wandb's offline log.
+
+    The log has a header of 7 bytes, then LevelDB's log format in blocks of 32 KiB.
+    """
     data = path.read_bytes()
     assert data.startswith(b":W&B")
     place, record = 7, b""

@@ -1,4 +1,7 @@
-"""Every configuration composes and passes its check; every kind of wrong input ends in one clear line, in seconds."""
+"""Every configuration composes and passes its check.
+
+Every kind of wrong input ends in one clear line, within seconds.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,12 @@ def test_every_choice_composes_and_passes_its_check(choice: str, small_align: Pa
 
 
 def check_explicit(model: Path, *overrides: str) -> None:
-    """model: where the weights lie, for what begins with some. A classifier has classes in the place of a tokenizer."""
+    """Checks the settings with explicit data; a classifier has classes in place of a tokenizer.
+
+    Args:
+        model: The folder of the weights, for a recipe that begins with trained ones.
+        overrides: The settings.
+    """
     if any(override.startswith(OF_CLASSES) for override in overrides):
         kept = [override for override in overrides if not override.startswith("data.tokenizer=")]
         others = [
@@ -169,7 +177,8 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
                 "trainer.devices=4",
                 "chunk_size=16",
             ],
-            r"data.lanes=8 cannot be shared out as data.weights=\[3, 1\] on each of 4 processes.*data.lanes=16",
+            r"data.lanes=8 cannot be shared out as data.weights=\[3, 1\] "
+            r"on each of 4 processes.*data.lanes=16",
         ),
         (
             ["data.shards=[a,b]", "data.weights=[3,0]"],
@@ -336,8 +345,9 @@ def test_shards_that_cannot_be_opened_are_named(tmp_path: Path, demo: Path) -> N
 
 
 def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
-    """Through the real command, in a process, one for each way that an error comes about: status 2, at most three lines on
-    stderr, no stack trace.
+    """The real command is run once for each way in which an error comes about.
+
+    Its status is 2, and stderr has at most three lines and no stack trace.
     """
     (tmp_path / "cut.tar").write_bytes((demo / "train" / "00000000.tar").read_bytes()[:100_000])
     shards = ["data=webdataset", f"data.tokenizer={demo}/tokenizer"]

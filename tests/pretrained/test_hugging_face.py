@@ -1,4 +1,7 @@
-"""To Hugging Face's ALIGN and back: the same numbers, the same pixels, the same tokens, every tensor as it was."""
+"""Models go to Hugging Face's ALIGN and back.
+
+Embeddings, pixels and tokens are the same, and every tensor comes back as it was.
+"""
 
 from __future__ import annotations
 
@@ -273,7 +276,8 @@ def compare_pixels(pictures: list[Path], *, resize: int, crop: int) -> None:
         difference = (ours.float() - (theirs + 1) * 127.5).abs()
         worst, mean = max(worst, difference.max().item()), max(mean, difference.mean().item())
     print(
-        f"{len(pictures)} pictures, {crop} of {resize}: at most {worst:.2f} levels, {mean:.3f} in the mean of the worst picture"
+        f"{len(pictures)} images, {crop} of {resize}: at most {worst:.2f} levels, "
+        f"{mean:.3f} in the mean of the worst image"
     )
     assert worst <= 1.01 and mean < 0.1
 
@@ -350,7 +354,7 @@ def test_a_folder_without_tokenizer_and_processor_loads_and_says_what_is_missing
 
 
 def test_what_a_clip_benchmark_does(small_align: Path) -> None:
-    """Zero-shot classification as other people's code writes it: classes' prompts averaged, pictures in batches."""
+    """A CLIP benchmark averages the prompts of each class and embeds images in batches."""
     model = align_train.load(str(small_align)).to("cpu").eval()
     transform, tokenizer = model.preprocess, model.tokenizer
     with torch.no_grad():
@@ -489,7 +493,8 @@ def test_towers_alone_from_a_timm_and_a_bert_checkpoint(
     assert torch.equal(tower.network.state_dict()[name], saved[f"bert.{name}"])
     with pytest.raises(
         UserError,
-        match=r"tensor embeddings\.word_embeddings\.weight has another shape: \[100, 32\] there, \[90",
+        match=r"tensor embeddings\.word_embeddings\.weight has another shape: "
+        r"\[100, 32\] there, \[90",
     ):
         BertTower(dim=8, vocabulary_size=90, pretrained=str(tmp_path / "bert"), **shape)
 

@@ -1,8 +1,12 @@
-"""A real Slurm of two nodes on this machine: munged, slurmctld and two slurmd on free ports, all that they write in one folder.
+"""A real Slurm of two nodes on this machine.
 
-    python -m tests.slurm.cluster FOLDER        # starts one, and prints the variable by which Slurm's commands find it
+    python -m tests.slurm.cluster FOLDER
 
-Slurm itself is Debian's (`tests/slurm/install.sh`). Nodes have the processors of this machine twice; nothing is confined.
+starts one and prints the variable by which Slurm's commands find it. It runs munged, slurmctld and
+two slurmd on free ports. All of them write into one folder.
+
+Slurm itself is Debian's (`tests/slurm/install.sh`). Each node has all processors of this machine,
+so Slurm counts them twice; nothing is confined.
 """
 
 from __future__ import annotations
@@ -133,7 +137,8 @@ class Cluster:
         user, host = os.environ.get("USER", "root"), socket.gethostname().partition(".")[0]
         processors = os.cpu_count() or 1
         nodes = "\n".join(
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={processors} RealMemory=2000"
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+            f"CPUs={processors} RealMemory=2000"
             for node, port in zip(NODES, ports[1:], strict=True)
         )
         (self.folder / "slurm.conf").write_text(

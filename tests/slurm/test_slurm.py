@@ -1,4 +1,7 @@
-"""The launch scripts by the README's own commands, on a real Slurm of two nodes: trained, preempted, broken."""
+"""The README's commands start the launch scripts on a real Slurm of two nodes.
+
+Jobs are trained, preempted and broken.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 class Job:
-    """One submission of a README's command, with more of Slurm's options and of Hydra's overrides."""
+    """One submission of a README's command, with more options of Slurm and overrides of Hydra."""
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Job:
         self.number = match[1]
 
     def about(self, field: str) -> str:
-        """Of what Slurm knows of the job: JobState, Restarts, Reason, …"""
+        """A field of the job in Slurm, for example JobState, Restarts or Reason."""
         told = self.cluster.output("scontrol", "--oneliner", "show", "job", self.number)
         match = re.search(rf"(?:^| ){field}=(\S+)", told)
         assert match, told
@@ -162,7 +165,10 @@ def test_trains_as_two_processes_of_one_machine_do(
 def test_signalled_before_its_time_limit_it_goes_on_by_itself(
     cluster: Cluster, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    """Slurm's own signal: 100 s before the limit, or up to half a minute earlier. The run takes longer than that."""
+    """Slurm sends its signal 100 s before the limit, or up to half a minute earlier.
+
+    The run takes longer than that.
+    """
     options = (*small_run, "max_steps=100", SLOW)
     run(*options, "name=plain", "trainer.devices=2", cwd=tmp_path)
     limit = "--time=3 --signal=USR1@100"
@@ -182,7 +188,10 @@ def test_signalled_before_its_time_limit_it_goes_on_by_itself(
 def test_preempted_three_times_at_any_moment(
     cluster: Cluster, plain: Path, tmp_path: Path, small_run: tuple[str, ...], seed: int
 ) -> None:
-    """The second time while a checkpoint is being written, and then again and again until the process is gone."""
+    """The second preemption comes during the writing of a checkpoint.
+
+    Its signal is repeated until the process is gone.
+    """
     random = Random(seed)
     slow = {"PLANTED_SECONDS_A_CHUNK": "0.02", "PLANTED_SECONDS_A_CHECKPOINT": "2"}
     job = Job(
@@ -233,7 +242,8 @@ def test_a_rank_that_dies_or_is_frozen_ends_all_and_the_job_goes_on(
     job.ended()
     other = 1 - rank
     assert re.search(
-        rf"{other}: align_train: rank {rank} \(\S+, process {process}\) (is gone|has given no sign)",
+        rf"{other}: align_train: rank {rank} \(\S+, process {process}\) "
+        r"(is gone|has given no sign)",
         job.log,
     )
     assert "a fault (status" in job.log

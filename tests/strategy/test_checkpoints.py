@@ -22,7 +22,10 @@ WHOLE = Case("ddp", 1, optimizer="lamb", ema=0.9)
 
 
 def stretch(case: Case, start: int, end: int, resume: Path | None, save: Path) -> list[Tensor]:
-    """Steps from one checkpoint to the next under an engine; nothing to return: the checkpoint tells."""
+    """Trains from one checkpoint to the next under one strategy.
+
+    Its result is the checkpoint, so the list that it returns is empty.
+    """
     fit(case, Averaged(decay=case.ema), start=start, end=end, resume=resume, save=save)
     return []
 
@@ -30,7 +33,10 @@ def stretch(case: Case, start: int, end: int, resume: Path | None, save: Path) -
 def trained_in_stretches(
     stretches: list[tuple[str, int]], plain: Case, folder: Path
 ) -> dict[str, Tensor]:
-    """A step under each engine and world in turn; the last one goes on to the end. Weights, averages and moments."""
+    """Trains one step under each strategy and world in turn, and the last of them to the end.
+
+    Returns the weights, averages and moments.
+    """
     resume = None
     for number, (engine, world) in enumerate(stretches):
         end = number + 1 if number + 1 < len(stretches) else STEPS
@@ -53,7 +59,8 @@ def trained_in_stretches(
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        # What has no gradient moves by rounding, and so does the mean that BatchNorm subtracts it in.
+        # A parameter without a gradient moves by rounding, and so does the mean of the BatchNorm
+        # that subtracts it.
         if any(
             words in name
             for words in ("key.bias", "blocks.0.0.bn2.bias", "blocks.1.0.bn1.running_mean")
@@ -112,8 +119,10 @@ def test_twenty_steps_and_on_and_on(
     tmp_path: Path,
     small_run: tuple[str, ...],
 ) -> None:
-    """By the command: 20 steps, stop, 10 more on another world, stop, and 10 more: the losses of a run left alone, of one
-    process; or, where engine and world stay, of that engine, and then bitwise.
+    """The command trains 20 steps, then 10 on another world, then 10 on a third one.
+
+    The losses are those of an uninterrupted run on one process. If strategy and world stay, they
+    are bitwise those of an uninterrupted run under that strategy.
     """
     constant = (
         *small_run,
@@ -164,7 +173,10 @@ def test_lamb_is_timms() -> None:
 
 
 def test_any_engine_ends_in_one_plain_file(tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    """FSDP2 on two processes by the command, with an average, evaluated in mid-run and at the end, then exported."""
+    """The command trains under FSDP2 on two processes and averages the weights.
+
+    The run is evaluated on its way and at its end, and then exported.
+    """
     options = (
         "strategy=fsdp",
         "trainer.devices=2",

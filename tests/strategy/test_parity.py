@@ -1,4 +1,7 @@
-"""Rows of the parity table (`python -m tests.support.parity` prints it): every engine equals one process with the whole batch."""
+"""Every strategy equals one process with the whole batch.
+
+The tests check rows of the parity table, which `python -m tests.support.parity` prints.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ COLLECTIVES = (
 
 
 def collectives(case: Case) -> list[Tensor]:
-    """How often each collective is called in five steps, and how often each parameter's gradient arrives."""
+    """Counts the calls of each collective in five steps, and the arrivals of each gradient."""
     counts = dict.fromkeys(COLLECTIVES, 0)
 
     def counted(name: str) -> Any:

@@ -48,10 +48,11 @@ def distinct_images(number: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def lively(config: dict[str, Any]) -> Any:
-    """An AlignModel that tells pictures apart; a fresh one embeds all alike, which would hide every error.
+    """An AlignModel that separates images; a fresh one embeds all alike, which would hide errors.
 
-    As in a trained network, BatchNorm's statistics are near those of the activations, and blocks add less than they pass on:
-    otherwise 55 blocks make 1e7 times as much of float32's rounding (in float64 the embeddings agree all the same).
+    As in a trained network, BatchNorm's statistics are near those of the activations, and blocks
+    add less than they pass on. Otherwise 55 blocks amplify the rounding of float32 by 1e7. (In
+    float64 the embeddings agree all the same.)
     """
     torch.manual_seed(0)
     fresh: Any = AlignModel

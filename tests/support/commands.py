@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-# A recipe of seconds: BatchNorm, dropout and drop path are on, or chunks would be tested for nothing.
+# A recipe that takes seconds. BatchNorm, dropout and drop path are on, because without them the
+# tests of chunks would show nothing.
 SMALL_RUN = (
     "batch_size=32",
     "chunk_size=8",
@@ -61,7 +62,10 @@ SMALL_MAKE = (
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that `make` fills, once for all processes that the tests are spread over. To be left as it is."""
+    """A folder that `make` fills, once for all processes of the test run.
+
+    No test may change it.
+    """
     root = factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     folder, done = root / name, root / f"{name}.done"

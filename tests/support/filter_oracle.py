@@ -1,4 +1,7 @@
-"""The filter's rules once more, in plain Python, row by row and from the paper's words: what the engines are compared with."""
+"""The filter's rules in plain Python, row by row, written from the words of the paper.
+
+The tests compare both engines with them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def tokens(text: str | None) -> list[str]:
 def dropped(
     rows: Sequence[Row], *, rare_tokens: int, probes: Sequence[int], distance: int
 ) -> dict[str, set[int]]:
-    """The numbers of the rows that each rule drops, with the paper's numbers where none is given."""
+    """The indices of the rows that each rule drops; the defaults are the numbers of the paper."""
     texts_of, images_of = defaultdict(set), defaultdict(set)
     for row in rows:
         if row["url"] is not None and row["text"] is not None:

@@ -1,12 +1,13 @@
-"""`python -m module …` without its imports: forked from a process that has torch and all the others loaded.
+"""`python -m module …` without its imports, forked from a process that has torch and others loaded.
 
-A command imports for ten seconds before it does anything, and the tests start a hundred. What is forked here has a session, a
-folder, an environment, streams, arguments and a `__main__` of its own, and ends as Python ends. It shares the seed of `hash`
-with its siblings: where that could matter, tests start Python itself. So with the ranks that it starts: they are forked at its
-beginning, while it has one thread, and wait until Lightning would start them.
+A command imports for ten seconds before it does anything, and the tests start a hundred commands.
+A forked command has its own session, folder, environment, streams, arguments and `__main__`, and
+it ends as Python ends. It shares the seed of `hash` with its siblings; if that could matter, a test
+starts Python itself. The ranks of a command are forked as well. This happens at its beginning,
+while it has one thread, and they wait until Lightning would start them.
 
-`python -m tests.support.forked` is that process. It reads one request a line and forks twice for each: a waiter, which writes down how
-the command ended, and the command.
+`python -m tests.support.forked` is the process with the libraries. It reads one request a line and
+forks twice for each: a waiter, which writes down the command's status, and the command.
 """
 
 from __future__ import annotations
@@ -184,7 +185,10 @@ class _Rank:
 
 
 def _fork_ranks(request: Request) -> None:
-    """As many as the command may want; they return when they are wanted, and end where they are not."""
+    """Forks as many ranks as the command may need.
+
+    A rank returns when the command needs it, and ends if the command does not.
+    """
     devices = [
         int(one.partition("=")[2])
         for one in request.arguments

@@ -65,12 +65,12 @@ def zero_shot_by_numpy(
 
 
 def random_set(counts: list[int], dim: int, seed: int) -> tuple[Lookup, dict[str, Tensor]]:
-    """Pictures with so many captions each, some of them copies of others', and prompts, some of them alike."""
+    """Images with these counts of captions, and prompts; some captions and prompts are equal."""
     images, texts = embeddings(len(counts), dim, seed), embeddings(sum(counts), dim, seed + 1)
     texts[1::7] = texts[0]
     images[3::5] = images[1]
-    prompts = {template.format(name): row for name, row in zip(NAMES * 3, embeddings(21, dim, seed + 2), strict=True)
-               for template in TEMPLATES}  # fmt: skip
+    of_names = zip(NAMES * 3, embeddings(21, dim, seed + 2), strict=True)
+    prompts = {template.format(name): row for name, row in of_names for template in TEMPLATES}
     captions = iter(f"text {number}" for number in range(len(texts)))
     about = [
         ([next(captions) for _ in range(count)], {"class": number * 3 % 7})

@@ -1,12 +1,18 @@
 """The parity table: every engine against one process that has the whole batch and a plain loss.
 
-    python -m tests.support.parity            # all of it; tests/strategy/test_parity.py checks its rows
+    python -m tests.support.parity
 
-Each row trains a small dual encoder (BatchNorm, dropout and drop path on) for five steps on several gloo processes, through
-Lightning and the real engine, and compares with a plain loop: the same chunks one after another through the same towers, a
-cross-entropy over the whole batch, one backward, torch's AdamW or timm's LAMB. Relative errors |found - true| / |true| of the
-worst tensor on the worst rank: the towers' and the temperature's gradients in the first step, and parameters after five (those
-whose true gradient is zero left out: what is there is rounding, and optimizers divide it by itself).
+prints all of it, and `tests/strategy/test_parity.py` checks its rows.
+
+Each row trains a small dual encoder (BatchNorm, dropout and drop path on) for five steps on several
+gloo processes, through Lightning and the real strategy. It is compared with a plain loop: the same
+chunks one after another through the same towers, a cross-entropy over the whole batch, one
+backward, and torch's AdamW or timm's LAMB.
+
+The errors are relative, |found - true| / |true|, of the worst tensor on the worst rank. They are
+those of the gradients of towers and temperature in the first step, and of the parameters after five
+steps. Parameters whose true gradient is zero are left out: their gradient is rounding, which
+optimizers divide by itself.
 """
 
 from __future__ import annotations
@@ -57,7 +63,10 @@ ENGINES: dict[str, StrategyRecipe] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One row. chunks: in the global batch; a rank may have several. The oracle shares loss, optimizer and precision."""
+    """One row of the table; the oracle shares its loss, optimizer and precision.
+
+    `chunks` counts those of the global batch; a rank may have several.
+    """
 
     engine: str
     world: int
@@ -230,7 +239,7 @@ def schedule() -> WarmupLinear:
 
 
 class _Batches:
-    """A loader. (A list would be taken for several.)"""
+    """A loader of batches, because Lightning takes a list for several loaders."""
 
     def __init__(self, chunks: int, start: int, end: int) -> None:
         self.chunks, self.start, self.end = chunks, start, end
@@ -439,8 +448,10 @@ def extras(engines: tuple[str, ...] = ("ddp", "fsdp", "ZeRO-2", "ZeRO-3")) -> It
 
 
 def bound(case: Case) -> tuple[float, float]:
-    """Of gradients, and of parameters after five steps. In bf16 a last digit of float32 flips roundings of the next step, and
-    optimizers make the gradients of small parameters as large as any: only the first step compares.
+    """The largest errors of gradients, and of parameters after five steps.
+
+    In bf16 only the first step compares: a last digit of float32 flips roundings of the next step,
+    and optimizers make the gradients of small parameters as large as any.
     """
     if case.bf16:
         return 1e-5, 0.2
@@ -462,7 +473,8 @@ def row(case: Case, errors: dict[str, float]) -> str:
         and errors["parameters"] <= bound(case)[1]
     )
     verdict = "" if within else "  MISSED"
-    return f"{case.name:<36}{case.world:>6}{case.chunks:>7}{case.dtype:>9}{case.optimizer:>10}{cells}{verdict}"
+    names = f"{case.name:<36}{case.world:>6}{case.chunks:>7}{case.dtype:>9}{case.optimizer:>10}"
+    return f"{names}{cells}{verdict}"
 
 
 def main() -> None:

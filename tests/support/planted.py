@@ -1,4 +1,4 @@
-"""What goes wrong on purpose, for runs that tests start: `model._target_=tests.support.planted.…`."""
+"""Faults on purpose for runs of tests, chosen by `model._target_=tests.support.planted.…`."""
 
 from __future__ import annotations
 

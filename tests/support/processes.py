@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Forked from a clean process that has the libraries loaded: no import per rank, and no fork of this one's threads.
+# Ranks are forked from a clean process that has the libraries loaded. So no rank imports them, and
+# no thread of this process is forked.
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -54,7 +55,7 @@ def _work(
 
 
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
-    """What `function(*arguments)` returns on each of `world` ranks (tensors, in plain containers)."""
+    """Runs `function(*arguments)` on `world` ranks; it returns tensors in plain containers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

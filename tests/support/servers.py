@@ -1,19 +1,23 @@
-"""Local servers that misbehave on purpose, for tests of what fetches from far away: a web server, an S3 store, a dead one.
+"""Local servers that misbehave on purpose, for tests of downloads.
 
-`flaky_http` and `flaky_s3` serve a folder truthfully and spoil a share of the answers on the way out. A spoilt answer is
-one of `KINDS`, in turn:
+There are a web server, an S3 store and a dead server. `flaky_http` and `flaky_s3` serve a folder
+truthfully and spoil a share of the answers on the way out. A spoilt answer is one of `KINDS`, in
+turn:
 
 - "unavailable": 503, in S3's words ("SlowDown");
 - "closed": the connection ends without an answer;
 - "cut": the right Content-Length, then only a part of the body: a client that counts can notice;
-- "silent": a part of the body under a Content-Length that fits it: only who knows the true size can notice;
+- "silent": a part of the body under a Content-Length that fits it: only a client that knows the
+  true size can notice;
 - "stall": headers and a part of the body, then silence, then the end.
 
-A HEAD has no body, so it only meets 503, a closed connection, or silence before the headers. What lists files is never cut
-silently (and in S3 never spoilt), because nobody could notice. Which *request* meets a fault depends on the order in which
-they arrive, so with several clients only the shares repeat from one test run to the next.
+A HEAD has no body, so it only meets 503, a closed connection, or silence before the headers. A
+listing of files is never cut silently (and in S3 never spoilt), because no client could notice. The
+*request* that meets a fault depends on the order of arrival, so with several clients only the
+shares repeat from one test run to the next.
 
-They run in daemon threads of this process and hold every body in memory: for small files.
+The servers run in daemon threads of this process and hold every body in memory, so files must be
+small.
 """
 
 from __future__ import annotations
@@ -59,10 +63,11 @@ _KEY = {
 
 
 class FlakyServer:
-    """A WSGI application in front of `app` that spoils a share `fail` of the answers that `kinds_for` allows it to.
+    """A WSGI application in front of `app` that spoils a share `fail` of its answers.
 
-    `fail` may be changed while it serves: 1.0 is an outage, 0.0 the end of it. `requests` counts what could have been
-    spoilt, `failed` what was, by kind.
+    Only answers for which `kinds_for` gives kinds can be spoilt. `fail` may be changed while it
+    serves: 1.0 is an outage, 0.0 the end of it. `requests` counts the answers that could have been
+    spoilt, `failed` those that were, by kind.
     """
 
     def __init__(
@@ -111,7 +116,7 @@ class FlakyServer:
         return self._then_silence(part) if kind == "stall" else [part]
 
     def _draw(self, kinds: tuple[str, ...]) -> tuple[str | None, float]:
-        """The kind of fault that this request meets, if any, and the share of the body that it gets to see."""
+        """The fault that this request meets, if any, and the share of the body that it receives."""
         with self._lock:
             if not kinds:
                 return None, 1.0
@@ -126,7 +131,8 @@ class FlakyServer:
             return kind, self._random.uniform(0.1, 0.9)
 
     def _hang_up(self, environ: WSGIEnvironment) -> None:
-        # Not close() alone: a child forked meanwhile holds a copy of the socket, and the client would wait for that one.
+        # close() alone is not enough: a child that was forked meanwhile holds a copy of the socket,
+        # and the client would wait for that copy.
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         raise ConnectionAbortedError("on purpose")  # which werkzeug takes for a client that left
 
@@ -136,7 +142,7 @@ class FlakyServer:
 
 
 class FlakyBucket(FlakyServer):
-    """A `FlakyServer` in front of moto's S3: `url` names the bucket, `storage_options` go to fsspec."""
+    """A `FlakyServer` before moto's S3: `url` names the bucket, `storage_options` go to fsspec."""
 
     storage_options: dict[str, Any]
 
@@ -155,7 +161,10 @@ class _Quiet(WSGIRequestHandler):
 def flaky_http(
     folder: Path, *, fail: float = 0.3, stall: float = 5.0, seed: int = 0
 ) -> Iterator[FlakyServer]:
-    """A web server for what lies in `folder` at the time of each request: GET, HEAD, ranges, and listings of folders."""
+    """A web server for the files that `folder` holds at the time of each request.
+
+    It knows GET, HEAD, ranges and listings of folders.
+    """
 
     def kinds_for(environ: WSGIEnvironment) -> tuple[str, ...]:
         if environ["REQUEST_METHOD"] == "HEAD":
@@ -176,9 +185,10 @@ def flaky_http(
 def flaky_s3(
     folder: Path, *, fail: float = 0.3, stall: float = 5.0, seed: int = 0
 ) -> Iterator[FlakyBucket]:
-    """Moto's S3 with a bucket "shards" that holds the files of `folder`. Only reading an object (GET, HEAD) can go wrong.
+    """Moto's S3 with a bucket "shards" that holds the files of `folder`.
 
-    moto keeps its buckets in the process, so there is one such store at a time.
+    Only reading an object (GET, HEAD) can go wrong. moto keeps its buckets in the process, so there
+    is one store at a time.
     """
     # Here, because importing it takes a second that only these tests should pay.
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -235,10 +245,14 @@ def refusing_url() -> str:
 
 
 class Web:
-    """A web of pictures as crawls find it: what becomes of `/KIND/NAME` depends on its kind.
+    """A web of images as crawls find it; the answer to `/KIND/NAME` depends on its kind.
 
-    good: the picture; moved: a redirect to it; gone: 404; page: HTML with status 200; cut: half of the body under the whole
-    length; stall: half of the body, then silence, until `mended`.
+    - good: the image;
+    - moved: a redirect to it;
+    - gone: 404;
+    - page: HTML with status 200;
+    - cut: half of the body under the whole length;
+    - stall: half of the body, then silence, until `mended`.
     """
 
     def __init__(self, pictures: dict[str, bytes]) -> None:

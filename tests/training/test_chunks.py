@@ -18,7 +18,10 @@ from tests.support.processes import on_ranks
 
 
 def step(recompute: bool, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """One step's loss, gradients (averaged over ranks) and buffers, of this rank's share of four chunks."""
+    """Loss, gradients and buffers of one step on this rank's share of four chunks.
+
+    The gradients are averaged over ranks.
+    """
     model = small_model().to(dtype)
     own = 4 // world_size()
     chunks = small_chunks(4)[rank() * own : (rank() + 1) * own]

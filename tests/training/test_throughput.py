@@ -1,4 +1,7 @@
-"""Counted FLOPs against the published ones, and the columns that say how fast a run is and what holds it up."""
+"""Counted FLOPs are the published ones, and metrics say how fast a run is.
+
+They also say which part of a step takes its time.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,10 @@ def b7_base() -> DualEncoder:
 
 
 def test_forward_passes_cost_what_was_published(b7_base: DualEncoder) -> None:
-    """EfficientNet-B7 at 289 pixels: 8.9 G multiply-adds; BERT-base, 64 tokens: 5.5 G; two FLOPs each, a step three times that.
-    (What timm counts beside matrix products and convolutions is left out.)
+    """EfficientNet-B7 at 289 pixels takes 8.9 G multiply-adds, BERT-base with 64 tokens 5.5 G.
+
+    A multiply-add is two FLOPs, and a step takes three times the forward pass. Only matrix products
+    and convolutions are counted; timm counts more.
     """
     flops = ModelFlops(b7_base)
     image, text = flops.of_step(1, 0) / 3, (flops.of_step(1, 64) - flops.of_step(1, 0)) / 3
@@ -62,7 +67,10 @@ def test_a_locked_tower_has_no_backward_pass() -> None:
 
 @pytest.mark.long
 def test_the_columns_of_two_processes(tmp_path: Path, small_run: tuple[str, ...]) -> None:
-    """The second is slower by 0.4 s a chunk, two chunks a step: far more than a busy machine adds."""
+    """The second process is slower by 0.4 s a chunk, at two chunks a step.
+
+    A busy machine adds far less.
+    """
     slow = (
         "model._target_=tests.support.planted.Slow",
         "trainer.peak_tflops=0.001",
