@@ -110,8 +110,13 @@ def _written(folder: str, name: str, value: int) -> None:
 
 def _serve() -> Request:
     """Returns in each command, and never in the server."""
+    # timm would import wandb, which makes a folder when it is imported and removes it at the end
+    # of the process: each command that logs to wandb must have its own.
+    modules: dict[str, Any] = sys.modules
+    modules["wandb"] = None
     for module in PRELOADED:
         importlib.import_module(module)
+    del modules["wandb"]
 
     # Without this each command's collector would look through, and so copy, all that is loaded
     # here: two seconds a command.
