@@ -425,9 +425,8 @@ def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     options = (*small_run, *NO_COMPOSED, "name=logged", "logger=wandb", "logger.offline=true")
-    # Not forked: wandb has one folder for each process that imports it, and removes it at its end.
     for steps in (4, 6):
-        run(*options, f"max_steps={steps}", cwd=tmp_path, forked=False)
+        run(*options, f"max_steps={steps}", cwd=tmp_path)
     folder = tmp_path / "outputs" / "logged"
     starts = [wandb_records(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
     assert len(starts) == 2
