@@ -30,7 +30,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder=str(folder / "pairs"),
             pairs=512,
             held_out=64,
+            noise=0.25,
             size=40,
+            seed=0,
             pairs_per_shard=128,
             vocabulary=300,
         )

@@ -69,11 +69,11 @@ class _Job:
 def make_demo(
     *,
     folder: str,
-    pairs: int = 24576,
-    held_out: int = 2048,
-    noise: float = 0.25,
-    size: int = 54,
-    seed: int = 0,
+    pairs: int,
+    held_out: int,
+    noise: float,
+    size: int,
+    seed: int,
     pairs_per_shard: int = 2048,
     vocabulary: int = 2000,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,25 +27,22 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
+# Of the fixture `demo`, which tests/conftest.py makes.
+SMALL_DEMO: dict[str, Any] = {
+    "pairs": 512,
+    "held_out": 64,
+    "noise": 0.25,
+    "size": 40,
+    "seed": 0,
+    "pairs_per_shard": 128,
+    "vocabulary": 300,
+}
+
+
 def test_the_demo_has_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> None:
-    make_demo(
-        folder=str(tmp_path / "again"),
-        pairs=512,
-        held_out=64,
-        size=40,
-        pairs_per_shard=128,
-        vocabulary=300,
-    )
+    make_demo(folder=str(tmp_path / "again"), **SMALL_DEMO)
     assert digest(tmp_path / "again") == digest(demo)
-    make_demo(
-        folder=str(tmp_path / "other"),
-        pairs=512,
-        held_out=64,
-        size=40,
-        pairs_per_shard=128,
-        vocabulary=300,
-        seed=1,
-    )
+    make_demo(folder=str(tmp_path / "other"), **SMALL_DEMO | {"seed": 1})
     assert not set(digest(tmp_path / "other").values()) & {
         v for k, v in digest(demo).items() if k.endswith(".tar")
     }
@@ -53,12 +51,10 @@ def test_the_demo_has_the_same_bytes_each_time(demo: Path, tmp_path: Path) -> No
 def test_a_folder_with_other_contents_is_refused_and_kept(demo: Path, tmp_path: Path) -> None:
     before = digest(demo)
     with pytest.raises(UserError, match="was made with pairs=512"):
-        make_demo(
-            folder=str(demo), pairs=513, held_out=64, size=40, pairs_per_shard=128, vocabulary=300
-        )
+        make_demo(folder=str(demo), **SMALL_DEMO | {"pairs": 513})
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="exists and holds no demo"):
-        make_demo(folder=str(tmp_path), pairs=8, held_out=8)
+        make_demo(folder=str(tmp_path), **SMALL_DEMO)
     assert (tmp_path / "mine.txt").exists() and digest(demo) == before
 
 

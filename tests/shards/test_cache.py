@@ -54,7 +54,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder=str(folder / "pairs"),
             pairs=512,
             held_out=32,
+            noise=0.25,
             size=40,
+            seed=0,
             pairs_per_shard=16,
             vocabulary=300,
         )
