@@ -77,11 +77,11 @@ class _Recipe:
     """
 
     lr: float
-    weight_decay: float = 1e-5
-    text_lr: float | None = None
-    temperature_lr: float | None = None
-    head_lr: float | None = None
-    exempt: Sequence[str] = KINDS
+    weight_decay: float
+    text_lr: float | None
+    temperature_lr: float | None
+    head_lr: float | None
+    exempt: Sequence[str]
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot train, before anything is built.
@@ -156,8 +156,8 @@ class _Adaptive(_Recipe):
         eps: Added to the root of the second moment.
     """
 
-    betas: Sequence[float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: Sequence[float]
+    eps: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,7 +188,7 @@ class SGD(_Recipe):
         momentum: In [0, 1).
     """
 
-    momentum: float = 0.9
+    momentum: float
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot train.
@@ -208,9 +208,6 @@ class SGD(_Recipe):
 @dataclass(frozen=True, kw_only=True)
 class Lamb(_Adaptive):
     """LAMB (You et al. 2020); exempt parameters have neither weight decay nor trust ratio."""
-
-    eps: float = 1e-6
-    exempt: Sequence[str] = ("batchnorm",)
 
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer of a model's trained parameters."""

@@ -40,7 +40,7 @@ class _Schedule(ABC):
 class WarmupLinear(_Schedule):
     """Linear up, then linear down to the run's last step (paper, section 5)."""
 
-    def __init__(self, *, warmup_steps: int, final: float = 0.0) -> None:
+    def __init__(self, *, warmup_steps: int, final: float) -> None:
         """Sets the slopes.
 
         Args:
@@ -67,7 +67,7 @@ class WarmupLinear(_Schedule):
 class StepDecay(_Schedule):
     """Linear up, then multiplied by a ratio after every so many steps."""
 
-    def __init__(self, *, every: int, ratio: float, warmup_steps: int = 0) -> None:
+    def __init__(self, *, every: int, ratio: float, warmup_steps: int) -> None:
         """Sets the steps.
 
         Args:

@@ -58,8 +58,8 @@ class DeepSpeed(StrategyRecipe):
     # DeepSpeed knows the gradient's norm only after its step.
     can_skip_steps = False
 
-    stage: Literal[1, 2, 3] = 2
-    options: dict[str, object] | None = None
+    stage: Literal[1, 2, 3]
+    options: dict[str, object] | None
 
     def __post_init__(self) -> None:
         """Refuses options that are not supported.

@@ -30,7 +30,7 @@ class FSDP(StrategyRecipe):
             gather them once a step (a step of many chunks would gather as many times).
     """
 
-    reshard: bool = False
+    reshard: bool
 
     @property
     def label(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from align_train.errors import UserError
 from align_train.evals import Classification, EmbeddedPairs
 from align_train.loss.classification import ClassificationLoss
 from align_train.model import Classifier, EfficientNetTower
-from align_train.optim.recipes import SGD
 from align_train.optim.schedules import StepDecay
 from align_train.pretrained.explicit import explicit_settings
 from align_train.stream.classes import ClassList, LabelSource
 from tests.support.commands import data_module, run
+from tests.support.optimizers import PLAIN_SGD
 from tests.support.processes import on_ranks
 from tests.support.ready import lying_ready
 from tests.support.runs import metrics
@@ -253,7 +254,8 @@ def small_classifier() -> Classifier:
 
 def test_groups_and_momentum() -> None:
     model = small_classifier()
-    optimizer = SGD(lr=0.1, head_lr=1.0, momentum=0.5, weight_decay=0.0).build(model)
+    sgd = replace(PLAIN_SGD, lr=0.1, head_lr=1.0, momentum=0.5, weight_decay=0.0)
+    optimizer = sgd.build(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates.keys() == set(names.values())
@@ -263,7 +265,7 @@ def test_groups_and_momentum() -> None:
         optimizer.step()
     torch.testing.assert_close(model.head.bias.detach(), torch.full((5,), -(1.0 + 1.5)))
     with pytest.raises(ValueError, match=r"optimizer\.momentum=1"):
-        SGD(lr=0.1, momentum=1.0)
+        replace(PLAIN_SGD, momentum=1.0)
 
 
 def test_decay_in_steps() -> None:
@@ -279,7 +281,7 @@ def test_decay_in_steps() -> None:
         0.25,
     ]
     with pytest.raises(ValueError, match="every=0"):
-        StepDecay(every=0, ratio=0.5)
+        StepDecay(every=0, ratio=0.5, warmup_steps=0)
 
 
 LOGITS, LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5

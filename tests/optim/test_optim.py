@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from align_train.optim.recipes import AdamW, Lamb
 from align_train.optim.schedules import WarmupLinear
+from tests.support.optimizers import PLAIN_ADAMW, PLAIN_LAMB
 from tests.support.parity import small_model
 
 
@@ -23,7 +24,7 @@ def names_by_group(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[s
 
 def test_every_parameter_is_in_one_group_and_exempt_ones_do_not_decay() -> None:
     model = small_model()
-    optimizer = AdamW(lr=1e-3, weight_decay=0.1, temperature_lr=1e-4).build(model)
+    optimizer = replace(PLAIN_ADAMW, lr=1e-3, weight_decay=0.1, temperature_lr=1e-4).build(model)
     adapted, spared, temperature = names_by_group(optimizer, model)
     assert adapted | spared | temperature == {name for name, _ in model.named_parameters()}
     assert temperature == {"temperature.value"}
@@ -38,7 +39,7 @@ def test_every_parameter_is_in_one_group_and_exempt_ones_do_not_decay() -> None:
 
 def test_coyo_exempts_only_batch_norm() -> None:
     model = small_model()
-    optimizer = Lamb(lr=1e-3, weight_decay=0.1).build(model)
+    optimizer = replace(PLAIN_LAMB, lr=1e-3, weight_decay=0.1).build(model)
     adapted, spared, temperature = names_by_group(optimizer, model)
     assert spared and all("bn" in name for name in spared)
     assert "text_tower.projection.bias" in adapted
@@ -47,7 +48,8 @@ def test_coyo_exempts_only_batch_norm() -> None:
 
 def test_the_text_tower_may_have_its_own_learning_rate() -> None:
     model = small_model()
-    optimizer = AdamW(lr=1e-3, text_lr=2e-4, temperature_lr=1e-4, weight_decay=0.1).build(model)
+    recipe = replace(PLAIN_ADAMW, lr=1e-3, text_lr=2e-4, temperature_lr=1e-4, weight_decay=0.1)
+    optimizer = recipe.build(model)
     adapted, spared, text_adapted, text_spared, temperature = names_by_group(optimizer, model)
     assert all(name.startswith("image_tower.") for name in adapted | spared)
     assert all(name.startswith("text_tower.") for name in text_adapted | text_spared)
@@ -60,14 +62,14 @@ def test_a_locked_tower_has_no_group() -> None:
     model = small_model(lock="image")
     assert not any(
         "image_tower" in name
-        for group in names_by_group(AdamW(lr=1.0).build(model), model)
+        for group in names_by_group(PLAIN_ADAMW.build(model), model)
         for name in group
     )
 
 
 def test_an_unknown_kind_of_parameter_is_named() -> None:
     with pytest.raises(ValueError, match="biases"):
-        AdamW(lr=1.0, exempt=["biases"]).build(small_model())
+        replace(PLAIN_ADAMW, exempt=["biases"])
 
 
 def test_the_first_step_of_lamb_is_that_of_the_paper() -> None:
@@ -75,7 +77,7 @@ def test_the_first_step_of_lamb_is_that_of_the_paper() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     lr, decay, eps = 0.1, 0.5, 1e-6
-    optimizer = Lamb(lr=lr, weight_decay=decay, eps=eps).build(model)
+    optimizer = replace(PLAIN_LAMB, lr=lr, weight_decay=decay, eps=eps).build(model)
     for parameter in model.parameters():
         parameter.grad = torch.randn(
             parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())

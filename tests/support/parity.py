@@ -46,6 +46,7 @@ from align_train.stream.batch import Batch, Chunk, normalise
 from align_train.training.callbacks import Averaging
 from align_train.training.forward import seed_chunk
 from align_train.training.module import TrainingModule
+from tests.support.optimizers import PLAIN_ADAMW, PLAIN_LAMB
 from tests.support.processes import on_ranks
 
 STEPS, CHUNKS, PAIRS, SEED = 5, 4, 6, 5
@@ -53,11 +54,11 @@ STEPS, CHUNKS, PAIRS, SEED = 5, 4, 6, 5
 
 ENGINES: dict[str, StrategyRecipe] = {
     "ddp": DDP(),
-    "fsdp": FSDP(),
+    "fsdp": FSDP(reshard=False),
     "fsdp, reshard": FSDP(reshard=True),
-    "ZeRO-1": DeepSpeed(stage=1),
-    "ZeRO-2": DeepSpeed(stage=2),
-    "ZeRO-3": DeepSpeed(stage=3),
+    "ZeRO-1": DeepSpeed(stage=1, options=None),
+    "ZeRO-2": DeepSpeed(stage=2, options=None),
+    "ZeRO-3": DeepSpeed(stage=3, options=None),
 }
 
 
@@ -228,14 +229,14 @@ def model_of(case: Case) -> DualEncoder:
 
 def optimizer_of(case: Case) -> AdamW | Lamb:
     return (
-        Lamb(lr=0.02, weight_decay=0.01)
+        replace(PLAIN_LAMB, lr=0.02, weight_decay=0.01)
         if case.optimizer == "lamb"
-        else AdamW(lr=2e-3, weight_decay=0.01)
+        else replace(PLAIN_ADAMW, lr=2e-3, weight_decay=0.01)
     )
 
 
 def schedule() -> WarmupLinear:
-    return WarmupLinear(warmup_steps=2)
+    return WarmupLinear(warmup_steps=2, final=0.0)
 
 
 class _Batches:

@@ -1,0 +1,37 @@
+"""Optimizers that tests change by `dataclasses.replace`: their constructors have no defaults."""
+
+from __future__ import annotations
+
+from align_train.optim.recipes import KINDS, SGD, AdamW, Lamb
+
+PLAIN_ADAMW = AdamW(
+    lr=1.0,
+    weight_decay=1e-5,
+    text_lr=None,
+    temperature_lr=None,
+    head_lr=None,
+    exempt=KINDS,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+)
+
+PLAIN_LAMB = Lamb(
+    lr=1.0,
+    weight_decay=1e-5,
+    text_lr=None,
+    temperature_lr=None,
+    head_lr=None,
+    exempt=("batchnorm",),
+    betas=(0.9, 0.999),
+    eps=1e-6,
+)
+
+PLAIN_SGD = SGD(
+    lr=1.0,
+    weight_decay=1e-5,
+    text_lr=None,
+    temperature_lr=None,
+    head_lr=None,
+    exempt=KINDS,
+    momentum=0.9,
+)
