@@ -23,7 +23,6 @@ from align_train.evals.prompts import read_templates
 from align_train.stream.classes import ClassNames
 from align_train.stream.sets import ImageSet
 
-TEXT_WEIGHT = 2.0
 _ROWS = 1024  # queries that are compared with all images at a time
 
 
@@ -31,7 +30,7 @@ def compose(
     images: Tensor,
     texts: Tensor,
     *,
-    text_weight: float = TEXT_WEIGHT,
+    text_weight: float,
 ) -> Tensor:
     """Makes queries of images and texts.
 
@@ -60,9 +59,9 @@ class ComposedSearch(Evaluator):
         attribute: str,
         values: list[str],
         template: str = "{}",
-        label: str = "class",
-        data: ImageSet | None = None,
-        text_weight: float = TEXT_WEIGHT,
+        label: str,
+        data: ImageSet | None,
+        text_weight: float,
     ) -> None:
         """Reads the classes.
 

@@ -34,10 +34,10 @@ class NearestNeighbours(FromLabelledImages):
         self,
         *,
         train: ImageSet,
-        data: ImageSet | None = None,
+        data: ImageSet | None,
         label: str | None = "class",
-        k: int = 20,
-        temperature: float = 0.07,
+        k: int,
+        temperature: float,
     ) -> None:
         """Checks the settings.
 

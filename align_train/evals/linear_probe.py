@@ -35,10 +35,10 @@ class LinearProbe(FromLabelledImages):
         self,
         *,
         train: ImageSet,
-        data: ImageSet | None = None,
+        data: ImageSet | None,
         label: str | None = "class",
-        weight_decays: Sequence[float] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-        iterations: int = 200,
+        weight_decays: Sequence[float],
+        iterations: int,
         seed: int = 0,
     ) -> None:
         """Checks the settings.

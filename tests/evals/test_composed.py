@@ -18,6 +18,17 @@ from tests.support.processes import on_ranks
 from tests.support.ready import lying_ready
 
 
+def search(classes: str, attribute: str, values: list[str]) -> ComposedSearch:
+    return ComposedSearch(
+        classes=classes,
+        attribute=attribute,
+        values=values,
+        label="class",
+        data=None,
+        text_weight=2.0,
+    )
+
+
 def composed_on_ranks(classes: str) -> dict[str, float]:
     """Each embedding is the sum of a colour's and a shape's direction.
 
@@ -37,7 +48,7 @@ def composed_on_ranks(classes: str) -> dict[str, float]:
         [{"class": label} for label in labels],
         lambda _: images,
     )
-    evaluator = ComposedSearch(classes=classes, attribute="colour", values=["red", "blue"])
+    evaluator = search(classes, "colour", ["red", "blue"])
     return dict(evaluator(lying_ready(pairs, texts={"red": colour[0], "blue": colour[1]})))
 
 
@@ -60,6 +71,6 @@ def test_composed_queries_find_more_than_their_parts(tmp_path: Path) -> None:
     for on_rank in on_ranks(3, composed_on_ranks, str(file), folder=tmp_path / "ranks"):
         assert on_rank == found
     with pytest.raises(UserError, match=r"attribute=size: .* has colour, shape"):
-        ComposedSearch(classes=str(file), attribute="size", values=[])
+        search(str(file), "size", [])
     with pytest.raises(UserError, match="1 of them; colour has 2 values"):
-        ComposedSearch(classes=str(file), attribute="colour", values=["red"])
+        search(str(file), "colour", ["red"])

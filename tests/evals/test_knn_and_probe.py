@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,21 @@ def clusters(rows: int, seed: int, spread: float = 0.5) -> EmbeddedPairs:
     )
 
 
+def nearest_neighbours(temperature: float = 0.07) -> NearestNeighbours:
+    return NearestNeighbours(train=TRAIN, data=None, k=20, temperature=temperature)
+
+
+def linear_probe(
+    iterations: int = 200,
+    weight_decays: Sequence[float] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+) -> LinearProbe:
+    return LinearProbe(train=TRAIN, data=None, weight_decays=weight_decays, iterations=iterations)
+
+
 def probes_on_ranks() -> dict[str, float]:
     embedder = lying_ready(clusters(101, 1), clusters(203, 2))
-    return dict(NearestNeighbours(train=TRAIN)(embedder)) | {
-        f"probe/{name}": value for name, value in LinearProbe(train=TRAIN, iterations=50)(embedder)
+    return dict(nearest_neighbours()(embedder)) | {
+        f"probe/{name}": value for name, value in linear_probe(iterations=50)(embedder)
     }
 
 
@@ -83,7 +95,7 @@ def test_neighbours_equal_numpy_and_ranks_agree_with_one_process(tmp_path: Path)
         np.add.at(votes[row], labels[neighbours], np.exp((matrix[row, neighbours] - 1) / 0.07))
     assert found["weighted_20"] == np.mean(votes.argmax(axis=1) == np.arange(101) % 4)
     assert found["probe/top1"] > 0.75
-    cold = dict(NearestNeighbours(train=TRAIN, temperature=1e-4)(lying_ready(held, train)))
+    cold = dict(nearest_neighbours(temperature=1e-4)(lying_ready(held, train)))
     # At this temperature only the nearest neighbour's vote counts.
     assert cold["weighted_20"] == cold["top1"]
     for world in (2, 3):
@@ -94,7 +106,7 @@ def test_neighbours_equal_numpy_and_ranks_agree_with_one_process(tmp_path: Path)
 def test_a_fitted_probe_has_a_gradient_of_zero() -> None:
     pairs = clusters(80, 3)
     labels = torch.arange(80) % 4
-    weights, bias = LinearProbe(train=TRAIN)._fit(pairs.images, labels, 1e-2, 4)
+    weights, bias = linear_probe()._fit(pairs.images, labels, 1e-2, 4)
     weights.requires_grad_()
     loss = cross_entropy(pairs.images @ weights + bias, labels) + 0.5e-2 * weights.square().sum()
     (gradient,) = torch.autograd.grad(loss, weights)
@@ -108,7 +120,7 @@ def test_a_probe_chooses_the_weight_decay_that_is_best_on_a_fifth() -> None:
     """
     train, held = clusters(120, 5, spread=1.5), clusters(200, 6, spread=1.5)
     decays = [1e-8, 1e-2, 1e3]
-    probe = LinearProbe(train=TRAIN, weight_decays=decays)
+    probe = linear_probe(weight_decays=decays)
     found = dict(probe(lying_ready(held, train)))
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     chosen, rest = order[::5], torch.stack([one for n, one in enumerate(order) if n % 5])
@@ -130,7 +142,7 @@ def test_a_probe_chooses_the_weight_decay_that_is_best_on_a_fifth() -> None:
 def test_missing_and_unknown_labels_are_refused() -> None:
     bare = EmbeddedPairs(torch.eye(2), ["x"] * 2, torch.arange(2), [{}, {}], lambda _: torch.eye(2))
     with pytest.raises(UserError, match="label=class: 2 of 2 images have no such field"):
-        dict(NearestNeighbours(train=TRAIN)(lying_ready(bare, bare)))
+        dict(nearest_neighbours()(lying_ready(bare, bare)))
     few = clusters(2, 0)
     with pytest.raises(UserError, match="2 classes have no image among the labelled ones"):
-        dict(NearestNeighbours(train=TRAIN)(lying_ready(clusters(8, 1), few)))
+        dict(nearest_neighbours()(lying_ready(clusters(8, 1), few)))
