@@ -62,9 +62,9 @@ class PairsDataModule(lightning.LightningDataModule):
         storage_options: Options for fsspec.
         missing_shards: Whether a vanished shard stops the run, or is dropped.
         max_bad_share: Share of pairs that may be replaced before the run stops.
+        make: Makes the shards; called before they are opened. The demo draws its own so.
         accept: Settings of `recipe.SETTINGS` that may differ from the checkpoint's.
         progress: Show a bar while shards are counted.
-        make: Makes the shards; called before they are opened. The demo draws its own so.
     """
 
     shards: str | Sequence[str]
@@ -73,28 +73,28 @@ class PairsDataModule(lightning.LightningDataModule):
     batch_size: int
     chunk_size: int
     seed: int
-    tokenizer: str | None = None
-    max_tokens: int | None = None
-    classes: int | str | None = None
-    weights: Sequence[int] | None = None
-    held_out: str | Sequence[str] | None = None
-    caption: str = "txt"
-    held_out_caption: str | None = None
-    first_caption: float | None = None
-    content_ids: bool = False
-    lanes: int = 8
-    window: int = 16384
-    workers: int = 1
-    flip: bool = True
-    least_scale: float = 1.0
-    augmentation: Augmentation | None = None
-    staging: ShardCache | None = None
-    storage_options: Mapping[str, Any] | None = None
-    missing_shards: Literal["stop", "drop"] = "stop"
-    max_bad_share: float = 0.1
+    tokenizer: str | None
+    max_tokens: int | None
+    classes: int | str | None
+    weights: Sequence[int] | None
+    held_out: str | Sequence[str] | None
+    caption: str
+    held_out_caption: str | None
+    first_caption: float | None
+    content_ids: bool
+    lanes: int
+    window: int
+    workers: int
+    flip: bool
+    least_scale: float
+    augmentation: Augmentation | None
+    staging: ShardCache | None
+    storage_options: Mapping[str, Any] | None
+    missing_shards: Literal["stop", "drop"]
+    max_bad_share: float
+    make: Callable[[], object] | None
     accept: Collection[str] = ()
     progress: bool = True
-    make: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -90,9 +90,26 @@ def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> Pai
         "max_tokens": 16,
         "batch_size": 32,
         "seed": 0,
+        "classes": None,
+        "weights": None,
+        "held_out": None,
+        "caption": "txt",
+        "held_out_caption": None,
+        "first_caption": None,
+        "content_ids": False,
         "lanes": 8,
+        "window": 16384,
+        "workers": 1,
+        "flip": True,
+        "least_scale": 1.0,
+        "augmentation": None,
+        "staging": None,
+        "storage_options": None,
+        "missing_shards": "stop",
+        "max_bad_share": 0.1,
+        "make": None,
     }
-    return PairsDataModule(shards=shards, tokenizer=str(tokenizer), **plain, **options)
+    return PairsDataModule(shards=shards, tokenizer=str(tokenizer), **plain | options)
 
 
 def launch_command(*, beginning: str) -> str:
