@@ -215,17 +215,17 @@ class Alone(Launcher):
 
     @property
     def nodes(self) -> int:
-        """What the job of Slurm's has that this process may be in the batch script of; else 1."""
+        """Machines of the Slurm job whose batch script runs this process; else 1."""
         return _slurm_nodes()
 
     @property
     def processes_per_node(self) -> int:
-        """What that job has; else 8, so that a laptop can check the settings of a cluster."""
+        """Tasks a machine of that job; else 8: a laptop may check the settings of a cluster."""
         return _slurm_tasks_per_node() or 8
 
     @property
     def rendezvous(self) -> Rendezvous:
-        """This machine; port 0, which means any free one, until the first process has told one.
+        """This machine; port 0, which means any free one, until the first process has named one.
 
         Raises:
             UserError: LOCAL_RANK is set, but by none of our first processes.

@@ -140,7 +140,7 @@ class WriteSettings(lightning.Callback):
             error: What torch or Lightning raised while the run was trained.
 
         Returns:
-            The line for the user; None if it is no such error.
+            The line for the user; None for any other error.
         """
         if self._written:
             return None

@@ -30,7 +30,7 @@ _FROM_ONE = (
 # Settings of the data that are always those of the run.
 _OF_RUN = ("seed", "batch_size", "chunk_size")
 
-_LONG = 1e9  # seconds: what is more is not meant
+_LONG = 1e9  # seconds; a larger number is a mistake
 
 
 def check(settings: TrainSettings) -> None:
@@ -120,8 +120,8 @@ def _check_trainer(settings: TrainSettings) -> None:
     if isinstance(patience, int | float) and trainer.timeout <= patience:
         raise UserError(
             f"trainer.timeout={trainer.timeout:g}: expected more than "
-            f"data.staging.patience={patience:g}: so long a rank may wait for a shard, "
-            f"and the others for it"
+            f"data.staging.patience={patience:g}: a rank may wait that long for a shard, "
+            f"and the others for the rank"
         )
 
 

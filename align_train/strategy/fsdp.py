@@ -56,7 +56,7 @@ class _Sharded(StaysInPlace):
         return cast("nn.Module", self._module.model)
 
     def configure_ddp(self) -> None:
-        """Shards the model, where Lightning would wrap it in DDP."""
+        """Shards the model instead of letting Lightning wrap it in DDP."""
         # FSDP2 takes weights of no other memory format. Images stay channels last.
         model = self._towers.to(memory_format=torch.contiguous_format)
         blocks = cast("list[nn.Module]", model.blocks)

@@ -114,7 +114,7 @@ def pieces_of_groups(zero: Any) -> dict[Tensor, list[Stretch]]:
 def is_zero(parameter: Parameter) -> bool:
     """Whether ZeRO trains this parameter.
 
-    It leaves locked ones alone, but that stage 3 cuts those too.
+    It leaves locked parameters alone, except that stage 3 cuts those too.
     """
     if hasattr(parameter, "_hp_mapping"):
         return True

@@ -49,7 +49,7 @@ class HeldOutPairs(Dataset[Pixels]):
         Raises:
             UserError: A pair is not whole.
         """
-        # What an error interrupted goes on from there.
+        # A call that an error interrupted is continued, not begun anew.
         for index in range(len(self._about), len(self)):
             shard, pair = place_in(self.ends, index)
             if pair == 0:

@@ -1,4 +1,4 @@
-"""What takes the place of a pair that cannot be used.
+"""Replaces a pair that cannot be used by another one.
 
 A pair whose *content* is bad is replaced by the next good pair of its shard. If the shard has none,
 a pair of the next shard in the epoch's order replaces it. It is the same pair on every machine, and

@@ -89,7 +89,7 @@ def rows_near(
     counted.
 
     Args:
-        hashes: (row, phash). What is no hash is near nothing.
+        hashes: (row, phash). A cell that holds no hash is near nothing.
         probes: The hashes to look for.
         blocks: The tables of `probes.table`.
         from_hex: Reads eight hexadecimal digits.

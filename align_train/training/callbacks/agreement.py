@@ -1,9 +1,8 @@
 """The ranks agree, once a step, on facts that one of them alone knows.
 
-Whether a signal has come to one of them; how many pairs they replaced, among how many; whether
-shards of the next batch have vanished; whether a checkpoint could not be written. So all ranks stop
-at the same step, for the same reason, and all go on without a vanished shard from the same step on,
-which the lineage records.
+A rank tells the others if it got a signal, how many pairs it replaced, which shards of the next
+batch have vanished, and if it could not write a checkpoint. So all ranks stop at the same step, for
+the same reason. All go on without a vanished shard from the same step on; the lineage records it.
 
 Price: one all-reduce of five integers a step.
 """
