@@ -3,7 +3,8 @@
 The query is the sum of both embeddings, the text at twice the weight (paper, section 5.4).
 
 It is measured on classes that are made up of attributes, like the demo's colour and shape. An image
-and the name of another value ask for images that have this value, and are like the first one otherwise.
+and the name of another value ask for images that have this value and otherwise are like the
+first one.
 """
 
 from __future__ import annotations
