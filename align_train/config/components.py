@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections.abc
 import difflib
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ from hydra.utils import get_object, instantiate
 
 from align_train.config.schema import Node
 from align_train.errors import UserError
+
+# Hydra logs what it cannot import, in several lines. We say it in one.
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 # Null in the settings: known only once the data is open.
 _FILLED_IN = ("model.vocabulary_size", "model.classes")

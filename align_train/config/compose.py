@@ -214,7 +214,14 @@ def _use_launcher(config: DictConfig) -> None:
 
         plain: Any = OmegaConf.to_container(node, resolve=True)
         check_component(plain, key)
-        launcher.use(build(plain))
+        built = build(plain)
+        # Not isinstance: it would read the properties, which may ask for what is not set yet.
+        if launcher.Launcher not in type(built).__mro__:
+            raise UserError(
+                f"{key}._target_={plain['_target_']}: makes no launcher; derive it from "
+                f"align_train.cluster.launcher.Launcher"
+            )
+        launcher.use(built)
 
 
 def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -> S:

@@ -361,6 +361,12 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ): "batch_size=100 cannot be split evenly over 3 processes",
         (*shards, "data.shards=cut.tar"): "cut.tar: the tar is cut short",
         ("output_dir=/etc/hostname", f"data.make.folder={demo}", *SMALL_MAKE): "/etc/hostname/demo",
+        (
+            "loss._target_=mine.Loss",
+        ): "align_train: loss._target_=mine.Loss: no such class or function",
+        (
+            "trainer.launcher={_target_: builtins.dict}",
+        ): "builtins.dict: makes no launcher; derive it",
         ("model=null",): "a group such as model or data takes the name of a choice",
         (
             "trainer=multinode",
