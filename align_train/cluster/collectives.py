@@ -7,7 +7,7 @@ code path. Collective means: all ranks must call it, in the same order.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Literal
@@ -201,6 +201,15 @@ def all_reduce_(value: Tensor, operation: Literal["sum", "max"] = "sum") -> Tens
         kinds = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
         dist.all_reduce(value, kinds[operation])
     return value
+
+
+def on_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Numbers as a float64 tensor on a device, without waiting for it."""
+    host = torch.tensor(values, dtype=torch.float64)
+    if device.type == "cuda":
+        # From ordinary memory the copy would wait for all that the GPU still has to do.
+        return host.pin_memory().to(device, non_blocking=True)
+    return host
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

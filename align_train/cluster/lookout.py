@@ -12,13 +12,15 @@ from align_train.cluster.run_store import (
     BACKWARD,
     FORWARD,
     STARTING,
+    TRIED,
+    TRYING,
     WAITING,
     Position,
     RunStore,
 )
 from align_train.errors import Lost
 
-_ORDER = (STARTING, WAITING, FORWARD, BACKWARD)  # of the places within a step
+_ORDER = (STARTING, TRYING, TRIED, WAITING, FORWARD, BACKWARD)  # of the places within a step
 _SOON = 5.0  # seconds of silence that tell which process is gone, once it is known that one is
 _MOST_NAMED = 8  # ranks in one message
 

@@ -22,6 +22,8 @@ from align_train.errors import Lost, UserError
 
 # Places of `Position`; others (saving a checkpoint) come after the backward pass of their step.
 STARTING = "starting"
+TRYING = "finding the chunk size that fits"
+TRIED = "waiting for others to find the chunk size that fits"
 WAITING = "waiting for data"
 FORWARD = "forward pass"
 BACKWARD = "backward pass"

@@ -119,7 +119,7 @@ def evaluate_run(
         evaluators,
         folder,
         sets=data.sets,
-        chunk_size=settings.chunk_size,
+        chunk_size=settings.evaluation_chunk,
         workers=data.workers,
         device=device,
     )

@@ -9,6 +9,7 @@ import torch
 
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import Lost, UserError
+from align_train.training.chunk_size import is_out_of_memory
 
 # How gloo says that a peer is gone. It raises a plain RuntimeError, so only the words tell.
 _PEER_LEFT = (
@@ -59,11 +60,12 @@ def explaining(
 def _explained(error: Exception, watchdog: Watchdog) -> UserError | None:
     """What an error of torch's means to the user; None if that is not known."""
     text = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
+        # Passes of a step are made again, but not everything can be, see docs/chunks.md.
         return UserError(
-            f"out of GPU memory ({text[:_SHOWN]}); lower chunk_size's share of it with "
-            f"recompute=true or checkpoint_blocks=true, which change no number, or take a smaller "
-            f"chunk_size, or more GPUs"
+            f"out of memory ({text[:_SHOWN]}) where the step cannot be made again; start anew with "
+            f"a smaller chunk_size, recompute=true or checkpoint_blocks=true, which change no "
+            f"number, or take more GPUs or a smaller batch_size"
         )
 
     # torch raises this wherever the run happens to be when a loader's process ends.

@@ -14,7 +14,7 @@ from align_train.files import Lock, write_whole
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
-from align_train.stream.recipe import SETTINGS, Start, refusal
+from align_train.stream.recipe import ACCEPTABLE, Start, refusal
 
 Changes = dict[str, tuple[object, object]]
 """Key of a setting -> its value before, and now."""
@@ -34,7 +34,7 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         The settings that differ.
 
     Raises:
-        UserError: One of them decides which pairs a step sees, and was not accepted.
+        UserError: One of them decides pairs or norm groups of a step, and was not accepted.
     """
     if not finished_steps or not folder.config.exists():
         return {}
@@ -46,7 +46,7 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         if before.get(key) != now.get(key) and key not in _OF_THIS_START:
             changes[key] = (before.get(key), now.get(key))
 
-    for key in SETTINGS.values():
+    for key in ACCEPTABLE:
         # Shards are known by their content: whether that changed shows once they are open.
         if key in changes and key != "data.shards" and key not in settings.accept:
             raise UserError(refusal(key, *changes[key], finished_steps))

@@ -23,12 +23,12 @@ from align_train.config.schema import ShowSettings, TrainSettings
 from align_train.errors import UserError
 from align_train.figures.sheets import contact_sheet, save_sheet
 from align_train.run.folder import RunFolder
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.datamodule import PairsDataModule
+from align_train.stream.pieces import TrainingPieces
 from align_train.stream.replacement import BadPair, Gone
 
 # Characters of a line: beside the caption, and for the caption at least.
-_BESIDE_CAPTION = 70
+_BESIDE_CAPTION = 63
 _LEAST_CAPTION = 40
 
 
@@ -60,12 +60,12 @@ def show(settings: ShowSettings) -> None:
         return
 
     # Opening the data takes longer than showing a step: once for each stretch of the run.
-    chunks_of: dict[int, TrainingChunks] = {}
+    pieces_of: dict[int, TrainingPieces] = {}
     for step in _steps(str(settings.step), last):
         stretch = sum(line["step"] < step for line in folder.lineage.read())
-        if stretch not in chunks_of:
-            chunks_of[stretch] = _chunks_at(step - 1, folder)
-        _show_step(step, folder, chunks_of[stretch], settings.limit)
+        if stretch not in pieces_of:
+            pieces_of[stretch] = _pieces_at(step - 1, folder)
+        _show_step(step, folder, pieces_of[stretch], settings.limit)
 
 
 def _steps(text: str, last: int) -> range:
@@ -85,8 +85,8 @@ def _steps(text: str, last: int) -> range:
     return steps
 
 
-def _chunks_at(finished_steps: int, folder: RunFolder) -> TrainingChunks:
-    """The chunks of the batch that follows so many finished steps."""
+def _pieces_at(finished_steps: int, folder: RunFolder) -> TrainingPieces:
+    """The pairs of the batch that follows so many finished steps, and of those after it."""
     stretch = folder.lineage.stretch_at(finished_steps)
     run = _settings_at(finished_steps, folder)
 
@@ -100,7 +100,7 @@ def _chunks_at(finished_steps: int, folder: RunFolder) -> TrainingChunks:
             f"bring those back"
         )
     data.go_on(stretch)
-    return data.training_chunks()
+    return data.training_pieces()
 
 
 def _settings_at(finished_steps: int, folder: RunFolder) -> TrainSettings:
@@ -122,49 +122,36 @@ class _Shown(NamedTuple):
     bad: list[BadPair]
 
 
-def _show_step(step: int, folder: RunFolder, chunks: TrainingChunks, limit: int) -> None:
-    shown = _make(chunks, step - 1, limit)
+def _show_step(step: int, folder: RunFolder, pieces: TrainingPieces, limit: int) -> None:
+    shown = _make(pieces, step - 1, limit)
     count = f"{len(shown.keys):,} are shown (limit={limit})"
-    print(f"step {step}: {chunks.batch_size:,} pairs, of which {count}")
-    _print_table(shown, chunks, step - 1)
+    print(f"step {step}: {pieces.batch_size:,} pairs, of which {count}")
+    _print_table(shown, pieces, step - 1)
 
     sheet = folder.sheet(step, of="show")
     save_sheet(contact_sheet(shown.images, shown.captions), sheet)
     print(f"as the model sees them: {sheet}", flush=True)
 
 
-def _make(chunks: TrainingChunks, finished_steps: int, limit: int) -> _Shown:
+def _make(pieces: TrainingPieces, finished_steps: int, limit: int) -> _Shown:
     """Makes the first pairs of a batch."""
-    keys: list[str] = []
-    captions: list[str] = []
-    images: list[NDArray[np.uint8]] = []
-    unusable: list[BadPair] = []
-
-    # Chunks come whole: the last one may have more pairs than are shown.
-    needed = -(-limit // chunks.chunk_size)
-    for index in range(min(needed, chunks.batch_size // chunks.chunk_size)):
-        made = chunks[finished_steps, index]
-        if isinstance(made, Gone):
-            url = chunks.pairs.manifest.shards[made.shard].url
-            raise UserError(f"{url}: the shard is gone; bring it back")
-
-        chunk, bad = made
-        keys += chunk.keys
-        captions += chunk.captions
-        images += list(chunk.images.numpy())
-        unusable += bad
-
-    return _Shown(keys[:limit], captions[:limit], images[:limit], unusable)
+    slots = range(min(limit, pieces.batch_size))
+    images = np.empty(pieces.shape(len(slots)), dtype=np.uint8)
+    made = pieces.make(finished_steps, slots, images)
+    if isinstance(made, Gone):
+        url = pieces.pairs.manifest.shards[made.shard].url
+        raise UserError(f"{url}: the shard is gone; bring it back")
+    return _Shown(made.keys, made.captions, list(images), made.bad_pairs)
 
 
-def _print_table(shown: _Shown, chunks: TrainingChunks, finished_steps: int) -> None:
+def _print_table(shown: _Shown, pieces: TrainingPieces, finished_steps: int) -> None:
     slots = np.arange(len(shown.keys))
-    epochs = chunks.visits(finished_steps, slots).epoch.tolist()
+    epochs = pieces.visits(finished_steps, slots).epoch.tolist()
     replaced = {pair.replaced_by: pair for pair in shown.bad}
     columns = shutil.get_terminal_size((160, 40)).columns
     width = max(_LEAST_CAPTION, columns - _BESIDE_CAPTION)
 
-    print(f"{'slot':>6}  {'chunk':>5}  {'epoch':>5}  {'shard':<20}  {'key':<24}  caption")
+    print(f"{'slot':>6}  {'epoch':>5}  {'shard':<20}  {'key':<24}  caption")
     for slot, (key, caption) in enumerate(zip(shown.keys, shown.captions, strict=True)):
         shard, _, name = key.partition("/")
         # Alt-texts have line breaks, which would break the table.
@@ -173,8 +160,7 @@ def _print_table(shown: _Shown, chunks: TrainingChunks, finished_steps: int) -> 
             bad = replaced[key]
             text += f"  [in place of {bad.key}: {bad.reason}]"
 
-        chunk = slot // chunks.chunk_size
-        numbers = f"{slot:>6}  {chunk:>5}  {epochs[slot]:>5}"
+        numbers = f"{slot:>6}  {epochs[slot]:>5}"
         print(f"{numbers}  {shard:<20}  {name:<24}  {text}")
 
 
@@ -187,13 +173,12 @@ def _show_key(key: str, folder: RunFolder, last: int) -> None:
     seen = 0
     for begin, end in zip(bounds, [*bounds[1:], last], strict=True):
         # Each stretch may have other shards, another seed or another order.
-        chunks = _chunks_at(begin, folder)
-        for shard, pair in _pairs_of(key, chunks):
-            name = chunks.pairs.reader(shard).key(pair)
-            for step, epoch, slot in _visits(chunks, shard, pair, begin, end):
+        pieces = _pieces_at(begin, folder)
+        for shard, pair in _pairs_of(key, pieces):
+            name = pieces.pairs.reader(shard).key(pair)
+            for step, epoch, slot in _visits(pieces, shard, pair, begin, end):
                 seen += 1
-                chunk = slot // chunks.chunk_size
-                print(f"{name}: step {step:>8}, epoch {epoch}, slot {slot}, chunk {chunk}")
+                print(f"{name}: step {step:>8}, epoch {epoch}, slot {slot}")
 
     if seen:
         print(f"{key}: {seen} times in {last:,} steps")
@@ -201,40 +186,40 @@ def _show_key(key: str, folder: RunFolder, last: int) -> None:
         print(f"{key}: in the data, but in none of the {last:,} steps")
 
 
-def _pairs_of(key: str, chunks: TrainingChunks) -> list[tuple[int, int]]:
+def _pairs_of(key: str, pieces: TrainingPieces) -> list[tuple[int, int]]:
     """The (shard, pair) of each pair with a key `shard/key`, as the table and logs spell it.
 
     There are several if shards of different folders share a name.
     """
     name, slash, rest = key.partition("/")
-    rows = chunks.pairs.manifest.shards
+    rows = pieces.pairs.manifest.shards
     shards = [index for index, row in enumerate(rows) if Path(row.name).stem == name]
 
     pairs = []
     for shard in shards:
-        pairs += [(shard, pair) for pair in chunks.pairs.reader(shard).find(rest)]
+        pairs += [(shard, pair) for pair in pieces.pairs.reader(shard).find(rest)]
     if slash and pairs:
         return pairs
 
     reason = "no shard of that name"
     if shards:
-        reason = f"the shard has keys such as {chunks.pairs.reader(shards[0]).key(0)}"
+        reason = f"the shard has keys such as {pieces.pairs.reader(shards[0]).key(0)}"
     raise UserError(
         f"key={key}: no such pair ({reason}); expected shard/key, as in the table of a step"
     )
 
 
 def _visits(
-    chunks: TrainingChunks, shard: int, pair: int, begin: int, end: int
+    pieces: TrainingPieces, shard: int, pair: int, begin: int, end: int
 ) -> Iterator[tuple[int, int, int]]:
     """Yields step, epoch and slot of each visit of a pair. begin, end: finished steps."""
-    order = chunks.order
-    per_lane = chunks.batch_size // order.lanes
+    order = pieces.order
+    per_lane = pieces.batch_size // order.lanes
     length = order.source_of(shard).lane_length
 
     # Positions of a lane, through all epochs. Each lane gives equally much to every batch.
-    first = chunks.cursor(begin) // order.lanes
-    last = chunks.cursor(end) // order.lanes
+    first = pieces.cursor(begin) // order.lanes
+    last = pieces.cursor(end) // order.lanes
     for epoch in range(first // length, -(-last // length)):
         place = order.find(shard, pair, epoch)
         if place is None:

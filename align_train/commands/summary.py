@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from align_train.commands.resume import Changes, spell_changes
 from align_train.config.components import build
 from align_train.config.schema import TrainSettings
@@ -9,6 +13,7 @@ from align_train.model import TrainableModel
 from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
+
 
 # Parts of a model whose parameters are counted -> how the summary calls them.
 _PARTS = {"image_tower": "image tower", "text_tower": "text tower", "head": "linear layer"}
@@ -44,7 +49,7 @@ def summary(
 
     lines = {
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
-        "global batch": _batch(settings),
+        "global batch": _batch(settings, model),
         "length": f"{settings.steps:,} steps = {pairs:,} pairs = {_epochs(data, settings.steps)}",
         "data": f"{manifest.pairs:,} pairs in {len(manifest.shards):,} shards ({manifest.source}), "
         f"of which an epoch visits {_visited(data)}; held out: {held_out:,}",
@@ -60,16 +65,30 @@ def summary(
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items() if value)
 
 
-def _batch(settings: TrainSettings) -> str:
-    """The global batch in chunks, shared out over the processes."""
+def _batch(settings: TrainSettings, model: TrainableModel) -> str:
+    """The global batch: its split over processes, its norm groups and its chunks."""
     processes = settings.trainer.processes
-    chunks = settings.batch_size // settings.chunk_size
-    share = chunks // processes
+    share = settings.batch_size // processes
 
-    made_of = f"{_count(chunks, 'chunk')} of {settings.chunk_size}"
-    split = f"{_count(processes, 'process', 'es')} x {_count(share, 'chunk')}"
+    split = f"{_count(processes, 'process', 'es')} x {share:,}"
+    parts = [f"{settings.batch_size:,} pairs = {split}"]
+    if settings.norm_group and _has_norm_groups(model):
+        parts.append(f"BatchNorm over groups of {settings.norm_group}")
+    parts.append(_chunks(settings.chunk_size, share))
     how = ", ".join(_how(settings))
-    return f"{settings.batch_size:,} pairs = {made_of} = {split} ({how})"
+    return f"{'; '.join(parts)} ({how})"
+
+
+def _chunks(chunk_size: int | Literal["auto"], share: int) -> str:
+    """The chunks of a process; they are not known yet if the run chooses them."""
+    if chunk_size == "auto":
+        return "chunks as large as fit"
+    return f"{_count(share // chunk_size, 'chunk')} of {chunk_size} a process"
+
+
+def _has_norm_groups(model: TrainableModel) -> bool:
+    """Whether a part of the model that is trained has BatchNorm."""
+    return any(isinstance(part, _BatchNorm) and part.training for part in model.modules())
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
@@ -81,7 +100,8 @@ def _how(settings: TrainSettings) -> list[str]:
     strategy: str = build(settings.strategy).label
     options = {
         strategy: settings.trainer.processes > 1 or strategy != "ddp",
-        "recomputing chunks": settings.recompute,
+        "recomputing chunks": settings.recompute is True,
+        "recomputing chunks if needed": settings.recompute == "auto",
         "checkpointing blocks": settings.checkpoint_blocks,
         "compiled blocks": settings.compile,
         f"averaging weights by {settings.ema}": settings.ema is not None,

@@ -108,6 +108,7 @@ def _run(
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
     model, begins_with = build_model(settings, data, begun=finished_steps > 0)
     evaluators = evaluators_of(settings, data.sets)
+    module = build_module(settings, model)
 
     # Say what will happen.
     if first:
@@ -120,7 +121,6 @@ def _run(
     write_settings = WriteSettings(folder, settings, data, changes, finished_steps)
     write_settings.begin(lock)
     trainer = build_trainer(settings, folder, data, evaluators, write_settings, watchdog)
-    module = build_module(settings, model)
     checkpoint = str(folder.last_checkpoint()) if finished_steps else None
 
     with explaining(watchdog, write_settings.refusal):

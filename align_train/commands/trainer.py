@@ -61,6 +61,8 @@ def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModu
         scheduler=build(settings.scheduler),
         max_steps=settings.steps,
         seed=settings.seed,
+        norm_group=settings.norm_group,
+        chunk_size=settings.chunk_size,
         recompute=settings.recompute,
         checkpoint_blocks=settings.checkpoint_blocks,
         compile_blocks=settings.compile,
@@ -212,6 +214,8 @@ _EXPECTED_NOTICES = (
     ".*does not have many workers.*",
     ".*`LightningModule.configure_gradient_clipping`.*",
     ".*IterableDataset.*",
+    # The module leaves batches on the host; the data has no say in that.
+    ".*overridden `transfer_batch_to_device` in `LightningModule`.*",
     # Lightning's own use of torch.
     ".*treespec.*",
     # It is resumable, by the cursor.

@@ -7,18 +7,23 @@ Then each component is checked against its class, and rules ask the classes for 
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
 from align_train.config.schema import PRECISIONS, TrainSettings
+from align_train.config.split import check_split
 from align_train.errors import UserError
+
+if TYPE_CHECKING:
+    from align_train.strategy.base import StrategyRecipe
 
 _COMPONENTS = ("data", "model", "loss", "optimizer", "scheduler", "strategy", "logger")
 
 # Numbers of which 0 makes no sense.
 _FROM_ONE = (
     "batch_size",
-    "chunk_size",
+    "norm_group",
     "max_steps",
     "max_pairs",
     "log_every",
@@ -28,7 +33,7 @@ _FROM_ONE = (
 )
 
 # Settings of the data that are always those of the run.
-_OF_RUN = ("seed", "batch_size", "chunk_size")
+_OF_RUN = ("seed", "batch_size")
 
 _LONG = 1e9  # seconds; a larger number is a mistake
 
@@ -46,8 +51,7 @@ def check(settings: TrainSettings) -> None:
     _check_trainer(settings)
     _check_accept(settings)
     _check_data_numbers(settings)
-    _check_split(settings)
-    _check_mixture(settings)
+    check_split(settings)
 
     # From here on classes are imported.
     _check_task(settings)
@@ -74,6 +78,7 @@ def _check_root(settings: TrainSettings) -> None:
         value = getattr(settings, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value}: expected at least 1")
+    _check_auto(settings)
     if settings.max_skipped_steps < 0:
         raise UserError(f"max_skipped_steps={settings.max_skipped_steps}: expected at least 0")
     if settings.evaluate_every < 0:
@@ -92,6 +97,17 @@ def _check_root(settings: TrainSettings) -> None:
             why = "; fp16 would want a loss scaler, bf16 has float32's range and wants none"
         expected = ", ".join(PRECISIONS)
         raise UserError(f"precision={settings.precision}: expected one of {expected}{why}")
+
+
+def _check_auto(settings: TrainSettings) -> None:
+    """The settings that the run can choose by itself: a value, or the text `auto`."""
+    chunk = settings.chunk_size
+    if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
+        raise UserError(f"chunk_size={chunk}: expected a number of pairs, at least 1, or auto")
+
+    recompute = settings.recompute
+    if recompute != "auto" and not isinstance(recompute, bool):
+        raise UserError(f"recompute={recompute}: expected true, false or auto")
 
 
 def _check_trainer(settings: TrainSettings) -> None:
@@ -127,11 +143,11 @@ def _check_trainer(settings: TrainSettings) -> None:
 
 def _check_accept(settings: TrainSettings) -> None:
     # Here: what a room below imports later must not slow down every command's start.
-    from align_train.stream.recipe import SETTINGS
+    from align_train.stream.recipe import ACCEPTABLE
 
     for key in settings.accept:
-        if key not in SETTINGS.values():
-            raise UserError(f"accept=[{key}]: expected some of {', '.join(SETTINGS.values())}")
+        if key not in ACCEPTABLE:
+            raise UserError(f"accept=[{key}]: expected some of {', '.join(ACCEPTABLE)}")
 
 
 def _check_data_numbers(settings: TrainSettings) -> None:
@@ -146,80 +162,6 @@ def _check_data_numbers(settings: TrainSettings) -> None:
         value = settings.data.get(key, least)
         if not isinstance(value, int) or value < least:
             raise UserError(f"data.{key}={value}: expected an integer, at least {least}")
-
-
-def _check_split(settings: TrainSettings) -> None:
-    """The global batch must split into equal whole parts: ranks, chunks, lanes."""
-    processes = settings.trainer.processes
-    batch = settings.batch_size
-    chunk = settings.chunk_size
-    lanes = settings.data.get("lanes", processes)
-
-    if batch % processes:
-        below = batch // processes * processes
-        near = " or ".join(str(size) for size in (below, below + processes) if size)
-        raise UserError(
-            f"batch_size={batch} cannot be split evenly over {_spell_processes(settings)}; "
-            f"the nearest that can: {near}"
-        )
-
-    pairs = batch // processes
-    if pairs % chunk:
-        raise UserError(
-            f"chunk_size={chunk} does not divide the {pairs} pairs of each of "
-            f"{_spell_processes(settings)}; "
-            f"the nearest smaller one that does: {_largest_divisor(pairs, chunk)}"
-        )
-    if batch % lanes:
-        raise UserError(
-            f"data.lanes={lanes} does not divide batch_size={batch}; "
-            f"e.g. data.lanes={_largest_divisor(batch, lanes)}"
-        )
-    if lanes % processes:
-        raise UserError(
-            f"data.lanes={lanes} cannot be shared out evenly over {_spell_processes(settings)}; "
-            f"take a multiple of {processes} that divides {batch}"
-        )
-
-
-def _check_mixture(settings: TrainSettings) -> None:
-    """Each process must see the sources by their weights, exactly: whole patterns of lanes."""
-    weights = settings.data.get("weights")
-    lanes = settings.data.get("lanes")
-    if not weights or not isinstance(weights, list) or lanes is None:
-        return
-    if not all(isinstance(weight, int) for weight in weights):
-        return  # the check against the class names the type
-
-    # Here: it imports numpy.
-    from align_train.stream.order import lane_pattern
-
-    step = len(lane_pattern(weights)) * settings.trainer.processes
-    if lanes % step == 0:
-        return
-
-    batch = settings.batch_size
-    fits = [size for size in range(step, batch + 1, step) if batch % size == 0]
-    hint = f"batch_size must be a multiple of {step}, and data.lanes too"
-    if fits:
-        hint = f"e.g. data.lanes={fits[0]}"
-    raise UserError(
-        f"data.lanes={lanes} cannot be shared out as data.weights={weights} on each of "
-        f"{_spell_processes(settings)}; {hint}"
-    )
-
-
-def _spell_processes(settings: TrainSettings) -> str:
-    trainer = settings.trainer
-    return (
-        f"{trainer.processes} processes "
-        f"(trainer.nodes={trainer.nodes} x trainer.devices={trainer.devices})"
-    )
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    sizes = range(1, min(number, limit) + 1)
-    return max(size for size in sizes if number % size == 0)
 
 
 def _check_task(settings: TrainSettings) -> None:
@@ -287,8 +229,22 @@ def _check_strategy(settings: TrainSettings) -> None:
             f"gradient's norm only after its step, too late to skip it; set it to 0, or take "
             f"strategy=fsdp"
         )
+    _check_can_try(settings, strategy)
     if settings.compile and not strategy.can_compile:
         raise UserError(
             f"compile=true: {strategy.label} gathers weights within every block, which breaks it "
             f"up; take strategy.stage=2, or strategy=fsdp"
         )
+
+
+def _check_can_try(settings: TrainSettings, strategy: StrategyRecipe) -> None:
+    """Refuses `auto` where a process that finds no memory would leave the others hanging."""
+    if strategy.can_try_chunks:
+        return
+    for key, value in (("chunk_size", settings.chunk_size), ("recompute", settings.recompute)):
+        if value == "auto":
+            raise UserError(
+                f"{key}=auto: {strategy.label} gathers weights in every pass, so that no process "
+                f"can try alone what fits; set both, e.g. chunk_size={settings.norm_group or 16} "
+                f"recompute=true"
+            )

@@ -36,6 +36,9 @@ _EXPECTED = {
     "is not a valid bool": "true or false",
     "is not Optional": "a value, not null",
     "is not a ListConfig": "a list",
+    # Of `chunk_size` and `recompute`.
+    "type hint 'Union[int, str]'": "an integer or auto",
+    "type hint 'Union[bool, str]'": "true, false or auto",
     "to Dict[": "settings in braces, e.g. {key: value}",
 }
 
@@ -185,6 +188,10 @@ def no_such_setting(key: str) -> str:
 def _nearest(key: str) -> str:
     """`, did you mean …?` for a misspelt key of the root or of a group's files, or nothing."""
     parent, _, last = key.rpartition(".")
+    # A setting of the root in the wrong place, e.g. trainer.chunk_size.
+    if parent and last in set(_names_in_schemas("")):
+        return f", did you mean {last}?"
+
     names = set(_names_in_schemas(parent))
     # Components have no schema but their class, and the class would bring torch. Its keys stand in
     # the group's files.

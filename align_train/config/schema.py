@@ -13,14 +13,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 Node = dict[str, Any]
 """Settings of a component as plain, resolved containers: a `_target_` and its arguments."""
 
 if TYPE_CHECKING:
     OptionalNode = Node | None
+    AutoInt = int | Literal["auto"]
+    AutoBool = bool | Literal["auto"]
 else:
+    # OmegaConf has no literals: `check.py` refuses other texts than `auto`.
+    AutoInt = int | str
+    AutoBool = bool | str
     # Under a type that says mapping, OmegaConf cannot replace a null on the command line.
     OptionalNode = Any
 
@@ -30,6 +35,8 @@ union with a list."""
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """`precision` -> Lightning's name for it."""
+
+_EVALUATION_CHUNK = 64  # needs little memory: evaluating keeps no graph
 
 UNRESOLVED = {"unresolved": True}
 """Metadata of a field whose interpolations refer to other settings than the command's own."""
@@ -94,16 +101,22 @@ class TrainSettings:
     output_dir: str
     """The folder of all runs."""
 
-    # The data has these three too (conf/data/webdataset.yaml): a user's own data module gets them
-    # like any other argument.
+    # The data has the next two as well (conf/data/webdataset.yaml): a user's own data module gets
+    # them like any other argument.
     seed: int
     """Seed of weights, order, augmentation and dropout; from 0, below 2^63."""
 
     batch_size: int
     """Pairs of the *global* batch, whatever the number of processes."""
 
-    chunk_size: int
-    """Pairs that go through the towers together: what BatchNorm and dropout see."""
+    norm_group: int | None
+    """Consecutive pairs of the global batch that share BatchNorm's statistics, however many go
+    through the towers together; null: the model has no BatchNorm."""
+
+    chunk_size: AutoInt
+    """Pairs that go through the towers together: a multiple of `norm_group` that divides each
+    process's part of the batch. It decides memory and speed, not the numbers. `auto`: the most
+    that fit."""
 
     # Of the next two, exactly one is null: `check.py` makes sure.
     max_steps: int | None
@@ -143,8 +156,9 @@ class TrainSettings:
     precision: str
     """`fp32`, or `bf16`: autocast, while weights, BatchNorm statistics and loss stay float32."""
 
-    recompute: bool
-    """Gradient caching: keep embeddings only, and run each chunk again in the backward pass."""
+    recompute: AutoBool
+    """Gradient caching: keep embeddings only, and run each chunk again in the backward pass.
+    `auto`: unless the whole device batch fits."""
 
     checkpoint_blocks: bool
     """Activation checkpointing: keep only the input of each block of the towers."""
@@ -163,7 +177,7 @@ class TrainSettings:
 
     # Of one start, not of the run: a resume does not compare it.
     accept: list[str]
-    """At a resume: settings of the order that may differ from before, e.g. `[batch_size]`."""
+    """At a resume: settings of the order, or `norm_group`, that may differ from before."""
 
     # `model=huggingface` sets it (`pretrained/explicit.py`).
     initial_weights: str | None
@@ -205,6 +219,11 @@ class TrainSettings:
 
         assert self.max_pairs is not None
         return -(-self.max_pairs // self.batch_size)
+
+    @property
+    def evaluation_chunk(self) -> int:
+        """Images, or texts, that go through a tower together while the run is evaluated."""
+        return _EVALUATION_CHUNK if self.chunk_size == "auto" else self.chunk_size
 
     @property
     def path(self) -> Path:

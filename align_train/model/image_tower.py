@@ -191,7 +191,7 @@ def _stages(network: EfficientNet) -> Any:
     return network.blocks
 
 
-class _FixedPadConv2d(nn.Conv2d):
+class FixedPadConv2d(nn.Conv2d):
     """A strided convolution padded by (k//2 - 1) before and k//2 after, whatever the resolution.
 
     Hugging Face's ALIGN always pads so. TensorFlow's "SAME" (timm's `tf_*`) depends on the
@@ -199,6 +199,7 @@ class _FixedPadConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """See `nn.Conv2d`."""
         height, width = self.kernel_size[0] // 2, self.kernel_size[1] // 2
         return super().forward(pad(input, (width - 1, width, height - 1, height)))
 
@@ -208,7 +209,7 @@ def _fix_padding(module: nn.Module) -> None:
         if not isinstance(child, nn.Conv2d):
             _fix_padding(child)
         elif child.stride[0] == 2:
-            fixed = _FixedPadConv2d(
+            fixed = FixedPadConv2d(
                 child.in_channels,
                 child.out_channels,
                 child.kernel_size,  # type: ignore[arg-type]

@@ -1,6 +1,11 @@
 """The text tower: BERT's last [CLS] state, and one linear layer (paper, section 4).
 
-BERT is Hugging Face's, so that its checkpoints fit and weights go across one to one.
+BERT is Hugging Face's, so that its checkpoints fit and weights go across one to one. Two things are
+ours. Attention dropout is a layer, so that `training/randomness.py` can replace it. The padding
+mask has four dimensions: of another one, BERT's code would read a value on the host in each pass.
+
+Price of attention dropout: its weights `[chunk, heads, length, length]` stand in memory, as in
+BERT's own code. A fused kernel would keep none, but draws its numbers for itself.
 """
 
 from __future__ import annotations
@@ -9,13 +14,20 @@ import logging as levels
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import AttentionInterface, BertConfig, BertModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from align_train.errors import UserError
 from align_train.model.base import TextTower
 from align_train.model.weights import find
+
+# The name of `attend` among Hugging Face's kinds of attention. It enters no saved configuration.
+_ATTENTION = "align_train"
+
+_UNSEEN = torch.finfo(torch.float32).min
 
 
 class BertTower(TextTower):
@@ -77,6 +89,7 @@ class BertTower(TextTower):
             attention_probs_dropout_prob=attention_dropout,
             initializer_range=initializer_range,
             pad_token_id=pad_id,
+            attn_implementation=_ATTENTION,  # type: ignore[call-arg]
         )
 
         self.pad_id = pad_id
@@ -96,9 +109,67 @@ class BertTower(TextTower):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """See `TextTower.forward`; [CLS] is each text's first token."""
         mask = input_ids != self.pad_id if attention_mask is None else attention_mask.bool()
-        states = self.network(input_ids=input_ids, attention_mask=mask).last_hidden_state
+
+        # Of four dimensions, or BERT's code would ask the device whether there is any padding.
+        # Numbers to be added to scores: one operation in each layer, with no gradient.
+        bias = torch.where(mask[:, None, None, :], 0.0, _UNSEEN)
+        states = self.network(input_ids=input_ids, attention_mask=bias).last_hidden_state
         projected: Tensor = self.projection(states[:, 0])
         return projected
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as Hugging Face calls it, with dropout by the module's own layer.
+
+    Args:
+        module: BERT's attention, whose `dropout` is that layer.
+        query: `[chunk, heads, length, width]`.
+        key: The same shape.
+        value: The same shape.
+        attention_mask: float32 `[chunk, 1, 1, length]`: 0 for a token that is seen, else a number
+            far below all scores.
+        dropout: The share that is dropped; 0: PyTorch's fused attention.
+        scaling: The factor of the scores; None: 1 / sqrt(width).
+        **kwargs: Passed on to the fused attention.
+
+    Returns:
+        `[chunk, length, heads, width]`, and None for the weights.
+    """
+    if dropout == 0:
+        seen = None
+        if attention_mask is not None:
+            # As Hugging Face's own models give it to this kernel.
+            seen = (attention_mask == 0).expand(-1, 1, query.shape[2], -1)
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, seen, dropout=0.0, scaling=scaling, **kwargs
+        )
+        return result
+
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    scores = query @ key.transpose(2, 3)
+    if attention_mask is None:
+        scores = scores * scaling
+    else:
+        # Scaled and masked by one kernel.
+        scores = torch.add(attention_mask, scores, alpha=scaling)
+
+    # Autocast's softmax is float32: kept so, the weights would take twice the memory.
+    weights = scores.softmax(dim=-1).to(value.dtype)
+    dropped: Tensor = module.dropout(weights)  # type: ignore[operator]
+    return (dropped @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_ATTENTION, attend)
 
 
 def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:

@@ -120,7 +120,8 @@ def _recipe(pretrained: Pretrained, run: RunFolder, settings: TrainSettings) -> 
     recipe = {
         "steps": f"{step:,}",
         "pairs seen": f"{seen:,}",
-        "global batch": f"{settings.batch_size:,} in chunks of {settings.chunk_size}",
+        "global batch": f"{settings.batch_size:,} pairs",
+        "norm group": _norm_group(settings.norm_group),
         "optimizer": f"{optimizer}, learning rate {settings.optimizer['lr']}",
         "precision": settings.precision,
         "images": f"{sizes}, x / 127.5 - 1",
@@ -130,6 +131,10 @@ def _recipe(pretrained: Pretrained, run: RunFolder, settings: TrainSettings) -> 
     recipe["data"] = f"{stretch['pairs']:,} pairs, identity `{stretch['manifest']}`"
     recipe["begins with"] = settings.initial_weights or "fresh weights"
     return recipe
+
+
+def _norm_group(pairs: int | None) -> str:
+    return f"{pairs} pairs, for trained BatchNorm layers" if pairs else "none"
 
 
 def _texts(node: Node) -> str:

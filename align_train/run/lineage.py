@@ -1,4 +1,4 @@
-"""The lineage of a run: which data, seed, batch size, lanes and chunk size held from which step on.
+"""The lineage of a run: which data, seed, batch size and lanes held from which step on.
 
 `lineage.jsonl` has a line for each stretch of the run. The first line also carries the run's
 identity for loggers, so that a resumed run continues the same wandb run. Lines with `changed` list

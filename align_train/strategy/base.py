@@ -65,6 +65,11 @@ class StrategyRecipe(ABC):
     the gradient before it steps."""
 
     @property
+    def can_try_chunks(self) -> bool:
+        """Whether passes may run out of memory on some ranks alone, as `auto` wants to try."""
+        return True
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """A few words for the run's summary, such as `deepspeed stage 2`."""
@@ -89,6 +94,31 @@ class WholeCheckpoints(Strategy):
     # Whether the strategy goes from gradients to the step by itself, clipping included. Then its
     # method `gradient_norm` gives the norm of the last step.
     steps_alone = False
+
+    # Whether a step whose backward pass ran out of memory can be made again.
+    repeats_backward = True
+    # Whether only a pass of the model makes gradients that reach the other ranks.
+    needs_a_pass = False
+
+    @property
+    def repeats_forward(self) -> bool:
+        """Whether a step whose forward pass ran out of memory can be made again."""
+        return True
+
+    def keep_weights_whole(self) -> bool:
+        """Makes weights whole until the backward pass is over, if they stay so; else False."""
+        return True
+
+    def give_weights_back(self) -> None:
+        """Undoes `keep_weights_whole` and forgets the passes since, which no step follows."""
+
+    def forget_passes(self) -> None:
+        """Forgets forward passes of which one failed; weights stay whole."""
+
+    def forget_gradients(self) -> None:
+        """Drops the gradients of a backward pass that no step follows."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:

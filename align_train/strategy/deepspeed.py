@@ -88,6 +88,11 @@ class DeepSpeed(StrategyRecipe):
         """Not under stage 3: it gathers weights within every block, which breaks the graph up."""
         return self.stage != 3
 
+    @property
+    def can_try_chunks(self) -> bool:
+        """Not under stage 3: each pass gathers weights, so that all ranks must finish it."""
+        return self.stage != 3
+
     def build(self, run: RunFacts) -> Strategy:
         """The strategy for Lightning's trainer.
 
@@ -123,9 +128,12 @@ class DeepSpeed(StrategyRecipe):
 
 class _Zero(StaysInPlace):
     steps_alone = True
+    repeats_backward = False
+    # Gradients are sent in the order in which they come, many at a time.
+    needs_a_pass = True
 
     def __init__(
-        self, *, config: dict[str, object], process_group_backend: str, timeout: timedelta
+        self, *, config: dict[str, Any], process_group_backend: str, timeout: timedelta
     ) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.config = config
@@ -182,6 +190,26 @@ class _Zero(StaysInPlace):
             inner.pieces = pieces
         self.model = engine
         self.optimizers = [zero]
+
+    @property
+    def repeats_forward(self) -> bool:
+        """Not in stage 3, in which a failed pass has gathered fewer weights."""
+        return self._stage < 3
+
+    def keep_weights_whole(self) -> bool:
+        """Whether they are: stage 3 gathers and frees those of each block."""
+        return self._stage < 3
+
+    def forget_gradients(self) -> None:
+        """Drops the gradients, also those that DeepSpeed has already averaged."""
+        zero: Any = self.optimizers[0]
+        zero.zero_grad(set_to_none=True)
+        for group in zero.averaged_gradients:
+            zero.averaged_gradients[group] = None
+
+    @property
+    def _stage(self) -> int:
+        return int(self.config["zero_optimization"]["stage"])
 
     @property
     def _engine(self) -> Any:

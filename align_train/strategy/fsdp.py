@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -37,6 +37,11 @@ class FSDP(StrategyRecipe):
         """`fsdp`."""
         return "fsdp"
 
+    @property
+    def can_try_chunks(self) -> bool:
+        """Not with `reshard`: each pass gathers weights, so that all ranks must finish it."""
+        return not self.reshard
+
     def build(self, run: RunFacts) -> Strategy:
         """The strategy for Lightning's trainer."""
         return _Sharded(
@@ -50,6 +55,39 @@ class _Sharded(StaysInPlace):
     def __init__(self, *, reshard: bool, process_group_backend: str, timeout: timedelta) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.reshard = reshard
+
+    # Gradients are sent by hooks of the model's passes, in their order.
+    needs_a_pass = True
+    repeats_backward = False
+
+    @property
+    def repeats_forward(self) -> bool:
+        """Only if weights are gathered once a step: a failed pass has gathered fewer of them."""
+        return not self.reshard
+
+    def keep_weights_whole(self) -> bool:
+        """Gathers all weights, unless they are given back after each chunk."""
+        if self.reshard:
+            return False
+        for part in self._towers.modules():
+            if isinstance(part, FSDPModule):
+                part.unshard()
+        return True
+
+    def give_weights_back(self) -> None:
+        """Shards all weights again."""
+        self.forget_passes()
+        self._reshard()
+
+    def forget_passes(self) -> None:
+        """Ends passes that failed as FSDP2 ends a backward pass; weights stay whole.
+
+        A block that is left in the middle of its forward pass would send its gradients late in the
+        next one. FSDP2's own way would give the weights back, which not all ranks would do.
+        """
+        state: Any = cast("FSDPModule", self._towers)._get_fsdp_state()
+        state._state_ctx.manual_backward_finalization_active = False
+        state._root_post_backward_final_callback()
 
     @property
     def _towers(self) -> nn.Module:
@@ -74,9 +112,10 @@ class _Sharded(StaysInPlace):
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Gives back what was gathered, once, after the last chunk: the step makes it stale."""
-        if self.reshard:
-            return
+        if not self.reshard:
+            self._reshard()
 
+    def _reshard(self) -> None:
         for part in self._towers.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()

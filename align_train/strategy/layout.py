@@ -214,7 +214,8 @@ def local_like(parameter: Parameter, value: Tensor) -> Tensor:
 
 def as_dtensor(parameter: DTensor, value: Tensor) -> DTensor:
     """A full tensor, that every rank has, sharded like a parameter. No communication."""
-    value = value.to(parameter.device, parameter.dtype)
+    # FSDP2's weights are contiguous, and fused optimizers go by memory, not by index.
+    value = value.to(parameter.device, parameter.dtype, memory_format=torch.contiguous_format)
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 

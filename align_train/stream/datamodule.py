@@ -18,11 +18,11 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
 from align_train.stream.ahead import FetchAhead
 from align_train.stream.augment import Augmentation
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Views
-from align_train.stream.loader import ChunkSchedule, TrainingLoader
+from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
+from align_train.stream.pieces import TrainingPieces
 from align_train.stream.recipe import SAME_ORDER, Start, changes
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
@@ -41,7 +41,6 @@ class PairsDataModule(lightning.LightningDataModule):
         image_size: Side, in pixels, of the square that the tower takes.
         resize_size: See `Views`; so are `flip` and `least_scale`.
         batch_size: Pairs of the global batch.
-        chunk_size: Pairs that go through the towers together.
         seed: Decides the order, and all that is random about a pair.
         tokenizer: A folder with tokenizer.json, or a name on the hub.
         max_tokens: Longer texts are cut.
@@ -63,7 +62,7 @@ class PairsDataModule(lightning.LightningDataModule):
         missing_shards: Whether a vanished shard stops the run, or is dropped.
         max_bad_share: Share of pairs that may be replaced before the run stops.
         make: Makes the shards; called before they are opened. The demo draws its own so.
-        accept: Settings of `recipe.SETTINGS` that may differ from the checkpoint's.
+        accept: Settings of `recipe.ACCEPTABLE` that may differ from the checkpoint's.
         progress: Show a bar while shards are counted.
     """
 
@@ -71,7 +70,6 @@ class PairsDataModule(lightning.LightningDataModule):
     image_size: int
     resize_size: int
     batch_size: int
-    chunk_size: int
     seed: int
     tokenizer: str | None
     max_tokens: int | None
@@ -158,13 +156,12 @@ class PairsDataModule(lightning.LightningDataModule):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What decides which pairs a step sees: a line of the lineage."""
+        """The settings that decide which pairs a step sees: a line of the lineage."""
         return {
             "manifest": self.manifest.identity,
             "pairs": self.manifest.pairs,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "chunk_size": self.chunk_size,
             "lanes": self.lanes,
             "window": self.window,
             "weights": list(self.order.weights),
@@ -230,8 +227,8 @@ class PairsDataModule(lightning.LightningDataModule):
         self.loader.drop(self.order)
         return [self.manifest.shards[shard].name for shard in new]
 
-    def training_chunks(self) -> TrainingChunks:
-        """Returns the chunks of any step: all that `show` needs."""
+    def training_pieces(self) -> TrainingPieces:
+        """Returns the pairs of any step: all that `show` needs."""
         pairs = Pairs(
             manifest=self.manifest,
             caption=source_of(self.caption, self.vocabulary),
@@ -241,32 +238,26 @@ class PairsDataModule(lightning.LightningDataModule):
             content_ids=self.content_ids,
             cache=self.cache,
         )
-        return TrainingChunks(
+        return TrainingPieces(
             pairs=pairs,
             order=self.order,
             vocabulary=self.vocabulary,
             batch_size=self.batch_size,
-            chunk_size=self.chunk_size,
             start=self.start,
             drop_missing=self.missing_shards == "drop",
         )
 
     def train_dataloader(self) -> TrainingLoader:
-        """Returns this rank's batches. Ranks take contiguous chunks, in the order of the ranks."""
+        """Returns this rank's batches. Ranks take contiguous parts, in the order of the ranks."""
         assert self.trainer is not None
-        # `config/check.py` has made sure that both divisions come out even.
-        chunks_per_rank = self.batch_size // self.chunk_size // world_size()
-        schedule = ChunkSchedule(
-            finished_steps=self.start.finished_steps,
-            first_chunk=rank() * chunks_per_rank,
-            chunks_per_step=chunks_per_rank,
-        )
+        # `config/check.py` has made sure that the division comes out even.
+        pairs = self.batch_size // world_size()
         self.loader = TrainingLoader(
-            chunks=self.training_chunks(),
-            schedule=schedule,
+            pieces=self.training_pieces(),
+            slots=range(rank() * pairs, (rank() + 1) * pairs),
             workers=self.workers,
             # Page-locked memory helps copies to a GPU only, and is dear elsewhere.
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            page_lock=self.trainer.strategy.root_device.type == "cuda",
             steps=self.trainer.max_steps,
             ahead=self._fetch_ahead() if self.uses_cache else None,
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from align_train.errors import UserError
 
-# What decides which pairs a step sees: its name in the lineage, and the setting that it comes from.
+# Settings that decide which pairs a step sees, by their names in the lineage.
 SETTINGS = {
     "manifest": "data.shards",
     "seed": "seed",
@@ -20,9 +20,12 @@ SETTINGS = {
     "window": "data.window",
     "weights": "data.weights",
     "batch_size": "batch_size",
-    "chunk_size": "chunk_size",
 }
-SAME_ORDER = ("batch_size", "chunk_size")  # a change of these leaves the order of pairs as it is
+SAME_ORDER = ("batch_size",)  # a change of these leaves the order of pairs as it is
+
+# These may change at a resume only if accepted. The norm group decides the numbers but no pairs, so
+# the lineage does not have it.
+ACCEPTABLE = (*SETTINGS.values(), "norm_group")
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,22 @@ def refusal(setting: str, was: object, now: object, finished_steps: int) -> str:
     # As `PairsDataModule.go_on` does it.
     if setting == "batch_size":
         effect = f"batches of {now} pairs go on at the same place in the order"
-    elif setting == "chunk_size":
-        effect = f"BatchNorm and dropout see chunks of {now} pairs"
+    elif setting == "norm_group":
+        effect = f"BatchNorm sees groups of {now} pairs"
+        if now is None:
+            effect = "no layer normalises by group"
     else:
         effect = (
             "another order begins with a new epoch, and what is left of the present one is not "
             "visited"
         )
     return (
-        f"{setting} was {was} in this run and is {now} now; restore it, choose another name, or "
-        f"accept the change with 'accept=[{setting}]': from step {finished_steps + 1} on {effect}"
+        f"{setting} was {_spell(was)} in this run and is {_spell(now)} now; restore it, choose "
+        f"another name, or accept the change with 'accept=[{setting}]': "
+        f"from step {finished_steps + 1} on {effect}"
     )
+
+
+def _spell(value: object) -> str:
+    """A value as users write it."""
+    return "null" if value is None else str(value)

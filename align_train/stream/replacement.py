@@ -40,7 +40,7 @@ class BadPair:
 
 @dataclass(frozen=True)
 class Gone:
-    """Stands in place of a chunk that needs a vanished shard.
+    """Stands in place of a piece that needs a vanished shard.
 
     Attributes:
         shard: The shard's index in the manifest.

@@ -1,4 +1,4 @@
-"""Signals in the processes that work for a run: those that make chunks, and those that fetch ahead.
+"""Signals in the processes that work for a run: those that make pairs, and those that fetch ahead.
 
 Ctrl-C and a scheduler's signals reach every process of the group. The run finishes its step before
 it saves and ends, and needs its helpers until then.

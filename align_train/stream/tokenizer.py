@@ -1,4 +1,4 @@
-"""Texts to token ids: one call for a chunk, cut at the tower's length.
+"""Texts to token ids: one call for many texts, cut at the tower's length.
 
 The rows of a call are padded to its longest text only (rounded up to 8). The embeddings are the
 same, because the towers mask padding; most alt-texts are short, so it costs much less.
@@ -16,12 +16,9 @@ from tokenizers import Tokenizer as TokenizersTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from align_train.errors import UserError
+from align_train.stream.token_ids import PAD_ID, padded
 from align_train.stream.wordpiece import NAMES
 
-PAD_ID = 0  # BERT's [PAD]; the towers derive the attention mask from it
-
-# Rows are padded to a multiple of it: few distinct shapes, and tensor cores like it.
-_ROUND_UP_TO = 8
 _LEAST_TOKENS = 3  # [CLS], a word, [SEP]
 
 
@@ -76,8 +73,7 @@ class Tokenizer:
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
         length = self.max_tokens
         if self.trim:
-            longest = max(map(len, rows))
-            length = min(length, -(-longest // _ROUND_UP_TO) * _ROUND_UP_TO)
+            length = padded(max(map(len, rows)), most=length)
 
         ids = np.full((len(rows), length), PAD_ID, dtype=np.int32)
         for row, tokens in zip(ids, rows, strict=True):

@@ -15,7 +15,7 @@ from align_train.stream.tokenizer import Tokenizer
 Vocabulary = Tokenizer | ClassList
 
 TextsToIds = Callable[[Sequence[str]], NDArray[np.int32]]
-"""Texts, or names of classes, to int32 `[texts, length]`: a vocabulary, as a chunk needs it."""
+"""Texts, or names of classes, to int32 `[texts, length]`: a vocabulary, as a worker needs it."""
 
 
 def open_vocabulary(

@@ -1,123 +1,257 @@
-"""BatchNorm's running statistics: once a step, by the mean over all chunks of the global batch.
+"""BatchNorm over norm groups: the same numbers however many groups go through the towers together.
 
-Each chunk is normalised by its own statistics. The running ones then move by one step of their
-moving average, alike on every rank, however the chunks are spread.
+A *norm group* is a fixed number of consecutive pairs of the global batch. Each is normalised by its
+own statistics. `running_statistics.py` moves the running ones.
 
-Price: one all-reduce of 2 floats per channel and step.
+How: PyTorch's kernel for group normalisation treats each norm group as one sample, and each channel
+as one of its groups. Compiled code gets the plain formula, so that the compiler fuses statistics,
+normalisation and activation.
+
+Limit: a layer that the model calls twice in a pass keeps the statistics of its last call.
+
+Price: a pass over several groups in eager mode copies its activations to another layout, in float32
+at least, and back; one group needs no copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from align_train.cluster.collectives import all_reduce_, world_size
+from align_train.errors import UserError
 
-_STATISTICS = ("running_mean", "running_var")
+# Layers that normalise as PyTorch does, and then may drop and activate.
+_KINDS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    BatchNormAct2d,
+    SyncBatchNormAct,
+)
+
+Statistics = tuple[Tensor, Tensor]
+"""Of each norm group: the mean and 1 / sqrt(variance + eps), `[groups, channels]` each."""
 
 
-class BatchNormStatistics:
-    """Collects one step's statistics from chunk after chunk, then moves the running ones once.
+class GroupBatchNorm(_BatchNorm):
+    """BatchNorm that normalises each norm group by its own statistics.
 
-    Each pass over a chunk finds fresh buffers in the place of `running_mean` and `running_var`, and
-    momentum 1, so that it leaves exactly the chunk's own statistics there.
+    It takes the place of another BatchNorm layer, with its parameters and buffers under the same
+    names. In evaluation mode it is that layer.
+
+    Attributes:
+        groups: Norm groups of the pass under way.
+        statistics: Of the last training pass; `RunningStatistics.collect` takes them.
+        samples: Values that each statistic of the last pass was computed from.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Finds the layers whose statistics this step moves.
+    def __init__(self, norm: _BatchNorm) -> None:
+        """Takes over a layer.
 
         Args:
-            model: The model; its BatchNorm layers in evaluation mode (a locked tower) stay out.
+            norm: The layer; timm's with an activation is fine.
         """
-        self.norms: list[_BatchNorm] = []
-        for module in model.modules():
-            if not isinstance(module, _BatchNorm) or not module.training:
-                continue
-            if module.running_mean is not None:
-                self.norms.append(module)
+        super().__init__(
+            norm.num_features,
+            eps=norm.eps,
+            momentum=norm.momentum,
+            affine=norm.affine,
+            track_running_stats=norm.track_running_stats,
+            device="meta",  # it takes the tensors of the old one
+        )
+        self._parameters.update(norm._parameters)
+        self._buffers.update(norm._buffers)
+        self.training = norm.training
 
-        self.running: list[Tensor] = []
-        for norm in self.norms:
-            self.running += [getattr(norm, name) for name in _STATISTICS]
-        self.steps: list[Tensor | None] = [norm.num_batches_tracked for norm in self.norms]
-        self.momenta = [norm.momentum for norm in self.norms]
+        # Timm's layers drop and activate too.
+        self.drop = getattr(norm, "drop", None) or nn.Identity()
+        self.act = getattr(norm, "act", None) or nn.Identity()
+        self.groups = 1
+        self.statistics: Statistics | None = None
+        self.samples = 0
 
-        self.sums = [torch.zeros_like(buffer) for buffer in self.running]
-        self.chunks = 0
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises.
 
-    def collect(self) -> AbstractContextManager[None]:
-        """Wraps the first pass over a chunk."""
-        return self._fresh_buffers(keep=True)
+        Args:
+            input: `[rows, channels, …]`. In training mode, as many rows of each pair, pair by pair.
 
-    def ignore(self) -> AbstractContextManager[None]:
-        """Wraps a recomputation, whose statistics are dropped."""
-        return self._fresh_buffers(keep=False)
+        Returns:
+            A tensor of the same shape and type.
 
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Moves the running statistics one step towards the mean over the global batch's chunks.
-
-        Collective. A mean that is not finite moves nothing: that step is skipped, or ends the run,
-        and must leave no trace here.
+        Raises:
+            ValueError: The rows cannot be shared out over the norm groups.
         """
-        if not self.norms:
-            return
+        if self.training:
+            normalised = self._by_group(input)
+        else:
+            normalised = batch_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training=self.running_mean is None,  # a layer that keeps none
+                eps=self.eps,
+            )
+        activated: Tensor = self.act(self.drop(normalised))
+        return activated
 
-        # One all-reduce for all layers.
-        mean = torch.cat([total.flatten() for total in self.sums]) / self.chunks
-        all_reduce_(mean).div_(world_size())
-        before = torch.cat([buffer.flatten() for buffer in self.running])
-        mean = torch.where(mean.isfinite().all(), mean, before)
+    def _by_group(self, input: Tensor) -> Tensor:
+        groups = self.groups
+        if len(input) % groups:
+            raise ValueError(f"BatchNorm: {len(input)} rows for {groups} norm groups")
+        self.samples = input.numel() // (groups * self.num_features)
 
-        parts = torch.split(mean, [total.numel() for total in self.sums])
-        for index, (buffer, part) in enumerate(zip(self.running, parts, strict=True)):
-            momentum = self.momenta[index // len(_STATISTICS)]
-            assert momentum is not None, "cumulative BatchNorm has no moving average"
-            buffer.lerp_(part.view_as(buffer), momentum)
+        if torch.compiler.is_compiling():
+            normalised, mean, rstd = _plain(input, groups, self.weight, self.bias, self.eps)
+        elif groups == 1:
+            normalised, mean, rstd = torch.native_batch_norm(
+                input, self.weight, self.bias, None, None, True, 0.0, self.eps
+            )
+        else:
+            normalised, mean, rstd = _ByGroup.apply(input, self.weight, self.bias, groups, self.eps)
 
-        for steps in self.steps:
-            if steps is not None:
-                steps.add_(1)
-
-    @contextmanager
-    def _fresh_buffers(self, *, keep: bool) -> Iterator[None]:
-        # Updating the same buffers chunk after chunk would change what autograd has saved for the
-        # chunks before. `num_batches_tracked` is out of sight: it counts steps, not passes.
-        fresh = [torch.zeros_like(buffer) for buffer in self.running]
-        self._put(fresh, [None] * len(self.norms), [1.0] * len(self.norms))
-        try:
-            yield
-        finally:
-            self._put(self.running, self.steps, self.momenta)
-
-        if keep and fresh:
-            torch._foreach_add_(self.sums, fresh)  # one kernel, not two a layer
-            self.chunks += 1
-
-    def _put(
-        self,
-        buffers: Sequence[Tensor],
-        steps: Sequence[Tensor | None],
-        momenta: Sequence[float | None],
-    ) -> None:
-        for index, norm in enumerate(self.norms):
-            for offset, name in enumerate(_STATISTICS):
-                norm._buffers[name] = buffers[len(_STATISTICS) * index + offset]
-            norm._buffers["num_batches_tracked"] = steps[index]
-            norm.momentum = momenta[index]
+        shape = (groups, self.num_features)
+        self.statistics = mean.detach().view(shape), rstd.detach().view(shape)
+        return normalised
 
 
-@contextmanager
-def without_statistics(module: nn.Module) -> Iterator[None]:
-    """Lets BatchNorm compute as in training, and keep nothing.
+class _ByGroup(torch.autograd.Function):
+    """Several norm groups in eager mode, by the kernel of group normalisation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        groups: int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # At least float32: on GPUs the kernel rounds statistics to its input's dtype.
+        dtype = _wide(input.dtype)
+        flat = _to_instances(input, groups, dtype)
+        channels = input.shape[1]
+        result, mean, rstd = torch.native_group_norm(
+            flat, weight, bias, groups, channels, flat.shape[2], channels, eps
+        )
+
+        # The input as it came: in bf16 it is half as large as its copy.
+        ctx.save_for_backward(input, weight, mean, rstd)
+        ctx.mark_non_differentiable(mean, rstd)
+        # Or autograd would make zeros for these two.
+        ctx.set_materialize_grads(False)
+        return _from_instances(result, groups, like=input), mean, rstd
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, gradient: Tensor | None, *_: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        if gradient is None:
+            return None, None, None, None, None
+        input, weight, mean, rstd = ctx.saved_tensors
+        groups, channels = mean.shape
+        dtype = _wide(input.dtype)
+        flat = _to_instances(input, groups, dtype)
+
+        of_input, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
+            _to_instances(gradient, groups, dtype),
+            flat,
+            mean,
+            rstd,
+            weight,
+            groups,
+            channels,
+            flat.shape[2],
+            channels,
+            (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]),
+        )
+        if of_input is not None:
+            of_input = _from_instances(of_input, groups, like=input)
+        return of_input, of_weight, of_bias, None, None
+
+
+def _to_instances(input: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """`[pairs, channels, …]` -> `[groups, channels, values of a group]`, a copy."""
+    by_group = input.view(groups, -1, *input.shape[1:]).transpose(1, 2)
+    copied = by_group.to(dtype, memory_format=torch.contiguous_format, copy=True)
+    return copied.flatten(2)
+
+
+def _from_instances(values: Tensor, groups: int, like: Tensor) -> Tensor:
+    """The reverse of `_to_instances`, a tensor with the dtype and the layout of `like`."""
+    result = torch.empty_like(like)
+    by_group = result.view(groups, -1, *result.shape[1:]).transpose(1, 2)
+    # Not a view: the activation may change it in place.
+    by_group.copy_(values.view(by_group.shape))
+    return result
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type itself, or float32 if that is wider."""
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def _plain(
+    input: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The formula in plain operations, for the compiler."""
+    values = input.view(groups, -1, *input.shape[1:])
+    values = values.to(_wide(input.dtype))
+    others = (1, *range(3, values.dim()))
+    variance, mean = torch.var_mean(values, others, correction=0, keepdim=True)
+    rstd = torch.rsqrt(variance + eps)
+
+    normalised = (values - mean) * rstd
+    if weight is not None:
+        normalised = normalised * weight.view(-1, *[1] * (input.dim() - 2))
+    if bias is not None:
+        normalised = normalised + bias.view(-1, *[1] * (input.dim() - 2))
+    return normalised.to(input.dtype).flatten(0, 1), mean, rstd
+
+
+def group_batch_norms(model: nn.Module) -> list[GroupBatchNorm]:
+    """Puts `GroupBatchNorm` in the place of every BatchNorm layer.
 
     Args:
-        module: The model or a block of it.
+        model: Changed in place; the names of its parameters and buffers stay.
+
+    Returns:
+        The new layers, in the model's order.
+
+    Raises:
+        UserError: A trained layer is of a kind with a forward pass of its own.
     """
-    # During `BatchNormStatistics.collect` the buffers found here are its fresh ones: they return.
-    with BatchNormStatistics(module).ignore():
-        yield
+    replaced: dict[nn.Module, GroupBatchNorm] = {}
+    for path, parent in list(model.named_modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, _BatchNorm) or isinstance(child, GroupBatchNorm):
+                continue
+            if type(child) not in _KINDS:
+                if child.training:
+                    raise UserError(
+                        f"{path}.{name}: BatchNorm of the kind {type(child).__name__} does not "
+                        f"know norm groups; take nn.BatchNorm or timm's BatchNormAct2d"
+                    )
+                continue
+
+            if child.momentum is None and child.training:
+                raise UserError(
+                    f"{path}.{name}: BatchNorm with momentum=None averages all steps since the "
+                    f"beginning; give it a momentum, e.g. 0.1"
+                )
+
+            # A layer that stands in two places stays one layer.
+            layer = replaced.get(child) or GroupBatchNorm(child)
+            replaced[child] = layer
+            setattr(parent, name, layer)
+    return list(replaced.values())

@@ -1,8 +1,14 @@
-"""The training step: chunks -> towers -> loss; gradient norm, clipping, temperature bounds."""
+"""The training step: chunks -> towers -> loss; gradient norm, clipping, temperature bounds.
+
+If memory runs out in a step, the step is made again with less of it (`attempt.py`).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -12,22 +18,27 @@ from torch.optim import Optimizer
 
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
-from align_train.strategy.layout import local_values
+from align_train.strategy.layout import local_values, whole
+from align_train.strategy.optimizer_state import innermost
 from align_train.stream.batch import Batch
-from align_train.training.forward import embed_chunks
+from align_train.training.attempt import Attempt
+from align_train.training.chunk_size import AUTO, Chunking, find_chunking, free_memory
+from align_train.training.compiled import compile_in_place
+from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
 from align_train.training.recompute import checkpoint_block
-
-_VERSIONS_PER_BLOCK = 4  # of compiled code, before the compiler gives up
 
 
 class TrainingModule(lightning.LightningModule):
     """A model under training.
 
     Attributes:
-        loss_value: The last step's loss over the global batch, a scalar on the device.
-        gradient_norm: The last step's gradient norm before clipping, a scalar.
+        towers: Sends chunks through the model.
+        chunking: The chunk size, and whether chunks are computed again.
+        loss_value: The last step's loss over the global batch.
+        gradient_norm: The last step's gradient norm before clipping.
         learning_rate: The last step's learning rate (of the first parameter group).
+        agree: Called after each backward pass, on all ranks; returns whether to repeat the step.
     """
 
     def __init__(
@@ -39,7 +50,9 @@ class TrainingModule(lightning.LightningModule):
         scheduler: SchedulerRecipe,
         max_steps: int,
         seed: int,
-        recompute: bool = False,
+        norm_group: int | None,
+        chunk_size: int | Literal["auto"] = AUTO,
+        recompute: bool | Literal["auto"] = AUTO,
         checkpoint_blocks: bool = False,
         compile_blocks: bool = False,
         clip: float | None = None,
@@ -53,10 +66,15 @@ class TrainingModule(lightning.LightningModule):
             scheduler: Makes the schedule of the learning rate.
             max_steps: Steps of the whole run.
             seed: The run's seed.
-            recompute: Gradient caching, see `forward.py`.
+            norm_group: Pairs that share BatchNorm's statistics; None: the model has no BatchNorm.
+            chunk_size: Pairs that go through the towers together; `auto`: as many as fit.
+            recompute: Gradient caching, see `forward.py`; `auto`: if memory wants it.
             checkpoint_blocks: Activation checkpointing of each block of the towers.
             compile_blocks: `torch.compile` of each block of the towers.
             clip: The largest gradient norm; None: gradients are not clipped.
+
+        Raises:
+            UserError: The model has BatchNorm, and no norm group is given.
         """
         super().__init__()
         self.model = model
@@ -64,16 +82,24 @@ class TrainingModule(lightning.LightningModule):
         self.optimizer_recipe = optimizer
         self.scheduler_recipe = scheduler
         self.max_steps = max_steps
-        self.seed = seed
-        self.recompute = recompute
         self.clip = clip
+        self.towers = Towers(model, seed=seed, norm_group=norm_group)
+        self.chunking = Chunking(
+            norm_group=self.towers.norm_group, chunk_size=chunk_size, recompute=recompute
+        )
+        self._attempt = Attempt(self.towers)
+        self.agree: Callable[[], bool] = lambda: False
 
-        self.loss_value = torch.tensor(float("nan"))
-        self.gradient_norm = torch.tensor(float("nan"))
+        self.loss_value = float("nan")
+        self.gradient_norm = float("nan")
         self.learning_rate = float("nan")
 
         self._checkpoint_blocks = checkpoint_blocks
         self._compile_blocks = compile_blocks
+        # On the device, as long as nobody has waited for it.
+        self._loss_there = torch.tensor(float("nan"))
+        self._norm_there = torch.tensor(float("nan"))
+        self._finite = True  # what was measured of the last step
         self._configured_groups: list[dict[str, Any]] = []
 
     def configure_model(self) -> None:
@@ -84,10 +110,10 @@ class TrainingModule(lightning.LightningModule):
                 trained.append(block)
 
         if self._compile_blocks:
-            _compile(trained)
+            compile_in_place(trained)
         if self._checkpoint_blocks:
             for block in trained:
-                checkpoint_block(block)
+                checkpoint_block(block, self.towers.second_pass)
 
         # Lightning may call this more than once; a block must not be wrapped twice.
         self._compile_blocks = False
@@ -121,6 +147,46 @@ class TrainingModule(lightning.LightningModule):
         for group, configured in zip(groups, self._configured_groups, strict=True):
             group.update(configured, lr=configured["initial_lr"] * factor)
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory has run out in this attempt at a step, on this rank."""
+        return self._attempt.out_of_memory
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Leaves the batch on the host: each chunk moves just before its pass."""
+        return batch
+
+    def find_chunking(
+        self, *, pairs: int, batch_size: int, max_tokens: int, at: Callable[[str], None]
+    ) -> None:
+        """Replaces `auto` in `chunking` by what fits. Collective.
+
+        Args:
+            pairs: Pairs of the device batch.
+            batch_size: Pairs of the global batch.
+            max_tokens: Tokens of the longest texts.
+            at: Notes for the watchdog where this process is.
+
+        Raises:
+            UserError: Not even the smallest chunk fits.
+        """
+        self.chunking.pairs = pairs
+        if self.chunking.known:
+            return
+
+        with self.trainer.precision_plugin.forward_context():
+            find_chunking(
+                self.chunking,
+                self.towers,
+                max_tokens=max_tokens,
+                batch_size=batch_size,
+                optimizer=innermost(self.trainer.optimizers[0]),
+                strategy=strategy_of(self.trainer),
+                at=at,
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of one step.
 
@@ -129,40 +195,62 @@ class TrainingModule(lightning.LightningModule):
             batch_idx: Lightning's count; not used, since a resumed run's differs.
 
         Returns:
-            The loss over the global batch, a scalar, the same on every rank.
+            The loss over the global batch, a scalar, the same on every rank; not a number if
+            memory has run out on one of them.
         """
         # Otherwise a resumed run would skip or repeat data.
         assert batch.finished_steps == self.global_step, (
             f"batch of step {batch.finished_steps} in step {self.global_step}"
         )
-        images, texts = embed_chunks(
-            self.model,
-            batch.chunks,
-            seed=self.seed,
-            finished_steps=batch.finished_steps,
-            recompute=self.recompute,
-        )
+        images, texts = self._attempt.embed(batch, self.chunking, strategy_of(self.trainer))
 
-        image_ids, text_ids = batch.content_ids()
+        image_ids, text_ids = None, None
+        if batch.content_ids is not None:
+            image_ids, text_ids = batch.content_ids.to(self.device, non_blocking=True)
         logit_parameters = self.model.logit_parameters()
         loss = self.loss(images, texts, *logit_parameters, image_ids=image_ids, text_ids=text_ids)
 
-        # A tensor, not a number: reading it here would make the host wait for the device.
-        self.loss_value = loss.detach()
+        # Reading it here would make the host wait for the device.
+        self._loss_there = loss.detach()
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss
 
-    def measure_gradient(self, optimizer: Optimizer) -> None:
-        """Sets `gradient_norm`, before clipping.
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Computes the gradients; if memory runs out, those that are missing are no numbers.
 
         Args:
-            optimizer: Has the trained parameters.
+            loss: Of `training_step`.
+            *args: Lightning's.
+            **kwargs: Lightning's.
         """
+        run: Callable[[], None] = partial(super().backward, loss, *args, **kwargs)
+        self._attempt.backward(loss, run, strategy_of(self.trainer))
+
+    def measured(self) -> list[Tensor]:
+        """The loss and the gradient's norm on the device. Collective.
+
+        A strategy that steps alone knows the norm later: then it is the loss alone.
+        """
+        if strategy_of(self.trainer).steps_alone:
+            return [self._loss_there]
+
         gradients: list[Tensor] = []
-        for parameter in _parameters(optimizer):
+        for parameter in _parameters(self.trainer.optimizers[0]):
             if parameter.grad is not None:
                 gradients.append(parameter.grad)
-        self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        self._norm_there = whole(torch.nn.utils.get_total_norm(gradients))
+        return [self._loss_there, self._norm_there]
+
+    def take_measured(self, numbers: Sequence[float]) -> None:
+        """Sets `loss_value` and `gradient_norm`. If one is no number, BatchNorm learns nothing.
+
+        Args:
+            numbers: Those of `measured`.
+        """
+        self._finite = all(map(math.isfinite, numbers))
+        self.loss_value = numbers[0]
+        if len(numbers) > 1:
+            self.gradient_norm = numbers[1]
 
     def configure_gradient_clipping(
         self,
@@ -170,7 +258,7 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the norm of `measure_gradient`, if `clip` is set.
+        """Clips by the norm of `measured`, if `clip` is set.
 
         Lightning calls this between backward and step in any case. A strategy that steps alone
         clips by itself.
@@ -182,25 +270,50 @@ class TrainingModule(lightning.LightningModule):
         """
         if self.clip is not None and not strategy_of(self.trainer).steps_alone:
             parameters = _parameters(optimizer)
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, self.gradient_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, self._norm_there)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
         """Takes the step, then moves the temperature back into its bounds.
 
         Args:
-            *args: Lightning's.
-            **kwargs: Lightning's.
+            epoch: Lightning's.
+            batch_idx: Lightning's.
+            optimizer: Lightning's wrapper of the optimizer.
+            optimizer_closure: Runs `training_step` and `backward`.
         """
-        super().optimizer_step(*args, **kwargs)
+        assert optimizer_closure is not None
+        gradients = partial(self._gradients, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, gradients)
 
         strategy = strategy_of(self.trainer)
         if strategy.steps_alone:
-            self.gradient_norm = strategy.gradient_norm()
+            self.gradient_norm = float(strategy.gradient_norm())
 
         # After the step, not in the forward pass: there a bound would stop the gradient.
         temperature = self.model.temperature
         if temperature is not None:
             temperature.clamp_(*local_values(temperature.value))
+
+    def _gradients(self, closure: Callable[[], Any]) -> Any:
+        """Computes the gradients, in as many attempts as memory wants."""
+        result = closure()
+        while self.agree():
+            # The gradients of an attempt that does not count.
+            strategy_of(self.trainer).forget_gradients()
+            free_memory()
+            result = closure()
+
+        self.towers.end_step()
+        # A step that is skipped must leave no trace.
+        if self._finite:
+            self.towers.statistics.finish_step()
+        return result
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -208,19 +321,3 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     for group in optimizer.param_groups:
         parameters += group["params"]
     return parameters
-
-
-def _compile(blocks: list[nn.Module]) -> None:
-    """Compiles in place, so that no name of a parameter changes.
-
-    All blocks of a kind share their code, and the compiler counts its versions per code. Past a
-    limit it would leave further blocks uncompiled without a word.
-    """
-    config: Any = torch._dynamo.config
-    versions = _VERSIONS_PER_BLOCK * len(blocks)
-    config.recompile_limit = max(config.recompile_limit, versions)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, versions)
-    config.fail_on_recompile_limit_hit = True
-
-    for block in blocks:
-        block.forward = torch.compile(block.forward)

@@ -55,6 +55,30 @@ class SteppingStrategy(Protocol):
     def gradient_norm(self) -> Tensor:
         """The gradient's norm before clipping; asked after the step, if it steps alone."""
 
+    @property
+    def repeats_forward(self) -> bool:
+        """Whether a step can be repeated whose forward pass has failed on some rank."""
+
+    @property
+    def repeats_backward(self) -> bool:
+        """Whether a step can be repeated whose backward pass has failed on some rank."""
+
+    @property
+    def needs_a_pass(self) -> bool:
+        """Whether gradients reach other ranks only if they come from a pass of the model."""
+
+    def keep_weights_whole(self) -> bool:
+        """Makes weights whole until the backward pass is over, if they stay so; else False."""
+
+    def give_weights_back(self) -> None:
+        """Undoes `keep_weights_whole` and forgets the passes since, which no step follows."""
+
+    def forget_passes(self) -> None:
+        """Forgets forward passes of which one failed; weights stay whole."""
+
+    def forget_gradients(self) -> None:
+        """Drops the gradients of a backward pass that no step follows."""
+
 
 def strategy_of(trainer: lightning.Trainer) -> SteppingStrategy:
     """The trainer's strategy, which is always one of ours.

@@ -1,6 +1,6 @@
 """Computing a part of the model twice, in place of keeping its activations until backward.
 
-Of a block, when `checkpoint_blocks` is set; of a whole chunk, for gradient caching. Price: one more
+`checkpoint_blocks` does this for each block, gradient caching for a whole chunk. Price: one more
 forward pass of that part.
 """
 
@@ -15,46 +15,48 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from align_train.training.batch_norm import without_statistics
-
 Result = TypeVar("Result")
 
 
-def checkpoint_block(block: nn.Module) -> None:
+def checkpoint_block(
+    block: nn.Module, second_pass: Callable[[nn.Module], AbstractContextManager[None]]
+) -> None:
     """Makes a block keep only its inputs in training, and run again in the backward pass.
 
     Args:
         block: Changed in place; the names of its parameters stay.
+        second_pass: Called in the first pass; gives what is entered around the second one.
     """
     forward = block.forward
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), without_statistics(block)
+        return nullcontext(), second_pass(block)
 
     def checkpointed(*args: Any, **kwargs: Any) -> object:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        # No generator is kept: blocks draw by pair.
+        return checkpoint(
+            forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=contexts,
+            **kwargs,
+        )
 
     block.forward = checkpointed
 
 
-def recompute_in_backward(
-    forward: Callable[[], Result],
-    *,
-    first: AbstractContextManager[None],
-    again: AbstractContextManager[None],
-) -> Result:
-    """Calls a function whose saved tensors autograd makes again when backward needs the first one.
+def recompute_in_backward(forward: Callable[[], Result]) -> Result:
+    """Calls a function, and calls it again in the backward pass to get its saved tensors.
 
     `torch.utils.checkpoint` does the same, but keeps an object for every saved tensor: half a
-    megabyte for each chunk of a model whose activations take a hundred, and they leave the heap in
-    pieces.
+    megabyte for each chunk of a model whose activations take a hundred, which
+    fragments the heap.
 
     Args:
         forward: The function; both calls must save the same tensors in the same order.
-        first: Entered around the call now.
-        again: Entered around the call in the backward pass.
 
     Returns:
         The result of the call now.
@@ -76,7 +78,7 @@ def recompute_in_backward(
 
     def recomputed(index: int) -> Tensor:
         if not made_again:
-            with again, torch.enable_grad(), saved_tensors_hooks(keep, _no_second_graph):
+            with torch.enable_grad(), saved_tensors_hooks(keep, _no_second_graph):
                 forward()
             if len(made_again) != expected:
                 raise RuntimeError(
@@ -89,7 +91,7 @@ def recompute_in_backward(
         assert tensor is not None
         return tensor
 
-    with first, saved_tensors_hooks(count, recomputed):
+    with saved_tensors_hooks(count, recomputed):
         return forward()
 
 

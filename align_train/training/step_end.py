@@ -7,6 +7,7 @@ each order below has a reason. `tests/training/test_step_end.py` pins all of the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import lightning
@@ -14,7 +15,7 @@ from lightning import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from align_train.cluster.run_store import BACKWARD, FORWARD, WAITING
+from align_train.cluster.run_store import BACKWARD, FORWARD, STARTING, WAITING
 from align_train.cluster.watchdog import Watchdog
 from align_train.stream.batch import Batch
 from align_train.training.callbacks import (
@@ -29,6 +30,8 @@ from align_train.training.callbacks import (
     Stopping,
     Throughput,
 )
+from align_train.training.callbacks.agreement import stop_with
+from align_train.training.chunk_size import out_of_memory_message
 from align_train.training.module import TrainingModule
 
 
@@ -76,6 +79,7 @@ class StepEnd(Callback):
         self.checkpoints = checkpoints
         self.stopping = stopping
         self.watchdog = watchdog
+        self._pairs = 0  # of this rank in the step that is being computed
 
     def on_train_batch_end(
         self,
@@ -97,10 +101,8 @@ class StepEnd(Callback):
         training = _ours(module)
         step = trainer.global_step
 
-        # First, since metrics, checkpoints and stopping read the agreement.
-        self.agreement.agree(trainer, pairs=len(batch))
         # Before evaluation and checkpoints, whose time is not the step's.
-        self.throughput.measure(batch)
+        self.throughput.measure(batch, training.chunking.of_step)
         # Under a strategy that steps alone; else `on_before_optimizer_step` has done it.
         self.non_finite.check_step(trainer, training)
 
@@ -142,18 +144,22 @@ class StepEnd(Callback):
         """
         training = _ours(module)
 
-        self.agreement.agree(trainer, pairs=0)  # on the first batch
+        # Before memory is tried: the average takes some.
+        self.averaging.start(training)
+        # A hook of each chunk's forward pass: collectives come only after the last one.
+        training.model.register_forward_hook(self._pass_done)
+        # Before other hooks watch the passes: these are none of a step.
+        self._find_chunking(trainer, training)
+        self.agreement.agree(trainer, step=trainer.global_step, pairs=0)  # on the first batch
+        training.agree = partial(self._agree, trainer, training)
         self.throughput.start(training)
         self.non_finite.start(trainer)
-        self.averaging.start(training)
         self.metrics.start(trainer)
         # After the parts whose files rank 0 trims: all ranks wait for it here.
         self.samples.start(trainer)
         self.progress.start(trainer)
         self.stopping.start()
 
-        # A hook of each chunk's forward pass: collectives come only after the last one.
-        training.model.register_forward_hook(self._pass_done)
         self.watchdog.at(WAITING, trainer.global_step + 1)
 
     def on_train_batch_start(
@@ -171,6 +177,7 @@ class StepEnd(Callback):
             batch: This rank's part of the global batch.
             batch_idx: Lightning's; not used.
         """
+        self._pairs = len(batch)
         self.throughput.begin_step()
         self.non_finite.begin_step(batch)
         self.samples.draw_first(trainer, batch)
@@ -265,6 +272,49 @@ class StepEnd(Callback):
             checkpoint: The checkpoint.
         """
         self.averaging.load(_ours(module), checkpoint)
+
+    def _find_chunking(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Finds the chunk size that fits, if the settings leave it open. Collective."""
+        data = self.agreement.data
+        known = module.chunking.known
+        module.find_chunking(
+            pairs=data.batch_size // trainer.world_size,
+            batch_size=data.batch_size,
+            max_tokens=data.max_tokens or 1,
+            at=self.watchdog.at,
+        )
+        self.watchdog.at(STARTING)
+        if trainer.is_global_zero and not known:
+            print(f"{'chunks':>13}  {module.chunking} (found by trying)", flush=True)
+
+    def _agree(self, trainer: lightning.Trainer, module: TrainingModule) -> bool:
+        """After each backward pass: whether the step is to be made again. Collective."""
+        step = trainer.global_step + 1
+        numbers = self.agreement.agree(
+            trainer,
+            step=step,
+            pairs=self._pairs,
+            values=module.measured(),
+            out_of_memory=module.out_of_memory,
+        )
+        module.take_measured(numbers)
+        failed = self.agreement.out_of_memory
+        if not failed:
+            return False
+
+        before = str(module.chunking)
+        if not module.chunking.lower():
+            message = out_of_memory_message(module.chunking.of_step, where=f"step {step}: ")
+            raise stop_with(trainer, message)
+        if trainer.is_global_zero:
+            ranks = "" if trainer.world_size == 1 else f" on {failed} of {trainer.world_size} ranks"
+            print(
+                f"step {step}: out of memory{ranks} with chunks of {before}; the step is made "
+                f"again, and the run goes on, with chunks of {module.chunking}",
+                flush=True,
+            )
+        self.watchdog.at(FORWARD, step)
+        return True
 
     def _pass_done(self, *_: object) -> None:
         self.watchdog.pass_done()

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,63 +24,69 @@ from align_train.config.components import build
 from align_train.config.compose import compose_training
 from align_train.loss.contrastive import ContrastiveLoss
 from align_train.model import DualEncoder
-from align_train.stream.batch import Chunk
-from align_train.training.forward import embed_chunks
+from align_train.stream.batch import Batch
+from align_train.training.forward import Towers
 from benchmarks.shared.peak import PeakAbove
 
 VOCABULARY = 8192
 TOKENS = 32  # of a text
 
 
-def random_chunks(model: DualEncoder, pairs: int, size: int) -> list[Chunk]:
+def random_batch(model: DualEncoder, pairs: int) -> Batch:
     """Draws a device batch.
 
     Args:
         model: The model, for the size of its images.
         pairs: Pairs of the device batch.
-        size: Pairs of a chunk.
     """
     side = model.image_size
     generator = torch.Generator().manual_seed(0)
-    chunks = []
-    for index in range(pairs // size):
-        images = torch.randint(
-            low=0,
-            high=256,
-            size=(size, side, side, 3),
-            dtype=torch.uint8,
-            generator=generator,
-        )
-        input_ids = torch.randint(
-            low=1,  # 0 is padding
-            high=VOCABULARY,
-            size=(size, TOKENS),
-            dtype=torch.int32,
-            generator=generator,
-        )
-        chunk = Chunk(
-            images=images,
-            input_ids=input_ids,
-            keys=[],
-            captions=[],
-            index=index,
-        )
-        chunks.append(chunk)
-    return chunks
+    images = torch.randint(
+        low=0,
+        high=256,
+        size=(pairs, side, side, 3),
+        dtype=torch.uint8,
+        generator=generator,
+    )
+    input_ids = torch.randint(
+        low=1,  # 0 is padding
+        high=VOCABULARY,
+        size=(pairs, TOKENS),
+        dtype=torch.int32,
+        generator=generator,
+    )
+    return Batch(
+        finished_steps=0,
+        first=0,
+        images=images,
+        input_ids=input_ids,
+        lengths=np.full(pairs, TOKENS, dtype=np.int64),
+        keys=[""] * pairs,
+        captions=[""] * pairs,
+    )
 
 
-def backward(model: DualEncoder, chunks: list[Chunk], *, recompute: bool) -> None:
-    """Runs forward, loss and backward; gradients are added to those of the model."""
-    images, texts = embed_chunks(model, chunks, seed=0, finished_steps=0, recompute=recompute)
-    loss: Tensor = ContrastiveLoss()(images, texts, *model.logit_parameters())
+def backward(towers: Towers, batch: Batch, size: int, *, recompute: bool) -> None:
+    """Runs forward, loss and backward; gradients are added to those of the model.
+
+    Args:
+        towers: The model's.
+        batch: The device batch.
+        size: Pairs of a chunk.
+        recompute: Whether each chunk is computed again in the backward pass.
+    """
+    images, texts = towers.embed(batch, chunk_size=size, recompute=recompute)
+    loss: Tensor = ContrastiveLoss()(images, texts, *towers.model.logit_parameters())
     torch.autograd.backward(loss)
+    towers.end_step()
+    towers.statistics.finish_step()
 
 
 def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
     torch.manual_seed(0)
     settings = compose_training("model=tiny", "optimizer=lamb")
     model: DualEncoder = build(settings.model, vocabulary_size=VOCABULARY)
-    model.train()
+    towers = Towers(model, seed=0, norm_group=size)
     optimizer = build(settings.optimizer).build(model)
 
     # A step without a gradient makes the optimizer's moments.
@@ -87,13 +94,16 @@ def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
 
-    chunks = random_chunks(model, pairs, size)
-    backward(model, random_chunks(model, 2, 2), recompute=recompute)
+    batch = random_batch(model, pairs)
+    # In evaluation mode: two pairs are no norm group.
+    model.eval()
+    backward(towers, random_batch(model, 2), 2, recompute=recompute)
+    model.train()
     optimizer.zero_grad()
 
     memory = PeakAbove(torch.device("cpu"))
     started = time.perf_counter()
-    backward(model, chunks, recompute=recompute)
+    backward(towers, batch, size, recompute=recompute)
     gradients = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

@@ -28,8 +28,7 @@ AT_A_TIME = 51  # images between two looks at the clock: each photo once
 def batches(shards: str, vocabulary: str, workers: int) -> Iterator[Arrays]:
     """Yields images and token ids of our loader's batches."""
     for batch in make_loader(make_pairs(shards), vocabulary, workers=workers):
-        (chunk,) = batch.chunks
-        yield chunk.images, chunk.input_ids
+        yield batch.images, batch.input_ids
 
 
 def decode_alone(shards: str, seconds: float) -> dict[str, float]:

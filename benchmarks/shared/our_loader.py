@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Views
-from align_train.stream.loader import ChunkSchedule, TrainingLoader
+from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
+from align_train.stream.pieces import TrainingPieces
 from align_train.stream.recipe import Start
 from align_train.stream.tokenizer import Tokenizer
 from benchmarks.shared.sizes import BATCH, IMAGE_SIZE, MAX_TOKENS, RESIZE_SIZE
@@ -39,13 +39,11 @@ def make_loader(
         workers: The number of worker processes.
         finished_steps: The steps that a resumed run has behind it.
     """
-    chunks = TrainingChunks(
+    pieces = TrainingPieces(
         pairs=pairs,
         order=Order(counts=pairs.manifest.counts, seed=SEED, lanes=LANES, window=WINDOW),
         vocabulary=Tokenizer(vocabulary, max_tokens=MAX_TOKENS),
         batch_size=BATCH,
-        chunk_size=BATCH,
         start=Start(finished_steps=finished_steps, cursor=finished_steps * BATCH),
     )
-    schedule = ChunkSchedule(finished_steps=finished_steps, first_chunk=0, chunks_per_step=1)
-    return TrainingLoader(chunks=chunks, schedule=schedule, workers=workers, pin_memory=False)
+    return TrainingLoader(pieces=pieces, slots=range(BATCH), workers=workers)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.strategies [--plot docs/strategies.png]
 
-The recipe is the demo's data and model with global batch 128 in 4 chunks of 32, with AdamW and with
-LAMB. It is trained by the command, in one process, and in two under DDP, FSDP2 and ZeRO 1, 2, 3.
-The table gives the last loss and the largest difference of any step's loss from the one of one
+The recipe is the demo's data and model with global batch 128 and norm groups of 32, with AdamW and
+with LAMB. It is trained by the command, in one process, and in two under DDP, FSDP2 and ZeRO 1, 2,
+3. The table gives the last loss and the largest difference of any step's loss from the one of one
 process, relative to it; the plot shows the curves and the differences by step.
 
 The differences that remain are float32's rounding, which every step amplifies (in float64 DDP and
@@ -37,6 +37,7 @@ FOLDER = REPOSITORY / "outputs" / "benchmarks" / "strategies"
 RECIPE = (
     "max_steps=50",
     "log_every=1",
+    "norm_group=32",
     "chunk_size=32",
     "evaluate_every=0",
     "data.held_out=null",

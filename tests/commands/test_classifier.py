@@ -31,7 +31,14 @@ from tests.support.ready import lying_ready
 from tests.support.runs import metrics
 from tests.support.settings import composed
 
-SHOT = ("batch_size=32", "chunk_size=8", "log_every=1", "checkpoint_every=2", "data.window=64")
+SHOT = (
+    "batch_size=32",
+    "norm_group=8",
+    "chunk_size=8",
+    "log_every=1",
+    "checkpoint_every=2",
+    "data.window=64",
+)
 
 
 def recipe(experiment: str, model: Path, demo: Path) -> tuple[str, ...]:
@@ -236,7 +243,7 @@ def test_a_class_file_that_is_none(tmp_path: Path, content: str | None, words: s
 
 def test_texts_or_labels(demo: Path) -> None:
     with pytest.raises(UserError, match="expected one of them: texts, or labels"):
-        data_module(str(demo / "train"), demo / "tokenizer", chunk_size=16, classes=64)
+        data_module(str(demo / "train"), demo / "tokenizer", classes=64)
 
 
 def small_classifier() -> Classifier:

@@ -139,7 +139,7 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "data.shards was" in done.stderr and "accept=[data.shards]" in done.stderr
     for change, words in {
-        "chunk_size=16": "chunk_size was 8 .*BatchNorm and dropout see chunks of 16",
+        "norm_group=4": r"norm_group was 8 .*accept=\[norm_group\].* BatchNorm sees groups of 4",
         "seed=1": "seed was 0 .*another order begins with a new epoch",
         "data.lanes=4": r"data\.lanes was 8 .*accept=\[data.lanes\]",
         "data.window=4": r"data\.window was 16384 .*accept=\[data.window\]",
@@ -150,6 +150,9 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
         assert setting in changed_settings(
             RunFolder(folder), composed(*on, change, f"accept=[{setting}]"), STEPS
         )
+    free = ("chunk_size=16", "recompute=true")
+    changed = changed_settings(RunFolder(folder), composed(*on, *free), STEPS)
+    assert changed["chunk_size"] == (8, 16) and changed["recompute"] == (False, True)
     with pytest.raises(UserError, match=r"accept=\[lr\]: expected some of data\.shards, seed"):
         check(composed(*on, "accept=[lr]"))
     assert RunFolder(folder).lineage.read() == RunFolder(uninterrupted).lineage.read()
@@ -165,25 +168,20 @@ def test_a_change_of_the_order_is_refused_or_accepted_by_name(
     ) == (STEPS, 64, 4, 1024, 768)
     assert metrics(folder)[-1]["pairs_seen"] == str(24 * 32 + 4 * 64)
     keys = keys_of(folder)
-    seen = [key for (step, _), found in keys.items() if step > STEPS for key in found]
+    seen = [key for step, found in keys.items() if step > STEPS for key in found]
     assert len(seen) == len(set(seen)) == 256  # half of an epoch, nothing twice
     run(
         *on, "batch_size=64", "data.lanes=4", f"max_steps={STEPS + 8}", cwd=tmp_path
     )  # now it is as it was
     keys = keys_of(folder)
-    later = [key for (step, _), found in keys.items() if step > STEPS for key in found]
+    later = [key for step, found in keys.items() if step > STEPS for key in found]
     assert len(later) == len(set(later)) == 512
     out = run(
         "name=whole", f"step={STEPS}:{STEPS + 2}", cwd=tmp_path, module="align_train.show"
     ).stdout
     shown = [line.split() for line in out.splitlines() if line[:6].strip().isdigit()]
-    logged = [
-        key
-        for (step, _), found in sorted(keys.items())
-        if step in (STEPS, STEPS + 1)
-        for key in found
-    ]
-    assert [f"{cells[3]}/{cells[4]}" for cells in shown] == logged and len(logged) == 32 + 64
+    logged = keys[STEPS] + keys[STEPS + 1]
+    assert [f"{cells[2]}/{cells[3]}" for cells in shown] == logged and len(logged) == 32 + 64
 
 
 # show
@@ -198,9 +196,7 @@ def test_show_names_what_was_trained_on_and_when_a_pair_comes(
         "name=whole", "step=17:19", "limit=32", cwd=tmp_path, module="align_train.show"
     ).stdout
     shown = [line.split() for line in out.splitlines() if line[:6].strip().isdigit()]
-    assert [f"{cells[3]}/{cells[4]}" for cells in shown] == [
-        key for step in (17, 18) for chunk in range(4) for key in logged[step, chunk]
-    ]
+    assert [f"{cells[2]}/{cells[3]}" for cells in shown] == logged[17] + logged[18]
     assert all(
         (folder / "batches" / f"show-{step:08d}.png").stat().st_size > 1000 for step in (17, 18)
     )
@@ -209,10 +205,10 @@ def test_show_names_what_was_trained_on_and_when_a_pair_comes(
     drawn = (folder / "batches" / "step-00000001.png").read_bytes()
     run("name=whole", "step=1", cwd=tmp_path, module="align_train.show")
     assert (folder / "batches" / "show-00000001.png").read_bytes() == drawn
-    key = logged[17, 2][3]
+    key = logged[17][19]
     out = run("name=whole", f"key={key}", cwd=tmp_path, module="align_train.show").stdout
     steps = [int(line.split("step")[1].split(",")[0]) for line in out.splitlines()[:-1]]
-    assert steps == [step for (step, _), keys in sorted(logged.items()) if key in keys]
+    assert steps == [step for step, keys in sorted(logged.items()) if key in keys]
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,51 @@ def test_a_rank_that_gets_nowhere_is_named(tmp_path: Path, small_run: tuple[str,
     assert RunFolder(tmp_path / "outputs" / "stuck").last_step() == 4
 
 
+STARVING = ("model._target_=tests.support.planted.Starving", "trainer.devices=2", *SOON)
+
+
+@pytest.mark.long
+def test_a_rank_without_memory_makes_all_repeat_the_step(
+    tmp_path: Path, small_run: tuple[str, ...]
+) -> None:
+    options = (*small_run, *UNEVALUATED, *STARVING, "recompute=auto")
+    starving: dict[str, Any] = {"PLANTED_STARVING_RANK": "1", "PLANTED_STARVING_IN": "forward"}
+    out = run(*options, "name=starved", cwd=tmp_path, **starving).stdout
+    assert re.search(r"^ +chunks  8 pairs, 2 chunks a process \(found by trying\)$", out, re.M), out
+    assert (
+        "step 6: out of memory on 1 of 2 ranks with chunks of 8 pairs, 2 chunks a process; the "
+        "step is made again, and the run goes on, with chunks of 8 pairs, 2 chunks a process, "
+        "computed again in the backward pass\n"
+    ) in out, out
+    run(*options, "name=sated", cwd=tmp_path, **starving | {"PLANTED_STARVING_IN": ""})
+    starved, sated = (metrics(tmp_path / "outputs" / name) for name in ("starved", "sated"))
+    assert len(starved) == 12
+    for row, other in zip(starved, sated, strict=True):
+        assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "place", "starving"),
+    [
+        ("fsdp", "backward", 1),
+        pytest.param("deepspeed", "backward", 1, marks=pytest.mark.long),
+        pytest.param("ddp", "loss", 1, marks=pytest.mark.long),
+        pytest.param("ddp", "loss", 0, marks=pytest.mark.long),
+    ],
+)
+def test_memory_that_runs_out_where_no_step_is_repeated_ends_all_ranks_in_one_line(
+    strategy: str, place: str, starving: int, tmp_path: Path, small_run: tuple[str, ...]
+) -> None:
+    options = (*small_run, *UNEVALUATED, *STARVING, "name=starved", f"strategy={strategy}")
+    where: dict[str, Any] = {"PLANTED_STARVING_RANK": str(starving), "PLANTED_STARVING_IN": place}
+    done = finish(start(*options, cwd=tmp_path, **where), timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("align_train: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "out of memory (CUDA out of memory. Tried" in done.stderr
+    assert "start anew with a smaller chunk_size, recompute=true or" in done.stderr
+    assert RunFolder(tmp_path / "outputs" / "starved").last_step() == 4
+
+
 def test_a_run_is_written_by_one_process_at_a_time(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
@@ -466,8 +511,8 @@ def test_four_machines_of_eight_compose_and_say_how_the_batch_is_split(
     first, other = (dry(rank, demo=demo, cwd=tmp_path) for rank in (0, 9))
     assert (first.returncode, other.returncode) == (0, 0), first.stderr
     assert (
-        "65,536 pairs = 4096 chunks of 16 = 32 processes x 128 chunks "
-        "(gpu, bf16, ddp, recomputing chunks)" in first.stdout
+        "65,536 pairs = 32 processes x 2,048; BatchNorm over groups of 16; "
+        "chunks as large as fit (gpu, bf16, ddp, recomputing chunks if needed)" in first.stdout
     )
     assert "300,000 steps = 19,660,800,000 pairs" in first.stdout
     assert "image tower 62.14 M" in first.stdout
@@ -484,7 +529,13 @@ def test_four_machines_of_eight_compose_and_say_how_the_batch_is_split(
         ),
         (
             ("chunk_size=48",),
-            r"chunk_size=48 does not divide the 2048 pairs of each of 32 processes",
+            r"chunk_size=48: expected a multiple of norm_group=16 that divides the 2048 pairs of "
+            r"each of 32 processes .*; the nearest smaller: 32; ",
+        ),
+        (
+            ("norm_group=48",),
+            r"norm_group=48 does not divide the 2048 pairs of each of 32 processes .*"
+            r"take norm_group=32",
         ),
         (("data.lanes=16",), r"data.lanes=16 cannot be shared out evenly over 32 processes"),
     ],

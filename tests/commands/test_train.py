@@ -60,7 +60,6 @@ def test_a_runs_folder(trained: Path, demo: Path) -> None:
         "pairs": 512,
         "seed": 0,
         "batch_size": 32,
-        "chunk_size": 8,
         "lanes": 8,
         "window": 16384,
     }

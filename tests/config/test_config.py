@@ -80,7 +80,7 @@ PLACES = {
 )
 def test_every_choice_composes_and_passes_its_check(choice: str, small_align: Path) -> None:
     check_explicit(
-        small_align, "batch_size=1024", "chunk_size=16", *GIVEN, choice, *PLACES.get(choice, ())
+        small_align, "batch_size=1024", "norm_group=16", *GIVEN, choice, *PLACES.get(choice, ())
     )
 
 
@@ -140,11 +140,46 @@ def test_published_recipes() -> None:
         2e-3,
         40_000,
     )
-    assert (coyo.optimizer["_target_"], coyo.chunk_size, coyo.precision) == (
+    assert (coyo.optimizer["_target_"], coyo.norm_group, coyo.precision) == (
         "align_train.optim.Lamb",
         16,
         "bf16",
     )
+    assert paper.norm_group == 16
+
+
+def test_the_hardware_chooses_chunks_and_the_recipe_norm_groups() -> None:
+    """Only `trainer=…` changes how much goes through the towers at once."""
+    at_once = {
+        "cpu": (64, False),
+        "gpu": ("auto", "auto"),
+        "multinode": ("auto", "auto"),
+    }
+    for recipe, group in (((), 64), (("data=coyo700m",), 16), (("data=cc12m",), 64)):
+        for trainer, expected in at_once.items():
+            settings = composed(f"trainer={trainer}", *recipe)
+            assert (settings.chunk_size, settings.recompute) == expected
+            assert settings.norm_group == group
+            assert (settings.trainer.timeout, settings.trainer.nodes) == (900.0, 1)
+
+    mine = composed("trainer=gpu", "trainer.devices=2", "chunk_size=128", "recompute=true")
+    assert (mine.trainer.accelerator, mine.trainer.devices) == ("gpu", 2)
+    assert (mine.chunk_size, mine.recompute) == (128, True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("norm_group=16", "chunk_size=16"),
+        ("norm_group=16", "chunk_size=128"),
+        ("norm_group=16", "trainer.devices=8", "chunk_size=auto"),
+        ("norm_group=null", "chunk_size=1"),
+        ("norm_group=null", "chunk_size=auto", "recompute=auto"),
+        ("accept=[norm_group,batch_size]",),
+    ],
+)
+def test_chunks_of_whole_norm_groups_pass(overrides: tuple[str, ...]) -> None:
+    check(composed(*overrides))
 
 
 def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,10 +198,35 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
     ("overrides", "words"),
     [
         (["batch_size=100", "trainer.devices=3"], "batch_size=100 .* 3 processes .* 99 or 102"),
-        (["chunk_size=48"], "chunk_size=48 .* 128 .* 32"),
+        (["norm_group=48"], "norm_group=48 does not divide batch_size=128.*; take norm_group=32$"),
+        (
+            ["trainer.devices=4"],
+            "norm_group=64 does not divide the 32 pairs of each of 4 processes "
+            ".*; take 2 processes or norm_group=32$",
+        ),
+        (["norm_group=0"], "norm_group=0: expected at least 1"),
+        (
+            ["norm_group=16", "chunk_size=48"],
+            "chunk_size=48: expected a multiple of norm_group=16 that divides batch_size=128; "
+            "the nearest smaller: 32; or take chunk_size=auto$",
+        ),
+        (["norm_group=16", "chunk_size=8"], "chunk_size=8: .*; the smallest: 16; or"),
+        (
+            ["norm_group=null", "chunk_size=48"],
+            "chunk_size=48: expected a divisor of batch_size=128; the nearest smaller: 32; or",
+        ),
+        (
+            ["norm_group=16", "trainer.devices=4"],
+            "chunk_size=64: .* the 32 pairs of each of 4 processes .*; the nearest smaller: 32; or",
+        ),
+        (["chunk_size=0"], "chunk_size=0: expected a number of pairs, at least 1, or auto"),
+        (["chunk_size=big"], "chunk_size=big: expected a number of pairs, at least 1, or auto"),
+        (["recompute=maybe"], "recompute=maybe: expected true, false or auto"),
+        (["+trainer.chunk_size=64"], "trainer.chunk_size: no such setting, did you mean chunk_siz"),
+        (["accept=[chunk_size]"], r"accept=\[chunk_size\]: expected some of .*, norm_group$"),
         (["data.lanes=7"], "data.lanes=7 does not divide batch_size=128.*data.lanes=4"),
         (
-            ["trainer.devices=8", "chunk_size=16", "data.lanes=4"],
+            ["trainer.devices=8", "norm_group=16", "chunk_size=16", "data.lanes=4"],
             "data.lanes=4 cannot be shared .* 8 processes",
         ),
         (
@@ -175,6 +235,7 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
                 "data.weights=[3,1]",
                 "data.lanes=8",
                 "trainer.devices=4",
+                "norm_group=16",
                 "chunk_size=16",
             ],
             r"data.lanes=8 cannot be shared out as data.weights=\[3, 1\] "
@@ -350,11 +411,18 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
     Its status is 2, and stderr has at most three lines and no stack trace.
     """
     (tmp_path / "cut.tar").write_bytes((demo / "train" / "00000000.tar").read_bytes()[:100_000])
+    # A user's own choice of `trainer` that says nothing of chunks.
+    own = tmp_path / "conf" / "trainer" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("{accelerator: cpu, devices: 1, nodes: 1}")
     shards = ["data=webdataset", f"data.tokenizer={demo}/tokenizer"]
     cases = {
+        ("--config-dir", "conf", "trainer=mine"): "chunk_size is not set; give chunk_size=…",
         ("modle=tiny",): "modle: no such setting, did you mean model?",
         ("model=tinny",): "tiny",
         ("batch_size=abc",): "batch_size=abc: expected integer",
+        ("chunk_size=1.5",): "chunk_size=1.5: expected an integer or auto",
+        ("data.chunk_size=8",): "data.chunk_size: no such setting, did you mean chunk_size?",
         (
             "batch_size=100",
             "trainer.devices=3",

@@ -220,7 +220,7 @@ def test_the_recipe_of_fine_tuning_for_retrieval(tmp_path: Path, trained: Path, 
         f"data.shards={demo}/train",
         "data.window=64",
     )
-    small = ("batch_size=32", "chunk_size=8", "max_steps=2", "log_every=1")
+    small = ("batch_size=32", "norm_group=8", "chunk_size=8", "max_steps=2", "log_every=1")
     said = run(*recipe, *small, cwd=tmp_path).stdout
     assert f"begins with  the weights of {trained}" in said
     rows = metrics(tmp_path / "outputs" / "finetune_retrieval")
@@ -248,6 +248,7 @@ def test_other_tokens_than_the_weights_know_are_refused(
             f"model.path={trained}",
             *shards,
             "batch_size=32",
+            "norm_group=8",
             "chunk_size=8",
             cwd=tmp_path,
         )

@@ -23,11 +23,11 @@ from align_train.errors import UserError
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest, Shard
 from align_train.shards.shard import ShardReader
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Views
-from align_train.stream.loader import ChunkSchedule, TrainingLoader
+from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
+from align_train.stream.pieces import TrainingPieces
 from align_train.stream.tokenizer import Tokenizer
 from tests.support.images import encoded
 
@@ -75,23 +75,20 @@ def epoch(
         tuple(Shard(str(p), n, p.stat().st_size) for p, n in zip(shards, pairs, strict=True)),
         "test",
     )
-    chunks = TrainingChunks(
+    pieces = TrainingPieces(
         pairs=Pairs(manifest=manifest, caption=TXT, views=Views(image_size=24, resize_size=28)),
         order=Order(counts=manifest.counts, seed=0, lanes=LANES, window=1000),
         vocabulary=Tokenizer(str(demo / "tokenizer"), max_tokens=16),
         batch_size=BATCH,
-        chunk_size=BATCH // 2,
     )
-    schedule = ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=2)
-    loader = TrainingLoader(chunks=chunks, schedule=schedule, workers=workers, pin_memory=False)
+    loader = TrainingLoader(pieces=pieces, slots=range(BATCH), workers=workers)
     steps = -(-sum(pairs) // BATCH)
     keys, captions = [], []
     for _ in range(steps):
         batch = next(loader)
-        for chunk in batch.chunks:
-            assert chunk.images.shape == (BATCH // 2, 24, 24, 3) and len(chunk.keys) == BATCH // 2
-            keys += chunk.keys
-            captions += chunk.captions
+        assert batch.images.shape == (BATCH, 24, 24, 3) and len(batch) == BATCH
+        keys += batch.keys
+        captions += batch.captions
     loader.close()
     # The last batch reaches into the next epoch if the pairs do not divide evenly into batches.
     return keys, captions, {bad.key: bad.reason for bad in loader.bad_pairs}

@@ -214,7 +214,7 @@ def test_a_server_that_dies_during_a_run_ends_it_in_one_line(many: Path, tmp_pat
         saved = folder.last_step()
         assert 2 <= saved < 60
         run(*arguments, cwd=tmp_path)
-        assert sorted({step for step, _ in keys_of(folder.path)}) == list(range(1, 61))
+        assert list(keys_of(folder.path)) == list(range(1, 61))
 
 
 def _local(shard_cache: ShardCache, url: str) -> None:
@@ -377,9 +377,7 @@ def test_the_space_of_a_node_is_reported_or_refused_with_a_window_that_fits(
 ) -> None:
     def module(**options: Any) -> PairsDataModule:
         shard_cache = ShardCache(folder=str(tmp_path), paths=True, **options)
-        return data_module(
-            str(many / "train"), many / "tokenizer", chunk_size=8, window=32, staging=shard_cache
-        )
+        return data_module(str(many / "train"), many / "tokenizer", window=32, staging=shard_cache)
 
     def needed(nodes: int, window: int | None = None) -> int:
         data = module()
@@ -455,17 +453,17 @@ def test_a_vanished_shard_may_be_dropped_and_the_lineage_records_it(
     assert [(line["step"], line["dropped"]) for line in lines] == [(step - 1, [shard])]
     keys, before = keys_of(folder.path), keys_of(local)
     stem = name.removesuffix(".tar")
-    for place, found in keys.items():
-        if place[0] < step:
-            assert found == before[place]
-        for key, was in zip(found, before[place], strict=True):
+    for at, found in keys.items():
+        if at < step:
+            assert found == before[at]
+        for key, was in zip(found, before[at], strict=True):
             assert key == was or was.startswith(f"{stem}/")
             assert not key.startswith(f"{stem}/")
     shown = run(
         "name=run", f"step={step}", "limit=32", cwd=tmp_path, module="align_train.show"
     ).stdout
-    assert [key.partition("/")[2] for chunk in range(4) for key in keys[step, chunk]] == [
-        line.split()[4] for line in shown.splitlines() if line[:6].strip().isdigit()
+    assert [key.partition("/")[2] for key in keys[step]] == [
+        line.split()[3] for line in shown.splitlines() if line[:6].strip().isdigit()
     ]
 
 

@@ -154,8 +154,8 @@ def test_trains_as_two_processes_of_one_machine_do(
     assert numbers(folder.path) == numbers(plain.path)
     assert folder.read_results() == plain.read_results()
     assert (
-        "0:  global batch  32 pairs = 4 chunks of 8 = 2 processes x 2 chunks (cpu, fp32, ddp)"
-        in job.log
+        "0:  global batch  32 pairs = 2 processes x 16; BatchNorm over groups of 8; "
+        "2 chunks of 8 a process (cpu, fp32, ddp, recomputing chunks if needed)" in job.log
     )
     assert job.log.count("global batch") == 2  # one line a start, not one a rank
     assert "1:" not in "".join(line for line in job.log.splitlines() if "align_train:" in line)

@@ -25,22 +25,22 @@ FEW = [
     Case(
         engine,
         2,
-        chunks=chunks,
+        pairs=pairs,
         optimizer=optimizer,
         dtype="float32" if engine == "ZeRO-2" else "float64",
     )
     for engine in ("ddp", "fsdp", "ZeRO-2")
-    for chunks, optimizer in ((2, "adamw"), (4, "lamb"))
+    for pairs, optimizer in ((12, "adamw"), (24, "lamb"))
 ]
 
 
 EXTRAS = [
-    replace(FEW[0], chunks=4, loss="sigmoid"),
-    replace(FEW[0], chunks=4, bf16=True, dtype="float32"),
-    replace(FEW[2], chunks=4, loss="masked", ema=0.9),
-    replace(FEW[2], chunks=4, checkpointed=True),
-    replace(FEW[2], engine="fsdp, reshard", chunks=4, lock="image"),
-    replace(FEW[4], engine="ZeRO-3", chunks=4, optimizer="lamb", ema=0.9, clip=0.5),
+    replace(FEW[0], pairs=24, loss="sigmoid"),
+    replace(FEW[0], pairs=24, bf16=True, dtype="float32"),
+    replace(FEW[2], pairs=24, loss="masked", ema=0.9),
+    replace(FEW[2], pairs=24, checkpointed=True),
+    replace(FEW[2], engine="fsdp, reshard", pairs=24, lock="image"),
+    replace(FEW[4], engine="ZeRO-3", pairs=24, optimizer="lamb", ema=0.9, clip=0.5),
 ]
 
 
@@ -114,10 +114,10 @@ def test_a_step_synchronises_once_however_many_chunks(engine: str, tmp_path: Pat
         on_ranks(
             2,
             collectives,
-            Case(engine, 2, chunks=chunks, dtype=dtype),
-            folder=tmp_path / str(chunks),
+            Case(engine, 2, pairs=pairs, dtype=dtype),
+            folder=tmp_path / str(pairs),
         )
-        for chunks in (2, 6)
+        for pairs in (12, 36)
     )
     for (few, parameters), (many, _) in zip(one, several, strict=True):
         assert few.tolist() == many.tolist()

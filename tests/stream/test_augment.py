@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from align_train.shards.write import write_shard
 from align_train.stream.augment import Augmentation
-from tests.support.shards import chunks_of
+from tests.support.shards import pieces_of
 
 
 def test_augmentation_is_drawn_from_the_pair_alone(tmp_path: Path, demo: Path) -> None:
@@ -26,7 +26,7 @@ def test_augmentation_is_drawn_from_the_pair_alone(tmp_path: Path, demo: Path) -
     augmentation = Augmentation(
         transforms=[v2.RandomAffine(degrees=45), v2.ColorJitter(hue=0.4)], size=20
     )
-    pairs = chunks_of(tmp_path, demo, augmentation=augmentation).pairs
+    pairs = pieces_of(tmp_path, demo, augmentation=augmentation).pairs
     before = torch.random.get_rng_state()
     first = pairs.draw(0, 0, seed=5).pixels
     torch.manual_seed(99)

@@ -8,17 +8,17 @@ import re
 import shutil
 from pathlib import Path
 
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.datamodule import PairsDataModule
-from align_train.stream.replacement import Gone
+from align_train.stream.pieces import TrainingPieces
 from tests.support.commands import data_module, finish, start
+from tests.support.shards import made
 
 
 def test_a_data_module_makes_its_shards_before_it_opens_them(demo: Path, tmp_path: Path) -> None:
     def make() -> None:
         shutil.copytree(demo / "train", tmp_path / "train")
 
-    data = data_module(str(tmp_path / "train"), demo / "tokenizer", chunk_size=16, make=make)
+    data = data_module(str(tmp_path / "train"), demo / "tokenizer", make=make)
     assert data.manifest.pairs == 512
 
 
@@ -32,29 +32,28 @@ def test_two_sources_mix_exactly_on_every_rank_and_resume_from_a_checkpoint(
 
     def module() -> PairsDataModule:
         shards = [str(demo / "train"), str(demo / "held_out")]
-        return data_module(shards, demo / "tokenizer", weights=[3, 1], chunk_size=16, window=64)
+        return data_module(shards, demo / "tokenizer", weights=[3, 1], window=64)
 
-    def keys(chunks: TrainingChunks, step: int) -> list[list[str]]:
-        made = [chunks[step, index] for index in range(2)]
-        return [item[0].keys for item in made if not isinstance(item, Gone)]
+    def keys(pieces: TrainingPieces, step: int) -> list[list[str]]:
+        return [made(pieces, step, range(first, first + 16)).keys for first in (0, 16)]
 
     whole = module()
-    chunks = whole.training_chunks()
+    pieces = whole.training_pieces()
     held_out = {Path(shard.url).stem for shard in whole.manifest.shards if "held_out" in shard.url}
     epochs = []
     for step in range(40):
-        for of_rank in keys(chunks, step):  # two ranks have a chunk each
+        for of_rank in keys(pieces, step):  # two ranks have one half each
             assert sum(key.partition("/")[0] in held_out and len(key) > 0 for key in of_rank) >= 4
-        visits = chunks.visits(step)
+        visits = pieces.visits(step)
         second = visits.shard >= whole.order.sources[1].first_shard
         assert second.reshape(2, -1).sum(axis=1).tolist() == [4, 4]
         epochs.append((visits.epoch[~second].max(), visits.epoch[second].max()))
     assert epochs[-1] == (1, 4)  # 40 steps: 960 of the 512 pairs of one, 320 of the 64 of the other
     resumed = module()
     resumed.go_on({**whole.recipe, "step": 5, "cursor": 5 * 32, "pairs_seen": 5 * 32})
-    assert resumed.training_chunks().start.finished_steps == 5
-    assert [keys(resumed.training_chunks(), step) for step in (5, 17)] == [
-        keys(chunks, step) for step in (5, 17)
+    assert resumed.training_pieces().start.finished_steps == 5
+    assert [keys(resumed.training_pieces(), step) for step in (5, 17)] == [
+        keys(pieces, step) for step in (5, 17)
     ]
 
 

@@ -13,14 +13,13 @@ from align_train.errors import UserError
 from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
 from align_train.shards.write import write_shard
-from align_train.stream.chunks import TrainingChunks
 from align_train.stream.decode import Views
 from align_train.stream.held_out import HeldOutPairs
-from align_train.stream.loader import ChunkSchedule, TrainingLoader
+from align_train.stream.loader import TrainingLoader
 from align_train.stream.pairs import Pairs
-from align_train.stream.replacement import Gone
+from align_train.stream.pieces import TrainingPieces
 from tests.support.images import plain_image
-from tests.support.shards import TXT, chunks_of
+from tests.support.shards import TXT, made, pieces_of
 
 
 def test_a_bad_pair_is_replaced_by_its_neighbour_and_reported(tmp_path: Path, demo: Path) -> None:
@@ -31,19 +30,10 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_reported(tmp_path: Path, de
     pairs[3] = ("03", {"png": b"no image", "txt": b"3"})
     pairs[5] = ("05", {"png": plain_image((5, 0, 0)), "txt": b"  "})
     write_shard(tmp_path / "0.tar", pairs)
-    chunks = chunks_of(tmp_path, demo)
-    loader = TrainingLoader(
-        chunks=chunks,
-        schedule=ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=2),
-        workers=0,
-        pin_memory=False,
-    )
-    batch = next(iter(loader))
-    captions = [caption for chunk in batch.chunks for caption in chunk.captions]
-    assert sorted(captions) == ["0", "1", "2", "4", "4", "6", "6", "7"]
-    assert [key for chunk in batch.chunks for key in chunk.keys] == [
-        f"0/0{caption}" for caption in captions
-    ]
+    loader = TrainingLoader(pieces=pieces_of(tmp_path, demo), slots=range(8), workers=0)
+    batch = next(loader)
+    assert sorted(batch.captions) == ["0", "1", "2", "4", "4", "6", "6", "7"]
+    assert batch.keys == [f"0/0{caption}" for caption in batch.captions]
     assert {(bad.key, bad.step) for bad in loader.bad_pairs} == {("0/03", 1), ("0/05", 1)}
     assert {bad.reason for bad in loader.bad_pairs} == {
         "not a JPEG, PNG or WebP image",
@@ -51,7 +41,7 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_reported(tmp_path: Path, de
     }
 
 
-def test_equal_images_and_texts_have_equal_ids_across_chunks(tmp_path: Path, demo: Path) -> None:
+def test_equal_images_and_texts_have_equal_ids_across_a_batch(tmp_path: Path, demo: Path) -> None:
     shown, said = [0, 1, 2, 0, 4, 5, 2, 7], ["a", "b", "c", "d", "e", "b", "g", "a"]
     contents = [
         {"png": plain_image((colour, 0, 0)), "txt": text.encode()}
@@ -60,17 +50,12 @@ def test_equal_images_and_texts_have_equal_ids_across_chunks(tmp_path: Path, dem
     write_shard(
         tmp_path / "0.tar", [(str(index), content) for index, content in enumerate(contents)]
     )
-    loader = TrainingLoader(
-        chunks=chunks_of(tmp_path, demo, content_ids=True),
-        schedule=ChunkSchedule(finished_steps=0, first_chunk=0, chunks_per_step=2),
-        workers=0,
-        pin_memory=False,
-    )
-    batch = next(iter(loader))
-    indices = [int(key.rpartition("/")[2]) for chunk in batch.chunks for key in chunk.keys]
+    pieces = pieces_of(tmp_path, demo, content_ids=True)
+    batch = next(TrainingLoader(pieces=pieces, slots=range(8), workers=0))
+    indices = [int(key.rpartition("/")[2]) for key in batch.keys]
     assert sorted(indices) == list(range(8))
-    for ids, contents_of in zip(batch.content_ids(), (shown, said), strict=True):
-        assert ids is not None
+    assert batch.content_ids is not None
+    for ids, contents_of in zip(batch.content_ids, (shown, said), strict=True):
         for one, first in zip(ids.tolist(), indices, strict=True):
             for other, second in zip(ids.tolist(), indices, strict=True):
                 assert (one == other) == (contents_of[first] == contents_of[second])  # type: ignore[index]
@@ -89,12 +74,12 @@ def test_a_shard_without_a_single_good_pair_stops_the_run(tmp_path: Path, demo: 
         tmp_path / "0.tar", [(f"{index}", {"png": b"?", "txt": b"text"}) for index in range(8)]
     )
     with pytest.raises(UserError, match=r"0\.tar: no good pair in it"):
-        chunks_of(tmp_path, demo)[0, 0]
+        made(pieces_of(tmp_path, demo), 0, range(4))
 
 
-def captions_of_epochs(chunks: TrainingChunks, steps: int) -> list[str]:
-    made = [chunks[step, index] for step in range(steps) for index in range(2)]
-    return [caption for item in made if not isinstance(item, Gone) for caption in item[0].captions]
+def captions_of_epochs(pieces: TrainingPieces, steps: int) -> list[str]:
+    batches = [made(pieces, step, range(8)) for step in range(steps)]
+    return [caption for batch in batches for caption in batch.captions]
 
 
 def test_each_visit_draws_one_of_several_captions(tmp_path: Path, demo: Path) -> None:
@@ -104,11 +89,11 @@ def test_each_visit_draws_one_of_several_captions(tmp_path: Path, demo: Path) ->
         [(f"{index}", {"png": plain_image((9, 9, 9)), "json": texts}) for index in range(8)],
     )
     source = CaptionSource.parse("json:captions")
-    alike = captions_of_epochs(chunks_of(tmp_path, demo, caption=source), 60)
-    assert alike == captions_of_epochs(chunks_of(tmp_path, demo, caption=source), 60)
+    alike = captions_of_epochs(pieces_of(tmp_path, demo, caption=source), 60)
+    assert alike == captions_of_epochs(pieces_of(tmp_path, demo, caption=source), 60)
     assert all(120 < count < 200 for count in Counter(alike).values())
     mostly = Counter(
-        captions_of_epochs(chunks_of(tmp_path, demo, caption=source, first_caption=0.9), 60)
+        captions_of_epochs(pieces_of(tmp_path, demo, caption=source, first_caption=0.9), 60)
     )
     assert 410 < mostly["first"] < 455 and mostly["second"] > 5 and mostly["third"] > 5
 

@@ -21,9 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 # A recipe that takes seconds. BatchNorm, dropout and drop path are on, because without them the
-# tests of chunks would show nothing.
+# tests of norm groups and chunks would show nothing.
 SMALL_RUN = (
     "batch_size=32",
+    "norm_group=8",
     "chunk_size=8",
     "max_steps=12",
     "log_every=1",

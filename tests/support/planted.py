@@ -32,13 +32,50 @@ class Slow(DualEncoder):
         return super().forward(images, input_ids)
 
 
+def _of_step(input_ids: Tensor) -> bool:
+    """Whether a pass is one of a step: those that try chunk sizes have texts of ones."""
+    return not bool((input_ids == 1).all())
+
+
+class Starving(DualEncoder):
+    """Memory runs out in one step on one rank: in `forward`, `backward` or the `loss`."""
+
+    passes = 0
+
+    def _due(self, place: str) -> bool:
+        step = 1 + (self.passes - 1) // 2  # two chunks a step
+        return (
+            self.training
+            and rank() == int(os.environ["PLANTED_STARVING_RANK"])
+            and (place, step) == (os.environ["PLANTED_STARVING_IN"], 6)
+        )
+
+    def _starve(self, *_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        self.passes += _of_step(input_ids)
+        if self._due("forward"):
+            self.passes = 1000
+            self._starve()
+        embeddings = super().forward(images, input_ids)
+        if self._due("backward"):
+            embeddings[0].register_hook(self._starve)  # type: ignore[no-untyped-call]
+        return embeddings
+
+    def logit_parameters(self) -> list[Tensor]:
+        if self._due("loss"):
+            self._starve()
+        return super().logit_parameters()
+
+
 class Leaping(DualEncoder):
     """At one step it is suddenly sure of everything, and mostly wrong."""
 
     passes = 0
 
     def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        self.passes += 1
+        self.passes += _of_step(input_ids)
         if self.passes == 1 + 4 * (int(os.environ["PLANTED_LEAP_STEP"]) - 1):  # four chunks a step
             self.temperature.value.data.fill_(0.01)
         return super().forward(images, input_ids)
@@ -50,7 +87,7 @@ class Stuck(DualEncoder):
     passes = 0
 
     def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        self.passes += 1
+        self.passes += _of_step(input_ids)
         step = 1 + (self.passes - 1) // 2  # two chunks a step
         if rank() == int(os.environ["PLANTED_STUCK_RANK"]) and step == int(
             os.environ["PLANTED_STUCK_STEP"]

@@ -32,6 +32,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.loss.test_loss",
         "tests.strategy.test_checkpoints",
         "tests.strategy.test_parity",
+        "tests.training.test_chunk_size",
         "tests.training.test_chunks",
     ]
 )
@@ -54,8 +55,17 @@ def _work(
     dist.destroy_process_group()
 
 
-def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
-    """Runs `function(*arguments)` on `world` ranks; it returns tensors in plain containers."""
+def on_ranks(
+    world: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    folder: Path,
+    seconds: float = 240,
+) -> list[Any]:
+    """Runs `function(*arguments)` on `world` ranks; it returns tensors in plain containers.
+
+    Ranks that are not done after so many seconds are killed.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +77,7 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: 
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(240)
+        process.join(seconds)
         if process.is_alive():
             process.kill()
             process.join()

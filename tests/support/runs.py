@@ -9,16 +9,22 @@ from pathlib import Path
 from align_train.run.folder import RunFolder
 from tests.support.commands import Started, finish
 
-Keys = dict[tuple[int, int], list[str]]
+Keys = dict[int, list[str]]
 NUMBERS = ("step", "pairs_seen", "loss", "temperature", "lr", "grad_norm")
 
 
 def keys_of(folder: Path) -> Keys:
-    """(step, chunk) -> keys, as the run logged them; each once."""
+    """Step -> keys of the global batch, as the ranks of the run logged them; each once."""
     lines = [json.loads(line) for line in (folder / "keys.jsonl").read_text().splitlines()]
-    places = Counter((line["step"], line["chunk"]) for line in lines)
+    places = Counter((line["step"], line["first"]) for line in lines)
     assert set(places.values()) == {1}, [place for place, times in places.items() if times > 1]
-    return {(line["step"], line["chunk"]): line["keys"] for line in lines}
+
+    keys: Keys = {}
+    for line in sorted(lines, key=lambda line: (line["step"], line["first"])):
+        of_step = keys.setdefault(line["step"], [])
+        assert len(of_step) == line["first"], f"step {line['step']}: keys are missing"
+        of_step += line["keys"]
+    return keys
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

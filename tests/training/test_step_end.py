@@ -8,10 +8,11 @@ from unittest.mock import Mock, create_autospec
 
 import pytest
 import torch
+from lightning import Callback
 from torch import nn
 
 from align_train.cluster.watchdog import Watchdog
-from align_train.errors import Stopped
+from align_train.errors import Stopped, UserError
 from align_train.training.callbacks import (
     Agreement,
     Averaging,
@@ -24,7 +25,10 @@ from align_train.training.callbacks import (
     Stopping,
     Throughput,
 )
+from align_train.training.chunk_size import Chunking
+from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
+from tests.support.parity import Case, fit
 
 PARTS = {
     "agreement": Agreement,
@@ -42,6 +46,7 @@ PARTS = {
 
 STEP = 7
 BATCH = "three"  # has a length, as a batch has
+GROUP = 16
 
 
 @pytest.fixture
@@ -50,6 +55,9 @@ def spies() -> Mock:
     together = Mock()
     for name, part in PARTS.items():
         together.attach_mock(create_autospec(part, instance=True), name)
+    together.agreement.data = SimpleNamespace(batch_size=4 * GROUP, max_tokens=8)
+    together.agreement.agree.return_value = [0.5, 2.0]
+    together.agreement.out_of_memory = 0
     return together
 
 
@@ -61,12 +69,16 @@ def step_end(spies: Mock) -> StepEnd:
 @pytest.fixture
 def trainer() -> Any:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(global_step=STEP, is_global_zero=True, strategy=strategy)
+    return SimpleNamespace(global_step=STEP, is_global_zero=True, strategy=strategy, world_size=2)
 
 
 @pytest.fixture
-def module() -> Any:
-    return SimpleNamespace(model=nn.Identity())
+def module(spies: Mock) -> Any:
+    chunking = Chunking(norm_group=GROUP, chunk_size=2 * GROUP, recompute=False, pairs=2 * GROUP)
+    spy = create_autospec(TrainingModule, instance=True)
+    spies.attach_mock(spy, "module")
+    spy.configure_mock(model=nn.Identity(), chunking=chunking, out_of_memory=False)
+    return spy
 
 
 def calls(spies: Mock) -> list[str]:
@@ -78,7 +90,6 @@ def test_the_end_of_a_step_calls_the_parts_in_this_order(
 ) -> None:
     step_end.on_train_batch_end(trainer, module, None, BATCH, 0)  # type: ignore[arg-type]
     assert calls(spies) == [
-        "agreement.agree",
         "throughput.measure",
         "non_finite.check_step",
         "averaging.average",
@@ -96,7 +107,7 @@ def test_the_parts_get_the_step_as_it_counts_from_one(
     step_end: StepEnd, spies: Mock, trainer: Any, module: Any
 ) -> None:
     step_end.on_train_batch_end(trainer, module, None, BATCH, 0)  # type: ignore[arg-type]
-    spies.agreement.agree.assert_called_once_with(trainer, pairs=len(BATCH))
+    spies.throughput.measure.assert_called_once_with(BATCH, 2 * GROUP)
     spies.averaging.average.assert_called_once_with(module, step=STEP)
     spies.samples.write_keys.assert_called_once_with(BATCH, step=STEP)
     spies.progress.show.assert_called_once_with(step=STEP)
@@ -112,16 +123,21 @@ def test_the_start_of_training_reaches_the_parts(
         "throughput.setup",
         "evaluation.setup",
         "watchdog.group_formed",
+        "averaging.start",
+        "module.find_chunking",
+        "watchdog.at",
         "agreement.agree",
         "throughput.start",
         "non_finite.start",
-        "averaging.start",
         "metrics.start",
         "samples.start",
         "progress.start",
         "stopping.start",
         "watchdog.at",
     ]
+    spies.module.find_chunking.assert_called_once_with(
+        pairs=2 * GROUP, batch_size=4 * GROUP, max_tokens=8, at=spies.watchdog.at
+    )
 
 
 def test_a_step_tells_the_watchdog_where_it_is(
@@ -146,6 +162,80 @@ def test_a_step_tells_the_watchdog_where_it_is(
         ("forward pass", STEP + 1),
         ("backward pass",),
     ]
+
+
+def test_ranks_agree_on_what_a_backward_pass_has_shown(
+    step_end: StepEnd, spies: Mock, trainer: Any, module: Any
+) -> None:
+    step_end.on_train_start(trainer, module)
+    step_end.on_train_batch_start(trainer, module, BATCH, 0)  # type: ignore[arg-type]
+    spies.reset_mock()
+    assert not module.agree()
+    assert calls(spies) == ["module.measured", "agreement.agree", "module.take_measured"]
+    spies.agreement.agree.assert_called_once_with(
+        trainer,
+        step=STEP + 1,
+        pairs=len(BATCH),
+        values=module.measured.return_value,
+        out_of_memory=False,
+    )
+    module.take_measured.assert_called_once_with([0.5, 2.0])
+
+
+def test_a_step_without_enough_memory_is_made_again(
+    step_end: StepEnd,
+    spies: Mock,
+    trainer: Any,
+    module: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step_end.on_train_start(trainer, module)
+    spies.reset_mock()
+    spies.agreement.out_of_memory = 1
+    assert module.agree()
+    spies.watchdog.at.assert_called_once_with("forward pass", STEP + 1)
+    assert module.chunking.of_step == GROUP
+    assert "step 8: out of memory on 1 of 2 ranks" in capsys.readouterr().out
+
+    with pytest.raises(UserError, match="step 8: out of memory with the smallest chunk"):
+        module.agree()
+
+
+class Order(Callback):
+    """The hooks of a step in the order in which Lightning calls them, and the agreement."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        module.agree = self.agree
+
+    def agree(self) -> bool:
+        self.seen.append("agree")
+        return self.seen.count("agree") == 1  # the first step is made again
+
+    def on_train_batch_start(self, *_: object) -> None:
+        self.seen.append("begin")
+
+    def on_before_backward(self, *_: object) -> None:
+        self.seen.append("forward")
+
+    def on_after_backward(self, *_: object) -> None:
+        self.seen.append("backward")
+
+    def on_before_optimizer_step(self, *_: object) -> None:
+        self.seen.append("before the step")
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.seen.append("end")
+
+
+def test_ranks_agree_between_each_backward_pass_and_the_step() -> None:
+    order = Order()
+    fit(Case("ddp", 1, pairs=12), order, end=2)
+    attempt = ["forward", "backward", "agree"]
+    last = ["before the step", "end"]
+    assert order.seen == ["begin", *attempt, *attempt, *last, "begin", *attempt, *last]
 
 
 def test_the_end_of_training_reaches_the_parts(

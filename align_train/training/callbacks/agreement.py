@@ -1,20 +1,24 @@
 """The ranks agree, once a step, on facts that one of them alone knows.
 
 A rank tells the others if it got a signal, how many pairs it replaced, which shards of the next
-batch have vanished, and if it could not write a checkpoint. So all ranks stop at the same step, for
-the same reason. All go on without a vanished shard from the same step on; the lineage records it.
+batch have vanished, if it could not write a checkpoint, and if its memory ran out. So all ranks
+stop at the same step, for the same reason. All go on without a vanished shard from the same step
+on; the lineage records it. All repeat a step for which one of them had not enough memory.
 
-Price: one all-reduce of five integers a step.
+Price: one all-reduce of six numbers a step. They come to the host in one copy with the step's loss
+and gradient norm: the only one of a step outside of the loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import lightning
 import torch
+from torch import Tensor
 
-from align_train.cluster.collectives import sum_over_ranks
+from align_train.cluster.collectives import all_reduce_, on_device, sum_over_ranks
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
@@ -34,6 +38,7 @@ class Agreement:
         bad_pairs: Pairs replaced in the last step, on all ranks.
         bad_since_start: Pairs replaced since this start, on all ranks.
         pairs_since_start: Pairs seen since this start, on all ranks.
+        out_of_memory: How many ranks had not enough memory for the last attempt at a step.
         error: Ends the run once this step is saved. Set by all ranks alike; only rank 0's has a
             text.
     """
@@ -54,45 +59,69 @@ class Agreement:
         self.bad_pairs = 0
         self.bad_since_start = 0
         self.pairs_since_start = 0
+        self.out_of_memory = 0
         self.error: UserError | None = None
 
-    def agree(self, trainer: lightning.Trainer, *, pairs: int) -> None:
+    def agree(
+        self,
+        trainer: lightning.Trainer,
+        *,
+        step: int,
+        pairs: int,
+        values: Sequence[Tensor] = (),
+        out_of_memory: bool = False,
+    ) -> list[float]:
         """Exchanges each rank's facts. Collective.
+
+        If memory ran out on a rank, the step will be made again, and nothing else is agreed on.
 
         Args:
             trainer: Lightning's trainer.
-            pairs: Pairs of this rank in the step that ends; 0 before the first step.
+            step: The step whose gradients are there, from 1; 0 before the first.
+            pairs: Pairs of this rank in that step.
+            values: Scalars on the device that are the same on every rank.
+            out_of_memory: Whether memory ran out on this rank.
+
+        Returns:
+            The values as numbers.
         """
         loader = loader_of(trainer)
-        last = trainer.global_step >= trainer.max_steps
-        if self.data.missing_shards == "drop" and not last:
+        if self.data.missing_shards == "drop" and step < trainer.max_steps:
             # Only a batch that is really made shows whether its shards are all there.
             loader.prepare()
 
         # The loader is ahead: pairs of later steps count when those end.
-        bad = sum(pair.step <= trainer.global_step for pair in loader.bad_pairs)
-        of_this_rank = torch.tensor(
-            [self.wants_to_stop, bad, pairs, len(loader.gone), self.writing_failed],
-            dtype=torch.int64,
-            device=trainer.strategy.root_device,
-        )
-        stop, bad, pairs, gone, failed = sum_over_ranks(of_this_rank).tolist()
+        bad = sum(pair.step <= step for pair in loader.bad_pairs)
+        facts = [
+            self.wants_to_stop,
+            bad,
+            pairs,
+            len(loader.gone),
+            self.writing_failed,
+            out_of_memory,
+        ]
+        agreed = all_reduce_(on_device(facts, trainer.strategy.root_device))
+        numbers = torch.cat([agreed, *(value.double().view(1) for value in values)]).tolist()
+        stop, bad, pairs, gone, failed, out = map(int, numbers[: len(facts)])
 
-        self.stop = bool(stop)
-        self.failed_writing = bool(failed)
-        self.bad_pairs = bad
-        self.bad_since_start += bad
-        self.pairs_since_start += pairs
-        if gone:
-            # On all ranks, even if only one has missed the shard: they share one order.
-            self._drop(trainer, loader)
+        self.out_of_memory = out
+        if not out:
+            self.stop = bool(stop)
+            self.failed_writing = bool(failed)
+            self.bad_pairs = bad
+            self.bad_since_start += bad
+            self.pairs_since_start += pairs
+            if gone:
+                # On all ranks, even if only one has missed the shard: they share one order.
+                self._drop(trainer, loader, step)
+        return numbers[len(facts) :]
 
     def too_many_bad(self) -> bool:
         """Whether more than the set share of the pairs since this start had to be replaced."""
         return self.bad_since_start > self.data.max_bad_share * max(self.pairs_since_start, _ENOUGH)
 
-    def _drop(self, trainer: lightning.Trainer, loader: TrainingLoader) -> None:
-        """Drops vanished shards until every rank can make the next batch.
+    def _drop(self, trainer: lightning.Trainer, loader: TrainingLoader, step: int) -> None:
+        """Drops vanished shards until every rank can make the next batch, that after `step`.
 
         The shard that takes a vanished one's place may have vanished too: then one more round.
         """
@@ -105,12 +134,12 @@ class Agreement:
             if not gone:
                 return
 
-            names = self.data.drop(gone, finished_steps=trainer.global_step)
+            names = self.data.drop(gone, finished_steps=step)
             if trainer.is_global_zero:
-                self.folder.lineage.begin_stretch(self.data.recipe, step=trainer.global_step)
+                self.folder.lineage.begin_stretch(self.data.recipe, step=step)
                 pairs = int(self.data.manifest.counts[gone].sum())
                 print(
-                    f"{', '.join(names)}: vanished; from step {trainer.global_step + 1} on the run "
+                    f"{', '.join(names)}: vanished; from step {step + 1} on the run "
                     f"does without {'these shards' if len(names) > 1 else 'this shard'} "
                     f"({pairs:,} pairs), see {self.folder.lineage}",
                     flush=True,

@@ -112,7 +112,7 @@ class Checkpoints:
         if self.agreement.failed_writing:
             self.finish(trainer)
 
-        leaps = self._losses.stands_out(float(module.loss_value))
+        leaps = self._losses.stands_out(module.loss_value)
         if leaps and trainer.is_global_zero:
             self.settle()  # or `last` might still move
             self._writer.keep_before_spike(trainer.global_step)

@@ -88,7 +88,7 @@ class Evaluation:
             tokenizer=self.data.vocabulary,
             images_of=self.data.sets.images_of,
             device=module.device,
-            chunk_size=self.data.chunk_size,
+            chunk_size=module.chunking.of_step,
             progress=False,
             autocast=trainer.precision_plugin.forward_context,
         )

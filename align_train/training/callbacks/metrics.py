@@ -128,13 +128,13 @@ class Metrics:
         row = {
             "step": step,
             "pairs_seen": self.data.pairs_seen(step),
-            "loss": float(module.loss_value),
+            "loss": module.loss_value,
         }
         temperature = module.model.temperature
         if temperature is not None:
             row["temperature"] = float(whole(temperature.value.detach()))
         row["lr"] = module.learning_rate
-        row["grad_norm"] = float(whole(module.gradient_norm))
+        row["grad_norm"] = module.gradient_norm
         row |= self.throughput.read(step, trainer.strategy.root_device)
         row["bad_pairs"] = self._bad_pairs
         row |= self._added

@@ -1,13 +1,13 @@
 """A loss or gradient that is not finite: the run stops or skips the step, and names the pairs.
 
 The weights never take it in. Which pairs are to blame? One bad pair spreads through BatchNorm to
-its whole chunk, and through the loss to the whole batch. So each pair of the step goes through the
-towers once more as in evaluation, where pairs do not touch each other. Those whose embedding is not
-finite are named, here and in `non_finite.jsonl`. If none is finite, the weights are to blame, and
-no pair is named.
+its whole norm group, and through the loss to the whole batch. So each pair of the step goes through
+the towers once more as in evaluation, where pairs do not touch each other. Those whose embedding is
+not finite are named, here and in `non_finite.jsonl`. If none is finite, the weights are to blame,
+and no pair is named.
 
-Price: the loss and the gradient's norm are read once a step. On a GPU the host then waits for the
-backward pass; the agreement at the step's end would wait for it anyway.
+Price: none in a step that is finite. Its loss and gradient norm come to the host with the ranks'
+agreement.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from torch.optim import Optimizer
 from align_train.cluster.collectives import gather_texts, sum_over_ranks
 from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
-from align_train.strategy.layout import whole
-from align_train.stream.batch import Batch, Chunk, normalise
+from align_train.stream.batch import Batch, normalise
 from align_train.training.callbacks.agreement import stop_with
 from align_train.training.callbacks.checkpoints import Checkpoints
 from align_train.training.module import TrainingModule
@@ -75,7 +74,7 @@ class NonFinite:
     def check_gradient(
         self, trainer: lightning.Trainer, module: TrainingModule, optimizer: Optimizer
     ) -> None:
-        """Looks at the loss and the gradient between the backward pass and the step.
+        """Looks at the loss and the gradient's norm between the backward pass and the step.
 
         A strategy that steps alone knows its gradient's norm only afterwards: see `check_step`.
 
@@ -88,9 +87,6 @@ class NonFinite:
             UserError: The step is not finite, and no more may be skipped.
         """
         steps_alone = strategy_of(trainer).steps_alone
-        if not steps_alone:
-            module.measure_gradient(optimizer)
-
         fault = _not_finite(module, with_gradient=not steps_alone)
         if fault:
             self._skip_or_stop(trainer, module, fault, step=trainer.global_step + 1)
@@ -153,10 +149,11 @@ class NonFinite:
         model.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                for chunk in self._batch.chunks:
+                for chunk in self._batch.chunks(module.chunking.smallest):
                     dtype = next(model.parameters()).dtype
-                    embeddings = model(normalise(chunk.images, dtype), chunk.input_ids)
-                    lines += _lines(chunk, embeddings, step)
+                    moved = chunk.to(module.device)
+                    embeddings = model(normalise(moved.images, dtype), moved.input_ids)
+                    lines += _lines(self._batch, chunk.first, embeddings, step)
         finally:
             for part, mode in modes.items():
                 part.training = mode
@@ -175,22 +172,26 @@ class NonFinite:
         return sorted(json.loads(line)["key"] for line in of_all_ranks.splitlines())
 
 
-def _lines(chunk: Chunk, embeddings: tuple[Tensor, Tensor], step: int) -> list[str]:
-    """One line of JSON for each pair whose embeddings are not finite."""
+def _lines(batch: Batch, first: int, embeddings: tuple[Tensor, Tensor], step: int) -> list[str]:
+    """One line of JSON for each pair, from the place `first` on, whose embedding is not finite."""
     finite = torch.stack([part.isfinite().flatten(1).all(1) for part in embeddings]).all(0).tolist()
     lines = []
-    for key, caption, good in zip(chunk.keys, chunk.captions, finite, strict=True):
+    for place, good in enumerate(finite, start=first):
         if not good:
-            line = {"step": step, "chunk": chunk.index, "key": key, "caption": caption}
+            line = {
+                "step": step,
+                "place": place,  # in the global batch
+                "key": batch.keys[place - batch.first],
+                "caption": batch.captions[place - batch.first],
+            }
             lines.append(json.dumps(line) + "\n")
     return lines
 
 
 def _not_finite(module: TrainingModule, *, with_gradient: bool) -> str:
     """The fault of the step in words; empty if there is none."""
-    loss = float(module.loss_value)
-    if not math.isfinite(loss):
-        return f"the loss is {loss}"
-
-    norm = float(whole(module.gradient_norm)) if with_gradient else 0.0
-    return "" if math.isfinite(norm) else f"the gradient's norm is {norm}"
+    if not math.isfinite(module.loss_value):
+        return f"the loss is {module.loss_value}"
+    if with_gradient and not math.isfinite(module.gradient_norm):
+        return f"the gradient's norm is {module.gradient_norm}"
+    return ""

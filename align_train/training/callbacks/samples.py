@@ -26,8 +26,8 @@ class Samples:
 
         Args:
             folder: The run's folder.
-            log_keys: Also write the keys of every batch to `keys.jsonl`, one line a step and
-                chunk: a record to compare with the output of `show`.
+            log_keys: Also write the keys of every batch to `keys.jsonl`, one line a step and rank:
+                a record to compare with the output of `show`.
         """
         self.folder = folder
         self.log_keys = log_keys
@@ -55,12 +55,9 @@ class Samples:
             return
         self.drawn = True
 
-        images = []
-        captions: list[str] = []
-        for chunk in batch.chunks:
-            images += [image.cpu().numpy() for image in chunk.images]
-            captions += chunk.captions
-        sheet = contact_sheet(images[:_SHOWN], captions[:_SHOWN])
+        # Views of the first images: the others are not copied.
+        images = list(batch.images[:_SHOWN].numpy())
+        sheet = contact_sheet(images, batch.captions[:_SHOWN])
 
         self.folder.batches.mkdir(parents=True, exist_ok=True)
         sheet.save(self.folder.sheet(batch.finished_steps + 1))
@@ -69,7 +66,7 @@ class Samples:
                 logger.log_image("samples", [sheet], step=trainer.global_step)
 
     def write_keys(self, batch: Batch, *, step: int) -> None:
-        """Appends the keys of this rank's chunks to `keys.jsonl`, if that is wanted.
+        """Appends the keys of this rank's pairs to `keys.jsonl`, if that is wanted.
 
         Args:
             batch: The batch of the step that ends.
@@ -78,10 +75,6 @@ class Samples:
         if not self.log_keys:
             return
 
-        lines = []
-        for chunk in batch.chunks:
-            line = {"step": step, "chunk": chunk.index, "keys": chunk.keys}
-            lines.append(json.dumps(line) + "\n")
-
+        line = {"step": step, "first": batch.first, "keys": batch.keys}
         with self.folder.keys.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+            file.write(json.dumps(line) + "\n")

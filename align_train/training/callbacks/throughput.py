@@ -94,11 +94,12 @@ class Throughput:
         """Notes that this rank has its batch."""
         self._began = time.perf_counter()
 
-    def measure(self, batch: Batch) -> None:
+    def measure(self, batch: Batch, chunk_size: int) -> None:
         """Takes in the step that ends.
 
         Args:
             batch: This rank's part of the global batch.
+            chunk_size: Pairs of a chunk, whose texts are as long as its longest one.
         """
         # The loop waited for the batch before `begin_step`.
         self._busy += time.perf_counter() - self._began + batch.wait
@@ -106,8 +107,8 @@ class Throughput:
         self._steps += 1
 
         assert self._model_flops is not None
-        for chunk in batch.chunks:
-            self._flops += self._model_flops.of_step(len(chunk.keys), chunk.input_ids.shape[1])
+        for chunk in batch.chunks(chunk_size):
+            self._flops += self._model_flops.of_step(len(chunk), chunk.input_ids.shape[1])
 
     def read(self, step: int, device: torch.device) -> dict[str, float]:
         """Gives the columns of a row for the steps since the last call. Collective.
@@ -166,18 +167,21 @@ class _Stopwatch:
         self.on_gpu = on_gpu
         self._seconds = 0.0
         self._began = 0.0
+        self._first: torch.cuda.Event | None = None  # of the pass under way
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def begin(self, module: nn.Module, given: tuple[object, ...]) -> None:
         if self.on_gpu:
-            events = _event(), _event()
-            events[0].record()
-            self._events.append(events)
+            self._first = _event()
+            self._first.record()
         self._began = time.perf_counter()
 
     def end(self, module: nn.Module, given: tuple[object, ...], result: object) -> None:
-        if self.on_gpu:
-            self._events[-1][1].record()
+        # A pass that runs out of memory comes to no end: it leaves no pair of events.
+        if self.on_gpu and self._first is not None:
+            last = _event()
+            last.record()
+            self._events.append((self._first, last))
         self._seconds += time.perf_counter() - self._began
 
     def read(self) -> float:

@@ -1,36 +1,62 @@
-"""From (finished steps, chunk index) to a chunk of decoded pairs.
+"""From places in a step's global batch to decoded pairs.
 
-A worker is asked for a chunk by these two numbers and needs nothing else. The order names the
-pairs, the readers give their bytes, each is decoded and its text drawn. One call of the tokenizer
-ends it. So workers hold no state that could be lost, and a run resumes by asking for another step.
+A worker is asked for a *piece*: some pairs at consecutive places of a step. It needs nothing else.
+The order names the pairs, the readers give their bytes, each is decoded and its text drawn. One
+call of the tokenizer ends it. So workers hold no state that could be lost, and a run resumes by
+asking for another step.
 
-Price: beside decoding, a chunk costs one lookup in the order and one call of the tokenizer. Pixels
-are copied once, from the decoder's array into the chunk's shared memory.
+Pixels go where the caller wants them, which for a run is memory that the processes share
+(`arena.py`). All else is small and is returned: NumPy arrays and lists, because a torch tensor
+would travel between processes as a file descriptor.
+
+Price: beside decoding, a piece costs one lookup in the order and one call of the tokenizer. Pixels
+are copied once, from the decoder's array to their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.shards.remote import Vanished
-from align_train.stream.batch import Chunk
+from align_train.stream.decode import Pixels
 from align_train.stream.order import Order
-from align_train.stream.pairs import Drawn, Pairs
+from align_train.stream.pairs import Pairs
 from align_train.stream.permutation import Integers, Salt, hash_words
 from align_train.stream.recipe import Start
 from align_train.stream.replacement import BadPair, Gone, draw_usable
 from align_train.stream.source_order import Visits
+from align_train.stream.token_ids import lengths_of
 from align_train.stream.vocabulary import TextsToIds
 
 
-class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
-    """The chunks of any step, indexed by (finished steps, chunk index in the global batch)."""
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Pairs that were made at a time, without their pixels.
+
+    Attributes:
+        input_ids: int32 `[pairs, length]`, padded with 0 to the piece's longest text (rounded up to
+            8); for a classifier, indices of classes `[pairs, 1]`.
+        lengths: `[pairs]`, the tokens of each text.
+        keys: The pairs' names, `shard/key`.
+        captions: The texts as drawn.
+        content_ids: `[2, pairs]`, of images and of texts; None if nobody asked for them.
+        bad_pairs: The pairs that were replaced.
+    """
+
+    input_ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    keys: list[str]
+    captions: list[str]
+    content_ids: NDArray[np.int64] | None
+    bad_pairs: list[BadPair]
+
+
+class TrainingPieces:
+    """The pairs of any step, at any places in its global batch."""
 
     def __init__(
         self,
@@ -39,7 +65,6 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
         order: Order,
         vocabulary: TextsToIds,
         batch_size: int,
-        chunk_size: int,
         start: Start | None = None,
         drop_missing: bool = False,
     ) -> None:
@@ -50,7 +75,6 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
             order: The order.
             vocabulary: Turns texts, or labels, into numbers.
             batch_size: Pairs of the global batch.
-            chunk_size: Pairs of a chunk.
             start: Where this stretch of the run began; None: at the run's beginning.
             drop_missing: Hand on a vanished shard as `Gone`, instead of raising.
         """
@@ -58,7 +82,6 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
         self.order = order
         self.vocabulary = vocabulary
         self.batch_size = batch_size
-        self.chunk_size = chunk_size
         self.start = start or Start()
         self.drop_missing = drop_missing
 
@@ -77,20 +100,35 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
             slots = np.arange(self.batch_size)
         return self.order.global_batch(self.cursor(finished_steps), self.batch_size, slots)
 
-    def __getitem__(self, at: tuple[int, int]) -> tuple[Chunk, list[BadPair]] | Gone:
-        finished_steps, index = at
-        slots = np.arange(index * self.chunk_size, (index + 1) * self.chunk_size)
-        visits = self.visits(finished_steps, slots)
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Returns the shape of so many images: `(count, height, width, 3)`."""
+        size = self.pairs.views.image_size
+        return count, size, size, 3
+
+    def make(self, finished_steps: int, slots: range, pixels: Pixels) -> Piece | Gone:
+        """Makes the pairs at some places of a step.
+
+        Args:
+            finished_steps: Steps before this one.
+            slots: Places in the global batch.
+            pixels: uint8 `[len(slots), height, width, 3]`. The images are written into it.
+
+        Returns:
+            The pairs, or the first shard that has vanished.
+
+        Raises:
+            UserError: A shard cannot be read, or has vanished and may not be dropped; or there is
+                no good pair in several shards.
+        """
+        visits = self.visits(finished_steps, np.asarray(slots))
         # All randomness of a visit is from (seed, epoch, pair), none from worker or rank.
         seeds = hash_words(
             self.order.seed, Salt.VISIT, visits.epoch, visits.shard, visits.pair
         ).tolist()
 
-        size = self.pairs.views.image_size
-        images = _empty_shared((len(visits), size, size, 3))
-        rows = images.numpy()
-        drawn: list[Drawn] = []
         keys: list[str] = []
+        captions: list[str] = []
+        content_ids: list[tuple[int, int]] = []
         bad: list[BadPair] = []
         # Lists of Python integers: NumPy's would cost a conversion at each use.
         columns = zip(
@@ -108,41 +146,20 @@ class TrainingChunks(Dataset["tuple[Chunk, list[BadPair]] | Gone"]):
                     f"{error} (or let the run go on without such shards: data.missing_shards=drop)"
                 ) from None
 
-            rows[row] = visit.drawn.pixels
-            drawn.append(visit.drawn)
+            pixels[row] = visit.drawn.pixels
             keys.append(visit.key)
+            captions.append(visit.drawn.caption)
+            content_ids.append((visit.drawn.image_id, visit.drawn.text_id))
             if visit.reason:
                 asked = self.pairs.reader(shard).key(pair)
                 bad.append(BadPair(finished_steps + 1, asked, visit.reason, visit.key))
 
-        captions = [pair.caption for pair in drawn]
-        chunk = Chunk(
-            images=images,
-            input_ids=torch.from_numpy(self.vocabulary(captions)),
+        ids = self.vocabulary(captions)
+        return Piece(
+            input_ids=ids,
+            lengths=lengths_of(ids),
             keys=keys,
             captions=captions,
-            index=index,
-            content_ids=self._content_ids(drawn),
+            content_ids=np.array(content_ids).T if self.pairs.content_ids else None,
+            bad_pairs=bad,
         )
-        return chunk, bad
-
-    def _content_ids(self, drawn: list[Drawn]) -> Tensor | None:
-        if not self.pairs.content_ids:
-            return None
-        image_ids = [pair.image_id for pair in drawn]
-        text_ids = [pair.text_id for pair in drawn]
-        return torch.tensor([image_ids, text_ids])
-
-
-def _empty_shared(shape: tuple[int, ...]) -> Tensor:
-    """Returns an uninitialised uint8 tensor: in a worker process, in shared memory.
-
-    torch's own collation does the same: the worker hands the tensor over without a copy.
-    """
-    if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-
-    # torch has no public name for it.
-    new_shared: Callable[[int], torch.UntypedStorage] = torch.UntypedStorage._new_shared
-    storage = new_shared(int(np.prod(shape)))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

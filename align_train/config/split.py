@@ -1,0 +1,145 @@
+"""Rules on how the global batch splits: over processes, norm groups, chunks and lanes. Pure.
+
+Nothing is rounded: a split that leaves a remainder is an error that names the nearest one that
+fits.
+"""
+
+from __future__ import annotations
+
+from align_train.config.schema import TrainSettings
+from align_train.errors import UserError
+
+
+def check_split(settings: TrainSettings) -> None:
+    """Checks that the global batch splits into equal whole parts.
+
+    Args:
+        settings: Composed and typed, with numbers within their bounds.
+
+    Raises:
+        UserError: One line with the key, what was found, what was expected, and what to do.
+    """
+    _check_processes(settings)
+    _check_norm_group(settings)
+    _check_chunk(settings)
+    _check_lanes(settings)
+    _check_mixture(settings)
+
+
+def _check_processes(settings: TrainSettings) -> None:
+    processes = settings.trainer.processes
+    batch = settings.batch_size
+    if batch % processes == 0:
+        return
+
+    below = batch // processes * processes
+    near = " or ".join(str(size) for size in (below, below + processes) if size)
+    raise UserError(
+        f"batch_size={batch} cannot be split evenly over {_spell_processes(settings)}; "
+        f"the nearest that can: {near}"
+    )
+
+
+def _check_norm_group(settings: TrainSettings) -> None:
+    """Each norm group must lie within one process."""
+    group = settings.norm_group
+    pairs = settings.batch_size // settings.trainer.processes
+    if group is None or pairs % group == 0:
+        return
+
+    # Fewer processes leave the recipe as it is, so they come first.
+    fixes = [f"norm_group={_largest_divisor(pairs, group)}"]
+    if settings.batch_size % group == 0:
+        most = _largest_divisor(settings.batch_size // group, settings.trainer.processes)
+        fixes.insert(0, _count_processes(most))
+    raise UserError(
+        f"norm_group={group} does not divide {_spell_share(settings)}, and each group lies within "
+        f"one process; take {' or '.join(fixes)}"
+    )
+
+
+def _check_chunk(settings: TrainSettings) -> None:
+    """Each process must have whole chunks, and each chunk whole norm groups."""
+    chunk = settings.chunk_size
+    group = settings.norm_group or 1
+    pairs = settings.batch_size // settings.trainer.processes
+    if chunk == "auto" or (pairs % chunk == 0 and chunk % group == 0):
+        return
+
+    nearest = group * _largest_divisor(pairs // group, max(chunk // group, 1))
+    which = "nearest smaller" if nearest < chunk else "smallest"
+    multiple = f"a multiple of norm_group={group} that divides" if group > 1 else "a divisor of"
+    raise UserError(
+        f"chunk_size={chunk}: expected {multiple} {_spell_share(settings)}; "
+        f"the {which}: {nearest}; or take chunk_size=auto"
+    )
+
+
+def _check_lanes(settings: TrainSettings) -> None:
+    """Lanes must be equal parts of the batch, and each process must have as many."""
+    processes = settings.trainer.processes
+    batch = settings.batch_size
+    lanes = settings.data.get("lanes", processes)
+
+    if batch % lanes:
+        raise UserError(
+            f"data.lanes={lanes} does not divide batch_size={batch}; "
+            f"e.g. data.lanes={_largest_divisor(batch, lanes)}"
+        )
+    if lanes % processes:
+        raise UserError(
+            f"data.lanes={lanes} cannot be shared out evenly over {_spell_processes(settings)}; "
+            f"take a multiple of {processes} that divides {batch}"
+        )
+
+
+def _check_mixture(settings: TrainSettings) -> None:
+    """Each process must see the sources by their weights, exactly: whole patterns of lanes."""
+    weights = settings.data.get("weights")
+    lanes = settings.data.get("lanes")
+    if not weights or not isinstance(weights, list) or lanes is None:
+        return
+    if not all(isinstance(weight, int) for weight in weights):
+        return  # the check against the class names the type
+
+    # Here: it imports numpy.
+    from align_train.stream.order import lane_pattern
+
+    step = len(lane_pattern(weights)) * settings.trainer.processes
+    if lanes % step == 0:
+        return
+
+    batch = settings.batch_size
+    fits = [size for size in range(step, batch + 1, step) if batch % size == 0]
+    hint = f"batch_size must be a multiple of {step}, and data.lanes too"
+    if fits:
+        hint = f"e.g. data.lanes={fits[0]}"
+    raise UserError(
+        f"data.lanes={lanes} cannot be shared out as data.weights={weights} on each of "
+        f"{_spell_processes(settings)}; {hint}"
+    )
+
+
+def _count_processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
+def _spell_processes(settings: TrainSettings) -> str:
+    trainer = settings.trainer
+    return (
+        f"{_count_processes(trainer.processes)} "
+        f"(trainer.nodes={trainer.nodes} x trainer.devices={trainer.devices})"
+    )
+
+
+def _spell_share(settings: TrainSettings) -> str:
+    """The pairs of a process: its part of the global batch."""
+    processes = settings.trainer.processes
+    if processes == 1:
+        return f"batch_size={settings.batch_size}"
+    return f"the {settings.batch_size // processes} pairs of each of {_spell_processes(settings)}"
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    sizes = range(1, min(number, limit) + 1)
+    return max(size for size in sizes if number % size == 0)

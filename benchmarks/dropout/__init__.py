@@ -1,0 +1,1 @@
+"""Dropout by pair against torch's own and timm's."""

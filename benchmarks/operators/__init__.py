@@ -1,0 +1,1 @@
+"""Operators, launches and waits of a step."""
