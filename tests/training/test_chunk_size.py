@@ -186,8 +186,8 @@ def test_no_chunk_that_fits_ends_in_one_line() -> None:
     with pytest.raises(UserError) as error:
         Tried(5).find(chunking(48))
     assert str(error.value).startswith(
-        "out of memory with the smallest chunk, chunk_size=6; lower its needs with recompute=true "
-        "or checkpoint_blocks=true"
+        "out of memory with the smallest chunk, chunk_size=6; lower its needs with "
+        "checkpoint_blocks=true, and recompute=true if that is off"
     )
 
 
