@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from align_train.strategy.layout import trained_parameters
 from align_train.stream.batch import Batch
 from align_train.training.chunk_size import Chunking, free_memory, is_out_of_memory
 from align_train.training.forward import Embeddings, Towers
@@ -81,8 +82,8 @@ class Attempt:
 
         # Gradients that are there have been sent to other ranks. The rest is still to be sent.
         missing: list[Tensor] = []
-        for parameter in self.towers.model.parameters():
-            if parameter.requires_grad and parameter.grad is None:
+        for _, parameter in trained_parameters(self.towers.model):
+            if parameter.grad is None:
                 missing.append(parameter[(0,) * parameter.dim()] * float("nan"))
         if missing:
             torch.autograd.backward(torch.stack(missing).sum())
@@ -124,8 +125,8 @@ class Attempt:
             anchor = smallest[0].sum() + smallest[1].sum()
         else:
             # Every parameter must have a gradient: other ranks wait for it.
-            trained = [item for item in model.parameters() if item.requires_grad]
-            anchor = torch.stack([item[(0,) * item.dim()] for item in trained]).sum()
+            values = [item[(0,) * item.dim()] for _, item in trained_parameters(model)]
+            anchor = torch.stack(values).sum()
 
         part = (anchor * float("nan")).expand(len(batch), model.dim)
         return part, part

@@ -19,13 +19,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_, rank, world_size
 from align_train.cluster.run_store import TRIED, TRYING
 from align_train.errors import UserError
 from align_train.model import TrainableModel
+from align_train.strategy.layout import local_values, trained_parameters
 from align_train.stream.batch import Batch
 from align_train.training.forward import Towers
 from align_train.training.protocols import SteppingStrategy
@@ -268,7 +268,7 @@ def _passes(
     held = torch.empty(reserve, dtype=torch.uint8, device=device)
     try:
         embeddings = towers.embed(batch, chunk_size=size, recompute=recompute)
-        trained = [item for item in towers.model.parameters() if item.requires_grad]
+        trained = [parameter for _, parameter in trained_parameters(towers.model)]
         # Not `backward`: strategies would send the gradients to other ranks.
         torch.autograd.grad(
             [part.sum() for part in embeddings if part.requires_grad], trained, allow_unused=True
@@ -311,6 +311,5 @@ def optimizer_bytes(optimizer: Optimizer) -> int:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not optimizer.state.get(parameter):
-                local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-                missing += local.numel()
+                missing += local_values(parameter)[0].numel()
     return 2 * _BYTES * missing

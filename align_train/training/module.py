@@ -22,7 +22,7 @@ from align_train.strategy.layout import local_values, whole
 from align_train.strategy.optimizer_state import innermost
 from align_train.stream.batch import Batch
 from align_train.training.attempt import Attempt
-from align_train.training.chunk_size import AUTO, Chunking, find_chunking, free_memory
+from align_train.training.chunk_size import AUTO, Chunking, find_chunking
 from align_train.training.compiled import compile_in_place
 from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
@@ -304,9 +304,7 @@ class TrainingModule(lightning.LightningModule):
         """Computes the gradients, in as many attempts as memory wants."""
         result = closure()
         while self.agree():
-            # The gradients of an attempt that does not count.
-            strategy_of(self.trainer).forget_gradients()
-            free_memory()
+            # It begins by dropping the gradients of the attempt that does not count.
             result = closure()
 
         self.towers.end_step()

@@ -28,7 +28,7 @@ _ENOUGH = 1000  # pairs: the share of bad ones among fewer says little
 
 
 class Agreement:
-    """Comes first at a step's end: the other parts read what was agreed on.
+    """Comes between backward pass and optimizer step: the parts of the step's end read it.
 
     Attributes:
         wants_to_stop: Set by any part of this rank that has a reason to stop.
