@@ -51,8 +51,6 @@ class Attempt:
             The embeddings of images and texts; no numbers if memory has run out.
         """
         self.out_of_memory = False
-        # Lightning would drop those of the last step only after the forward pass.
-        strategy.forget_gradients()
         images, texts = self._passes(batch, chunking, strategy) or self._no_numbers(
             batch, chunking, strategy
         )

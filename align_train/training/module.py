@@ -302,9 +302,15 @@ class TrainingModule(lightning.LightningModule):
 
     def _gradients(self, closure: Callable[[], Any]) -> Any:
         """Computes the gradients, in as many attempts as memory wants."""
+        strategy = strategy_of(self.trainer)
+        # Lightning would drop those of the last step only after the forward pass. On a CPU they
+        # stay until then: without them, free memory goes back to the system, page by page.
+        if self.device.type != "cpu":
+            strategy.forget_gradients()
+
         result = closure()
         while self.agree():
-            # It begins by dropping the gradients of the attempt that does not count.
+            strategy.forget_gradients()
             result = closure()
 
         self.towers.end_step()
