@@ -21,6 +21,7 @@ from align_train.cluster import launcher
 from align_train.errors import Lost, UserError
 
 _TO_MEET = timedelta(minutes=2)  # of processes that `join` each other
+_AT_A_TIME = 65_536  # bytes of each rank's text, so 64 MiB of 1,024 ranks
 _TO_SETTLE = 0.1  # seconds in which the threads of a collective have ended
 
 _alone = False
@@ -153,21 +154,26 @@ def gather_texts(text: str, device: torch.device) -> list[str]:
     """Gathers one text of each rank. Collective.
 
     Args:
-        text: This rank's; spaces at its end are lost.
+        text: This rank's.
         device: A device of the process group's backend.
 
     Returns:
         The texts in rank order, on every rank.
     """
-    never_empty = text.encode() + b" "
-    data = torch.frombuffer(bytearray(never_empty), dtype=torch.uint8).to(device)
+    data = text.encode()
+    lengths = gather(torch.tensor([len(data)], device=device)).tolist()
+    gathered = [bytearray() for _ in lengths]
 
-    longest = int(all_reduce_(torch.tensor(len(data), device=device), "max"))
-    # Collectives want equal shapes on all ranks.
-    padded = data.new_full((1, longest), ord(" "))
-    padded[0, : len(data)] = data
+    # Part by part: one rank's long text must not take its memory times all ranks.
+    for start in range(0, max(lengths), _AT_A_TIME):
+        size = min(_AT_A_TIME, max(lengths) - start)
+        # Collectives want equal shapes on all ranks.
+        part = bytearray(data[start : start + size].ljust(size))
+        rows = gather(torch.frombuffer(part, dtype=torch.uint8)[None].to(device)).cpu()
+        for whole, row, length in zip(gathered, rows.numpy(), lengths, strict=True):
+            whole += row[: max(length - start, 0)].tobytes()
 
-    return [bytes(row.tolist()).decode().rstrip(" ") for row in gather(padded)]
+    return [whole.decode() for whole in gathered]
 
 
 def scatter_sum(parts: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from align_train.training.callbacks import (
     Metrics,
     NonFinite,
     Progress,
+    Records,
     Samples,
     Stopping,
     Throughput,
@@ -95,6 +96,7 @@ def build_trainer(
         folder=folder,
         every=settings.checkpoint_every,
         agreement=Agreement(folder=folder, data=data),
+        records=Records(every=settings.log_every),
         at=watchdog.at,
         keep=settings.keep_checkpoints,
         keep_every=settings.keep_every,
@@ -150,6 +152,7 @@ def _step_end(
     """The parts of a step's end; their order stands in `step_end.py`."""
     folder = checkpoints.folder
     agreement = checkpoints.agreement
+    records = checkpoints.records
     averaging = Averaging(decay=settings.ema)
 
     throughput = Throughput(
@@ -165,6 +168,7 @@ def _step_end(
         max_steps=settings.steps,
         name=settings.name,
         agreement=agreement,
+        records=records,
         throughput=throughput,
     )
     evaluation = Evaluation(
@@ -190,7 +194,8 @@ def _step_end(
         averaging=averaging,
         evaluation=evaluation,
         metrics=metrics,
-        samples=Samples(folder=folder, log_keys=settings.log_keys),
+        samples=Samples(folder=folder, records=records, log_keys=settings.log_keys),
+        records=records,
         progress=Progress(max_steps=settings.steps, metrics=metrics),
         checkpoints=checkpoints,
         stopping=Stopping(checkpoints=checkpoints, agreement=agreement),

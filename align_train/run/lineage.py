@@ -118,7 +118,10 @@ class Lineage:
 
 
 def keep_steps(path: Path, step: int) -> int:
-    """Drops the lines of steps that were undone from a .jsonl file of a run.
+    """Drops the lines of steps that were undone from a .jsonl file of a run, and torn lines.
+
+    A full disk or two starts at a time may tear lines. How many is printed once: the next start no
+    longer finds them.
 
     Args:
         path: The file; each line has a `step`, which counts from 1. It need not exist.
@@ -134,10 +137,17 @@ def keep_steps(path: Path, step: int) -> int:
         return 0
 
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        # A killed run may leave half a line, of a step that was undone.
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    torn = 0
+    # Not `splitlines`: it also splits at rarer characters, which a torn line may have.
+    for line in path.read_bytes().decode(errors="replace").split("\n")[:-1]:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            torn += 1
+
+    if torn:
+        print(f"{path}: {torn} torn line{'s' if torn > 1 else ''} left out", flush=True)
     write_whole(path, "".join(kept))
     return len(kept)
 

@@ -26,6 +26,7 @@ from align_train.training.callbacks import (
     Metrics,
     NonFinite,
     Progress,
+    Records,
     Samples,
     Stopping,
     Throughput,
@@ -48,6 +49,7 @@ class StepEnd(Callback):
         evaluation: Evaluation,
         metrics: Metrics,
         samples: Samples,
+        records: Records,
         progress: Progress,
         checkpoints: Checkpoints,
         stopping: Stopping,
@@ -62,7 +64,8 @@ class StepEnd(Callback):
             averaging: Averages the weights.
             evaluation: Evaluates every so many steps.
             metrics: Writes metrics.csv and the loggers' rows.
-            samples: Writes the first contact sheet and the keys of batches.
+            samples: Writes the first contact sheet, and records the keys of batches.
+            records: Writes what all ranks recorded.
             progress: Shows the progress bar.
             checkpoints: Saves.
             stopping: Ends the run after a signal.
@@ -75,6 +78,7 @@ class StepEnd(Callback):
         self.evaluation = evaluation
         self.metrics = metrics
         self.samples = samples
+        self.records = records
         self.progress = progress
         self.checkpoints = checkpoints
         self.stopping = stopping
@@ -111,7 +115,9 @@ class StepEnd(Callback):
         # Before metrics, while the step's row is open.
         self.evaluation.evaluate(trainer, training)
         self.metrics.log(trainer, training)
-        self.samples.write_keys(batch, step=step)
+        self.samples.record_keys(batch, step=step)
+        # After the parts that record lines.
+        self.records.write_if_due(trainer)
         # After metrics, whose newest row it shows.
         self.progress.show(step=step)
 
@@ -155,7 +161,6 @@ class StepEnd(Callback):
         self.throughput.start(training)
         self.non_finite.start(trainer)
         self.metrics.start(trainer)
-        # After the parts whose files rank 0 trims: all ranks wait for it here.
         self.samples.start(trainer)
         self.progress.start(trainer)
         self.stopping.start()

@@ -34,6 +34,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.strategy.test_parity",
         "tests.training.test_chunk_size",
         "tests.training.test_chunks",
+        "tests.training.test_records",
     ]
 )
 

@@ -21,6 +21,7 @@ from align_train.training.callbacks import (
     Metrics,
     NonFinite,
     Progress,
+    Records,
     Samples,
     Stopping,
     Throughput,
@@ -38,6 +39,7 @@ PARTS = {
     "evaluation": Evaluation,
     "metrics": Metrics,
     "samples": Samples,
+    "records": Records,
     "progress": Progress,
     "checkpoints": Checkpoints,
     "stopping": Stopping,
@@ -95,7 +97,8 @@ def test_the_end_of_a_step_calls_the_parts_in_this_order(
         "averaging.average",
         "evaluation.evaluate",
         "metrics.log",
-        "samples.write_keys",
+        "samples.record_keys",
+        "records.write_if_due",
         "progress.show",
         "checkpoints.save_if_due",
         "stopping.stop_if_agreed",
@@ -109,7 +112,7 @@ def test_the_parts_get_the_step_as_it_counts_from_one(
     step_end.on_train_batch_end(trainer, module, None, BATCH, 0)  # type: ignore[arg-type]
     spies.throughput.measure.assert_called_once_with(BATCH, 2 * GROUP)
     spies.averaging.average.assert_called_once_with(module, step=STEP)
-    spies.samples.write_keys.assert_called_once_with(BATCH, step=STEP)
+    spies.samples.record_keys.assert_called_once_with(BATCH, step=STEP)
     spies.progress.show.assert_called_once_with(step=STEP)
     spies.watchdog.at.assert_called_once_with("waiting for data", STEP + 1)
 

@@ -12,6 +12,7 @@ from align_train.training.callbacks.evaluation import Evaluation
 from align_train.training.callbacks.metrics import Metrics
 from align_train.training.callbacks.non_finite import NonFinite
 from align_train.training.callbacks.progress import Progress
+from align_train.training.callbacks.records import Records
 from align_train.training.callbacks.samples import Samples
 from align_train.training.callbacks.stopping import Stopping
 from align_train.training.callbacks.throughput import Throughput
@@ -24,6 +25,7 @@ __all__ = [
     "Metrics",
     "NonFinite",
     "Progress",
+    "Records",
     "Samples",
     "Stopping",
     "Throughput",

@@ -22,6 +22,7 @@ from align_train.run.folder import RunFolder
 from align_train.strategy.layout import local_values
 from align_train.training.callbacks.agreement import Agreement, stop_with
 from align_train.training.callbacks.checkpoint_writer import CheckpointWriter
+from align_train.training.callbacks.records import Records
 from align_train.training.callbacks.spikes import RunningLoss
 from align_train.training.module import TrainingModule
 
@@ -61,6 +62,7 @@ class Checkpoints:
         folder: RunFolder,
         every: int,
         agreement: Agreement,
+        records: Records,
         at: Callable[[str], None],
         keep: int = 2,
         keep_every: int | None = None,
@@ -73,6 +75,7 @@ class Checkpoints:
             folder: The run's folder.
             every: Steps between two checkpoints.
             agreement: Learns of a failure in the thread.
+            records: Written before each checkpoint, which vouches for the lines of its steps.
             at: Called with the place where this process is, for the watchdog.
             keep: How many of the newest checkpoints stay. One that a symbolic link in the folder
                 names stays too.
@@ -85,6 +88,7 @@ class Checkpoints:
         self.folder = folder
         self.every = every
         self.agreement = agreement
+        self.records = records
         self.at = at
         self.background = background
         self.gathered = Gathered()
@@ -135,6 +139,8 @@ class Checkpoints:
         self.at("saving a checkpoint")
         self.finish(trainer)  # or rank 0 would hold two states at once
         self._refuse_broken(trainer)
+        # A run that goes on from here never makes these lines again.
+        self.records.write(trainer)
 
         final = self.folder.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(final)  # through `gathered`

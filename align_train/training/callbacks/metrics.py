@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import time
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +20,7 @@ from align_train.run.lineage import keep_steps
 from align_train.strategy.layout import whole
 from align_train.stream.datamodule import PairsDataModule
 from align_train.training.callbacks.agreement import Agreement, loader_of, stop_with
+from align_train.training.callbacks.records import Records
 from align_train.training.callbacks.throughput import Throughput
 from align_train.training.module import TrainingModule
 
@@ -44,6 +44,7 @@ class Metrics:
         max_steps: int,
         name: str,
         agreement: Agreement,
+        records: Records,
         throughput: Throughput,
     ) -> None:
         """Writes nothing yet.
@@ -55,6 +56,7 @@ class Metrics:
             max_steps: Steps of the whole run.
             name: The run's name, the title of the curves.
             agreement: Counts replaced pairs.
+            records: Writes replaced pairs down.
             throughput: Gives the columns about speed.
         """
         self.folder = folder
@@ -63,6 +65,7 @@ class Metrics:
         self.max_steps = max_steps
         self.name = name
         self.agreement = agreement
+        self.records = records
         self.throughput = throughput
 
         self.rows: list[dict[str, str]] = []
@@ -96,7 +99,7 @@ class Metrics:
         self._added.update(values)
 
     def log(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Writes the step's row, if one is due, and the pairs that were replaced. Collective.
+        """Writes the step's row, if one is due; records the pairs that were replaced. Collective.
 
         Args:
             trainer: Lightning's trainer.
@@ -106,9 +109,10 @@ class Metrics:
             UserError: Too many pairs had to be replaced.
         """
         self._bad_pairs += self.agreement.bad_pairs
-        self._write_bad_pairs(trainer)
-        # After the pairs are written: the error points at their file.
+        self._record_bad_pairs(trainer)
         if self.agreement.too_many_bad():
+            # The error points at their file.
+            self.records.write(trainer)
             raise stop_with(trainer, self._too_many_bad(trainer.global_step))
 
         step = trainer.global_step
@@ -166,21 +170,16 @@ class Metrics:
     def _write_all(self) -> None:
         _write(self.folder, self._columns, self.rows)
 
-    def _write_bad_pairs(self, trainer: lightning.Trainer) -> None:
-        """Appends the pairs that this rank replaced.
-
-        Short lines in append mode do not tear those of other ranks.
-        """
+    def _record_bad_pairs(self, trainer: lightning.Trainer) -> None:
+        """Records the pairs that this rank replaced."""
         loader = loader_of(trainer)
         done = [pair for pair in loader.bad_pairs if pair.step <= trainer.global_step]
         if not done:
             return
 
-        # The loader is ahead: pairs of later steps are written when those end.
+        # The loader is ahead: pairs of later steps are recorded when those end.
         loader.bad_pairs = [pair for pair in loader.bad_pairs if pair.step > trainer.global_step]
-        lines = [json.dumps(vars(pair)) + "\n" for pair in done]
-        with self.folder.bad_pairs.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        self.records.add(self.folder.bad_pairs, map(vars, done))
 
     def _too_many_bad(self, step: int) -> str:
         bad = self.agreement.bad_since_start

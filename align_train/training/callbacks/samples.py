@@ -5,8 +5,6 @@ The sheet is the cheapest look at faults in the data.
 
 from __future__ import annotations
 
-import json
-
 import lightning
 from lightning.pytorch.loggers import WandbLogger
 
@@ -14,6 +12,7 @@ from align_train.figures.sheets import contact_sheet
 from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
 from align_train.stream.batch import Batch
+from align_train.training.callbacks.records import Records
 
 _SHOWN = 64  # images on the sheet
 
@@ -21,28 +20,28 @@ _SHOWN = 64  # images on the sheet
 class Samples:
     """Writes `batches/step-….png` and, on demand, `keys.jsonl`."""
 
-    def __init__(self, *, folder: RunFolder, log_keys: bool = False) -> None:
+    def __init__(self, *, folder: RunFolder, records: Records, log_keys: bool = False) -> None:
         """Writes nothing yet.
 
         Args:
             folder: The run's folder.
+            records: Writes the keys down.
             log_keys: Also write the keys of every batch to `keys.jsonl`, one line a step and rank:
                 a record to compare with the output of `show`.
         """
         self.folder = folder
+        self.records = records
         self.log_keys = log_keys
         self.drawn = False
 
     def start(self, trainer: lightning.Trainer) -> None:
-        """Drops the lines of steps that an interruption undid. Collective.
+        """Drops the lines of steps that an interruption undid; on rank 0.
 
         Args:
             trainer: Lightning's trainer.
         """
         if self.log_keys and trainer.is_global_zero:
             keep_steps(self.folder.keys, trainer.global_step)
-        # No rank may append a line before rank 0 has trimmed this file and those of other parts.
-        trainer.strategy.barrier("lines of undone steps are dropped")
 
     def draw_first(self, trainer: lightning.Trainer, batch: Batch) -> None:
         """Draws the first batch of this start on rank 0, and gives it to wandb.
@@ -65,16 +64,13 @@ class Samples:
             if isinstance(logger, WandbLogger):
                 logger.log_image("samples", [sheet], step=trainer.global_step)
 
-    def write_keys(self, batch: Batch, *, step: int) -> None:
-        """Appends the keys of this rank's pairs to `keys.jsonl`, if that is wanted.
+    def record_keys(self, batch: Batch, *, step: int) -> None:
+        """Records the keys of this rank's pairs for `keys.jsonl`, if that is wanted.
 
         Args:
             batch: The batch of the step that ends.
             step: The step, from 1.
         """
-        if not self.log_keys:
-            return
-
-        line = {"step": step, "first": batch.first, "keys": batch.keys}
-        with self.folder.keys.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if self.log_keys:
+            line = {"step": step, "first": batch.first, "keys": batch.keys}
+            self.records.add(self.folder.keys, [line])
