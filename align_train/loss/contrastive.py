@@ -217,14 +217,19 @@ class ContrastiveLoss(GlobalLoss):
     """
 
     def __init__(
-        self, *, label_smoothing: float = 0.1, tile: int = 1024, mask_duplicates: bool = False
+        self,
+        *,
+        label_smoothing: float = 0.1,
+        tile: int | None = None,
+        mask_duplicates: bool = False,
     ) -> None:
         """Sets smoothing, tile and the treatment of duplicates.
 
         Args:
             label_smoothing: The share in [0, 1) of each label that is spread over the global batch
                 (paper: 0.1), or with `mask_duplicates` over the columns that are not masked.
-            tile: Rows and columns of logits at a time: that many are held.
+            tile: Held are `tile` × `tile` logits at a time: with fewer rows, more columns; None:
+                1024 on a CPU, 4096 on a GPU.
             mask_duplicates: True: pairs with the same image or the same text elsewhere in the
                 global batch are not taken for negatives of each other.
 
@@ -258,7 +263,8 @@ class ContrastiveLoss(GlobalLoss):
             A scalar, float32 at least.
         """
         ids = self._ids(image_ids, text_ids)
+        side = self._side(image_embeddings.device)
         loss: Tensor = _contrastive(
-            image_embeddings, text_embeddings, temperature, self.label_smoothing, self.tile, ids
+            image_embeddings, text_embeddings, temperature, self.label_smoothing, side, ids
         )
         return loss

@@ -127,7 +127,6 @@ class SigmoidLoss(GlobalLoss):
             A scalar, float32 at least.
         """
         ids = self._ids(image_ids, text_ids)
-        loss: Tensor = _sigmoid(
-            image_embeddings, text_embeddings, temperature, bias, self.tile, ids
-        )
+        side = self._side(image_embeddings.device)
+        loss: Tensor = _sigmoid(image_embeddings, text_embeddings, temperature, bias, side, ids)
         return loss

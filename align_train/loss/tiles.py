@@ -1,5 +1,7 @@
 """The logits of a rank's images with all texts, tile by tile: what both pair losses are built on.
 
+With few rows a tile has many columns, so a rank with few pairs starts few kernels.
+
 Price: one buffer of `tile` × `tile` logits, which each tile overwrites; and if duplicates are
 masked, 4·B integers and as many truth values as a tile has logits.
 """
@@ -21,6 +23,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 # exp(x) neither overflows nor loses digits for |x| below this.
 _EXPONENT = {torch.float32: 85.0, torch.float64: 700.0}
+
+# Sides of a square with as many logits as a tile. On a CPU they fit the cache; a GPU wants few,
+# large kernels.
+_SIDE_ON_CPU = 1024  # 4 MiB
+_SIDE_ON_GPU = 4096  # 64 MiB
 
 # Gradients of a loss's arguments that have none: a number, a tile's size, ids.
 NO_GRADIENTS = (None, None, None)
@@ -69,17 +76,21 @@ class Duplicates:
         Rows and columns alike: being a duplicate is mutual. The duplicates are those that share the
         image, plus those that share the text, minus those that share both.
         """
-        both = torch.stack((self.images, self.texts))
-        kinds = torch.unique(both, dim=1, return_inverse=True)[1]
+        # By the places in sorted ids, which are below B: one integer holds two of them.
+        kinds = len(self.images) * _first_place(self.images) + _first_place(self.texts)
         equal = _count_equal(self.images) + _count_equal(self.texts) - _count_equal(kinds)
         # Each pair equals itself, and is not masked.
         return len(self.images) - (equal - 1)
 
 
 def _count_equal(ids: Tensor) -> Tensor:
-    _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-    of_each: Tensor = counts[inverse]
-    return of_each
+    # Not `torch.unique`, the size of whose result makes the host wait for a GPU.
+    return torch.searchsorted(ids.sort().values, ids, right=True) - _first_place(ids)
+
+
+def _first_place(ids: Tensor) -> Tensor:
+    """Each id's first place in the sorted ids: equal where ids are."""
+    return torch.searchsorted(ids.sort().values, ids)
 
 
 class Tile(NamedTuple):
@@ -106,7 +117,7 @@ class Tiles:
         images: `[n, d]`, this rank's.
         texts: `[B, d]`, of the global batch.
         scale: `[1]`, one over the temperature.
-        size: Rows and columns of a tile, at most.
+        size: Rows of a tile, at most; a tile has at most `size` × `size` logits.
         duplicates: What is masked; None: nothing.
     """
 
@@ -119,17 +130,19 @@ class Tiles:
     def __iter__(self) -> Iterator[Tile]:
         height, width = len(self.images), len(self.texts)
         # Never batch × batch: this is all that is held of the logits.
-        buffer = self.images.new_empty(min(self.size, height) * min(self.size, width))
+        buffer = self.images.new_empty(min(self.size**2, height * width))
 
         for top in range(0, height, self.size):
             rows = slice(top, min(top + self.size, height))
             # Scaled once for a row of tiles; scaling the logits would be a pass over each tile.
             scaled = self.images[rows] * self.scale
 
-            for left in range(0, width, self.size):
-                columns = slice(left, min(left + self.size, width))
-                shape = (rows.stop - rows.start, columns.stop - columns.start)
-                # The last tiles of rows and columns may be smaller.
+            count = rows.stop - rows.start
+            step = self.size**2 // count
+            for left in range(0, width, step):
+                columns = slice(left, min(left + step, width))
+                shape = (count, columns.stop - columns.start)
+                # The last tile of a row of tiles may be smaller.
                 logits = buffer[: math.prod(shape)].view(shape)
                 torch.mm(scaled, self.texts[columns].T, out=logits)
 
@@ -248,11 +261,12 @@ def outside_graphs(function: F) -> F:
 class GlobalLoss(PairLoss):
     """A pair loss that is computed tile by tile."""
 
-    def __init__(self, *, tile: int = 1024, mask_duplicates: bool = False) -> None:
+    def __init__(self, *, tile: int | None = None, mask_duplicates: bool = False) -> None:
         """Sets the size of a tile and the treatment of duplicates.
 
         Args:
-            tile: Rows and columns of logits at a time: that many are held.
+            tile: Held are `tile` × `tile` logits at a time: with fewer rows, more columns; None:
+                1024 on a CPU, 4096 on a GPU.
             mask_duplicates: True: pairs with the same image or the same text elsewhere in the
                 global batch are not taken for negatives of each other.
 
@@ -260,7 +274,7 @@ class GlobalLoss(PairLoss):
             ValueError: `tile` is below 1.
         """
         super().__init__()
-        if tile < 1:
+        if tile is not None and tile < 1:
             raise ValueError(f"tile={tile}: expected at least 1")
         self.tile = tile
         self.mask_duplicates = mask_duplicates
@@ -269,6 +283,10 @@ class GlobalLoss(PairLoss):
     def needs_ids(self) -> bool:
         """True if duplicates are masked."""
         return self.mask_duplicates
+
+    def _side(self, device: torch.device) -> int:
+        """The side of a square with as many logits as a tile."""
+        return self.tile or (_SIDE_ON_CPU if device.type == "cpu" else _SIDE_ON_GPU)
 
     def _ids(
         self, image_ids: Tensor | None, text_ids: Tensor | None

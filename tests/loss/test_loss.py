@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from align_train.cluster.collectives import gather_rows, rank, world_size
 from align_train.loss.contrastive import ContrastiveLoss
 from align_train.loss.sigmoid import SigmoidLoss
+from align_train.loss.tiles import Tiles
 from tests.support.processes import on_ranks
 
 BATCH, DIM = 12, 7
@@ -160,6 +161,26 @@ def test_ranks_together_equal_one_process_with_the_whole_batch(world: int, tmp_p
                 (values[index][part] for values in ranks), start=torch.zeros_like(plain[part])
             )
             torch.testing.assert_close(together, plain[part], rtol=1e-10, atol=1e-13, msg=kind)
+
+
+@pytest.mark.parametrize("size", [1, 4, 6, 64])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 40), (3, 24), (7, 7), (13, 39)])
+def test_tiles_have_about_the_same_area_and_cover_all_logits_once(
+    rows: int, columns: int, size: int
+) -> None:
+    images = torch.randn(rows, DIM, dtype=torch.float64)
+    texts = torch.randn(columns, DIM, dtype=torch.float64)
+    seen = torch.zeros(rows, columns, dtype=torch.float64)
+
+    tiles = 0
+    for tile in Tiles(images, texts, torch.ones(1, dtype=torch.float64), size, None):
+        assert tile.logits.numel() <= size**2
+        seen[tile.rows, tile.columns] += tile.logits
+        tiles += 1
+
+    torch.testing.assert_close(seen, images @ texts.T, rtol=1e-12, atol=1e-12)
+    # A rank with few pairs must not start a kernel for every `size` texts.
+    assert tiles <= math.ceil(rows / size) * math.ceil(columns * min(rows, size) / size**2 * 1.5)
 
 
 @pytest.mark.parametrize("case", ["random", "nearly equal", "opposite", "alone", "ragged"])

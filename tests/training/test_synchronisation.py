@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from align_train.loss.contrastive import ContrastiveLoss
+from align_train.loss.sigmoid import SigmoidLoss
 from align_train.training.forward import Towers
 from benchmarks.shared.dispatch import Operators, Synchronisations
 from tests.support.parity import small_batch, small_model
@@ -37,15 +38,22 @@ def test_the_towers_never_wait_for_the_device(chunk_size: int, recompute: bool) 
     assert waits.places == []
 
 
-def test_the_loss_waits_once_to_learn_its_range() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss", [ContrastiveLoss, SigmoidLoss])
+def test_the_loss_waits_at_most_once_to_learn_its_range(
+    loss: type[ContrastiveLoss | SigmoidLoss], masked: bool
+) -> None:
     images, texts = normalize(torch.randn(2, 12, 8), dim=-1)
-    temperature = torch.ones(1, requires_grad=True)
+    ids = torch.tensor([0, 1, 2, 3, 0, 5, 6, 0, 8, 9, 9, 11])
+    scalars = [torch.ones(1, requires_grad=True) for _ in range(1 + loss.needs_bias)]
 
     with Synchronisations() as waits:
-        loss = ContrastiveLoss(tile=7)(images.requires_grad_(), texts, temperature)
-        torch.autograd.backward(loss)
+        value = loss(tile=7, mask_duplicates=masked)(
+            images.requires_grad_(), texts, *scalars, image_ids=ids, text_ids=ids.flip(0)
+        )
+        torch.autograd.backward(value)
 
-    assert len(waits.places) <= 1
+    assert len(waits.places) == (loss is ContrastiveLoss)
     assert all("loss/tiles.py" in place for place in waits.places)
 
 
