@@ -5,7 +5,12 @@ something else: shards (FSDP2), or flat tensors with stretches of many parameter
 those would be wrong, and nothing would show it. So each rank squares the parts that it has, and the
 squares are summed over ranks.
 
-Price: two moments of each parameter, and one all-reduce of two numbers per parameter and step.
+How: each operation is one call for the parts of all parameters. To multiply by a list of ratios,
+PyTorch would start a kernel for each. So the updates lie in blocks of one tensor, each block in one
+part, and are multiplied at once by a ratio a block.
+
+Price: two moments of each parameter, one all-reduce of two numbers per parameter and step, and
+during the step two copies of the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_
+
+_BLOCK = 1024  # elements of an update that take one ratio together
 
 # Of parameters, as PyTorch's optimizers take them: `params`, `lr`, `weight_decay`, …
 Group = dict[str, Any]
@@ -51,6 +58,7 @@ class LambOptimizer(Optimizer):
         }
         super().__init__(groups, defaults)
         self.pieces: Mapping[Tensor, Sequence[tuple[int, int]]] = {}
+        self._parts_of_blocks: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -74,8 +82,7 @@ class LambOptimizer(Optimizer):
         return result
 
     def _step_group(self, group: Group, parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            self._count_step(parameter)
+        self._count_step(parameters)
         # Parameters of a group step together, so one number serves all.
         step = int(self.state[parameters[0]]["step"])
 
@@ -90,28 +97,41 @@ class LambOptimizer(Optimizer):
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
 
-        # The root of the second moment, corrected for its start at zero.
+        # Mean / (root of the second moment + eps), both corrected for their start at zero.
+        correction = 1 - beta1**step
         spread = torch._foreach_sqrt(squares)
-        torch._foreach_div_(spread, math.sqrt(1 - beta2**step))
-        torch._foreach_add_(spread, group["eps"])
-
-        updates = list(torch._foreach_div(means, 1 - beta1**step))
+        torch._foreach_mul_(spread, correction / math.sqrt(1 - beta2**step))
+        torch._foreach_add_(spread, correction * group["eps"])
+        blocks, updates = _in_blocks(weights)
+        torch._foreach_copy_(updates, means)
         torch._foreach_div_(updates, spread)
+
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["always_adapt"]:
             sharded = any(self._in_parts(parameter) for parameter in parameters)
-            torch._foreach_mul_(updates, _trust_ratios(weights, updates, sharded=sharded))
+            ratios = _trust_ratios(weights, updates, sharded=sharded)
+            blocks.mul_(ratios[self._part_of_each_block(weights)][:, None])
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
-    def _count_step(self, parameter: Tensor) -> None:
-        state = self.state[parameter]
-        if not state:
-            # On the CPU, as PyTorch has it: to read it must not wait for a GPU.
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
+    def _count_step(self, parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                # On the CPU, as PyTorch has it: to read it must not wait for a GPU.
+                state["step"] = torch.zeros(())
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
+
+    def _part_of_each_block(self, parts: list[Tensor]) -> Tensor:
+        """int64 `[blocks]`: which part lies in each block of `_in_blocks`."""
+        counts = tuple(_blocks_of(part) for part in parts)
+        if counts not in self._parts_of_blocks:
+            # Kept: to copy it to a GPU each time would wait for that.
+            of_each = torch.arange(len(parts)).repeat_interleave(torch.tensor(counts))
+            self._parts_of_blocks[counts] = of_each.to(parts[0].device)
+        return self._parts_of_blocks[counts]
 
     def _in_parts(self, parameter: Tensor) -> bool:
         return isinstance(parameter, DTensor) or parameter in self.pieces
@@ -141,9 +161,31 @@ class LambOptimizer(Optimizer):
         return parts
 
 
-def _trust_ratios(
-    weights: list[Tensor], updates: list[Tensor], *, sharded: bool
-) -> tuple[Tensor, ...]:
+def _in_blocks(parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Memory for a value of each part, in blocks that no two parts share.
+
+    Args:
+        parts: At least one; all of one type, and dense in memory, as parameters are.
+
+    Returns:
+        Memory that is not filled: `[blocks, _BLOCK]`, and the value of each part as a view of it,
+        with the shape and strides of the part.
+    """
+    blocks = parts[0].new_empty((sum(map(_blocks_of, parts)), _BLOCK))
+    views: list[Tensor] = []
+    start = 0
+    for part in parts:
+        # The same strides: lists whose tensors differ in them take a kernel each.
+        views.append(blocks.as_strided(part.shape, part.stride(), start))
+        start += _blocks_of(part) * _BLOCK
+    return blocks, views
+
+
+def _blocks_of(part: Tensor) -> int:
+    return -(-part.numel() // _BLOCK)
+
+
+def _trust_ratios(weights: list[Tensor], updates: list[Tensor], *, sharded: bool) -> Tensor:
     """|weights| / |update| of each whole parameter; 1 if either is 0."""
     of_weights = torch.stack(torch._foreach_norm(weights))
     of_updates = torch.stack(torch._foreach_norm(updates))
@@ -153,5 +195,4 @@ def _trust_ratios(
         norms = all_reduce_(norms.square_()).sqrt_()
 
     # A parameter that begins at zero would never move by a ratio of 0.
-    ratios = torch.where((norms > 0).all(0), norms[0] / norms[1], 1.0)
-    return tuple(ratios.unbind())
+    return torch.where((norms > 0).all(0), norms[0] / norms[1], 1.0)

@@ -81,7 +81,8 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     that start at least one kernel on a GPU, each counted once. Not counted are results without an
     element, the type of a result, and the copy of one value to the host. A `_foreach_*` operator
     counts as one operator. Its launches are those of PyTorch's rule: a kernel takes 110 tensors of
-    one list (64 of each of two, 48 of three, 36 of four) or 320 blocks of 65,536 elements.
+    one list (64 of each of two, 48 of three, 36 of four) or 320 blocks of 65,536 elements; lists of
+    unequal shapes take a kernel for each tensor.
 
     Attributes:
         parts: The tallies by the names of the parts; `""` outside of all.
@@ -143,6 +144,9 @@ def _launches_of_foreach(args: tuple[Any, ...]) -> int:
     for arg in args:
         if isinstance(arg, (list, tuple)) and isinstance(arg[0], Tensor):
             lists += 1
+            # Tensors of other shapes take the slow path: a kernel each.
+            if any(one.shape != first.shape for one, first in zip(arg, args[0], strict=True)):
+                return len(arg)
 
     blocks: int = sum(math.ceil(tensor.numel() / _FOREACH_BLOCK) for tensor in args[0])
     by_tensors: int = math.ceil(len(args[0]) / _FOREACH_TENSORS[lists - 1])

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from align_train.optim.lamb import LambOptimizer
 from align_train.optim.schedules import WarmupLinear
+from benchmarks.shared.dispatch import Operators
 from tests.support.optimizers import PLAIN_ADAMW, PLAIN_LAMB
 from tests.support.parity import small_model
 
@@ -92,6 +94,56 @@ def test_the_first_step_of_lamb_is_that_of_the_paper() -> None:
         torch.testing.assert_close(
             parameter.detach(), before[name] - lr * direction, rtol=1e-4, atol=1e-6
         )
+
+
+def test_a_step_of_lamb_calls_no_operator_for_each_parameter() -> None:
+    """Neither many operators, nor a kernel for each parameter; channels_last weights included."""
+
+    def counted(layers: int) -> tuple[int, int]:
+        convolutions = [nn.Conv2d(8, 8, 3) for _ in range(layers)]
+        model = nn.Sequential(*convolutions).to(memory_format=torch.channels_last)
+        optimizer = PLAIN_LAMB.build(model)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        with Operators() as operators:
+            optimizer.step()
+        return operators.parts[""].total, operators.parts[""].launches
+
+    few, many = counted(10), counted(100)
+    assert many[0] == few[0] < 30
+    # 200 parameters: at most four kernels for each operator.
+    assert many[1] < 4 * many[0]
+
+
+def test_the_trust_ratio_of_lamb_is_that_of_each_whole_parameter() -> None:
+    """Parameters of less than a block, of several, empty ones and those of channels_last weights.
+
+    Three steps, by a loop over the parameters in float64.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3,), (), (0, 4), (40, 60), (16, 8, 3, 3), (1024,)]
+    start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    start[4] = start[4].to(memory_format=torch.channels_last)
+    parameters = [nn.Parameter(value.clone()) for value in start]
+    group = {"params": parameters, "lr": 0.1, "weight_decay": 0.5, "always_adapt": True}
+    optimizer = LambOptimizer([group], betas=(0.9, 0.99), eps=1e-6)
+
+    mean, square = ([torch.zeros_like(value) for value in start] for _ in range(2))
+    for step in range(1, 4):
+        for index, weight in enumerate(start):
+            gradient = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            parameters[index].grad = gradient
+            mean[index] = 0.9 * mean[index] + 0.1 * gradient
+            square[index] = 0.99 * square[index] + 0.01 * gradient**2
+            spread = (square[index] / (1 - 0.99**step)).sqrt() + 1e-6
+            update = mean[index] / (1 - 0.9**step) / spread + 0.5 * weight
+            if weight.numel():
+                start[index] = weight - 0.1 * weight.norm() / update.norm() * update
+        optimizer.step()
+
+    for parameter, expected in zip(parameters, start, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-13)
 
 
 def test_schedule_rises_to_the_peak_and_falls_to_its_end() -> None:
