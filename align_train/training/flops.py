@@ -19,18 +19,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from align_train.model import TrainableModel
 
 # Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By NVIDIA's data sheets.
-# The order counts: the first name that is part of the device's name is taken ("A100" before "A10").
+# The order counts: the first name that is part of the device's name is taken ("A100" before "A10",
+# "H200" before "H20").
 #
 # Lightning's table (`get_available_flops`, 2.6) cannot replace it: it lacks B200, A10 and, by the
 # names that drivers report, H200; it takes an L40S for an L4; it has sparse peaks for H100 NVL and
 # half the bf16 peak of an RTX 4090.
 _PEAKS = {
+    "B300": (2250.0, 75.0),
     "B200": (2250.0, 80.0),
     "H100 PCIe": (756.0, 51.0),
     "H100 NVL": (835.0, 60.0),
     "H100": (989.0, 67.0),
     "H200": (989.0, 67.0),
+    "H800 PCIe": (756.0, 51.0),
+    "H800": (989.0, 67.0),
+    "H20": (148.0, 44.0),
     "A100": (312.0, 19.5),
+    "A800": (312.0, 19.5),
     "L40S": (362.0, 91.6),
     "L40": (181.0, 90.5),
     "L4": (121.0, 30.3),
@@ -53,12 +59,16 @@ def peak_tflops(device: torch.device, *, bf16: bool) -> float | None:
         bf16: True for bf16 on tensor cores, False for float32.
 
     Returns:
-        The peak; None for a CPU, or if the device's name is not in the table.
+        The peak; None for a CPU, for a slice of a GPU (MIG), or if the device's name is not in the
+        table.
     """
     if device.type != "cuda":
         return None
 
     name = torch.cuda.get_device_name(device)
+    if "MIG" in name:
+        return None  # a slice, of which the name does not say the share
+
     for part, (in_bf16, in_float32) in _PEAKS.items():
         if part in name:
             return in_bf16 if bf16 else in_float32

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from align_train.config.components import build
 from align_train.config.compose import compose_training
 from align_train.model import DualEncoder
-from align_train.training.flops import ModelFlops, _count
+from align_train.training.callbacks import throughput
+from align_train.training.flops import ModelFlops, _count, peak_tflops
 from tests.support.commands import run
 
 
@@ -63,6 +65,67 @@ def test_a_locked_tower_has_no_backward_pass() -> None:
         assert locked.of_step(4, tokens) - text == pytest.approx(
             (whole.of_step(4, tokens) - text) / 3
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA H200", 989.0),
+        ("NVIDIA H20", 148.0),
+        ("NVIDIA H800 PCIe", 756.0),
+        ("NVIDIA A800-SXM4-80GB", 312.0),
+        ("NVIDIA B300 SXM6 AC", 2250.0),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
+        ("Tesla K80", None),
+    ],
+)
+def test_the_peak_is_known_by_the_name_of_a_whole_gpu(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_tflops(torch.device("cuda"), bf16=True) == peak
+
+
+class Event:
+    """Stands in for `torch.cuda.Event`: each record takes place one millisecond after the other."""
+
+    made = 0
+    now = 0
+
+    def __init__(self) -> None:
+        Event.made += 1
+
+    def record(self) -> None:
+        Event.now += 1
+        self.at = Event.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at - self.at
+
+
+def test_a_step_keeps_two_events_however_many_chunks_and_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first begin and the last end count; passes made again within backward do not."""
+    monkeypatch.setattr(throughput, "_event", Event)
+    model = torch.nn.Linear(2, 2)
+    watch = throughput._Stopwatch(on_gpu=True)
+    model.register_forward_pre_hook(watch.begin)
+    model.register_forward_hook(watch.end)
+
+    for _ in range(3):
+        chunks = [checkpoint(model, torch.ones(1, 2), use_reentrant=False) for _ in range(4)]
+        torch.autograd.backward([chunk.sum() for chunk in chunks])
+        watch.end_step()
+
+    assert Event.made == 2
+    # One event at the first begin, then one at each of four ends.
+    assert watch.read() == pytest.approx(3 * 4e-3)
+    assert watch.read() == 0
 
 
 @pytest.mark.long

@@ -6,10 +6,10 @@ a locked tower (`flops.py`). Work done twice to save memory (`recompute`,
 PaLM paper (Chowdhery et al. 2022, appendix B), which defined it.
 
 *Stragglers*: every step ends when the slowest rank is done, so all ranks' steps take the same time.
-The difference is the time until a rank first waits for others: for its data, and in its towers'
-forward passes.
+The difference is the time until a rank first waits for others: for its data, and from its towers'
+first forward pass to their last one.
 
-Price: two small collectives for each logged row; on a GPU two events a chunk.
+Price: two small collectives for each logged row; on a GPU two events, which each step records anew.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Throughput:
         """
         # The loop waited for the batch before `begin_step`.
         self._busy += time.perf_counter() - self._began + batch.wait
+        self._forward.end_step()
         self._waited += batch.wait
         self._steps += 1
 
@@ -161,41 +162,65 @@ class Throughput:
 
 
 class _Stopwatch:
-    """Seconds between two hooks of a module's forward pass; on a GPU those of its stream."""
+    """Seconds from the first to the last forward pass of each step; on a GPU those of its stream.
+
+    Passes that `recompute` makes within the backward pass do not count: by then ranks wait for each
+    other.
+    """
 
     def __init__(self, *, on_gpu: bool = False) -> None:
-        self.on_gpu = on_gpu
         self._seconds = 0.0
-        self._began = 0.0
-        self._first: torch.cuda.Event | None = None  # of the pass under way
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._first = _Mark(on_gpu=on_gpu)
+        self._last = _Mark(on_gpu=on_gpu)
 
     def begin(self, module: nn.Module, given: tuple[object, ...]) -> None:
-        if self.on_gpu:
-            self._first = _event()
-            self._first.record()
-        self._began = time.perf_counter()
+        if not self._first.is_set and not _within_backward():
+            self._first.set()
 
     def end(self, module: nn.Module, given: tuple[object, ...], result: object) -> None:
-        # A pass that runs out of memory comes to no end: it leaves no pair of events.
-        if self.on_gpu and self._first is not None:
-            last = _event()
-            last.record()
-            self._events.append((self._first, last))
-        self._seconds += time.perf_counter() - self._began
+        if not _within_backward():
+            self._last.set()
+
+    def end_step(self) -> None:
+        """Adds the step's time. The host has waited for its loss, so that nothing waits here."""
+        if self._first.is_set and self._last.is_set:
+            self._seconds += self._last.seconds_since(self._first)
+        self._first.is_set = False
+        self._last.is_set = False
 
     def read(self) -> float:
-        """Seconds of all passes since the last call."""
+        """Seconds of all steps since the last call."""
         seconds = self._seconds
         self._seconds = 0.0
-
-        if self.on_gpu:
-            # The host runs ahead of the stream: only its events know the time.
-            torch.cuda.synchronize()
-            milliseconds = sum(begin.elapsed_time(end) for begin, end in self._events)
-            seconds = milliseconds / _MILLISECONDS
-            self._events = []
         return seconds
+
+
+class _Mark:
+    """A point in time, which can be set again and again: of the host, or of the GPU's stream."""
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        # The host runs ahead of the stream: only its events know the time.
+        self._event = _event() if on_gpu else None
+        self._at = 0.0
+        self.is_set = False
+
+    def set(self) -> None:
+        if self._event is None:
+            self._at = time.perf_counter()
+        else:
+            self._event.record()
+        self.is_set = True
+
+    def seconds_since(self, first: _Mark) -> float:
+        if self._event is None or first._event is None:
+            return self._at - first._at
+        self._event.synchronize()
+        milliseconds: float = first._event.elapsed_time(self._event)
+        return milliseconds / _MILLISECONDS
+
+
+def _within_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def _event() -> torch.cuda.Event:
