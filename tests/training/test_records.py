@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from align_train.cluster.collectives import rank
+from align_train.errors import UserError
+from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
+from align_train.training.callbacks import NonFinite, non_finite
 from align_train.training.callbacks.records import Records
 from tests.support.commands import run
+from tests.support.parity import small_batch
 from tests.support.processes import on_ranks
 from tests.support.runs import keys_of
 
@@ -79,3 +88,35 @@ def test_a_run_resumes_beside_a_torn_line(tmp_path: Path, small_run: tuple[str, 
     after = keys_of(folder)
     assert list(after) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {step: after[step] for step in before} == before
+
+
+class Broken(nn.Module):
+    """Embeds the last seven of twelve pairs as NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        embedded = torch.ones(len(images), 1)
+        embedded[5:] = torch.nan
+        return embedded, torch.ones(len(images), 1)
+
+
+def test_of_many_pairs_that_are_not_finite_the_first_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(non_finite, "_RECORDED", 6)
+    folder = RunFolder(tmp_path)
+    watching = NonFinite(folder=folder, checkpoints=Mock(), look="show", skips=0)
+    watching.begin_step(replace(small_batch(12), keys=[f"key {place}" for place in range(12)]))
+    cpu = torch.device("cpu")
+    module: Any = SimpleNamespace(
+        model=Broken(), device=cpu, chunking=SimpleNamespace(smallest=12), loss_value=math.nan
+    )
+    trainer: Any = Mock(global_step=3, is_global_zero=True)
+    trainer.precision_plugin.forward_context = nullcontext
+
+    with pytest.raises(UserError, match=r"key 5, .* and 2 more, see .*jsonl for 6 of them"):
+        watching.check_gradient(trainer, module, Mock())
+    assert len(folder.non_finite.read_text().splitlines()) == 6

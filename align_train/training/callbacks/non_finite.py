@@ -31,6 +31,7 @@ from align_train.training.module import TrainingModule
 from align_train.training.protocols import strategy_of
 
 _NAMED = 5  # pairs in one message
+_RECORDED = 100  # pairs of a rank in the file: a whole device batch may be bad
 
 
 class NonFinite:
@@ -113,12 +114,14 @@ class NonFinite:
         self, trainer: lightning.Trainer, module: TrainingModule, fault: str, *, step: int
     ) -> None:
         """Returns if the step may be skipped. Collective."""
-        keys = self._guilty(trainer, module, step)
+        keys, count = self._guilty(trainer, module, step)
         named = ""
         if keys:
             named = f"; of its pairs these give it by themselves: {', '.join(keys[:_NAMED])}"
-        if len(keys) > _NAMED:
-            named += f" and {len(keys) - _NAMED} more, see {self.folder.non_finite}"
+        if count > _NAMED:
+            named += f" and {count - _NAMED} more, see {self.folder.non_finite}"
+        if count > len(keys):
+            named += f" for {len(keys)} of them"
 
         if self.skipped < self.skips:
             self.skipped += 1
@@ -139,8 +142,13 @@ class NonFinite:
         )
 
     @torch.no_grad()
-    def _guilty(self, trainer: lightning.Trainer, module: TrainingModule, step: int) -> list[str]:
-        """The keys of the pairs, of all ranks, whose embedding is not finite by itself."""
+    def _guilty(
+        self, trainer: lightning.Trainer, module: TrainingModule, step: int
+    ) -> tuple[list[str], int]:
+        """The pairs of all ranks whose embedding is not finite by itself: keys, and their number.
+
+        Of each rank's pairs the first ones have keys.
+        """
         assert self._batch is not None
         model = module.model
         lines: list[str] = []
@@ -163,13 +171,13 @@ class NonFinite:
         counts = torch.tensor([len(lines), len(self._batch)], device=module.device)
         bad, pairs = sum_over_ranks(counts).tolist()
         if bad == pairs:
-            return []  # all of them: the weights are to blame
+            return [], 0  # all of them: the weights are to blame
 
-        of_all_ranks = "".join(gather_texts("".join(lines), module.device))
+        of_all_ranks = "".join(gather_texts("".join(lines[:_RECORDED]), module.device))
         if trainer.is_global_zero:
             with self.folder.non_finite.open("a", encoding="utf-8") as file:
                 file.write(of_all_ranks)
-        return sorted(json.loads(line)["key"] for line in of_all_ranks.splitlines())
+        return sorted(json.loads(line)["key"] for line in of_all_ranks.splitlines()), bad
 
 
 def _lines(batch: Batch, first: int, embeddings: tuple[Tensor, Tensor], step: int) -> list[str]:
