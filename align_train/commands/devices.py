@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from align_train.cluster import launcher
@@ -11,6 +13,8 @@ from align_train.errors import UserError
 # Far beyond any machine: they catch typing errors before something overflows.
 _MOST_ROWS = 1_000_000
 _MOST_WORKERS = 1000
+
+_MOST_BY_DEFAULT = 16  # loader processes of a rank: more seldom read faster than one GPU embeds
 
 _QUOTED = 100  # characters of torch's reason that an error quotes
 
@@ -58,9 +62,28 @@ def check_loader(settings: EmbedSettings | EvaluateSettings) -> None:
         UserError: The chunk size or the number of workers is out of bounds.
     """
     chunk_size = settings.chunk_size
-    workers = settings.workers
+    workers = settings.workers or 0
     if not 1 <= chunk_size <= _MOST_ROWS or not 0 <= workers <= _MOST_WORKERS:
         raise UserError(
             f"chunk_size={chunk_size}, workers={workers}: "
             f"expected 1 to {_MOST_ROWS:,} rows, and 0 to {_MOST_WORKERS:,} processes"
         )
+
+
+def loader_workers(given: int | None, device: torch.device) -> int:
+    """The loader processes of a rank.
+
+    Args:
+        given: The setting.
+        device: This rank's device.
+
+    Returns:
+        The setting; if it is None, 1 on a CPU, whose cores the towers need, and on a GPU the CPU
+        cores of a rank, at most 16.
+    """
+    if given is not None:
+        return given
+    if device.type == "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) // max(launcher.processes_per_node(), 1)
+    return min(max(cores, 1), _MOST_BY_DEFAULT)

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from align_train.cluster import launcher
 from align_train.cluster.collectives import join, rank, report_first_error
-from align_train.commands.devices import check_loader, device_of
+from align_train.commands.devices import check_loader, device_of, loader_workers
 from align_train.commands.loggers import run_loggers
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -76,7 +76,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
             RunFolder(_results_folder(settings, pretrained)),
             sets=sets,
             chunk_size=settings.chunk_size,
-            workers=settings.workers,
+            workers=loader_workers(settings.workers, device),
             device=device,
         )
 

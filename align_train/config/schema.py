@@ -247,8 +247,8 @@ class EvaluateSettings:
     chunk_size: int
     """Images, or texts, that go through a tower together."""
 
-    workers: int
-    """Loader processes."""
+    workers: int | None
+    """Loader processes of a rank; null: 1 on a CPU; on a GPU its CPU cores, at most 16."""
 
     device: str
     """`cpu`, `cuda`, `cuda:1`, …"""

@@ -32,6 +32,7 @@ from align_train.cluster.collectives import (
 from align_train.errors import UnreadableImage, UserError
 from align_train.stream.batch import normalise
 from align_train.stream.sets import ImageSet, OpenSet
+from align_train.stream.signals import leave_signals_to_the_run
 
 _SHORT = 20  # chunks of texts; below, a progress bar would only flicker
 
@@ -128,7 +129,7 @@ class Embedder:
             images_of: Opens the set that an evaluator names; None: the run's held-out pairs.
             device: The device of the embeddings.
             chunk_size: Images, or texts, in one forward pass.
-            workers: Loader processes of this rank; 0: images are read in this process.
+            workers: Loader processes of this rank, at most; 0: images are read in this process.
             progress: Whether rank 0 shows progress bars.
             autocast: A context manager around every forward pass, for the precision of training.
         """
@@ -212,16 +213,20 @@ class Embedder:
 
     def _own_images(self, images: OpenSet) -> Tensor:
         """Embeds this rank's share of the images: `[share, dim]`."""
-        # The loader forks its workers.
-        settle_before_fork()
+        share = range(rank(), len(images), world_size())
         loader: DataLoader[NDArray[np.uint8] | str] = DataLoader(
             _Readable(images),
-            sampler=range(rank(), len(images), world_size()),
+            sampler=share,
             batch_size=self.chunk_size,
-            num_workers=self.workers,
+            num_workers=self._workers_for(len(share)),
             # Some items may be error messages: stacking comes later.
             collate_fn=list,
+            # Schedulers signal all processes of a run, which needs these until its step is saved.
+            worker_init_fn=lambda _: leave_signals_to_the_run(),
         )
+        if loader.num_workers:
+            # The loader forks them.
+            settle_before_fork()
 
         rows = []
         errors: list[str] = []
@@ -242,6 +247,11 @@ class Embedder:
             # With fewer images than ranks, some have no share; gathering needs their width.
             return self._embed_images(images[0][None])[:0]
         return torch.cat(rows)
+
+    def _workers_for(self, images: int) -> int:
+        """Loader processes for so many images: none for a single chunk, which one would make."""
+        chunks = -(-images // self.chunk_size)
+        return min(self.workers, chunks) if chunks > 1 else 0
 
     def _embed_images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """From uint8 `[chunk, height, width, 3]` to `[chunk, dim]`."""

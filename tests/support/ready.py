@@ -94,12 +94,13 @@ class Lookup:
     def tokenise(self, texts: Any) -> NDArray[np.int32]:
         return np.array([[self.number[text], 1] for text in texts], dtype=np.int32)
 
-    def embedder(self) -> Embedder:
+    def embedder(self, *, workers: int = 0, chunk_size: int = 5) -> Embedder:
         return Embedder(
             model=self,
             tokenizer=self.tokenise,
             images_of=lambda _: self,
             device=torch.device("cpu"),
-            chunk_size=5,
+            chunk_size=chunk_size,
+            workers=workers,
             progress=False,
         )

@@ -2,7 +2,8 @@
 
 They see a plain model of their own, filled each time with the whole weights (or their average):
 the strategy's changes to the model and the number of images on each rank do not matter to it. The
-last step is evaluated once it is saved, by the command.
+last step is evaluated once it is saved, by the command: in float32, as others will load the model.
+In mid-run the towers run in the run's `precision`, which under bf16 moves a result's last digits.
 
 Price: the weights once more, on the CPU, and on the device while evaluating.
 """
@@ -45,7 +46,7 @@ class Evaluation:
         Args:
             evaluators: By their names, which prefix the keys of their values.
             every: Steps between two evaluations; 0: none.
-            data: Has the tokenizer and the sets of images.
+            data: Has the tokenizer, the sets of images and the number of loader processes.
             metrics: Gets the values.
             averaging: Gives the weights.
             agreement: Gets the error that ends the run.
@@ -89,6 +90,7 @@ class Evaluation:
             images_of=self.data.sets.images_of,
             device=module.device,
             chunk_size=module.chunking.of_step,
+            workers=self.data.workers,
             progress=False,
             autocast=trainer.precision_plugin.forward_context,
         )
