@@ -214,18 +214,20 @@ class Embedder:
     def _own_images(self, images: OpenSet) -> Tensor:
         """Embeds this rank's share of the images: `[share, dim]`."""
         share = range(rank(), len(images), world_size())
+        workers = self._workers_for(len(share))
         loader: DataLoader[NDArray[np.uint8] | str] = DataLoader(
             _Readable(images),
             sampler=share,
             batch_size=self.chunk_size,
-            num_workers=self._workers_for(len(share)),
+            num_workers=workers,
+            # Sets are opened already; Python 3.14's default would open them once more.
+            multiprocessing_context="fork" if workers else None,
             # Some items may be error messages: stacking comes later.
             collate_fn=list,
             # Schedulers signal all processes of a run, which needs these until its step is saved.
             worker_init_fn=lambda _: leave_signals_to_the_run(),
         )
-        if loader.num_workers:
-            # The loader forks them.
+        if workers:
             settle_before_fork()
 
         rows = []
