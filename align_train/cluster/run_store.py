@@ -13,21 +13,26 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
 from align_train.errors import Lost, UserError
 
-# Places of `Position`; others (saving a checkpoint) come after the backward pass of their step.
+# Places of `Position`; `lookout.py` has their order.
 STARTING = "starting"
+ASKING = "waiting for rank 0"
+MEETING = "starting together"
 TRYING = "finding the chunk size that fits"
 TRIED = "waiting for others to find the chunk size that fits"
 WAITING = "waiting for data"
 FORWARD = "forward pass"
+COMPILING = "compiling"  # and which block: a part of the forward pass
 BACKWARD = "backward pass"
-EVALUATING = "evaluating"
+EVALUATING = "evaluating"  # and by which evaluator
+ENDING = "ending the training"
+FINISHED = "finished"
 
 _LOOKS = 40  # while rank 0 waits for the others to leave
 _LEAST_TIMEOUT = 10.0  # seconds that one request to the store may take, at least
@@ -41,11 +46,13 @@ class Position:
         step: The step, from 1; 0 before the first.
         place: The part of the step, e.g. "forward pass".
         passes: Chunks that went through the model since the place began.
+        collectives: Collectives of ours that it has begun (`collectives.begun`).
     """
 
     step: int
     place: str
     passes: int
+    collectives: int = 0
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.place}" if self.step else self.place
@@ -152,8 +159,7 @@ class RunStore:
         Args:
             position: Where this process is.
         """
-        values = [position.step, position.place, position.passes]
-        self._store.set(f"state/{self._rank}", json.dumps(values))
+        self._store.set(f"state/{self._rank}", json.dumps(astuple(position)))
         self._store.add(f"beat/{self._rank}", 1)
 
     def beats_of(self, rank: int) -> int:

@@ -20,18 +20,28 @@ _PEER_LEFT = (
     "Timed out waiting",
 )
 
+# Passes of a step are made again, but not everything can be, see docs/chunks.md.
+_MEMORY_OF_A_STEP = (
+    " where the step cannot be made again; start anew with a smaller chunk_size, recompute=true or "
+    "checkpoint_blocks=true, which change no number, or take more GPUs or a smaller batch_size"
+)
+
 _SHOWN = 100  # characters of torch's own message
 
 
 @contextlib.contextmanager
 def explaining(
-    watchdog: Watchdog, refused: Callable[[Exception], UserError | None]
+    watchdog: Watchdog,
+    refused: Callable[[Exception], UserError | None],
+    *,
+    memory: str = _MEMORY_OF_A_STEP,
 ) -> Iterator[None]:
     """Puts errors of training and evaluating in the user's words, if their cause is known.
 
     Args:
         watchdog: Knows which process is gone.
         refused: Explains an error of a checkpoint that does not load; None: it is not that.
+        memory: What to do if the device's memory runs out; the end of an error's line.
 
     Yields:
         Once, around what is run.
@@ -50,23 +60,18 @@ def explaining(
         raise
     except Exception as error:
         # torch, Lightning and zip files raise many kinds for what does not fit or is broken.
-        if (known := _explained(error, watchdog)) is not None:
+        if (known := _explained(error, watchdog, memory)) is not None:
             raise known from None
         if (known := refused(error)) is not None:
             raise known from error
         raise
 
 
-def _explained(error: Exception, watchdog: Watchdog) -> UserError | None:
+def _explained(error: Exception, watchdog: Watchdog, memory: str) -> UserError | None:
     """What an error of torch's means to the user; None if that is not known."""
     text = " ".join(str(error).split())
     if is_out_of_memory(error):
-        # Passes of a step are made again, but not everything can be, see docs/chunks.md.
-        return UserError(
-            f"out of memory ({text[:_SHOWN]}) where the step cannot be made again; start anew with "
-            f"a smaller chunk_size, recompute=true or checkpoint_blocks=true, which change no "
-            f"number, or take more GPUs or a smaller batch_size"
-        )
+        return UserError(f"out of memory ({text[:_SHOWN]}){memory}")
 
     # torch raises this wherever the run happens to be when a loader's process ends.
     if "DataLoader worker (pid" in text:

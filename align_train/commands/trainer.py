@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import Strategy
 from align_train.cluster import launcher
 from align_train.cluster.environment import cluster_environment
 from align_train.cluster.watchdog import Watchdog
+from align_train.cluster.whereabouts import LONG
 from align_train.commands.loggers import run_loggers
 from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
@@ -41,7 +42,8 @@ from align_train.training.callbacks import (
 from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
 
-_LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
+# Collectives give up later than the watchdog, which knows who is missing, by so many seconds.
+_LATER = 60.0
 
 
 def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModule:
@@ -135,7 +137,7 @@ def _strategy(settings: TrainSettings) -> Strategy:
             on_gpu=settings.trainer.on_gpu,
             bf16=settings.precision == "bf16",
             clip=settings.clip,
-            timeout=settings.trainer.timeout + _LATER,
+            timeout=LONG * settings.trainer.timeout + _LATER,
         )
     )
 
@@ -174,7 +176,7 @@ def _step_end(
         metrics=metrics,
         averaging=averaging,
         agreement=agreement,
-        at=watchdog.at,
+        watchdog=watchdog,
     )
     non_finite = NonFinite(
         folder=folder,
