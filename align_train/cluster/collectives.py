@@ -75,6 +75,8 @@ def join(device: torch.device, *, timeout: float) -> Iterator[None]:
         rank=started.rank,
         world_size=started.world_size,
         timeout=timedelta(seconds=timeout),
+        # Otherwise NCCL guesses the GPU from the rank: wrong if tasks see more GPUs than they are.
+        device_id=device if on_gpu else None,
     )
 
     yield

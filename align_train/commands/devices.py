@@ -48,6 +48,18 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def sees_own_gpu_only(visible: int) -> bool:
+    """Whether each process of a machine was given one GPU, and sees no other.
+
+    Slurm's `--gpus-per-task` and some sites do so. Each process's GPU is then its number 0.
+
+    Args:
+        visible: How many GPUs this process sees.
+    """
+    started = launcher.current()
+    return visible == 1 and started.started_all and started.processes_per_node > 1
+
+
 def check_loader(settings: EmbedSettings | EvaluateSettings) -> None:
     """Checks the loader of a command that embeds images.
 

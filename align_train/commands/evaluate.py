@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from align_train.cluster import launcher
 from align_train.cluster.collectives import join, rank, report_first_error
+from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
@@ -74,6 +75,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
     Raises:
         UserError: A setting, the model or a set of images is not as expected.
     """
+    allow_open_files()
     started = launcher.current()
     watchdog = Watchdog(
         rank=started.rank,

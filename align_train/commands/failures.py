@@ -11,8 +11,9 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.errors import Lost, UserError
 from align_train.training.chunk_size import is_out_of_memory
 
-# How gloo says that a peer is gone. It raises a plain RuntimeError, so only the words tell.
+# How gloo and NCCL say that a peer is gone. Both raise RuntimeError, so only the words tell.
 _PEER_LEFT = (
+    "NCCL",
     "Connection closed by peer",
     "Connection reset by peer",
     "Connection refused",
@@ -75,9 +76,12 @@ def _explained(error: Exception, watchdog: Watchdog, memory: str) -> UserError |
 
     # torch raises this wherever the run happens to be when a loader's process ends.
     if "DataLoader worker (pid" in text:
+        fix = "if it was killed for memory, lower data.workers"
+        if "Bus error" in text:
+            fix = "/dev/shm is too small: start the container with --ipc=host or --shm-size=64g"
         return Lost(
-            f"a loader process ended by itself ({text[:_SHOWN]}); if it was killed for memory, "
-            f"lower data.workers; the same command goes on from the last checkpoint"
+            f"a loader process ended by itself ({text[:_SHOWN]}); {fix}; "
+            f"the same command goes on from the last checkpoint"
         )
 
     peer_left = isinstance(error, RuntimeError) and any(words in text for words in _PEER_LEFT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from align_train.cluster import launcher
 from align_train.cluster.collectives import leave_errors_to_watchdog
+from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.evaluate import evaluate_run, evaluators_of
@@ -37,6 +38,7 @@ def train(settings: TrainSettings) -> None:
         Stopped: A signal ended the run between two steps.
     """
     quieten()
+    allow_open_files()
     if not settings.dry_run:
         with report_once():
             check_processes(settings.trainer)

@@ -34,7 +34,7 @@ def named(place: str) -> str:
 def test_a_rank_asleep_while_all_start_is_named(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     asleep = "model._target_=tests.support.troubled.AsleepAtTheStart"
     options = (*small_run, *UNEVALUATED, *SOON, asleep, "name=asleep")
-    done = finish(start(*options, cwd=tmp_path, **RANK_1), timeout=150)
+    done = finish(start(*options, cwd=tmp_path, **RANK_1), timeout=300)
     assert done.returncode == 75, done.stderr
     assert re.search(named("starting together"), done.stderr), done.stderr
     assert done.stderr.count("align_train: ") == 1
@@ -46,7 +46,7 @@ def test_a_rank_asleep_in_an_evaluator_is_named_with_it(
 ) -> None:
     options = (*small_run, *UNEVALUATED, *SOON, TROUBLED, "+eval.late.trouble=sleeps")
     options = (*options, "evaluate_every=8", "name=asleep")
-    done = finish(start(*options, cwd=tmp_path, **RANK_1), timeout=150)
+    done = finish(start(*options, cwd=tmp_path, **RANK_1), timeout=300)
     assert done.returncode == 75, done.stderr
     assert re.search(named("step 8, evaluating by late"), done.stderr), done.stderr
     assert done.stderr.count("align_train: ") == 1
@@ -58,7 +58,7 @@ def test_a_slow_evaluator_is_waited_for(tmp_path: Path, small_run: tuple[str, ..
     """Rank 0 takes 32 seconds, in which the other one has nothing to do."""
     options = (*small_run, *UNEVALUATED, *SOON, TROUBLED, "+eval.late.trouble=slow")
     options = (*options, "+eval.late.seconds=4", "+eval.late.texts=128", "evaluate_every=8")
-    done = finish(start(*options, "name=slow", cwd=tmp_path, **RANK_0), timeout=150)
+    done = finish(start(*options, "name=slow", cwd=tmp_path, **RANK_0), timeout=300)
     assert done.returncode == 0, done.stderr
     results = RunFolder(tmp_path / "outputs" / "slow").read_results()
     assert results is not None and results["late/embeddings"] == 128
