@@ -94,8 +94,8 @@ class Lookout:
         now = time.monotonic()
         silence = min(self._silence, _SOON) if soon else self._silence
 
-        for other in self._watched:
-            counter = store.beats_of(other)
+        counters = store.beats_of(self._watched)
+        for other, counter in zip(self._watched, counters, strict=True):
             before, moved = self._beats[other]
             if counter != before:
                 moved = now

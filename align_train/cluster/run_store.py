@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 
@@ -96,15 +97,21 @@ class Verdict:
 class RunStore:
     """One process's view of the store."""
 
-    def __init__(self, store: TCPStore, *, rank: int) -> None:
+    def __init__(self, store: TCPStore, *, rank: int, processes: int) -> None:
         """Enters this process in the store; waits until rank 0 has done so too.
 
         Args:
             store: An open store.
             rank: This process's rank.
+            processes: How many processes the run has.
         """
         self._store = store
         self._rank = rank
+
+        if rank == 0:
+            # A request for a counter that nobody has begun would wait.
+            for other in range(processes):
+                store.add(f"beat/{other}", 0)
 
         self.own_name = f"rank {rank} ({socket.gethostname()}, process {os.getpid()})"
         store.set(f"who/{rank}", self.own_name)
@@ -113,7 +120,14 @@ class RunStore:
 
     @classmethod
     def open(
-        cls, host: str, port: int, *, rank: int, patience: float, silence: float
+        cls,
+        host: str,
+        port: int,
+        *,
+        rank: int,
+        processes: int,
+        patience: float,
+        silence: float,
     ) -> tuple[RunStore, int]:
         """Rank 0 starts the store, the other ranks connect to it.
 
@@ -121,6 +135,7 @@ class RunStore:
             host: The machine of rank 0.
             port: The store's port on that machine; 0 takes any that is free.
             rank: This process's rank.
+            processes: How many processes the run has.
             patience: Seconds to wait for rank 0.
             silence: Seconds that one later request may take (10 at least).
 
@@ -151,7 +166,7 @@ class RunStore:
             ) from None
 
         store.set_timeout(timedelta(seconds=max(silence, _LEAST_TIMEOUT)))
-        return cls(store, rank=rank), int(store.port)
+        return cls(store, rank=rank, processes=processes), int(store.port)
 
     def beat(self, position: Position) -> None:
         """Gives a sign of life.
@@ -162,9 +177,11 @@ class RunStore:
         self._store.set(f"state/{self._rank}", json.dumps(astuple(position)))
         self._store.add(f"beat/{self._rank}", 1)
 
-    def beats_of(self, rank: int) -> int:
-        """How many signs of life a rank has given; 0 if it has not come yet."""
-        return self._count(f"beat/{rank}")
+    def beats_of(self, ranks: Sequence[int]) -> list[int]:
+        """How many signs of life each of these ranks has given; 0 if it has not come yet."""
+        # One request: with 1,024 ranks rank 0 would make as many in each second.
+        counts = self._store.multi_get([f"beat/{rank}" for rank in ranks])
+        return [int(count) for count in counts]
 
     def position_of(self, rank: int) -> Position | None:
         """Where a rank was at its last sign of life; None if it has given none."""

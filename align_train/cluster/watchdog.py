@@ -125,7 +125,12 @@ class Watchdog:
             return port
 
         self._store, port = RunStore.open(
-            host, port, rank=self.rank, patience=self.timeout, silence=self.silence
+            host,
+            port,
+            rank=self.rank,
+            processes=self.processes,
+            patience=self.timeout,
+            silence=self.silence,
         )
         self._exchanged = time.monotonic()
         # Daemons: the watch must not keep a process alive that has done its work.
