@@ -12,7 +12,7 @@ if [ -z "${PYTHON:-}" ]; then
     [ -x "$PYTHON" ] || PYTHON=python3
 fi
 # Rank 0 has two connections to every rank. Usual limits end at some 500 ranks.
-ulimit -n "$(ulimit -Hn)"
+ulimit -n "$(ulimit -Hn)" || true
 export PYTHONUNBUFFERED=1 # otherwise a log lags behind the run
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then

@@ -171,5 +171,6 @@ def _progress(position: Position) -> tuple[int, int, int, int]:
             place = whole
 
     order = _BEFORE.index(place) if place in _BEFORE else _AFTER + (place == FINISHED)
-    # Passes last: two ranks may have different numbers of images to evaluate.
-    return position.step, order, position.collectives, position.passes
+    # Collectives first: who waits in one has begun it. Passes last: two ranks may have different
+    # numbers of images to evaluate.
+    return position.step, position.collectives, order, position.passes

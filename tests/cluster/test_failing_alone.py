@@ -30,8 +30,8 @@ def two_tasks(*arguments: str, cwd: Path, **environment: str) -> list[Started]:
 
 def test_a_rank_that_fails_in_an_evaluator_ends_the_other(trained: Path, tmp_path: Path) -> None:
     troubled = "+eval.late._target_=tests.support.troubled.Troubled"
-    arguments = (f"model={trained}", "to=found", "eval=pairs", "workers=0")
-    arguments = (*arguments, troubled, "+eval.late.trouble=fails")
+    evaluation = (f"model={trained}", "to=found", "eval=pairs", "workers=0")
+    arguments = (*evaluation, troubled, "+eval.late.trouble=fails")
     tasks = two_tasks(*arguments, cwd=tmp_path, TROUBLED_RANK="1")
 
     other, failing = tasks

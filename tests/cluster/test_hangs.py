@@ -78,6 +78,9 @@ def test_the_rank_that_keeps_others_waiting_is_behind_them() -> None:
     ]
     assert behind[2] is hung
 
+    together = Position(0, "starting together", passes=0, collectives=3)
+    assert _progress(Position(0, "compiling block 3 of 12", 0, 2)) < _progress(together)
+
 
 def test_the_first_step_may_take_longer_since_it_compiles() -> None:
     here = Whereabouts()

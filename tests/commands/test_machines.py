@@ -102,7 +102,7 @@ def test_a_group_is_told_its_gpu(
 )
 def test_a_peer_that_left_is_looked_for(text: str) -> None:
     watchdog = Mock()
-    watchdog.explain.side_effect = Lost
+    watchdog.explain.return_value = Lost("rank 3 is gone")
     with pytest.raises(Lost), explaining(watchdog, lambda _: None):
         raise RuntimeError(text)
 
