@@ -13,9 +13,11 @@ import json
 import os
 import socket
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import timedelta
+from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
@@ -218,15 +220,17 @@ class RunStore:
             return None
         return Verdict(**json.loads(self._store.get("verdict")))
 
-    def publish(self, number: int) -> None:
-        """Rank 0 hands a number to the other ranks, once."""
-        self._store.set("made", str(number))
+    def publish(self, key: str, made: dict[str, Any]) -> None:
+        """Rank 0 hands a dict of plain lists, dicts, texts and numbers to the other ranks."""
+        packed = zlib.compress(json.dumps(made).encode(), level=1)
+        self._store.set(f"made/{key}", packed)  # type: ignore[arg-type]
 
-    def published(self) -> int | None:
-        """The number that rank 0 handed out; None until it has."""
-        if not self._store.check(["made"]):
+    def published(self, key: str) -> dict[str, Any] | None:
+        """The dict that rank 0 handed out; None until it has."""
+        if not self._store.check([f"made/{key}"]):
             return None
-        return int(self._store.get("made"))
+        made: dict[str, Any] = json.loads(zlib.decompress(self._store.get(f"made/{key}")))
+        return made
 
     def finish_first(self) -> None:
         """Rank 0 has done all of its work."""

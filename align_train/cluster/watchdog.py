@@ -25,11 +25,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from threading import Event, Thread
+from typing import TypeVar, cast
 
+from align_train.cluster import sharing
 from align_train.cluster.lookout import Lookout
-from align_train.cluster.run_store import ASKING, FINISHED, STARTING, RunStore, Verdict
+from align_train.cluster.run_store import ASKING, FINISHED, RunStore, Verdict
 from align_train.cluster.whereabouts import Whereabouts
 from align_train.errors import Lost, UserError
+
+T = TypeVar("T")
 
 _GRACE = 5.0  # seconds that a process has to end by itself before a verdict ends it
 
@@ -133,18 +137,21 @@ class Watchdog:
             silence=self.silence,
         )
         self._exchanged = time.monotonic()
+        sharing.use(self)
         # Daemons: the watch must not keep a process alive that has done its work.
         Thread(target=self._exchange, args=(self._store,), daemon=True).start()
         Thread(target=self._watch, args=(self._store,), daemon=True).start()
         return port
 
-    def from_first(self, make: Callable[[], int]) -> int:
-        """Gives all ranks a number that rank 0 makes; they wait for as long as that takes.
+    def from_first(self, key: str, make: Callable[[], T]) -> T:
+        """Gives all ranks what rank 0 makes; they wait for as long as that takes.
 
         Args:
-            make: Called on rank 0 only.
+            key: Names the thing; the same on all ranks.
+            make: Makes it, of plain lists, dicts, texts and numbers; called on rank 0 only.
 
         Raises:
+            UserError: What `make` raised on rank 0; without a text on the others.
             Lost: Another process ended meanwhile.
         """
         if self._store is None:
@@ -152,17 +159,24 @@ class Watchdog:
 
         # Through the store: no process group exists yet.
         if self.rank == 0:
-            made = make()
-            self._store.publish(made)
+            try:
+                made = make()
+            except UserError as error:
+                self._store.publish(key, {"status": error.status})
+                raise
+            self._store.publish(key, {"made": made})
             return made
 
+        place = self._here.position.place
         self.at(ASKING)
-        while (published := self._store.published()) is None:
+        while (published := self._store.published(key)) is None:
             if self._verdict is not None:
                 raise self._verdict.as_error(self.rank)
             time.sleep(self.interval / 10)
-        self.at(STARTING)
-        return published
+        self.at(place)
+        if "made" not in published:
+            raise Lost("", status=published["status"])  # rank 0 prints it
+        return cast(T, published["made"])
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -235,6 +249,7 @@ class Watchdog:
             return
 
         self._over.set()
+        sharing.use(None)
         with contextlib.suppress(Exception):  # the store may be gone already
             if message:
                 blame = f"{self._store.own_name} ended: {message}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from align_train.cluster import collectives
-from align_train.cluster.run_store import ASKING, ENDING, EVALUATING, FINISHED, STARTING, Position
+from align_train.cluster.run_store import ENDING, EVALUATING, FINISHED, STARTING, Position
 
 LONG = 3  # times the timeout
 
@@ -72,5 +72,4 @@ class Whereabouts:
             timeout: Seconds.
         """
         # Rank 0, for which it waits there, looks at its own progress.
-        waits = self._place in (ASKING, FINISHED)
-        return not waits and now - self._since > self.times * timeout
+        return self._place != FINISHED and now - self._since > self.times * timeout

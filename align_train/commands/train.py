@@ -76,7 +76,7 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
             lock.take()
         return folder.last_step()
 
-    finished_steps = watchdog.from_first(look)
+    finished_steps = watchdog.from_first("finished steps", look)
     if finished_steps < settings.steps:
         _run(settings, folder, lock, watchdog, finished_steps)
     elif launcher.is_first_process():

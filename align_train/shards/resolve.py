@@ -17,6 +17,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 from tqdm import tqdm
 
+from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
@@ -106,17 +107,26 @@ def scan(
         UserError: A tar cannot be read, is broken, or has no pairs.
     """
     shard_cache = cache or ShardCache()
-    # Threads suffice: each waits for the disk or the network most of its time.
-    with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
-        counted = tqdm(
-            pool.map(lambda url: _count(url, caption, shard_cache), urls),
-            total=len(urls),
-            desc="counting shards",
-            disable=not progress,
-            leave=False,
-            delay=1,
-        )
-        return checked(Manifest(tuple(counted), source))
+
+    def count() -> list[tuple[str, int, int]]:
+        rows = []
+        # Threads suffice: each waits for the disk or the network most of its time.
+        with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
+            for shard in tqdm(
+                pool.map(lambda url: _count(url, caption, shard_cache), urls),
+                total=len(urls),
+                desc="counting shards",
+                disable=not progress,
+                leave=False,
+                delay=1,
+            ):
+                rows.append((shard.url, shard.pairs, shard.bytes))
+                note_progress()
+        return rows
+
+    counted = from_first(f"shards {source} {caption.extension} {caption.field}", count)
+    shards = tuple(Shard(url, pairs, size) for url, pairs, size in counted)
+    return checked(Manifest(shards, source))
 
 
 def _count(url: str, caption: CaptionSource, cache: ShardCache) -> Shard:
