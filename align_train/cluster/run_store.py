@@ -9,6 +9,7 @@ Price: one small message a process and second.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -37,6 +38,7 @@ EVALUATING = "evaluating"  # and by which evaluator
 ENDING = "ending the training"
 FINISHED = "finished"
 
+_PART = 4 * 2**20  # bytes of a published thing in one value
 _LOOKS = 40  # while rank 0 waits for the others to leave
 _LEAST_TIMEOUT = 10.0  # seconds that one request to the store may take, at least
 
@@ -223,13 +225,22 @@ class RunStore:
     def publish(self, key: str, made: dict[str, Any]) -> None:
         """Rank 0 hands a dict of plain lists, dicts, texts and numbers to the other ranks."""
         packed = zlib.compress(json.dumps(made).encode(), level=1)
-        self._store.set(f"made/{key}", packed)  # type: ignore[arg-type]
+        # The store takes neither long keys nor values of more than 8 MiB.
+        name = f"made/{_hash(key)}"
+        parts = range(0, len(packed), _PART)
+        for number, start in enumerate(parts):
+            part = packed[start : start + _PART]
+            self._store.set(f"{name}/{number}", part)  # type: ignore[arg-type]
+        self._store.set(name, str(len(parts)))
 
     def published(self, key: str) -> dict[str, Any] | None:
         """The dict that rank 0 handed out; None until it has."""
-        if not self._store.check([f"made/{key}"]):
+        name = f"made/{_hash(key)}"
+        if not self._store.check([name]):
             return None
-        made: dict[str, Any] = json.loads(zlib.decompress(self._store.get(f"made/{key}")))
+        parts = range(int(self._store.get(name)))
+        packed = b"".join(self._store.get(f"{name}/{number}") for number in parts)
+        made: dict[str, Any] = json.loads(zlib.decompress(packed))
         return made
 
     def finish_first(self) -> None:
@@ -266,3 +277,8 @@ class RunStore:
     def _count(self, key: str) -> int:
         # `get` would wait for a counter that nobody has begun.
         return int(self._store.add(key, 0))
+
+
+def _hash(key: str) -> str:
+    # Names of files need not be UTF-8.
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

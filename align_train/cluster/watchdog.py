@@ -161,8 +161,10 @@ class Watchdog:
         if self.rank == 0:
             try:
                 made = make()
-            except UserError as error:
-                self._store.publish(key, {"status": error.status})
+            except Exception as error:
+                # The others must not wait. An OSError becomes a UserError on its way.
+                default = UserError.status if isinstance(error, OSError) else 1
+                self._store.publish(key, {"status": getattr(error, "status", default)})
                 raise
             self._store.publish(key, {"made": made})
             return made

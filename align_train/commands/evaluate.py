@@ -94,6 +94,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
             # The next port, as in training.
             host, port = started.rendezvous
             watchdog.open(host, port + 1)
+            watchdog.group_formed()
         return _evaluate_together(settings, device, watchdog)
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -187,6 +188,9 @@ class _Resolver:
         return self._scan(tars, shards)
 
     def _tars(self, shards: str) -> Manifest:
+        return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
+
+    def _find(self, shards: str) -> list[str]:
         # Sorted: the order of a glob is that of the disk, and the order of shards must not be.
         tars = sorted(set(_expand(shards)))
         if not tars:
@@ -200,7 +204,7 @@ class _Resolver:
                 f"{self.key}={shards}: {len(missing)} of {len(tars)} shards are missing, "
                 f"first {missing[0]}; {HOW_TO_PREPARE}"
             )
-        return self._scan(tars, shards)
+        return tars
 
     def _remote(self, shards: str) -> Manifest:
         """Opens a URL.
@@ -215,7 +219,7 @@ class _Resolver:
         tars: list[str] = []
         for name in _braces(shards):
             if glob.has_magic(name):
-                tars += self.cache.glob(name)
+                tars += from_first(f"tars {name}", partial(self.cache.glob, name))
             elif name.endswith(".tar"):
                 tars.append(name)
             else:
@@ -224,7 +228,8 @@ class _Resolver:
                 try:
                     return read_manifest(f"{folder}/{MANIFEST_NAME}", cache=self.cache)
                 except FileNotFoundError:
-                    tars += self.cache.glob(f"{folder}/*.tar")
+                    pattern = f"{folder}/*.tar"
+                    tars += from_first(f"tars {pattern}", partial(self.cache.glob, pattern))
         if not tars:
             raise UserError(
                 f"{self.key}={shards}: neither {MANIFEST_NAME} nor *.tar there; {HOW_TO_PREPARE}"

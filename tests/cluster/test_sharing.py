@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,14 @@ def test_what_rank_0_cannot_read_ends_all_with_one_line(demo: Path, tmp_path: Pa
     first, other = on_ranks(2, fail_on_rank_0, str(tmp_path / "0.tar"), folder=tmp_path / "found")
     assert [bool(value) for value in first] == [True, False]
     assert [bool(value) for value in other] == [False, True]
+
+
+def test_what_is_shared_may_be_large() -> None:
+    store, _ = RunStore.open("127.0.0.1", 0, rank=0, processes=2, patience=30, silence=30)
+    texts = [random.Random(0).randbytes(10_000_000).hex()]
+    assert store.published("texts" * 9000) is None
+    store.publish("texts" * 9000, {"made": texts})
+    assert store.published("texts" * 9000) == {"made": texts}
 
 
 def test_the_beats_of_ranks_that_have_not_come_are_no_wait() -> None:
