@@ -10,20 +10,19 @@ way when it ends.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from lightning.pytorch.loggers import Logger
 
 from align_train.cluster import launcher
-from align_train.cluster.collectives import join, rank, report_first_error
+from align_train.cluster.collectives import rank, report_first_error
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
-from align_train.commands.devices import check_loader, device_of
+from align_train.commands.devices import check_loader, joined
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.config.components import build
@@ -88,7 +87,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
     with (
         watchdog.watching(),
         explaining(watchdog, lambda _: None, memory=_MEMORY),
-        _joined(settings.device) as device,
+        joined(settings.device, timeout=LONG * _TIMEOUT) as device,
     ):
         if watchdog.processes > 1:
             # The next port, as in training.
@@ -165,25 +164,6 @@ def evaluate_run(
     )
     if rank() == 0:
         _write_down(folder, results, title=settings.name, loggers=loggers)
-
-
-@contextmanager
-def _joined(name: str) -> Iterator[torch.device]:
-    """This process's device, in a group with all that torchrun or srun has started."""
-    device = device_of(name)
-    started = launcher.current()
-    if device.type == "cuda" and started.started_all and started.world_size > 1:
-        # NCCL wants a GPU for each rank. A process that sees a single one has that.
-        count = torch.cuda.device_count()
-        if name != "cuda" or started.local_rank >= count > 1:
-            raise UserError(
-                f"device={name}: process {started.local_rank} of this machine, which has {count} "
-                f"GPUs, needs one for itself; give device=cuda, and start one process per GPU"
-            )
-        torch.cuda.set_device(device)
-
-    with join(device, timeout=LONG * _TIMEOUT):
-        yield device
 
 
 def _prepare(
