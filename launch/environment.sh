@@ -11,6 +11,8 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON=$repository/.venv/bin/python
     [ -x "$PYTHON" ] || PYTHON=python3
 fi
+# Rank 0 has two connections to every rank. Usual limits end at some 500 ranks.
+ulimit -n "$(ulimit -Hn)" || true
 export PYTHONUNBUFFERED=1 # otherwise a log lags behind the run
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
@@ -25,4 +27,5 @@ if [ -n "${SLURM_JOB_ID:-}" ]; then
 fi
 # If a rank dies, srun must not act at once: the others notice, name that rank and end. Ranks that
 # stay after that are frozen, and srun ends them after WAIT seconds.
-read -ra srun_options <<< "--kill-on-bad-exit=0 --wait=${WAIT:-120} ${SRUN_OPTIONS:-}"
+# Neighbouring tasks share a socket, as neighbouring GPUs do; Slurm's default deals tasks out in turn.
+read -ra srun_options <<< "--kill-on-bad-exit=0 --wait=${WAIT:-120} --distribution=block:block ${SRUN_OPTIONS:-}"

@@ -10,11 +10,18 @@ fi
 # shellcheck source=launch/environment.sh
 source "$repository/launch/environment.sh"
 if [ -z "${PROCESSES:-}" ]; then
-    PROCESSES=$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        IFS=, read -ra gpus <<< "$CUDA_VISIBLE_DEVICES"
+        PROCESSES=${#gpus[@]}
+    else
+        # Slices of a GPU (MIG) have lines of their own; a process sees only one of them.
+        PROCESSES=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
+    fi
     [ "$PROCESSES" -gt 0 ] || PROCESSES=1
 fi
+read -ra torchrun_options <<< "${TORCHRUN_OPTIONS:-}"
 exec "${prefix[@]}" "$PYTHON" -m torch.distributed.run \
     --nnodes "${NODES:-1}" --node-rank "${NODE:-0}" --nproc-per-node "$PROCESSES" \
     --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
-    --signals-to-handle SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT \
+    --signals-to-handle SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT "${torchrun_options[@]}" \
     -m align_train "$@"

@@ -6,6 +6,7 @@ code path. Collective means: all ranks must call it, in the same order.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,19 +26,22 @@ _AT_A_TIME = 65_536  # bytes of each rank's text, so 64 MiB of 1,024 ranks
 _TO_SETTLE = 0.1  # seconds in which the threads of a collective have ended
 
 _alone = False
+_begun = 0
 
 
 @contextmanager
-def join(backend: Literal["nccl", "gloo"]) -> Iterator[None]:
+def join(device: torch.device, *, timeout: float) -> Iterator[None]:
     """Joins the processes that the launcher has started in a process group; alone, in none.
 
     For commands that evaluate; training leaves this to Lightning, at the same rendezvous.
 
     Args:
-        backend: The process group's.
+        device: This process's.
+        timeout: Seconds that a collective may take.
 
     Yields:
-        Once all processes have come. The group ends with the block.
+        Once all processes have come. The group ends with the block. If the block raises, the group
+        stays: NCCL would wait for the others to end it too, before anybody learns of the error.
 
     Raises:
         Lost: They have not come within two minutes.
@@ -63,12 +67,29 @@ def join(backend: Literal["nccl", "gloo"]) -> Iterator[None]:
             f"task {started.rank} does not reach the first one at {host}:{port} ({reason}); "
             f"set MASTER_ADDR and MASTER_PORT to where that can be reached"
         ) from None
-    dist.init_process_group(backend, store=store, rank=started.rank, world_size=started.world_size)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        leave_errors_to_watchdog()
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=started.rank,
+        world_size=started.world_size,
+        timeout=timedelta(seconds=timeout),
+        # Otherwise NCCL guesses the GPU from the rank: wrong if tasks see more GPUs than they are.
+        device_id=device if on_gpu else None,
+    )
 
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
+
+
+def leave_errors_to_watchdog() -> None:
+    """Keeps NCCL from killing this process, without a message, as soon as a peer is gone.
+
+    The watchdog says which process it was, and ends those that hang.
+    """
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
 
 
 def world_size() -> int:
@@ -79,6 +100,17 @@ def world_size() -> int:
 def rank() -> int:
     """This process in the process group, from 0; 0 without one."""
     return dist.get_rank() if _in_group() else 0
+
+
+def begun() -> int:
+    """How many collectives of this module this rank has begun: all ranks begin the same ones."""
+    return _begun
+
+
+def _begin() -> None:
+    # For the watchdog: the rank that keeps the others waiting has begun fewer than they have.
+    global _begun
+    _begun += 1
 
 
 def _in_group() -> bool:
@@ -119,6 +151,7 @@ def gather(local: Tensor) -> Tensor:
     if world_size() == 1:
         return local
 
+    _begin()
     # Into one tensor: a list of one a rank would be copied once more.
     gathered = local.new_empty((world_size() * local.shape[0], *local.shape[1:]))
     dist.all_gather_into_tensor(gathered, local.contiguous())
@@ -188,6 +221,7 @@ def scatter_sum(parts: Tensor) -> Tensor:
     if world_size() == 1:
         return parts
 
+    _begin()
     local = parts.new_empty((parts.shape[0] // world_size(), *parts.shape[1:]))
     dist.reduce_scatter_tensor(local, parts.contiguous())
     return local
@@ -204,6 +238,7 @@ def all_reduce_(value: Tensor, operation: Literal["sum", "max"] = "sum") -> Tens
         `value` itself.
     """
     if world_size() > 1:
+        _begin()
         kinds = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
         dist.all_reduce(value, kinds[operation])
     return value

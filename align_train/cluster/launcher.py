@@ -138,9 +138,10 @@ class Slurm(Launcher):
         return Rendezvous(host, int(port))
 
     def more_gpus(self, devices: int) -> str:
-        """A task that sees only its own GPU cannot share them out by rank."""
+        """Slurm's options."""
         return (
-            f"ask Slurm for --gpus-per-node={devices} (each task must see all GPUs of its machine)"
+            f"ask Slurm for --gpus-per-node={devices} (each task must see all GPUs of its machine, "
+            f"or exactly one)"
         )
 
 

@@ -9,26 +9,36 @@ Price: one small message a process and second.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 import time
-from dataclasses import dataclass
+import zlib
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from datetime import timedelta
+from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
 from align_train.errors import Lost, UserError
 
-# Places of `Position`; others (saving a checkpoint) come after the backward pass of their step.
+# Places of `Position`; `lookout.py` has their order.
 STARTING = "starting"
+ASKING = "waiting for rank 0"
+MEETING = "starting together"
 TRYING = "finding the chunk size that fits"
 TRIED = "waiting for others to find the chunk size that fits"
 WAITING = "waiting for data"
 FORWARD = "forward pass"
+COMPILING = "compiling"  # and which block: a part of the forward pass
 BACKWARD = "backward pass"
-EVALUATING = "evaluating"
+EVALUATING = "evaluating"  # and by which evaluator
+ENDING = "ending the training"
+FINISHED = "finished"
 
+_PART = 4 * 2**20  # bytes of a published thing in one value
 _LOOKS = 40  # while rank 0 waits for the others to leave
 _LEAST_TIMEOUT = 10.0  # seconds that one request to the store may take, at least
 
@@ -41,11 +51,13 @@ class Position:
         step: The step, from 1; 0 before the first.
         place: The part of the step, e.g. "forward pass".
         passes: Chunks that went through the model since the place began.
+        collectives: Collectives of ours that it has begun (`collectives.begun`).
     """
 
     step: int
     place: str
     passes: int
+    collectives: int = 0
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.place}" if self.step else self.place
@@ -89,15 +101,21 @@ class Verdict:
 class RunStore:
     """One process's view of the store."""
 
-    def __init__(self, store: TCPStore, *, rank: int) -> None:
+    def __init__(self, store: TCPStore, *, rank: int, processes: int) -> None:
         """Enters this process in the store; waits until rank 0 has done so too.
 
         Args:
             store: An open store.
             rank: This process's rank.
+            processes: How many processes the run has.
         """
         self._store = store
         self._rank = rank
+
+        if rank == 0:
+            # A request for a counter that nobody has begun would wait.
+            for other in range(processes):
+                store.add(f"beat/{other}", 0)
 
         self.own_name = f"rank {rank} ({socket.gethostname()}, process {os.getpid()})"
         store.set(f"who/{rank}", self.own_name)
@@ -106,7 +124,14 @@ class RunStore:
 
     @classmethod
     def open(
-        cls, host: str, port: int, *, rank: int, patience: float, silence: float
+        cls,
+        host: str,
+        port: int,
+        *,
+        rank: int,
+        processes: int,
+        patience: float,
+        silence: float,
     ) -> tuple[RunStore, int]:
         """Rank 0 starts the store, the other ranks connect to it.
 
@@ -114,6 +139,7 @@ class RunStore:
             host: The machine of rank 0.
             port: The store's port on that machine; 0 takes any that is free.
             rank: This process's rank.
+            processes: How many processes the run has.
             patience: Seconds to wait for rank 0.
             silence: Seconds that one later request may take (10 at least).
 
@@ -144,7 +170,7 @@ class RunStore:
             ) from None
 
         store.set_timeout(timedelta(seconds=max(silence, _LEAST_TIMEOUT)))
-        return cls(store, rank=rank), int(store.port)
+        return cls(store, rank=rank, processes=processes), int(store.port)
 
     def beat(self, position: Position) -> None:
         """Gives a sign of life.
@@ -152,13 +178,14 @@ class RunStore:
         Args:
             position: Where this process is.
         """
-        values = [position.step, position.place, position.passes]
-        self._store.set(f"state/{self._rank}", json.dumps(values))
+        self._store.set(f"state/{self._rank}", json.dumps(astuple(position)))
         self._store.add(f"beat/{self._rank}", 1)
 
-    def beats_of(self, rank: int) -> int:
-        """How many signs of life a rank has given; 0 if it has not come yet."""
-        return self._count(f"beat/{rank}")
+    def beats_of(self, ranks: Sequence[int]) -> list[int]:
+        """How many signs of life each of these ranks has given; 0 if it has not come yet."""
+        # One request: with 1,024 ranks rank 0 would make as many in each second.
+        counts = self._store.multi_get([f"beat/{rank}" for rank in ranks])
+        return [int(count) for count in counts]
 
     def position_of(self, rank: int) -> Position | None:
         """Where a rank was at its last sign of life; None if it has given none."""
@@ -195,15 +222,26 @@ class RunStore:
             return None
         return Verdict(**json.loads(self._store.get("verdict")))
 
-    def publish(self, number: int) -> None:
-        """Rank 0 hands a number to the other ranks, once."""
-        self._store.set("made", str(number))
+    def publish(self, key: str, made: dict[str, Any]) -> None:
+        """Rank 0 hands a dict of plain lists, dicts, texts and numbers to the other ranks."""
+        packed = zlib.compress(json.dumps(made).encode(), level=1)
+        # The store takes neither long keys nor values of more than 8 MiB.
+        name = f"made/{_hash(key)}"
+        parts = range(0, len(packed), _PART)
+        for number, start in enumerate(parts):
+            part = packed[start : start + _PART]
+            self._store.set(f"{name}/{number}", part)  # type: ignore[arg-type]
+        self._store.set(name, str(len(parts)))
 
-    def published(self) -> int | None:
-        """The number that rank 0 handed out; None until it has."""
-        if not self._store.check(["made"]):
+    def published(self, key: str) -> dict[str, Any] | None:
+        """The dict that rank 0 handed out; None until it has."""
+        name = f"made/{_hash(key)}"
+        if not self._store.check([name]):
             return None
-        return int(self._store.get("made"))
+        parts = range(int(self._store.get(name)))
+        packed = b"".join(self._store.get(f"{name}/{number}") for number in parts)
+        made: dict[str, Any] = json.loads(zlib.decompress(packed))
+        return made
 
     def finish_first(self) -> None:
         """Rank 0 has done all of its work."""
@@ -239,3 +277,8 @@ class RunStore:
     def _count(self, key: str) -> int:
         # `get` would wait for a counter that nobody has begun.
         return int(self._store.add(key, 0))
+
+
+def _hash(key: str) -> str:
+    # Names of files need not be UTF-8.
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -8,8 +8,8 @@ a run:
 - *silent*: a process that gives no sign for `silence` seconds is dead, frozen (SIGSTOP, a machine
   that swaps) or cut off. Rank 0 looks at all, all look at rank 0. If a collective has reported
   that a process is gone, a few seconds of silence tell which.
-- *stuck*: all processes live, but one has got nowhere for `timeout` seconds: those behind the
-  others are named. Starting and evaluating have only the collectives' own timeout.
+- *stuck*: all processes live, but one that is behind the others has got nowhere for `timeout`
+  seconds; at some places it may take longer (`whereabouts.py`).
 
 If the main thread hangs in a collective, only `os._exit` gets it out. Checkpoints are whole or
 absent, so this loses only the work since the last one.
@@ -25,12 +25,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from threading import Event, Thread
+from typing import TypeVar, cast
 
+from align_train.cluster import sharing
 from align_train.cluster.lookout import Lookout
-from align_train.cluster.run_store import EVALUATING, STARTING, Position, RunStore, Verdict
+from align_train.cluster.run_store import ASKING, FINISHED, RunStore, Verdict
+from align_train.cluster.whereabouts import Whereabouts
 from align_train.errors import Lost, UserError
 
-_NEVER_STUCK = (STARTING, EVALUATING)  # these may take any time
+T = TypeVar("T")
+
 _GRACE = 5.0  # seconds that a process has to end by itself before a verdict ends it
 
 
@@ -41,7 +45,14 @@ class Watchdog:
     """
 
     def __init__(
-        self, *, rank: int, processes: int, silence: float, timeout: float, all_come: bool
+        self,
+        *,
+        rank: int,
+        processes: int,
+        silence: float,
+        timeout: float,
+        all_come: bool,
+        setting: str = "trainer.timeout",
     ) -> None:
         """Starts nothing yet, see `open`.
 
@@ -51,6 +62,7 @@ class Watchdog:
             silence: Seconds without a sign of life after which a process counts as gone.
             timeout: Seconds without progress after which a process counts as stuck.
             all_come: True if a launcher has started all processes, False if rank 0 starts them.
+            setting: The setting of the timeout, for messages; empty: there is none.
         """
         self.rank = rank
         self.processes = processes
@@ -68,34 +80,32 @@ class Watchdog:
         self._over = Event()
         self._first_is_done = Event()
         self._verdict: Verdict | None = None
-        # The main thread writes these, the first thread reads them; no lock is needed for it.
-        self._step = 0
-        self._place = STARTING
-        self._passes = 0
-        self._since = time.monotonic()
+        self._here = Whereabouts()
 
         self._exchanged = time.monotonic()
         self._stuck = False
         self._somebody_left = False
-        self._lookout = Lookout(rank=rank, processes=processes, silence=silence, timeout=timeout)
+        self._lookout = Lookout(
+            rank=rank,
+            processes=processes,
+            silence=silence,
+            timeout=timeout,
+            all_come=all_come,
+            setting=setting,
+        )
 
     def at(self, place: str, step: int | None = None) -> None:
         """Notes where this process is; the next sign of life carries it.
 
         Args:
-            place: E.g. "forward pass".
+            place: E.g. "forward pass", "compiling block 3 of 12".
             step: The step, from 1; None: the same as before.
         """
-        self._place = place
-        self._passes = 0
-        self._since = time.monotonic()
-        if step is not None:
-            self._step = step
+        self._here.at(place, step)
 
     def pass_done(self) -> None:
-        """Notes that one more chunk has gone through the model: progress within a place."""
-        self._passes += 1
-        self._since = time.monotonic()
+        """Notes progress within a place: one more chunk has gone through a model."""
+        self._here.pass_done()
 
     def group_formed(self) -> None:
         """Notes that all processes have found each other in a process group."""
@@ -119,21 +129,29 @@ class Watchdog:
             return port
 
         self._store, port = RunStore.open(
-            host, port, rank=self.rank, patience=self.timeout, silence=self.silence
+            host,
+            port,
+            rank=self.rank,
+            processes=self.processes,
+            patience=self.timeout,
+            silence=self.silence,
         )
         self._exchanged = time.monotonic()
+        sharing.use(self)
         # Daemons: the watch must not keep a process alive that has done its work.
         Thread(target=self._exchange, args=(self._store,), daemon=True).start()
         Thread(target=self._watch, args=(self._store,), daemon=True).start()
         return port
 
-    def from_first(self, make: Callable[[], int]) -> int:
-        """Gives all ranks a number that rank 0 makes; they wait for as long as that takes.
+    def from_first(self, key: str, make: Callable[[], T]) -> T:
+        """Gives all ranks what rank 0 makes; they wait for as long as that takes.
 
         Args:
-            make: Called on rank 0 only.
+            key: Names the thing; the same on all ranks.
+            make: Makes it, of plain lists, dicts, texts and numbers; called on rank 0 only.
 
         Raises:
+            UserError: What `make` raised on rank 0; without a text on the others.
             Lost: Another process ended meanwhile.
         """
         if self._store is None:
@@ -141,15 +159,26 @@ class Watchdog:
 
         # Through the store: no process group exists yet.
         if self.rank == 0:
-            made = make()
-            self._store.publish(made)
+            try:
+                made = make()
+            except Exception as error:
+                # The others must not wait. An OSError becomes a UserError on its way.
+                default = UserError.status if isinstance(error, OSError) else 1
+                self._store.publish(key, {"status": getattr(error, "status", default)})
+                raise
+            self._store.publish(key, {"made": made})
             return made
 
-        while (published := self._store.published()) is None:
+        place = self._here.position.place
+        self.at(ASKING)
+        while (published := self._store.published(key)) is None:
             if self._verdict is not None:
                 raise self._verdict.as_error(self.rank)
             time.sleep(self.interval / 10)
-        return published
+        self.at(place)
+        if "made" not in published:
+            raise Lost("", status=published["status"])  # rank 0 prints it
+        return cast(T, published["made"])
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -204,17 +233,14 @@ class Watchdog:
 
         missing = self._lookout.missing(self._store)
         if missing and not self._in_group:
-            return Lost(
-                f"{missing}: has not come within {self.timeout:g} s (trainer.timeout); "
-                f"did it end before?"
-            )
+            return Lost(f"{missing}: has not come; did it end before?")
         return Lost(
             f"connection between ranks lost although all are alive; check the network "
             f"({text[:300]})"
         )
 
     def _wait_for_first(self) -> None:
-        self.at(EVALUATING)  # so that this rank does not count as stuck
+        self.at(FINISHED)  # so that this rank does not count as stuck
         while self._store is not None and self.rank != 0 and self._verdict is None:
             if self._first_is_done.wait(self.interval):
                 return
@@ -225,6 +251,7 @@ class Watchdog:
             return
 
         self._over.set()
+        sharing.use(None)
         with contextlib.suppress(Exception):  # the store may be gone already
             if message:
                 blame = f"{self._store.own_name} ended: {message}"
@@ -244,7 +271,7 @@ class Watchdog:
         """The first thread: gives signs of life and looks for those of others."""
         while not self._over.wait(self.interval):
             try:
-                store.beat(Position(self._step, self._place, self._passes))
+                store.beat(self._here.position)
                 self._look(store)
             except Exception:  # of any kind: the store is gone, and with it rank 0
                 if not self._over.is_set():
@@ -266,7 +293,7 @@ class Watchdog:
             self._lookout.blame_child(store, *ended)
         self._lookout.look(store, soon=self._somebody_left)
         if self._stuck:
-            self._lookout.blame_who_is_behind(store)
+            self._lookout.blame_who_is_behind(store, times=self._here.times)
 
     def _watch(self, store: RunStore) -> None:
         """The second thread: never waits for anything, and ends the process if need be."""
@@ -277,15 +304,14 @@ class Watchdog:
             if now - last > self.silence / 2:
                 # This process was frozen itself: the signs that it missed blame nobody.
                 self._exchanged = now
-                self._since = now
+                self._here.begin_anew(now)
                 self._lookout.begin_anew(now)
             last = now
 
             # The first thread may hang in a request to a store that is gone.
             if now - self._exchanged > self.silence + 2 * self.interval:
                 self._decide(f"{store.first_name} has given no sign of life for {self.silence:g} s")
-            if self._place not in _NEVER_STUCK and now - self._since > self.timeout:
-                self._stuck = True
+            self._stuck = self._here.is_stuck(now, self.timeout)
 
             # A main thread that does not hang ends by an error of its own, with its clean-up.
             if self._verdict is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from align_train.cluster import launcher
+from align_train.cluster.collectives import join
 from align_train.config.schema import EmbedSettings, EvaluateSettings
 from align_train.errors import UserError
 
@@ -50,6 +53,48 @@ def device_of(name: str) -> torch.device:
         reason = str(error).splitlines()[0][:_QUOTED]
         raise UserError(f"device={name}: not there ({reason}); take device=cpu") from None
     return device
+
+
+def sees_own_gpu_only(visible: int) -> bool:
+    """Whether each process of a machine was given one GPU, and sees no other.
+
+    Slurm's `--gpus-per-task` and some sites do so. Each process's GPU is then its number 0.
+
+    Args:
+        visible: How many GPUs this process sees.
+    """
+    started = launcher.current()
+    return visible == 1 and started.started_all and started.processes_per_node > 1
+
+
+@contextmanager
+def joined(name: str, *, timeout: float) -> Iterator[torch.device]:
+    """Joins all that torchrun or srun has started in a process group.
+
+    Args:
+        name: As of `device_of`.
+        timeout: Seconds that a collective may take.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        UserError: It is not there, or two processes would share it.
+    """
+    device = device_of(name)
+    started = launcher.current()
+    if device.type == "cuda" and started.started_all and started.world_size > 1:
+        # NCCL wants a GPU for each rank. A process that sees a single one has that.
+        count = torch.cuda.device_count()
+        if name != "cuda" or started.local_rank >= count > 1:
+            raise UserError(
+                f"device={name}: process {started.local_rank} of this machine, which has {count} "
+                f"GPUs, needs one for itself; give device=cuda, and start one process per GPU"
+            )
+        torch.cuda.set_device(device)
+
+    with join(device, timeout=timeout):
+        yield device
 
 
 def check_loader(settings: EmbedSettings | EvaluateSettings) -> None:

@@ -10,16 +10,20 @@ way when it ends.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from lightning.pytorch.loggers import Logger
 
 from align_train.cluster import launcher
-from align_train.cluster.collectives import join, rank, report_first_error
-from align_train.commands.devices import check_loader, device_of, loader_workers
+from align_train.cluster.collectives import rank, report_first_error
+from align_train.cluster.limits import allow_open_files
+from align_train.cluster.run_store import EVALUATING
+from align_train.cluster.watchdog import Watchdog
+from align_train.cluster.whereabouts import LONG
+from align_train.commands.devices import check_loader, joined, loader_workers
+from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -49,6 +53,12 @@ _SIZES = ("image_size", "resize_size")
 _LEAST_SIDE = 8
 _LARGEST_SIDE = 4096
 
+# Of the watch over several processes, as `trainer.silence` and `trainer.timeout` by default.
+_SILENCE = 60.0
+_TIMEOUT = 900.0
+
+_MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
+
 _TINY = 1e-3  # below it, four digits after the point would say too little
 
 
@@ -64,29 +74,55 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
     Raises:
         UserError: A setting, the model or a set of images is not as expected.
     """
-    with _joined(settings.device) as device:
-        # If one rank cannot begin, none may wait for it in the first collective.
-        with report_first_error(device):
-            check_loader(settings)
-            pretrained, evaluators, sets = _prepare(settings)
+    allow_open_files()
+    started = launcher.current()
+    watchdog = Watchdog(
+        rank=started.rank,
+        processes=started.world_size if started.started_all else 1,
+        silence=_SILENCE,
+        timeout=_TIMEOUT,
+        setting="",
+        all_come=True,
+    )
+    with (
+        watchdog.watching(),
+        explaining(watchdog, lambda _: None, memory=_MEMORY),
+        joined(settings.device, timeout=LONG * _TIMEOUT) as device,
+    ):
+        if watchdog.processes > 1:
+            # The next port, as in training.
+            host, port = started.rendezvous
+            watchdog.open(host, port + 1)
+            watchdog.group_formed()
+        return _evaluate_together(settings, device, watchdog)
 
-        results = _evaluate(
-            pretrained,
-            evaluators,
-            RunFolder(_results_folder(settings, pretrained)),
-            sets=sets,
-            chunk_size=settings.chunk_size,
-            workers=loader_workers(settings.workers, device),
-            device=device,
-        )
 
-        if pretrained.run and _as_in_run(settings) and rank() == 0:
-            run = read_run(pretrained.run.config)
-            # Only of a finished run: nobody else writes its metrics.csv any more.
-            if results["step"] >= run.steps:
-                loggers = run_loggers(run, pretrained.run)
-                _write_down(pretrained.run, results, title=run.name, loggers=loggers)
-        return results
+def _evaluate_together(
+    settings: EvaluateSettings, device: torch.device, watchdog: Watchdog
+) -> dict[str, float]:
+    # If one rank cannot begin, none may wait for it in the first collective.
+    with report_first_error(device):
+        check_loader(settings)
+        pretrained, evaluators, sets = _prepare(settings)
+
+    results = _evaluate(
+        pretrained,
+        evaluators,
+        RunFolder(_results_folder(settings, pretrained)),
+        sets=sets,
+        chunk_size=settings.chunk_size,
+        workers=loader_workers(settings.workers, device),
+        device=device,
+        watchdog=watchdog,
+    )
+
+    if pretrained.run and _as_in_run(settings) and rank() == 0:
+        run = read_run(pretrained.run.config)
+        # Only of a finished run: nobody else writes its metrics.csv any more.
+        if results["step"] >= run.steps:
+            loggers = run_loggers(run, pretrained.run)
+            _write_down(pretrained.run, results, title=run.name, loggers=loggers)
+    return results
 
 
 def evaluate_run(
@@ -97,6 +133,7 @@ def evaluate_run(
     data: PairsDataModule,
     device: torch.device,
     loggers: Sequence[Logger],
+    watchdog: Watchdog,
 ) -> None:
     """Evaluates a run's last checkpoint on all ranks. Collective.
 
@@ -109,6 +146,7 @@ def evaluate_run(
         data: The run's data.
         device: The device of this rank.
         loggers: The run's loggers.
+        watchdog: Learns which evaluator is at work, and of each chunk.
 
     Raises:
         UserError: There is no checkpoint, or an evaluator cannot use it.
@@ -122,28 +160,10 @@ def evaluate_run(
         chunk_size=settings.evaluation_chunk,
         workers=data.workers,
         device=device,
+        watchdog=watchdog,
     )
     if rank() == 0:
         _write_down(folder, results, title=settings.name, loggers=loggers)
-
-
-@contextmanager
-def _joined(name: str) -> Iterator[torch.device]:
-    """This process's device, in a group with all that torchrun or srun has started."""
-    device = device_of(name)
-    started = launcher.current()
-    if device.type == "cuda" and started.started_all and started.world_size > 1:
-        # NCCL wants a GPU for each rank. A process that sees a single one has that.
-        count = torch.cuda.device_count()
-        if name != "cuda" or started.local_rank >= count > 1:
-            raise UserError(
-                f"device={name}: process {started.local_rank} of this machine, which has {count} "
-                f"GPUs, needs one for itself; give device=cuda, and start one process per GPU"
-            )
-        torch.cuda.set_device(device)
-
-    with join("nccl" if device.type == "cuda" else "gloo"):
-        yield device
 
 
 def _prepare(
@@ -285,8 +305,10 @@ def _evaluate(
     chunk_size: int,
     workers: int,
     device: torch.device,
+    watchdog: Watchdog,
 ) -> dict[str, float]:
     """Calls the evaluators one after another. folder: for results.json and the images."""
+    watchdog.at(EVALUATING)
     embedder = Embedder(
         model=pretrained.build().to(device),
         tokenizer=sets.vocabulary,
@@ -294,6 +316,7 @@ def _evaluate(
         device=device,
         chunk_size=chunk_size,
         workers=workers,
+        chunk_done=watchdog.pass_done,
     )
 
     # `step` and `held_out/pairs` first: the file and the table keep this order.
@@ -306,6 +329,7 @@ def _evaluate(
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
     for name, evaluator in evaluators.items():
+        watchdog.at(f"{EVALUATING} by {name}")
         for key, value in evaluator(embedder):
             results[f"{name}/{key}"] = value
         if rank() == 0:

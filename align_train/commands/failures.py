@@ -11,8 +11,9 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.errors import Lost, UserError
 from align_train.training.chunk_size import is_out_of_memory
 
-# How gloo says that a peer is gone. It raises a plain RuntimeError, so only the words tell.
+# How gloo and NCCL say that a peer is gone. Both raise RuntimeError, so only the words tell.
 _PEER_LEFT = (
+    "NCCL",
     "Connection closed by peer",
     "Connection reset by peer",
     "Connection refused",
@@ -20,18 +21,28 @@ _PEER_LEFT = (
     "Timed out waiting",
 )
 
+# Passes of a step are made again, but not everything can be, see docs/chunks.md.
+_MEMORY_OF_A_STEP = (
+    " where the step cannot be made again; start anew with a smaller chunk_size, recompute=true or "
+    "checkpoint_blocks=true, which change no number, or take more GPUs or a smaller batch_size"
+)
+
 _SHOWN = 100  # characters of torch's own message
 
 
 @contextlib.contextmanager
 def explaining(
-    watchdog: Watchdog, refused: Callable[[Exception], UserError | None]
+    watchdog: Watchdog,
+    refused: Callable[[Exception], UserError | None],
+    *,
+    memory: str = _MEMORY_OF_A_STEP,
 ) -> Iterator[None]:
     """Puts errors of training and evaluating in the user's words, if their cause is known.
 
     Args:
         watchdog: Knows which process is gone.
         refused: Explains an error of a checkpoint that does not load; None: it is not that.
+        memory: What to do if the device's memory runs out; the end of an error's line.
 
     Yields:
         Once, around what is run.
@@ -50,29 +61,27 @@ def explaining(
         raise
     except Exception as error:
         # torch, Lightning and zip files raise many kinds for what does not fit or is broken.
-        if (known := _explained(error, watchdog)) is not None:
+        if (known := _explained(error, watchdog, memory)) is not None:
             raise known from None
         if (known := refused(error)) is not None:
             raise known from error
         raise
 
 
-def _explained(error: Exception, watchdog: Watchdog) -> UserError | None:
+def _explained(error: Exception, watchdog: Watchdog, memory: str) -> UserError | None:
     """What an error of torch's means to the user; None if that is not known."""
     text = " ".join(str(error).split())
     if is_out_of_memory(error):
-        # Passes of a step are made again, but not everything can be, see docs/chunks.md.
-        return UserError(
-            f"out of memory ({text[:_SHOWN]}) where the step cannot be made again; start anew with "
-            f"a smaller chunk_size, recompute=true or checkpoint_blocks=true, which change no "
-            f"number, or take more GPUs or a smaller batch_size"
-        )
+        return UserError(f"out of memory ({text[:_SHOWN]}){memory}")
 
     # torch raises this wherever the run happens to be when a loader's process ends.
     if "DataLoader worker (pid" in text:
+        fix = "if it was killed for memory, lower data.workers"
+        if "Bus error" in text:
+            fix = "/dev/shm is too small: start the container with --ipc=host or --shm-size=64g"
         return Lost(
-            f"a loader process ended by itself ({text[:_SHOWN]}); if it was killed for memory, "
-            f"lower data.workers; the same command goes on from the last checkpoint"
+            f"a loader process ended by itself ({text[:_SHOWN]}); {fix}; "
+            f"the same command goes on from the last checkpoint"
         )
 
     peer_left = isinstance(error, RuntimeError) and any(words in text for words in _PEER_LEFT)

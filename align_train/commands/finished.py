@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from align_train.cluster.watchdog import Watchdog
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
@@ -11,7 +12,9 @@ from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
 
 
-def show_or_evaluate(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> None:
+def show_or_evaluate(
+    folder: RunFolder, settings: TrainSettings, finished_steps: int, watchdog: Watchdog
+) -> None:
     """Prints a finished run's results; evaluates the run first if that is still to do.
 
     A run can end between its last checkpoint and the end of its evaluation. Price if nothing is
@@ -21,6 +24,7 @@ def show_or_evaluate(folder: RunFolder, settings: TrainSettings, finished_steps:
         folder: The run's folder.
         settings: The settings of this start.
         finished_steps: The run's last step.
+        watchdog: Learns where this process is: others wait for it.
 
     Raises:
         UserError: The data that is evaluated is missing.
@@ -38,7 +42,15 @@ def show_or_evaluate(folder: RunFolder, settings: TrainSettings, finished_steps:
     on_gpu = settings.trainer.on_gpu and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     loggers = run_loggers(settings, folder)
-    evaluate_run(folder, settings, evaluators, data=data, device=device, loggers=loggers)
+    evaluate_run(
+        folder,
+        settings,
+        evaluators,
+        data=data,
+        device=device,
+        loggers=loggers,
+        watchdog=watchdog,
+    )
 
 
 def _is_evaluated(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> bool:

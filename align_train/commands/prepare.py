@@ -8,6 +8,7 @@ import shutil
 import torch
 
 from align_train.cluster import launcher
+from align_train.commands.devices import sees_own_gpu_only
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
 from align_train.errors import UserError
@@ -17,6 +18,8 @@ from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.tokenizer import Tokenizer
+
+_QUOTED = 100  # characters of torch's reason that an error quotes
 
 
 def check_processes(trainer: TrainerSettings) -> None:
@@ -44,24 +47,38 @@ def check_processes(trainer: TrainerSettings) -> None:
 
 
 def check_hardware(settings: TrainSettings) -> None:
-    """Checks this machine's GPUs, or its compiler; after the paths, before anything is built.
+    """Checks this machine's GPUs and driver, or its compiler, before anything is built.
 
     Args:
         settings: The run's settings.
 
     Raises:
-        UserError: There are fewer GPUs than processes, or no compiler.
+        UserError: There are fewer GPUs than processes, the driver is too old, or no compiler.
     """
-    devices = settings.trainer.devices
     if settings.trainer.on_gpu:
-        count = torch.cuda.device_count()
-        if count < devices:
-            fix = launcher.current().more_gpus(devices)
-            raise UserError(f"trainer.devices={devices}: {count} GPUs found here; {fix}")
+        _check_gpus(settings.trainer.devices)
     elif settings.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out"
         )
+
+
+def _check_gpus(devices: int) -> None:
+    count = torch.cuda.device_count()
+    if count < devices and not sees_own_gpu_only(count):
+        fix = launcher.current().more_gpus(devices)
+        raise UserError(f"trainer.devices={devices}: {count} GPUs found here; {fix}")
+
+    try:
+        # The count comes from the driver's tools, which know GPUs that torch cannot use.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:_QUOTED]
+        raise UserError(
+            f"trainer.accelerator=gpu: torch {torch.__version__} cannot use the {count} GPUs here "
+            f"({reason}); if the driver is too old, install torch from another wheel index, see "
+            f"launch/README.md"
+        ) from None
 
 
 def prepare_data(settings: TrainSettings, *, progress: bool) -> PairsDataModule:

@@ -6,9 +6,10 @@ evaluate. All that can be wrong shows before anything is written.
 
 from __future__ import annotations
 
-import os
-
 from align_train.cluster import launcher
+from align_train.cluster.collectives import leave_errors_to_watchdog
+from align_train.cluster.limits import allow_open_files
+from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
@@ -37,13 +38,12 @@ def train(settings: TrainSettings) -> None:
         Stopped: A signal ended the run between two steps.
     """
     quieten()
+    allow_open_files()
     if not settings.dry_run:
         with report_once():
             check_processes(settings.trainer)
     if settings.trainer.on_gpu:
-        # Otherwise NCCL kills this process from within, without a message, as soon as a peer is
-        # gone. The watchdog says which one it was.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+        leave_errors_to_watchdog()
 
     watchdog = Watchdog(
         rank=launcher.current().rank,
@@ -76,7 +76,7 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
             lock.take()
         return folder.last_step()
 
-    finished_steps = watchdog.from_first(look)
+    finished_steps = watchdog.from_first("finished steps", look)
     if finished_steps < settings.steps:
         _run(settings, folder, lock, watchdog, finished_steps)
     elif launcher.is_first_process():
@@ -85,7 +85,7 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
             f"go on with max_steps=…, or choose another name"
         )
         if not settings.dry_run:
-            show_or_evaluate(folder, settings, finished_steps)
+            show_or_evaluate(folder, settings, finished_steps, watchdog)
 
 
 def _run(
@@ -124,12 +124,12 @@ def _run(
     checkpoint = str(folder.last_checkpoint()) if finished_steps else None
 
     with explaining(watchdog, write_settings.refusal):
+        watchdog.at(MEETING)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
             print(f"{folder.path}: trained to step {settings.steps}", flush=True)
 
         if evaluators:
-            watchdog.at("evaluating")
             evaluate_run(
                 folder,
                 settings,
@@ -138,4 +138,5 @@ def _run(
                 # Not the module's device: Lightning has moved the module to the CPU by now.
                 device=trainer.strategy.root_device,
                 loggers=trainer.loggers,
+                watchdog=watchdog,
             )

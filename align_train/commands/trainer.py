@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+import torch
+from lightning.pytorch.accelerators import Accelerator, CUDAAccelerator
 from lightning.pytorch.strategies import Strategy
 
 from align_train.cluster import launcher
 from align_train.cluster.environment import cluster_environment
 from align_train.cluster.watchdog import Watchdog
+from align_train.cluster.whereabouts import LONG
+from align_train.commands.devices import sees_own_gpu_only
 from align_train.commands.loggers import run_loggers
 from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
@@ -42,7 +46,8 @@ from align_train.training.callbacks import (
 from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
 
-_LATER = 60.0  # seconds: collectives give up after the watchdog, which knows who is missing
+# Collectives give up later than the watchdog, which knows who is missing, by so many seconds.
+_LATER = 60.0
 
 
 def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModule:
@@ -106,7 +111,7 @@ def build_trainer(
     step_end = _step_end(settings, data, evaluators, checkpoints, watchdog)
 
     trainer = lightning.Trainer(
-        accelerator=settings.trainer.accelerator,
+        accelerator=_accelerator(settings),
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.nodes,
         strategy=_strategy(settings),
@@ -129,6 +134,12 @@ def build_trainer(
     return trainer
 
 
+def _accelerator(settings: TrainSettings) -> str | Accelerator:
+    if settings.trainer.on_gpu and sees_own_gpu_only(torch.cuda.device_count()):
+        return _OwnGpu()
+    return settings.trainer.accelerator
+
+
 def _strategy(settings: TrainSettings) -> Strategy:
     recipe: StrategyRecipe = build(settings.strategy)
     return recipe.build(
@@ -137,7 +148,7 @@ def _strategy(settings: TrainSettings) -> Strategy:
             on_gpu=settings.trainer.on_gpu,
             bf16=settings.precision == "bf16",
             clip=settings.clip,
-            timeout=settings.trainer.timeout + _LATER,
+            timeout=LONG * settings.trainer.timeout + _LATER,
         )
     )
 
@@ -178,7 +189,7 @@ def _step_end(
         metrics=metrics,
         averaging=averaging,
         agreement=agreement,
-        at=watchdog.at,
+        watchdog=watchdog,
     )
     non_finite = NonFinite(
         folder=folder,
@@ -239,6 +250,20 @@ def quieten() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for pattern in _EXPECTED_NOTICES:
         warnings.filterwarnings("ignore", pattern)
+
+
+class _OwnGpu(CUDAAccelerator):
+    """For processes that see one GPU each: all of them take number 0."""
+
+    @staticmethod
+    def parse_devices(devices: int | str | list[int]) -> list[int]:
+        """The numbers of the processes, which Lightning counts devices by."""
+        return list(range(int(devices)))  # type: ignore[arg-type]
+
+    @staticmethod
+    def get_parallel_devices(devices: list[int]) -> list[torch.device]:
+        """The GPU of each process of the machine, as that process calls it."""
+        return [torch.device("cuda", 0) for _ in devices]
 
 
 def _watch_children(trainer: lightning.Trainer, watchdog: Watchdog) -> None:

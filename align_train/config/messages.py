@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
+from align_train.cluster.ending import end, has_peers
 from align_train.config.schema import conf_dir
 from align_train.errors import UserError
 
@@ -77,6 +79,12 @@ def ending_in_one_line() -> Iterator[None]:
             f"{error.filename or 'a file'}: {error.strerror or error}; "
             f"check the path, its rights and the space there"
         )
+    except Exception:
+        # A defect of ours. Without other ranks Python prints it.
+        if has_peers():
+            traceback.print_exc()
+            end(1)
+        raise
 
 
 def fail(message: str, *, status: int = 2) -> NoReturn:
@@ -94,7 +102,7 @@ def fail(message: str, *, status: int = 2) -> NoReturn:
         # Names of files may be any bytes.
         printable = message.encode("utf-8", "backslashreplace").decode()
         print(f"align_train: {printable}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    end(status)
 
 
 def fail_once(error: Exception) -> NoReturn:

@@ -120,6 +120,7 @@ class Embedder:
         workers: int = 0,
         progress: bool = True,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        chunk_done: Callable[[], object] = lambda: None,
     ) -> None:
         """Embeds nothing yet.
 
@@ -132,6 +133,7 @@ class Embedder:
             workers: Loader processes of this rank, at most; 0: images are read in this process.
             progress: Whether rank 0 shows progress bars.
             autocast: A context manager around every forward pass, for the precision of training.
+            chunk_done: Called after every forward pass: a slow evaluation is no hung one.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -142,6 +144,7 @@ class Embedder:
         # One bar, however many ranks there are.
         self.progress = progress and rank() == 0
         self.autocast = autocast
+        self.chunk_done = chunk_done
         self._embedded: dict[str, EmbeddedPairs] = {}
 
     def pairs(self, data: ImageSet | None) -> EmbeddedPairs:
@@ -188,6 +191,7 @@ class Embedder:
             input_ids = torch.from_numpy(ids).to(self.device)
             with self.autocast():
                 rows.append(embed(input_ids))
+            self.chunk_done()
 
         return _finite(gather_rows(torch.cat(rows), len(texts)), "texts")
 
@@ -238,6 +242,7 @@ class Embedder:
             readable = [item for item in chunk if not isinstance(item, str)]
             if readable:
                 rows.append(self._embed_images(np.stack(readable)))
+            self.chunk_done()
 
         # Here all ranks meet, with errors or without.
         with report_first_error(self.device, UnreadableImage):

@@ -12,11 +12,13 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from braceexpand import braceexpand
 from tqdm import tqdm
 
+from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
@@ -106,17 +108,26 @@ def scan(
         UserError: A tar cannot be read, is broken, or has no pairs.
     """
     shard_cache = cache or ShardCache()
-    # Threads suffice: each waits for the disk or the network most of its time.
-    with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
-        counted = tqdm(
-            pool.map(lambda url: _count(url, caption, shard_cache), urls),
-            total=len(urls),
-            desc="counting shards",
-            disable=not progress,
-            leave=False,
-            delay=1,
-        )
-        return checked(Manifest(tuple(counted), source))
+
+    def count() -> list[tuple[str, int, int]]:
+        rows = []
+        # Threads suffice: each waits for the disk or the network most of its time.
+        with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
+            for shard in tqdm(
+                pool.map(lambda url: _count(url, caption, shard_cache), urls),
+                total=len(urls),
+                desc="counting shards",
+                disable=not progress,
+                leave=False,
+                delay=1,
+            ):
+                rows.append((shard.url, shard.pairs, shard.bytes))
+                note_progress()
+        return rows
+
+    counted = from_first(f"shards {source} {caption.extension} {caption.field}", count)
+    shards = tuple(Shard(url, pairs, size) for url, pairs, size in counted)
+    return checked(Manifest(shards, source))
 
 
 def _count(url: str, caption: CaptionSource, cache: ShardCache) -> Shard:
@@ -177,6 +188,9 @@ class _Resolver:
         return self._scan(tars, shards)
 
     def _tars(self, shards: str) -> Manifest:
+        return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
+
+    def _find(self, shards: str) -> list[str]:
         # Sorted: the order of a glob is that of the disk, and the order of shards must not be.
         tars = sorted(set(_expand(shards)))
         if not tars:
@@ -190,7 +204,7 @@ class _Resolver:
                 f"{self.key}={shards}: {len(missing)} of {len(tars)} shards are missing, "
                 f"first {missing[0]}; {HOW_TO_PREPARE}"
             )
-        return self._scan(tars, shards)
+        return tars
 
     def _remote(self, shards: str) -> Manifest:
         """Opens a URL.
@@ -205,7 +219,7 @@ class _Resolver:
         tars: list[str] = []
         for name in _braces(shards):
             if glob.has_magic(name):
-                tars += self.cache.glob(name)
+                tars += from_first(f"tars {name}", partial(self.cache.glob, name))
             elif name.endswith(".tar"):
                 tars.append(name)
             else:
@@ -214,7 +228,8 @@ class _Resolver:
                 try:
                     return read_manifest(f"{folder}/{MANIFEST_NAME}", cache=self.cache)
                 except FileNotFoundError:
-                    tars += self.cache.glob(f"{folder}/*.tar")
+                    pattern = f"{folder}/*.tar"
+                    tars += from_first(f"tars {pattern}", partial(self.cache.glob, pattern))
         if not tars:
             raise UserError(
                 f"{self.key}={shards}: neither {MANIFEST_NAME} nor *.tar there; {HOW_TO_PREPARE}"

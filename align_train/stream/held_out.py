@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.manifest import place_in
 from align_train.stream.decode import Pixels
@@ -49,8 +50,18 @@ class HeldOutPairs(Dataset[Pixels]):
         Raises:
             UserError: A pair is not whole.
         """
-        # A call that an error interrupted is continued, not begun anew.
-        for index in range(len(self._about), len(self)):
+        if not self._about and len(self):
+            manifest = self.pairs.manifest
+            caption = self.pairs.caption
+            member = f"{caption.extension} {caption.field}"
+            key = f"texts {manifest.source} {manifest.identity} {member} {self.limit}"
+            rows = from_first(key, self._read)
+            self._about = [(texts, record) for texts, record in rows]
+        return self._about
+
+    def _read(self) -> list[tuple[list[str], dict[str, Any]]]:
+        rows = []
+        for index in range(len(self)):
             shard, pair = place_in(self.ends, index)
             if pair == 0:
                 self._check_every_text_has_an_image(shard)
@@ -61,8 +72,9 @@ class HeldOutPairs(Dataset[Pixels]):
                 record = reader.json(pair)
             except ValueError as error:
                 raise self._in_one_line(error, shard, pair) from None
-            self._about.append((texts, record))
-        return self._about
+            rows.append((texts, record))
+            note_progress()
+        return rows
 
     def _check_every_text_has_an_image(self, shard: int) -> None:
         # Pairs are counted by their images: a text alone would go unnoticed.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.shards.caption import is_unicode
 from align_train.stream.labelled_files import LabelledFiles
@@ -38,16 +39,8 @@ class Karpathy:
         if self.captions is not None and self.captions < 1:
             raise UserError(f"captions={self.captions}: expected at least 1, or null")
 
-        rows = self._rows()
-        root = Path(self.images).expanduser()
-        files = [_file_of(row, root) for row in rows]
-        missing = [path for path in files if not path.is_file()]
-        if missing:
-            raise UserError(
-                f"{self.file}: {len(missing)} of {len(files)} images with captions are not in "
-                f"images={self.images}, first {missing[0]}; add them, or name their folder"
-            )
-
+        rows, paths = from_first(f"images {self}", self._find)
+        files = [Path(path) for path in paths]
         texts = [_captions_of(row)[: self.captions] for row in rows]
         bare = [path for path, captions in zip(files, texts, strict=True) if not captions]
         if bare:
@@ -58,6 +51,19 @@ class Karpathy:
 
         records = [{"filename": path.name} for path in files]
         return LabelledFiles(files, texts, records, of.views)
+
+    def _find(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The split's rows, and the file of each."""
+        rows = self._rows()
+        root = Path(self.images).expanduser()
+        files = [_file_of(row, root) for row in rows]
+        missing = [path for path in files if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"{self.file}: {len(missing)} of {len(files)} images with captions are not in "
+                f"images={self.images}, first {missing[0]}; add them, or name their folder"
+            )
+        return rows, [str(path) for path in files]
 
     def _rows(self) -> list[dict[str, Any]]:
         path = Path(self.file).expanduser()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Manifest
@@ -158,6 +159,14 @@ class FolderPerClass:
 
     def open(self, of: EvaluationSets) -> LabelledFiles:
         """Lists the images; UserError if there are none, or a class has none."""
+        listed = from_first(f"images {self.path}", self._list)
+        files = [Path(path) for path, _ in listed]
+        texts = [[name] for _, name in listed]
+        records = [{"class": name} for _, name in listed]
+        return LabelledFiles(files, texts, records, of.views)
+
+    def _list(self) -> list[tuple[str, str]]:
+        """Each image with the name of its class."""
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise UserError(
@@ -165,8 +174,7 @@ class FolderPerClass:
             )
 
         folders = [path for path in root.iterdir() if path.is_dir()]
-        files: list[Path] = []
-        names: list[str] = []
+        listed: list[tuple[str, str]] = []
         # Hidden ones are no classes: notebooks and file managers leave them behind.
         for folder in sorted(path for path in folders if not path.name.startswith(".")):
             images = sorted(path for path in folder.rglob("*") if _is_image(path))
@@ -175,14 +183,11 @@ class FolderPerClass:
                     f"{folder}: a class without an image ({', '.join(IMAGE_EXTENSIONS)}); fill or "
                     f"remove it"
                 )
-            files += images
-            names += [folder.name] * len(images)
-        if not files:
+            listed += [(str(path), folder.name) for path in images]
+            note_progress()
+        if not listed:
             raise UserError(f"{self.path}: no folders in it; expected a folder of images per class")
-
-        texts = [[name] for name in names]
-        records = [{"class": name} for name in names]
-        return LabelledFiles(files, texts, records, of.views)
+        return listed
 
 
 def _is_image(path: Path) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as TokenizersTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.stream.token_ids import PAD_ID, padded
 from align_train.stream.wordpiece import NAMES
@@ -121,10 +122,16 @@ def _load(path: str) -> TokenizersTokenizer:
             f"data.tokenizer={path}: no tokenizer.json there; make one with `python -m data.pack` "
             f"or give a hub name"
         )
+    text = from_first(f"tokenizer {path}", lambda: _ask_hub(path))
+    return TokenizersTokenizer.from_str(text)
+
+
+def _ask_hub(name: str) -> str:
     try:
-        return TokenizersTokenizer.from_pretrained(path)
+        text: str = TokenizersTokenizer.from_pretrained(name).to_str()
     except Exception:
         raise UserError(
-            f"data.tokenizer={path}: neither a folder with tokenizer.json here nor reachable on "
-            f"the Hugging Face hub"
+            f"data.tokenizer={name}: neither a folder with tokenizer.json here nor reachable on "
+            f"the Hugging Face hub; nodes without a network want a folder"
         ) from None
+    return text

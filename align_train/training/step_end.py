@@ -15,7 +15,7 @@ from lightning import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from align_train.cluster.run_store import BACKWARD, FORWARD, STARTING, WAITING
+from align_train.cluster.run_store import BACKWARD, ENDING, FORWARD, MEETING, WAITING
 from align_train.cluster.watchdog import Watchdog
 from align_train.stream.batch import Batch
 from align_train.training.callbacks import (
@@ -222,6 +222,7 @@ class StepEnd(Callback):
             trainer: Lightning's trainer.
             module: The module.
         """
+        self.watchdog.at(ENDING)
         self.metrics.finish()
         self.progress.close()
         self.checkpoints.save(trainer)
@@ -288,7 +289,7 @@ class StepEnd(Callback):
             max_tokens=data.max_tokens or 1,
             at=self.watchdog.at,
         )
-        self.watchdog.at(STARTING)
+        self.watchdog.at(MEETING)
         if trainer.is_global_zero and not known:
             print(f"{'chunks':>13}  {module.chunking} (found by trying)", flush=True)
 

@@ -246,6 +246,7 @@ def test_the_end_of_training_reaches_the_parts(
 ) -> None:
     step_end.on_train_end(trainer, module)
     assert calls(spies) == [
+        "watchdog.at",
         "metrics.finish",
         "progress.close",
         "checkpoints.save",

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import lightning
 
+from align_train.cluster.run_store import EVALUATING
+from align_train.cluster.watchdog import Watchdog
 from align_train.errors import UnreadableImage
 from align_train.evals import Embedder
 from align_train.model import TrainableModel
@@ -39,7 +41,7 @@ class Evaluation:
         metrics: Metrics,
         averaging: Averaging,
         agreement: Agreement,
-        at: Callable[[str], None],
+        watchdog: Watchdog,
     ) -> None:
         """Evaluates nothing yet.
 
@@ -50,7 +52,7 @@ class Evaluation:
             metrics: Gets the values.
             averaging: Gives the weights.
             agreement: Gets the error that ends the run.
-            at: Called with the place where this process is, for the watchdog.
+            watchdog: Learns which evaluator is at work, and of each chunk.
         """
         self.evaluators = evaluators
         self.every = every if evaluators else 0
@@ -58,7 +60,7 @@ class Evaluation:
         self.metrics = metrics
         self.averaging = averaging
         self.agreement = agreement
-        self.at = at
+        self.watchdog = watchdog
         self.plain: TrainableModel | None = None
 
     def setup(self, module: TrainingModule) -> None:
@@ -81,7 +83,7 @@ class Evaluation:
         if not self.every or step % self.every or step == trainer.max_steps:
             return
 
-        self.at("evaluating")
+        self.watchdog.at(EVALUATING)
         assert self.plain is not None
         self.plain.load_state_dict(self.averaging.weights(module))
         embedder = Embedder(
@@ -93,10 +95,12 @@ class Evaluation:
             workers=self.data.workers,
             progress=False,
             autocast=trainer.precision_plugin.forward_context,
+            chunk_done=self.watchdog.pass_done,
         )
 
         try:
             for name, evaluate in self.evaluators.items():
+                self.watchdog.at(f"{EVALUATING} by {name}")
                 values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
                 self.metrics.add(values)
         except UnreadableImage as error:
