@@ -1,0 +1,99 @@
+"""The machine, and its two ceilings: how fast it copies, and how fast it multiplies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from align_train.training.flops import peak_tflops
+from benchmarks.gpu.clock import GIGA, TERA, seconds_of
+from benchmarks.gpu.parts import Columns, Figures, Options
+
+TITLE = "the machine and its ceilings"
+COLUMNS: Columns = {
+    "text": ("", "s"),
+    "rate": ("rate", ",.1f"),
+    "unit": ("unit", "s"),
+    "peak": ("by its data sheet", ",.0f"),
+}
+AT_ONCE = 1
+LIMIT = 60.0
+
+ROUNDS = 5
+TIMES = 10
+
+
+def rows(options: Options) -> list[str]:
+    return ["machine", "device copy", "bf16 matmul"]
+
+
+def measure(row: str, options: Options) -> Figures:
+    if row == "machine":
+        return {"text": machine(options)}
+    if row == "device copy":
+        return device_copy(options)
+    return matmul(options)
+
+
+def machine(options: Options) -> str:
+    """Host and device in one line."""
+    told = [f"{os.cpu_count()} cores ({_processor()})", f"torch {torch.__version__}"]
+    if not options.on_gpu:
+        return ", ".join(told)
+
+    found = torch.cuda.get_device_properties(0)
+    told += [
+        f"CUDA {torch.version.cuda}",
+        f"driver {_driver()}",
+        f"cuDNN {torch.backends.cudnn.version()}",
+        found.name,
+        f"{found.total_memory / GIGA:.1f} GB",
+        f"{found.multi_processor_count} multiprocessors",
+    ]
+    return ", ".join(told)
+
+
+def device_copy(options: Options) -> Figures:
+    """Bytes that the device reads and writes in a second."""
+    size = 16 * 2**20 if options.tiny else 2**30
+    source = torch.zeros(size, dtype=torch.uint8, device=options.device)
+    target = torch.empty_like(source)
+
+    seconds = seconds_of(
+        lambda: target.copy_(source), options.device, rounds=ROUNDS, times=TIMES
+    )
+    return {"rate": 2 * size / seconds / GIGA, "unit": "GB/s read and written"}
+
+
+def matmul(options: Options) -> Figures:
+    """What a product of two square matrices makes of the tensor cores."""
+    side = 256 if options.tiny else 8192
+    one, other = torch.randn(2, side, side, device=options.device, dtype=torch.bfloat16)
+    result = torch.empty_like(one)
+
+    seconds = seconds_of(
+        lambda: torch.mm(one, other, out=result), options.device, rounds=ROUNDS, times=TIMES
+    )
+    peak = peak_tflops(torch.device(options.device, 0), bf16=True) if options.on_gpu else None
+    return {"rate": 2 * side**3 / seconds / TERA, "unit": "TFLOP/s", "peak": peak}
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _driver() -> str:
+    """The driver's version; `?` if `nvidia-smi` is not there, as in some containers."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "?"
+    return done.stdout.splitlines()[0].strip() if done.stdout else "?"
