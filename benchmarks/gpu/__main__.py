@@ -27,6 +27,7 @@ import signal
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -61,20 +62,22 @@ class PartRun:
         self.report = report
         self.started = time.monotonic()
         self.deadline = self.started + seconds
-        self.log = options.folder / f"{name}.log"
-        self.log.unlink(missing_ok=True)
+        self.at_once = self.part.AT_ONCE if options.on_gpu else 1
+        # Other work may share a CPU, and tests want an outcome.
+        self.limit = self.part.LIMIT if options.on_gpu else seconds
 
         rows = self.part.rows(options)
         self.outcomes: Outcomes = {row: Outcome("no time") for row in rows}
         self._waiting = deque(rows)
         self._lock = Lock()
+        self._children = 0
 
     def run(self) -> Outcomes:
         """Measures all rows for which there is time."""
         # Alone: what the first row writes, such as data, serves the others.
         self._take_rows(most=1)
         threads: list[Thread] = []
-        for _ in range(self.part.AT_ONCE):
+        for _ in range(self.at_once):
             threads.append(Thread(target=self._take_rows, daemon=True))
         for thread in threads:
             thread.start()
@@ -90,16 +93,23 @@ class PartRun:
         taken = 0
         while taken != most and (row := self._next()):
             taken += 1
-            child = child or Child(self.name, self.options, self.log)
-            seconds = min(self.part.LIMIT, self.deadline - time.monotonic())
+            child = child or self._new_child()
+            seconds = min(self.limit, self.deadline - time.monotonic())
             self._note(row, child.ask(row, self._known(), seconds))
             if child.ended:
                 child = None
-            if most and self.part.AT_ONCE == 1 and child:
+            if most and self.at_once == 1 and child:
                 # Nobody else will take rows: this process goes on with the others.
                 most = None
         if child:
             child.end()
+
+    def _new_child(self) -> Child:
+        with self._lock:
+            self._children += 1
+            log = self.options.folder / f"{self.name}-{self._children}.log"
+        log.unlink(missing_ok=True)
+        return Child(self.name, replace(self.options, log=log))
 
     def _next(self) -> str | None:
         with self._lock:
@@ -159,10 +169,12 @@ def parts_of(only: str) -> list[str]:
 
 def check_device(device: str) -> None:
     """Ends the benchmark in one line if there is no GPU."""
+    if device == "cpu":
+        return
     # Here: `--help` must not wait for it.
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch finds no GPU here; --device cpu --tiny runs without")
 
 
@@ -187,7 +199,7 @@ def main() -> None:
 
     folder = given.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    options = Options(device=given.device, tiny=given.tiny, folder=folder)
+    options = Options(device=given.device, tiny=given.tiny, folder=folder, log=folder / "gpu.log")
     statuses = measure(names, options, given.minutes)
 
     told = ", ".join(f"{name} {status}" for name, status in statuses.items())

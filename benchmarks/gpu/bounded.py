@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.parts import Figures, Options
@@ -47,27 +46,26 @@ class Outcome:
 class Child:
     """A process that measures rows of one part, one after the other."""
 
-    def __init__(self, part: str, options: Options, log: Path) -> None:
+    def __init__(self, part: str, options: Options) -> None:
         """Starts it.
 
         Args:
             part: The name of the part.
             options: How it is measured.
-            log: A file that takes its output, at its end.
         """
         command = [sys.executable, "-m", "benchmarks.gpu.child", part, options.device]
-        command += [str(options.folder), *(["--tiny"] if options.tiny else [])]
-        self.log = log
+        command += [str(options.folder), str(options.log), *(["--tiny"] if options.tiny else [])]
+        self.log = options.log
         self.ended = False
         self._unread = b""
-        with log.open("ab") as output:
+        with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env=_environment(),
+                env=_environment(options),
                 # A group of its own, so that its children can be ended with it.
                 start_new_session=True,
             )
@@ -155,11 +153,17 @@ def last_lines(text: str, count: int) -> list[str]:
     return [line[:LONGEST_LINE] for line in lines if line][-count:]
 
 
-def _environment() -> dict[str, str]:
+def _environment(options: Options) -> dict[str, str]:
     """Ours, with this checkout in front, and nothing that is asked of the network."""
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    # Beside other work, threads of small operations wait for each other most of the time.
+    threads = {"OMP_NUM_THREADS": "1"} if options.tiny else {}
+    return (
+        os.environ
+        | threads
+        | {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    )

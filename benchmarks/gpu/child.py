@@ -1,10 +1,10 @@
 """Measures rows of one part in a process of its own; started by `benchmarks.gpu`.
 
-    python -m benchmarks.gpu.child PART cpu|cuda FOLDER [--tiny]
+    python -m benchmarks.gpu.child PART cpu|cuda FOLDER LOG [--tiny]
 
 Each line of standard input is JSON: a row's name, and what is known by now. The answer is one line
-on standard output: the row's figures, or its error. All other output goes to standard error. The
-process ends after an error, because a GPU may be unusable after one.
+on standard output: the row's figures, or its error. All other output goes to standard error, which
+the benchmark sends to LOG. The process ends after an error, because a GPU may be unusable then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Skipped(Exception):
 
 
 def main() -> None:
-    name, device, folder = sys.argv[1:4]
+    name, device, folder, log = sys.argv[1:5]
     answers = _own_output()
     part = part_of(name)
 
@@ -36,6 +36,7 @@ def main() -> None:
             device=device,
             tiny="--tiny" in sys.argv,
             folder=Path(folder),
+            log=Path(log),
             known=question["known"],
         )
         answer: Figures

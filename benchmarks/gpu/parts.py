@@ -26,12 +26,14 @@ class Options:
         device: `cuda` or `cpu`.
         tiny: Whether small sizes and few steps take the place of the real ones.
         folder: An absolute path, where runs and data may be written.
+        log: Takes the output of the process that measures.
         known: The figures that rows have reported until now, by part and row.
     """
 
     device: str
     tiny: bool
     folder: Path
+    log: Path
     known: dict[str, dict[str, Figures]] = field(default_factory=dict)
 
     @property
@@ -46,8 +48,8 @@ class Part(Protocol):
     Attributes:
         TITLE: One line above its table.
         COLUMNS: Its figures: name -> heading and format.
-        AT_ONCE: How many rows may run at a time, once the first one has run.
-        LIMIT: Seconds that one row may take.
+        AT_ONCE: How many rows may run at a time on a GPU, once the first one has run.
+        LIMIT: Seconds that one row may take on a GPU.
     """
 
     TITLE: str
@@ -76,5 +78,6 @@ SHARES = {
 
 
 def part_of(name: str) -> Part:
-    """Imports a part."""
-    return cast(Part, importlib.import_module(f"benchmarks.gpu.{name}"))
+    """Imports a part of this folder, or of a dotted name."""
+    path = name if "." in name else f"benchmarks.gpu.{name}"
+    return cast(Part, importlib.import_module(path))

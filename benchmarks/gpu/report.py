@@ -80,7 +80,10 @@ def status_of(outcomes: Outcomes) -> str:
 def text_of(part: Part, outcomes: Outcomes) -> str:
     """The table of a part; below it, why rows are missing; then what rows list."""
     found = [outcome.figures for outcome in outcomes.values()]
-    shown = {key: column for key, column in part.COLUMNS.items() if any(key in row for row in found)}
+    shown = {}
+    for key, column in part.COLUMNS.items():
+        if any(figures.get(key) is not None for figures in found):
+            shown[key] = column
 
     lines = [["", *(heading for heading, _ in shown.values()), "result"]]
     for row, outcome in outcomes.items():

@@ -1,0 +1,90 @@
+"""Short trainings by the command: what a run can be set to do, each once.
+
+A run that ends with an error is told by its last lines. The loss is that of the last step: it shows
+that all settings that may not change a number have not.
+"""
+
+from __future__ import annotations
+
+from benchmarks.gpu.parts import Columns, Figures, Options
+from benchmarks.gpu.training import UNEVALUATED, Run, RunFailed, demo_of
+
+TITLE = "short trainings by the command, `model=tiny` on drawn pairs"
+COLUMNS: Columns = {
+    "settings": ("settings", "s"),
+    "seconds": ("seconds", ".1f"),
+    "loss": ("last loss", ".4f"),
+    "memory_gb": ("GB at the peak", ".2f"),
+}
+# They are small, and mostly start; figures of speed come from other parts.
+AT_ONCE = 3
+LIMIT = 150.0
+
+STEPS = 50
+TINY_STEPS = 4
+
+# Compiled float32 on a CPU takes a minute; it has its own tests.
+ON_GPU = {
+    "plain": ("precision=fp32",),
+    "bf16, compiled, recomputed": ("precision=bf16", "compile=true", "recompute=true"),
+    "bf16": ("precision=bf16",),
+    "recomputed": ("precision=fp32", "recompute=true", "chunk_size=64"),
+    "compiled": ("precision=bf16", "compile=true"),
+    "fsdp": ("precision=bf16", "strategy=fsdp"),
+    "deepspeed, stage 1": ("precision=bf16", "strategy=deepspeed", "strategy.stage=1"),
+    "deepspeed, stage 2": ("precision=bf16", "strategy=deepspeed", "strategy.stage=2"),
+    "deepspeed, stage 3": ("precision=bf16", "strategy=deepspeed", "strategy.stage=3"),
+    "stopped and resumed": ("precision=bf16",),
+}
+ON_CPU = {
+    "plain": ("precision=fp32",),
+    "bf16": ("precision=bf16", "recompute=true", "chunk_size=16"),
+    "stopped and resumed": (),
+}
+
+
+def rows(options: Options) -> list[str]:
+    return list(_variants(options))
+
+
+def measure(row: str, options: Options) -> Figures:
+    if row.startswith("deepspeed"):
+        _refuse_missing("deepspeed")
+    settings = _variants(options)[row]
+    steps = TINY_STEPS if options.tiny else STEPS
+    run = Run(
+        folder=options.folder / "runs" / row.replace(", ", "-").replace(" ", "-"),
+        settings=(
+            *demo_of(options),
+            *UNEVALUATED,
+            f"max_steps={steps}",
+            "log_every=1",
+            "data.workers=1",
+            *settings,
+        ),
+        device=options.device,
+        log=options.log,
+    )
+    run.clear()
+    if row == "stopped and resumed":
+        run.train_and_stop(steps // 2)
+    seconds = run.train()
+
+    found = [int(line["step"]) for line in run.rows()]
+    if found != list(range(1, steps + 1)):
+        raise RunFailed(f"expected steps 1 to {steps} in metrics.csv, found {found}")
+    told = {"settings": " ".join(settings), "seconds": seconds}
+    return told | run.figures("loss", "memory_gb")
+
+
+def _variants(options: Options) -> dict[str, tuple[str, ...]]:
+    return ON_GPU if options.on_gpu else ON_CPU
+
+
+def _refuse_missing(package: str) -> None:
+    from importlib.util import find_spec
+
+    from benchmarks.gpu.child import Skipped
+
+    if find_spec(package) is None:
+        raise Skipped("not installed")

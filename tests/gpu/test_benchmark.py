@@ -1,0 +1,116 @@
+"""`python -m benchmarks.gpu`: every part runs; a row that ends badly costs no other one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.__main__ import PartRun, measure, parts_of
+from benchmarks.gpu.parts import SHARES, Options
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.trace import trace_of
+from tests.support.commands import finish, run, start
+
+BAD = "tests.support.bad_part"
+
+
+def measured_parts(folder: Path) -> dict[str, str]:
+    """The status of each part that has a file in a folder."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        found[content["part"]] = content["status"]
+        assert content["rows"]
+        assert content["command"].startswith("python -m benchmarks.gpu")
+    return found
+
+
+def test_a_row_that_ends_badly_costs_no_other_one(tmp_path: Path) -> None:
+    options = Options(device="cuda", tiny=True, folder=tmp_path, log=tmp_path / "log")
+    found = PartRun(BAD, options, Report(tmp_path, "cuda"), seconds=100).run()
+
+    statuses = {row: outcome.status for row, outcome in found.items()}
+    assert statuses == {
+        "good": "ok",
+        "raises": "failed",
+        "dies": "failed",
+        "hangs": "failed",
+        "skipped": "skipped",
+        "beyond": "failed",
+        "last": "ok",
+    }
+    assert found["raises"].error == "ValueError: one"
+    assert "signal 9" in found["dies"].error
+    assert "the last words of a process" in found["dies"].error
+    assert found["hangs"].error.startswith("took longer than 2 s")
+    assert found["skipped"].error == "not installed"
+
+    # A process goes on until a row ends badly; later rows know what earlier ones have found.
+    assert found["last"].figures["process"] == found["beyond"].figures["process"]
+    assert found["last"].figures["process"] != found["good"].figures["process"]
+    assert found["last"].figures["earlier"] == 2
+
+    page = (tmp_path / "gpu.md").read_text()
+    assert "| dies" in page
+    assert "the last words of a process" in page
+
+
+def test_rows_for_which_there_is_no_time_are_told(tmp_path: Path) -> None:
+    options = Options(device="cuda", tiny=True, folder=tmp_path, log=tmp_path / "log")
+    assert measure(["machine", "loss"], options, minutes=0) == {
+        "machine": "no time",
+        "loss": "no time",
+    }
+    assert measured_parts(tmp_path) == {"machine": "no time", "loss": "no time"}
+
+
+def test_parts_come_in_the_order_of_their_worth() -> None:
+    assert parts_of("") == list(SHARES)
+    assert parts_of("loss,machine") == ["machine", "loss"]
+    with pytest.raises(SystemExit, match="no part los; there are machine, runs"):
+        parts_of("los")
+
+
+def test_a_trace_is_read_as_the_profiler_writes_it() -> None:
+    """Two kernels overlap; the runtime's own events and the waits are no work of the device."""
+    events = [
+        {"ph": "X", "cat": "kernel", "name": "conv", "ts": 100.0, "dur": 50.0},
+        {"ph": "X", "cat": "kernel", "name": "conv", "ts": 120.0, "dur": 50.0},
+        {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy HtoD", "ts": 300.0, "dur": 30.0},
+        {"ph": "X", "cat": "kernel", "name": "a|b", "ts": 400.0, "dur": 10.0},
+        {"ph": "X", "cat": "gpu_user_annotation", "name": "step", "ts": 0.0, "dur": 1000.0},
+        {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 90.0, "dur": 5.0},
+        {"ph": "X", "cat": "cuda_runtime", "name": "cudaStreamSynchronize", "ts": 9.0, "dur": 5.0},
+        {"ph": "X", "cat": "cuda_runtime", "name": "cudaDeviceSynchronize", "ts": 9.0, "dur": 5.0},
+        {"ph": "M", "name": "process_name", "args": {"name": "python"}},
+    ]
+    trace = trace_of(events)
+
+    assert trace.launches == {"conv": 2, "a|b": 1}
+    assert trace.busy == pytest.approx(110e-6)
+    figures = trace.figures(step_seconds=220e-6)
+    assert figures == {"launches": 3, "waits": 1, "idle": pytest.approx(0.5)}
+    assert trace.table()[1:] == [["conv", "2", "0.10", "90.9%"], ["a/b", "1", "0.01", "9.1%"]]
+
+
+def test_parts_without_training_run_on_a_cpu(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--tiny", "--output", str(tmp_path / "found"))
+    done = run("--only=machine,loss", *options, cwd=tmp_path, module="benchmarks.gpu")
+
+    assert "machine ok, loss ok" in done.stdout
+    assert measured_parts(tmp_path / "found") == {"machine": "ok", "loss": "ok"}
+
+
+def test_real_sizes_are_refused_on_a_cpu(tmp_path: Path) -> None:
+    done = finish(start("--device", "cpu", cwd=tmp_path, module="benchmarks.gpu"))
+    assert done.returncode == 1
+    assert "--device cpu: the real sizes take days there; add --tiny" in done.stderr
+
+
+@pytest.mark.long
+def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--tiny", "--minutes", "30", "--output", str(tmp_path))
+    run(*options, cwd=tmp_path, module="benchmarks.gpu")
+    assert measured_parts(tmp_path) == dict.fromkeys(SHARES, "ok")
