@@ -18,7 +18,16 @@ COLUMNS: Columns = {
 AT_ONCE = 1
 LIMIT = 180.0
 
-ROWS = {"float32": (), "bf16": ("precision=bf16",)}
+SMALL = (
+    *TINY,
+    "max_steps=4",
+    "log_every=1",
+    "evaluate_every=0",
+    "eval.composed_colour=null",
+    "eval.composed_shape=null",
+)
+
+ROWS: dict[str, tuple[str, ...]] = {"float32": (), "bf16": ("precision=bf16",)}
 
 
 def rows(options: Options) -> list[str]:
@@ -26,11 +35,10 @@ def rows(options: Options) -> list[str]:
 
 
 def measure(row: str, options: Options) -> Figures:
-    small = (*TINY, "max_steps=4", "log_every=1", "data.workers=1") if options.tiny else ()
     run = Run(
         folder=options.folder / "runs" / f"demo-{row}",
         settings=(
-            *small,
+            *(SMALL if options.tiny else ()),
             f"data.make.folder={options.folder / 'whole_demo'}",
             *ROWS[row],
         ),

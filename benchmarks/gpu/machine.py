@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-from pathlib import Path
-
 import torch
 
 from benchmarks.gpu.clock import GIGA, TERA, seconds_of
+from benchmarks.gpu.hardware import gpus, host
 from benchmarks.gpu.parts import Columns, Figures, Options
 
 TITLE = "the machine and its ceilings"
@@ -40,18 +36,18 @@ def measure(row: str, options: Options) -> Figures:
 
 def machine(options: Options) -> str:
     """Host and device in one line."""
-    told = [f"{os.cpu_count()} cores ({_processor()})", f"torch {torch.__version__}"]
+    told = [host(), f"torch {torch.__version__}"]
     if not options.on_gpu:
         return ", ".join(told)
 
     found = torch.cuda.get_device_properties(0)
     told += [
         f"CUDA {torch.version.cuda}",
-        f"driver {_driver()}",
         f"cuDNN {torch.backends.cudnn.version()}",
         found.name,
         f"{found.total_memory / GIGA:.1f} GB",
         f"{found.multi_processor_count} multiprocessors",
+        f"nvidia-smi: {gpus()}",
     ]
     return ", ".join(told)
 
@@ -85,20 +81,3 @@ def _peak(options: Options) -> float | None:
     from align_train.training.flops import peak_tflops
 
     return peak_tflops(torch.device("cuda", 0), bf16=True)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _driver() -> str:
-    """The driver's version; `?` if `nvidia-smi` is not there, as in some containers."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "?"
-    return done.stdout.splitlines()[0].strip() if done.stdout else "?"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.bounded import Outcome
+from benchmarks.gpu.hardware import gpus, host
 from benchmarks.gpu.parts import Columns, Part
 
 PAGE = "gpu.md"
@@ -25,7 +26,7 @@ class Report:
     """The files of one call of the benchmark, written anew after each row."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """Notes date, command and versions.
+        """Notes date, machine, command and versions.
 
         Args:
             folder: Takes the files.
@@ -35,7 +36,7 @@ class Report:
         self.head = {
             "date": date.today().isoformat(),
             "command": "python -m benchmarks.gpu " + shlex.join(sys.argv[1:]),
-            "device": device,
+            "machine": host() if device == "cpu" else f"{host()}, {gpus()}",
             "versions": versions(),
         }
         self.texts: dict[str, str] = {}

@@ -17,28 +17,31 @@ COLUMNS: Columns = {
     "memory_gb": ("GB at the peak", ".2f"),
 }
 # They are small, and mostly start; figures of speed come from other parts.
-AT_ONCE = 3
+AT_ONCE = 5
 LIMIT = 150.0
 
 STEPS = 50
 TINY_STEPS = 4
 
-# Compiled float32 on a CPU takes a minute; it has its own tests.
+EAGER = "compile=false"
+BF16 = ("precision=bf16", EAGER)
 ON_GPU = {
-    "plain": ("precision=fp32",),
-    "bf16, compiled, recomputed": ("precision=bf16", "compile=true", "recompute=true"),
-    "bf16": ("precision=bf16",),
-    "recomputed": ("precision=fp32", "recompute=true", "chunk_size=64"),
+    "plain": ("precision=fp32", EAGER),
+    "as it comes": (),
+    "compiled, recomputed": ("precision=bf16", "compile=true", "recompute=true", "chunk_size=64"),
+    "bf16": BF16,
+    "recomputed": ("precision=fp32", EAGER, "recompute=true", "chunk_size=64"),
     "compiled": ("precision=bf16", "compile=true"),
-    "fsdp": ("precision=bf16", "strategy=fsdp"),
-    "deepspeed, stage 1": ("precision=bf16", "strategy=deepspeed", "strategy.stage=1"),
-    "deepspeed, stage 2": ("precision=bf16", "strategy=deepspeed", "strategy.stage=2"),
-    "deepspeed, stage 3": ("precision=bf16", "strategy=deepspeed", "strategy.stage=3"),
-    "stopped and resumed": ("precision=bf16",),
+    "fsdp": (*BF16, "strategy=fsdp"),
+    "stopped and resumed": BF16,
+    "deepspeed, stage 1": (*BF16, "strategy=deepspeed", "strategy.stage=1"),
+    "deepspeed, stage 2": (*BF16, "strategy=deepspeed", "strategy.stage=2"),
+    "deepspeed, stage 3": (*BF16, "strategy=deepspeed", "strategy.stage=3"),
 }
+# Compiling for a CPU takes minutes; it has its own tests.
 ON_CPU = {
     "plain": ("precision=fp32",),
-    "bf16": ("precision=bf16", "recompute=true", "chunk_size=16"),
+    "bf16, recomputed": ("precision=bf16", "recompute=true"),
     "stopped and resumed": (),
 }
 

@@ -193,9 +193,9 @@ def measured(setup: Setup, options: Options) -> tuple[Figures, Trace]:
     with (
         patch.object(PairsDataModule, "train_dataloader", lambda _: Drawn(batch)),
         patch.object(StepEnd, "on_train_batch_end", end_and_watch),
+        suppress(Enough),
     ):
-        with suppress(Enough):
-            run(settings)
+        run(settings)
     # Only now: the exception keeps the frames of the run, and its tensors.
     free(options.device)
     return watch.figures | watch.trace.figures(watch.figures["step_seconds"]), watch.trace

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -94,12 +95,14 @@ class Tracer:
             return
 
         wait_for(self.device)
-        self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-        self._profiler.start()
+        profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        with _without_profiler():
+            profiler.start()
+            self._profiler = profiler
 
     def stop(self) -> Trace:
         """Ends, when the device has done all that it was given."""
-        if self._profiler is None:
+        if self.device == "cpu":
             self._operators.__exit__(None, None, None)
             launches: Counter[str] = Counter()
             for tally in self._operators.parts.values():
@@ -107,12 +110,22 @@ class Tracer:
             return Trace(launches)
 
         wait_for(self.device)
-        self._profiler.stop()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trace.json"
-            self._profiler.export_chrome_trace(str(path))
-            events = json.loads(path.read_text())["traceEvents"]
-        return trace_of(events)
+        if self._profiler is not None:
+            with _without_profiler(), tempfile.TemporaryDirectory() as folder:
+                self._profiler.stop()
+                path = Path(folder) / "trace.json"
+                self._profiler.export_chrome_trace(str(path))
+                return trace_of(json.loads(path.read_text(errors="replace"))["traceEvents"])
+        return Trace()
+
+
+@contextmanager
+def _without_profiler() -> Iterator[None]:
+    """Goes on if the profiler fails: what the clock has measured must not be lost."""
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError):
+        traceback.print_exc()
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.gpu import kernels
 from benchmarks.gpu.__main__ import PartRun, measure, parts_of
 from benchmarks.gpu.parts import SHARES, Options
 from benchmarks.gpu.report import Report
@@ -93,6 +96,31 @@ def test_a_trace_is_read_as_the_profiler_writes_it() -> None:
     figures = trace.figures(step_seconds=220e-6)
     assert figures == {"launches": 3, "waits": 1, "idle": pytest.approx(0.5)}
     assert trace.table()[1:] == [["conv", "2", "0.10", "90.9%"], ["a/b", "1", "0.01", "9.1%"]]
+
+
+def test_whole_steps_are_measured_and_leave_no_model_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next row of the process would find less memory, and a smaller chunk."""
+    from align_train.training.module import TrainingModule
+
+    models: list[weakref.ref[object]] = []
+    init = TrainingModule.__init__
+
+    def noting(module: TrainingModule, **parts: Any) -> None:
+        models.append(weakref.ref(parts["model"]))
+        init(module, **parts)
+
+    monkeypatch.setattr(TrainingModule, "__init__", noting)
+    options = Options(device="cpu", tiny=True, folder=tmp_path, log=tmp_path / "log")
+    found = kernels.measure("b7_base", options)
+
+    assert (found["pairs"], found["chunk"], found["recompute"]) == (32, 32, False)
+    assert found["pairs_per_second"] == pytest.approx(32 / found["step_seconds"])
+    assert found["tflop_per_pair"] > 0
+    names = [line[0] for line in found["tables"]["one step"]]
+    assert "convolution_backward" in names
+    assert [model() for model in models] == [None]
 
 
 def test_parts_without_training_run_on_a_cpu(tmp_path: Path) -> None:
