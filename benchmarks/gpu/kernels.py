@@ -43,9 +43,9 @@ def measure(row: str, options: Options) -> Figures:
 
 
 def _setup(row: str, options: Options) -> Setup:
-    """As `towers` has measured it."""
+    """As `towers` has measured it, or here the eager row before the compiled one."""
     setup = setup_of(row, options)
-    eager = options.known.get("towers", {}).get(EAGER)
-    if eager and not row.endswith(COMPILED):
-        return replace(setup, chunk=eager["chunk"], recompute=eager["recompute"])
+    for part in ("towers", "kernels"):
+        if eager := options.known.get(part, {}).get(EAGER):
+            return replace(setup, chunk=eager["chunk"], recompute=eager["recompute"])
     return setup

@@ -9,13 +9,14 @@ same pairs, so they should agree with each other far better than bf16 does with 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from align_train.loss.contrastive import ContrastiveLoss
-from benchmarks.gpu.loss import DIM, SMOOTHING, TEMPERATURE, plain
+from benchmarks.gpu.loss import DIM, SMOOTHING, TEMPERATURE, Loss, plain
 from benchmarks.gpu.parts import Columns, Figures, Options
 
 TITLE = "on the device against float64 on the CPU"
@@ -63,8 +64,15 @@ def measure(row: str, options: Options) -> Figures:
 
 def without_tf32() -> None:
     """Makes float32 mean float32, in products and in convolutions."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    products: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    # torch refuses to mix its older settings with its newer ones.
+    if hasattr(products, "fp32_precision"):
+        products.fp32_precision = "ieee"
+        cudnn.conv.fp32_precision = "ieee"
+    else:
+        products.allow_tf32 = False
+        cudnn.allow_tf32 = False
 
 
 def loss_errors(numbers: str, options: Options) -> Figures:
@@ -87,7 +95,7 @@ def loss_errors(numbers: str, options: Options) -> Figures:
     return figures | {"ok": max(errors) <= bound}
 
 
-def value_and_gradients(loss, inputs: list[Tensor]) -> list[Tensor]:  # type: ignore[no-untyped-def]
+def value_and_gradients(loss: Loss, inputs: list[Tensor]) -> list[Tensor]:
     """The loss, and its gradients by all inputs."""
     leaves = [given.detach().clone().requires_grad_() for given in inputs]
     value = loss(*leaves)

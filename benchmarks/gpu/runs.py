@@ -13,6 +13,7 @@ TITLE = "short trainings by the command, `model=tiny` on drawn pairs"
 COLUMNS: Columns = {
     "settings": ("settings", "s"),
     "seconds": ("seconds", ".1f"),
+    "stopped": ("stopped at step", "d"),
     "loss": ("last loss", ".4f"),
     "memory_gb": ("GB at the peak", ".2f"),
 }
@@ -23,6 +24,7 @@ LIMIT = 150.0
 STEPS = 50
 TINY_STEPS = 4
 
+RESUMED = "stopped and resumed"
 EAGER = "compile=false"
 BF16 = ("precision=bf16", EAGER)
 ON_GPU = {
@@ -33,7 +35,7 @@ ON_GPU = {
     "recomputed": ("precision=fp32", EAGER, "recompute=true", "chunk_size=64"),
     "compiled": ("precision=bf16", "compile=true"),
     "fsdp": (*BF16, "strategy=fsdp"),
-    "stopped and resumed": BF16,
+    RESUMED: BF16,
     "deepspeed, stage 1": (*BF16, "strategy=deepspeed", "strategy.stage=1"),
     "deepspeed, stage 2": (*BF16, "strategy=deepspeed", "strategy.stage=2"),
     "deepspeed, stage 3": (*BF16, "strategy=deepspeed", "strategy.stage=3"),
@@ -42,7 +44,7 @@ ON_GPU = {
 ON_CPU = {
     "plain": ("precision=fp32",),
     "bf16, recomputed": ("precision=bf16", "recompute=true"),
-    "stopped and resumed": (),
+    RESUMED: (),
 }
 
 
@@ -69,14 +71,19 @@ def measure(row: str, options: Options) -> Figures:
         log=options.log,
     )
     run.clear()
-    if row == "stopped and resumed":
-        run.train_and_stop(steps // 2)
+    stopped = None
+    if row == RESUMED:
+        # Early: fast steps must not end the run before the signal has come.
+        run.train_and_stop(max(1, steps // 10))
+        stopped = run.last_step()
+        if stopped == steps:
+            raise RunFailed(f"came to step {steps} before it was stopped")
     seconds = run.train()
 
     found = [int(line["step"]) for line in run.rows()]
     if found != list(range(1, steps + 1)):
         raise RunFailed(f"expected steps 1 to {steps} in metrics.csv, found {found}")
-    told = {"settings": " ".join(settings), "seconds": seconds}
+    told = {"settings": " ".join(settings), "seconds": seconds, "stopped": stopped}
     return told | run.figures("loss", "memory_gb")
 
 

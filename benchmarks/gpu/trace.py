@@ -30,8 +30,8 @@ LONGEST_NAME = 90  # characters
 _MICROSECONDS = 1e6  # in a second
 _KERNELS = {"kernel"}
 _WORK = {"kernel", "gpu_memcpy", "gpu_memset"}
-_HOST = {"cuda_runtime", "cuda_driver"}
-_OWN_WAITS = 1  # of `traced`, at its end
+# Reads of values. The profiler itself waits for the whole device, which no step does.
+_WAITS = {"cudaStreamSynchronize", "cudaEventSynchronize"}
 
 
 @dataclass
@@ -69,8 +69,8 @@ class Trace:
         lines = [["kernel", "launches", "ms", "share"]]
         for name, amount in order.most_common(SHOWN):
             milliseconds = f"{self.seconds[name] * 1e3:.2f}" if self.seconds else "–"
-            # A bar would end the cell of a table.
-            shown = name.replace("|", "/")[:LONGEST_NAME]
+            # A bar would end the cell of a table, and a page take `<4>` for a tag.
+            shown = f"`{name.replace('|', '/')[:LONGEST_NAME]}`"
             lines.append([shown, str(self.launches[name]), milliseconds, f"{amount / whole:.1%}"])
         return lines
 
@@ -157,10 +157,9 @@ def trace_of(events: Sequence[dict[str, Any]]) -> Trace:
         if category in _KERNELS:
             trace.launches[name] += 1
             trace.seconds[name] += duration / _MICROSECONDS  # type: ignore[assignment]
-        if category in _HOST and name.endswith("Synchronize"):
+        if name in _WAITS:
             trace.waits += 1
 
-    trace.waits = max(0, trace.waits - _OWN_WAITS)
     trace.busy = _covered(spans) / _MICROSECONDS
     return trace
 

@@ -95,7 +95,10 @@ def test_a_trace_is_read_as_the_profiler_writes_it() -> None:
     assert trace.busy == pytest.approx(110e-6)
     figures = trace.figures(step_seconds=220e-6)
     assert figures == {"launches": 3, "waits": 1, "idle": pytest.approx(0.5)}
-    assert trace.table()[1:] == [["conv", "2", "0.10", "90.9%"], ["a/b", "1", "0.01", "9.1%"]]
+    assert trace.table()[1:] == [
+        ["`conv`", "2", "0.10", "90.9%"],
+        ["`a/b`", "1", "0.01", "9.1%"],
+    ]
 
 
 def test_whole_steps_are_measured_and_leave_no_model_behind(
@@ -119,7 +122,7 @@ def test_whole_steps_are_measured_and_leave_no_model_behind(
     assert found["pairs_per_second"] == pytest.approx(32 / found["step_seconds"])
     assert found["tflop_per_pair"] > 0
     names = [line[0] for line in found["tables"]["one step"]]
-    assert "convolution_backward" in names
+    assert "`convolution_backward`" in names
     assert [model() for model in models] == [None]
 
 
