@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.gpu import kernels
+from benchmarks.gpu import kernels, trace
 from benchmarks.gpu.__main__ import PartRun, measure, parts_of
 from benchmarks.gpu.parts import SHARES, Options
 from benchmarks.gpu.report import Report
-from benchmarks.gpu.trace import trace_of
 from tests.support.commands import finish, run, start
 
 BAD = "tests.support.bad_part"
@@ -89,16 +89,32 @@ def test_a_trace_is_read_as_the_profiler_writes_it() -> None:
         {"ph": "X", "cat": "cuda_runtime", "name": "cudaDeviceSynchronize", "ts": 9.0, "dur": 5.0},
         {"ph": "M", "name": "process_name", "args": {"name": "python"}},
     ]
-    trace = trace_of(events)
+    found = trace.trace_of(events)
 
-    assert trace.launches == {"conv": 2, "a|b": 1}
-    assert trace.busy == pytest.approx(110e-6)
-    figures = trace.figures(step_seconds=220e-6)
+    assert found.launches == {"conv": 2, "a|b": 1}
+    assert found.busy == pytest.approx(110e-6)
+    figures = found.figures(step_seconds=220e-6)
     assert figures == {"launches": 3, "waits": 1, "idle": pytest.approx(0.5)}
-    assert trace.table()[1:] == [
+    assert found.table()[1:] == [
         ["`conv`", "2", "0.10", "90.9%"],
         ["`a/b`", "1", "0.01", "9.1%"],
     ]
+
+
+def test_the_profiler_is_started_stopped_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the CPU's activities in place of a GPU's: there are none of its kernels."""
+    monkeypatch.setattr(trace, "wait_for", lambda device: None)
+    monkeypatch.setattr(trace, "_ACTIVITIES", [torch.profiler.ProfilerActivity.CPU])
+    with trace.traced("cuda") as found:
+        torch.ones(3).sum()
+    assert found[0] == trace.Trace(waits=0, busy=0.0)
+    assert found[0].figures(step_seconds=1.0) == {"launches": None, "waits": 0, "idle": None}
+
+    # No counters for this user, say: the row keeps what the clock has measured.
+    monkeypatch.setattr(trace, "_ACTIVITIES", [])
+    with trace.traced("cuda") as found:
+        torch.ones(3).sum()
+    assert found == [trace.Trace()]
 
 
 def test_whole_steps_are_measured_and_leave_no_model_behind(
