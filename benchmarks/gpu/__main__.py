@@ -79,10 +79,14 @@ class PartRun:
         threads: list[Thread] = []
         for _ in range(self.at_once):
             threads.append(Thread(target=self._take_rows, daemon=True))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            # Were this process to end here, no thread should begin another row.
+            self._waiting.clear()
 
         print(f"\n{self._write()}\n", flush=True)
         return self.outcomes

@@ -7,6 +7,8 @@ says how much of the time the steps waited for data.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.gpu.parts import Columns, Figures, Options
 from benchmarks.gpu.training import TINY_BATCH, TINY_MODEL, Run, workers_of
 
@@ -26,6 +28,7 @@ LIMIT = 180.0
 
 SIDE = 384  # pixels, the longer side of a stored image
 MOST_WAITED = 0.02
+VOCABULARY = "vocabulary"  # as `benchmarks.shared.small_shards` calls it, which imports much
 
 SETTINGS = {
     "b7_base": ("model=b7_base", "batch_size=512", "norm_group=64", "max_steps=16", "log_every=4"),
@@ -48,23 +51,40 @@ def rows(options: Options) -> list[str]:
 
 
 def measure(row: str, options: Options) -> Figures:
-    from benchmarks.shared.small_shards import VOCABULARY, make
+    from benchmarks.shared.small_shards import make
 
-    shards = options.folder / "jpeg_shards"
     kind = make(
-        shards,
+        shards_of(options),
         shards=2 if options.tiny else 32,
         pairs=32 if options.tiny else 256,
         side=64 if options.tiny else SIDE,
     )
-    workers = workers_of(options)
-    run = Run(
+    run = run_of(row, options)
+    run.clear()
+    seconds = run.train()
+
+    found = run.figures("pairs_per_second", "data_wait_fraction", "mfu", "memory_gb")
+    if options.on_gpu:
+        met = "ok" if found["data_wait_fraction"] < MOST_WAITED else "MISSED"
+        found["aim"] = f"waits < {MOST_WAITED:.0%}: {met}"
+    return found | {"images": kind, "workers": workers_of(options), "seconds": seconds}
+
+
+def shards_of(options: Options) -> Path:
+    """The folder of the shards, with a vocabulary beside them."""
+    return options.folder / "jpeg_shards"
+
+
+def run_of(row: str, options: Options) -> Run:
+    """The run of a row."""
+    shards = shards_of(options)
+    return Run(
         folder=options.folder / "runs" / f"data-{row.replace(' ', '-')}",
         settings=(
             "data=webdataset",
             f"data.shards={shards}",
             f"data.tokenizer={shards / VOCABULARY}",
-            f"data.workers={workers}",
+            f"data.workers={workers_of(options)}",
             *(TINY_SETTINGS if options.tiny else SETTINGS[row]),
             "precision=bf16",
             "evaluate_every=0",
@@ -73,12 +93,3 @@ def measure(row: str, options: Options) -> Figures:
         device=options.device,
         log=options.log,
     )
-    run.clear()
-    seconds = run.train()
-
-    found = run.figures("pairs_per_second", "data_wait_fraction", "mfu", "memory_gb")
-    if options.on_gpu:
-        waited = found["data_wait_fraction"]
-        met = "ok" if waited < MOST_WAITED else "MISSED"
-        found["aim"] = f"waits < {MOST_WAITED:.0%}: {met}"
-    return found | {"images": kind, "workers": workers, "seconds": seconds}

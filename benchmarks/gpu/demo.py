@@ -27,7 +27,7 @@ SMALL = (
     "eval.composed_shape=null",
 )
 
-ROWS: dict[str, tuple[str, ...]] = {"float32": (), "bf16": ("precision=bf16",)}
+ROWS = {"float32": "precision=fp32", "bf16": "precision=bf16"}
 
 
 def rows(options: Options) -> list[str]:
@@ -35,23 +35,28 @@ def rows(options: Options) -> list[str]:
 
 
 def measure(row: str, options: Options) -> Figures:
-    run = Run(
-        folder=options.folder / "runs" / f"demo-{row}",
-        settings=(
-            *(SMALL if options.tiny else ()),
-            f"data.make.folder={options.folder / 'whole_demo'}",
-            *ROWS[row],
-        ),
-        device=options.device,
-        log=options.log,
-    )
+    run = run_of(row, options)
     run.clear()
     seconds = run.train()
 
     results = json.loads((run.folder / "results.json").read_text())
     return {
         "top1": results["zero_shot/top1"],
-        "recall": results.get("retrieval/image_to_text/recall@1"),
+        "recall": results["retrieval/image_to_text/recall@1"],
         "seconds": seconds,
         **run.figures("loss", "pairs_per_second"),
     }
+
+
+def run_of(row: str, options: Options) -> Run:
+    """The run of a row."""
+    return Run(
+        folder=options.folder / "runs" / f"demo-{row}",
+        settings=(
+            *(SMALL if options.tiny else ()),
+            f"data.make.folder={options.folder / 'whole_demo'}",
+            ROWS[row],
+        ),
+        device=options.device,
+        log=options.log,
+    )

@@ -55,21 +55,8 @@ def rows(options: Options) -> list[str]:
 def measure(row: str, options: Options) -> Figures:
     if row.startswith("deepspeed"):
         _refuse_missing("deepspeed")
-    settings = _variants(options)[row]
-    steps = TINY_STEPS if options.tiny else STEPS
-    run = Run(
-        folder=options.folder / "runs" / row.replace(", ", "-").replace(" ", "-"),
-        settings=(
-            *demo_of(options),
-            *UNEVALUATED,
-            f"max_steps={steps}",
-            "log_every=1",
-            "data.workers=1",
-            *settings,
-        ),
-        device=options.device,
-        log=options.log,
-    )
+    steps = _steps(options)
+    run = run_of(row, options)
     run.clear()
     stopped = None
     if row == RESUMED:
@@ -83,8 +70,29 @@ def measure(row: str, options: Options) -> Figures:
     found = [int(line["step"]) for line in run.rows()]
     if found != list(range(1, steps + 1)):
         raise RunFailed(f"expected steps 1 to {steps} in metrics.csv, found {found}")
-    told = {"settings": " ".join(settings), "seconds": seconds, "stopped": stopped}
+    told = {"settings": " ".join(_variants(options)[row]), "seconds": seconds, "stopped": stopped}
     return told | run.figures("loss", "memory_gb")
+
+
+def run_of(row: str, options: Options) -> Run:
+    """The run of a row."""
+    return Run(
+        folder=options.folder / "runs" / row.replace(", ", "-").replace(" ", "-"),
+        settings=(
+            *demo_of(options),
+            *UNEVALUATED,
+            f"max_steps={_steps(options)}",
+            "log_every=1",
+            "data.workers=1",
+            *_variants(options)[row],
+        ),
+        device=options.device,
+        log=options.log,
+    )
+
+
+def _steps(options: Options) -> int:
+    return TINY_STEPS if options.tiny else STEPS
 
 
 def _variants(options: Options) -> dict[str, tuple[str, ...]]:

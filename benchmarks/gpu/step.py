@@ -179,7 +179,7 @@ def measured(setup: Setup, options: Options) -> tuple[Figures, Trace]:
     Returns:
         Figures, and the trace of one more step.
     """
-    settings = compose_training(*_settings(setup, options))
+    settings = compose_training(*settings_of(setup, options))
     batch = batch_of(setup.pairs, settings.model["image_size"], setup.tokens)
     if options.on_gpu:
         batch = replace(batch, images=batch.images.pin_memory())
@@ -201,7 +201,8 @@ def measured(setup: Setup, options: Options) -> tuple[Figures, Trace]:
     return watch.figures | watch.trace.figures(watch.figures["step_seconds"]), watch.trace
 
 
-def _settings(setup: Setup, options: Options) -> tuple[str, ...]:
+def settings_of(setup: Setup, options: Options) -> tuple[str, ...]:
+    """The command line of a run that is measured."""
     name = f"step-{time.time_ns()}"  # a run of its own each time
     return (
         *trainer_of(options.device),

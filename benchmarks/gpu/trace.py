@@ -93,7 +93,7 @@ class Tracer:
     def start(self) -> None:
         """Begins, when the device has done all that came before."""
         if self.device == "cpu":
-            self._operators.__enter__()
+            self._operators.__enter__()  # type: ignore[no-untyped-call]
             return
 
         wait_for(self.device)
@@ -105,7 +105,7 @@ class Tracer:
     def stop(self) -> Trace:
         """Ends, when the device has done all that it was given."""
         if self.device == "cpu":
-            self._operators.__exit__(None, None, None)
+            self._operators.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             launches: Counter[str] = Counter()
             for tally in self._operators.parts.values():
                 launches += tally.operators

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import kernels, trace
+from align_train.config.check import check
+from align_train.config.compose import compose_training
+from benchmarks.gpu import data, demo, kernels, runs, step, towers, trace
 from benchmarks.gpu.__main__ import PartRun, measure, parts_of
 from benchmarks.gpu.parts import SHARES, Options
 from benchmarks.gpu.report import Report
@@ -148,6 +150,22 @@ def test_parts_without_training_run_on_a_cpu(tmp_path: Path) -> None:
 
     assert "machine ok, loss ok" in done.stdout
     assert measured_parts(tmp_path / "found") == {"machine": "ok", "loss": "ok"}
+
+
+def test_the_settings_of_all_runs_on_a_gpu_are_right(tmp_path: Path) -> None:
+    """No GPU is here: a misspelt key, or a batch that does not divide, would show only there."""
+    options = Options(device="cuda", tiny=False, folder=tmp_path, log=tmp_path / "log")
+    lines: list[tuple[str, ...]] = []
+    for part in (runs, data, demo):
+        for row in part.rows(options):
+            lines.append(tuple(part.run_of(row, options).command[3:]))
+    for row in towers.ORDER:
+        if row not in (towers.HUGGING_FACE, towers.OPEN_CLIP):
+            lines.append(step.settings_of(towers.setup_of(row, options), options))
+
+    assert len(lines) == 11 + 2 + 2 + 13
+    for line in lines:
+        check(compose_training(*line))
 
 
 def test_real_sizes_are_refused_on_a_cpu(tmp_path: Path) -> None:
