@@ -110,6 +110,8 @@ def build_trainer(
         strategy=_strategy(settings),
         plugins=[cluster_environment(launcher.current()), checkpoints.gathered],
         precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        # Images have one size: the fastest convolutions are found once. A CPU has no choice.
+        benchmark=settings.trainer.on_gpu or None,
         max_steps=settings.steps,
         logger=run_loggers(settings, folder),
         callbacks=[write_settings, step_end],
@@ -223,6 +225,8 @@ _EXPECTED_NOTICES = (
     ".*smaller than the logging interval.*",
     # A locked tower.
     ".*in eval mode at the start of training.*",
+    # TF32 is off (`torch_flags.py`).
+    ".*TensorFloat32 tensor cores.*",
     # On a machine with Slurm a run without it is no mistake.
     ".*srun. command is available.*",
 )
