@@ -58,7 +58,7 @@ def check_hardware(settings: TrainSettings) -> None:
         if count < devices:
             fix = launcher.current().more_gpus(devices)
             raise UserError(f"trainer.devices={devices}: {count} GPUs found here; {fix}")
-    elif settings.compile and not shutil.which(os.environ.get("CXX", "g++")):
+    elif settings.compile is True and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out"
         )

@@ -65,9 +65,21 @@ def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModu
         chunk_size=settings.chunk_size,
         recompute=settings.recompute,
         checkpoint_blocks=settings.checkpoint_blocks,
-        compile_blocks=settings.compile,
+        compile_blocks=compiles(settings),
         clip=settings.clip,
     )
+
+
+def compiles(settings: TrainSettings) -> bool:
+    """Whether a run compiles its blocks.
+
+    Args:
+        settings: The run's settings.
+    """
+    if settings.compile == "auto":
+        recipe: StrategyRecipe = build(settings.strategy)
+        return settings.trainer.on_gpu and recipe.can_compile
+    return bool(settings.compile)
 
 
 def build_trainer(
