@@ -10,6 +10,7 @@ import torch
 
 from align_train.cluster import launcher
 from align_train.cluster.collectives import join
+from align_train.commands.torch_flags import set_torch_flags
 from align_train.config.schema import EmbedSettings, EvaluateSettings
 from align_train.errors import UserError
 
@@ -23,7 +24,7 @@ _QUOTED = 100  # characters of torch's reason that an error quotes
 
 
 def device_of(name: str) -> torch.device:
-    """Finds the device of this process.
+    """Finds the device of this process, and makes torch's global choices before it is used.
 
     Each process that a launcher started has its own GPU of the machine, or the only one that it
     may see.
@@ -37,6 +38,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         UserError: There is none of that name.
     """
+    set_torch_flags()
     # torch itself says whether a device works; a list of names would not know.
     try:
         device = torch.device(name)

@@ -57,7 +57,7 @@ def check_hardware(settings: TrainSettings) -> None:
     """
     if settings.trainer.on_gpu:
         _check_gpus(settings.trainer.devices)
-    elif settings.compile and not shutil.which(os.environ.get("CXX", "g++")):
+    elif settings.compile is True and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out"
         )

@@ -7,6 +7,7 @@ from typing import Literal
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from align_train.commands.resume import Changes, spell_changes
+from align_train.commands.trainer import compiles
 from align_train.config.components import build
 from align_train.config.schema import TrainSettings
 from align_train.model import TrainableModel
@@ -103,7 +104,7 @@ def _how(settings: TrainSettings) -> list[str]:
         "recomputing chunks": settings.recompute is True,
         "recomputing chunks if needed": settings.recompute == "auto",
         "checkpointing blocks": settings.checkpoint_blocks,
-        "compiled blocks": settings.compile,
+        "compiled blocks": compiles(settings),
         f"averaging weights by {settings.ema}": settings.ema is not None,
     }
     used = [option for option, on in options.items() if on]

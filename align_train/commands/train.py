@@ -17,6 +17,7 @@ from align_train.commands.finished import show_or_evaluate
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import WriteSettings, changed_settings, continue_stretch
 from align_train.commands.summary import summary
+from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten
 from align_train.config.messages import report_once
 from align_train.config.schema import TrainSettings
@@ -39,6 +40,7 @@ def train(settings: TrainSettings) -> None:
     """
     quieten()
     allow_open_files()
+    set_torch_flags()
     if not settings.dry_run:
         with report_once():
             check_processes(settings.trainer)

@@ -71,9 +71,21 @@ def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModu
         chunk_size=settings.chunk_size,
         recompute=settings.recompute,
         checkpoint_blocks=settings.checkpoint_blocks,
-        compile_blocks=settings.compile,
+        compile_blocks=compiles(settings),
         clip=settings.clip,
     )
+
+
+def compiles(settings: TrainSettings) -> bool:
+    """Whether a run compiles its blocks.
+
+    Args:
+        settings: The run's settings.
+    """
+    if settings.compile == "auto":
+        recipe: StrategyRecipe = build(settings.strategy)
+        return settings.trainer.on_gpu and recipe.can_compile
+    return bool(settings.compile)
 
 
 def build_trainer(
@@ -117,6 +129,8 @@ def build_trainer(
         strategy=_strategy(settings),
         plugins=[cluster_environment(launcher.current()), checkpoints.gathered],
         precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        # Images have one size: the fastest convolutions are found once. A CPU has no choice.
+        benchmark=settings.trainer.on_gpu or None,
         max_steps=settings.steps,
         logger=run_loggers(settings, folder),
         callbacks=[write_settings, step_end],
@@ -239,6 +253,8 @@ _EXPECTED_NOTICES = (
     ".*smaller than the logging interval.*",
     # A locked tower.
     ".*in eval mode at the start of training.*",
+    # TF32 is off (`torch_flags.py`).
+    ".*TensorFloat32 tensor cores.*",
     # On a machine with Slurm a run without it is no mistake.
     ".*srun. command is available.*",
 )

@@ -105,9 +105,10 @@ def _check_auto(settings: TrainSettings) -> None:
     if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
         raise UserError(f"chunk_size={chunk}: expected a number of pairs, at least 1, or auto")
 
-    recompute = settings.recompute
-    if recompute != "auto" and not isinstance(recompute, bool):
-        raise UserError(f"recompute={recompute}: expected true, false or auto")
+    for key in ("recompute", "compile"):
+        value = getattr(settings, key)
+        if value != "auto" and not isinstance(value, bool):
+            raise UserError(f"{key}={value}: expected true, false or auto")
 
 
 def _check_trainer(settings: TrainSettings) -> None:
@@ -230,7 +231,7 @@ def _check_strategy(settings: TrainSettings) -> None:
             f"strategy=fsdp"
         )
     _check_can_try(settings, strategy)
-    if settings.compile and not strategy.can_compile:
+    if settings.compile is True and not strategy.can_compile:
         raise UserError(
             f"compile=true: {strategy.label} gathers weights within every block, which breaks it "
             f"up; take strategy.stage=2, or strategy=fsdp"

@@ -163,8 +163,9 @@ class TrainSettings:
     checkpoint_blocks: bool
     """Activation checkpointing: keep only the input of each block of the towers."""
 
-    compile: bool
-    """torch.compile, one block of the towers at a time."""
+    compile: AutoBool
+    """torch.compile, one block of the towers at a time; if the compiler fails, blocks run as they
+    are. `auto`: on GPUs, unless the strategy breaks blocks up."""
 
     ema: float | None
     """Decay of an average of the weights, which is then evaluated; null: no average."""

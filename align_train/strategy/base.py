@@ -19,6 +19,8 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import raise_on_all_ranks
@@ -175,6 +177,12 @@ class Replicated(WholeCheckpoints, DDPStrategy):
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
         self._launcher = Children(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        # Lightning does it on a stream of its own. Gradients then belong to that stream: in each
+        # step torch would wait for an event for every parameter and chunk, and warn on every rank.
+        ids = self.determine_ddp_device_ids()
+        return DistributedDataParallel(model, device_ids=ids, **self._ddp_kwargs)
 
 
 class StaysInPlace(Replicated):

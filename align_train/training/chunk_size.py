@@ -178,14 +178,13 @@ def find_chunking(
         pairs = size if recompute else chunking.pairs
 
         def passes() -> None:
-            batch = _trial_batch(pairs, max_tokens, towers.model)
-            _passes(towers, batch, size, recompute, reserve)
+            trial_passes(towers, pairs, size, max_tokens, recompute=recompute, reserve=reserve)
 
         # Before the passes: a rank without memory would not take part in gathering the weights.
         whole = strategy.keep_weights_whole()
         assert whole, "a strategy that gathers weights in each pass cannot try"
         at(TRYING)
-        failed = _fails(passes)
+        failed = not passes_fit(passes)
         at(TRIED)
         strategy.give_weights_back()
         return not all_reduce_(torch.tensor(float(failed), device=device), "max").item()
@@ -242,28 +241,39 @@ def out_of_memory_message(chunk_size: int, where: str = "") -> str:
     )
 
 
-def _fails(passes: Callable[[], None]) -> bool:
-    """Whether passes find too little memory on this rank."""
-    failed = False
+def passes_fit(passes: Callable[[], None]) -> bool:
+    """Makes passes; returns whether they have found enough memory on this rank.
+
+    Args:
+        passes: Makes them.
+    """
+    fit = True
     try:
         passes()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        failed = True
+        fit = False
 
     # Only now: `except` would keep the frames of the failed pass, and their tensors.
     free_memory()
-    return failed
+    return fit
 
 
-def _passes(
-    towers: Towers,
-    batch: Batch,
-    size: int,
-    recompute: bool,
-    reserve: int,
+def trial_passes(
+    towers: Towers, pairs: int, size: int, max_tokens: int, *, recompute: bool, reserve: int = 0
 ) -> None:
+    """Makes passes of random pairs, forward and backward, of which nothing stays.
+
+    Args:
+        towers: The towers, laid out by their strategy, with whole weights.
+        pairs: How many go through the towers.
+        size: Pairs of a chunk.
+        max_tokens: Tokens of each text.
+        recompute: Whether chunks are computed again in the backward pass.
+        reserve: Bytes that must stay free.
+    """
+    batch = _trial_batch(pairs, max_tokens, towers.model)
     device = next(towers.model.parameters()).device
     held = torch.empty(reserve, dtype=torch.uint8, device=device)
     try:

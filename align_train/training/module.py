@@ -6,7 +6,8 @@ If memory runs out in a step, the step is made again with less of it (`attempt.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -22,8 +23,15 @@ from align_train.strategy.layout import local_values, whole
 from align_train.strategy.optimizer_state import innermost
 from align_train.stream.batch import Batch
 from align_train.training.attempt import Attempt
-from align_train.training.chunk_size import AUTO, Chunking, find_chunking
-from align_train.training.compiled import compile_in_place
+from align_train.training.batch_norm import GroupBatchNorm
+from align_train.training.chunk_size import (
+    AUTO,
+    Chunking,
+    find_chunking,
+    passes_fit,
+    trial_passes,
+)
+from align_train.training.compiled import CompiledBlocks
 from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
 from align_train.training.recompute import checkpoint_block
@@ -39,6 +47,7 @@ class TrainingModule(lightning.LightningModule):
         gradient_norm: The last step's gradient norm before clipping.
         learning_rate: The last step's learning rate (of the first parameter group).
         agree: Called after each backward pass, on all ranks; returns whether to repeat the step.
+        compiled: The parts of the model that are compiled; None: none is.
     """
 
     def __init__(
@@ -70,7 +79,7 @@ class TrainingModule(lightning.LightningModule):
             chunk_size: Pairs that go through the towers together; `auto`: as many as fit.
             recompute: Gradient caching, see `forward.py`; `auto`: if memory wants it.
             checkpoint_blocks: Activation checkpointing of each block of the towers.
-            compile_blocks: `torch.compile` of each block of the towers.
+            compile_blocks: `torch.compile` of each block of the towers, where the compiler can.
             clip: The largest gradient norm; None: gradients are not clipped.
 
         Raises:
@@ -94,6 +103,7 @@ class TrainingModule(lightning.LightningModule):
         self.gradient_norm = float("nan")
         self.learning_rate = float("nan")
 
+        self.compiled: CompiledBlocks | None = None
         self._checkpoint_blocks = checkpoint_blocks
         self._compile_blocks = compile_blocks
         # On the device, as long as nobody has waited for it.
@@ -104,13 +114,9 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Compiles and checkpoints the trained blocks, before the strategy takes the model."""
-        trained: list[nn.Module] = []
-        for block in self.model.blocks:
-            if any(parameter.requires_grad for parameter in block.parameters()):
-                trained.append(block)
-
+        trained = [block for block in self.model.blocks if _is_trained(block)]
         if self._compile_blocks:
-            compile_in_place(trained)
+            self.compiled = CompiledBlocks([*trained, *_norms_beside(self.model)])
         if self._checkpoint_blocks:
             for block in trained:
                 checkpoint_block(block, self.towers.second_pass)
@@ -176,7 +182,8 @@ class TrainingModule(lightning.LightningModule):
         if self.chunking.known:
             return
 
-        with self.trainer.precision_plugin.forward_context():
+        # Each size would be compiled anew.
+        with self._uncompiled(), self.trainer.precision_plugin.forward_context():
             find_chunking(
                 self.chunking,
                 self.towers,
@@ -186,6 +193,46 @@ class TrainingModule(lightning.LightningModule):
                 strategy=strategy_of(self.trainer),
                 at=at,
             )
+
+    def compile_now(self, *, max_tokens: int, at: Callable[[str], None]) -> None:
+        """Compiles what is to be compiled, at the chunk size that is known by now. Collective.
+
+        A shorter text length, and a chunk size after memory has run out, are compiled when they
+        come.
+
+        Args:
+            max_tokens: Tokens of the longest texts.
+            at: Notes for the watchdog where this process is.
+        """
+        if self.compiled is None:
+            return
+
+        self.compiled.at = at
+        size = self.chunking.of_step
+        strategy = strategy_of(self.trainer)
+        if not strategy.keep_weights_whole():
+            return  # such a pass would be collective: the first step compiles
+
+        def passes() -> None:
+            # A pass that finds too little memory is for the first step to deal with.
+            with self.trainer.precision_plugin.forward_context():
+                passes_fit(
+                    lambda: trial_passes(self.towers, size, size, max_tokens, recompute=False)
+                )
+
+        self.compiled.compile_now(passes, device=self.device)
+        strategy.give_weights_back()
+
+    @contextmanager
+    def _uncompiled(self) -> Iterator[None]:
+        if self.compiled is None:
+            yield
+            return
+        self.compiled.on = False
+        try:
+            yield
+        finally:
+            self.compiled.on = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of one step.
@@ -318,6 +365,20 @@ class TrainingModule(lightning.LightningModule):
         if self._finite:
             self.towers.statistics.finish_step()
         return result
+
+
+def _is_trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
+
+
+def _norms_beside(model: TrainableModel) -> list[nn.Module]:
+    """Trained BatchNorm layers outside of blocks: those of a stem or a head."""
+    within: set[nn.Module] = set()
+    for block in model.blocks:
+        within.update(block.modules())
+
+    norms = [part for part in model.modules() if isinstance(part, GroupBatchNorm)]
+    return [norm for norm in norms if norm not in within and _is_trained(norm)]
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

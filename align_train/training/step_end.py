@@ -156,6 +156,9 @@ class StepEnd(Callback):
         training.model.register_forward_hook(self._pass_done)
         # Before other hooks watch the passes: these are none of a step.
         self._find_chunking(trainer, training)
+        # Compiled once, for the chunk size that was found.
+        training.compile_now(max_tokens=self.agreement.data.max_tokens or 1, at=self.watchdog.at)
+        self.watchdog.at(STARTING)
         self.agreement.agree(trainer, step=trainer.global_step, pairs=0)  # on the first batch
         training.agree = partial(self._agree, trainer, training)
         self.throughput.start(training)

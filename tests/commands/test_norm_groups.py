@@ -43,6 +43,8 @@ def test_a_resume_refuses_another_norm_group_and_takes_any_chunk(tmp_path: Path)
     free = composed("trainer=gpu", "recompute=true")
     assert changed_settings(folder, free, 7) == {
         "chunk_size": (64, "auto"),
+        "compile": (False, "auto"),
+        "precision": ("fp32", "bf16"),
         "recompute": (False, True),
         "trainer.accelerator": ("cpu", "gpu"),
     }
@@ -82,7 +84,12 @@ def test_the_summary_says_groups_and_chunks() -> None:
     )
     assert batch_line("trainer=gpu") == (
         "128 pairs = 1 process x 128; BatchNorm over groups of 64; chunks as large as fit "
-        "(gpu, fp32, recomputing chunks if needed)"
+        "(gpu, bf16, recomputing chunks if needed, compiled blocks)"
+    )
+    # Under ZeRO-3 `auto` compiles nothing.
+    stage_3 = ("strategy=deepspeed", "strategy.stage=3", "chunk_size=64", "recompute=true")
+    assert batch_line("trainer=gpu", *stage_3).endswith(
+        "(gpu, bf16, deepspeed stage 3, recomputing chunks)"
     )
 
 

@@ -151,14 +151,15 @@ def test_published_recipes() -> None:
 def test_the_hardware_chooses_chunks_and_the_recipe_norm_groups() -> None:
     """Only `trainer=…` changes how much goes through the towers at once."""
     at_once = {
-        "cpu": (64, False),
-        "gpu": ("auto", "auto"),
-        "multinode": ("auto", "auto"),
+        "cpu": (64, False, False),
+        "gpu": ("auto", "auto", "auto"),
+        "multinode": ("auto", "auto", "auto"),
     }
     for recipe, group in (((), 64), (("data=coyo700m",), 16), (("data=cc12m",), 64)):
         for trainer, expected in at_once.items():
             settings = composed(f"trainer={trainer}", *recipe)
-            assert (settings.chunk_size, settings.recompute) == expected
+            assert (settings.chunk_size, settings.recompute, settings.compile) == expected
+            assert settings.precision == ("fp32" if trainer == "cpu" and not recipe else "bf16")
             assert settings.norm_group == group
             assert (settings.trainer.timeout, settings.trainer.nodes) == (900.0, 1)
 
@@ -222,6 +223,7 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["chunk_size=0"], "chunk_size=0: expected a number of pairs, at least 1, or auto"),
         (["chunk_size=big"], "chunk_size=big: expected a number of pairs, at least 1, or auto"),
         (["recompute=maybe"], "recompute=maybe: expected true, false or auto"),
+        (["compile=no way"], "compile=no way: expected true, false or auto"),
         (["+trainer.chunk_size=64"], "trainer.chunk_size: no such setting, did you mean chunk_siz"),
         (["accept=[chunk_size]"], r"accept=\[chunk_size\]: expected some of .*, norm_group$"),
         (["data.lanes=7"], "data.lanes=7 does not divide batch_size=128.*data.lanes=4"),

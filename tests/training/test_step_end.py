@@ -128,6 +128,7 @@ def test_the_start_of_training_reaches_the_parts(
         "watchdog.group_formed",
         "averaging.start",
         "module.find_chunking",
+        "module.compile_now",
         "watchdog.at",
         "agreement.agree",
         "throughput.start",
@@ -141,6 +142,7 @@ def test_the_start_of_training_reaches_the_parts(
     spies.module.find_chunking.assert_called_once_with(
         pairs=2 * GROUP, batch_size=4 * GROUP, max_tokens=8, at=spies.watchdog.at
     )
+    spies.module.compile_now.assert_called_once_with(max_tokens=8, at=spies.watchdog.at)
 
 
 def test_a_step_tells_the_watchdog_where_it_is(
