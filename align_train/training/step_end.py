@@ -158,7 +158,7 @@ class StepEnd(Callback):
         self._find_chunking(trainer, training)
         # Compiled once, for the chunk size that was found.
         training.compile_now(max_tokens=self.agreement.data.max_tokens or 1, at=self.watchdog.at)
-        self.watchdog.at(STARTING)
+        self.watchdog.at(MEETING)
         self.agreement.agree(trainer, step=trainer.global_step, pairs=0)  # on the first batch
         training.agree = partial(self._agree, trainer, training)
         self.throughput.start(training)
@@ -292,7 +292,6 @@ class StepEnd(Callback):
             max_tokens=data.max_tokens or 1,
             at=self.watchdog.at,
         )
-        self.watchdog.at(MEETING)
         if trainer.is_global_zero and not known:
             print(f"{'chunks':>13}  {module.chunking} (found by trying)", flush=True)
 
