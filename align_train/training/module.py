@@ -99,9 +99,7 @@ class TrainingModule(lightning.LightningModule):
         self._attempt = Attempt(self.towers)
         self.agree: Callable[[], bool] = lambda: False
 
-        self.loss_value = float("nan")
-        self.gradient_norm = float("nan")
-        self.learning_rate = float("nan")
+        self.loss_value = self.gradient_norm = self.learning_rate = float("nan")
 
         self.compiled: CompiledBlocks | None = None
         self._checkpoint_blocks = checkpoint_blocks
