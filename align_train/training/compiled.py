@@ -32,8 +32,8 @@ from align_train.cluster.run_store import FORWARD, STARTING
 COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 
 _VERSIONS_PER_BLOCK = 64  # of compiled code, of each text length, before the compiler gives up
-# Inductor keeps a value that is made of more tensors than 4 and used twice. The gradient that reaches
-# BatchNorm through its activation is made of 6: kept, it is written and read in float32.
+# Inductor keeps a value that is made of more than 4 tensors and used twice. The gradient that
+# reaches BatchNorm through its activation is made of 6: kept, it is written and read in float32.
 _OPTIONS: dict[str, Any] = {"realize_reads_threshold": 8}
 
 _SHOWN = 160  # characters of the compiler's own message
