@@ -98,7 +98,6 @@ class TrainingModule(lightning.LightningModule):
         )
         self._attempt = Attempt(self.towers)
         self.agree: Callable[[], bool] = lambda: False
-
         self.loss_value = float("nan")
         self.gradient_norm = float("nan")
         self.learning_rate = float("nan")
