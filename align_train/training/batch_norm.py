@@ -4,8 +4,8 @@ A *norm group* is a fixed number of consecutive pairs of the global batch. Each 
 own statistics. `running_statistics.py` moves the running ones.
 
 How: PyTorch's kernel for group normalisation treats each norm group as one sample, and each channel
-as one of its groups. Compiled code gets the plain formula, so that the compiler fuses statistics,
-normalisation and activation.
+as one of its groups. Compiled code gets the plain formula and its derivative, so that the compiler
+fuses statistics, normalisation and activation.
 
 Limit: a layer that the model calls twice in a pass keeps the statistics of its last call.
 
@@ -111,7 +111,7 @@ class GroupBatchNorm(_BatchNorm):
         self.samples = input.numel() // (groups * self.num_features)
 
         if torch.compiler.is_compiling():
-            normalised, mean, rstd = _plain(input, groups, self.weight, self.bias, self.eps)
+            normalised, mean, rstd = _Fused.apply(input, self.weight, self.bias, groups, self.eps)
         elif groups == 1:
             normalised, mean, rstd = torch.native_batch_norm(
                 input, self.weight, self.bias, None, None, True, 0.0, self.eps
@@ -201,22 +201,82 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def _plain(
-    input: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The formula in plain operations, for the compiler."""
-    values = input.view(groups, -1, *input.shape[1:])
-    values = values.to(_wide(input.dtype))
-    others = (1, *range(3, values.dim()))
-    variance, mean = torch.var_mean(values, others, correction=0, keepdim=True)
-    rstd = torch.rsqrt(variance + eps)
+class _Fused(torch.autograd.Function):
+    """The formula in plain operations, which the compiler fuses.
 
-    normalised = (values - mean) * rstd
-    if weight is not None:
-        normalised = normalised * weight.view(-1, *[1] * (input.dim() - 2))
-    if bias is not None:
-        normalised = normalised + bias.view(-1, *[1] * (input.dim() - 2))
-    return normalised.to(input.dtype).flatten(0, 1), mean, rstd
+    Two kernels forward (statistics; normalise and activate), and two backward. The derivative that
+    autograd would make of the formula reads and writes the activations several times as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        groups: int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values = input.to(_wide(input.dtype))
+        by_group, others = _by_group(values, groups)
+        variance, mean = torch.var_mean(by_group, others, correction=0, keepdim=True)
+        rstd = torch.rsqrt(variance + eps)
+
+        normalised = (values - _of_rows(mean, values)) * _of_rows(rstd, values)
+        shape = (-1, *[1] * (input.dim() - 2))
+        if weight is not None:
+            normalised = normalised * weight.view(shape)
+        if bias is not None:
+            normalised = normalised + bias.view(shape)
+
+        ctx.save_for_backward(input, weight, mean, rstd)
+        ctx.groups = groups
+        ctx.has_bias = bias is not None
+        ctx.mark_non_differentiable(mean, rstd)
+        return normalised.to(input.dtype), mean, rstd
+
+    @staticmethod
+    def backward(
+        ctx: Any, gradient: Tensor, *_: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        input, weight, mean, rstd = ctx.saved_tensors
+        wide = _wide(input.dtype)
+        values = input.to(wide)
+        gradients = gradient.to(wide)
+        normalised = (values - _of_rows(mean, values)) * _of_rows(rstd, values)
+
+        # The same two sums of each group serve input, weight and bias: one pass.
+        by_group, others = _by_group(gradients, ctx.groups)
+        of_gradients = by_group.sum(others, keepdim=True)
+        by_group, others = _by_group(gradients * normalised, ctx.groups)
+        of_products = by_group.sum(others, keepdim=True)
+
+        factor = rstd
+        if weight is not None:
+            factor = rstd * weight.view(-1, *[1] * (input.dim() - 2))
+        samples = values.numel() // rstd.numel()
+        shift = _of_rows(of_gradients / samples, values)
+        slope = _of_rows(of_products / samples, values)
+        of_input = _of_rows(factor, values) * (gradients - shift - normalised * slope)
+
+        of_weight = None if weight is None else of_products.sum(0).flatten()
+        of_bias = of_gradients.sum(0).flatten() if ctx.has_bias else None
+        return of_input.to(input.dtype), of_weight, of_bias, None, None
+
+
+def _by_group(values: Tensor, groups: int) -> tuple[Tensor, tuple[int, ...]]:
+    """`[groups, pairs, channels, …]`, and all dimensions but groups and channels."""
+    grouped = values.view(groups, -1, *values.shape[1:])
+    return grouped, (1, *range(3, grouped.dim()))
+
+
+def _of_rows(statistic: Tensor, like: Tensor) -> Tensor:
+    """`[groups, 1, channels, 1, …]` -> `[rows, channels, 1, …]`.
+
+    Activations keep their shape, since the compiler would copy a result of another shape.
+    """
+    pairs = len(like) // len(statistic)
+    return statistic.expand(-1, pairs, *statistic.shape[2:]).flatten(0, 1)
 
 
 def group_batch_norms(model: nn.Module) -> list[GroupBatchNorm]:

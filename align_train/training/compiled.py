@@ -25,13 +25,17 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from tqdm import tqdm
 
 from align_train.cluster.collectives import gather_texts, rank, world_size
-from align_train.cluster.run_store import FORWARD
+from align_train.cluster.run_store import FORWARD, STARTING
 
 # The compiler's own errors. Those that a model raises in a compiled pass are of other types, or
 # come again when the block runs as it is.
 COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 
 _VERSIONS_PER_BLOCK = 64  # of compiled code, of each text length, before the compiler gives up
+# Inductor keeps a value that is made of more than 4 tensors and used twice. The gradient that
+# reaches BatchNorm through its activation is made of 6: kept, it is written and read in float32.
+_OPTIONS: dict[str, Any] = {"realize_reads_threshold": 8}
+
 _SHOWN = 160  # characters of the compiler's own message
 _SECONDS_IN_LOG = 30.0  # between two lines of progress, if they go to a log
 
@@ -93,6 +97,8 @@ class CompiledBlocks:
                 self._fail(error)
                 self.on = False
         self._bar = None
+        # From here on it waits for others, whose compiler may take longer.
+        self.at(STARTING)
         seconds = time.monotonic() - started
 
         failures = [failure for failure in gather_texts(self.failure, device) if failure]
@@ -107,7 +113,8 @@ class CompiledBlocks:
         self, part: nn.Module, number: int, backend: str | Callable[..., Any]
     ) -> Callable[..., Any]:
         plain = part.forward
-        compiled = torch.compile(plain, backend=backend)
+        options = _OPTIONS if backend == "inductor" else None
+        compiled = torch.compile(plain, backend=backend, options=options)
         known: set[Key] = set()
 
         def forward(*args: Any, **kwargs: Any) -> Any:

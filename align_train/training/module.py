@@ -98,7 +98,6 @@ class TrainingModule(lightning.LightningModule):
         )
         self._attempt = Attempt(self.towers)
         self.agree: Callable[[], bool] = lambda: False
-
         self.loss_value = self.gradient_norm = self.learning_rate = float("nan")
 
         self.compiled: CompiledBlocks | None = None

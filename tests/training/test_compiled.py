@@ -132,6 +132,7 @@ def test_all_blocks_are_compiled_at_the_start(capsys: pytest.CaptureFixture[str]
 
     small.compiled.compile_now(passes, device=CPU)
     assert small.compiled.versions >= len(small.model.blocks)
+    assert small.places[-1] == "starting"  # where waiting is no hang
     told = capsys.readouterr().out
     assert told.startswith(f"     compiled  {small.compiled.versions} blocks in ")
     assert len(told.splitlines()) == 1
