@@ -6,13 +6,10 @@ On a CPU they are the operators that are dispatched most often.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from benchmarks.gpu.parts import Columns, Figures, Options
+from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.towers import COMPILED, setup_of
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.step import Setup
 
 TITLE = "what takes the time of a step of b7_base"
 COLUMNS: Columns = {

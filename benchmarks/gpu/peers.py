@@ -19,10 +19,10 @@ from align_train.training.chunk_size import is_out_of_memory
 from benchmarks.gpu.child import Skipped
 from benchmarks.gpu.clock import wait_for
 from benchmarks.gpu.parts import Figures, Options
+from benchmarks.gpu.setup import VOCABULARY
 from benchmarks.gpu.step import (
     LEAST_STEPS,
     SECONDS,
-    VOCABULARY,
     WARM,
     batch_of,
     free,

@@ -38,7 +38,14 @@ ON_GPU = {
     RESUMED: BF16,
     "deepspeed, stage 1": (*BF16, "strategy=deepspeed", "strategy.stage=1"),
     "deepspeed, stage 2": (*BF16, "strategy=deepspeed", "strategy.stage=2"),
-    "deepspeed, stage 3": (*BF16, "strategy=deepspeed", "strategy.stage=3"),
+    # It gathers weights in each pass, so it cannot try what fits.
+    "deepspeed, stage 3": (
+        *BF16,
+        "strategy=deepspeed",
+        "strategy.stage=3",
+        "chunk_size=64",
+        "recompute=true",
+    ),
 }
 # Compiling for a CPU takes minutes; it has its own tests.
 ON_CPU = {

@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -28,39 +28,16 @@ from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
 from benchmarks.gpu.clock import GIGA, wait_for
 from benchmarks.gpu.parts import Figures, Options
+from benchmarks.gpu.setup import MANY_STEPS, Setup, settings_of
 from benchmarks.gpu.trace import Trace, Tracer
-from benchmarks.gpu.training import UNEVALUATED, trainer_of
 from benchmarks.shared.proc import reset_peak, status_bytes
 
-VOCABULARY = 30_522  # BERT's
 SHORTEST = 16  # tokens of a text
 LONG_ONES = 8  # one text of so many is as long as any: then all chunks have one length
 
 WARM = 2  # steps: compilers, plans of kernels and the optimizer's state come with the first ones
 LEAST_STEPS = 3  # on the clock
 SECONDS = 4.0  # on the clock, at least
-MANY_STEPS = 10**6
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run is measured with.
-
-    Attributes:
-        settings: The command line, with the model.
-        pairs: Of the device batch.
-        tokens: Of the longest texts.
-        compiled: `compile`.
-        chunk: `chunk_size`.
-        recompute: `recompute`.
-    """
-
-    settings: tuple[str, ...]
-    pairs: int
-    tokens: int = 64
-    compiled: bool = False
-    chunk: int | str = "auto"
-    recompute: bool | str = "auto"
 
 
 class Enough(Exception):
@@ -199,31 +176,6 @@ def measured(setup: Setup, options: Options) -> tuple[Figures, Trace]:
     # Only now: the exception keeps the frames of the run, and its tensors.
     free(options.device)
     return watch.figures | watch.trace.figures(watch.figures["step_seconds"]), watch.trace
-
-
-def settings_of(setup: Setup, options: Options) -> tuple[str, ...]:
-    """The command line of a run that is measured."""
-    name = f"step-{time.time_ns()}"  # a run of its own each time
-    return (
-        *trainer_of(options.device),
-        f"model.vocabulary_size={VOCABULARY}",
-        # Its tokenizer and order are used; its images are not.
-        "data.make.pairs=2048",
-        "data.make.held_out=64",
-        f"data.make.folder={options.folder / 'step_data'}",
-        *UNEVALUATED,
-        f"output_dir={options.folder / 'steps'}",
-        f"name={name}",
-        f"max_steps={MANY_STEPS}",
-        f"log_every={MANY_STEPS}",
-        f"checkpoint_every={MANY_STEPS}",
-        "precision=bf16",
-        f"batch_size={setup.pairs}",
-        f"compile={str(setup.compiled).lower()}",
-        f"chunk_size={setup.chunk}",
-        f"recompute={str(setup.recompute).lower()}",
-        *setup.settings,
-    )
 
 
 def batch_of(pairs: int, side: int, tokens: int) -> Batch:

@@ -8,13 +8,10 @@ of a chunk. Launches are the kernels of one step; on a CPU, operators.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from benchmarks.gpu.parts import Columns, Figures, Options
+from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.training import TINY_MODEL
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.step import Setup
 
 TITLE = "whole training steps, bf16, one device"
 COLUMNS: Columns = {
@@ -127,8 +124,6 @@ def _ours(row: str, options: Options) -> Figures:
 
 def setup_of(row: str, options: Options) -> Setup:
     """What a row of ours is measured with."""
-    from benchmarks.gpu.step import Setup
-
     model = MODELS[row.partition(",")[0]]
     known = options.known.get("towers", {})
     pairs = TINY_PAIRS if options.tiny else model.pairs

@@ -12,7 +12,7 @@ import torch
 
 from align_train.config.check import check
 from align_train.config.compose import compose_training
-from benchmarks.gpu import data, demo, kernels, runs, step, towers, trace
+from benchmarks.gpu import data, demo, kernels, runs, setup, towers, trace
 from benchmarks.gpu.__main__ import PartRun, measure, parts_of
 from benchmarks.gpu.parts import SHARES, Options
 from benchmarks.gpu.report import Report
@@ -161,7 +161,7 @@ def test_the_settings_of_all_runs_on_a_gpu_are_right(tmp_path: Path) -> None:
             lines.append(tuple(part.run_of(row, options).command[3:]))
     for row in towers.ORDER:
         if row not in (towers.HUGGING_FACE, towers.OPEN_CLIP):
-            lines.append(step.settings_of(towers.setup_of(row, options), options))
+            lines.append(setup.settings_of(towers.setup_of(row, options), options))
 
     assert len(lines) == 11 + 2 + 2 + 13
     for line in lines:
