@@ -1,0 +1,1 @@
+"""All that a GPU must show, in one command of some minutes."""
