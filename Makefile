@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
-.PHONY: demo test test-all test-slurm check format
+.PHONY: demo test test-all test-lowest test-slurm check format
 
 demo: .venv/.done
 	$(BIN)/python -m align_train
@@ -16,6 +16,10 @@ test: .venv/.done
 
 test-all: .venv/.done
 	$(BIN)/python -m pytest -n auto
+
+# With the oldest libraries that pyproject.toml allows, in an environment of their own.
+test-lowest: .venv-lowest/.done
+	.venv-lowest/bin/python -m pytest -n auto -m "not long"
 
 # On a real Slurm of two nodes; installed as root from Debian's packages if it is missing.
 test-slurm: .venv/.done
@@ -33,9 +37,11 @@ format: .venv/.done
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.venv/.done: pyproject.toml
+.venv/.done .venv-lowest/.done: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "the module venv is missing: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
+	@$(PYTHON) -m venv $(@D) || { echo "the module venv is missing: apt-get install python3-venv"; exit 1; }
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python $(RESOLUTION) -e ".[dev]"
 	@touch $@
+
+.venv-lowest/.done: RESOLUTION := --resolution lowest-direct

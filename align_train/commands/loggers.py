@@ -26,25 +26,29 @@ def run_loggers(settings: TrainSettings, folder: RunFolder) -> list[Logger]:
         The logger, or none with `logger=csv`: metrics.csv is written in any case.
 
     Raises:
-        UserError: wandb cannot start.
+        UserError: The logger cannot be built, or wandb cannot start.
     """
     if not settings.logger:
         return []
 
-    import wandb  # takes a second, which only its users should pay
-
     lines = folder.lineage.read()
     identity = lines[0]["run"] if lines else None
+    logger: Logger = build(
+        settings.logger, save_dir=str(folder.path), name=settings.name, id=identity
+    )
+    if launcher.is_first_process() and isinstance(logger, WandbLogger):
+        _start_wandb(logger, settings)
+    return [logger]
+
+
+def _start_wandb(logger: WandbLogger, settings: TrainSettings) -> None:
+    import wandb  # takes a second, which only its users should pay
+
     try:
-        logger: Logger = build(
-            settings.logger, save_dir=str(folder.path), name=settings.name, id=identity
-        )
-        if launcher.is_first_process() and isinstance(logger, WandbLogger):
-            # A resumed run may have other settings than wandb has of it.
-            logger.experiment.config.update(asdict(settings), allow_val_change=True)
+        # A resumed run may have other settings than wandb has of it.
+        logger.experiment.config.update(asdict(settings), allow_val_change=True)
     except (wandb.Error, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"logger: wandb cannot start ({reason}); `wandb login`, or logger.offline=true"
         ) from None
-    return [logger]
