@@ -1,12 +1,10 @@
-"""Writes pairs to WebDataset tars, the bytes that the webdataset library's `TarWriter` would give.
+"""Writes pairs to WebDataset tars with the webdataset library.
 
 A tar is whole or absent, and the same pairs give the same bytes.
 """
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,11 +26,14 @@ def write_shard(path: Path, pairs: Iterable[tuple[str, Mapping[str, bytes]]]) ->
     Raises:
         UserError: The tar cannot be written.
     """
+    from webdataset import TarWriter  # only who writes shards wants it
+
     count = 0
     try:
-        with whole(path) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+        # The same bytes each time: no time of change, and no encoding that a version may change.
+        with whole(path) as aside, TarWriter(str(aside), encoder=False, mtime=0) as tar:
             for key, members in pairs:
-                _add_pair(tar, key, members)
+                tar.write({"__key__": key, **members})
                 count += 1
     except OSError as error:
         raise UserError(
@@ -41,14 +42,3 @@ def write_shard(path: Path, pairs: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         ) from None
 
     return Shard(str(path), count, path.stat().st_size)
-
-
-def _add_pair(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    """Adds a pair's members, sorted by extension."""
-    for extension in sorted(members):
-        # The time of change stays 0: the same pairs give the same bytes whenever they are written.
-        header = tarfile.TarInfo(f"{key}.{extension}")
-        header.size = len(members[extension])
-        header.mode = 0o444
-        header.uname = header.gname = "bigdata"
-        tar.addfile(header, io.BytesIO(members[extension]))

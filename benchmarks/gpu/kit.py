@@ -31,6 +31,7 @@ NEEDED = (
     "hydra-core",
     "omegaconf",
     "simplejpeg",
+    "webdataset",
 )
 
 # strategy=deepspeed imports these.

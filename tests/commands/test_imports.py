@@ -21,7 +21,6 @@ OPTIONAL = (
     "pyspark",
     "s3fs",
     "wandb",
-    "webdataset",
 )
 
 
