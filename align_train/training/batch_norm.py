@@ -110,6 +110,7 @@ class GroupBatchNorm(_BatchNorm):
             raise ValueError(f"BatchNorm: {len(input)} rows for {groups} norm groups")
         self.samples = input.numel() // (groups * self.num_features)
 
+        normalised: Tensor
         if torch.compiler.is_compiling():
             normalised, mean, rstd = _Fused.apply(input, self.weight, self.bias, groups, self.eps)
         elif groups == 1:

@@ -43,7 +43,7 @@ def machine(options: Options) -> str:
     found = torch.cuda.get_device_properties(0)
     told += [
         f"CUDA {torch.version.cuda}",
-        f"cuDNN {torch.backends.cudnn.version()}",
+        f"cuDNN {torch.backends.cudnn.version()}",  # type: ignore[no-untyped-call]
         found.name,
         f"{found.total_memory / GIGA:.1f} GB",
         f"{found.multi_processor_count} multiprocessors",

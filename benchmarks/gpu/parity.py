@@ -8,6 +8,7 @@ same pairs, so they should agree with each other far better than bf16 does with 
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -189,4 +190,4 @@ def error_of(found: list[Tensor], true: list[Tensor]) -> float:
         exact = other.double().cpu()
         squares += float((one.double().cpu() - exact).square().sum())
         whole += float(exact.square().sum())
-    return (squares / whole) ** 0.5
+    return math.sqrt(squares / whole)

@@ -80,7 +80,7 @@ def test_parts_come_in_the_order_of_their_worth() -> None:
 
 def test_a_trace_is_read_as_the_profiler_writes_it() -> None:
     """Two kernels overlap; the runtime's own events and the waits are no work of the device."""
-    events = [
+    events: list[dict[str, Any]] = [
         {"ph": "X", "cat": "kernel", "name": "conv", "ts": 100.0, "dur": 50.0},
         {"ph": "X", "cat": "kernel", "name": "conv", "ts": 120.0, "dur": 50.0},
         {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy HtoD", "ts": 300.0, "dur": 30.0},

@@ -106,7 +106,8 @@ class Wrong(nn.Module):
         self.layer = nn.Linear(3, 3)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.layer(values) + values[:, :2]
+        result: Tensor = self.layer(values) + values[:, :2]
+        return result
 
 
 def test_errors_of_a_block_are_not_swallowed() -> None:
