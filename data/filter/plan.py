@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown_names
 from data.filter.hashes import hashes_of
 from data.filter.rules import COLUMNS_OF, Rules, active, described
 from data.filter.settings import FilterSettings
@@ -140,6 +140,7 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
     Raises:
         UserError: A column is missing or has another type, or no rule can be applied.
     """
+    tables.refuse_twins(f"source={settings.source}")
     # An engine's view of the files would hide these columns, or fail.
     taken = [name for name in TAKEN if name in tables.types]
     if taken:
@@ -188,7 +189,7 @@ def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, 
             else:
                 raise UserError(
                     f"columns.{name} is not set, and no column has a usual name: "
-                    f"{tables.files[0]} has {', '.join(tables.types)}; set columns.{name}=…, or "
+                    f"{tables.files[0]} has {shown_names(tables.types)}; set columns.{name}=…, or "
                     f"rules.{rule}=null"
                 )
     return chosen, not_applied
