@@ -102,9 +102,12 @@ def _of_download(folders: list[str], cache: ShardCache, caption: CaptionSource) 
 def _may_be_folder(path: str) -> bool:
     from align_train.shards.remote import is_url
 
+    # A folder that exists is no pattern, even with a bracket in its name.
+    if Path(path).expanduser().is_dir():
+        return True
     if glob.has_magic(path) or "{" in path or path.endswith((".tar", ".jsonl")):
         return False
-    return is_url(path) or Path(path).expanduser().is_dir()
+    return is_url(path)
 
 
 if __name__ == "__main__":

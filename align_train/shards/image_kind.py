@@ -16,7 +16,10 @@ KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000",
 
 # Names that promise an image. A file with such a name and other content is a bad image, not no
 # image: it is counted and named.
-ENDINGS = frozenset("jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm avif jp2 ico".split())
+_JPEG = ("jpg", "jpeg", "jpe", "jfif")
+_NETPBM = ("ppm", "pgm", "pbm")
+_OTHERS = ("png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ico")
+ENDINGS = frozenset((*_JPEG, *_NETPBM, *_OTHERS))
 
 _BEGINNINGS = (
     (b"\xff\xd8\xff", "JPEG"),

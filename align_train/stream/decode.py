@@ -288,7 +288,9 @@ def _open(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=KINDS)
         except UnidentifiedImageError:
             raise ValueError("not an image of a known kind") from None
-        except _BROKEN as error:
+        except Image.DecompressionBombError:
+            raise ValueError("image of so many pixels is taken for a decompression bomb") from None
+        except (*_BROKEN, ValueError) as error:
             raise ValueError(f"broken image: {error}") from None
     _refuse_bombs(image.width, image.height)
     return image

@@ -166,7 +166,8 @@ def _successes(path: str, cache: ShardCache) -> int:
 def _rows_with_images(table: Path, column: str) -> tuple[int, int]:
     """Counts the rows that have an image, and those of them without a text in the column."""
     try:
-        rows = parquet.read_table(table, columns=["status", column])
+        # Unlike `read_table`, this takes a column that is missing for none.
+        rows = parquet.ParquetFile(table).read(columns=["status", column])
         success = pc.fill_null(pc.equal(rows["status"], "success"), False)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
