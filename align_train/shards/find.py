@@ -93,10 +93,10 @@ def find_files(
         return _Walk(wanted, deep, hidden).of(path)
     if os.path.isfile(path):
         return Found((path,))
-    return _of_pattern(str(path))
+    return _of_pattern(str(path), hidden)
 
 
-def _of_pattern(pattern: str) -> Found:
+def _of_pattern(pattern: str, hidden: tuple[str, ...]) -> Found:
     """Expands braces first, then globs."""
     left_out = LeftOut()
     files: set[Path] = set()
@@ -111,12 +111,16 @@ def _of_pattern(pattern: str) -> Found:
                 left_out.add(MISSING, path)
             continue
 
+        # `_*` asks for names that would be hidden otherwise.
+        asked = PurePath(name).name.startswith(hidden)
         for path in _matches(folder, name, left_out):
             below = PurePath(os.path.relpath(path, folder or "."))
             if not os.path.isfile(path):
                 left_out.add(BROKEN_LINK, path, count=int(path.is_symlink()))
             elif is_foreign(below):
                 left_out.add(FOREIGN, path)
+            elif path.name.startswith(hidden) and not asked:
+                left_out.add(HIDDEN, path)
             else:
                 files.add(path)
     # The order of shards is a part of their identity: never that of the disk.

@@ -60,7 +60,9 @@ class LeftOut:
         for reason, count in self._counts.items():
             first = self._first[reason]
             # Of a path the end says most.
-            named = f" (first {shown(first[-_LONGEST_EXAMPLE:])})" if first else ""
+            if len(first) > _LONGEST_EXAMPLE:
+                first = f"…{first[1 - _LONGEST_EXAMPLE :]}"
+            named = f" (first {shown(first)})" if first else ""
             parts.append(f"{count:,} {reason}{named}")
         return ", ".join(parts)
 
