@@ -71,7 +71,7 @@ def run(settings: FailedSettings) -> None:
 
 def _check_columns(shards: Tables) -> None:
     """Refuses tables that are not img2dataset's."""
-    shards.refuse_twins("shards")
+    shards.refuse_twins(shards.types, "shards")
     missing = [name for name in _NEEDED if name not in shards.types]
     if missing:
         raise UserError(

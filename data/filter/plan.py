@@ -140,7 +140,6 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
     Raises:
         UserError: A column is missing or has another type, or no rule can be applied.
     """
-    tables.refuse_twins(f"source={settings.source}")
     # An engine's view of the files would hide these columns, or fail.
     taken = [name for name in TAKEN if name in tables.types]
     if taken:
@@ -150,6 +149,7 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
         )
 
     columns, not_applied = _choose_columns(settings, tables)
+    tables.refuse_twins((column for column, _ in columns.values()), f"source={settings.source}")
     names = tuple(name for name in active(settings.rules) if name not in not_applied)
     if not names:
         raise UserError("rules: no rule is applied; set one to a number")

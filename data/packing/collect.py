@@ -55,12 +55,12 @@ def collect(settings: PackSettings) -> Collected:
         if row not in chosen:
             continue
         count += 1
-        path = template.fill(row)
-        if path is None:
+        filled = template.fill(row)
+        if filled is None:
             left_out.add("rows without a path", row.place)
             continue
 
-        texts = texts_of.setdefault(Path(path), [])
+        texts = texts_of.setdefault(Path(filled), [])
         for column in columns:
             _add_texts(texts, row, column, settings.separator, left_out)
     chosen.refuse_unmet()
@@ -70,9 +70,9 @@ def collect(settings: PackSettings) -> Collected:
         left_out.add("images without a text", path, count=int(not texts))
     pairs = {path: texts for path, texts in texts_of.items() if texts}
     if not pairs:
+        instead = f"; there are {left_out}" if left_out.total() else ""
         raise UserError(
-            f"source={settings.source}: no images with a text in {', '.join(columns)}"
-            f"{f'; there are {left_out}' if left_out.total() else ''}"
+            f"source={settings.source}: no images with a text in {', '.join(columns)}{instead}"
         )
 
     folder = source if source.is_dir() else source.parent

@@ -55,19 +55,21 @@ class Tables:
     shards: bool
     nulls: frozenset[str] = frozenset()
 
-    def refuse_twins(self, key: str) -> None:
+    def refuse_twins(self, wanted: Iterable[str], key: str) -> None:
         """Refuses columns whose names differ in case alone: engines cannot tell them apart.
 
         Args:
+            wanted: The columns that an engine is asked for.
             key: The setting that names the source, for the error.
 
         Raises:
             UserError: Names two of them.
         """
+        asked = {column.lower() for column in wanted}
         by_name: dict[str, str] = {}
         for column in self.types:
             other = by_name.setdefault(column.lower(), column)
-            if other != column:
+            if other != column and column.lower() in asked:
                 raise UserError(
                     f"{key}: {self.files[0]} has the columns {shown(other)} and {shown(column)}, "
                     f"which are the same to the engine; rename one"

@@ -96,7 +96,8 @@ def test_columns_that_an_engine_cannot_tell_apart_are_refused(
 ) -> None:
     found = find(str(tables(tmp_path, {name: ["a", "b"] for name in (*twins, *ROWS)})))
     with pytest.raises(UserError, match=f"has the columns {twins[0]} and {twins[1]}, which are"):
-        found.refuse_twins("source=x")
+        found.refuse_twins([twins[1]], "source=x")
+    found.refuse_twins(["width"], "source=x")
 
 
 # what img2dataset leaves
