@@ -3,7 +3,43 @@
 A user can get a key, a path, a shard or a split wrong. All of these are a `UserError` of one line:
 what was found, where, what to do. The commands print that line and exit with its status. Any other
 exception is a defect of ours and keeps its stack trace.
+
+A line never holds more of a stranger's value than `shown` gives.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_SHOWN = 80  # characters of a value that a line shows
+
+
+def shown(value: object, most: int = _SHOWN) -> str:
+    """Spells a value for one line of an error: a cell, a name of a column, a line of a file.
+
+    Args:
+        value: Of any type and size.
+        most: The characters to show.
+
+    Returns:
+        A text as it is, any other value as Python spells it. Characters that move the cursor or
+        colour the terminal are escaped, and the end is cut off.
+    """
+    # First cut, then spell: a cell may hold a gigabyte.
+    cut = value[: most + 1] if isinstance(value, str | bytes) else value
+    text = cut if isinstance(cut, str) else repr(cut)
+
+    printable = []
+    for letter in text[: most + 1]:
+        escaped = letter.encode("unicode_escape").decode("ascii")
+        printable.append(letter if letter.isprintable() else escaped)
+    line = "".join(printable)
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def shown_names(names: Iterable[str], most: int = 4 * _SHOWN) -> str:
+    """Spells a list of names for one line: `file, text, language`."""
+    return shown(", ".join(shown(name) for name in names), most)
 
 
 class UserError(ValueError):

@@ -20,11 +20,15 @@ from ibis.expr.types import Table
 from pyarrow import parquet
 
 from align_train.config.compose import command
-from align_train.errors import UserError
+from align_train.errors import UserError, shown_names
 from align_train.files import whole
 from data.tables.engines import engine
-from data.tables.find import find
+from data.tables.find import Tables, find
 from data.tables.img2dataset import OWN_COLUMNS, STATS_SUFFIX
+
+# Columns of img2dataset's tables: those that name a pair, and those that are always there.
+_KNOWN_BY = ("url", "caption")
+_NEEDED = ("url", "status", "error_message")
 
 
 @dataclass
@@ -47,6 +51,7 @@ def run(settings: FailedSettings) -> None:
     _refuse_unfinished(settings)
 
     shards = find(settings.shards, key="shards")
+    _check_columns(shards)
     columns = [name for name in shards.types if name not in OWN_COLUMNS]
 
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -54,13 +59,25 @@ def run(settings: FailedSettings) -> None:
     with engine("duckdb", memory_gb=settings.memory_gb, threads=None, temporary=spill) as duckdb:
         # By their names, not by a glob: img2dataset opens a table before the table has rows.
         rows = duckdb.load(*shards.files)
-        failed = _failed(rows, settings.gone).select(*columns).distinct()
+        known_by = [name for name in _KNOWN_BY if name in columns]
+        failed = _failed(rows, settings.gone, known_by).select(*columns).distinct()
 
         # The engine writes a folder. It lies in the spill folder, which is removed in any case.
-        duckdb.save(failed.order_by("url", "caption"), spill / "failed")
+        duckdb.save(failed.order_by(*known_by), spill / "failed")
         with whole(to) as aside:
             (spill / "failed" / "part-0.parquet").replace(aside)
     print(f"{to}: {parquet.read_metadata(to).num_rows:,} URLs to try once more")
+
+
+def _check_columns(shards: Tables) -> None:
+    """Refuses tables that are not img2dataset's."""
+    shards.refuse_twins(shards.types, "shards")
+    missing = [name for name in _NEEDED if name not in shards.types]
+    if missing:
+        raise UserError(
+            f"shards: {shards.files[0]} has no column {missing[0]}; expected the folder that "
+            f"img2dataset filled, it has {shown_names(shards.types)}"
+        )
 
 
 def _refuse_unfinished(settings: FailedSettings) -> None:
@@ -78,15 +95,23 @@ def _refuse_unfinished(settings: FailedSettings) -> None:
         )
 
 
-def _failed(rows: Table, gone: Sequence[str]) -> Table:
-    successes = rows.filter(rows.status == "success").select("url", "caption")
+def _failed(rows: Table, gone: Sequence[str], known_by: Sequence[str]) -> Table:
+    """The rows that failed.
+
+    Args:
+        rows: Of all shards.
+        gone: Errors that another attempt cannot mend.
+        known_by: The columns that say which pair a row is: a download may have no captions.
+    """
+    successes = rows.filter(rows.status == "success").select(*known_by)
     failed = rows.filter(rows.status == "failed_to_download")
     for error in gone:
-        failed = failed.filter(~failed.error_message.fill_null("").contains(error))
+        message = failed.error_message.cast("string").fill_null("")
+        failed = failed.filter(~message.contains(error))
 
     # A caption may be null, which equals nothing, not even another null.
-    same_caption = ibis._.caption.identical_to(successes.caption)
-    return failed.anti_join(successes, [ibis._.url == successes.url, same_caption])
+    same = [ibis._[name].identical_to(successes[name]) for name in known_by]
+    return failed.anti_join(successes, same)
 
 
 if __name__ == "__main__":

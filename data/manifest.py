@@ -18,6 +18,7 @@ from data.tables.paths import paths_of
 
 if TYPE_CHECKING:
     from align_train.shards.cache import ShardCache
+    from align_train.shards.caption import CaptionSource
     from align_train.shards.manifest import Manifest
 
 
@@ -48,11 +49,11 @@ def run(settings: ManifestSettings) -> None:
     to = Path(settings.to or f"{folder}/{MANIFEST_NAME}").expanduser()
 
     cache = ShardCache(storage_options=dict(settings.storage_options or {}))
-    manifest = _of_download(shards, cache)
+    caption = CaptionSource.parse(settings.caption)
+    manifest = _of_download(shards, cache, caption)
     if manifest is None:
         # The folder's tars, not the folder: this command replaces its present manifest.
-        tars = f"{glob.escape(folder)}/*.tar" if folder else shards
-        caption = CaptionSource.parse(settings.caption)
+        tars = f"{folder}/*.tar" if folder else shards
         manifest = resolve(tars, caption=caption, cache=cache, key="shards")
 
     if to.is_dir():
@@ -75,7 +76,7 @@ def _only_folder(shards: list[str]) -> str | None:
     return None
 
 
-def _of_download(folders: list[str], cache: ShardCache) -> Manifest | None:
+def _of_download(folders: list[str], cache: ShardCache, caption: CaptionSource) -> Manifest | None:
     """The manifest of folders that img2dataset filled; None if it did not, or these are none."""
     from align_train.shards.manifest import Manifest
 
@@ -87,7 +88,7 @@ def _of_download(folders: list[str], cache: ShardCache) -> Manifest | None:
     except ImportError:
         return None  # without pyarrow the tars are indexed
 
-    shards = finished_shards(folders, cache)
+    shards = finished_shards(folders, cache, caption)
     if shards is None:
         return None
     if not shards:
@@ -101,9 +102,12 @@ def _of_download(folders: list[str], cache: ShardCache) -> Manifest | None:
 def _may_be_folder(path: str) -> bool:
     from align_train.shards.remote import is_url
 
+    # A folder that exists is no pattern, even with a bracket in its name.
+    if Path(path).expanduser().is_dir():
+        return True
     if glob.has_magic(path) or "{" in path or path.endswith((".tar", ".jsonl")):
         return False
-    return is_url(path) or Path(path).expanduser().is_dir()
+    return is_url(path)
 
 
 if __name__ == "__main__":

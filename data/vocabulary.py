@@ -7,6 +7,7 @@ same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from align_train.config.compose import command
-from align_train.errors import UserError
+from align_train.errors import UserError, shown_names
 from align_train.files import whole
 from align_train.stream.wordpiece import train_tokenizer
 from data.tables.paths import paths_of
-from data.tables.rows import NO_PYARROW, cell, rows_of_table
+from data.tables.rows import NO_PYARROW, rows_of_table
 
 _BATCH = 16384  # texts, so that the tokenizer's threads have work
 
@@ -114,10 +115,11 @@ def _texts_of_tables(
         if not table.is_file():
             raise UserError(f"source={source}: no such table")
 
-        rows = tqdm(rows_of_table(table), desc=label, unit="row", unit_scale=True)
-        for index, row in enumerate(rows):
+        rows = rows_of_table(table, texts=columns, cells=())
+        for index, row in enumerate(tqdm(rows, desc=label, unit="row", unit_scale=True)):
             if index % settings.every == 0:
-                yield _parts((cell(row, column, table) for column in columns), settings)
+                cells = itertools.chain.from_iterable(row.texts.values())
+                yield _parts((text for text in cells if isinstance(text, str)), settings)
 
 
 def _texts_of_parquet(
@@ -137,7 +139,7 @@ def _texts_of_parquet(
         if column is None:
             raise UserError(
                 f"text=[] and no column has a usual name: {tables.files[0]} has "
-                f"{', '.join(tables.types)}; set text=[…]"
+                f"{shown_names(tables.types)}; set text=[…]"
             )
         columns.append(column[0])
 

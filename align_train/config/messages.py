@@ -25,10 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 from align_train.cluster import launcher
 from align_train.cluster.ending import end, has_peers
 from align_train.config.schema import conf_dir
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 _INTERRUPTED = 130  # exit status of a shell's command after SIGINT
 _BROKEN_PIPE = 141  # and after SIGPIPE
+
+_LONGEST_PATH = 300  # characters; longer ones are texts that were taken for a path
 
 # A loader's worker process wraps an error in its stack trace, with the class's full name.
 _OWN_ERROR = re.compile(r"align_train\.[a-z_.]+\.[A-Z]\w+: ")
@@ -76,7 +78,7 @@ def ending_in_one_line() -> Iterator[None]:
     except OSError as error:
         # A path that cannot be made or a full disk, wherever it turns out.
         fail(
-            f"{error.filename or 'a file'}: {error.strerror or error}; "
+            f"{shown(error.filename or 'a file', _LONGEST_PATH)}: {error.strerror or error}; "
             f"check the path, its rights and the space there"
         )
     except Exception:

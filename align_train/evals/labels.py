@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.evals.embedder import Record
 from align_train.stream.classes import ClassNames, read_class_names
 
@@ -89,7 +89,7 @@ def class_indices(classes: ClassNames, labels: Sequence[object], *, field: str) 
             count = len(classes.names)
             example = (classes.folders or classes.names)[0]
             raise UserError(
-                f"eval: {field}={label!r} of an image is none of the {count} classes: "
+                f"eval: {field}={shown(repr(label))} of an image is none of the {count} classes: "
                 f"expected a class number below {count}, or a name such as {example!r}"
             )
         indices.append(class_index)

@@ -66,7 +66,8 @@ class CaptionSource:
             ValueError: The member cannot be read.
         """
         if self.field is None:
-            return [member.decode("utf-8")]
+            # Notepad begins a text with a byte order mark, which utf-8-sig skips.
+            return [member.decode("utf-8-sig")]
 
         record = parse_json(member)
         value = record.get(self.field) if isinstance(record, dict) else None

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.remote import is_url
@@ -33,8 +33,6 @@ from align_train.shards.selection import Selection, selection_name, short_hash
 MANIFEST_NAME = "manifest.jsonl"
 
 HOW_TO_PREPARE = "make shards with `python -m data.pack`, or see data/README.md"
-
-_QUOTED = 80  # characters of a bad line that an error quotes
 
 Row = dict[str, str | int]
 
@@ -199,11 +197,11 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
             shard = _parse_row(line, folder, bits)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{url}, line {number}: expected {{shard, pairs, bytes}}, found {line[:_QUOTED]!r}"
+                f"{url}, line {number}: expected {{shard, pairs, bytes}}, found {shown(line)}"
             ) from None
         if shard.pairs < 0 or shard.bytes < 0:
             raise UserError(
-                f"{url}, line {number}: expected counts of 0 or more, found {line[:_QUOTED]!r}"
+                f"{url}, line {number}: expected counts of 0 or more, found {shown(line)}"
             )
         shards.append(shard)
 

@@ -1,27 +1,27 @@
 """Opens any value of `data.shards` as a manifest.
 
 It takes a manifest, a folder, a glob, a brace range (`{00000..00099}.tar`), or a list of these,
-each a path or a URL. Tars without a manifest are counted by their indices, which are built once and
-kept.
+each a path or a URL. `find.py` finds the local files. Tars without a manifest are counted by their
+indices, which are built once and kept.
 """
 
 from __future__ import annotations
 
 import glob
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from braceexpand import braceexpand
 from tqdm import tqdm
 
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.find import FOREIGN, MISSING, braces, ends_with, find_files, is_foreign
+from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import (
     HOW_TO_PREPARE,
     MANIFEST_NAME,
@@ -31,9 +31,11 @@ from align_train.shards.manifest import (
     read_manifest,
 )
 from align_train.shards.remote import is_url
-from align_train.shards.tar_index import IMAGE_EXTENSIONS, load_index
+from align_train.shards.tar_index import load_index
 
 _COUNTED_AT_A_TIME = 8
+
+_TAR = ends_with(".tar")
 
 
 def resolve(
@@ -108,12 +110,13 @@ def scan(
         UserError: A tar cannot be read, is broken, or has no pairs.
     """
     shard_cache = cache or ShardCache()
+    left_out = LeftOut()
 
     def count() -> list[tuple[str, int, int]]:
         rows = []
         # Threads suffice: each waits for the disk or the network most of its time.
         with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
-            for shard in tqdm(
+            for shard, foreign in tqdm(
                 pool.map(lambda url: _count(url, caption, shard_cache), urls),
                 total=len(urls),
                 desc="counting shards",
@@ -122,15 +125,18 @@ def scan(
                 delay=1,
             ):
                 rows.append((shard.url, shard.pairs, shard.bytes))
+                left_out.add(FOREIGN, shard.url, count=foreign)
                 note_progress()
         return rows
 
     counted = from_first(f"shards {source} {caption.extension} {caption.field}", count)
+    left_out.say(source)
     shards = tuple(Shard(url, pairs, size) for url, pairs, size in counted)
     return checked(Manifest(shards, source))
 
 
-def _count(url: str, caption: CaptionSource, cache: ShardCache) -> Shard:
+def _count(url: str, caption: CaptionSource, cache: ShardCache) -> tuple[Shard, int]:
+    """Counts a tar's pairs, and the files in it that an operating system left there."""
     # With the size, or a copy from before the tar was made anew would be counted.
     path = cache.local(url, cache.size(url))
     try:
@@ -147,11 +153,11 @@ def _count(url: str, caption: CaptionSource, cache: ShardCache) -> Shard:
     has_text = pairs[:, 1] >= 0
     if not has_text.any():
         raise UserError(
-            f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images "
-            f"({', '.join(IMAGE_EXTENSIONS)}), and texts are looked for in .{caption.extension} "
+            f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and texts "
+            f"are looked for in .{caption.extension} "
             f"(data.caption)"
         )
-    return Shard(url, len(pairs), size)
+    return Shard(url, len(pairs), size), index.foreign
 
 
 @dataclass(frozen=True)
@@ -179,32 +185,32 @@ class _Resolver:
         if manifest.is_file():
             return read_manifest(str(manifest), cache=self.cache)
 
-        tars = sorted(map(str, path.glob("*.tar")))
-        if not tars:
+        found = find_files(path, _TAR, deep=False)
+        found.left_out.say(shards)
+        if not found.files:
             raise UserError(
                 f"{self.key}={shards}: the folder holds neither {MANIFEST_NAME} nor *.tar; "
                 f"{HOW_TO_PREPARE}"
             )
-        return self._scan(tars, shards)
+        return self._scan(list(map(str, found.files)), shards)
 
     def _tars(self, shards: str) -> Manifest:
         return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
 
     def _find(self, shards: str) -> list[str]:
-        # Sorted: the order of a glob is that of the disk, and the order of shards must not be.
-        tars = sorted(set(_expand(shards)))
-        if not tars:
+        found = find_files(shards, _TAR, deep=False)
+        missing = found.left_out.counts.get(MISSING, 0)
+        if missing:
+            raise UserError(
+                f"{self.key}={shards}: {missing} of {missing + len(found.files)} shards are "
+                f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
+            )
+        if not found.files:
             raise UserError(
                 f"{self.key}={shards}: no such manifest, folder or shard; {HOW_TO_PREPARE}"
             )
-
-        missing = [tar for tar in tars if not os.path.isfile(tar)]
-        if missing:
-            raise UserError(
-                f"{self.key}={shards}: {len(missing)} of {len(tars)} shards are missing, "
-                f"first {missing[0]}; {HOW_TO_PREPARE}"
-            )
-        return tars
+        found.left_out.say(shards)
+        return list(map(str, found.files))
 
     def _remote(self, shards: str) -> Manifest:
         """Opens a URL.
@@ -217,7 +223,7 @@ class _Resolver:
             return read_manifest(shards, cache=self.cache)
 
         tars: list[str] = []
-        for name in _braces(shards):
+        for name in braces(shards):
             if glob.has_magic(name):
                 tars += from_first(f"tars {name}", partial(self.cache.glob, name))
             elif name.endswith(".tar"):
@@ -230,13 +236,15 @@ class _Resolver:
                 except FileNotFoundError:
                     pattern = f"{folder}/*.tar"
                     tars += from_first(f"tars {pattern}", partial(self.cache.glob, pattern))
-        if not tars:
+        own = sorted(tar for tar in set(tars) if not is_foreign(PurePosixPath(tar)))
+        if not own:
             raise UserError(
                 f"{self.key}={shards}: neither {MANIFEST_NAME} nor *.tar there; {HOW_TO_PREPARE}"
             )
 
+        LeftOut.of(FOREIGN, set(tars) - set(own)).say(shards)
         try:
-            return self._scan(sorted(set(tars)), shards)
+            return self._scan(own, shards)
         except FileNotFoundError as error:
             raise UserError(f"{self.key}={shards}: {error}; {HOW_TO_PREPARE}") from None
 
@@ -248,22 +256,3 @@ class _Resolver:
             cache=self.cache,
             progress=self.progress,
         )
-
-
-def _braces(pattern: str) -> list[str]:
-    """Expands brace ranges."""
-    try:
-        return list(braceexpand(pattern))
-    except ValueError:
-        raise UserError(
-            f"{pattern}: a brace is not closed; a range is written {{00000..00099}}.tar"
-        ) from None
-
-
-def _expand(pattern: str) -> Iterator[str]:
-    """Expands brace ranges first, then globs. A name without either stands for itself."""
-    for name in _braces(str(Path(pattern).expanduser())):
-        if glob.has_magic(name):
-            yield from glob.glob(name)
-        elif "{" in pattern or os.path.exists(name):
-            yield name

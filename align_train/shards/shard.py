@@ -14,8 +14,6 @@ SIGBUS, and forked workers share the descriptor without sharing a position.
 from __future__ import annotations
 
 import os
-import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource, parse_json
-from align_train.shards.tar_index import IMAGE_EXTENSIONS, LINK, load_index
+from align_train.shards.tar_index import ODD_TYPES, load_index
 
 
 class ShardReader:
@@ -62,7 +60,6 @@ class ShardReader:
         self.index = load_index(path)
         self.pairs = self.index.pairs(caption)
 
-        self._look_for_a_cut(expected=pairs if kept is None else len(kept))
         if kept is not None:
             self._keep(kept)
 
@@ -76,17 +73,6 @@ class ShardReader:
         self._json_of: dict[bytes, int] | None = None
         # O_CLOEXEC: a process that the run starts would keep an evicted shard on the disk.
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def _look_for_a_cut(self, *, expected: int | None) -> None:
-        """Finds a download into a file of the full length that was cut.
-
-        The rest of that file is zeros, which look like the end of a tar.
-        """
-        surplus = self.index.surplus
-        if expected is None or len(self.pairs) >= expected or surplus <= tarfile.RECORDSIZE:
-            return
-        fault = f"the tar ends {surplus} bytes before its file does"
-        self.index = replace(self.index, fault=fault)
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         if len(kept) == len(self.pairs):
@@ -201,12 +187,8 @@ class ShardReader:
 
     def texts_without_image(self) -> list[str]:
         """The keys that have a text, but no image."""
-        is_text = self.index.extensions == self.caption.extension.encode()
-        image_extensions = [extension.encode() for extension in IMAGE_EXTENSIONS]
-        is_image = np.isin(self.index.extensions, image_extensions)
-
-        bare = np.setdiff1d(self.index.names[is_text], self.index.names[is_image])
-        return [name.decode("utf-8", "replace") for name in bare.tolist()]
+        bare = self.index.texts_without_image(self.caption)
+        return [name.decode("utf-8", "replace") for name in bare]
 
     def close(self) -> None:
         """Closes the file."""
@@ -215,9 +197,9 @@ class ShardReader:
     def _read_member(self, member: int) -> bytes:
         size = int(self.index.sizes[member])
         offset = int(self.index.offsets[member])
-        if size == LINK:
+        if size in ODD_TYPES:
             extension = self.index.extensions[member].decode("utf-8", "replace")
-            raise ValueError(f"the member .{extension} is a link, not a file")
+            raise ValueError(f"the member .{extension} is {ODD_TYPES[size]}, not a file")
 
         data = os.pread(self.descriptor, size, offset)
         # The index was checked when the shard was opened, so the file is shorter since then.

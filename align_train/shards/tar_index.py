@@ -3,34 +3,50 @@
 The index is an `.npz` of plain arrays beside the tar, or in the user's cache folder if the tar's
 folder is read-only. It counts only as long as the tar has the same size and time of change.
 
+A member is an image if its name ends as images' names do, or else by its first bytes. What macOS
+adds to a tar (`._000001.jpg`, `__MACOSX/`) is no member. A file of two tars, or one of which zeros
+took the place of an end that never came, is broken: tarfile reads its first part and is content.
+
 Price: building reads 512 bytes a member. An open index takes about 40 bytes a member.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from align_train.errors import shown
 from align_train.files import cache_folder, whole
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource
+from align_train.shards.find import is_foreign
+from align_train.shards.image_kind import HEAD, image_kind
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
-LINK = -1  # stands in place of a link's size
+# In place of the size of a member that is no plain file: what it is instead.
+ODD_TYPES = {-1: "a link", -2: "a sparse file", -3: "neither a file nor a folder"}
+_LINK, _SPARSE, _OTHER = ODD_TYPES
 
-_INDEX_VERSION = 3
+_INDEX_VERSION = 4
 
 # Bytes. All names of an index are as wide as its widest.
 _LONGEST_NAME = 1024
 _KEPT_OF_A_LONG_NAME = 64
 
-_LONGEST_REASON = 80  # characters of tarfile's error that a fault quotes
+# Members of these extensions are texts, whatever their first bytes are.
+_TEXTS = (b"txt", b"json")
+
+# Bytes of the records of tapes and parallel file systems, powers of two. The usual one has 10,240.
+_LEAST_RECORD = 2**16
+_LARGEST_RECORD = 2**26
+_AT_A_TIME = 2**20  # bytes of a tar's tail
 
 
 @dataclass(frozen=True)
@@ -41,17 +57,19 @@ class ShardIndex:
         names: The pairs' keys, without extension, UTF-8.
         extensions: In lower case, without the dot.
         offsets: Where each member's data begins, in bytes.
-        sizes: In bytes; -1 if the member is a link.
+        sizes: In bytes; one of `ODD_TYPES` if the member is no plain file.
+        looks: Whether the first bytes are an image's. Nobody asks that of members whose names tell.
         fault: Why the tar cannot be read to its end, or empty. Members before the fault are listed.
-        surplus: Bytes in the file after the end of the tar.
+        foreign: How many files of operating systems are no members.
     """
 
     names: NDArray[np.bytes_]
     extensions: NDArray[np.bytes_]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    looks: NDArray[np.bool_]
     fault: str = ""
-    surplus: int = 0
+    foreign: int = 0
 
     def pairs(self, caption: CaptionSource) -> NDArray[np.int64]:
         """Finds the pairs: the images in the tar's order, each with its text.
@@ -63,17 +81,12 @@ class ShardIndex:
             Indices of members `[pairs, 2]`: the image's and the text's. A negative number in place
             of the text's names the fault: `NO_TEXT`, or `SECOND` image under the same key.
         """
-        image_extensions = {extension.encode() for extension in IMAGE_EXTENSIONS}
         text_extension = caption.extension.encode()
+        images = [(name, member) for member, name in self._images(text_extension)]
 
-        images: list[tuple[bytes, int]] = []
         text_of: dict[bytes, int] = {}
-        members = zip(self.names.tolist(), self.extensions.tolist(), strict=True)
-        for member, (name, extension) in enumerate(members):
-            if extension in image_extensions:
-                images.append((name, member))
-            elif extension == text_extension:
-                text_of.setdefault(name, member)  # of several texts the first counts
+        for member in np.flatnonzero(self.extensions == text_extension).tolist():
+            text_of.setdefault(self.names[member], member)  # of several texts the first counts
 
         # In a dict the last of equal keys stays, so reversed, the first image does.
         first_image = dict(reversed(images))
@@ -82,6 +95,33 @@ class ShardIndex:
             text = text_of.get(name, NO_TEXT) if first_image[name] == member else SECOND
             rows.append((member, text))
         return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
+
+    def _images(self, text_extension: bytes) -> list[tuple[int, bytes]]:
+        """The images in the tar's order, each with its name.
+
+        A member that only its content makes an image is one if its key has no other: beside
+        `1.jpg`, `1.mask` may be a PNG.
+        """
+        endings = [extension.encode() for extension in IMAGE_EXTENSIONS]
+        named = np.isin(self.extensions, endings) & (self.extensions != text_extension)
+        taken = set(self.names[named].tolist())
+
+        is_image = named.copy()
+        for member in np.flatnonzero(self.looks & ~named).tolist():
+            name = self.names[member]
+            if name not in taken and self.extensions[member] != text_extension:
+                taken.add(name)
+                is_image[member] = True
+
+        members = np.flatnonzero(is_image)
+        return list(zip(members.tolist(), self.names[members].tolist(), strict=True))
+
+    def texts_without_image(self, caption: CaptionSource) -> list[bytes]:
+        """The names that have a text, but no image."""
+        text_extension = caption.extension.encode()
+        images = [name for _, name in self._images(text_extension)]
+        bare = np.setdiff1d(self.names[self.extensions == text_extension], images)
+        return list(bare.tolist())
 
 
 def load_index(path: Path) -> ShardIndex:
@@ -130,33 +170,34 @@ def build_index(path: Path) -> ShardIndex:
     """
     members: list[_Member] = []
     length = path.stat().st_size
+    foreign = 0
     fault = ""
-    end = 0
 
     try:
         # "r:" refuses compressed tars, whose members cannot be reached by an offset.
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
-                member = _member(info, length)
+                if is_foreign(PurePosixPath(info.name)):
+                    foreign += int(not info.isdir())
+                    continue
+                member = _member(info, length, file.fileno())
                 if member is not None:
                     members.append(member)
-            end = tar.offset
+            fault = _fault_of_end(file.fileno(), tar.offset, length)
 
-        if not _ends_at(path, end):
-            fault = "the tar is cut short"
-        elif not members:
+        if not fault and not members:
             fault = "the tar holds no members"
     except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
-        fault = f"not a readable tar ({reason})"
+        fault = f"not a readable tar ({shown(str(error))})"
 
     return ShardIndex(
         names=np.array([member.name for member in members], dtype=np.bytes_),
         extensions=np.array([member.extension for member in members], dtype=np.bytes_),
         offsets=np.array([member.offset for member in members], dtype=np.int64),
         sizes=np.array([member.size for member in members], dtype=np.int64),
+        looks=np.array([member.looks for member in members], dtype=np.bool_),
         fault=fault,
-        surplus=length - end,
+        foreign=foreign,
     )
 
 
@@ -166,22 +207,32 @@ class _Member:
     extension: bytes
     offset: int
     size: int
+    looks: bool
 
 
-def _member(info: tarfile.TarInfo, length: int) -> _Member | None:
-    """A member for the index; None for folders and devices, and for data beyond the file's end."""
+def _member(info: tarfile.TarInfo, length: int, descriptor: int) -> _Member | None:
+    """A member for the index; None for folders, and for data beyond the file's end."""
     # rpartition: the key of `img.1.jpg` is `img.1`.
     name, dot, extension = info.name.rpartition(".")
-    is_link = info.islnk() or info.issym()
-
-    if not dot or not (info.isreg() or is_link) or info.offset_data + info.size > length:
+    size = _size(info)
+    if not dot or info.isdir() or info.offset_data + max(size, 0) > length:
         return None
-    return _Member(
-        name=_short(name),
-        extension=_short(extension.lower()),
-        offset=info.offset_data,
-        size=info.size if info.isreg() else LINK,
-    )
+
+    short = _short(extension.lower())
+    looks = False
+    if size > 0 and short not in _TEXTS and extension.lower() not in IMAGE_EXTENSIONS:
+        looks = image_kind(os.pread(descriptor, min(HEAD, size), info.offset_data)) is not None
+    return _Member(_short(name), short, info.offset_data, size, looks)
+
+
+def _size(info: tarfile.TarInfo) -> int:
+    """The bytes of a member's data, or one of `ODD_TYPES`."""
+    if info.islnk() or info.issym():
+        return _LINK
+    # Its holes are not in the tar: the data is shorter than the size says.
+    if info.issparse():
+        return _SPARSE
+    return info.size if info.isreg() else _OTHER
 
 
 def _short(name: str) -> bytes:
@@ -192,15 +243,33 @@ def _short(name: str) -> bytes:
     return spelt[:_KEPT_OF_A_LONG_NAME] + hashlib.sha256(spelt).hexdigest().encode()
 
 
-def _ends_at(path: Path, end: int) -> bool:
-    """Whether a closing block of zeros stands where the tar's last member ends.
+def _fault_of_end(descriptor: int, end: int, length: int) -> str:
+    """Says why the tar is not whole, although tarfile has read it; or nothing.
 
-    tarfile does not ask for it. Without it, a tar that was cut between two members would lose its
-    tail unnoticed.
+    Args:
+        descriptor: The open tar.
+        end: Where its last member ends.
+        length: Of the file.
     """
-    with path.open("rb") as file:
-        file.seek(end)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    # tarfile does not ask for a closing block. Without it, a tar that was cut between two members
+    # would lose its tail unnoticed.
+    if os.pread(descriptor, tarfile.BLOCKSIZE, end) != bytes(tarfile.BLOCKSIZE):
+        return "the tar is cut short"
+
+    surplus = length - end
+    for offset in range(end, length, _AT_A_TIME):
+        if any(os.pread(descriptor, _AT_A_TIME, offset)):
+            return (
+                f"something follows the tar's end, {surplus} bytes before the file's: another tar? "
+                f"(tar --ignore-zeros unpacks both)"
+            )
+
+    # Zeros fill a record. More of them stand in place of what a cut download never brought.
+    record = max(_LEAST_RECORD, 2 ** surplus.bit_length())
+    fills_record = record <= _LARGEST_RECORD and length % record == 0
+    if surplus > tarfile.RECORDSIZE + tarfile.BLOCKSIZE and not fills_record:
+        return f"the tar ends {surplus} bytes before its file does"
+    return ""
 
 
 def _read_index(file: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
@@ -213,8 +282,9 @@ def _read_index(file: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
                 extensions=stored["extensions"],
                 offsets=stored["offsets"],
                 sizes=stored["sizes"],
+                looks=stored["looks"],
                 fault=str(stored["fault"]),
-                surplus=int(stored["surplus"]),
+                foreign=int(stored["foreign"]),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # missing or torn: it is built again
@@ -228,8 +298,9 @@ def _write_index(file: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> boo
         "extensions": index.extensions,
         "offsets": index.offsets,
         "sizes": index.sizes,
+        "looks": index.looks,
         "fault": np.array(index.fault),
-        "surplus": np.array(index.surplus),
+        "foreign": np.array(index.foreign),
     }
 
     try:

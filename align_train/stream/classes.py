@@ -15,12 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.shards.caption import CaptionSource
 
 CLASS_FILE = "classes.json"
-
-_LONGEST_LABEL = 60  # characters of a label that an error quotes
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,7 @@ class ClassList:
 
         if isinstance(label, int) and _is_count(label) and label < len(self.names):
             return self.names[label]
-        raise ValueError(
-            f"{str(label)[:_LONGEST_LABEL]!r} is none of the {len(self.names)} classes"
-        )
+        raise ValueError(f"'{shown(label)}' is none of the {len(self.names)} classes")
 
     def __call__(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Turns names of classes into their indices.
@@ -173,7 +169,7 @@ class ClassList:
         unknown = [name for name in names if name not in self._index_of]
         if unknown:
             raise UserError(
-                f"{unknown[0][:_LONGEST_LABEL]!r} is none of the classes, and a classifier has no "
+                f"'{shown(unknown[0])}' is none of the classes, and a classifier has no "
                 f"text tower; take eval=classification, knn or linear_probe"
             )
         return np.array([[self._index_of[name]] for name in names], dtype=np.int32)

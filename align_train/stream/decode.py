@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from dataclasses import dataclass
 from random import Random
 
@@ -28,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from align_train.shards.image_kind import KINDS
 from align_train.stream.jpeg_header import sides_of_plain_jpeg
 
 Pixels = NDArray[np.uint8]
@@ -122,7 +124,7 @@ def decode(data: bytes, view: View, size: int) -> Pixels:
     """Decodes a view of an image file.
 
     Args:
-        data: The file's bytes: JPEG, PNG or WebP.
+        data: The file's bytes, of a kind in `image_kind.KINDS`.
         view: The part that is shown.
         size: Side, in pixels, of the result.
 
@@ -143,6 +145,20 @@ def decode_centre(data: bytes, views: Views) -> Pixels:
     """Decodes an image file as it is evaluated: see `centre`. Errors are those of `decode`."""
     image, _ = _decode_upright(data)
     return centre(image, views)
+
+
+def decode_whole(data: bytes) -> Image.Image:
+    """Decodes an image file to upright RGB at its own size. Errors are those of `decode`."""
+    return _decode_upright(data)[0]
+
+
+def check_header(data: bytes) -> None:
+    """Refuses an image file by its header alone, which costs a tenth of a millisecond.
+
+    Raises:
+        ValueError: The file is no image of a known kind, or claims too many pixels.
+    """
+    _open(data)
 
 
 def centre(image: Image.Image, views: Views) -> Pixels:
@@ -247,9 +263,7 @@ def _decode_upright(
         stand for a fraction of a pixel.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-        _refuse_bombs(image.width, image.height)
-
+        image = _open(data)
         width: float = image.width
         height: float = image.height
         if needed and image.mode in ("RGB", "L"):
@@ -261,14 +275,35 @@ def _decode_upright(
         if image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
         return _upright_rgb(image), (width, height)
-    except UnidentifiedImageError:
-        raise ValueError("not a JPEG, PNG or WebP image") from None
     except _BROKEN as error:
         raise ValueError(f"broken image: {error}") from None
 
 
+def _open(data: bytes) -> Image.Image:
+    """Opens an image file by Pillow, which reads its header. Errors are those of `decode`."""
+    # Pillow warns of images of 89 to 179 million pixels; here the limit is our own.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(data), formats=KINDS)
+        except UnidentifiedImageError:
+            raise ValueError("not an image of a known kind") from None
+        except Image.DecompressionBombError:
+            raise ValueError("image of so many pixels is taken for a decompression bomb") from None
+        except (*_BROKEN, ValueError) as error:
+            raise ValueError(f"broken image: {error}") from None
+    _refuse_bombs(image.width, image.height)
+    return image
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Turns an image of any mode and orientation into upright RGB, transparency on white."""
+    """Turns an image of any mode and orientation into upright RGB, transparency on white.
+
+    Raises:
+        ValueError: Its pixels are floats, whose range nobody knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, not colours")
     if image.mode.startswith("I"):
         # 16 bits: convert() would clip at 255 instead of scaling.
         wide = np.asarray(image).astype(np.float64)

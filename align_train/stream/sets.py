@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
+from align_train.shards.find import find_files, is_foreign
+from align_train.shards.image_kind import is_image
+from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest
 from align_train.shards.resolve import resolve
-from align_train.shards.tar_index import IMAGE_EXTENSIONS
 from align_train.stream.decode import Pixels, Views
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.labelled_files import LabelledFiles
@@ -149,7 +151,7 @@ class FolderPerClass:
     """A folder with one folder per class, and images in these at any depth.
 
     So lie ImageNet's validation set, sorted by synset, and ImageNet-A, -R, -V2 and -Sketch. The
-    name of the folder is the image's class, and its text.
+    name of the folder is the image's class, and its text. Images are known by their content.
 
     Attributes:
         path: The folder.
@@ -175,20 +177,22 @@ class FolderPerClass:
 
         folders = [path for path in root.iterdir() if path.is_dir()]
         listed: list[tuple[str, str]] = []
+        left_out = LeftOut()
         # Hidden ones are no classes: notebooks and file managers leave them behind.
         for folder in sorted(path for path in folders if not path.name.startswith(".")):
-            images = sorted(path for path in folder.rglob("*") if _is_image(path))
-            if not images:
-                raise UserError(
-                    f"{folder}: a class without an image ({', '.join(IMAGE_EXTENSIONS)}); fill or "
-                    f"remove it"
-                )
-            listed += [(str(path), folder.name) for path in images]
+            if is_foreign(PurePath(folder.name)):
+                continue
+            found = find_files(folder, is_image, deep=True)
+            left_out.update(found.left_out)
+            for path in found.others:
+                left_out.add("files without an image", path)
+
+            if not found.files:
+                raise UserError(f"{folder}: a class without an image; fill or remove it")
+            listed += [(str(path), folder.name) for path in found.files]
             note_progress()
         if not listed:
             raise UserError(f"{self.path}: no folders in it; expected a folder of images per class")
+
+        left_out.say(self.path)
         return listed
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS

@@ -24,15 +24,18 @@ from PIL import Image, UnidentifiedImageError
 from pyarrow import parquet
 from tqdm import tqdm
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown, shown_names
 from align_train.files import whole
 from align_train.shards.caption import CaptionSource
+from align_train.shards.find import ends_with, find_files
+from align_train.shards.image_kind import KINDS, is_image
 from align_train.shards.shard import ShardReader
-from align_train.shards.tar_index import IMAGE_EXTENSIONS
 from data.tables.batches import first_line
 from data.tables.engine import ROWS_PER_FILE
 
 HASH_COLUMN = "image_phash"
+
+_TAR = ends_with(".tar")
 
 _DIGITS = 16
 _BITS = 64
@@ -66,9 +69,8 @@ def perceptual_hash(image: bytes | Path) -> str | None:
         with warnings.catch_warnings():
             # Pillow only warns of images of 89 to 179 million pixels; here they are unreadable.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened: Image.Image = Image.open(
-                io.BytesIO(image) if isinstance(image, bytes) else image
-            )
+            file = io.BytesIO(image) if isinstance(image, bytes) else image
+            opened: Image.Image = Image.open(file, formats=KINDS)
 
             # Decodes a JPEG at the smallest scale that will do.
             opened.draft("L", _DRAFT_SIZE)
@@ -110,9 +112,10 @@ def hashes_of(source: str) -> NDArray[np.uint64]:
     # Sorted: the plan holds a hash of them, which the order of files must not change.
     numbers = sorted({int(text, 16) for text in texts if text})
     if not numbers:
-        raise UserError(
-            f"{key}: no images there; expected {', '.join(IMAGE_EXTENSIONS)}, or shards with them"
-        )
+        raise UserError(f"{key}: no images there; expected images, or shards with them")
+    without = sum(text is None for text in texts)
+    if without:
+        print(f"{source}: {without:,} of {len(texts):,} images have no hash")
     return np.array(numbers, dtype=np.uint64)
 
 
@@ -123,14 +126,14 @@ def _column(path: Path, key: str) -> list[str | None]:
         raise UserError(f"{key}: not a readable parquet file ({first_line(error)})") from None
 
     if HASH_COLUMN not in table.column_names:
-        raise UserError(f"{key}: no column {HASH_COLUMN}; it has {', '.join(table.column_names)}")
+        raise UserError(f"{key}: no column {HASH_COLUMN}; it has {shown_names(table.column_names)}")
 
     texts: list[str | None] = table[HASH_COLUMN].cast(pa.string()).to_pylist()
     # A null is allowed: an image without a hash.
     for text in texts:
         if text is not None and not _is_hash(text):
             raise UserError(
-                f"{key}: {text!r} in {HASH_COLUMN} is no hash; expected {_DIGITS} hexadecimal "
+                f"{key}: {shown(text)} in {HASH_COLUMN} is no hash; expected {_DIGITS} hexadecimal "
                 f"digits"
             )
     return texts
@@ -141,9 +144,10 @@ def _is_hash(text: str) -> bool:
 
 
 def _of_folder(folder: Path) -> list[str | None]:
-    extensions = {f".{extension}" for extension in IMAGE_EXTENSIONS}
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
-    shards = sorted(folder.glob("*.tar"))
+    found = find_files(folder, lambda path: _TAR(path) or is_image(path), deep=True)
+    found.left_out.say(folder)
+    shards = [path for path in found.files if _TAR(path)]
+    images = [path for path in found.files if not _TAR(path)]
 
     with ProcessPoolExecutor() as pool:
         # Many images a task: one takes only 3 ms.

@@ -116,7 +116,10 @@ def _judge(plan: Plan, work: Path) -> _Judged:
     # The engine gives its memory and its spill folder back before the next step.
     with _engine_of(plan, work) as ready:
         source = Source(
-            files=plan.tables.files, columns=plan.columns, only_success=plan.tables.shards
+            files=plan.tables.files,
+            columns=plan.columns,
+            nulls=bool(plan.tables.nulls & set(plan.column_names)),
+            only_success=plan.tables.shards,
         )
         rows = ready.open(source)
         count = _count(rows, plan, ready)

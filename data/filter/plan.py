@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown_names
 from data.filter.hashes import hashes_of
 from data.filter.rules import COLUMNS_OF, Rules, active, described
 from data.filter.settings import FilterSettings
@@ -149,6 +149,7 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
         )
 
     columns, not_applied = _choose_columns(settings, tables)
+    tables.refuse_twins((column for column, _ in columns.values()), f"source={settings.source}")
     names = tuple(name for name in active(settings.rules) if name not in not_applied)
     if not names:
         raise UserError("rules: no rule is applied; set one to a number")
@@ -188,7 +189,7 @@ def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, 
             else:
                 raise UserError(
                     f"columns.{name} is not set, and no column has a usual name: "
-                    f"{tables.files[0]} has {', '.join(tables.types)}; set columns.{name}=…, or "
+                    f"{tables.files[0]} has {shown_names(tables.types)}; set columns.{name}=…, or "
                     f"rules.{rule}=null"
                 )
     return chosen, not_applied

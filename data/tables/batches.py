@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
+
+_LONGEST_LINE = 300  # characters of an error that a message quotes
 
 
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -35,6 +37,21 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Rec
         ) from None
 
 
+def schema_of(path: Path) -> pa.Schema:
+    """Reads the columns of a file.
+
+    Raises:
+        UserError: It is no parquet file.
+    """
+    try:
+        return parquet.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path}: not a readable parquet file ({first_line(error)}); fetch it again"
+        ) from None
+
+
 def first_line(error: Exception) -> str:
-    """The first line of an error; Arrow's errors have many."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error, cut short; Arrow's errors have many, and quote values."""
+    lines = (line for line in str(error).splitlines() if line.strip())
+    return shown(next(lines, type(error).__name__), _LONGEST_LINE)

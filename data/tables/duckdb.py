@@ -73,11 +73,13 @@ class DuckDB:
     def open(self, source: Source) -> Table:
         """Opens the source as a table of `row` and the source's columns."""
         quoted = ("'" + str(path).replace("'", "''") + "'" for path in source.files)
+        # Otherwise the first file's types are those of all. Uniting them opens each file.
+        by_name = "true" if source.nulls else "false"
         self.connection.raw_sql(
             f"CREATE OR REPLACE TEMP VIEW source AS SELECT *, "
             f"file_index::BIGINT * {ROWS_PER_FILE} + file_row_number AS {NUMBER} "
             f"FROM read_parquet([{', '.join(quoted)}], "
-            f"file_row_number = true, hive_partitioning = false)"
+            f"file_row_number = true, hive_partitioning = false, union_by_name = {by_name})"
         )
         return source.select(self.connection.table("source"))
 

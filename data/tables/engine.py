@@ -47,11 +47,13 @@ class Source:
     Attributes:
         files: Parquet files, in the order that numbers their rows.
         columns: For each name that the rules use, the column and the type to read it as.
+        nulls: Whether some file has nothing but nulls in one of the columns, hence no type for it.
         only_success: Leave out the rows of img2dataset's tables that have no image.
     """
 
     files: Sequence[Path]
     columns: Mapping[str, tuple[str, str]]
+    nulls: bool = False
     only_success: bool = False
 
     def select(self, table: Table) -> Table:

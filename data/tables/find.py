@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import pyarrow as pa
 from pyarrow import parquet
 from tqdm import tqdm
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown, shown_names
+from align_train.shards.find import ends_with, find_files
+from align_train.shards.left_out import LeftOut
 from data.tables.batches import first_line
 from data.tables.img2dataset import STATS_SUFFIX, unfinished
 from data.tables.paths import paths_of
@@ -29,6 +31,9 @@ KNOWN_AS: Mapping[str, tuple[str, ...]] = {
 
 _NUMBERS = ("width", "height", "nsfw")
 
+# By Spark's custom files of these names are helpers, or half written.
+_HIDDEN = (".", "_")
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -37,7 +42,9 @@ class Tables:
     Attributes:
         files: In the order in which the source names them; a folder's are sorted.
         rows: The rows of each file.
-        types: The types of the columns, the same in all files.
+        types: The types of the columns, the same in all files, except that a file may have nothing
+            but nulls in a column.
+        nulls: Columns that have nothing but nulls in some file, and values in another.
         shards: True if img2dataset wrote the files. Each then lies beside a tar with the images of
             those rows whose status is success.
     """
@@ -46,6 +53,30 @@ class Tables:
     rows: tuple[int, ...]
     types: Mapping[str, pa.DataType]
     shards: bool
+    nulls: frozenset[str] = frozenset()
+
+    def refuse_twins(self, wanted: Iterable[str], key: str) -> None:
+        """Refuses columns whose names differ in case alone: engines cannot tell them apart.
+
+        Args:
+            wanted: The columns that an engine is asked for.
+            key: The setting that names the source, for the error.
+
+        Raises:
+            UserError: Names two of them.
+        """
+        asked = {column.lower() for column in wanted}
+        by_name: dict[str, str] = {}
+        for column in self.types:
+            other = by_name.setdefault(column.lower(), column)
+            if other != column and column.lower() in asked:
+                raise UserError(
+                    f"{key}: {self.files[0]} has the columns {shown(other)} and {shown(column)}, "
+                    f"which are the same to the engine; rename one"
+                )
+
+    def _has_values(self, column: str) -> bool:
+        return column in self.types and not pa.types.is_null(self.types[column])
 
     def column(self, name: str, chosen: str | None, reason: str) -> tuple[str, str] | None:
         """Finds the column for one of the names in `KNOWN_AS`.
@@ -62,14 +93,14 @@ class Tables:
         Raises:
             UserError: The tables have no such column, or it has another type.
         """
-        usual = (known for known in KNOWN_AS[name] if known in self.types)
+        usual = (known for known in KNOWN_AS[name] if self._has_values(known))
         column = chosen or next(usual, None)
         if column is None:
             return None
         if column not in self.types:
             raise UserError(
                 f"columns.{name}={column}: no such column ({reason}); {self.files[0]} has "
-                f"{', '.join(self.types)}"
+                f"{shown_names(self.types)}"
             )
 
         kind = self.types[column]
@@ -78,15 +109,15 @@ class Tables:
             if not is_number:
                 raise UserError(
                     f"columns.{name}={column}: expected numbers ({reason}), {self.files[0]} has "
-                    f"{kind} there"
+                    f"{shown(str(kind))} there"
                 )
             return column, "float64"
 
         # An image may be known by a number, a text may not.
         if not pa.types.is_string(kind) and not (name == "image" and is_number):
             raise UserError(
-                f"columns.{name}={column}: expected texts ({reason}), {self.files[0]} has {kind} "
-                f"there"
+                f"columns.{name}={column}: expected texts ({reason}), {self.files[0]} has "
+                f"{shown(str(kind))} there"
             )
         return column, "string"
 
@@ -111,42 +142,47 @@ def find(source: object, *, key: str = "source") -> Tables:
         raise UserError(f"{key}={source}: no finished shards there")
     _refuse_shared_names(files, key)
 
-    # The first file's columns are those of all.
-    rows: list[int] = []
-    types: dict[str, pa.DataType] = {}
+    rows: dict[Path, int] = {}
+    columns = _Columns()
+    without_rows: list[Path] = []
     for path in tqdm(files, desc="opening tables", delay=1, leave=False):
         count, here = _footer(path)
-        rows.append(count)
-        types = types or here
-        _refuse_other_types(path, here, files[0], types)
+        if count:
+            rows[path] = count
+            columns.add(path, here)
+        else:
+            # Its columns may have any type, or none.
+            without_rows.append(path)
 
-    if sum(rows) == 0:
+    if not rows:
         plural = "s" if len(files) > 1 else ""
         raise UserError(f"{key}={source}: {len(files)} parquet file{plural} without a row")
-    return Tables(tuple(files), tuple(rows), types, bool(tars))
+    LeftOut.of("files without a row", without_rows).say(key)
+    return Tables(
+        tuple(rows), tuple(rows.values()), columns.types, bool(tars), frozenset(columns.nulls)
+    )
 
 
 def _files(paths: Iterable[str], key: str) -> Iterator[Path]:
+    left_out = LeftOut()
     for name in paths:
         path = Path(name).expanduser()
-        if path.is_dir():
-            # By Spark's custom these are helper files, or files that are half written.
-            visible = (
-                item for item in path.glob("*.parquet") if not item.name.startswith((".", "_"))
-            )
-            files = sorted(visible)
-        elif path.is_file():
-            files = [path]
-        else:
-            files = sorted(map(Path, glob.glob(str(path))))
-
-        if not files and path.is_dir():
+        found = find_files(path, ends_with(".parquet"), deep=False, hidden=_HIDDEN)
+        if not found.files and path.is_dir():
             raise UserError(f"{key}={name}: holds no *.parquet; name the folder of the tables")
-        if not files:
+        if not found.files:
             raise UserError(
                 f"{key}={name}: no such folder, file or glob of parquet; check the path"
             )
-        yield from files
+
+        left_out.update(found.left_out)
+        empty = [file for file in found.files if file.stat().st_size == 0]
+        for file in empty:
+            left_out.add("files without a byte", file)
+        if len(empty) == len(found.files):
+            raise UserError(f"{key}={name}: {empty[0]} is empty; fetch it again")
+        yield from (file for file in found.files if file not in empty)
+    left_out.say(key)
 
 
 def _finished(tables: list[Path]) -> list[Path]:
@@ -173,16 +209,38 @@ def _refuse_shared_names(files: list[Path], key: str) -> None:
             )
 
 
-def _refuse_other_types(
-    path: Path, here: Mapping[str, pa.DataType], first: Path, types: Mapping[str, pa.DataType]
-) -> None:
-    differs = [name for name in types if here.get(name) != types[name]]
-    if differs:
-        column = differs[0]
-        raise UserError(
-            f"{path}: the column {column} is {here.get(column, 'missing')}, in {first.name} "
-            f"{types[column]}; tables of one source have the same columns"
-        )
+class _Columns:
+    """The columns of several files, which must have the same names and types."""
+
+    def __init__(self) -> None:
+        self.types: dict[str, pa.DataType] = {}
+        self.nulls: set[str] = set()
+        self._from: dict[str, Path] = {}  # the file that shows the column's type
+
+    def add(self, path: Path, here: Mapping[str, pa.DataType]) -> None:
+        """Adds the columns of a file; UserError if they are others than those of the first one."""
+        if not self.types:
+            self.types = dict(here)
+            self._from = dict.fromkeys(here, path)
+            return
+
+        for name, kind in self.types.items():
+            found = here.get(name)
+            if found == kind:
+                continue
+            # Whoever writes a file of nulls alone has no type for them.
+            if found is not None and pa.types.is_null(found):
+                self.nulls.add(name)
+            elif found is not None and pa.types.is_null(kind):
+                self.nulls.add(name)
+                self.types[name] = found
+                self._from[name] = path
+            else:
+                raise UserError(
+                    f"{path}: the column {shown(name)} is {shown(str(found or 'missing'))}, in "
+                    f"{self._from[name].name} {shown(str(kind))}; tables of one source have the "
+                    f"same columns"
+                )
 
 
 def _footer(path: Path) -> tuple[int, dict[str, pa.DataType]]:
@@ -190,12 +248,19 @@ def _footer(path: Path) -> tuple[int, dict[str, pa.DataType]]:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             types = [_plain(kind) for kind in schema.types]
+            _refuse_doubles(path, schema.names)
             return file.metadata.num_rows, dict(zip(schema.names, types, strict=True))
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path}: not a readable parquet file ({first_line(error)}); fetch it again or leave "
             f"it out"
         ) from None
+
+
+def _refuse_doubles(path: Path, names: Sequence[str]) -> None:
+    double = [name for name, times in Counter(names).items() if times > 1]
+    if double:
+        raise UserError(f"{path}: two columns have the name {shown(double[0])}; rename one")
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.find import ends_with, find_files, is_foreign
 from align_train.shards.manifest import Shard
 from align_train.shards.remote import is_url
 from data.tables.batches import first_line
@@ -54,19 +56,25 @@ def unfinished(tars: Iterable[Path]) -> list[Path]:
     return [tar for tar in tars if not stats_of(tar).is_file()]
 
 
-def finished_shards(folders: Sequence[str], cache: ShardCache) -> list[Shard] | None:
+def finished_shards(
+    folders: Sequence[str], cache: ShardCache, caption: CaptionSource
+) -> list[Shard] | None:
     """Counts the pairs of img2dataset's shards; unfinished ones are left out, with a line.
+
+    Pairs without a text count, as in any shard; how many there are is said, as far as tables lie
+    beside the tars.
 
     Args:
         folders: Paths or URLs of folders.
         cache: Reads what lies at URLs.
+        caption: Where the texts lie: `txt` is the column `caption`, `json:FIELD` the column FIELD.
 
     Returns:
         A row of the manifest for each finished shard that has a pair; None if img2dataset did not
         write these folders.
 
     Raises:
-        UserError: Statistics or a table cannot be read.
+        UserError: Statistics or a table cannot be read, or no pair has a text.
     """
     # Listings say which statistics exist. To ask for each would cost a request a shard at a URL.
     tars: list[str] = []
@@ -86,34 +94,60 @@ def finished_shards(folders: Sequence[str], cache: ShardCache) -> list[Shard] | 
         )
 
     with ThreadPoolExecutor(max_workers=_READERS) as pool:
-        counted = pool.map(partial(_counted, cache=cache), finished)
+        column = caption.field or "caption"
+        counted = pool.map(partial(_counted, cache=cache, column=column), finished)
         bar = tqdm(counted, total=len(finished), desc="reading statistics", delay=1, leave=False)
-        return [shard for shard in bar if shard.pairs]
+        counts = [(shard, bare) for shard, bare in bar if shard.pairs]
+
+    _say_without_text(counts, column, caption)
+    return [shard for shard, _ in counts]
+
+
+def _say_without_text(
+    counts: Sequence[tuple[Shard, int]], column: str, caption: CaptionSource
+) -> None:
+    """Says how many pairs have no text; UserError if all have none."""
+    pairs = sum(shard.pairs for shard, _ in counts)
+    bare = sum(count for _, count in counts)
+    if bare and bare == pairs:
+        raise UserError(
+            f"{counts[0][0].url}: none of the {pairs:,} pairs has a text; img2dataset's tables "
+            f"have none in a column {column}: download with --caption_col, or set caption "
+            f"(now {caption})"
+        )
+    if bare:
+        first = next(shard.url for shard, count in counts if count)
+        print(f"{bare:,} of {pairs:,} pairs have no text, first in {first}")
 
 
 def _names(folder: str, pattern: str, cache: ShardCache) -> list[str]:
     plain = folder.rstrip("/")
     if is_url(folder):
-        return list(cache.glob(f"{plain}/{pattern}"))
-    return [str(path) for path in Path(plain).expanduser().glob(pattern)]
+        names = cache.glob(f"{plain}/{pattern}")
+        return [name for name in names if not is_foreign(PurePosixPath(name))]
+    found = find_files(plain, ends_with(pattern.removeprefix("*")), deep=False)
+    found.left_out.say(folder)
+    return list(map(str, found.files))
 
 
 def _stats_beside(tar: str) -> str:
     return tar.removesuffix(".tar") + STATS_SUFFIX
 
 
-def _counted(tar: str, *, cache: ShardCache) -> Shard:
-    """Makes a shard's row.
+def _counted(tar: str, *, cache: ShardCache, column: str) -> tuple[Shard, int]:
+    """Makes a shard's row, and counts its pairs without a text.
 
     A local table counts before the statistics: they include pairs that could not be written.
     """
     if is_url(tar):
-        return Shard(tar, _successes(_stats_beside(tar), cache), cache.size(tar) or 0)
+        return Shard(tar, _successes(_stats_beside(tar), cache), cache.size(tar) or 0), 0
 
     table = Path(tar).with_suffix(".parquet")
-    has_table = table.is_file()
-    pairs = _rows_with_images(table) if has_table else _successes(_stats_beside(tar), cache)
-    return Shard(tar, pairs, Path(tar).stat().st_size)
+    size = Path(tar).stat().st_size
+    if not table.is_file():
+        return Shard(tar, _successes(_stats_beside(tar), cache), size), 0
+    pairs, bare = _rows_with_images(table, column)
+    return Shard(tar, pairs, size), bare
 
 
 def _successes(path: str, cache: ShardCache) -> int:
@@ -129,13 +163,23 @@ def _successes(path: str, cache: ShardCache) -> int:
     return pairs
 
 
-def _rows_with_images(table: Path) -> int:
+def _rows_with_images(table: Path, column: str) -> tuple[int, int]:
+    """Counts the rows that have an image, and those of them without a text in the column."""
     try:
-        status = parquet.read_table(table, columns=["status"])["status"]
+        # Unlike `read_table`, this takes a column that is missing for none.
+        rows = parquet.ParquetFile(table).read(columns=["status", column])
+        success = pc.fill_null(pc.equal(rows["status"], "success"), False)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
             f"{table}: no table of img2dataset's ({first_line(error)}); remove its {STATS_SUFFIX}, "
             f"download it again"
         ) from None
-    # The sum of no rows is null.
-    return int(pc.sum(pc.equal(status, "success")).as_py() or 0)
+    with_image = rows.filter(success)
+    if column not in with_image.column_names:
+        return len(with_image), len(with_image)
+
+    texts = with_image[column]
+    if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+        bare = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
+        return len(with_image), int(pc.sum(bare).as_py() or 0)
+    return len(with_image), texts.null_count

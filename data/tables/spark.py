@@ -107,6 +107,13 @@ class Spark:
         """Opens the source as a table of `row` and the source's columns."""
         from pyspark.sql import functions
 
+        # Spark would take the type of any one file for all.
+        if source.nulls:
+            raise UserError(
+                "engine=spark: some file has nothing but nulls in a column that the rules read, "
+                "and no type for it; give it one, or take engine=duckdb"
+            )
+
         frame = self.session.read.parquet(*map(_uri, source.files))
         # Spark knows these two of each row; both together number it.
         file_name = functions.col("_metadata.file_name").alias("__file_name__")

@@ -32,7 +32,7 @@ from data.demo import DemoSettings
 from data.failed import FailedSettings
 from data.filter.settings import FilterSettings
 from data.manifest import ManifestSettings
-from data.pack import PackSettings
+from data.packing.settings import PackSettings
 from data.vocabulary import VocabularySettings
 from tests.support.commands import REPOSITORY, SMALL_MAKE, finish, start
 from tests.support.settings import CONF, composed

@@ -129,6 +129,10 @@ def _with_sampling(factors: int) -> bytes:
     return bytes(data)
 
 
+def _floats() -> bytes:
+    return encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF")
+
+
 # Name -> the pair's image, its extension, and the reason that must be reported. None: the pair is
 # usable.
 IMAGES: dict[str, tuple[bytes, str, str | None]] = {
@@ -136,13 +140,17 @@ IMAGES: dict[str, tuple[bytes, str, str | None]] = {
     "HTML saved as .jpg": (
         b"<!DOCTYPE html><html><body>404</body></html>",
         "jpg",
-        "not a JPEG, PNG or WebP",
+        "not an image of a known kind",
     ),
-    "zero bytes": (b"", "jpg", "not a JPEG, PNG or WebP"),
+    "zero bytes": (b"", "jpg", "not an image of a known kind"),
     "a PNG bomb": (bomb(), "png", "decompression bomb"),
     "a JPEG bomb": (jpeg_bomb(), "jpg", "decompression bomb"),
     "half a PNG": (encoded(photo(), "PNG")[:900], "png", "broken image"),
-    "a GIF": (encoded(photo(), "GIF"), "jpg", "not a JPEG, PNG or WebP"),
+    "a GIF": (encoded(photo(), "GIF"), "jpg", None),
+    "a TIFF of floats": (_floats(), "tif", "its pixels are floats"),
+    "a JPEG named .jfif": (encoded(photo(), "JPEG"), "jfif", None),
+    "a TIFF": (encoded(photo(), "TIFF"), "tif", None),
+    "an AVIF without an ending that says so": (encoded(photo(), "AVIF"), "bin", None),
     "1 x 1": (encoded(Image.new("RGB", (1, 1)), "JPEG"), "jpg", None),
     "1 x 3000": (encoded(Image.new("RGB", (1, 3000)), "JPEG"), "jpg", None),
     "CMYK": (encoded(photo().convert("CMYK"), "JPEG"), "jpg", None),

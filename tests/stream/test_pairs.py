@@ -36,7 +36,7 @@ def test_a_bad_pair_is_replaced_by_its_neighbour_and_reported(tmp_path: Path, de
     assert batch.keys == [f"0/0{caption}" for caption in batch.captions]
     assert {(bad.key, bad.step) for bad in loader.bad_pairs} == {("0/03", 1), ("0/05", 1)}
     assert {bad.reason for bad in loader.bad_pairs} == {
-        "not a JPEG, PNG or WebP image",
+        "not an image of a known kind",
         "no text in txt",
     }
 

@@ -1,0 +1,75 @@
+"""Counts what is left out, by reason, and says it in one line: nothing is lost silently."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+
+from align_train.cluster.launcher import is_first_process
+from align_train.errors import shown
+
+
+class LeftOut:
+    """What was left out: for each reason how much of it, and the first example."""
+
+    def __init__(self) -> None:
+        """Begins with nothing."""
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, reason: str, things: Collection[object]) -> LeftOut:
+        """Counts things that were left out for one reason."""
+        left_out = cls()
+        for thing in things:
+            left_out.add(reason, thing)
+        return left_out
+
+    def add(self, reason: str, example: object = "", *, count: int = 1) -> None:
+        """Counts something.
+
+        Args:
+            reason: Follows the number in the line: `2 broken links`.
+            example: Names it; the first one of a reason is said. Empty: none is.
+            count: How much of it.
+        """
+        if count:
+            self._counts[reason] = self._counts.get(reason, 0) + count
+            self._first.setdefault(reason, str(example))
+
+    def update(self, other: LeftOut) -> None:
+        """Counts what another one has counted."""
+        for reason, count in other.counts.items():
+            self.add(reason, other.first(reason), count=count)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How much was left out by each reason."""
+        return self._counts
+
+    def first(self, reason: str) -> str:
+        """The first example of a reason."""
+        return self._first[reason]
+
+    def total(self) -> int:
+        """How much was left out for all reasons."""
+        return sum(self._counts.values())
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, count in self._counts.items():
+            first = self._first[reason]
+            # Of a path the end says most.
+            if len(first) > _LONGEST_EXAMPLE:
+                first = f"…{first[1 - _LONGEST_EXAMPLE :]}"
+            named = f" (first {shown(first)})" if first else ""
+            parts.append(f"{count:,} {reason}{named}")
+        return ", ".join(parts)
+
+    def say(self, place: object) -> None:
+        """Prints one line on stderr, on the first process, if anything was left out."""
+        if self._counts and is_first_process():
+            print(f"{place}: left out {self}", file=sys.stderr, flush=True)
+
+
+_LONGEST_EXAMPLE = 80  # characters

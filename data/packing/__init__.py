@@ -1,0 +1,1 @@
+"""The two halves of `data.pack`: pairs are collected, then written as shards."""

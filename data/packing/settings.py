@@ -1,0 +1,47 @@
+"""The settings of `data.pack`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align_train.errors import UserError
+
+_LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
+
+
+@dataclass
+class PackSettings:
+    """`conf/commands/pack.yaml` explains each key and has the defaults."""
+
+    source: str
+    to: str
+    root: str | None
+    path: str
+    text: list[str]
+    separator: str | None
+    where: dict[str, Any]  # a value, or a list of values, by column
+    max_bad_share: float
+    pairs_per_shard: int
+    vocabulary: int | None
+    seed: int
+
+
+def check(settings: PackSettings, to: Path) -> None:
+    """Checks the settings before anything is read.
+
+    Raises:
+        UserError: The folder `to` exists, or a number is out of range.
+    """
+    if to.exists():
+        raise UserError(f"to={settings.to} exists; remove it or choose another folder")
+    if settings.pairs_per_shard < 1:
+        raise UserError(f"pairs_per_shard={settings.pairs_per_shard}: expected at least 1")
+    if not 0 <= settings.max_bad_share <= 1:
+        raise UserError(f"max_bad_share={settings.max_bad_share}: expected a share of 0 to 1")
+    if settings.vocabulary is not None and settings.vocabulary < _LEAST_VOCABULARY:
+        raise UserError(
+            f"vocabulary={settings.vocabulary}: expected at least {_LEAST_VOCABULARY} tokens, or "
+            f"null"
+        )

@@ -1,0 +1,165 @@
+"""One function finds the files of every setting, and counts those that it leaves out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from align_train.shards import find
+from align_train.shards.find import Found, ends_with, find_files
+from align_train.shards.image_kind import is_image
+from tests.support.images import plain_image
+
+TAR = ends_with(".tar")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tars, and beside them all that is none."""
+    for name in ("00001.tar", "00000.TAR", "._00000.tar", ".00002.tar", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "00003.tar").touch()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "00004.tar").touch()
+    (tmp_path / "lost.tar").symlink_to("nowhere.tar")
+    (tmp_path / "folder.tar").mkdir()
+    os.mkfifo(tmp_path / "pipe.tar")
+    return tmp_path
+
+
+def names(found: Found, folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in found.files]
+
+
+def test_a_folder_gives_its_files_and_counts_the_others(folder: Path) -> None:
+    flat = find_files(folder, TAR, deep=False)
+    assert names(flat, folder) == ["00000.TAR", "00001.tar"]
+    assert [path.name for path in flat.others] == ["notes.txt"]
+    assert flat.left_out.counts == {
+        find.FOREIGN: 1,
+        find.HIDDEN: 1,
+        find.BROKEN_LINK: 1,
+        find.NO_FILE: 1,
+    }
+    deep = find_files(folder, TAR, deep=True)
+    assert names(deep, folder) == ["00000.TAR", "00001.tar", "deep/00004.tar"]
+    assert deep.left_out.counts[find.FOREIGN] == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.tar", ["00001.tar"]),
+        ("0000?.*", ["00000.TAR", "00001.tar"]),
+        ("*/*.tar", ["deep/00004.tar"]),
+        ("**/*.tar", ["00001.tar", "deep/00004.tar"]),
+        ("**", ["00000.TAR", "00001.tar", "deep/00004.tar", "notes.txt"]),
+        ("{00000.TAR,deep/00004.tar}", ["00000.TAR", "deep/00004.tar"]),
+        ("{0000[01],deep/*}.tar", ["00001.tar", "deep/00004.tar"]),
+        ("._00000.tar", ["._00000.tar"]),
+        ("nowhere.tar", []),
+    ],
+)
+def test_patterns(pattern: str, expected: list[str], folder: Path) -> None:
+    assert names(find_files(folder / pattern, TAR, deep=False), folder) == expected
+
+
+def test_a_brace_range_counts_what_is_missing(folder: Path) -> None:
+    found = find_files(folder / "{00001..00004}.tar", TAR, deep=False)
+    assert names(found, folder) == ["00001.tar"]
+    assert found.left_out.counts == {find.MISSING: 3}
+    assert found.left_out.first(find.MISSING).endswith("00002.tar")
+
+
+@pytest.mark.parametrize("name", ["[a]", "{x}", "a*b", "what?", "**", "{"])
+def test_a_path_that_exists_is_no_pattern(name: str, tmp_path: Path) -> None:
+    """Nor are the folders that a pattern begins with."""
+    (tmp_path / name / "deep").mkdir(parents=True)
+    for path in (tmp_path / name / "a.tar", tmp_path / name / "deep" / "b.tar"):
+        path.touch()
+    (tmp_path / f"{name}.tar").touch()
+
+    inner = tmp_path / name
+    assert names(find_files(inner, TAR, deep=True), inner) == ["a.tar", "deep/b.tar"]
+    assert names(find_files(inner / "*.tar", TAR, deep=False), inner) == ["a.tar"]
+    assert names(find_files(inner / "**" / "*.tar", TAR, deep=False), inner) == [
+        "a.tar",
+        "deep/b.tar",
+    ]
+    itself = tmp_path / f"{name}.tar"
+    assert find_files(itself, TAR, deep=False).files == (itself,)
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.tar"])
+def test_links_are_followed_once(pattern: str, tmp_path: Path) -> None:
+    """To folders inside and outside, to files, in a loop and in two loops at once."""
+    top, outside = tmp_path / "top", tmp_path / "outside"
+    (top / "real").mkdir(parents=True)
+    outside.mkdir()
+    (top / "real" / "a.tar").touch()
+    (outside / "b.tar").touch()
+    (top / "c.tar").symlink_to(outside / "b.tar")
+    (top / "again").symlink_to("real")
+    (top / "linked").symlink_to(outside)
+    (top / "real" / "loop").symlink_to(top)
+    (outside / "loop").symlink_to(top)
+    (outside / "own").symlink_to(outside)
+
+    found = find_files(top / pattern, TAR, deep=True)
+    assert names(found, top) == ["c.tar", "linked/b.tar", "real/a.tar"]
+    assert found.left_out.counts == {find.SEEN: 4}
+
+
+def test_images_are_known_by_content_and_bad_ones_by_name(tmp_path: Path) -> None:
+    contents = {
+        "plain.jpg": plain_image((1, 2, 3), "JPEG"),
+        "a0b1c2d3": plain_image((1, 2, 3), "PNG"),
+        "photo.jfif": plain_image((1, 2, 3), "JPEG"),
+        "scan.001": plain_image((1, 2, 3), "TIFF"),
+        "loop.x": plain_image((1, 2, 3), "GIF"),
+        "picture.dat": plain_image((1, 2, 3), "WEBP"),
+        "old": plain_image((1, 2, 3), "BMP"),
+        "grey": plain_image((1, 2, 3), "PPM"),
+        "new": plain_image((1, 2, 3), "AVIF"),
+        "page.png": b"<html>",
+        "._plain.jpg": b"\0\5\x16\7" + bytes(40),
+    }
+    none = {
+        "page.html": b"<html>",
+        "P6 rows": b"P6 rows of chairs",
+        "car": b"BMW and other cars, all of them",
+        "paper.eps": b"%!PS-Adobe-3.0 EPSF-3.0",
+        "empty": b"",
+        "program": b"\0\0\1\0\0\0\0\0",
+    }
+    for name, data in (contents | none).items():
+        (tmp_path / name).write_bytes(data)
+
+    found = find_files(tmp_path, is_image, deep=True)
+    assert {path.name for path in found.files} == set(contents) - {"._plain.jpg"}
+    assert {path.name for path in found.others} == set(none)
+    assert found.left_out.counts == {find.FOREIGN: 1}
+    line = str(found.left_out)
+    assert line.startswith("1 files of another system") and "._plain.jpg" in line
+
+
+def test_a_folder_that_nobody_may_read_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, who runs the tests in a container, may read every folder."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "a.tar").touch()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_files(tmp_path, TAR, deep=True)
+    assert names(found, tmp_path) == ["a.tar"]
+    assert found.left_out.counts == {find.UNREADABLE: 1}
