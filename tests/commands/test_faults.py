@@ -512,7 +512,8 @@ def test_four_machines_of_eight_compose_and_say_how_the_batch_is_split(
     assert (first.returncode, other.returncode) == (0, 0), first.stderr
     assert (
         "65,536 pairs = 32 processes x 2,048; BatchNorm over groups of 16; "
-        "chunks as large as fit (gpu, bf16, ddp, recomputing chunks if needed)" in first.stdout
+        "chunks as large as fit (gpu, bf16, ddp, recomputing chunks if needed, compiled blocks)"
+        in first.stdout
     )
     assert "300,000 steps = 19,660,800,000 pairs" in first.stdout
     assert "image tower 62.14 M" in first.stdout

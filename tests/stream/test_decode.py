@@ -86,11 +86,11 @@ def test_transparent_pixels_become_white() -> None:
 def test_errors_say_why_an_image_is_bad() -> None:
     jpeg = encoded(half_red(), "JPEG")
     for data, reason in [
-        (b"", "not a JPEG"),
-        (b"<html>not found</html>", "not a JPEG"),
+        (b"", "not an image of a known kind"),
+        (b"<html>not found</html>", "not an image of a known kind"),
         (jpeg[: len(jpeg) // 2], "broken|truncated"),
         (encoded(half_red(), "PNG")[:60], "broken|truncated|not a"),
-        (encoded(half_red(), "GIF"), "not a JPEG"),
+        (encoded(half_red(), "EPS"), "not an image of a known kind"),
     ]:
         with pytest.raises(ValueError, match=reason):
             decode(data, WHOLE, 16)
