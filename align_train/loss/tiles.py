@@ -76,21 +76,22 @@ class Duplicates:
         Rows and columns alike: being a duplicate is mutual. The duplicates are those that share the
         image, plus those that share the text, minus those that share both.
         """
-        # By the places in sorted ids, which are below B: one integer holds two of them.
-        kinds = len(self.images) * _first_place(self.images) + _first_place(self.texts)
-        equal = _count_equal(self.images) + _count_equal(self.texts) - _count_equal(kinds)
+        places_of_images, equal_images = _places_and_counts(self.images)
+        places_of_texts, equal_texts = _places_and_counts(self.texts)
+        # Places are below B: one integer holds two of them.
+        both = len(self.images) * places_of_images + places_of_texts
+        _, equal_both = _places_and_counts(both)
+        equal = equal_images + equal_texts - equal_both
         # Each pair equals itself, and is not masked.
         return len(self.images) - (equal - 1)
 
 
-def _count_equal(ids: Tensor) -> Tensor:
+def _places_and_counts(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each id: its first place in the sorted ids, equal where ids are; how many equal it."""
     # Not `torch.unique`, the size of whose result makes the host wait for a GPU.
-    return torch.searchsorted(ids.sort().values, ids, right=True) - _first_place(ids)
-
-
-def _first_place(ids: Tensor) -> Tensor:
-    """Each id's first place in the sorted ids: equal where ids are."""
-    return torch.searchsorted(ids.sort().values, ids)
+    in_order = ids.sort().values
+    first = torch.searchsorted(in_order, ids)
+    return first, torch.searchsorted(in_order, ids, right=True) - first
 
 
 class Tile(NamedTuple):
