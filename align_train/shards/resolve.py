@@ -174,27 +174,10 @@ class _Resolver:
             return self._remote(shards)
 
         path = Path(shards).expanduser()
-        if path.is_dir():
-            return self._folder(path, shards)
+        if (path / MANIFEST_NAME).is_file():
+            path /= MANIFEST_NAME
         if path.is_file() and path.suffix != ".tar":
             return read_manifest(str(path), cache=self.cache)
-        return self._tars(shards)
-
-    def _folder(self, path: Path, shards: str) -> Manifest:
-        manifest = path / MANIFEST_NAME
-        if manifest.is_file():
-            return read_manifest(str(manifest), cache=self.cache)
-
-        found = find_files(path, _TAR, deep=False)
-        found.left_out.say(shards)
-        if not found.files:
-            raise UserError(
-                f"{self.key}={shards}: the folder holds neither {MANIFEST_NAME} nor *.tar; "
-                f"{HOW_TO_PREPARE}"
-            )
-        return self._scan(list(map(str, found.files)), shards)
-
-    def _tars(self, shards: str) -> Manifest:
         return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
 
     def _find(self, shards: str) -> list[str]:
@@ -205,11 +188,13 @@ class _Resolver:
                 f"{self.key}={shards}: {missing} of {missing + len(found.files)} shards are "
                 f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
             )
-        if not found.files:
-            raise UserError(
-                f"{self.key}={shards}: no such manifest, folder or shard; {HOW_TO_PREPARE}"
-            )
+
         found.left_out.say(shards)
+        if not found.files:
+            what = "no such manifest, folder or shard"
+            if Path(shards).expanduser().is_dir():
+                what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
+            raise UserError(f"{self.key}={shards}: {what}; {HOW_TO_PREPARE}")
         return list(map(str, found.files))
 
     def _remote(self, shards: str) -> Manifest:
