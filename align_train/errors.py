@@ -37,6 +37,16 @@ def shown(value: object, most: int = _SHOWN) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
+def one_line(error: object, most: int) -> str:
+    """Spells a library's own message for the brackets of one of our lines.
+
+    Args:
+        error: The exception, or its text.
+        most: The characters to keep.
+    """
+    return " ".join(str(error).split())[:most]
+
+
 def shown_names(names: Iterable[str], most: int = 4 * _SHOWN) -> str:
     """Spells a list of names for one line: `file, text, language`."""
     return shown(", ".join(shown(name) for name in names), most)

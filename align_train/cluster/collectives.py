@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from align_train.cluster import launcher
-from align_train.errors import Lost, UserError
+from align_train.errors import Lost, UserError, one_line
 
 _TO_MEET = timedelta(minutes=2)  # of processes that `join` each other
 _AT_A_TIME = 65_536  # bytes of each rank's text, so 64 MiB of 1,024 ranks
@@ -62,7 +62,7 @@ def join(device: torch.device, *, timeout: float) -> Iterator[None]:
             timeout=_TO_MEET,
         )
     except dist.DistError as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         raise Lost(
             f"task {started.rank} does not reach the first one at {host}:{port} ({reason}); "
             f"set MASTER_ADDR and MASTER_PORT to where that can be reached"

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
-from align_train.errors import Lost, UserError
+from align_train.errors import Lost, UserError, one_line
 
 # Places of `Position`; `lookout.py` has their order.
 STARTING = "starting"
@@ -159,7 +159,7 @@ class RunStore:
                 timeout=timedelta(seconds=patience),
             )
         except Exception as error:  # torch raises several kinds
-            text = " ".join(str(error).split())[:200]
+            text = one_line(error, 200)
             if rank == 0:
                 raise UserError(
                     f"port {port} on {socket.gethostname()} is not free ({text}); set MASTER_PORT"

@@ -31,7 +31,7 @@ from align_train.cluster import sharing
 from align_train.cluster.lookout import Lookout
 from align_train.cluster.run_store import ASKING, FINISHED, RunStore, Verdict
 from align_train.cluster.whereabouts import Whereabouts
-from align_train.errors import Lost, UserError
+from align_train.errors import Lost, UserError, one_line
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ class Watchdog:
                 self._leave(str(error), error.status)
             raise
         except BaseException as error:
-            text = " ".join(str(error).split())[:300]
+            text = one_line(error, 300)
             self._leave(f"{type(error).__name__}: {text}", 1)
             raise
         finally:

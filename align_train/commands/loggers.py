@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from align_train.cluster import launcher
 from align_train.config.components import build
 from align_train.config.schema import TrainSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 from align_train.run.folder import RunFolder
 
 
@@ -48,7 +48,7 @@ def _start_wandb(logger: WandbLogger, settings: TrainSettings) -> None:
         # A resumed run may have other settings than wandb has of it.
         logger.experiment.config.update(asdict(settings), allow_val_change=True)
     except (wandb.Error, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(
             f"logger: wandb cannot start ({reason}); `wandb login`, or logger.offline=true"
         ) from None

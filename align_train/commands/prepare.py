@@ -11,7 +11,7 @@ from align_train.cluster import launcher
 from align_train.commands.devices import sees_own_gpu_only
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 from align_train.model import TrainableModel
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
@@ -73,7 +73,7 @@ def _check_gpus(devices: int) -> None:
         # The count comes from the driver's tools, which know GPUs that torch cannot use.
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:_QUOTED]
+        reason = one_line(error, _QUOTED)
         raise UserError(
             f"trainer.accelerator=gpu: torch {torch.__version__} cannot use the {count} GPUs here "
             f"({reason}); if the driver is too old, install torch from another wheel index, see "

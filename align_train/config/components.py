@@ -21,7 +21,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from align_train.config.schema import Node
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 
 # Hydra logs what it cannot import, in several lines. We say it in one.
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
@@ -94,7 +94,7 @@ def find_target(node: Node, path: str) -> Any:
         return get_object(name)
     except Exception as error:  # a user's module may raise anything while it is imported
         cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())[:200]
+        reason = one_line(cause, 200)
         raise UserError(f"{path}._target_={name}: no such class or function ({reason})") from None
 
 

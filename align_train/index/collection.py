@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
 from align_train.files import write_whole
 from align_train.index.settings import Settings
@@ -253,7 +253,7 @@ class Collection:
         try:
             rows: Rows = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            reason = " ".join(str(error).split())[:100]
+            reason = one_line(error, 100)
             raise UserError(
                 f"{file}: cannot be read ({reason}); remove it and run the same "
                 f"align_train.embed again"

@@ -21,7 +21,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 from align_train.model.base import ImageTower
 from align_train.model.weights import fill, read
 
@@ -245,7 +245,7 @@ def _timm_model(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     except Exception as error:  # offline, no such weights, a torn cache: each its own type
         if not pretrained:
             raise
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise UserError(
             f"image_tower: timm's weights of {name} cannot be had "
             f"({type(error).__name__}: {reason}); "

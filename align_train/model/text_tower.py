@@ -20,7 +20,7 @@ from transformers import AttentionInterface, BertConfig, BertModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 from align_train.model.base import TextTower
 from align_train.model.weights import find
 
@@ -193,7 +193,7 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
         )
     except Exception as error:
         # Many kinds, of several libraries, for a file that is torn, absent or not BERT's.
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(
             f"text_tower.pretrained={path}: cannot be read as a BERT checkpoint ({reason})"
         ) from None

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
@@ -99,7 +99,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
                 tensors[str(name)] = value
         return tensors
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise UserError(
             f"{file}: cannot be read ({reason}); is it whole? fetch or export it again"
         ) from None

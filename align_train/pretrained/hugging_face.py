@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import AlignConfig
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
 from align_train.pretrained.align_config import from_config
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of
 
@@ -68,7 +68,7 @@ def _align_config(file: Path) -> dict[str, Any]:
         config: dict[str, Any] = AlignConfig(**content).to_dict()
     # huggingface_hub's strict dataclasses raise errors of their own, and odd values lead to others.
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise UserError(
             f"{file}: not a configuration of ALIGN ({type(error).__name__}: {reason})"
         ) from None

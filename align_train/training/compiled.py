@@ -25,7 +25,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from tqdm import tqdm
 
 from align_train.cluster.collectives import gather_texts, rank, world_size
-from align_train.cluster.run_store import FORWARD, STARTING
+from align_train.cluster.run_store import COMPILING, FORWARD, STARTING
+from align_train.errors import one_line
 
 # The compiler's own errors. Those that a model raises in a compiled pass are of other types, or
 # come again when the block runs as it is.
@@ -127,7 +128,7 @@ class CompiledBlocks:
             if self.failure:
                 return plain(*args, **kwargs)
 
-            self.at(f"compiling block {number} of {self._parts}")
+            self.at(f"{COMPILING} block {number} of {self._parts}")
             try:
                 result = compiled(*args, **kwargs)
                 known.add(key)
@@ -146,7 +147,7 @@ class CompiledBlocks:
 
     def _fail(self, error: Exception) -> None:
         inner = getattr(error, "inner_exception", error)
-        text = " ".join(str(inner).split())[:_SHOWN]
+        text = one_line(inner, _SHOWN)
         self.failure = f"{type(inner).__name__}: {text}"
         if self._bar is None:
             _tell(f"rank {rank()}: the compiler has failed", self.failure)
