@@ -234,7 +234,10 @@ class _Fused(torch.autograd.Function):
         ctx.groups = groups
         ctx.has_bias = bias is not None
         ctx.mark_non_differentiable(mean, rstd)
-        return normalised.to(input.dtype), mean, rstd
+        # In torch 2.11, compiled code loses the gradient of a result that `.to` leaves as it is.
+        if normalised.dtype != input.dtype:
+            normalised = normalised.to(input.dtype)
+        return normalised, mean, rstd
 
     @staticmethod
     def backward(
