@@ -239,7 +239,7 @@ PICTURES = {
     "turned.png": (_turned(), "jpg", True),
     "turned.tif": (_turned_tiff(), "png", True),
     "cmyk.tif": (_tiff("CMYK"), "png", False),
-    "ycc.dat": (_tiff("YCbCr"), "png", False),
+    "ycc.dat": (_tiff("YCbCr", compression="tiff_lzw"), "png", False),
     "lab.tif": (_tiff("LAB"), "png", False),
     "palette.gif": (encoded(_quarters(), "GIF"), "png", False),
     "new": (encoded(_quarters(), "AVIF"), "png", False),
