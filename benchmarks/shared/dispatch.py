@@ -63,10 +63,12 @@ class Tally:
     Attributes:
         operators: How often each was dispatched, by name; no views, no allocations.
         launches: Kernels that they would start on a GPU, at least.
+        moved: Bytes of their inputs and results, at least what their kernels read and write.
     """
 
     operators: Counter[str] = field(default_factory=Counter)
     launches: int = 0
+    moved: int = 0
 
     @property
     def total(self) -> int:
@@ -126,6 +128,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tally = self.parts.setdefault(self._part, Tally())
             tally.operators[name] += 1
             tally.launches += _launches(name, args, result)
+            tally.moved += _bytes_of(args) + _bytes_of(result)
         return result
 
 
@@ -137,6 +140,14 @@ def _launches(name: str, args: tuple[Any, ...], result: object) -> int:
     if isinstance(result, Tensor) and not result.numel():
         return 0
     return 1
+
+
+def _bytes_of(value: object) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, (list, tuple)):
+        return sum(_bytes_of(one) for one in value)
+    return 0
 
 
 def _launches_of_foreach(args: tuple[Any, ...]) -> int:
