@@ -250,7 +250,7 @@ PICTURES = {
 def test_pictures_are_known_by_content_and_come_out_as_they_are_trained_on(
     tmp_path: Path,
 ) -> None:
-    from align_train.stream.decode import decode_whole
+    from align_train.stream.upright import upright
 
     source = tmp_path / "in"
     source.mkdir()
@@ -269,13 +269,13 @@ def test_pictures_are_known_by_content_and_come_out_as_they_are_trained_on(
         data, extension, turned = PICTURES[name]
         assert extension in pair, name
         if extension == "png":
-            image = Image.open(io.BytesIO(pair["png"]))
-            assert image.mode == "RGB" and not image.getexif()
+            packed = Image.open(io.BytesIO(pair["png"]))
+            assert packed.mode == "RGB" and not packed.getexif()
         else:
             assert pair[extension] == data
-        upright = decode_whole(pair[extension])
-        assert upright.size == ((64, 96) if turned else (96, 64)), name
-        pixel: Any = upright.getpixel((50, 10) if turned else (10, 10))
+        image = upright(pair[extension])
+        assert image.size == ((64, 96) if turned else (96, 64)), name
+        pixel: Any = image.getpixel((50, 10) if turned else (10, 10))
         red, green, blue = pixel
         assert red > 180 and green < 90 and blue < 90, name
 
