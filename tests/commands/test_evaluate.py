@@ -196,6 +196,8 @@ def test_many_evaluators_of_one_run(trained: Path, folders: Path, tmp_path: Path
         "linear_probe/top1",
     } <= found.keys()
     assert found["simlex/couples"] == 3
+    assert found["zero_shot/images"] == 6
+    assert found["knn/images"] == found["linear_probe/images"] == 64  # the held-out pairs
     with (tmp_path / "found" / "zero_shot_classes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["class"], row["pictures"]) for row in rows] == [
