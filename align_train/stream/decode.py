@@ -200,8 +200,15 @@ def _snapped_side(low: float, high: float, side: int, factor: int) -> tuple[int,
 def _decode_by_pillow(data: bytes, view: View, size: int) -> Pixels:
     shown = min(view.right - view.left, view.bottom - view.top)
     needed = int(np.ceil(_HEADROOM * size / shown))
-    image, (width, height) = upright_by_pillow(data, needed=needed)
+    image, (left, top, right, bottom) = upright_by_pillow(data, needed=needed)
 
-    box = (view.left * width, view.top * height, view.right * width, view.bottom * height)
+    width = right - left
+    height = bottom - top
+    box = (
+        left + view.left * width,
+        top + view.top * height,
+        left + view.right * width,
+        top + view.bottom * height,
+    )
     pixels: Pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
     return pixels[:, ::-1] if view.mirrored else pixels

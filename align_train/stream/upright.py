@@ -32,11 +32,17 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES = (5, 6, 7, 8)  # width and height
+# Where a file's last column or row comes to be the first one, from left to right and downwards.
+_BACKWARDS_ACROSS = (2, 3, 6, 7)
+_BACKWARDS_DOWN = (3, 4, 7, 8)
 
 # Where Pillow looks for an orientation.
 _WITH_ORIENTATION = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 _SCALES = (8, 4, 2)  # by which a JPEG's sides can be divided while it is decoded
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
 
 Read = TypeVar("Read")
 
@@ -66,7 +72,7 @@ def upright(data: bytes, *, needed: int = 0) -> Image.Image:
     return upright_by_pillow(data, needed=needed)[0]
 
 
-def upright_by_pillow(data: bytes, *, needed: int = 0) -> tuple[Image.Image, tuple[float, float]]:
+def upright_by_pillow(data: bytes, *, needed: int = 0) -> tuple[Image.Image, Box]:
     """As `upright`, for a caller that has tried a plain JPEG itself.
 
     Args:
@@ -74,8 +80,8 @@ def upright_by_pillow(data: bytes, *, needed: int = 0) -> tuple[Image.Image, tup
         needed: As there.
 
     Returns:
-        The image, and the width and height that it really covers. A scaled image's last column may
-        stand for a fraction of a pixel.
+        The image, and the part of it that the file's pixels cover. The last column of a scaled one
+        may stand for a fraction of a pixel.
 
     Raises:
         BadImage: As there.
@@ -129,7 +135,7 @@ def _again_without_metadata(data: bytes, read: Callable[[bytes], Read]) -> Read:
         raise
 
 
-def _decode(data: bytes, needed: int) -> tuple[Image.Image, tuple[float, float]]:
+def _decode(data: bytes, needed: int) -> tuple[Image.Image, Box]:
     image = _open(data)
     with guarded():
         drafted = None
@@ -144,9 +150,13 @@ def _decode(data: bytes, needed: int) -> tuple[Image.Image, tuple[float, float]]
         rgb = _rgb(_turned(image, orientation))
 
     if drafted is None:
-        return rgb, rgb.size
+        return rgb, (0, 0, rgb.width, rgb.height)
     _, (_, _, width, height) = drafted
-    return rgb, (height, width) if orientation in _EXCHANGES else (width, height)
+    if orientation in _EXCHANGES:
+        width, height = height, width
+    left = rgb.width - width if orientation in _BACKWARDS_ACROSS else 0
+    top = rgb.height - height if orientation in _BACKWARDS_DOWN else 0
+    return rgb, (left, top, left + width, top + height)
 
 
 def _open(data: bytes) -> Image.Image:
