@@ -164,6 +164,8 @@ def _images(reader: ShardReader) -> Iterator[bytes]:
     for index in range(len(reader)):
         try:
             yield reader.image(index)
+        except UserError:
+            raise  # about the tar, not about an image
         except ValueError:
             yield b""  # a link has no image, hence no hash
 

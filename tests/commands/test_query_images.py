@@ -16,6 +16,7 @@ from align_train.commands.search import search
 from align_train.config.compose import compose_command
 from align_train.config.schema import EmbedSettings, SearchSettings
 from align_train.errors import UserError
+from align_train.shards.shard import ShardReader
 from tests.support.images import encoded, picture
 from tests.support.kinds import turned, with_chunk, with_segment
 
@@ -130,3 +131,28 @@ def test_the_api_names_the_image_that_cannot_be_read(trained: Path) -> None:
     ):
         with pytest.raises(UserError, match=reason):
             model.encode_images([good, bad])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error", [UserError("0.tar: changed under the run"), OSError(5, "bad disk")]
+)
+def test_a_shard_that_fails_under_embed_is_no_bad_image(
+    error: Exception,
+    workers: int,
+    trained: Path,
+    demo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(reader: ShardReader, pair: int) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ShardReader, "image", fail)
+    shards = f"{demo}/train/00000000.tar"
+    options = (f"model={trained}", f"shards={shards}", f"to={tmp_path}/a", f"workers={workers}")
+    with pytest.raises(UserError) as caught:
+        embed(compose_command("embed", EmbedSettings, *options))
+    line = str(caught.value)
+    assert "\n" not in line and ("changed under the run" in line or "image 0: cannot" in line)
+    assert not (tmp_path / "a" / "00000.npy").exists()
