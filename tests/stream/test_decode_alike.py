@@ -95,6 +95,17 @@ def test_the_same_side_is_up(
         assert distance(evaluate, shown(image, view, kind)) <= LOSSY
 
 
+@pytest.mark.parametrize("before", [b"\xff", b"\xff\xff\xff", b"\xff\xd0", b"\xff\x01", b"\0\0"])
+@pytest.mark.parametrize("orientation", [2, 6])
+def test_an_orientation_behind_odd_bytes_counts_for_both_or_for_none(
+    before: bytes, orientation: int
+) -> None:
+    data = turned("baseline", ramp(90, 60), orientation, by_xmp=False)
+    odd = data[:2] + before + data[2:]
+    for views, view in VIEWS:
+        assert distance(trained(odd, view), evaluated(odd, views)) <= ROUNDED
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_without_a_word_about_their_side_are_seen_alike(kind: str) -> None:
     for sides in ((40, 300), (213, 57), (400, 399)):
