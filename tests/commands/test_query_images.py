@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def _written(folder: Path, data: bytes) -> str:
 
 
 JPEG = encoded(picture(0), "JPEG")
-UNUSABLE = {
+UNUSABLE: dict[str, tuple[Callable[[Path], str], str]] = {
     "cut off": (lambda folder: _written(folder, JPEG[:400]), "broken image: "),
     "a page": (lambda folder: _written(folder, b"<html>"), "not an image of a known kind"),
     "nothing": (lambda folder: _written(folder, b""), "not an image of a known kind"),
