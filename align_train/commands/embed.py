@@ -139,8 +139,11 @@ class _Row(NamedTuple):
     about: About
 
 
-class _Rows(Dataset[_Row]):
-    """The images of some shards, in their order."""
+class _Rows(Dataset[_Row | str]):
+    """The images of some shards, in their order; an error's line in place of one that ends all.
+
+    An exception would come out of a loader process with its stack trace in its text.
+    """
 
     def __init__(self, pairs: Pairs, shards: list[int]) -> None:
         self.pairs = pairs
@@ -150,14 +153,26 @@ class _Rows(Dataset[_Row]):
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, index: int) -> _Row:
+    def __getitem__(self, index: int) -> _Row | str:
         position, pair = place_in(self.ends, index)
-        reader = self.pairs.reader(self.shards[position])
+        try:
+            return self._row(self.shards[position], pair)
+        except UserError as error:
+            return str(error)
+        except OSError as error:
+            url = self.pairs.manifest.shards[self.shards[position]].url
+            return f"{url}, image {pair}: cannot be read ({error.strerror or error})"
+
+    def _row(self, shard: int, pair: int) -> _Row:
+        reader = self.pairs.reader(shard)
         views = self.pairs.views
         about: About = {"key": reader.key(pair), "texts": []}
 
         try:
             pixels = decode_centre(reader.image(pair), views)
+        except UserError:
+            # About the shard: no image of it is bad.
+            raise
         except ValueError as error:
             # It keeps its row: rows are found by their index.
             black = np.zeros((views.image_size, views.image_size, 3), dtype=np.uint8)
@@ -218,7 +233,7 @@ def _embed(
 ) -> int:
     """Embeds shards. Returns how many images could not be decoded."""
     rows = _Rows(pairs, shards)
-    loader: DataLoader[_Row] = DataLoader(
+    loader: DataLoader[_Row | str] = DataLoader(
         rows,
         batch_size=given.chunk_size,
         num_workers=given.workers,
@@ -231,7 +246,8 @@ def _embed(
     bad = 0
     hidden = not launcher.is_first_process()
     with tqdm(total=len(rows), desc="embedding", unit="image", disable=hidden) as bar:
-        for batch in loader:
+        for chunk in loader:
+            batch = _refuse_errors(chunk)
             embeddings = _embed_chunk(model, batch, given.model)
             for index, row in enumerate(batch):
                 if "bad" in row.about:
@@ -245,6 +261,15 @@ def _embed(
     # Shards without an image, at the end or alone: no row of theirs has come.
     writer.write_complete()
     return bad
+
+
+def _refuse_errors(chunk: list[_Row | str]) -> list[_Row]:
+    rows = []
+    for row in chunk:
+        if isinstance(row, str):
+            raise UserError(row)
+        rows.append(row)
+    return rows
 
 
 def _embed_chunk(model: TrainedModel, rows: list[_Row], path: str) -> Tensor:

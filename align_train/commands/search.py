@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from align_train.commands.devices import device_of
 from align_train.commands.embed import digest
 from align_train.config.schema import SearchSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
 from align_train.index.collection import Collection, Match
@@ -28,10 +28,14 @@ from align_train.index.faiss import search_approximately
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.image_kind import HEAD, image_kind
+from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
+from align_train.stream.bad_image import BadImage
 from align_train.stream.decode import Pixels, Views, centre, decode_centre
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
+from align_train.stream.upright import upright
 
 # Whole images, whatever the model saw of them.
 _SHOWN = Views(image_size=224, resize_size=224)
@@ -59,6 +63,7 @@ def search(settings: SearchSettings) -> list[Match]:
         UserError: A setting, the model or the collection is not as expected.
     """
     _check(settings)
+    image = None if settings.image is None else _open(settings.image)
     cache = shard_cache_of(None, settings.storage_options)
     collection = Collection.open(Path(settings.index).expanduser().absolute())
 
@@ -71,9 +76,6 @@ def search(settings: SearchSettings) -> list[Match]:
             f"again"
         )
 
-    image = None
-    if settings.image is not None:
-        image = _open(settings.image)
     query = _query(model, settings.text, image, settings.text_weight).cpu()
     matches = _nearest(collection, query, settings)
 
@@ -96,17 +98,30 @@ def _check(settings: SearchSettings) -> None:
         raise UserError(f"to={settings.to}: expected an image's path that ends in .png or .jpg")
 
 
-def _open(path: str) -> Image.Image:
+def _open(image: str) -> Image.Image:
+    """Opens the image to search for, upright."""
+    if is_url(image):
+        raise UserError(f"image={shown(image)}: a URL; download it, and give its file")
     try:
-        image = Image.open(Path(path).expanduser())
-        # Pillow reads the pixels only now: a file that is cut off fails here.
-        image.load()
-    except UnidentifiedImageError:
-        raise UserError(f"image={path}: no image that can be decoded; give another file") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"image={path}: cannot be read ({reason}); give another file") from None
-    return image
+        return upright(_content(Path(image).expanduser()))
+    except BadImage as error:
+        reason = str(error)
+    except (OSError, ValueError, RuntimeError) as error:
+        # No path may hold a zero byte, and the home of `~name` may be unknown.
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    raise UserError(f"image={shown(image)}: {reason}; give another file")
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        # A pipe or a device may never end.
+        raise BadImage("a folder or a device, no file")
+    with path.open("rb") as file:
+        # Before all of it is read: it may be a shard, or a film.
+        head = file.read(HEAD)
+        if image_kind(head) is None:
+            raise BadImage("not an image of a known kind")
+        return head + file.read()
 
 
 @torch.inference_mode()

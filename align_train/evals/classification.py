@@ -38,7 +38,7 @@ class Classification(Evaluator):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1` and `top5`.
+        """Yields `top1`, `top5`, and the number of `images`.
 
         Args:
             embedder: Makes embeddings, or has them already.
@@ -72,6 +72,7 @@ class Classification(Evaluator):
 
         yield "top1", share(right[:, 0])
         yield "top5", share(right.any(dim=1))
+        yield "images", len(pairs.images)
 
     def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
         """Draws `NAME.png`: images over the class that the model gives them.

@@ -62,7 +62,7 @@ class NearestNeighbours(FromLabelledImages):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1` and `weighted_K`.
+        """Yields `top1`, `weighted_K`, and the number of classified `images`.
 
         Args:
             embedder: Makes embeddings, or has them already.
@@ -88,6 +88,7 @@ class NearestNeighbours(FromLabelledImages):
         shares = gather_rows(right, total).mean(dim=0)
         yield "top1", float(shares[0])
         yield f"weighted_{self.k}", float(shares[1])
+        yield "images", total
 
 
 def nearest(queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ class LinearProbe(FromLabelledImages):
         self.seed = seed
 
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1`, and the chosen `weight_decay`.
+        """Yields `top1`, the chosen `weight_decay`, and the number of classified `images`.
 
         Args:
             embedder: Makes embeddings, or has them already.
@@ -85,6 +85,7 @@ class LinearProbe(FromLabelledImages):
         probe = self._fit(train, labels, weight_decay, sets.classes)
         yield "top1", _accuracy(probe, sets.queries, sets.labels)
         yield "weight_decay", weight_decay
+        yield "images", len(sets.queries)
 
     def _choose(self, train: Tensor, labels: Tensor, classes: int) -> float:
         """Chooses the weight decay with the best accuracy on the held part; collective."""

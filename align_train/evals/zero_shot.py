@@ -79,7 +79,7 @@ class ZeroShot(Evaluator):
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
-        """Yields `top1`, `top5`, `mean_per_class`, and each attribute's share.
+        """Yields `top1`, `top5`, `mean_per_class`, each attribute's share, and `images`.
 
         Args:
             embedder: Makes embeddings, or has them already.
@@ -101,6 +101,7 @@ class ZeroShot(Evaluator):
             value_of_class = torch.tensor(values, device=self.labels.device)
             guessed = value_of_class[self.guesses]
             yield name, share(guessed == value_of_class[self.labels])
+        yield "images", len(images)
 
     def _labels(self, images_of: ImagesOf) -> tuple[ClassNames, list[int]]:
         """The classes, and the class of each image."""

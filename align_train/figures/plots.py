@@ -28,6 +28,7 @@ _CURVES_IN_A_ROW = 4
 
 # No curves: each is a function of the other, or of the axis.
 _NOT_DRAWN = ("step", "pairs_seen")
+_COUNT = "/images"  # ends the name of a number that stays the same
 
 
 def draw_lines(
@@ -78,7 +79,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
         for name, value in row.items():
             # The order of the plots is that of the columns, whichever has its first value first.
             curve = points.setdefault(name, [])
-            if value and name not in _NOT_DRAWN:
+            if value and name not in _NOT_DRAWN and not name.endswith(_COUNT):
                 curve.append((int(row["step"]), float(value)))
     points = {name: curve for name, curve in points.items() if curve}
     if not points:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from align_train.errors import UserError
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained
+from align_train.stream.bad_image import BadImage
 from align_train.stream.batch import normalise
 from align_train.stream.classes import ClassList
 from align_train.stream.decode import Views, centre
@@ -107,14 +108,26 @@ class _Trained(nn.Module):
 
         Returns:
             float `[3, height, width]` in [-1, 1].
+
+        Raises:
+            BadImage: The image cannot be read, or its pixels are no colours.
         """
         pixels = centre(image, self.views)
         return normalise(torch.from_numpy(pixels)[None])[0]
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """`preprocess` and `encode_image` in one: `[images, dim]`."""
-        pixel_values = torch.stack([self.preprocess(image) for image in images])
-        return self.encode_image(pixel_values.to(self.device))
+        """`preprocess` and `encode_image` in one: `[images, dim]`.
+
+        Raises:
+            UserError: An image cannot be read; says which.
+        """
+        prepared = []
+        for index, image in enumerate(images):
+            try:
+                prepared.append(self.preprocess(image))
+            except BadImage as error:
+                raise UserError(f"images[{index}]: {error}") from None
+        return self.encode_image(torch.stack(prepared).to(self.device))
 
 
 class TrainedClassifier(_Trained):

@@ -112,9 +112,8 @@ class StepEnd(Callback):
 
         # Before evaluation, which sees the average.
         self.averaging.average(training, step=step)
-        # Before metrics, while the step's row is open.
-        self.evaluation.evaluate(trainer, training)
-        self.metrics.log(trainer, training)
+        evaluated = self.evaluation.is_due(trainer)
+        self.metrics.log(trainer, training, evaluated=evaluated)
         self.samples.record_keys(batch, step=step)
         # After the parts that record lines.
         self.records.write_if_due(trainer)
@@ -122,7 +121,9 @@ class StepEnd(Callback):
         self.progress.show(step=step)
 
         # After every part that records the step: a checkpoint's step has its row.
-        self.checkpoints.save_if_due(trainer, training)
+        self.checkpoints.save_if_due(trainer, training, evaluated=evaluated)
+        # After its step is saved: whatever ends it costs no step. It completes the step's row.
+        self.evaluation.evaluate(trainer, training)
         # It raises, so that nothing of the step may come after it.
         self.stopping.stop_if_agreed(trainer)
         self.watchdog.at(WAITING, step + 1)

@@ -8,9 +8,7 @@ core.
 
 from __future__ import annotations
 
-import io
 import itertools
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from pyarrow import parquet
 from tqdm import tqdm
 
@@ -28,8 +25,10 @@ from align_train.errors import UserError, shown, shown_names
 from align_train.files import whole
 from align_train.shards.caption import CaptionSource
 from align_train.shards.find import ends_with, find_files
-from align_train.shards.image_kind import KINDS, is_image
+from align_train.shards.image_kind import is_image
 from align_train.shards.shard import ShardReader
+from align_train.stream.bad_image import BadImage
+from align_train.stream.upright import upright
 from data.tables.batches import first_line
 from data.tables.engine import ROWS_PER_FILE
 
@@ -42,20 +41,11 @@ _BITS = 64
 _BITS_PER_DIGIT = 4
 _HEXADECIMAL = b"0123456789abcdef"
 
-_DRAFT_SIZE = (256, 256)  # pixels; the hash looks at 32 x 32
-
-_UNREADABLE = (
-    OSError,
-    UnidentifiedImageError,
-    ValueError,
-    SyntaxError,
-    Image.DecompressionBombError,
-    Warning,
-)
+_LEAST_SIDE = 256  # pixels to which a JPEG may be scaled down; the hash looks at 32 x 32
 
 
 def perceptual_hash(image: bytes | Path) -> str | None:
-    """Hashes an image. Transparent ones are laid on white first.
+    """Hashes an image as it is seen: upright, transparency on white.
 
     Args:
         image: Its path or its bytes.
@@ -66,20 +56,9 @@ def perceptual_hash(image: bytes | Path) -> str | None:
     import imagehash
 
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of images of 89 to 179 million pixels; here they are unreadable.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = io.BytesIO(image) if isinstance(image, bytes) else image
-            opened: Image.Image = Image.open(file, formats=KINDS)
-
-            # Decodes a JPEG at the smallest scale that will do.
-            opened.draft("L", _DRAFT_SIZE)
-            if opened.has_transparency_data:
-                opened = opened.convert("RGBA")
-                white = Image.new("RGBA", opened.size, "white")
-                opened = Image.alpha_composite(white, opened)
-            return str(imagehash.phash(opened))
-    except _UNREADABLE:
+        data = image if isinstance(image, bytes) else image.read_bytes()
+        return str(imagehash.phash(upright(data, needed=_LEAST_SIDE)))
+    except (BadImage, OSError):
         return None
 
 
@@ -185,6 +164,8 @@ def _images(reader: ShardReader) -> Iterator[bytes]:
     for index in range(len(reader)):
         try:
             yield reader.image(index)
+        except UserError:
+            raise  # about the tar, not about an image
         except ValueError:
             yield b""  # a link has no image, hence no hash
 

@@ -14,7 +14,7 @@ from align_train.errors import UserError, shown
 from align_train.shards.image_kind import HEAD, image_kind
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.write import write_shard
-from align_train.stream.decode import check_header, decode_whole
+from align_train.stream.upright import check_header, upright
 from align_train.stream.wordpiece import train_tokenizer
 from data.packing.collect import Pair
 from data.packing.settings import PackSettings
@@ -155,5 +155,5 @@ def read_image(path: Path) -> tuple[str, bytes]:
         return own if own in endings else endings[0], data
 
     buffer = io.BytesIO()
-    decode_whole(data).save(buffer, "PNG")
+    upright(data).save(buffer, "PNG")
     return "png", buffer.getvalue()

@@ -50,7 +50,7 @@ def test_a_rank_asleep_in_an_evaluator_is_named_with_it(
     assert done.returncode == 75, done.stderr
     assert re.search(named("step 8, evaluating by late"), done.stderr), done.stderr
     assert done.stderr.count("align_train: ") == 1
-    assert RunFolder(tmp_path / "outputs" / "asleep").last_step() == 4
+    assert RunFolder(tmp_path / "outputs" / "asleep").last_step() == 8
 
 
 @pytest.mark.long

@@ -25,12 +25,13 @@ from align_train.config.compose import compose_command
 from align_train.config.schema import EvaluateSettings
 from align_train.demo.scene import class_names
 from align_train.errors import Lost, UserError
+from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
 from align_train.stream.classes import ClassList
 from align_train.stream.decode import Views
 from align_train.stream.karpathy import Karpathy
 from align_train.stream.sets import EvaluationSets, FolderPerClass, Shards
-from tests.support.commands import finish, run, start
+from tests.support.commands import UNEVALUATED, finish, run, start
 from tests.support.images import picture
 
 OF = EvaluationSets(
@@ -195,6 +196,8 @@ def test_many_evaluators_of_one_run(trained: Path, folders: Path, tmp_path: Path
         "linear_probe/top1",
     } <= found.keys()
     assert found["simlex/couples"] == 3
+    assert found["zero_shot/images"] == 6
+    assert found["knn/images"] == found["linear_probe/images"] == 64  # the held-out pairs
     with (tmp_path / "found" / "zero_shot_classes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["class"], row["pictures"]) for row in rows] == [
@@ -484,6 +487,34 @@ def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     assert list(rows) == [1, 2, 3, 4]
     assert float(rows[4]["zero_shot/top1"]) == results["zero_shot/top1"]
     assert rows[2]["retrieval/image_to_text/recall@1"] and not rows[2]["zero_shot/top1"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("fails", "out of memory (CUDA out of memory"),
+        ("breaks", "ZeroDivisionError: a defect of the evaluator"),
+        ("is_refused", "embeddings of images are not finite"),
+    ],
+)
+def test_an_evaluation_that_fails_costs_no_step(
+    trouble: str, words: str, small_run: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The run evaluates at step 3, and has no other checkpoint due."""
+    evaluator = (
+        "+eval.late._target_=tests.support.troubled.Troubled",
+        f"+eval.late.trouble={trouble}",
+    )
+    command = (*small_run, *UNEVALUATED, *evaluator, "evaluate_every=3", "checkpoint_every=100")
+    done = finish(start(*command, "max_steps=8", "name=a", cwd=tmp_path, TROUBLED_RANK="0"))
+    assert done.returncode and words in done.stderr
+
+    folder = RunFolder(tmp_path / "outputs" / "a")
+    assert folder.last_step() == 3
+    with folder.metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert all(row["loss"] for row in rows)
 
 
 def test_an_undecodable_picture_is_named(trained: Path, folders: Path, tmp_path: Path) -> None:

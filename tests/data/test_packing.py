@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from PIL import Image
 from pyarrow import parquet
 
 from align_train.errors import UserError
+from align_train.stream.upright import upright
 from data import pack
 from data.packing.collect import Collected, collect
 from data.packing.settings import PackSettings
+from data.packing.write import read_image
 from tests.support.images import encoded, plain_image
+from tests.support.kinds import KINDS, with_broken_metadata
 from tests.support.shards import contents
 
 
@@ -250,8 +254,6 @@ PICTURES = {
 def test_pictures_are_known_by_content_and_come_out_as_they_are_trained_on(
     tmp_path: Path,
 ) -> None:
-    from align_train.stream.decode import decode_whole
-
     source = tmp_path / "in"
     source.mkdir()
     for name, (data, _, _) in PICTURES.items():
@@ -269,15 +271,25 @@ def test_pictures_are_known_by_content_and_come_out_as_they_are_trained_on(
         data, extension, turned = PICTURES[name]
         assert extension in pair, name
         if extension == "png":
-            image = Image.open(io.BytesIO(pair["png"]))
-            assert image.mode == "RGB" and not image.getexif()
+            packed = Image.open(io.BytesIO(pair["png"]))
+            assert packed.mode == "RGB" and not packed.getexif()
         else:
             assert pair[extension] == data
-        upright = decode_whole(pair[extension])
-        assert upright.size == ((64, 96) if turned else (96, 64)), name
-        pixel: Any = upright.getpixel((50, 10) if turned else (10, 10))
+        image = upright(pair[extension])
+        assert image.size == ((64, 96) if turned else (96, 64)), name
+        pixel: Any = image.getpixel((50, 10) if turned else (10, 10))
         red, green, blue = pixel
         assert red > 180 and green < 90 and blue < 90, name
+
+
+@pytest.mark.parametrize("kind", ["baseline", "PNG", "PNG, palette", "WebP, lossless", "TIFF"])
+def test_a_picture_with_metadata_that_nobody_can_read_is_packed(kind: str, tmp_path: Path) -> None:
+    sound = KINDS[kind](_quarters())
+    for seed in range(30):
+        path = tmp_path / "picture"
+        path.write_bytes(with_broken_metadata(kind, sound, Random(seed)))
+        _, packed = read_image(path)
+        assert upright(packed).tobytes() == upright(sound).tobytes()
 
 
 BAD = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from data import failed
 from data.failed import FailedSettings
-from data.filter.hashes import hashes_of
+from data.filter.hashes import hashes_of, perceptual_hash
 from data.tables.engine import Source
 from data.tables.engines import engine
 from data.tables.find import find
 from data.tables.img2dataset import finished_shards
 from tests.support.images import encoded, picture
+from tests.support.kinds import KINDS, turned, with_broken_metadata
 from tests.support.shards import TXT
 
 ROWS = {"url": ["a", "b"], "text": ["one", "two"], "width": [640, 650]}
@@ -204,6 +206,20 @@ def test_images_of_every_kind_and_in_linked_folders_are_hashed(
     (tmp_path / "in" / "broken.jpg").write_bytes(b"<html>")
     assert len(hashes_of(str(tmp_path / "in"))) == 5
     assert "1 of 6 images have no hash" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG, alpha", "TIFF", "TIFF, packed", "WebP, lossless"])
+def test_a_hash_is_of_the_image_as_it_is_seen(kind: str) -> None:
+    image = noise(3)
+    expected = perceptual_hash(encoded(image, "PNG"))
+    assert expected is not None
+    for orientation in (3, 6):
+        for by_xmp in (True, False):
+            data = turned(kind, image, orientation, by_xmp=by_xmp)
+            assert perceptual_hash(data) == expected
+    sound = KINDS[kind](image)
+    for seed in range(20):
+        assert perceptual_hash(with_broken_metadata(kind, sound, Random(seed))) == expected
 
 
 def noise(seed: int) -> Image.Image:

@@ -32,6 +32,7 @@ def test_labels_may_be_folders_names_or_indices_and_candidates_a_subset(tmp_path
     evaluator = ZeroShot(classes=str(file))
     found = dict(evaluator(lying_ready(pairs, texts=texts)))
     assert evaluator.guesses.tolist() == [0, 1, 3, 3]
+    assert found.pop("images") == 4
     assert found == {"top1": 0.75, "top5": 1.0, "mean_per_class": 0.75, "pair": 1.0}
     subset = EmbeddedPairs(
         images[2:], ["x"] * 2, torch.arange(2), [{"class": 0}, {"class": 1}], lambda _: images

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from align_train.stream import decode as decode_module
+from align_train.stream import bad_image
 from align_train.stream.decode import View, Views, decode, decode_centre, snapped
 from tests.support.commands import REPOSITORY
 
@@ -107,7 +107,7 @@ def test_an_orientation_that_is_no_number_is_ignored() -> None:
 
 
 def test_decompression_bombs_are_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_module, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(bad_image, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(ValueError, match="decompression bomb"):
         decode(encoded(half_red(), "PNG"), WHOLE, 16)
 

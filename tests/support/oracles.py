@@ -58,6 +58,7 @@ def zero_shot_by_numpy(
     return {
         "top1": float(right.mean()),
         "top5": float((order[:, :5] == labels[:, None]).any(axis=1).mean()),
+        "images": len(labels),
         "mean_per_class": float(
             np.mean([right[labels == label].mean() for label in np.unique(labels)])
         ),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from align_train.cluster.collectives import rank
+from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.model import DualEncoder
 
@@ -45,6 +46,10 @@ class Troubled(Evaluator):
                 time.sleep(1e6)
             if self.trouble == "fails":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            if self.trouble == "breaks":
+                raise ZeroDivisionError("a defect of the evaluator")
+            if self.trouble == "is_refused":
+                raise UserError("embeddings of images are not finite")
 
         def embed(input_ids: Tensor) -> Tensor:
             if _has_trouble(rank()):

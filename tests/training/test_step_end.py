@@ -95,12 +95,13 @@ def test_the_end_of_a_step_calls_the_parts_in_this_order(
         "throughput.measure",
         "non_finite.check_step",
         "averaging.average",
-        "evaluation.evaluate",
+        "evaluation.is_due",
         "metrics.log",
         "samples.record_keys",
         "records.write_if_due",
         "progress.show",
         "checkpoints.save_if_due",
+        "evaluation.evaluate",
         "stopping.stop_if_agreed",
         "watchdog.at",
     ]
@@ -112,6 +113,9 @@ def test_the_parts_get_the_step_as_it_counts_from_one(
     step_end.on_train_batch_end(trainer, module, None, BATCH, 0)  # type: ignore[arg-type]
     spies.throughput.measure.assert_called_once_with(BATCH, 2 * GROUP)
     spies.averaging.average.assert_called_once_with(module, step=STEP)
+    due = spies.evaluation.is_due.return_value
+    spies.metrics.log.assert_called_once_with(trainer, module, evaluated=due)
+    spies.checkpoints.save_if_due.assert_called_once_with(trainer, module, evaluated=due)
     spies.samples.record_keys.assert_called_once_with(BATCH, step=STEP)
     spies.progress.show.assert_called_once_with(step=STEP)
     spies.watchdog.at.assert_called_once_with("waiting for data", STEP + 1)

@@ -49,7 +49,7 @@ class Gathered(TorchCheckpointIO):
 
 
 class Checkpoints:
-    """Saves every `every` steps and at the end.
+    """Saves every `every` steps, before an evaluation, and at the end.
 
     Attributes:
         gathered: The plugin that Lightning's trainer must save through.
@@ -101,7 +101,9 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._being_written = 0
 
-    def save_if_due(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+    def save_if_due(
+        self, trainer: lightning.Trainer, module: TrainingModule, *, evaluated: bool = False
+    ) -> None:
         """Saves the step if it is due, and keeps the last checkpoint if the loss leaps up.
 
         Collective.
@@ -109,6 +111,7 @@ class Checkpoints:
         Args:
             trainer: Lightning's trainer.
             module: The module after the step.
+            evaluated: Whether an evaluation of the step comes next, which must not cost it.
 
         Raises:
             UserError: A checkpoint could not be written, or the weights are not finite.
@@ -121,7 +124,7 @@ class Checkpoints:
             self.settle()  # or `last` might still move
             self._writer.keep_before_spike(trainer.global_step)
 
-        if trainer.global_step % self.every == 0:
+        if evaluated or trainer.global_step % self.every == 0:
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:

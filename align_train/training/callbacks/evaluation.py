@@ -30,7 +30,7 @@ Evaluate = Callable[[Embedder], Iterable[tuple[str, float]]]
 
 
 class Evaluation:
-    """Comes before Metrics at a step's end, while the step's row is still open."""
+    """Comes after the step is saved: an evaluation may fail, hang or be killed."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Evaluation:
             evaluators: By their names, which prefix the keys of their values.
             every: Steps between two evaluations; 0: none.
             data: Has the tokenizer, the sets of images and the number of loader processes.
-            metrics: Gets the values.
+            metrics: Gets the values, for the step's row.
             averaging: Gives the weights.
             agreement: Gets the error that ends the run.
             watchdog: Learns which evaluator is at work, and of each chunk.
@@ -72,6 +72,15 @@ class Evaluation:
         if self.every:
             self.plain = copy.deepcopy(module.model).eval()
 
+    def is_due(self, trainer: lightning.Trainer) -> bool:
+        """Whether the step that ends is evaluated; the last one is left to the command.
+
+        Args:
+            trainer: Lightning's trainer.
+        """
+        step = trainer.global_step
+        return self.every > 0 and step % self.every == 0 and step != trainer.max_steps
+
     def evaluate(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Runs all evaluators if the step is due. Collective.
 
@@ -79,8 +88,7 @@ class Evaluation:
             trainer: Lightning's trainer.
             module: The module after the step.
         """
-        step = trainer.global_step
-        if not self.every or step % self.every or step == trainer.max_steps:
+        if not self.is_due(trainer):
             return
 
         self.watchdog.at(EVALUATING)
@@ -102,8 +110,9 @@ class Evaluation:
             for name, evaluate in self.evaluators.items():
                 self.watchdog.at(f"{EVALUATING} by {name}")
                 values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
-                self.metrics.add(values)
+                # After each of them: a later one that fails costs only its own.
+                self.metrics.add(trainer, values)
         except UnreadableImage as error:
-            # The training is sound: the step is saved before this ends the run.
+            # On all ranks alike: the run ends by one line, which names the saved step.
             self.agreement.error = error
         self.plain.cpu()  # training needs the device's memory

@@ -1,5 +1,7 @@
 """metrics.csv, one row per logged step, and curves.png; loggers (wandb) get the same rows.
 
+An evaluation comes after its step's row, and completes it.
+
 A resumed run first drops the rows of steps that the interruption undid, so that each step stands
 there once.
 """
@@ -28,7 +30,7 @@ _CURVES_EVERY_SECONDS = 60.0
 
 
 class Metrics:
-    """Writes a row every `every` steps, at the last step, and if an evaluation adds values.
+    """Writes a row every `every` steps, at the last step, and at one that is evaluated.
 
     Attributes:
         rows: All rows of metrics.csv, as text; on rank 0 only.
@@ -71,7 +73,6 @@ class Metrics:
         self.rows: list[dict[str, str]] = []
         self.latest: dict[str, float] = {}
         self._columns: list[str] = []
-        self._added: dict[str, float] = {}
         self._bad_pairs = 0
         self._drawn = time.monotonic()  # one row makes no curve
 
@@ -90,20 +91,15 @@ class Metrics:
         self._write_all()
         self._bad_pairs = keep_steps(self.folder.bad_pairs, trainer.global_step)
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Adds values to the row of the step that ends now.
-
-        Args:
-            values: By the names of their columns.
-        """
-        self._added.update(values)
-
-    def log(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+    def log(
+        self, trainer: lightning.Trainer, module: TrainingModule, *, evaluated: bool = False
+    ) -> None:
         """Writes the step's row, if one is due; records the pairs that were replaced. Collective.
 
         Args:
             trainer: Lightning's trainer.
             module: The module after the step.
+            evaluated: Whether an evaluation will complete the row.
 
         Raises:
             UserError: Too many pairs had to be replaced.
@@ -116,10 +112,25 @@ class Metrics:
             raise stop_with(trainer, self._too_many_bad(trainer.global_step))
 
         step = trainer.global_step
-        if step % self.every == 0 or step == self.max_steps or self._added:
+        if step % self.every == 0 or step == self.max_steps or evaluated:
             row = self._measure(trainer, module, step)  # collective: on every rank
             if trainer.is_global_zero:
                 self._write(row, trainer)
+
+    def add(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
+        """Completes the row that was written last, on rank 0.
+
+        Args:
+            trainer: Lightning's trainer.
+            values: By the names of their columns.
+        """
+        if not trainer.is_global_zero:
+            return
+        self.latest |= values
+        self.rows[-1] |= {name: repr(value) for name, value in values.items()}
+        self._columns += [name for name in values if name not in self._columns]
+        self._write_all()
+        self._tell_loggers(trainer, values)
 
     def finish(self) -> None:
         """Draws the curves of the whole run."""
@@ -141,9 +152,6 @@ class Metrics:
         row["grad_norm"] = module.gradient_norm
         row |= self.throughput.read(step, trainer.strategy.root_device)
         row["bad_pairs"] = self._bad_pairs
-        row |= self._added
-
-        self._added = {}
         return row
 
     def _write(self, row: dict[str, float], trainer: lightning.Trainer) -> None:
@@ -151,7 +159,7 @@ class Metrics:
         self.rows.append({name: repr(value) for name, value in row.items()})
         new = [name for name in row if name not in self._columns]
         if new:
-            # The first evaluation brings columns that the header does not have yet.
+            # Another logger or model brings columns that the header does not have yet.
             self._columns += new
             self._write_all()
         else:
@@ -159,13 +167,15 @@ class Metrics:
             with self.folder.metrics.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(self.rows[-1])
 
-        values = {name: value for name, value in row.items() if name != "step"}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=int(row["step"]))
+        self._tell_loggers(trainer, {name: row[name] for name in row if name != "step"})
 
         if time.monotonic() - self._drawn > _CURVES_EVERY_SECONDS:
             draw_curves(self.rows, self.folder.curves, title=self.name)
             self._drawn = time.monotonic()
+
+    def _tell_loggers(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=int(self.latest["step"]))
 
     def _write_all(self) -> None:
         _write(self.folder, self._columns, self.rows)

@@ -1,0 +1,62 @@
+"""The guard around libraries that read an image: whatever they raise becomes one line.
+
+Pillow parses most kinds of images in Python, and its codecs have errors of their own. A list of
+their exceptions has never been complete, so the guard has none.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from align_train.errors import UserError, shown
+
+# An image that claims more is taken for a decompression bomb and never decoded.
+MAX_PIXELS = 100_000_000
+
+
+class BadImage(ValueError):
+    """An image that cannot be used; the text is the reason, in one line."""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Turns whatever a library raises for an image into a `BadImage`, and silences its warnings.
+
+    Yields:
+        Once, around calls of the library alone: a defect of ours is no fault of the image.
+
+    Raises:
+        BadImage: The library has refused the image.
+    """
+    with warnings.catch_warnings():
+        # Of odd metadata, and of images of 89 to 179 million pixels: the limit here is our own.
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (BadImage, UserError):
+            # A `UserError` comes from a signal's handler: the run is to end.
+            raise
+        except MemoryError:
+            # A real shortage kills the process. This one is a file that asks for the impossible.
+            raise BadImage("broken image: it asks for more memory than there is") from None
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BadImage(f"broken image: {shown(reason)}") from None
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuses an image by the size that it claims, before memory is taken for it.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+
+    Raises:
+        BadImage: It has no pixels, or too many.
+    """
+    if width < 1 or height < 1:
+        raise BadImage(f"image of {width} x {height} pixels: nothing to see")
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"image of {width} x {height} pixels is taken for a decompression bomb")
