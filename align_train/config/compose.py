@@ -12,11 +12,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
 from align_train.config.components import build, check_component
+from align_train.config.kinds import takes_text
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
@@ -35,6 +38,8 @@ from align_train.config.messages import (
     no_such_setting,
     report_once,
 )
+from align_train.config.output import escaping_output
+from align_train.config.overrides import as_typed, refuse_carriage_returns
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 
@@ -71,10 +76,12 @@ def command(
         groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
         fill_in: Given to `_typed`.
     """
+    escaping_output()
     _register(config_name, schema, groups)
     folder = conf_dir() / "commands"
     if not (folder / f"{config_name}.yaml").is_file():
         folder = conf_dir()
+    typed = sys.argv
 
     # Otherwise Hydra prints its own report and we never see the exception.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -85,6 +92,8 @@ def command(
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        # Lightning starts further ranks by this line, and each of them reads it as we did.
+        sys.argv = typed
         # Every process of a run composes the same settings, and would print the same error.
         with report_once():
             refuse_missing(config)
@@ -93,8 +102,14 @@ def command(
             _check_sweep(settings)
         task(settings)
 
+    main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(run)
     try:
-        hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(run)()
+        with ending_in_one_line():
+            with report_once():
+                sys.argv = _quoted_for_hydra(typed, config_name, schema)
+            main()
+            # At Python's own exit a reader that has gone (`| head`) would be an error.
+            sys.stdout.flush()
     except (HydraException, OmegaConfBaseException) as error:
         fail_once(error)
     except (ValueError, TypeError) as error:
@@ -105,6 +120,40 @@ def command(
             f"{in_one_line(error)}; "
             f"a group such as model or data takes the name of a choice, see --help"
         )
+
+
+def _quoted_for_hydra(arguments: Sequence[str], config_name: str, schema: type) -> list[str]:
+    """A command line with quotes around texts that Hydra would read otherwise."""
+    refuse_carriage_returns(arguments)
+    given, _ = get_args_parser().parse_known_args(arguments[1:])
+    sweep = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
+    quoted = _as_typed(config_name, schema, given.overrides, sweep=sweep)
+
+    by_word = dict(zip(given.overrides, quoted, strict=True))
+    return [by_word.get(word, word) for word in arguments]
+
+
+def _as_typed(
+    config_name: str, schema: type, words: Sequence[str], *, folder: str = "", sweep: bool = False
+) -> list[str]:
+    """Quotes overrides; see `overrides.py`."""
+    if not folder and (conf_dir() / "commands" / f"{config_name}.yaml").is_file():
+        folder = "commands"
+
+    def is_text(key: str) -> bool:
+        others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
+
+        def compose() -> Node:
+            try:
+                config = _compose_plainly(config_name, others, folder)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UserError(in_one_line(error)) from None
+            plain: Any = OmegaConf.to_container(config)
+            return plain
+
+        return takes_text(key, compose)
+
+    return as_typed(words, schema, sweep=sweep, takes_text=is_text)
 
 
 def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:
@@ -153,7 +202,12 @@ def _compose(
     config_name: str, schema: type, overrides: Sequence[str], *, folder: str = ""
 ) -> DictConfig:
     _register(config_name, schema)
+    return _compose_plainly(
+        config_name, _as_typed(config_name, schema, overrides, folder=folder), folder
+    )
 
+
+def _compose_plainly(config_name: str, overrides: Sequence[str], folder: str) -> DictConfig:
     # Within a command Hydra is at work, and refuses to begin a second time.
     GlobalHydra.instance().clear()
     with warnings.catch_warnings():

@@ -18,14 +18,13 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
 from align_train.cluster.ending import end, has_peers
 from align_train.config.schema import conf_dir
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown
 
 _INTERRUPTED = 130  # exit status of a shell's command after SIGINT
 _BROKEN_PIPE = 141  # and after SIGPIPE
@@ -102,8 +101,7 @@ def fail(message: str, *, status: int = 2) -> NoReturn:
     message = " ".join(message.split())
     if message:
         # Names of files may be any bytes.
-        printable = message.encode("utf-8", "backslashreplace").decode()
-        print(f"align_train: {printable}", file=sys.stderr, flush=True)
+        print(f"align_train: {printable(message)}", file=sys.stderr, flush=True)
     end(status)
 
 
@@ -124,12 +122,6 @@ def in_one_line(error: Exception) -> str:
     text = str(error)
     if ours := _between(text, "UserError raised while resolving interpolation: ", "\n"):
         return ours
-
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read; "
-            f"a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
-        )
 
     if missing := _between(text, "Interpolation key '", "'"):
         key = getattr(error, "full_key", None) or "a setting"
