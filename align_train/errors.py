@@ -16,7 +16,7 @@ _SHOWN = 80  # characters of a value that a line shows
 _JOINERS = "\u200c\u200d"
 
 
-def printable(text: str, *, keep: str = "") -> str:
+def printable(text: str) -> str:
     """Escapes the characters of a text that act on a terminal, or that nobody can see.
 
     Control characters move the cursor, colour or clear the screen; others turn the direction of
@@ -24,7 +24,6 @@ def printable(text: str, *, keep: str = "") -> str:
 
     Args:
         text: A stranger's: a caption, a key, the name of a file or class, a library's message.
-        keep: Characters that stay as they are all the same.
 
     Returns:
         The text, with these characters spelled as Python spells them.
@@ -35,8 +34,7 @@ def printable(text: str, *, keep: str = "") -> str:
     letters = []
     for letter in text:
         # Spaces are no danger. Joiners make one emoji of several, and are part of many scripts.
-        harmless = letter.isprintable() or letter in _JOINERS or letter in keep
-        if harmless or unicodedata.category(letter) == "Zs":
+        if letter.isprintable() or letter in _JOINERS or unicodedata.category(letter) == "Zs":
             letters.append(letter)
         else:
             letters.append(letter.encode("unicode_escape").decode("ascii"))

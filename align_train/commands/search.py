@@ -20,14 +20,14 @@ from torch import Tensor
 from align_train.commands.devices import device_of
 from align_train.commands.embed import digest
 from align_train.config.schema import SearchSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
-from align_train.shards.caption import CaptionSource
+from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.resolve import resolve
 from align_train.stream.decode import Pixels, Views, centre, decode_centre
 from align_train.stream.pairs import Pairs
@@ -86,6 +86,8 @@ def _check(settings: SearchSettings) -> None:
     """All that can be wrong before anything is opened."""
     if settings.text is None and settings.image is None:
         raise UserError("give text=…, image=…, or both")
+    if settings.text is not None and not is_unicode(settings.text):
+        raise UserError(f"text={shown(settings.text)}: not UTF-8; type it in a UTF-8 terminal")
     if settings.top < 1:
         raise UserError(f"top={settings.top}: expected at least 1 image")
     if not 0 <= settings.text_weight < float("inf"):
@@ -147,8 +149,8 @@ def _print_table(collection: Collection, matches: list[Match]) -> None:
         about = collection.about(match.image)
         # An image whose text cannot be read is in the collection all the same.
         texts = about["texts"] or [""]
-        text = " ".join(texts[0].split())[:width]
-        print(f"{match.cosine:>7.4f}  {about['key']:<36}  {text}")
+        text = shown(" ".join(texts[0].split()), width)
+        print(f"{match.cosine:>7.4f}  {printable(about['key']):<36}  {text}")
 
 
 def _draw(
@@ -163,7 +165,7 @@ def _draw(
         pixels = _pixels(collection, matches, cache)
     except (UserError, ValueError) as error:
         # The table has answered the question already.
-        print(f"no images of the hits: {error}", flush=True)
+        print(f"no images of the hits: {printable(str(error))}", flush=True)
         return
 
     hits = []

@@ -1,37 +1,59 @@
-"""The streams of a command: what strangers wrote is printed, and never acts on the terminal."""
+"""The streams of a command: a stranger's text is printed, and never acts on the terminal."""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import Any
 
 from align_train.errors import printable
 
+# Line ends and tabs are our own.
+_OF_STDOUT = re.compile(r"[\n\t]+")
+
+# Progress bars go back in the line and up, wandb colours its lines.
+_OF_STDERR = re.compile(r"[\n\t\r]+|\x1b\[(?:A|[0-9;]*m)")
+
 
 def escaping_output() -> None:
     """Makes the streams of this process take any text; called once, when a command begins.
 
-    A caption may hold characters that the terminal's encoding lacks, and sequences that clear the
-    screen. On stdout both are spelled out. On stderr only the first are, since progress
-    bars move the cursor there; whoever prints a stranger's text there calls `printable`.
+    A caption, a file's name or a library's message may hold characters that the terminal's encoding
+    lacks, and sequences that clear the screen. Whoever prints them, they are spelled out.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
     if not isinstance(sys.stdout, _Escaping):
-        sys.stdout = _Escaping(sys.stdout)  # type: ignore[assignment]
+        sys.stdout = _Escaping(sys.stdout, _OF_STDOUT)  # type: ignore[assignment]
+    if not isinstance(sys.stderr, _Escaping):
+        sys.stderr = _Escaping(sys.stderr, _OF_STDERR)  # type: ignore[assignment]
 
 
 class _Escaping:
-    """A stream that escapes characters which act on a terminal, whoever prints them."""
+    """A stream that escapes characters which act on a terminal."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, own: re.Pattern[str]) -> None:
+        """Takes over a stream.
+
+        Args:
+            stream: The stream.
+            own: What may act on the terminal all the same.
+        """
         self._stream = stream
+        self._own = own
 
     def write(self, text: str) -> int:
-        """Writes a text; line ends and tabs are our own."""
-        written: int = self._stream.write(printable(text, keep="\n\t"))
+        """Writes a text."""
+        parts = []
+        end = 0
+        for match in self._own.finditer(text):
+            parts += [printable(text[end : match.start()]), match.group()]
+            end = match.end()
+
+        written: int = self._stream.write("".join([*parts, printable(text[end:])]))
         return written
 
     def __getattr__(self, name: str) -> Any:
