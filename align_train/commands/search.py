@@ -18,13 +18,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from align_train.commands.devices import device_of
-from align_train.commands.embed import digest
 from align_train.config.schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
+from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
@@ -64,11 +64,10 @@ def search(settings: SearchSettings) -> list[Match]:
 
     path = settings.model or collection.settings.model
     model = load(path, device=device_of(settings.device))
-    # Embeddings of other weights lie in another space: cosines with them mean nothing.
-    if digest(model) != collection.settings.weights:
+    # Embeddings of another kind lie in another space: cosines with them mean nothing.
+    if changed := collection.settings.identity.difference(identity_of(model)):
         raise UserError(
-            f"{path}: not the weights that {settings.index} was made with; give model=…, or embed "
-            f"again"
+            f"{path}: not as {settings.index} was made: {changed}; give model=…, or embed again"
         )
 
     image = None
@@ -192,7 +191,7 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
     caption = CaptionSource.parse(made_with.caption)
     manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
     # Other shards would give other images under the same indices.
-    if manifest.identity != made_with.identity:
+    if manifest.identity != made_with.manifest:
         raise UserError(
             f"{made_with.shards}: other shards than those that were embedded; embed these, or "
             f"restore the others"
