@@ -33,7 +33,6 @@ from align_train.config.kinds import takes_text
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
-    fail_once,
     in_one_line,
     no_such_setting,
     report_once,
@@ -110,8 +109,6 @@ def command(
             main()
             # At Python's own exit a reader that has gone (`| head`) would be an error.
             sys.stdout.flush()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail_once(error)
     except (ValueError, TypeError) as error:
         if composed:
             raise

@@ -82,7 +82,9 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
     if match is None:
         # `~key` takes a setting out.
         if not word.startswith("~"):
-            raise UserError(f"{shown(word)}: expected key=value; spaces want quotes: 'key=a b'")
+            raise UserError(
+                f"{shown(word)}: expected key=value; a text with spaces wants quotes: 'key=a b'"
+            )
         return word
 
     key, name, value = match["key"], match["name"], match["value"]

@@ -120,7 +120,7 @@ def test_the_text_of_a_search_is_taken_verbatim(text: str) -> None:
         ("seed=1 'a'", "' has a meaning of its own there"),
         ("batch_size=1,2", "parts the values of a sweep, which wants --multirun"),
         ("größe=3", "größe: no such setting"),
-        ("dog", "dog: expected key=value; spaces want quotes"),
+        ("dog", "dog: expected key=value; a text with spaces wants quotes"),
     ],
 )
 def test_a_word_that_cannot_be_read_names_the_character(word: str, words: str) -> None:
