@@ -15,10 +15,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +29,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
 from align_train.config.components import build, check_component
-from align_train.config.kinds import takes_text
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
@@ -38,7 +37,7 @@ from align_train.config.messages import (
     report_once,
 )
 from align_train.config.output import escaping_output
-from align_train.config.overrides import as_typed, refuse_carriage_returns
+from align_train.config.overrides import as_typed, line_as_typed
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 
@@ -77,9 +76,7 @@ def command(
     """
     escaping_output()
     _register(config_name, schema, groups)
-    folder = conf_dir() / "commands"
-    if not (folder / f"{config_name}.yaml").is_file():
-        folder = conf_dir()
+    folder = str(conf_dir() / _folder(config_name))
     typed = sys.argv
 
     # Otherwise Hydra prints its own report and we never see the exception.
@@ -101,11 +98,11 @@ def command(
             _check_sweep(settings)
         task(settings)
 
-    main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(run)
+    main = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(run)
     try:
         with ending_in_one_line():
             with report_once():
-                sys.argv = _quoted_for_hydra(typed, config_name, schema)
+                sys.argv = line_as_typed(typed, schema, partial(_plain, config_name))
             main()
             # At Python's own exit a reader that has gone (`| head`) would be an error.
             sys.stdout.flush()
@@ -119,38 +116,10 @@ def command(
         )
 
 
-def _quoted_for_hydra(arguments: Sequence[str], config_name: str, schema: type) -> list[str]:
-    """A command line with quotes around texts that Hydra would read otherwise."""
-    refuse_carriage_returns(arguments)
-    given, _ = get_args_parser().parse_known_args(arguments[1:])
-    sweep = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
-    quoted = _as_typed(config_name, schema, given.overrides, sweep=sweep)
-
-    by_word = dict(zip(given.overrides, quoted, strict=True))
-    return [by_word.get(word, word) for word in arguments]
-
-
-def _as_typed(
-    config_name: str, schema: type, words: Sequence[str], *, folder: str = "", sweep: bool = False
-) -> list[str]:
-    """Quotes overrides; see `overrides.py`."""
-    if not folder and (conf_dir() / "commands" / f"{config_name}.yaml").is_file():
-        folder = "commands"
-
-    def is_text(key: str) -> bool:
-        others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
-
-        def compose() -> Node:
-            try:
-                config = _compose_plainly(config_name, others, folder)
-            except (HydraException, OmegaConfBaseException) as error:
-                raise UserError(in_one_line(error)) from None
-            plain: Any = OmegaConf.to_container(config)
-            return plain
-
-        return takes_text(key, compose)
-
-    return as_typed(words, schema, sweep=sweep, takes_text=is_text)
+def _folder(config_name: str) -> str:
+    """The folder of a root's YAML file, within conf/."""
+    is_command = (conf_dir() / "commands" / f"{config_name}.yaml").is_file()
+    return "commands" if is_command else ""
 
 
 def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:
@@ -185,7 +154,7 @@ def compose_command(config_name: str, schema: type[S], *overrides: str) -> S:
     Raises:
         UserError: A setting that must be given is missing.
     """
-    config = _compose(config_name, schema, overrides, folder="commands")
+    config = _compose(config_name, schema, overrides)
     refuse_missing(config)
     return _typed(config, schema)
 
@@ -195,23 +164,32 @@ def unresolved_training(*overrides: str) -> DictConfig:
     return _compose("train", TrainSettings, overrides)
 
 
-def _compose(
-    config_name: str, schema: type, overrides: Sequence[str], *, folder: str = ""
-) -> DictConfig:
+def _compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
     _register(config_name, schema)
-    return _compose_plainly(
-        config_name, _as_typed(config_name, schema, overrides, folder=folder), folder
-    )
+    compose = partial(_plain, config_name)
+    return _compose_words(config_name, as_typed(overrides, schema, compose))
 
 
-def _compose_plainly(config_name: str, overrides: Sequence[str], folder: str) -> DictConfig:
+def _plain(config_name: str, words: Sequence[str]) -> Node:
+    """Composes settings that stay unresolved; UserError if they cannot be composed."""
+    try:
+        config = _compose_words(config_name, words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(in_one_line(error)) from None
+    plain: Node = OmegaConf.to_container(config)  # type: ignore[assignment]
+    return plain
+
+
+def _compose_words(config_name: str, words: Sequence[str]) -> DictConfig:
     # Within a command Hydra is at work, and refuses to begin a second time.
     GlobalHydra.instance().clear()
     with warnings.catch_warnings():
         # A group that a command was offered has no schema of its own.
         warnings.simplefilter("ignore")
-        with hydra.initialize_config_dir(str(conf_dir() / folder), version_base="1.3"):
-            return hydra.compose(config_name, list(overrides))
+        with hydra.initialize_config_dir(
+            str(conf_dir() / _folder(config_name)), version_base="1.3"
+        ):
+            return hydra.compose(config_name, list(words))
 
 
 def _register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:

@@ -27,9 +27,9 @@ def escaping_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
     if not isinstance(sys.stdout, _Escaping):
-        sys.stdout = _Escaping(sys.stdout, _OF_STDOUT)  # type: ignore[assignment]
+        sys.stdout = _Escaping(sys.stdout, _OF_STDOUT)
     if not isinstance(sys.stderr, _Escaping):
-        sys.stderr = _Escaping(sys.stderr, _OF_STDERR)  # type: ignore[assignment]
+        sys.stderr = _Escaping(sys.stderr, _OF_STDERR)
 
 
 class _Escaping:

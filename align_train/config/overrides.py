@@ -15,16 +15,20 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
+from antlr4 import CommonTokenStream, InputStream
 from antlr4.error.ErrorListener import ErrorListener
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+from hydra.grammar.gen.OverrideLexer import OverrideLexer
 from hydra.grammar.gen.OverrideParser import OverrideParser
 
-from align_train.config.kinds import Kind, kind_of
+from align_train.config.kinds import Kind, kind_of, takes_text
 from align_train.config.messages import no_such_setting
+from align_train.config.schema import Node
 from align_train.errors import UserError, shown
 
 _WORD = re.compile(r"(?P<key>\+{0,2}(?P<name>[^=~]*))=(?P<value>.*)", re.DOTALL)
@@ -46,27 +50,59 @@ Piece = tuple[str, int]
 """Characters, and the kind of token that they are."""
 
 
+Compose = Callable[[Sequence[str]], Node]
+"""Composes overrides, and leaves the settings unresolved."""
+
+
+def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> list[str]:
+    """Quotes the overrides of a command line, `sys.argv`, for Hydra.
+
+    Args:
+        arguments: The command, its options and its overrides.
+        schema: The dataclass of the settings.
+        compose: For signatures of components.
+
+    Returns:
+        The same with quotes.
+
+    Raises:
+        UserError: As `as_typed`; or a word ends with a carriage return.
+    """
+    _refuse_carriage_returns(arguments)
+    given, _ = get_args_parser().parse_known_args(arguments[1:])
+    sweep = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
+    quoted = as_typed(given.overrides, schema, compose, sweep=sweep)
+
+    by_word = dict(zip(given.overrides, quoted, strict=True))
+    return [by_word.get(word, word) for word in arguments]
+
+
 def as_typed(
-    words: Sequence[str], schema: type, *, sweep: bool, takes_text: Callable[[str], bool]
+    words: Sequence[str], schema: type, compose: Compose, *, sweep: bool = False
 ) -> list[str]:
     """Quotes overrides so that Hydra reads texts as they were typed.
 
     Args:
         words: Overrides such as `name=2024_01_15`.
         schema: The dataclass of the settings.
+        compose: For signatures of components.
         sweep: Commas part the runs of a sweep (`--multirun`).
-        takes_text: A dotted key in a component -> whether its class takes a text and no number.
 
     Returns:
         The overrides for Hydra.
 
     Raises:
-        UserError: The grammar refuses a word, or a word ends with a carriage return.
+        UserError: The grammar refuses a word.
     """
-    return [_as_typed(word, schema, sweep, takes_text) for word in words]
+
+    def is_text(key: str) -> bool:
+        others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
+        return takes_text(key, lambda: compose(others))
+
+    return [_as_typed(word, schema, sweep, is_text) for word in words]
 
 
-def refuse_carriage_returns(words: Sequence[str]) -> None:
+def _refuse_carriage_returns(words: Sequence[str]) -> None:
     """Refuses words of a script with Windows line ends, for which the grammar has no line."""
     for word in words:
         if word.endswith("\r"):
@@ -210,7 +246,7 @@ def _refused_at(word: str) -> int | None:
     """The index of the first character that the grammar refuses; None: it takes all."""
     first = _FirstError()
     lexer = OverrideLexer(InputStream(word))
-    parser = OverrideParser(CommonTokenStream(lexer))
+    parser: Any = OverrideParser(CommonTokenStream(lexer))
     for part in (lexer, parser):
         part.removeErrorListeners()
         part.addErrorListener(first)

@@ -33,7 +33,7 @@ def families(texts: Iterable[str]) -> list[str]:
     names = ["DejaVu Sans"]
     for path in _fonts_of("".join(texts)):
         fontManager.addfont(path)
-        names.append(FontProperties(fname=path).get_name())  # type: ignore[arg-type]
+        names.append(FontProperties(fname=path).get_name())
     return names
 
 

@@ -81,10 +81,10 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
         for index in range(64):
             text = texts[index % len(texts)].encode("utf-8", "replace")
             key = "key\x1b[2Jcleared" if index == 5 else f"{index:03d}"
-            for ending, data in (("png", plain_image((index, 0, 0))), ("txt", text)):
+            for ending, content in (("png", plain_image((index, 0, 0))), ("txt", text)):
                 member = tarfile.TarInfo(f"{key}.{ending}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
     data = ("data=webdataset", "data.shards=shards", f"data.tokenizer={demo}/tokenizer")
     done = run(*SMALL_RUN, *UNEVALUATED, *data, "name=犬", "max_steps=1", cwd=folder)

@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 
 from align_train.config.compose import compose_command, compose_training
 from align_train.config.messages import in_one_line
-from align_train.config.overrides import refuse_carriage_returns
+from align_train.config.overrides import line_as_typed
 from align_train.config.saved import read_run, to_yaml
-from align_train.config.schema import EmbedSettings, SearchSettings
+from align_train.config.schema import EmbedSettings, SearchSettings, TrainSettings
 from align_train.errors import UserError
 from data.packing.settings import PackSettings
 from tests.support.commands import REPOSITORY
@@ -63,8 +63,8 @@ def test_lists_and_mappings_of_texts_arrive_as_typed() -> None:
     assert embedding.shards == ["~/a", "2025_11_30", "1e2", "b,c"]
     assert (embedding.model, embedding.to) == ("~/x", "0.50")
 
-    given = ("source=x", "to=y", "text=[1e2,b]", "+where.year=2_000", "+where.code=[007,1.0]")
-    packing = compose_command("pack", PackSettings, *given)
+    words = ("source=x", "to=y", "text=[1e2,b]", "+where.year=2_000", "+where.code=[007,1.0]")
+    packing = compose_command("pack", PackSettings, *words)
     assert packing.text == ["1e2", "b"]
     assert packing.where == {"year": "2_000", "code": ["007", "1.0"]}
 
@@ -131,7 +131,7 @@ def test_a_word_that_cannot_be_read_names_the_character(word: str, words: str) -
 @pytest.mark.parametrize("word", ["seed=1\r", "--help\r", "text=a dog\r", "\r"])
 def test_windows_line_ends_are_named(word: str) -> None:
     with pytest.raises(UserError, match="carriage return, as in a script from Windows") as caught:
-        refuse_carriage_returns(["align_train", "name=x", word])
+        line_as_typed(["align_train", "name=x", word], TrainSettings, lambda _: {})
     assert "\r" not in str(caught.value)
 
 

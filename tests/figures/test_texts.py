@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from PIL import Image
+from PIL import Image, ImageFont
 
 from align_train.figures import fonts
 from align_train.figures.plots import draw_confusion, draw_curves, draw_lines, draw_similarity
@@ -91,6 +91,8 @@ def test_an_installed_font_of_the_script_is_taken(
     assert fonts.families(["latin", "привет"]) == ["DejaVu Sans"]
 
     # The square covers its whole cell; a box for a missing character is hollow.
-    filled = fonts.pillow_font(letter, 20).getmask(letter)
-    assert fonts.pillow_font(letter, 20).getname()[0] == "Squares"
+    font = fonts.pillow_font(letter, 20)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    assert font.getname()[0] == "Squares"
+    filled = font.getmask(letter)
     assert np.asarray(filled, dtype=np.uint8).mean() > 200
