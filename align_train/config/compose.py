@@ -173,14 +173,16 @@ def _compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictCo
 def _plain(config_name: str, words: Sequence[str]) -> Node:
     """Composes settings that stay unresolved; UserError if they cannot be composed."""
     try:
-        config = _compose_words(config_name, words)
+        config = _compose_words(config_name, words, with_hydra=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(in_one_line(error)) from None
     plain: Node = OmegaConf.to_container(config)  # type: ignore[assignment]
     return plain
 
 
-def _compose_words(config_name: str, words: Sequence[str]) -> DictConfig:
+def _compose_words(
+    config_name: str, words: Sequence[str], *, with_hydra: bool = False
+) -> DictConfig:
     # Within a command Hydra is at work, and refuses to begin a second time.
     GlobalHydra.instance().clear()
     with warnings.catch_warnings():
@@ -189,7 +191,7 @@ def _compose_words(config_name: str, words: Sequence[str]) -> DictConfig:
         with hydra.initialize_config_dir(
             str(conf_dir() / _folder(config_name)), version_base="1.3"
         ):
-            return hydra.compose(config_name, list(words))
+            return hydra.compose(config_name, list(words), return_hydra_config=with_hydra)
 
 
 def _register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:

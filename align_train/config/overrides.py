@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
-from antlr4 import CommonTokenStream, InputStream
-from antlr4.error.ErrorListener import ErrorListener
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from hydra.grammar.gen.OverrideLexer import OverrideLexer
-from hydra.grammar.gen.OverrideParser import OverrideParser
+from hydra.types import RunMode
 
+from align_train.config.grammar import is_read_as_text, quoted, refused_at, with_quotes
 from align_train.config.kinds import Kind, kind_of, takes_text
 from align_train.config.messages import no_such_setting
 from align_train.config.schema import Node
@@ -33,25 +29,14 @@ from align_train.errors import UserError, shown
 
 _WORD = re.compile(r"(?P<key>\+{0,2}(?P<name>[^=~]*))=(?P<value>.*)", re.DOTALL)
 
-# Underscores that part digits as in a date: `2024_01_15` is no number, `1_000` is one.
-_DATE = re.compile(r"(?!\d{1,3}(_\d{3})+$)\d+(_\d+)+")
+# A choice of a group, several of them, or a class: `eval=[demo,knn]`, `loss._target_=mine.Loss`.
+_CHOICE = re.compile(r"\+{0,2}([\w/@]+|[\w.]+\._target_)=([\w.-]+|\[[\w.,-]*\])", re.ASCII)
 
 # OmegaConf reads `${` in any text; a backslash before it says that it is meant.
 _REFERENCE = re.compile(r"(\\*)\$\{")
 
-_BARE = {OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL}
-_OPENING = {OverrideLexer.POPEN, OverrideLexer.BRACKET_OPEN, OverrideLexer.BRACE_OPEN}
-_CLOSING = {OverrideLexer.PCLOSE, OverrideLexer.BRACKET_CLOSE, OverrideLexer.BRACE_CLOSE}
-_BETWEEN = {OverrideLexer.COMMA, OverrideLexer.EQUAL, OverrideLexer.QUOTED_VALUE}
-
-_UNKNOWN = -1  # characters that the grammar has no token for
-
-Piece = tuple[str, int]
-"""Characters, and the kind of token that they are."""
-
-
 Compose = Callable[[Sequence[str]], Node]
-"""Composes overrides, and leaves the settings unresolved."""
+"""Composes overrides with Hydra's own settings under `hydra`, and leaves them unresolved."""
 
 
 def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> list[str]:
@@ -70,15 +55,32 @@ def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> l
     """
     _refuse_carriage_returns(arguments)
     given, _ = get_args_parser().parse_known_args(arguments[1:])
-    sweep = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
-    quoted = as_typed(given.overrides, schema, compose, sweep=sweep)
 
-    by_word = dict(zip(given.overrides, quoted, strict=True))
+    @cache
+    def sweep() -> bool:
+        return bool(given.multirun) or _is_sweep(_choices(given.overrides), compose)
+
+    words = as_typed(given.overrides, schema, compose, sweep=sweep)
+
+    by_word = dict(zip(given.overrides, words, strict=True))
     return [by_word.get(word, word) for word in arguments]
 
 
+def _is_sweep(words: Sequence[str], compose: Compose) -> bool:
+    """Whether the settings ask for a sweep by themselves, as `experiment=noise_scaling` does."""
+    try:
+        mode = compose(words)["hydra"]["mode"]
+    except UserError:
+        return False  # Hydra says it once more, in one line
+    return mode == RunMode.MULTIRUN
+
+
 def as_typed(
-    words: Sequence[str], schema: type, compose: Compose, *, sweep: bool = False
+    words: Sequence[str],
+    schema: type,
+    compose: Compose,
+    *,
+    sweep: Callable[[], bool] = lambda: False,
 ) -> list[str]:
     """Quotes overrides so that Hydra reads texts as they were typed.
 
@@ -86,7 +88,7 @@ def as_typed(
         words: Overrides such as `name=2024_01_15`.
         schema: The dataclass of the settings.
         compose: For signatures of components.
-        sweep: Commas part the runs of a sweep (`--multirun`).
+        sweep: Whether commas part the runs of a sweep.
 
     Returns:
         The overrides for Hydra.
@@ -96,10 +98,19 @@ def as_typed(
     """
 
     def is_text(key: str) -> bool:
-        others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
-        return takes_text(key, lambda: compose(others))
+        return takes_text(key, lambda: compose(_choices(words)))
 
-    return [_as_typed(word, schema, sweep, is_text) for word in words]
+    typed = []
+    for word in words:
+        # Other words are no sweeps, and to know costs a composition.
+        parted = ("," in word or "(" in word) and sweep()
+        typed.append(_as_typed(word, schema, parted, is_text))
+    return typed
+
+
+def _choices(words: Sequence[str]) -> list[str]:
+    """The words that choose files and classes, which want no quotes."""
+    return [word for word in words if _CHOICE.fullmatch(word)]
 
 
 def _refuse_carriage_returns(words: Sequence[str]) -> None:
@@ -128,9 +139,9 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
     kind = Kind.OTHER if name.startswith("hydra") else kind_of(schema, name)
     if not sweep and kind is Kind.VERBATIM:
         bare = value in ("", "null")
-        return word if bare else f"{key}={_quoted(_without_references(value))}"
+        return word if bare else f"{key}={quoted(_without_references(value))}"
     if not sweep and kind is Kind.TEXT:
-        return word if _is_read_as_text(value) else f"{key}={_quoted(value)}"
+        return word if is_read_as_text(value) else f"{key}={quoted(value)}"
 
     @cache
     def is_text() -> bool:
@@ -138,27 +149,13 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
             return takes_text(name)
         return kind is not Kind.OTHER
 
-    quoted = f"{key}={''.join(_with_quotes(value, is_text))}"
-    refused = _refused_at(quoted)
+    for_hydra = f"{key}={''.join(with_quotes(value, is_text))}"
+    refused = refused_at(for_hydra)
     # The grammar has no list or mapping here, so it is one text: a range {00..10}.tar.
     if refused is not None and not sweep and not value.startswith(("[", "{")) and is_text():
-        return f"{key}={_quoted(value)}"
-    _refuse(word, key, value, quoted, refused, sweep)
-    return quoted
-
-
-def _is_read_as_text(value: str) -> bool:
-    """Whether Hydra makes a text, or null, of a value by itself."""
-    try:
-        read = OverridesParser.create().parse_override(f"key={value}").value()
-    except HydraException:
-        return False
-    return read is None or isinstance(read, str)
-
-
-def _quoted(text: str) -> str:
-    quoted: str = QuotedString(text, Quote.double).with_quotes()
-    return quoted
+        return f"{key}={quoted(value)}"
+    _refuse(word, key, value, for_hydra, refused, sweep)
+    return for_hydra
 
 
 def _without_references(text: str) -> str:
@@ -166,119 +163,31 @@ def _without_references(text: str) -> str:
     return _REFERENCE.sub(r"\1\1\\${", text)
 
 
-def _with_quotes(value: str, is_text: Callable[[], bool]) -> Iterator[str]:
-    """Yields a value piece by piece, with quotes around elements that are texts.
-
-    Args:
-        value: As typed.
-        is_text: Whether bare numbers and booleans in it are meant as texts.
-    """
-    inside: list[str] = []
-    element: list[Piece] = []
-    for source, kind in _pieces(value):
-        is_colon = kind == OverrideLexer.COLON and inside[-1:] == ["{"]
-        if kind not in _OPENING | _CLOSING | _BETWEEN and not is_colon:
-            element.append((source, kind))
-            continue
-
-        name = "".join(text for text, _ in element).strip()
-        # Names of functions and keys of mappings take no quotes.
-        if kind == OverrideLexer.POPEN or is_colon:
-            yield name
-        else:
-            yield _element(element, is_text, inside)
-        yield source
-
-        element = []
-        if kind in _OPENING:
-            inside.append(source.strip())
-        elif kind in _CLOSING and inside:
-            inside.pop()
-    yield _element(element, is_text, inside)
-
-
-def _pieces(value: str) -> Iterator[Piece]:
-    """Cuts a value into the grammar's tokens, and what lies between them."""
-    lexer = OverrideLexer(InputStream(value))
-    lexer.removeErrorListeners()
-    lexer.mode(OverrideLexer.VALUE_MODE)
-
-    end = 0
-    for token in lexer.getAllTokens():
-        if token.start > end:
-            yield value[end : token.start], _UNKNOWN
-        yield token.text, token.type
-        end = token.stop + 1
-    if end < len(value):
-        yield value[end:], _UNKNOWN
-
-
-def _element(element: list[Piece], is_text: Callable[[], bool], inside: list[str]) -> str:
-    """Spells an element of a value, in quotes if the grammar would take it otherwise."""
-    source = "".join(text for text, _ in element)
-    kinds = [kind for _, kind in element if kind != OverrideLexer.WS]
-    # A function of Hydra's, such as range(1,3), takes its arguments as they are.
-    is_bare = len(kinds) == 1 and kinds[0] in _BARE and "(" not in inside
-
-    if _UNKNOWN in kinds or (is_bare and (_DATE.fullmatch(source.strip()) or is_text())):
-        # Without the grammar's own escapes, such as `\,`.
-        plain = (text[1::2] if kind == OverrideLexer.ESC else text for text, kind in element)
-        return _quoted("".join(plain).strip(" \t"))
-    return source
-
-
-class _FirstError(ErrorListener):  # type: ignore[misc]
-    """Remembers where the grammar first refuses a character."""
-
-    def __init__(self) -> None:
-        self.place: int | None = None
-
-    def syntaxError(
-        self, recognizer: object, token: object, line: int, column: int, text: str, error: object
-    ) -> None:
-        """Called by the lexer, without a token, and by the parser."""
-        if self.place is None:
-            at = getattr(token, "start", None)
-            self.place = at if at is not None else recognizer._tokenStartCharIndex  # type: ignore
-
-
-def _refused_at(word: str) -> int | None:
-    """The index of the first character that the grammar refuses; None: it takes all."""
-    first = _FirstError()
-    lexer = OverrideLexer(InputStream(word))
-    parser: Any = OverrideParser(CommonTokenStream(lexer))
-    for part in (lexer, parser):
-        part.removeErrorListeners()
-        part.addErrorListener(first)
-    parser.override()
-    return first.place
-
-
-def _refuse(word: str, key: str, value: str, quoted: str, at: int | None, sweep: bool) -> None:
+def _refuse(word: str, key: str, value: str, for_hydra: str, at: int | None, sweep: bool) -> None:
     """Refuses a word, and says how its value is quoted.
 
     Args:
         word: As typed.
         key: Its part before the first `=`.
         value: The part after it.
-        quoted: The word for Hydra.
-        at: The index of the character in `quoted` that the grammar refuses; None: it takes all.
+        for_hydra: The word for Hydra.
+        at: The index of the character in `for_hydra` that the grammar refuses; None: it takes all.
         sweep: Commas part the runs of a sweep.
     """
     if at is not None and at < len(key):
         raise UserError(no_such_setting(shown(key)))
 
-    as_text = shlex.quote(f"{key}={_quoted(value)}")
+    as_text = shlex.quote(f"{key}={quoted(value)}")
     if at is not None:
         found = "a bracket is open"
-        if at < len(quoted):
-            found = f"{quoted[at]} has a meaning of its own there in Hydra's grammar"
+        if at < len(for_hydra):
+            found = f"{for_hydra[at]} has a meaning of its own there in Hydra's grammar"
         raise UserError(
             f"{shown(word)}: {found}; if all of it is a text, write {shown(as_text, 200)}"
         )
 
     try:
-        read = OverridesParser.create().parse_override(quoted)
+        read = OverridesParser.create().parse_override(for_hydra)
     except HydraException as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{shown(word)}: cannot be read ({shown(reason)})") from None

@@ -94,6 +94,11 @@ def test_components_get_texts_where_their_signature_says_so(
     assert type(value) is type(expected)
 
 
+def test_a_component_is_known_beside_words_that_hydra_would_refuse() -> None:
+    data = compose_training("data.shards=~/x", "name=ほん", "data.tokenizer=2025_11").data
+    assert data["tokenizer"] == "2025_11"
+
+
 def test_quotes_references_and_null_keep_their_meaning() -> None:
     assert compose_training("name='6e23'").name == "6e23"
     assert compose_training('name="null"').name == "null"
@@ -156,6 +161,8 @@ def test_a_real_command_line_sweeps_texts_and_refuses_windows(tmp_path: Path) ->
 
     done = started("-m", "name=2025_11_30,6e23,ほん")
     assert done.stdout.split() == ["'2025_11_30'", "'6e23'", r"'\u307b\u3093'"], done.stderr
+
+    assert started("-m", "name=x", "limit=range(1,3)").stdout.split() == ["'x'", "'x'"]
 
     done = started("name=x\r")
     assert done.returncode == 2
