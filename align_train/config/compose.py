@@ -105,7 +105,7 @@ def command(
                 sys.argv = line_as_typed(typed, schema, partial(_plain, config_name))
             main()
             # At Python's own exit a reader that has gone (`| head`) would be an error.
-            sys.stdout.flush()
+            print(end="", flush=True)
     except (ValueError, TypeError) as error:
         if composed:
             raise

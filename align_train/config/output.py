@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from typing import Any
@@ -22,14 +23,16 @@ def escaping_output() -> None:
     A caption, a file's name or a library's message may hold characters that the terminal's encoding
     lacks, and sequences that clear the screen. Whoever prints them, they are spelled out.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name, own in (("stdout", _OF_STDOUT), ("stderr", _OF_STDERR)):
+        stream = getattr(sys, name)
+        if isinstance(stream, _Escaping):
+            continue
+        if stream is None:
+            # The shell has closed it (`>&-`), and libraries write there all the same.
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-    if not isinstance(sys.stdout, _Escaping):
-        sys.stdout = _Escaping(sys.stdout, _OF_STDOUT)
-    if not isinstance(sys.stderr, _Escaping):
-        sys.stderr = _Escaping(sys.stderr, _OF_STDERR)
+        setattr(sys, name, _Escaping(stream, own))
 
 
 class _Escaping:

@@ -71,6 +71,21 @@ def test_streams_take_any_text(encoding: str, monkeypatch: pytest.MonkeyPatch) -
         assert "猫と犬" in out
 
 
+@pytest.mark.parametrize("reader", [">&-", "2>&-", "| head -1", "> /dev/full"])
+def test_a_command_ends_in_a_line_or_in_none_whoever_reads(reader: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m align_train.show --cfg job name=x {reader}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    full = "align_train: a file: No space left on device"
+    assert done.stderr.startswith(full) if "full" in reader else not done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def odd_run(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     """The folder of a run of one step on pairs with such texts, and keys."""
