@@ -9,9 +9,36 @@ A line never holds more of a stranger's value than `shown` gives.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 _SHOWN = 80  # characters of a value that a line shows
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """Escapes the characters of a text that act on a terminal, or that nobody can see.
+
+    Control characters move the cursor, colour or clear the screen; others turn the direction of
+    writing. Half a surrogate pair cannot be encoded.
+
+    Args:
+        text: A stranger's: a caption, a key, the name of a file or class, a library's message.
+
+    Returns:
+        The text, with these characters spelled as Python spells them.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+
+    letters = []
+    for letter in text:
+        # Spaces are no danger. Joiners make one emoji of several, and are part of many scripts.
+        if letter.isprintable() or letter in _JOINERS or unicodedata.category(letter) == "Zs":
+            letters.append(letter)
+        else:
+            letters.append(letter.encode("unicode_escape").decode("ascii"))
+    return "".join(letters)
 
 
 def shown(value: object, most: int = _SHOWN) -> str:
@@ -22,18 +49,13 @@ def shown(value: object, most: int = _SHOWN) -> str:
         most: The characters to show.
 
     Returns:
-        A text as it is, any other value as Python spells it. Characters that move the cursor or
-        colour the terminal are escaped, and the end is cut off.
+        A text as it is, any other value as Python spells it; `printable`, and cut off at the end.
     """
     # First cut, then spell: a cell may hold a gigabyte.
     cut = value[: most + 1] if isinstance(value, str | bytes) else value
     text = cut if isinstance(cut, str) else repr(cut)
 
-    printable = []
-    for letter in text[: most + 1]:
-        escaped = letter.encode("unicode_escape").decode("ascii")
-        printable.append(letter if letter.isprintable() else escaped)
-    line = "".join(printable)
+    line = printable(text[: most + 1])
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
@@ -44,7 +66,7 @@ def one_line(error: object, most: int) -> str:
         error: The exception, or its text.
         most: The characters to keep.
     """
-    return " ".join(str(error).split())[:most]
+    return printable(" ".join(str(error).split())[:most])
 
 
 def shown_names(names: Iterable[str], most: int = 4 * _SHOWN) -> str:

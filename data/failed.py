@@ -11,15 +11,15 @@ take their numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import ibis
 from ibis.expr.types import Table
 from pyarrow import parquet
 
 from align_train.config.compose import command
+from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import whole
 from data.tables.engines import engine
@@ -36,7 +36,7 @@ class FailedSettings:
     """`conf/commands/failed.yaml` explains each key and has the defaults."""
 
     shards: str
-    source: Any  # a path or a list of paths; Hydra may take one for a number
+    source: Paths = field(metadata=TEXTS)
     to: str
     pairs_per_shard: int
     gone: list[str]

@@ -8,11 +8,12 @@ headers.
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_train.config.compose import command
+from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError
 from data.tables.paths import paths_of
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class ManifestSettings:
     """`conf/commands/make_manifest.yaml` explains each key and has the defaults."""
 
-    shards: Any  # a path, a URL or a list; Hydra may take one for a number
+    shards: Paths = field(metadata=TEXTS)
     to: str | None
     caption: str
     storage_options: Any  # a mapping or None

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from align_train.config.compose import command
+from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import whole
 from align_train.stream.wordpiece import train_tokenizer
@@ -29,7 +29,7 @@ _BATCH = 16384  # texts, so that the tokenizer's threads have work
 class VocabularySettings:
     """`conf/commands/vocabulary.yaml` explains each key and has the defaults."""
 
-    source: Any  # a path or a list of paths; Hydra may take one for a number
+    source: Paths = field(metadata=TEXTS)
     to: str
     size: int
     text: list[str]

@@ -11,7 +11,6 @@ one chunk of images for each loader process.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from align_train.config.schema import EmbedSettings
 from align_train.errors import UserError
 from align_train.index.collection import Collection
 from align_train.index.settings import PRECISIONS, Settings
+from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest, place_in
@@ -37,7 +37,6 @@ from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
-_DIGITS = 16  # hexadecimal ones of a hash: enough to tell any two models apart
 _PREFETCHED = 4  # chunks for each loader process
 
 About = dict[str, object]
@@ -85,23 +84,6 @@ def embed(given: EmbedSettings) -> None:
         )
 
 
-def digest(model: TrainedModel) -> str:
-    """Hashes the weights of a model.
-
-    Args:
-        model: The model, on any device.
-
-    Returns:
-        16 hexadecimal digits: equal for equal weights.
-    """
-    hash_of_all = hashlib.sha256()
-    # Sorted: two ways of building a model may name the same tensors in another order.
-    for name, value in sorted(model.model.state_dict().items()):
-        hash_of_all.update(name.encode())
-        hash_of_all.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return hash_of_all.hexdigest()[:_DIGITS]
-
-
 def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:
     """The settings that the collection records."""
     # A search may start in another folder. A name on the hub is no path.
@@ -117,10 +99,10 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
 
     return Settings(
         model=path,
-        weights=digest(model),
+        identity=identity_of(model),
         shards=shards,
         caption=given.caption,
-        identity=manifest.identity,
+        manifest=manifest.identity,
         counts=manifest.counts.tolist(),
         dim=model.model.dim,
         precision=given.precision,

@@ -18,16 +18,16 @@ from PIL import Image
 from torch import Tensor
 
 from align_train.commands.devices import device_of
-from align_train.commands.embed import digest
 from align_train.config.schema import SearchSettings
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
+from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
-from align_train.shards.caption import CaptionSource
+from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.image_kind import HEAD, image_kind
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
@@ -69,11 +69,10 @@ def search(settings: SearchSettings) -> list[Match]:
 
     path = settings.model or collection.settings.model
     model = load(path, device=device_of(settings.device))
-    # Embeddings of other weights lie in another space: cosines with them mean nothing.
-    if digest(model) != collection.settings.weights:
+    # Embeddings of another kind lie in another space: cosines with them mean nothing.
+    if changed := collection.settings.identity.difference(identity_of(model)):
         raise UserError(
-            f"{path}: not the weights that {settings.index} was made with; give model=…, or embed "
-            f"again"
+            f"{path}: not as {settings.index} was made: {changed}; give model=…, or embed again"
         )
 
     query = _query(model, settings.text, image, settings.text_weight).cpu()
@@ -88,6 +87,8 @@ def _check(settings: SearchSettings) -> None:
     """All that can be wrong before anything is opened."""
     if settings.text is None and settings.image is None:
         raise UserError("give text=…, image=…, or both")
+    if settings.text is not None and not is_unicode(settings.text):
+        raise UserError(f"text={shown(settings.text)}: not UTF-8; type it in a UTF-8 terminal")
     if settings.top < 1:
         raise UserError(f"top={settings.top}: expected at least 1 image")
     if not 0 <= settings.text_weight < float("inf"):
@@ -162,8 +163,8 @@ def _print_table(collection: Collection, matches: list[Match]) -> None:
         about = collection.about(match.image)
         # An image whose text cannot be read is in the collection all the same.
         texts = about["texts"] or [""]
-        text = " ".join(texts[0].split())[:width]
-        print(f"{match.cosine:>7.4f}  {about['key']:<36}  {text}")
+        text = shown(" ".join(texts[0].split()), width)
+        print(f"{match.cosine:>7.4f}  {printable(about['key']):<36}  {text}")
 
 
 def _draw(
@@ -178,7 +179,7 @@ def _draw(
         pixels = _pixels(collection, matches, cache)
     except (UserError, ValueError) as error:
         # The table has answered the question already.
-        print(f"no images of the hits: {error}", flush=True)
+        print(f"no images of the hits: {printable(str(error))}", flush=True)
         return
 
     hits = []
@@ -205,7 +206,7 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
     caption = CaptionSource.parse(made_with.caption)
     manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
     # Other shards would give other images under the same indices.
-    if manifest.identity != made_with.identity:
+    if manifest.identity != made_with.manifest:
         raise UserError(
             f"{made_with.shards}: other shards than those that were embedded; embed these, or "
             f"restore the others"

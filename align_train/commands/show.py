@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from align_train.config.components import build
 from align_train.config.saved import read_run, with_values
 from align_train.config.schema import ShowSettings, TrainSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, printable, shown
 from align_train.figures.sheets import contact_sheet, save_sheet
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
@@ -123,13 +123,13 @@ class _Shown(NamedTuple):
 
 
 def _show_step(step: int, folder: RunFolder, pieces: TrainingPieces, limit: int) -> None:
-    shown = _make(pieces, step - 1, limit)
-    count = f"{len(shown.keys):,} are shown (limit={limit})"
+    made = _make(pieces, step - 1, limit)
+    count = f"{len(made.keys):,} are shown (limit={limit})"
     print(f"step {step}: {pieces.batch_size:,} pairs, of which {count}")
-    _print_table(shown, pieces, step - 1)
+    _print_table(made, pieces, step - 1)
 
     sheet = folder.sheet(step, of="show")
-    save_sheet(contact_sheet(shown.images, shown.captions), sheet)
+    save_sheet(contact_sheet(made.images, made.captions), sheet)
     print(f"as the model sees them: {sheet}", flush=True)
 
 
@@ -144,24 +144,24 @@ def _make(pieces: TrainingPieces, finished_steps: int, limit: int) -> _Shown:
     return _Shown(made.keys, made.captions, list(images), made.bad_pairs)
 
 
-def _print_table(shown: _Shown, pieces: TrainingPieces, finished_steps: int) -> None:
-    slots = np.arange(len(shown.keys))
+def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> None:
+    slots = np.arange(len(made.keys))
     epochs = pieces.visits(finished_steps, slots).epoch.tolist()
-    replaced = {pair.replaced_by: pair for pair in shown.bad}
+    replaced = {pair.replaced_by: pair for pair in made.bad}
     columns = shutil.get_terminal_size((160, 40)).columns
     width = max(_LEAST_CAPTION, columns - _BESIDE_CAPTION)
 
     print(f"{'slot':>6}  {'epoch':>5}  {'shard':<20}  {'key':<24}  caption")
-    for slot, (key, caption) in enumerate(zip(shown.keys, shown.captions, strict=True)):
+    for slot, (key, caption) in enumerate(zip(made.keys, made.captions, strict=True)):
         shard, _, name = key.partition("/")
         # Alt-texts have line breaks, which would break the table.
-        text = " ".join(caption.split())[:width]
+        text = shown(" ".join(caption.split()), width)
         if key in replaced:
             bad = replaced[key]
-            text += f"  [in place of {bad.key}: {bad.reason}]"
+            text += f"  [in place of {printable(bad.key)}: {printable(bad.reason)}]"
 
         numbers = f"{slot:>6}  {epochs[slot]:>5}"
-        print(f"{numbers}  {shard:<20}  {name:<24}  {text}")
+        print(f"{numbers}  {printable(shard):<20}  {printable(name):<24}  {text}")
 
 
 def _show_key(key: str, folder: RunFolder, last: int) -> None:
@@ -178,12 +178,12 @@ def _show_key(key: str, folder: RunFolder, last: int) -> None:
             name = pieces.pairs.reader(shard).key(pair)
             for step, epoch, slot in _visits(pieces, shard, pair, begin, end):
                 seen += 1
-                print(f"{name}: step {step:>8}, epoch {epoch}, slot {slot}")
+                print(f"{printable(name)}: step {step:>8}, epoch {epoch}, slot {slot}")
 
     if seen:
-        print(f"{key}: {seen} times in {last:,} steps")
+        print(f"{printable(key)}: {seen} times in {last:,} steps")
     else:
-        print(f"{key}: in the data, but in none of the {last:,} steps")
+        print(f"{printable(key)}: in the data, but in none of the {last:,} steps")
 
 
 def _pairs_of(key: str, pieces: TrainingPieces) -> list[tuple[int, int]]:

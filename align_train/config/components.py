@@ -9,6 +9,7 @@ Price: `check_component` imports the class, and with it torch. Rules that need n
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import difflib
 import inspect
 import logging
@@ -175,12 +176,39 @@ def _taken(name: str, parameters: list[str], node: Node, path: str) -> str:
     return f"; {node['_target_']} takes {names}"
 
 
+def parameter_hint(settings: Node, key: str) -> Any:
+    """Finds the type hint of a parameter of a component.
+
+    Args:
+        settings: The composed settings, in which the parameter itself may be missing.
+        key: Its dotted key, e.g. `model.image_tower.width`.
+
+    Returns:
+        The hint; None if the key names no parameter with a hint.
+
+    Raises:
+        UserError: The class cannot be imported.
+    """
+    parent, _, name = key.rpartition(".")
+    node: Any = settings
+    for part in parent.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or "_target_" not in node:
+        return None
+
+    target = find_target(node, parent)
+    return _hints(target.__init__ if inspect.isclass(target) else target).get(name)
+
+
 def _hints(function: Callable[..., object]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError):
-        # Hints that only a type checker can resolve: the names are checked all the same.
-        return {}
+    hints: dict[str, Any] = {}
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={name: hint})
+        # Some only a type checker can resolve: their names are checked all the same.
+        with contextlib.suppress(NameError, TypeError, AttributeError):
+            hints |= typing.get_type_hints(alone, names)
+    return hints
 
 
 def _matches(value: object, hint: Any) -> bool:

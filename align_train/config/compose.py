@@ -12,8 +12,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import hydra
@@ -30,11 +32,12 @@ from align_train.config.components import build, check_component
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
-    fail_once,
     in_one_line,
     no_such_setting,
     report_once,
 )
+from align_train.config.output import escaping_output
+from align_train.config.overrides import as_typed, line_as_typed
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 
@@ -71,10 +74,10 @@ def command(
         groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
         fill_in: Given to `_typed`.
     """
+    escaping_output()
     _register(config_name, schema, groups)
-    folder = conf_dir() / "commands"
-    if not (folder / f"{config_name}.yaml").is_file():
-        folder = conf_dir()
+    folder = str(conf_dir() / _folder(config_name))
+    typed = sys.argv
 
     # Otherwise Hydra prints its own report and we never see the exception.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -85,6 +88,8 @@ def command(
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        # Lightning starts further ranks by this line, and each of them reads it as we did.
+        sys.argv = typed
         # Every process of a run composes the same settings, and would print the same error.
         with report_once():
             refuse_missing(config)
@@ -93,10 +98,14 @@ def command(
             _check_sweep(settings)
         task(settings)
 
+    main = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(run)
     try:
-        hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail_once(error)
+        with ending_in_one_line():
+            with report_once():
+                sys.argv = line_as_typed(typed, schema, partial(_plain, config_name))
+            main()
+            # At Python's own exit a reader that has gone (`| head`) would be an error.
+            print(end="", flush=True)
     except (ValueError, TypeError) as error:
         if composed:
             raise
@@ -105,6 +114,12 @@ def command(
             f"{in_one_line(error)}; "
             f"a group such as model or data takes the name of a choice, see --help"
         )
+
+
+def _folder(config_name: str) -> str:
+    """The folder of a root's YAML file, within conf/."""
+    is_command = (conf_dir() / "commands" / f"{config_name}.yaml").is_file()
+    return "commands" if is_command else ""
 
 
 def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:
@@ -139,7 +154,7 @@ def compose_command(config_name: str, schema: type[S], *overrides: str) -> S:
     Raises:
         UserError: A setting that must be given is missing.
     """
-    config = _compose(config_name, schema, overrides, folder="commands")
+    config = _compose(config_name, schema, overrides)
     refuse_missing(config)
     return _typed(config, schema)
 
@@ -149,18 +164,34 @@ def unresolved_training(*overrides: str) -> DictConfig:
     return _compose("train", TrainSettings, overrides)
 
 
-def _compose(
-    config_name: str, schema: type, overrides: Sequence[str], *, folder: str = ""
-) -> DictConfig:
+def _compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
     _register(config_name, schema)
+    compose = partial(_plain, config_name)
+    return _compose_words(config_name, as_typed(overrides, schema, compose))
 
+
+def _plain(config_name: str, words: Sequence[str]) -> Node:
+    """Composes settings that stay unresolved; UserError if they cannot be composed."""
+    try:
+        config = _compose_words(config_name, words, with_hydra=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(in_one_line(error)) from None
+    plain: Node = OmegaConf.to_container(config)  # type: ignore[assignment]
+    return plain
+
+
+def _compose_words(
+    config_name: str, words: Sequence[str], *, with_hydra: bool = False
+) -> DictConfig:
     # Within a command Hydra is at work, and refuses to begin a second time.
     GlobalHydra.instance().clear()
     with warnings.catch_warnings():
         # A group that a command was offered has no schema of its own.
         warnings.simplefilter("ignore")
-        with hydra.initialize_config_dir(str(conf_dir() / folder), version_base="1.3"):
-            return hydra.compose(config_name, list(overrides))
+        with hydra.initialize_config_dir(
+            str(conf_dir() / _folder(config_name)), version_base="1.3"
+        ):
+            return hydra.compose(config_name, list(words), return_hydra_config=with_hydra)
 
 
 def _register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:

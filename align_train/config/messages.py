@@ -18,17 +18,19 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
 from align_train.cluster.ending import end, has_peers
 from align_train.config.schema import conf_dir
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, one_line, printable, shown
 
 _INTERRUPTED = 130  # exit status of a shell's command after SIGINT
 _BROKEN_PIPE = 141  # and after SIGPIPE
+
+_NO_HOME = "Could not determine home directory"  # pathlib's words
 
 _LONGEST_PATH = 300  # characters; longer ones are texts that were taken for a path
 
@@ -63,7 +65,7 @@ def ending_in_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         fail(str(error), status=error.status)
-    except OmegaConfBaseException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         fail_once(error)
     except KeyboardInterrupt:
         fail(
@@ -81,7 +83,10 @@ def ending_in_one_line() -> Iterator[None]:
             f"{shown(error.filename or 'a file', _LONGEST_PATH)}: {error.strerror or error}; "
             f"check the path, its rights and the space there"
         )
-    except Exception:
+    except Exception as error:
+        # `~nobody/x`, or `~/x` in a container without a user.
+        if _NO_HOME in str(error):
+            fail(f"a path begins with ~: {one_line(error, 80)} Write the path in full")
         # A defect of ours. Without other ranks Python prints it.
         if has_peers():
             traceback.print_exc()
@@ -102,8 +107,7 @@ def fail(message: str, *, status: int = 2) -> NoReturn:
     message = " ".join(message.split())
     if message:
         # Names of files may be any bytes.
-        printable = message.encode("utf-8", "backslashreplace").decode()
-        print(f"align_train: {printable}", file=sys.stderr, flush=True)
+        print(f"align_train: {printable(message)}", file=sys.stderr, flush=True)
     end(status)
 
 
@@ -124,12 +128,6 @@ def in_one_line(error: Exception) -> str:
     text = str(error)
     if ours := _between(text, "UserError raised while resolving interpolation: ", "\n"):
         return ours
-
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read; "
-            f"a value with {{}}, = or a comma wants quotes inside quotes: 'key=\"…\"'"
-        )
 
     if missing := _between(text, "Interpolation key '", "'"):
         key = getattr(error, "full_key", None) or "a setting"

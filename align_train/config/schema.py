@@ -41,6 +41,12 @@ _EVALUATION_CHUNK = 64  # needs little memory: evaluating keeps no graph
 UNRESOLVED = {"unresolved": True}
 """Metadata of a field whose interpolations refer to other settings than the command's own."""
 
+TEXTS = {"texts": True}
+"""Metadata of a field that holds texts although its type cannot say so (`Paths`)."""
+
+VERBATIM = {"verbatim": True}
+"""Metadata of a text whose characters mean nothing on the command line, not even quotes."""
+
 
 def conf_dir() -> Path:
     """Finds `conf/` inside the installed package, else at the top of the checkout."""
@@ -239,7 +245,7 @@ class EvaluateSettings:
     model: str
     """A run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)."""
 
-    shards: Paths
+    shards: Paths = field(metadata=TEXTS)
     """Held-out pairs; null: those of the run."""
 
     caption: str | None
@@ -313,7 +319,7 @@ class EmbedSettings:
     model: str
     """A run's folder, an exported one, or Hugging Face's ALIGN."""
 
-    shards: Paths
+    shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
 
     to: str
@@ -348,7 +354,7 @@ class SearchSettings:
     index: str
     """The folder that `align_train.embed` made."""
 
-    text: str | None
+    text: str | None = field(metadata=VERBATIM)
     """The text to search for, or to change the image by."""
 
     image: str | None

@@ -6,6 +6,7 @@ matplotlib is imported at the first plot: it takes half a second.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from align_train.errors import printable, shown
+from align_train.figures.fonts import families
 from align_train.files import whole
 
 if TYPE_CHECKING:
@@ -62,8 +65,7 @@ def draw_lines(
     axis.set_ylabel(up)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.tight_layout()
-    _save(figure, path, dpi=110)
+    _save(figure, path, dpi=110, tight=True)
 
 
 def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) -> None:
@@ -139,8 +141,7 @@ def draw_confusion(
     axis.set_ylabel("class")
     axis.set_title(f"{title}: share of each class", fontsize=10)
     figure.colorbar(heat_map, fraction=0.04)
-    figure.tight_layout()
-    _save(figure, path)
+    _save(figure, path, tight=True)
 
 
 def draw_similarity(
@@ -175,15 +176,12 @@ def draw_similarity(
 
     names = []
     for caption in captions:
-        if len(caption) >= _LONGEST_CAPTION:
-            caption = caption[: _LONGEST_CAPTION - 1] + "…"
-        names.append(_plain(caption))
+        names.append(shown(caption, _LONGEST_CAPTION))
     axis.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=7)
 
     axis.set_title(f"{title}: cosines of images and texts", fontsize=10, loc="left")
     figure.colorbar(heat_map, fraction=0.04)
-    figure.tight_layout()
-    _save(figure, path)
+    _save(figure, path, tight=True)
 
 
 def _figure(width: float, height: float, **options: Any) -> Figure:
@@ -193,7 +191,33 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
     return Figure(figsize=(width, height), **options)
 
 
-def _save(figure: Figure, path: Path, dpi: int = 100) -> None:
+def _save(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = False) -> None:
+    """Writes a figure, whatever its texts are.
+
+    Args:
+        figure: The figure. Its texts are taken as they are: `$` begins no formula.
+        path: The image.
+        dpi: Pixels an inch.
+        tight: Lay the figure out so that no text is cut off.
+    """
+    from matplotlib.text import Text
+
+    texts: list[Any] = figure.findobj(Text)
+    fonts = families(text.get_text() for text in texts)
+    for text in texts:
+        text.set_text(printable(text.get_text()))
+        text.set_parse_math(False)
+        text.set_fontfamily(fonts)
+
+    with warnings.catch_warnings():
+        # A box in place of a character says enough, and so does a name that is cut off.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from|Tight layout not applied")
+        if tight:
+            figure.tight_layout()
+        _write(figure, path, dpi)
+
+
+def _write(figure: Figure, path: Path, dpi: int) -> None:
     # The name of the file that is written has no extension, so the format is given.
     with whole(path) as aside:
         figure.savefig(aside, dpi=dpi, format="png")
@@ -202,11 +226,6 @@ def _save(figure: Figure, path: Path, dpi: int = 100) -> None:
 def _name_axes(axis: Axes, names: Sequence[str]) -> None:
     if len(names) > _MOST_NAMES:
         return
-    labels = [_plain(name) for name in names]
+    labels = [shown(name, _LONGEST_CAPTION) for name in names]
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
     axis.set_yticks(range(len(labels)), labels, fontsize=6)
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")

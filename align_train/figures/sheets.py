@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from align_train.errors import printable
+from align_train.figures.fonts import pillow_font
 from align_train.files import whole
 
 _RIGHT = "#1a9850"
@@ -80,7 +84,8 @@ def contact_sheet(
         sheet.paste(_square(pixels, side), (x, y))
 
         text = _cut(caption)
-        pen.multiline_text((x, y + side + 3), text, fill="black", spacing=1, font_size=10)
+        font = pillow_font(text, 10)
+        pen.multiline_text((x, y + side + 3), text, fill="black", spacing=1, font=font)
     return sheet
 
 
@@ -125,7 +130,9 @@ def hit_sheet(rows: Sequence[tuple[str, NDArray[np.uint8] | None, Sequence[Hit]]
 
     for row, (text, image, hits) in enumerate(rows):
         y = _MARGIN + row * height
-        pen.multiline_text((_MARGIN, y + 4), _cut(text), fill="black", spacing=2, font_size=11)
+        cut = _cut(text)
+        font = pillow_font(cut, 11)
+        pen.multiline_text((_MARGIN, y + 4), cut, fill="black", spacing=2, font=font)
         if image is not None:
             sheet.paste(_square(image, _HIT_SIDE), (cell + _MARGIN, y))
 
@@ -136,7 +143,8 @@ def hit_sheet(rows: Sequence[tuple[str, NDArray[np.uint8] | None, Sequence[Hit]]
             sheet.paste(_square(hit.pixels, _HIT_SIDE), (x, y))
 
             note = _cut(hit.note).partition("\n")[0]
-            pen.text((x, y + _HIT_SIDE + 4), note, fill="black", font_size=10)
+            font = pillow_font(note, 10)
+            pen.text((x, y + _HIT_SIDE + 4), note, fill="black", font=font)
     return sheet
 
 
@@ -151,8 +159,22 @@ def _frame(pen: ImageDraw.ImageDraw, x: int, y: int, side: int, right: bool) -> 
 
 
 def _cut(text: str) -> str:
-    """Cuts a text into a few short lines, in characters that Pillow's built-in font can draw."""
-    printable = text.encode("latin-1", "replace").decode("latin-1")
-    end = min(len(printable), _CHARACTERS_A_LINE * _LINES)
-    starts = range(0, end, _CHARACTERS_A_LINE)
-    return "\n".join(printable[start : start + _CHARACTERS_A_LINE] for start in starts)
+    """Cuts a text into a few short lines. Characters without a shape are spelled out."""
+    # A caption may be a book: no more of it is looked at than can be drawn.
+    plain = printable(" ".join(text[: 4 * _CHARACTERS_A_LINE * _LINES].split()))
+    return "\n".join(islice(_lines(plain), _LINES))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Cuts a text into lines. Chinese and the like are twice as wide as Latin."""
+    line = ""
+    room = _CHARACTERS_A_LINE
+    for letter in text:
+        width = 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if width > room:
+            yield line
+            line = ""
+            room = _CHARACTERS_A_LINE
+        line += letter
+        room -= width
+    yield line

@@ -34,8 +34,7 @@ _BLOCK = 16_384  # rows compared at a time
 
 # If one of these differs, the folder belongs to another command. The text says to which.
 _MUST_AGREE = {
-    "weights": "another model",
-    "identity": "other shards",
+    "manifest": "other shards",
     "counts": "other shards",
     "caption": "another caption",
     "precision": "another precision",
@@ -88,6 +87,11 @@ class Collection:
 
         if file.exists():
             before = Settings.read(file)
+            if changed := before.identity.difference(settings.identity):
+                raise UserError(
+                    f"{path}: was begun with another model ({changed}); restore it, choose another "
+                    f"folder, or remove this one"
+                )
             for name, difference in _MUST_AGREE.items():
                 if getattr(before, name) != getattr(settings, name):
                     raise UserError(

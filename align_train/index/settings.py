@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line
+from align_train.index.identity import Identity
 
 PRECISIONS = ("float16", "float32")
 
@@ -17,20 +18,20 @@ class Settings:
 
     Attributes:
         model: The model's path or name.
-        weights: A hash of the model's weights.
+        identity: What the embeddings depend on.
         shards: The shards, as `data.shards` takes them.
         caption: Where the texts lie, as `data.caption` says it.
-        identity: The manifest's hash.
+        manifest: The manifest's hash.
         counts: Images of each shard.
         dim: Numbers of an embedding.
         precision: `float16` or `float32`, on disk.
     """
 
     model: str
-    weights: str
+    identity: Identity
     shards: str | list[str]
     caption: str
-    identity: str
+    manifest: str
     counts: list[int]
     dim: int
     precision: str
@@ -49,16 +50,18 @@ class Settings:
             UserError: It cannot be read, or was not written by `embed`.
         """
         try:
-            settings = cls(**json.loads(file.read_text(encoding="utf-8")))
+            content = json.loads(file.read_text(encoding="utf-8"))
+            settings = cls(**content | {"identity": Identity.read(content.get("identity"))})
             settings._check()
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{file}: cannot be read ({str(error)[:100]}); remove the folder and embed again"
+                f"{file}: cannot be read ({one_line(error, 100)}); remove the folder and embed "
+                f"again"
             ) from None
         return settings
 
     def _check(self) -> None:
-        texts = (self.model, self.weights, self.caption, self.identity, self.precision)
+        texts = (self.model, self.caption, self.manifest, self.precision)
         numbers = (self.dim, *self.counts)
         # JSON gives any types, and a dataclass does not check its own.
         right_types = all(isinstance(text, str) for text in texts) and all(

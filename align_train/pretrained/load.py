@@ -62,6 +62,7 @@ class _Trained(nn.Module):
     def __init__(self, pretrained: Pretrained) -> None:
         super().__init__()
         self.model: Any = pretrained.build()
+        self.node = pretrained.node
         self._missing = pretrained.missing
 
         self._views = None
@@ -214,6 +215,11 @@ class TrainedModel(_Trained):
             raise UserError(self._missing["tokenizer"])
         texts = [texts] if isinstance(texts, str) else list(texts)
         return torch.from_numpy(self._tokenizer(texts)).long()
+
+    @property
+    def tokenizer_digest(self) -> str | None:
+        """A hash of all that turns texts into tokens; None: the folder has no tokenizer."""
+        return None if self._tokenizer is None else self._tokenizer.digest
 
     @torch.inference_mode()
     def similarity(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Mapping
 
 from align_train.cluster.launcher import is_first_process
-from align_train.errors import shown
+from align_train.errors import printable, shown
 
 
 class LeftOut:
@@ -69,7 +69,7 @@ class LeftOut:
     def say(self, place: object) -> None:
         """Prints one line on stderr, on the first process, if anything was left out."""
         if self._counts and is_first_process():
-            print(f"{place}: left out {self}", file=sys.stderr, flush=True)
+            print(f"{printable(str(place))}: left out {self}", file=sys.stderr, flush=True)
 
 
 _LONGEST_EXAMPLE = 80  # characters

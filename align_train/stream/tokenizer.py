@@ -6,6 +6,8 @@ same, because the towers mask padding; most alt-texts are short, so it costs muc
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,10 @@ from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.stream.token_ids import PAD_ID, padded
 from align_train.stream.wordpiece import NAMES
+
+# Parts of tokenizer.json on which the ids depend. The others decode, pad and cut.
+_DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
+_DIGITS = 16  # hexadecimal ones of a hash
 
 _LEAST_TOKENS = 3  # [CLS], a word, [SEP]
 
@@ -63,6 +69,14 @@ class Tokenizer:
     def vocabulary_size(self) -> int:
         """The number of tokens."""
         return int(self.tokenizer.get_vocab_size())
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that turns a text into ids, but the length at which it is cut."""
+        content = json.loads(self.tokenizer.to_str())
+        parts = {name: content.get(name) for name in _DECISIVE}
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int32]:
         """Turns texts into token ids.

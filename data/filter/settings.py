@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from align_train.config.schema import TEXTS, Paths
 from data.filter.rules import Rules
 
 
@@ -24,7 +25,7 @@ class ColumnNames:
 class FilterSettings:
     """`conf/commands/filter.yaml` explains each key and has the defaults."""
 
-    source: Any  # a path or a list of paths; Hydra may take one for a number
+    source: Paths = field(metadata=TEXTS)
     to: str
     engine: str
     rules: Rules

@@ -45,7 +45,7 @@ def collect(settings: PackSettings) -> Collected:
     source = Path(settings.source).expanduser()
     columns = settings.text or (["sidecar"] if source.is_dir() else ["text"])
     chosen = _Chosen(settings.where, source)
-    template = _Template(settings.path)
+    template = _Template(os.path.expanduser(settings.path))
 
     rows = _open(settings, source, columns, [*template.columns, *chosen.wanted], left_out)
     count = 0

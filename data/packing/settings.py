@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align_train.config.schema import TEXTS
 from align_train.errors import UserError
 
 _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
@@ -21,7 +22,7 @@ class PackSettings:
     path: str
     text: list[str]
     separator: str | None
-    where: dict[str, Any]  # a value, or a list of values, by column
+    where: dict[str, Any] = field(metadata=TEXTS)  # a value, or a list of values, by column
     max_bad_share: float
     pairs_per_shard: int
     vocabulary: int | None

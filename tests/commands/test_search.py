@@ -9,6 +9,8 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,13 @@ import align_train
 from align_train.errors import UserError
 from align_train.index.collection import Collection
 from align_train.index.faiss import search_approximately
+from align_train.index.identity import Identity
 from align_train.index.settings import Settings
+from align_train.pretrained.identity import identity_of
 from tests.support.commands import finish, made_once, run, start
 from tests.support.images import picture
+
+IDENTITY = Identity("w", "t", 32, 36, 16, {"model.text_tower.heads": "2"}, [[1.0, 0.0]])
 
 
 def collection(
@@ -35,7 +41,8 @@ def collection(
         torch.randn(sum(counts), dim, generator=torch.Generator().manual_seed(0)), dim=-1
     )
     rows[::10] = 0
-    found = Collection.begin(folder, Settings("m", "w", "s", "txt", "i", counts, dim, precision))
+    settings = Settings("m", IDENTITY, "s", "txt", "i", counts, dim, precision)
+    found = Collection.begin(folder, settings)
     for shard, part in enumerate(torch.split(rows, counts)):
         found.write(
             shard,
@@ -83,7 +90,11 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
     first, _ = collection(tmp_path / "all", [3, 2])
     same = Collection.begin(tmp_path / "all", first.settings)
     assert same.has(0) and same.has(1)
-    for change, words in (({"weights": "x"}, "another model"), ({"identity": "x"}, "other shards")):
+    other = replace(IDENTITY, weights="x")
+    for change, words in (
+        ({"identity": other}, r"another model \(other weights\)"),
+        ({"manifest": "x"}, "other shards"),
+    ):
         with pytest.raises(UserError, match=f"was begun with {words}"):
             Collection.begin(tmp_path / "all", Settings(**(vars(first.settings) | change)))
     (tmp_path / "all" / "00001.npy").unlink()
@@ -96,6 +107,92 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "x").touch()
     with pytest.raises(UserError, match="exists and holds no embeddings"):
         Collection.begin(tmp_path / "other", first.settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights": "x"}, "other weights"),
+        ({"tokenizer": "x"}, "another tokenizer"),
+        ({"tokenizer": None}, "another tokenizer"),
+        ({"image_size": 40}, "image_size 32, now 40"),
+        ({"resize_size": 48}, "resize_size 36, now 48"),
+        ({"max_tokens": 64}, "max_tokens 16, now 64"),
+        ({"probes": [[0.999, 0.04]]}, "another pooling, normalisation or version of a library"),
+        ({"probes": [[1.0, 0.0, 0.0]]}, "another pooling, normalisation or version of a library"),
+        (
+            {"probes": [[0.999, 0.04]], "settings": {"model.text_tower.heads": "4"}},
+            "model.text_tower.heads 2, now 4",
+        ),
+        # Another device's last digits, and a setting of training, change nothing.
+        ({"probes": [[1.0, 0.001]]}, ""),
+        ({"settings": {"model.text_tower.heads": "4"}}, ""),
+    ],
+)
+def test_another_model_is_known_by_each_of_its_parts(changes: dict[str, Any], words: str) -> None:
+    assert IDENTITY.difference(replace(IDENTITY, **changes)) == words
+    # Images had no use for a tokenizer that was added since.
+    without = replace(IDENTITY, tokenizer=None)
+    assert without.difference(replace(without, tokenizer="t")) == ""
+
+
+def test_a_collection_of_another_version_is_refused(tmp_path: Path) -> None:
+    collection(tmp_path / "all", [3])
+    file = tmp_path / "all" / "collection.json"
+    written = json.loads(file.read_text())
+    assert Collection.open(tmp_path / "all").settings.identity == IDENTITY
+
+    for changed in (
+        {**written, "identity": "x"},
+        {**written, "identity": {**written["identity"], "probes": [["x"]]}},
+        {**written, "identity": {**written["identity"], "pooling": "x"}},
+        {name: value for name, value in written.items() if name != "identity"},
+        [1, 2],
+    ):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=r"collection\.json: cannot be read .* embed again"):
+            Collection.open(tmp_path / "all")
+
+
+def test_what_changes_an_embedding_changes_the_identity(trained: Path, tmp_path: Path) -> None:
+    """A run's folder is edited as users edit it; an export of the run is the same model."""
+    identity = identity_of(align_train.load(str(trained)))
+
+    def edited(name: str, file: str, change: Callable[[str], str]) -> str:
+        copy = shutil.copytree(trained, tmp_path / name, symlinks=True)
+        before = (copy / file).read_text(encoding="utf-8")
+        assert change(before) != before
+        (copy / file).write_text(change(before), encoding="utf-8")
+        return identity.difference(identity_of(align_train.load(str(copy))))
+
+    config = "config.yaml"
+    assert edited("heads", config, lambda text: text.replace("heads: 2", "heads: 4")) == (
+        "model.text_tower.heads 2, now 4"
+    )
+    sides = edited("sides", config, lambda text: text.replace("size: 36", "size: 41"))
+    assert sides == "resize_size 36, now 41"
+    length = edited("length", config, lambda text: text.replace("max_tokens: 32", "max_tokens: 24"))
+    assert length == "max_tokens 32, now 24"
+    assert edited("drop", config, lambda text: text.replace("dropout: 0.1", "dropout: 0.3")) == ""
+
+    tokens = "tokenizer/tokenizer.json"
+    for name, change in (
+        ("swapped", lambda text: text.replace('"red"', '"_"').replace('"blue"', '"red"')),
+        ("cased", lambda text: text.replace('"lowercase": true', '"lowercase": false')),
+        ("added", _with_added_token),
+    ):
+        assert edited(name, tokens, change) == "another tokenizer"
+    # Laid out anew, or with another length: the ids are the same.
+    assert edited("laid out", tokens, lambda text: json.dumps(json.loads(text))) == ""
+
+    run(f"model={trained}", f"to={tmp_path}/hub", cwd=tmp_path, module="align_train.export")
+    assert identity.difference(identity_of(align_train.load(str(tmp_path / "hub")))) == ""
+
+
+def _with_added_token(text: str) -> str:
+    content = json.loads(text)
+    token = {**content["added_tokens"][-1], "id": 299, "content": "circle", "special": False}
+    return json.dumps({**content, "added_tokens": [*content["added_tokens"], token]})
 
 
 @pytest.fixture(scope="session")
@@ -176,6 +273,22 @@ def test_by_picture_by_text_and_by_both(
         best = (rows @ query).topk(7).indices.tolist()
         assert keys == [Collection.open(embedded).about(number)["key"] for number in best]
     assert (tmp_path / "deep" / "er" / "found.png").is_file()
+
+
+def test_any_words_are_searched_for_and_another_tokenizer_is_refused(
+    embedded: Path, trained: Path, tmp_path: Path
+) -> None:
+    keys, _ = searched(f"index={embedded}", 'text=赤い猫, it\'s {red} = "1e3"', cwd=tmp_path)
+    assert len(keys) == 12
+
+    copy = shutil.copytree(trained, tmp_path / "copy", symlinks=True)
+    file = copy / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"red"', '"_"').replace('"blue"', '"red"'))
+    words = (f"index={embedded}", f"model={copy}", "text=a red circle")
+    done = finish(start(*words, cwd=tmp_path, module="align_train.search"))
+    assert done.returncode == 2
+    assert f"{copy}: not as {embedded} was made: another tokenizer; give model=…" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.long
@@ -273,6 +386,7 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
             "data.storage_options=5: expected settings, e.g. {anon:true}, or null",
         ),
         (["text=x", "model=nowhere"], "nowhere"),
+        (["text=\udcff"], "text=\\udcff: not UTF-8; type it in a UTF-8 terminal"),
     ],
 )
 def test_one_clear_line(arguments: list[str], words: str, embedded: Path, tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Which settings are texts: by the schema's types, and by the signatures of components."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import yaml
+
+from align_train.config.components import parameter_hint
+from align_train.config.schema import TEXTS, VERBATIM, Node, conf_dir
+from align_train.errors import UserError
+
+_NUMBERS = (int, float, bool)
+
+
+class Kind(Enum):
+    """How the characters of a setting are meant."""
+
+    VERBATIM = "a text, whatever its characters"
+    TEXT = "a text"
+    TEXTS = "a text, or a list or mapping of texts"
+    OF_COMPONENT = "a parameter of a component: its class knows"
+    OTHER = "what the grammar makes of it"
+
+
+def kind_of(schema: type, key: str) -> Kind:
+    """Looks a setting up in the schema.
+
+    Args:
+        schema: The dataclass of the settings.
+        key: Dotted.
+
+    Returns:
+        Its kind.
+    """
+    name, _, rest = key.partition(".")
+    field = getattr(schema, "__dataclass_fields__", {}).get(name)
+    if field is None:
+        return Kind.OTHER
+
+    hint = typing.get_type_hints(schema)[name]
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return kind_of(hint, rest)
+    if field.metadata.keys() & VERBATIM.keys():
+        return Kind.VERBATIM
+    if field.metadata.keys() & TEXTS.keys() or hint in (list[str], dict[str, str]):
+        return Kind.TEXTS
+    if rest:
+        return Kind.OF_COMPONENT
+    return Kind.TEXT if set(_parts(hint)) == {str} else Kind.OTHER
+
+
+def takes_text(key: str, compose: Callable[[], Node]) -> bool:
+    """Whether a component takes a text, or a list of texts, and no number.
+
+    Args:
+        key: Dotted, e.g. `data.tokenizer`.
+        compose: Composes the settings without this one, unresolved.
+
+    Returns:
+        False if nobody knows: a setting that only `**kwargs` takes.
+    """
+    # Most settings are seen to be numbers in the group's files, which cost no import.
+    group, _, inner = key.partition(".")
+    for file in (conf_dir() / group).glob("*.yaml"):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # A file of `@package _global_` spells the whole key.
+        for value in (_select(content, inner), _select(content, key)):
+            if isinstance(value[0] if isinstance(value, list) and value else value, _NUMBERS):
+                return False
+
+    try:
+        hint = parameter_hint(compose(), key)
+    except UserError:
+        return False  # the composition says it, in one line
+    kinds = set(_parts(hint)) if hint is not None else set()
+    return str in kinds and not kinds.intersection(_NUMBERS)
+
+
+def _select(node: object, key: str) -> object:
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _parts(hint: Any) -> list[Any]:
+    """The types of a union, or of a list's items, without null."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts: list[Any] = []
+        for argument in typing.get_args(hint):
+            parts += _parts(argument)
+        return parts
+    if origin in (list, tuple, Sequence):
+        return _parts(typing.get_args(hint)[0])
+    return [] if hint is type(None) else [hint]
