@@ -37,6 +37,7 @@ from align_train.config.messages import (
 )
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
+from align_train.files import settle_home
 
 MISSING = "???"  # OmegaConf's mark of a setting that the user must give
 
@@ -71,6 +72,8 @@ def command(
         groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
         fill_in: Given to `_typed`.
     """
+    with ending_in_one_line():
+        settle_home()
     _register(config_name, schema, groups)
     folder = conf_dir() / "commands"
     if not (folder / f"{config_name}.yaml").is_file():

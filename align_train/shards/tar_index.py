@@ -139,18 +139,18 @@ def load_index(path: Path) -> ShardIndex:
     stat = path.stat()
     stamp = np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns], dtype=np.int64)
 
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
-    # The second place is for tars in folders that are read-only.
-    beside = path.with_name(f".{path.name}.index.npz")
-    in_cache = cache_folder("indices") / f"{digest}.index.npz"
-    for file in (beside, in_cache):
+    files = [path.with_name(f".{path.name}.index.npz")]
+    if not os.access(path.parent, os.W_OK):
+        digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+        files.append(cache_folder("indices") / f"{digest}.index.npz")
+    for file in files:
         index = _read_index(file, stamp)
         if index is not None:
             return index
 
     index = build_index(path)
     # If neither file can be written, the index is built again next time.
-    for file in (beside, in_cache):
+    for file in files:
         if _write_index(file, index, stamp):
             break
     return index
