@@ -184,9 +184,7 @@ def _by_typed_columns(source: Source) -> dict[frozenset[str], list[Path]]:
     files: dict[frozenset[str], list[Path]] = {}
     for path in source.files:
         schema = schema_of(path)
-        typed = frozenset(
-            name for name in wanted if not pa.types.is_null(schema.field(name).type)
-        )
+        typed = frozenset(name for name in wanted if not pa.types.is_null(schema.field(name).type))
         files.setdefault(typed, []).append(path)
     return files
 
