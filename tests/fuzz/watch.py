@@ -77,6 +77,7 @@ def fuzz(kind: str, numbers: range, *, seconds: float = SECONDS) -> Report:
     left = numbers
     while left:
         board = mmap.mmap(-1, _NUMBERS.size)
+        _NUMBERS.pack_into(board, 0, left[0], 0, 0, 0.0, -1, 0)
         here, there = _FORK.Pipe(duplex=False)
         child = _FORK.Process(target=_try_all, args=(kind, left, board, there))
         child.start()
@@ -123,12 +124,12 @@ def _wait(pid: int, here: Connection, board: mmap.mmap, report: Report, seconds:
         elif time.monotonic() - since > seconds:
             os.kill(pid, signal.SIGKILL)
             return f"no end after {seconds:g} s"
-        if _megabytes(pid) > 4 * MEGABYTES:
+        if megabytes(pid) > 4 * MEGABYTES:
             os.kill(pid, signal.SIGKILL)
             return "memory without end"
 
 
-def _megabytes(pid: int) -> int:
+def megabytes(pid: int) -> int:
     """The memory that a process has in use now."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -165,11 +166,11 @@ def _try_all(kind: str, numbers: range, board: mmap.mmap, there: Connection) -> 
         if took > slowest_ms:
             slowest_ms = took
             slowest = number
-        peak = peak()
-        _NUMBERS.pack_into(board, 0, number, accepted, refused, slowest_ms, slowest, peak)
-        if peak > MEGABYTES:
+        grown = peak()
+        _NUMBERS.pack_into(board, 0, number, accepted, refused, slowest_ms, slowest, grown)
+        if grown > MEGABYTES:
             # The peak never sinks again: another process goes on.
-            there.send(Escape(number, f"{peak} MB of memory"))
+            there.send(Escape(number, f"{grown} MB of memory"))
             return
 
 
