@@ -112,10 +112,7 @@ def cache_folder(name: str) -> Path:
     """The folder `align_train/NAME` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`).
 
     Without a home that can be written, as in many containers, it lies below the temporary folder.
-    The folder is not made here.
-
-    Raises:
-        UserError: There is no place for it.
+    The folder is not made here. UserError: there is no place for it.
     """
     user_cache = _user_cache(os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME"))
     return user_cache / "align_train" / name
@@ -135,6 +132,10 @@ def settle_home() -> None:
     except RuntimeError:
         os.environ["HOME"] = str(_stand_in("there is no home folder"))
 
+    # Matplotlib warns in two lines if it cannot write there.
+    if not _can_write(Path.home() / ".config") and not os.environ.get("XDG_CONFIG_HOME"):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder("matplotlib")))
+
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
@@ -153,20 +154,18 @@ def _user_cache(given: str, home: str | None) -> Path:
     except RuntimeError:
         return _stand_in("there is no home folder") / ".cache"
 
-    above = folder
-    while not os.path.exists(above):
-        above = above.parent
-    if os.access(above, os.W_OK | os.X_OK):
-        return folder
-    return _stand_in(f"{folder} cannot be written") / ".cache"
+    return folder if _can_write(folder) else _stand_in(f"{folder} cannot be written") / ".cache"
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether the user may write a folder, or make it if it is missing."""
+    while not os.path.exists(folder):
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _stand_in(why: str) -> Path:
-    """A folder below the temporary folder, in place of a home. The process that makes it says so.
-
-    Raises:
-        UserError: It cannot be made, or it belongs to somebody else.
-    """
+    """A folder below the temporary one, in place of a home. The process that makes it says so."""
     fix = "set HOME or XDG_CACHE_HOME to a folder of yours"
     try:
         folder = Path(tempfile.gettempdir(), f"align_train-{os.getuid()}")

@@ -59,10 +59,11 @@ def test_a_colleagues_run_wants_a_folder_for_its_results(trained: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_colleagues_run_is_evaluated_into_a_folder_of_ours(trained: Path) -> None:
+def test_a_colleagues_run_is_evaluated_into_a_folder_of_ours(trained: Path, demo: Path) -> None:
     with open_folder() as folder:
         shutil.copytree(trained, folder / "run", symlinks=True)
-        arguments = ("model=run", "to=mine", "eval=pairs", "workers=0")
+        shutil.copytree(demo / "held_out", folder / "held_out")
+        arguments = ("model=run", "shards=held_out", "to=mine", "eval=pairs", "workers=0")
         command = ("-m", "align_train.evaluate", *arguments)
         done = run_as(UID, *command, cwd=folder, HOME=str(folder))
         assert done.returncode == 0, done.stderr

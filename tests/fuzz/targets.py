@@ -26,7 +26,8 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import read_manifest
 from align_train.shards.shard import ShardReader
 from align_train.shards.tar_index import load_index
-from align_train.stream.decode import Views, check_header, decode, decode_centre, decode_whole
+from align_train.stream.decode import Views, decode, decode_centre
+from data.packing.write import read_image
 from tests.fuzz import corpus
 from tests.fuzz.mutate import Corpus
 
@@ -52,14 +53,15 @@ class Target:
 
 
 def _image(data: bytes) -> None:
-    """Every way of decoding is tried, whatever another one says."""
+    """Training, evaluation and packing each have their say, whatever another one says."""
+    path = _folder() / "image"
+    path.write_bytes(data)
     view = _VIEWS.draw(Random(len(data)))
     errors: list[ValueError] = []
     for way in (
-        lambda: check_header(data),
         lambda: _check_pixels(decode(data, view, 32)),
         lambda: _check_pixels(decode_centre(data, _VIEWS)),
-        lambda: decode_whole(data).tobytes(),
+        lambda: _check_member(*read_image(path)),
     ):
         try:
             way()
@@ -71,6 +73,10 @@ def _image(data: bytes) -> None:
 
 def _check_pixels(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+
+
+def _check_member(extension: str, content: bytes) -> None:
+    assert extension and content
 
 
 @cache

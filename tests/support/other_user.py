@@ -21,6 +21,9 @@ UID = 54321
 
 GROUP = 54321
 
+# With the same standard library: Python looks for another one if it cannot read its own.
+_IMPORT = "import os, sys, align_train, numpy; sys.exit(os.__file__ != sys.argv[1])"
+
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
@@ -82,7 +85,7 @@ def _reading() -> tuple[str, ...]:
     for more in ((), everything):
         begin = ("setpriv", f"--reuid={UID}", f"--regid={GROUP}", "--clear-groups", *more)
         tried = subprocess.run(
-            [*begin, sys.executable, "-c", "import align_train, numpy"],
+            [*begin, sys.executable, "-c", _IMPORT, os.__file__],
             cwd=REPOSITORY,
             capture_output=True,
         )
