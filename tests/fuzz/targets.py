@@ -58,11 +58,12 @@ def _image(data: bytes) -> None:
     path.write_bytes(data)
     view = _VIEWS.draw(Random(len(data)))
     errors: list[ValueError] = []
-    for way in (
+    ways: tuple[Callable[[], None], ...] = (
         lambda: _check_pixels(decode(data, view, 32)),
         lambda: _check_pixels(decode_centre(data, _VIEWS)),
         lambda: _check_member(*read_image(path)),
-    ):
+    )
+    for way in ways:
         try:
             way()
         except ValueError as error:

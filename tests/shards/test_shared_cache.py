@@ -53,7 +53,7 @@ def shared(folder: Path, mode: int) -> Path:
     return cache
 
 
-def fetch(uid: int, folder: Path, limit_gb: str, *names: str, umask: int = 0o022) -> list[str]:
+def fetch(uid: int, folder: Path, limit_gb: str, *names: str, umask: str = "022") -> list[str]:
     done = run_as(uid, "-c", FETCH, limit_gb, *names, cwd=folder, umask=umask)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -72,8 +72,8 @@ def test_an_index_has_the_rights_that_the_umask_leaves(umask: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", [0o2775, 0o775, 0o777])
-@pytest.mark.parametrize("umask", [0o002, 0o022])
-def test_two_users_share_a_cache(mode: int, umask: int, folder: Path) -> None:
+@pytest.mark.parametrize("umask", ["002", "022"])
+def test_two_users_share_a_cache(mode: int, umask: str, folder: Path) -> None:
     cache = shared(folder, mode)
     of_ann = fetch(ANN, folder, MUCH, "a", "b", umask=umask)
     of_bob = fetch(BOB, folder, MUCH, "a", "b", "c", umask=umask)
@@ -89,7 +89,7 @@ def test_two_users_share_a_cache(mode: int, umask: int, folder: Path) -> None:
 
 def test_the_lock_of_one_user_is_open_to_all_who_may_write_the_folder(folder: Path) -> None:
     cache = shared(folder, 0o2775)
-    fetch(ANN, folder, MUCH, "a", umask=0o077)
+    fetch(ANN, folder, MUCH, "a", umask="077")
     for lock in cache.glob(".*.lock"):
         assert lock.stat().st_mode & 0o666 == 0o664
         assert lock.stat().st_gid == GROUP

@@ -260,7 +260,7 @@ def spoil(index: Path, **arrays: object) -> None:
     with np.load(index) as stored:
         whole = dict(stored)
     with index.open("wb") as file:
-        np.savez(file, **{**whole, **arrays})  # type: ignore[arg-type]
+        np.savez(file, **{**whole, **arrays})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def run_as(
-    uid: int, *command: str, cwd: Path, umask: int = 0o022, **environment: str
+    uid: int, *command: str, cwd: Path, umask: str = "022", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python as a user of `GROUP`, with hardly any environment.
 
@@ -43,7 +43,7 @@ def run_as(
         uid: The user.
         command: What follows `python`.
         cwd: The working folder.
-        umask: The user's.
+        umask: The user's, in octal.
         environment: Variables beside those that Python needs.
     """
     return subprocess.run(
@@ -57,7 +57,7 @@ def run_as(
             "HF_HUB_OFFLINE": "1",
             **environment,
         },
-        umask=umask,
+        umask=int(umask, 8),
         capture_output=True,
         text=True,
         timeout=300,
