@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks between processes, and the user's cache folder.
+"""Files that are written whole or not at all, locks between processes, and the user's folders.
 
 A reader never sees half a file: the content goes to a hidden name beside it and is renamed once it
 is complete. A rename within one folder is atomic on local disks, NFS and Lustre.
@@ -14,12 +14,17 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import shutil
 import socket
+import stat
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -80,13 +85,102 @@ def write_whole(
         raise UserError(f"{path}: cannot be written ({error.strerror}); {fix}") from None
 
 
+def check_writable(path: Path, fix: str) -> None:
+    """Checks that a file or folder can be written, before the work whose result it is to hold.
+
+    Args:
+        path: What is to be written later. It and its folder need not exist.
+        fix: The advice at the end of the error: a setting, with what to give.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    folder = path.parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+
+    # Not `os.access`: it knows the bits, but not every network file system goes by them.
+    trial = folder / f".align_train.{threading.get_native_id()}.trial"
+    try:
+        trial.touch()
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {fix}") from None
+
+
 def cache_folder(name: str) -> Path:
     """The folder `align_train/NAME` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`).
 
-    The folder is not made here.
+    Without a home that can be written, as in many containers, it lies below the temporary folder.
+    The folder is not made here. UserError: there is no place for it.
     """
-    home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    return Path(home) / "align_train" / name
+    user_cache = _user_cache(os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME"))
+    return user_cache / "align_train" / name
+
+
+def settle_home() -> None:
+    """Gives this process and its children a home and a user's name, if they have none.
+
+    A container's user may have no passwd entry. Libraries would then write to a folder called `~`,
+    to their working folder, or fail.
+    """
+    # Empty, it would mean the working folder to some libraries.
+    if not os.environ.get("XDG_CACHE_HOME"):
+        os.environ.pop("XDG_CACHE_HOME", None)
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = str(_stand_in("there is no home folder"))
+
+    # Matplotlib warns in two lines if it cannot write there.
+    if not _can_write(Path.home() / ".config") and not os.environ.get("XDG_CONFIG_HOME"):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder("matplotlib")))
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", f"uid-{os.getuid()}")
+
+
+@cache
+def _user_cache(given: str, home: str | None) -> Path:
+    """The user's cache folder. home: `HOME`; decided once for each value, as rights may change."""
+    # An empty or relative path counts as unset, by the rules of XDG.
+    if os.path.isabs(given):
+        return Path(given)
+
+    try:
+        folder = Path.home() / ".cache"
+    except RuntimeError:
+        return _stand_in("there is no home folder") / ".cache"
+
+    return folder if _can_write(folder) else _stand_in(f"{folder} cannot be written") / ".cache"
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether the user may write a folder, or make it if it is missing."""
+    while not os.path.exists(folder):
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _stand_in(why: str) -> Path:
+    """A folder below the temporary one, in place of a home. The process that makes it says so."""
+    fix = "set HOME or XDG_CACHE_HOME to a folder of yours"
+    try:
+        folder = Path(tempfile.gettempdir(), f"align_train-{os.getuid()}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            line = f"align_train: {why}: {folder} takes its place; {fix} to choose another"
+            print(line, file=sys.stderr, flush=True)
+        about = folder.lstat()
+    except OSError as error:
+        raise UserError(f"{why}, nor a temporary one ({error.strerror}); {fix}") from None
+
+    # Anybody may make a folder of that name, and put files of theirs there.
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+        raise UserError(f"{why}, and {folder} is not this user's; {fix}")
+    return folder
 
 
 @contextmanager
@@ -108,9 +202,11 @@ def locked(path: Path, deadline: float, *, refusal: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # asyncio comes with it, 0.06 s
 
-    lock = FileLock(path)
     patience = max(deadline - time.monotonic(), 0)
     try:
+        # Whoever may write the folder may lock in it, whatever the umask of the first user was.
+        rights = path.parent.stat().st_mode & 0o666
+        lock = FileLock(path, mode=rights | 0o600)
         lock.acquire(timeout=patience, poll_interval=_POLL_BLOCK)
     except Timeout:
         raise UserError(refusal) from None

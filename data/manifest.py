@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError
+from align_train.files import check_writable
 from data.tables.paths import paths_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def run(settings: ManifestSettings) -> None:
             f"shards={settings.shards} is no folder: give to=…, the path of the manifest to write"
         )
     to = Path(settings.to or f"{folder}/{MANIFEST_NAME}").expanduser()
+    if to.is_dir():
+        raise UserError(
+            f"to={to}: is a folder; give the path of the manifest to write, e.g. "
+            f"{to / MANIFEST_NAME}"
+        )
+    check_writable(to, "give to=…, a manifest in a folder that you can write")
 
     cache = ShardCache(storage_options=dict(settings.storage_options or {}))
     caption = CaptionSource.parse(settings.caption)
@@ -57,11 +64,6 @@ def run(settings: ManifestSettings) -> None:
         tars = f"{folder}/*.tar" if folder else shards
         manifest = resolve(tars, caption=caption, cache=cache, key="shards")
 
-    if to.is_dir():
-        raise UserError(
-            f"to={to}: is a folder; give the path of the manifest to write, e.g. "
-            f"{to / MANIFEST_NAME}"
-        )
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
     print(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
-from align_train.files import whole
+from align_train.files import check_writable, whole
 from align_train.stream.wordpiece import train_tokenizer
 from data.tables.paths import paths_of
 from data.tables.rows import NO_PYARROW, rows_of_table
@@ -63,6 +63,7 @@ def run(settings: VocabularySettings) -> None:
 def _check(settings: VocabularySettings, to: Path) -> None:
     if to.exists():
         raise UserError(f"to={settings.to} exists; remove it or choose another folder")
+    check_writable(to, "give to=…, a new folder in one that you can write")
     if settings.every < 1:
         raise UserError(f"every={settings.every}: expected at least 1")
     if not 0 < settings.coverage <= 1:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from align_train.errors import UserError
-from align_train.files import Lock, cache_folder, locked, whole, write_whole
+from align_train.files import Lock, cache_folder, check_writable, locked, whole, write_whole
+from tests.support.other_user import UID, open_folder, run_as
 
 FORK = multiprocessing.get_context("fork")
 
@@ -120,6 +121,50 @@ def test_write_whole_names_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         write_whole(path, "content")
 
     assert str(caught.value).endswith("; free some space or set output_dir to another place")
+
+
+CHECK = """
+import sys
+from pathlib import Path
+from align_train.errors import UserError
+from align_train.files import check_writable
+for name in sys.argv[1:]:
+    try:
+        check_writable(Path(name).absolute(), "give to=…")
+        print("yes")
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_rights_are_known_before_the_work(tmp_path: Path) -> None:
+    with open_folder() as folder:
+        (folder / "roots").mkdir()
+        (folder / "mine").mkdir()
+        (folder / "mine").chmod(0o777)
+        (folder / "mine" / "root.json").touch()
+        (folder / "file").touch()
+        paths = ("new", "new/er/deep", "mine/root.json", "roots/x", "roots/a/b/c", "file/below")
+        done = run_as(UID, "-c", CHECK, *paths, cwd=folder)
+        assert not list(folder.rglob(".*")), "a trial is left"
+
+    refused = "{}/{}: cannot be written ({}); give to=…"
+    assert done.stdout.splitlines() == [
+        "yes",
+        "yes",
+        "yes",  # a rename replaces it
+        refused.format(folder, "roots/x", "Permission denied"),
+        refused.format(folder, "roots/a/b/c", "Permission denied"),
+        refused.format(folder, "file/below", "Not a directory"),
+    ], done.stderr
+
+
+def test_a_path_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"below: cannot be written \(Not a directory\); give to=…"):
+        check_writable(tmp_path / "file" / "deep" / "below", "give to=…")
+    check_writable(tmp_path / "new" / "below", "give to=…")
+    assert names(tmp_path) == ["file"]
 
 
 def test_the_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

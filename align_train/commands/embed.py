@@ -24,6 +24,7 @@ from align_train.cluster import launcher
 from align_train.commands.devices import check_loader, device_of
 from align_train.config.schema import EmbedSettings
 from align_train.errors import UserError
+from align_train.files import check_writable
 from align_train.index.collection import Collection
 from align_train.index.settings import PRECISIONS, Settings
 from align_train.pretrained.identity import identity_of
@@ -38,6 +39,8 @@ from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
 _PREFETCHED = 4  # chunks for each loader process
+
+_FIX = "give to=…, a folder that you can write"
 
 About = dict[str, object]
 """The record of an image: its key, its texts, and `bad` if it cannot be decoded."""
@@ -55,6 +58,10 @@ def embed(given: EmbedSettings) -> None:
     if given.precision not in PRECISIONS:
         raise UserError(f"precision={given.precision}: expected {' or '.join(PRECISIONS)}")
     check_loader(given)
+    folder = Path(given.to).expanduser().absolute()
+    # A collection that is done may be a colleague's: nothing is written to it.
+    if not folder.is_dir():
+        check_writable(folder / "collection", _FIX)
 
     model = load(given.model, device=device_of(given.device))
     caption = CaptionSource.parse(given.caption)
@@ -64,12 +71,14 @@ def embed(given: EmbedSettings) -> None:
     pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=cache)
 
     settings = _settings(given, model, manifest)
-    collection = Collection.begin(Path(given.to).expanduser().absolute(), settings)
+    collection = Collection.begin(folder, settings)
 
     # Every world-th shard is this process's. Those of a former start are done.
     started = launcher.current()
     own = range(started.rank, len(manifest.shards), started.world_size)
     left = [shard for shard in own if not collection.has(shard)]
+    if left:
+        check_writable(folder / "collection", _FIX)
     bad = _embed(model, collection, pairs, left, given)
 
     if first:

@@ -36,7 +36,7 @@ from align_train.config.saved import read_run
 from align_train.config.schema import EvaluateSettings, Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
-from align_train.files import write_whole
+from align_train.files import check_writable, write_whole
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
@@ -58,6 +58,8 @@ _SILENCE = 60.0
 _TIMEOUT = 900.0
 
 _MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
+
+_FIX = "give to=…, a folder that you can write"
 
 _TINY = 1e-3  # below it, four digits after the point would say too little
 
@@ -114,6 +116,7 @@ def _evaluate_together(
         workers=loader_workers(settings.workers, device),
         device=device,
         watchdog=watchdog,
+        fix=f"free some space, or {_FIX}",
     )
 
     if pretrained.run and _as_in_run(settings) and rank() == 0:
@@ -172,6 +175,8 @@ def _prepare(
     """Opens the model, the evaluators and their sets; computes nothing."""
     # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
+    if rank() == 0:
+        check_writable(RunFolder(_results_folder(settings, pretrained)).results, _FIX)
     nodes, data = _resolved(pretrained, settings)
     check_evaluators(nodes)
     evaluators = build_evaluators(nodes)
@@ -306,6 +311,7 @@ def _evaluate(
     workers: int,
     device: torch.device,
     watchdog: Watchdog,
+    fix: str = "free some space or set output_dir to another place",
 ) -> dict[str, float]:
     """Calls the evaluators one after another. folder: for results.json and the images."""
     watchdog.at(EVALUATING)
@@ -334,7 +340,7 @@ def _evaluate(
             results[f"{name}/{key}"] = value
         if rank() == 0:
             # After each of them: a later one that fails, or is killed, costs only its own.
-            write_whole(folder.results, json.dumps(results, indent=2) + "\n")
+            write_whole(folder.results, json.dumps(results, indent=2) + "\n", fix=fix)
             evaluator.draw(embedder, folder.path, name)
 
     if rank() == 0:

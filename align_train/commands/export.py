@@ -23,7 +23,7 @@ from transformers import (
 from align_train.config.saved import to_yaml
 from align_train.config.schema import ExportSettings, Node
 from align_train.errors import UserError
-from align_train.files import whole
+from align_train.files import check_writable, whole
 from align_train.model.weights import WEIGHTS
 from align_train.pretrained.align_config import Inexpressible, to_config
 from align_train.pretrained.align_names import tensor_names
@@ -55,6 +55,7 @@ def export(settings: ExportSettings) -> None:
     folder = Path(settings.to).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"to={settings.to}: exists already; choose a new folder")
+    check_writable(folder, "give to=…, a new folder in one that you can write")
 
     pretrained = open_pretrained(settings.model)
     loader = "align_train.load"

@@ -22,6 +22,7 @@ from align_train.config.schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
+from align_train.files import check_writable, whole
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
 from align_train.pretrained.identity import identity_of
@@ -94,9 +95,10 @@ def _check(settings: SearchSettings) -> None:
     if not 0 <= settings.text_weight < float("inf"):
         raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
 
-    sheet = Path(settings.to)
-    if sheet.suffix.lower() not in _SHEET_SUFFIXES or sheet.expanduser().is_dir():
+    sheet = Path(settings.to).expanduser()
+    if sheet.suffix.lower() not in _SHEET_SUFFIXES or sheet.is_dir():
         raise UserError(f"to={settings.to}: expected an image's path that ends in .png or .jpg")
+    check_writable(sheet.absolute(), "give to=…, an image in a folder that you can write")
 
 
 def _open(image: str) -> Image.Image:
@@ -195,8 +197,8 @@ def _draw(
         rows.append(("", None, row) if rows else (text, query, row))
 
     path = Path(settings.to).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hit_sheet(rows).save(path)
+    with whole(path) as aside:
+        hit_sheet(rows).save(aside, "PNG" if path.suffix.lower() == ".png" else "JPEG")
     print(f"{path}: the query and its hits", flush=True)
 
 

@@ -22,6 +22,7 @@ from align_train.config.saved import read_run, with_values
 from align_train.config.schema import ShowSettings, TrainSettings
 from align_train.errors import UserError, printable, shown
 from align_train.figures.sheets import contact_sheet, save_sheet
+from align_train.files import check_writable
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.pieces import TrainingPieces
@@ -59,13 +60,28 @@ def show(settings: ShowSettings) -> None:
         _show_key(str(settings.key), folder, last)
         return
 
+    draws = _can_draw(folder)
     # Opening the data takes longer than showing a step: once for each stretch of the run.
     pieces_of: dict[int, TrainingPieces] = {}
     for step in _steps(str(settings.step), last):
         stretch = sum(line["step"] < step for line in folder.lineage.read())
         if stretch not in pieces_of:
             pieces_of[stretch] = _pieces_at(step - 1, folder)
-        _show_step(step, folder, pieces_of[stretch], settings.limit)
+        made = _make(pieces_of[stretch], step - 1, settings.limit)
+        _show_step(step, made, pieces_of[stretch], settings.limit)
+        if draws:
+            _draw(step, made, folder)
+
+
+def _can_draw(folder: RunFolder) -> bool:
+    """Whether contact sheets can be written. The table needs none: a run may be a colleague's."""
+    fix = "copy its config.yaml and lineage.jsonl to a run of yours to see it"
+    try:
+        check_writable(folder.sheet(1, of="show"), fix)
+    except UserError as error:
+        print(f"no contact sheet: {error}", flush=True)
+        return False
+    return True
 
 
 def _steps(text: str, last: int) -> range:
@@ -122,12 +138,13 @@ class _Shown(NamedTuple):
     bad: list[BadPair]
 
 
-def _show_step(step: int, folder: RunFolder, pieces: TrainingPieces, limit: int) -> None:
-    made = _make(pieces, step - 1, limit)
+def _show_step(step: int, made: _Shown, pieces: TrainingPieces, limit: int) -> None:
     count = f"{len(made.keys):,} are shown (limit={limit})"
     print(f"step {step}: {pieces.batch_size:,} pairs, of which {count}")
     _print_table(made, pieces, step - 1)
 
+
+def _draw(step: int, made: _Shown, folder: RunFolder) -> None:
     sheet = folder.sheet(step, of="show")
     save_sheet(contact_sheet(made.images, made.captions), sheet)
     print(f"as the model sees them: {sheet}", flush=True)

@@ -40,6 +40,7 @@ from align_train.config.output import escaping_output
 from align_train.config.overrides import as_typed, line_as_typed
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
+from align_train.files import settle_home
 
 MISSING = "???"  # OmegaConf's mark of a setting that the user must give
 
@@ -75,6 +76,8 @@ def command(
         fill_in: Given to `_typed`.
     """
     escaping_output()
+    with ending_in_one_line():
+        settle_home()
     _register(config_name, schema, groups)
     folder = str(conf_dir() / _folder(config_name))
     typed = sys.argv

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from align_train.errors import UserError
+from align_train.files import check_writable
 from align_train.index.collection import (
     Collection,
     Match,
@@ -73,6 +74,9 @@ def _open(collection: Collection) -> faiss.Index:
     # Two searches at once may both make it: the file appears whole, and either is right.
     file = collection.path / _FILE
     if not file.is_file():
+        check_writable(
+            file, f"let its owner search once, or give approximate_from={len(collection) + 1}"
+        )
         write_file(file, faiss.serialize_index(_build(collection)).data)
 
     try:

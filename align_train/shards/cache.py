@@ -231,17 +231,24 @@ class ShardCache:
         finally:
             partial.unlink(missing_ok=True)
 
+    def _holds(self, file: object) -> bool:
+        """Whether an error's file lies in the cache's folder."""
+        return str(file or "").startswith(str(self.path))
+
     @contextmanager
     def _errors_of_the_folder(self) -> Iterator[None]:
         """Keeps errors of the cache's disk apart from those of the source."""
         try:
             yield
         except FileNotFoundError as error:
-            if not str(error.filename or "").startswith(str(self.path)):
+            if not self._holds(error.filename):
                 raise
             # Someone emptied the folder: that says nothing about the source, so try again.
             raise OSError(f"{error.filename}: gone") from error
         except OSError as error:
+            # Its copies or locks, if another user's rights or a sticky folder keep them from us.
+            if isinstance(error, PermissionError) and self._holds(error.filename):
+                raise self._space.refusal(f"{error.strerror} ({error.filename})") from None
             if error.errno != errno.ENOSPC:
                 raise
             raise UserError(

@@ -8,6 +8,7 @@ Names in the folder, of a shard at URL/NAME whose URL has the hash HASH:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -53,7 +54,7 @@ class CacheSpace:
         """Makes the folder.
 
         Raises:
-            UserError: It cannot be made.
+            UserError: It cannot be made or written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,19 @@ class CacheSpace:
             raise UserError(
                 f"{self.path}: cannot be made ({error.strerror}); set data.staging.folder"
             ) from None
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise self.refusal("cannot be written")
+
+    def refusal(self, what: str) -> UserError:
+        """The error for a folder in which another user's rights are in the way.
+
+        Args:
+            what: What cannot be done.
+        """
+        return UserError(
+            f"{self.path}: {what}; users who share a cache need a folder of their group "
+            f"(chmod 2775), not a sticky one, and a umask of 002 or 022; or set data.staging.folder"
+        )
 
     def copy_of(self, url: str) -> Path:
         """The path that the copy of a shard has or will have.
@@ -167,14 +181,16 @@ def touch(copy: Path, size: int | None = None) -> bool:
         size: The bytes that it should have; None: any.
 
     Returns:
-        False if there is no copy, or one of another size.
+        False if there is no copy that can be read, or one of another size.
     """
     try:
         stat = copy.stat()
-        if size and stat.st_size != size:
+        if (size and stat.st_size != size) or not os.access(copy, os.R_OK):
             return False
-        # Set by hand: most systems hardly keep the time of access (relatime, noatime).
-        os.utime(copy, ns=(time.time_ns(), stat.st_mtime_ns))
+        # Set by hand: most systems hardly keep the time of access (relatime, noatime). Of another
+        # user's copy they must: nobody else may set it.
+        with contextlib.suppress(PermissionError):
+            os.utime(copy, ns=(time.time_ns(), stat.st_mtime_ns))
     except OSError:
         return False
     return True

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
+from align_train.shards.caption import parse_json
 from align_train.shards.remote import is_url
 from align_train.shards.selection import Selection, selection_name, short_hash
 
@@ -35,6 +36,8 @@ MANIFEST_NAME = "manifest.jsonl"
 HOW_TO_PREPARE = "make shards with `python -m data.pack`, or see data/README.md"
 
 Row = dict[str, str | int]
+
+_LARGEST_COUNT = 2**48  # of pairs and bytes; a million shards of so many still fit 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,36 +197,56 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
     shards = []
     for number, line in enumerate(lines, start=1):
         try:
-            shard = _parse_row(line, folder, bits)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            shards.append(_parse_row(line, folder, bits))
+        except (ValueError, KeyError):
             raise UserError(
-                f"{url}, line {number}: expected {{shard, pairs, bytes}}, found {shown(line)}"
+                f"{url}, line {number}: expected {{shard, pairs, bytes}} with counts of 0 or more, "
+                f"found {shown(line)}"
             ) from None
-        if shard.pairs < 0 or shard.bytes < 0:
-            raise UserError(
-                f"{url}, line {number}: expected counts of 0 or more, found {shown(line)}"
-            )
-        shards.append(shard)
 
     return checked(Manifest(tuple(shards), url))
 
 
 def _parse_row(line: str, folder: str, bits: str) -> Shard:
-    """Parses one line. bits: path or URL of the manifest's file of bits."""
-    row = json.loads(line)
+    """Parses one line. bits: path or URL of the manifest's file of bits.
+
+    Raises:
+        ValueError: It is no row.
+        KeyError: A field is missing.
+    """
+    row = parse_json(line.encode())
+    if not isinstance(row, dict):
+        raise ValueError("no object")
 
     selection = None
     if "kept" in row:
-        selection = Selection(bits, int(row["at"]), int(row["of"]), str(row["kept"]))
+        selection = Selection(bits, _count(row["at"]), _count(row["of"]), str(row["kept"]))
 
     # Relative to the manifest, which itself may lie at a URL.
     url = row["shard"]
+    if not isinstance(url, str) or not _is_name(url):
+        raise ValueError("no path or URL")
     if not is_url(url):
         if is_url(folder):
             url = f"{folder}/{url}"
         elif not url.startswith("/"):
             url = os.path.normpath(f"{folder}/{url}")
-    return Shard(url, int(row["pairs"]), int(row["bytes"]), selection)
+    return Shard(url, _count(row["pairs"]), _count(row["bytes"]), selection)
+
+
+def _count(value: object) -> int:
+    """A count in a row; ValueError if it is none, or so large that sums would overflow."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
+        return value
+    raise ValueError("no count")
+
+
+def _is_name(url: str) -> bool:
+    """Whether the disk can have a file of that name. JSON may spell what no name may hold."""
+    try:
+        return bool(url) and "\0" not in url and bool(os.fsencode(url))
+    except UnicodeEncodeError:
+        return False
 
 
 def checked(manifest: Manifest) -> Manifest:

@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 _SECONDS_TO_CONNECT = 60
 _LONGEST_REASON = 200  # characters of an error that a message quotes
+
+# The option of fsspec's file system that goes to its session of aiohttp. S3's library reads the
+# environment by itself.
+_WEB = ("http", "https")
+_SESSION_OF = {
+    **dict.fromkeys(_WEB, "client_kwargs"),
+    "gs": "session_kwargs",
+    "gcs": "session_kwargs",
+}
 
 
 # Both, so that callers can go on without the file, and a user reads one line otherwise.
@@ -52,13 +61,7 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
     """
     import fsspec  # asyncio comes with it, a tenth of a second
 
-    settings: dict[str, Any] = dict(options)
-    if url.startswith(("http://", "https://")):
-        import aiohttp
-
-        # aiohttp's own limit is 300 s for a whole file. We judge by progress instead.
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS_TO_CONNECT)
-        settings["client_kwargs"] = {"timeout": limits, **settings.get("client_kwargs", {})}
+    settings = _with_session(url, options)
     if anew:
         settings["skip_instance_cache"] = True
 
@@ -77,6 +80,32 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
             f"{url}: fsspec cannot open it ({reason}); check data.storage_options"
         ) from None
     return fs, path
+
+
+def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """The options, with those of the session of aiohttp that the user has left open."""
+    settings: dict[str, Any] = dict(options)
+    protocol = url.partition("://")[0]
+    key = _SESSION_OF.get(protocol)
+    if key is None:
+        return settings
+
+    given = settings.get(key) or {}
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"data.storage_options.{key}={shown(given)}: expected settings, e.g. "
+            f"{{trust_env:false}}"
+        )
+
+    # By itself aiohttp does not read http_proxy, https_proxy and no_proxy.
+    session: dict[str, Any] = {"trust_env": True}
+    if protocol in _WEB:
+        import aiohttp
+
+        # aiohttp's own limit is 300 s for a whole file. We judge by progress instead.
+        session["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS_TO_CONNECT)
+    settings[key] = session | dict(given)
+    return settings
 
 
 def stored_size(fs: Any, path: str) -> int | None:

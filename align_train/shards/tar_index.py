@@ -12,10 +12,10 @@ Price: building reads 512 bytes a member. An open index takes about 40 bytes a m
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -139,18 +139,18 @@ def load_index(path: Path) -> ShardIndex:
     stat = path.stat()
     stamp = np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns], dtype=np.int64)
 
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
-    # The second place is for tars in folders that are read-only.
-    beside = path.with_name(f".{path.name}.index.npz")
-    in_cache = cache_folder("indices") / f"{digest}.index.npz"
-    for file in (beside, in_cache):
+    files = [path.with_name(f".{path.name}.index.npz")]
+    if not os.access(path.parent, os.W_OK):
+        digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+        files.append(cache_folder("indices") / f"{digest}.index.npz")
+    for file in files:
         index = _read_index(file, stamp)
         if index is not None:
             return index
 
     index = build_index(path)
     # If neither file can be written, the index is built again next time.
-    for file in (beside, in_cache):
+    for file in files:
         if _write_index(file, index, stamp):
             break
     return index
@@ -177,6 +177,9 @@ def build_index(path: Path) -> ShardIndex:
         # "r:" refuses compressed tars, whose members cannot be reached by an offset.
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
+                # tarfile would go back by it, and read the same headers again and again.
+                if info.size < 0:
+                    raise ValueError("a member of a negative size")
                 if is_foreign(PurePosixPath(info.name)):
                     foreign += int(not info.isdir())
                     continue
@@ -187,8 +190,12 @@ def build_index(path: Path) -> ShardIndex:
 
         if not fault and not members:
             fault = "the tar holds no members"
-    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
-        fault = f"not a readable tar ({shown(str(error))})"
+    except Exception as error:
+        # The disk's errors are no fault of the tar. All others are: tarfile raises whatever a
+        # broken header leads it to, and asks for places that no file can have.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        fault = f"not a readable tar ({shown(str(error) or type(error).__name__)})"
 
     return ShardIndex(
         names=np.array([member.name for member in members], dtype=np.bytes_),
@@ -277,7 +284,7 @@ def _read_index(file: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
         with np.load(file, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamp"], stamp):
                 return None
-            return ShardIndex(
+            index = ShardIndex(
                 names=stored["names"],
                 extensions=stored["extensions"],
                 offsets=stored["offsets"],
@@ -286,8 +293,22 @@ def _read_index(file: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
                 fault=str(stored["fault"]),
                 foreign=int(stored["foreign"]),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # missing or torn: it is built again
+        return index if _is_sound(index, int(stamp[1])) else None
+    except Exception:
+        # Missing, torn, or no index at all: numpy and zipfile raise errors of any type. It is built
+        # again.
+        return None
+
+
+def _is_sound(index: ShardIndex, length: int) -> bool:
+    """Whether an index of a tar of that length names places in it, for each member one."""
+    arrays = (index.names, index.extensions, index.offsets, index.sizes, index.looks)
+    if [array.dtype.kind for array in arrays] != ["S", "S", "i", "i", "b"]:
+        return False
+    if any(array.shape != index.names.shape or array.ndim != 1 for array in arrays):
+        return False
+    ends = index.offsets + index.sizes.clip(min=0)
+    return bool((index.offsets >= 0).all() and (ends <= length).all())
 
 
 def _write_index(file: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> bool:

@@ -7,20 +7,29 @@ written anew. Price: 20 M rows take 158 s on two cores and 4.5 GB of disk.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align_train.config.compose import command
 from align_train.errors import UserError
-from data.filter.job import DONE, run_filter
-from data.filter.plan import Plan, make_plan
-from data.filter.rules import check
+from align_train.files import check_writable
 from data.filter.settings import FilterSettings
-from data.tables.find import find
+from data.tables.extra import need_prepare
+
+if TYPE_CHECKING:
+    from data.filter.plan import Plan
 
 
 def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
+    need_prepare("data.filter")
+    from data.filter.job import DONE, run_filter
+    from data.filter.plan import make_plan
+    from data.filter.rules import check
+    from data.tables.find import find
+
     check(settings.rules)
     _check_numbers(settings)
+    _check_rights(settings)
 
     plan = make_plan(settings, find(settings.source))
     plan.print_recipe()
@@ -49,6 +58,16 @@ def _check_numbers(settings: FilterSettings) -> None:
         # `not >=` refuses NaN too.
         if value is not None and not value >= least:
             raise UserError(f"{name}={value}: expected at least {least}")
+
+
+def _check_rights(settings: FilterSettings) -> None:
+    to = Path(settings.to).expanduser().absolute()
+    # A filter that is finished may be a colleague's: nothing is written to it.
+    if not to.exists():
+        check_writable(to, "give to=…, a new folder in one that you can write")
+    if settings.temporary:
+        spill = Path(settings.temporary).expanduser().absolute() / "spill"
+        check_writable(spill, "give temporary=…, a folder that you can write")
 
 
 def _print_finished(plan: Plan, done: Path) -> None:

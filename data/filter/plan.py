@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError, shown_names
 from data.filter.hashes import hashes_of
-from data.filter.rules import COLUMNS_OF, Rules, active, described
-from data.filter.settings import FilterSettings
+from data.filter.rules import COLUMNS_OF, active, described
+from data.filter.settings import FilterSettings, Rules
 from data.tables.engine import TAKEN
 from data.tables.find import Tables
 

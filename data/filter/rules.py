@@ -15,47 +15,15 @@ has no unigrams.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import ibis
 from ibis.expr.types import BooleanValue, Table
 
 from align_train.errors import UserError
+from data.filter.settings import Rules
 
 _HASH_BITS = 64
 _FARTHEST = 16  # bits that a near-duplicate may differ in
-
-
-@dataclass
-class NearDuplicates:
-    """Settings of the rule on perceptual hashes; `conf/commands/filter.yaml` has the defaults.
-
-    Attributes:
-        of: Evaluation images: a folder, shards, or a parquet file of hashes. None: the rule is off.
-        distance: The bits in which a near-duplicate may differ.
-    """
-
-    of: str | None
-    distance: int
-
-
-@dataclass
-class Rules:
-    """Each rule's number; None means that the rule is off.
-
-    `conf/commands/filter.yaml` explains them and has the defaults. The fields stand in the
-    order in which the rules are applied.
-    """
-
-    short_side: float | None
-    aspect_ratio: float | None
-    nsfw: float | None
-    texts_per_image: int | None
-    images_per_text: int | None
-    unigrams: list[int] | None
-    rare_tokens: int | None
-    near_duplicates: NearDuplicates
-
 
 NAMES = tuple(Rules.__dataclass_fields__)
 

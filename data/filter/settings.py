@@ -1,4 +1,4 @@
-"""The settings of `python -m data.filter`."""
+"""The settings of `python -m data.filter`. They need no package of the extra `prepare`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align_train.config.schema import TEXTS, Paths
-from data.filter.rules import Rules
+
+
+@dataclass
+class NearDuplicates:
+    """Settings of the rule on perceptual hashes; `conf/commands/filter.yaml` has the defaults.
+
+    Attributes:
+        of: Evaluation images: a folder, shards, or a parquet file of hashes. None: the rule is off.
+        distance: The bits in which a near-duplicate may differ.
+    """
+
+    of: str | None
+    distance: int
+
+
+@dataclass
+class Rules:
+    """Each rule's number; None means that the rule is off.
+
+    `conf/commands/filter.yaml` explains them and has the defaults. The fields stand in the
+    order in which the rules are applied.
+    """
+
+    short_side: float | None
+    aspect_ratio: float | None
+    nsfw: float | None
+    texts_per_image: int | None
+    images_per_text: int | None
+    unigrams: list[int] | None
+    rare_tokens: int | None
+    near_duplicates: NearDuplicates
 
 
 @dataclass

@@ -14,7 +14,8 @@ import ibis
 from ibis.expr.types import IntegerValue, StringValue, Table
 
 from data.filter.hashes import Probes
-from data.filter.rules import Rules, alone, bit, tokens, with_number_of_unigrams
+from data.filter.rules import alone, bit, tokens, with_number_of_unigrams
+from data.filter.settings import Rules
 
 
 def shared_texts(rows: Table, most: int) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 from align_train.config.schema import TEXTS
 from align_train.errors import UserError
+from align_train.files import check_writable
 
 _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
 
@@ -33,10 +34,11 @@ def check(settings: PackSettings, to: Path) -> None:
     """Checks the settings before anything is read.
 
     Raises:
-        UserError: The folder `to` exists, or a number is out of range.
+        UserError: The folder `to` exists or cannot be made, or a number is out of range.
     """
     if to.exists():
         raise UserError(f"to={settings.to} exists; remove it or choose another folder")
+    check_writable(to, "give to=…, a new folder in one that you can write")
     if settings.pairs_per_shard < 1:
         raise UserError(f"pairs_per_shard={settings.pairs_per_shard}: expected at least 1")
     if not 0 <= settings.max_bad_share <= 1:

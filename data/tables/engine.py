@@ -21,6 +21,7 @@ from align_train.errors import UserError
 
 ROWS_PER_FILE = 2**32  # more than any file has, so that an index in a file fits below it
 
+STATUS = "status"  # the column of img2dataset's tables that says whether a row has an image
 NUMBER = "__row_number__"  # the column of the rows' numbers
 
 # Names that engines give to facts about a row: a source's column of that name would hide them.
@@ -59,7 +60,7 @@ class Source:
     def select(self, table: Table) -> Table:
         """Gives the columns the names that the rules use, and the row's number the name `row`."""
         if self.only_success:
-            table = table.filter(table.status == "success")
+            table = table.filter(table[STATUS] == "success")
         named = {name: table[column].cast(kind) for name, (column, kind) in self.columns.items()}
         return table.select(row=table[NUMBER], **named)
 

@@ -6,18 +6,19 @@ It needs `align_train[spark]` and Java 17 or 21.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import ibis
+import pyarrow as pa
 from ibis.expr.types import IntegerValue, StringValue, Table
 
 from align_train.errors import UserError
-from data.tables.batches import first_line
-from data.tables.engine import NUMBER, ROWS_PER_FILE, Engine, EngineFailed, Source
+from data.tables.batches import first_line, schema_of
+from data.tables.engine import NUMBER, ROWS_PER_FILE, STATUS, Engine, EngineFailed, Source
 
 _JVM_SHARE = 0.8  # of memory_gb for Spark's JVM; Python and the JVM's own needs get the rest
 _MB_PER_GB = 1024
@@ -107,18 +108,12 @@ class Spark:
         """Opens the source as a table of `row` and the source's columns."""
         from pyspark.sql import functions
 
-        # Spark would take the type of any one file for all.
-        if source.nulls:
-            raise UserError(
-                "engine=spark: some file has nothing but nulls in a column that the rules read, "
-                "and no type for it; give it one, or take engine=duckdb"
-            )
-
-        frame = self.session.read.parquet(*map(_uri, source.files))
-        # Spark knows these two of each row; both together number it.
-        file_name = functions.col("_metadata.file_name").alias("__file_name__")
-        row_index = functions.col("_metadata.row_index").alias("__row_index__")
-        frame = frame.select("*", file_name, row_index)
+        frames = [
+            self._read(files, columns) for columns, files in _by_typed_columns(source).items()
+        ]
+        frame = frames[0]
+        for other in frames[1:]:
+            frame = frame.unionByName(other, allowMissingColumns=True)
 
         # Spark gives the names back as parts of URIs. The names of a source's files are unique.
         indices = {path.name: index for index, path in enumerate(source.files)}
@@ -130,6 +125,19 @@ class Spark:
         joined = frame.join(functions.broadcast(files), "__file_name__")
         joined.withColumn(NUMBER, number).createOrReplaceTempView("source")
         return source.select(self.connection.table("source"))
+
+    def _read(self, files: Sequence[Path], columns: frozenset[str]) -> Any:
+        """The columns of files that have the same types, with what numbers their rows."""
+        from pyspark.sql import functions
+
+        frame = self.session.read.parquet(*map(_uri, files))
+        # Backticks: a name may hold a dot.
+        named = [functions.col("`" + name.replace("`", "``") + "`") for name in sorted(columns)]
+
+        # Spark knows these two of each row; both together number it.
+        file_name = functions.col("_metadata.file_name").alias("__file_name__")
+        row_index = functions.col("_metadata.row_index").alias("__row_index__")
+        return frame.select(*named, file_name, row_index)
 
     def save(self, table: Table, folder: Path) -> None:
         """Writes a table as parquet files into a new folder."""
@@ -159,6 +167,26 @@ class Spark:
     def version(self) -> str:
         """The engine's name and version."""
         return f"spark {self.session.version}"
+
+
+def _by_typed_columns(source: Source) -> dict[frozenset[str], list[Path]]:
+    """The files of a source by those of the columns that are read for which they have a type.
+
+    A file that has nothing but nulls in a column has no type for it, and Spark would take the types
+    of any one file for all.
+    """
+    wanted = {column for column, _ in source.columns.values()}
+    if source.only_success:
+        wanted.add(STATUS)
+    if not source.nulls:
+        return {frozenset(wanted): list(source.files)}
+
+    files: dict[frozenset[str], list[Path]] = {}
+    for path in source.files:
+        schema = schema_of(path)
+        typed = frozenset(name for name in wanted if not pa.types.is_null(schema.field(name).type))
+        files.setdefault(typed, []).append(path)
+    return files
 
 
 def _uri(path: Path) -> str:

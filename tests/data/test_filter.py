@@ -33,6 +33,7 @@ from data.tables.engine import Source
 from data.tables.engines import engine
 from tests.support import filter_oracle
 from tests.support.commands import finish, run, start
+from tests.support.java import needs_java
 
 SCHEMA = pa.schema(
     [
@@ -49,12 +50,6 @@ SCHEMA = pa.schema(
 
 
 PROBES = [0xC9B6A7D8469C1959, 0x0123456789ABCDEF, 0]
-
-
-needs_java = pytest.mark.skipif(
-    shutil.which("java") is None and "JAVA_HOME" not in os.environ,
-    reason="Spark needs Java 17 or 21, which is not here",
-)
 
 
 # Capitals that Unicode 16 added; Python's own tables may not know them yet.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from random import Random
@@ -24,7 +27,9 @@ from data.tables.engine import Source
 from data.tables.engines import engine
 from data.tables.find import find
 from data.tables.img2dataset import finished_shards
+from tests.support.commands import REPOSITORY
 from tests.support.images import encoded, picture
+from tests.support.java import needs_java
 from tests.support.kinds import KINDS, turned, with_broken_metadata
 from tests.support.shards import TXT
 
@@ -65,6 +70,60 @@ def test_a_file_of_nulls_in_a_column_refuses_nothing(case: str, tmp_path: Path) 
             expected.append((text, width))
     assert [(row["text"], row["width"]) for row in sorted(rows, key=lambda row: row["row"])] == (
         expected
+    )
+
+
+@pytest.mark.long
+@needs_java
+def test_spark_reads_files_of_nulls_as_duckdb_does(tmp_path: Path) -> None:
+    cases = {
+        **NULLS,
+        "in all columns": (ROWS, {name: pa.nulls(2) for name in ROWS}),
+        "without a sign": (
+            ROWS | {"width": pa.array([1, 2], pa.uint32()), "text": pa.nulls(2)},
+            ROWS | {"width": pa.array([3, 4], pa.uint32())},
+        ),
+        "of a column with a dot": (ROWS | {"a.b`c": [1.5, 2.5]}, ROWS | {"a.b`c": pa.nulls(2)}),
+    }
+    with (
+        engine("spark", memory_gb=1, threads=1, temporary=tmp_path / "spark") as spark,
+        engine("duckdb", memory_gb=1, threads=1, temporary=tmp_path / "duckdb") as duckdb,
+    ):
+        for index, files in enumerate(cases.values()):
+            (tmp_path / str(index)).mkdir()
+            found = find(str(tables(tmp_path / str(index), *files)))
+            columns = {"text": ("text", "string"), "width": ("width", "float64")}
+            if "a.b`c" in found.types:
+                columns["more"] = ("a.b`c", "float64")
+            source = Source(files=found.files, columns=columns, nulls=bool(found.nulls))
+
+            ours, theirs = (
+                ready.open(source).order_by("row").to_pyarrow().to_pylist()
+                for ready in (spark, duckdb)
+            )
+            assert ours == theirs and len(ours) == 4
+
+
+@pytest.mark.parametrize("missing", ["ibis", "pyarrow", "duckdb,imagehash", "sqlglot"])
+@pytest.mark.parametrize("module", ["data.failed", "data.filter"])
+def test_a_missing_package_is_named_with_its_extra(
+    module: str, missing: str, tmp_path: Path
+) -> None:
+    settings = ["source=x", "to=new.parquet"]
+    if module == "data.failed":
+        settings.append("shards=x")
+    hide = f"sys.modules.update(dict.fromkeys({missing.split(',')}))"
+    start = f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import runpy, sys; {hide}; {start}", *settings],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    names = missing.replace(",", ", ")
+    assert done.returncode == 2 and done.stderr == (
+        f"align_train: {module} needs {names}: pip install 'align_train[prepare]'\n"
     )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from align_train.errors import UserError
+from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.manifest import read_manifest
 from align_train.shards.resolve import resolve
 from align_train.shards.shard import ShardReader
 from align_train.shards.tar_index import build_index
@@ -201,3 +206,107 @@ def test_a_sparse_member_is_a_bad_pair_and_the_next_is_whole(tmp_path: Path) -> 
     assert reader.key(2) == "a/0007" and reader.read(2) == (JPEG, b"text 7")
     with pytest.raises(ValueError, match="is a sparse file, not a file"):
         reader.read(1)
+
+
+def with_size(path: Path, size: bytes) -> Path:
+    """The second member's size, as it stands in its header, under a right checksum."""
+    data = bytearray(tar_of(path, pairs(3)).read_bytes())
+    second = 512 + 512 * -(-len(JPEG) // 512)
+    header = data[second : second + 512]
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[second : second + 512] = header
+    path.write_bytes(data)
+    return path
+
+
+def negative(size: int) -> bytes:
+    return (256**12 - size).to_bytes(12, "big")
+
+
+SIZES = {
+    "of one header back": negative(512),
+    "of all headers back": negative(1536),
+    "before the file": negative(10**15),
+    "beyond 64 bits": b"\x80" + b"\xff" * 11,
+    "of as many bytes as fit": b"\x80\0\0\0" + (2**63 - 1).to_bytes(8, "big"),
+    "no number": b"0o17 thirty\0",
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_a_member_of_a_senseless_size_is_a_fault_of_the_tar(case: str, tmp_path: Path) -> None:
+    index = build_index(with_size(tmp_path / "a.tar", SIZES[case]))
+    assert index.fault and len(index.fault) < 150 and "\n" not in index.fault
+    assert index.names.tolist()[:1] == [b"0000"]
+
+
+def test_an_error_of_the_disk_is_no_fault_of_the_tar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tar_of(tmp_path / "a.tar", pairs(1))
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(tarfile, "open", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        build_index(path)
+
+
+def spoil(index: Path, **arrays: object) -> None:
+    """Changes arrays of an index that keeps its stamp."""
+    with np.load(index) as stored:
+        whole = dict(stored)
+    with index.open("wb") as file:
+        np.savez(file, **{**whole, **arrays})
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"offsets": np.array([512, 10**15, 0, 0, 0, 0])},
+        {"offsets": np.array([512, -1, 0, 0, 0, 0])},
+        {"sizes": np.array([1])},
+        {"sizes": np.array([2**62] * 6)},
+        {"names": np.array(["text"] * 6)},
+        {"looks": np.zeros((6, 1), dtype=bool)},
+        {"foreign": np.array([1, 2])},
+    ],
+    ids=repr,
+)
+def test_an_index_that_cannot_be_of_its_tar_is_built_again(
+    arrays: dict[str, object], tmp_path: Path
+) -> None:
+    path = tar_of(tmp_path / "a.tar", pairs(3))
+    expected = ShardReader(path, TXT).read(2)
+    spoil(tmp_path / ".a.tar.index.npz", **arrays)
+    assert ShardReader(path, TXT).read(2) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"shard": "a.tar", "pairs": 1e999, "bytes": 1}',
+        '{"shard": "a.tar", "pairs": 1.5, "bytes": 1}',
+        '{"shard": "a.tar", "pairs": true, "bytes": 1}',
+        '{"shard": "a.tar", "pairs": 99999999999999999999, "bytes": 1}',
+        '{"shard": "a.tar", "pairs": 1, "bytes": -1}',
+        '{"shard": "a\\u0000.tar", "pairs": 1, "bytes": 1}',
+        '{"shard": "\\ud800.tar", "pairs": 1, "bytes": 1}',
+        '{"shard": "", "pairs": 1, "bytes": 1}',
+        '{"shard": ["a.tar"], "pairs": 1, "bytes": 1}',
+        '{"shard": "a.tar", "pairs": 1, "bytes": 1, "kept": "x", "at": -1, "of": 3}',
+        "[" * 100_000,
+        '["shard", "pairs", "bytes"]',
+        "null",
+    ],
+    ids=lambda line: line[:60],
+)
+def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_text('{"shard": "a.tar", "pairs": 1, "bytes": 1}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"line 2: expected .*with counts of 0 or more") as caught:
+        read_manifest(str(path), cache=ShardCache())
+    assert len(str(caught.value)) < 300

@@ -1,0 +1,23 @@
+"""Whether the packages of the extra `prepare` are installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from align_train.errors import UserError
+
+_PACKAGES = ("duckdb", "ibis", "imagehash", "pyarrow", "sqlglot")
+
+
+def need_prepare(command: str) -> None:
+    """Checks that a command on tables has its packages.
+
+    Args:
+        command: Its module, for the error.
+
+    Raises:
+        UserError: Packages are missing.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{command} needs {', '.join(missing)}: pip install 'align_train[prepare]'")
