@@ -76,8 +76,6 @@ def command(
         fill_in: Given to `_typed`.
     """
     escaping_output()
-    with ending_in_one_line():
-        settle_home()
     _register(config_name, schema, groups)
     folder = str(conf_dir() / _folder(config_name))
     typed = sys.argv
@@ -104,6 +102,7 @@ def command(
     main = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(run)
     try:
         with ending_in_one_line():
+            settle_home()
             with report_once():
                 sys.argv = line_as_typed(typed, schema, partial(_plain, config_name))
             main()
