@@ -72,7 +72,7 @@ def _is_sweep(words: Sequence[str], compose: Compose) -> bool:
         mode = compose(words)["hydra"]["mode"]
     except UserError:
         return False  # Hydra says it once more, in one line
-    return mode == RunMode.MULTIRUN
+    return bool(mode == RunMode.MULTIRUN)
 
 
 def as_typed(
