@@ -35,6 +35,8 @@ FORWARD = "forward pass"
 COMPILING = "compiling"  # and which block: a part of the forward pass
 BACKWARD = "backward pass"
 EVALUATING = "evaluating"  # and by which evaluator
+EMBEDDING = "embedding"
+SAVING = "saving a checkpoint"
 ENDING = "ending the training"
 FINISHED = "finished"
 
@@ -221,6 +223,18 @@ class RunStore:
         if not self._store.check(["verdict"]):
             return None
         return Verdict(**json.loads(self._store.get("verdict")))
+
+    def ask_to_stop(self, number: int) -> None:
+        """Tells all ranks that a signal has come to this one.
+
+        Args:
+            number: The signal's number.
+        """
+        self._store.compare_set("stop", "", str(number))
+
+    def asked_to_stop(self) -> int:
+        """The signal that has come to some rank; 0: none has."""
+        return int(self._store.get("stop")) if self._store.check(["stop"]) else 0
 
     def publish(self, key: str, made: dict[str, Any]) -> None:
         """Rank 0 hands a dict of plain lists, dicts, texts and numbers to the other ranks."""
