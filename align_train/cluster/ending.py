@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
-from threading import Thread, Timer
+import time
+from threading import Event, Thread
 from typing import NoReturn
 
 # Seconds that Python's clean-up may take, and the last line.
@@ -39,10 +41,10 @@ def end(status: int) -> NoReturn:
     """
     if has_peers():
         end_now(status)
-    # Clean-up waits for child processes, which may hang in a file system.
-    guard = Timer(_TO_END, end_now, (status,))
-    guard.daemon = True
-    guard.start()
+    # Python's clean-up waits for child processes, which may hang in a file system.
+    begun = Event()
+    Thread(target=_end_clean_up, args=(status, begun), daemon=True).start()
+    atexit.register(begun.set)
     sys.exit(status)
 
 
@@ -65,6 +67,12 @@ def end_now(status: int, message: str = "") -> NoReturn:
     thread = Thread(target=flush, daemon=True)
     thread.start()
     thread.join(_TO_PRINT)
+    os._exit(status)
+
+
+def _end_clean_up(status: int, begun: Event) -> None:
+    begun.wait()
+    time.sleep(_TO_END)
     os._exit(status)
 
 

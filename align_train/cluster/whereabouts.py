@@ -2,7 +2,7 @@
 
 Starting, evaluating, ending and the first step, in which blocks are compiled, may take long, and
 not all of that notes its progress. So these have three times the timeout. After a signal, a step
-that gets nowhere has less time: schedulers do not wait.
+or evaluation that gets nowhere has less time: schedulers do not wait.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Whereabouts:
             timeout: Seconds that it may otherwise.
         """
         most = self.times * timeout
-        if self._place.startswith((EVALUATING, ENDING, SAVING)):
+        if self._place.startswith((ENDING, SAVING)):
             return most
         return min(most, max(silence, _SLOWER * self._longest))
 

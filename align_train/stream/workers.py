@@ -35,7 +35,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from align_train.cluster.collectives import settle_before_fork
 from align_train.cluster.interruption import at_once
-from align_train.errors import Lost, UserError, one_line
+from align_train.errors import Lost, UserError
 from align_train.stream.signals import leave_signals_to_the_run
 
 _LOOK_EVERY = 1  # seconds between looks at the workers, while the run waits
@@ -152,10 +152,9 @@ class Workers(Generic[T]):
         self._items = None
         if isinstance(items, _MultiProcessingDataLoaderIter):
             for pid in _pids_of(items):
-                if _is_stopped(pid):
-                    # It obeys this process's SIGTERM, once it runs again.
-                    os.kill(pid, signal.SIGTERM)
-                    os.kill(pid, signal.SIGCONT)
+                # They have nothing to lose. One that hangs, or is stopped, would keep us waiting.
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)
             # The trace of a worker's error may hold the iterator in a circle: Python's collector
             # then takes its queues first, and each worker costs 5 s.
             items._shutdown_workers()
@@ -198,7 +197,7 @@ class Workers(Generic[T]):
         )
         return UserError(
             f"{self.setting}={self.workers}: the loader processes cannot be started "
-            f"({one_line(error, 100)}): {fix}"
+            f"({error.strerror}): {fix}"
         )
 
 
