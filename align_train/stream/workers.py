@@ -23,7 +23,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -237,7 +237,7 @@ def _end_worker(error: Exception, item: object) -> None:
     os._exit((isinstance(error, OSError) and error.errno) or errno.ENOMEM)
 
 
-def _workers_of(items: object) -> list[BaseProcess]:
+def _workers_of(items: object) -> Sequence[BaseProcess]:
     return items._workers if isinstance(items, _MultiProcessingDataLoaderIter) else []
 
 

@@ -109,7 +109,11 @@ def test_a_signal_ends_a_run_that_waits_for_data_and_saves_its_last_step(
     """With two ranks one of them has its data, and waits for the other in the step."""
     options = (*small_run, *UNEVALUATED, DATA, "name=waits", "checkpoint_every=1000")
     options = (*options, f"data.workers={workers}", f"trainer.devices={ranks}", "max_steps=500")
-    waiting = {"WAITING_FOR": what, "WAITING_STEP": "6", "WAITING_RANK": str(ranks - 1)}
+    waiting: dict[str, Any] = {
+        "WAITING_FOR": what,
+        "WAITING_STEP": "6",
+        "WAITING_RANK": str(ranks - 1),
+    }
     waiting["WAITING_PLACE"] = places.get(what, "")
     process = start(*options, cwd=tmp_path, **waiting)
     folder = RunFolder(tmp_path / "outputs" / "waits")
@@ -131,7 +135,7 @@ def test_a_run_that_left_a_step_undone_goes_on_as_if_it_had_not_begun_it(
 ) -> None:
     options = (*small_run, *UNEVALUATED, "data.workers=1", "trainer.devices=2", "ema=0.9")
     options = (*options, f"strategy={strategy}", "checkpoint_every=1000")
-    waiting = {"WAITING_FOR": "sleep", "WAITING_STEP": "6", "WAITING_RANK": "1"}
+    waiting: dict[str, Any] = {"WAITING_FOR": "sleep", "WAITING_STEP": "6", "WAITING_RANK": "1"}
     process = start(*options, DATA, "name=waits", cwd=tmp_path, **waiting)
     folder = RunFolder(tmp_path / "outputs" / "waits")
     wait_for_step(5, folder, process)
@@ -150,7 +154,7 @@ def test_a_signal_before_the_first_batch_saves_nothing(
     missing: str, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     options = (*small_run, *UNEVALUATED, DATA, "name=waits", f"data.missing_shards={missing}")
-    waiting = {"WAITING_FOR": "sleep", "WAITING_STEP": "1"}
+    waiting: dict[str, Any] = {"WAITING_FOR": "sleep", "WAITING_STEP": "1"}
     process = start(*options, cwd=tmp_path, **waiting)
     folder = RunFolder(tmp_path / "outputs" / "waits")
     until(folder.config.exists, process)
@@ -196,7 +200,11 @@ def test_a_loader_without_memory_ends_the_run(
     workers: int, ranks: int, words: str, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     options = (*small_run, *UNEVALUATED, DATA, f"data.workers={workers}", "name=memory")
-    waiting = {"WAITING_FOR": "memory", "WAITING_STEP": "3", "WAITING_RANK": str(ranks - 1)}
+    waiting: dict[str, Any] = {
+        "WAITING_FOR": "memory",
+        "WAITING_STEP": "3",
+        "WAITING_RANK": str(ranks - 1),
+    }
     process = start(*options, f"trainer.devices={ranks}", cwd=tmp_path, **waiting)
     wait_for_step(2, RunFolder(tmp_path / "outputs" / "memory"), process)
     status, line = ended(process)
@@ -320,7 +328,7 @@ def test_one_process_that_waits_in_vain_ends_by_the_timeout(
     workers: int, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     options = (*small_run, *UNEVALUATED, *SOON, DATA, f"data.workers={workers}", "name=stuck")
-    waiting = {"WAITING_FOR": "c", "WAITING_STEP": "6"}
+    waiting: dict[str, Any] = {"WAITING_FOR": "c", "WAITING_STEP": "6"}
     process = start(*options, cwd=tmp_path, **waiting)
     wait_for_step(5, RunFolder(tmp_path / "outputs" / "stuck"), process)
     status, line = ended(process)
@@ -333,7 +341,7 @@ def test_a_signal_to_a_process_that_cannot_hear_it_ends_it_all_the_same(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     options = (*small_run, *UNEVALUATED, DATA, "data.workers=0", "name=deaf", "trainer.silence=4")
-    waiting = {"WAITING_FOR": "c", "WAITING_STEP": "6"}
+    waiting: dict[str, Any] = {"WAITING_FOR": "c", "WAITING_STEP": "6"}
     process = start(*options, cwd=tmp_path, **waiting)
     wait_for_step(5, RunFolder(tmp_path / "outputs" / "deaf"), process)
     status, line = ended(process, signal.SIGTERM)

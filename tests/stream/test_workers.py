@@ -182,7 +182,7 @@ def test_workers_that_cannot_be_started_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Also if some of them have been started already."""
-    started = []
+    started: list[int] = []
     fork = os.fork
 
     def refuse() -> int:
