@@ -13,6 +13,8 @@ from typing import NoReturn
 _TO_END = 30.0
 _TO_PRINT = 2.0
 
+_SIGNAL = 128  # a status above it is that of a signal
+
 _said = False
 
 
@@ -41,9 +43,16 @@ def end(status: int) -> NoReturn:
     """
     if has_peers():
         end_now(status)
-    # Python's clean-up waits for child processes, which may hang in a file system.
+
+    # Clean-up waits for child processes, which may hang in a file system.
     begun = Event()
     Thread(target=_end_clean_up, args=(status, begun), daemon=True).start()
+    if status > _SIGNAL:
+        begun.set()
+        # All of Python's clean-up but for threads, which may wait for a server, and for taking
+        # modules down, which takes seconds.
+        atexit._run_exitfuncs()
+        end_now(status)
     atexit.register(begun.set)
     sys.exit(status)
 

@@ -32,10 +32,10 @@ ENDS_WITHIN = 30.0  # seconds on a busy machine; nothing that is waited for here
 
 @contextmanager
 def silent_server() -> Iterator[tuple[socket.socket, str]]:
-    """Takes connections, and never answers: the socket and a URL."""
+    """Takes connections, and never answers: the socket, and the URL of a folder."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(120)
-        yield server, f"http://127.0.0.1:{server.getsockname()[1]}/shards/manifest.jsonl"
+        yield server, f"http://127.0.0.1:{server.getsockname()[1]}/shards"
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def places(tmp_path: Path) -> Iterator[dict[str, str]]:
     os.mkfifo(tmp_path / "pipe")
     with silent_server() as (_, url), (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield {"pipe": f"{tmp_path}/pipe", "lock": f"{tmp_path}/lock", "download": url}
+        asked = f"{url}/a.tar"
+        yield {"pipe": f"{tmp_path}/pipe", "lock": f"{tmp_path}/lock", "download": asked}
 
 
 def children_of(pid: int) -> list[int]:
@@ -228,14 +229,18 @@ def test_a_start_that_waits_for_the_runs_lock_says_so_and_a_signal_ends_it(
 
 
 @pytest.mark.parametrize(
-    ("ranks", "number"),
-    [(1, signal.SIGINT), pytest.param(2, signal.SIGTERM, marks=pytest.mark.long)],
+    ("shards", "ranks", "number"),
+    [
+        ("[{0}/a.tar,{0}/b.tar,{0}/c.tar]", 1, signal.SIGINT),
+        pytest.param("{0}/manifest.jsonl", 1, signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("[{0}/a.tar,{0}/b.tar]", 2, signal.SIGTERM, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_ends_a_start_that_waits_for_a_server(
-    ranks: int, number: int, tmp_path: Path, small_run: tuple[str, ...]
+    shards: str, ranks: int, number: int, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     with silent_server() as (server, url):
-        options = (*small_run, f"data.shards={url}", "name=waits")
+        options = (*small_run, f"data.shards={shards.format(url)}", "name=waits")
         process = start(*options, f"trainer.devices={ranks}", cwd=tmp_path)
         connection, _ = server.accept()
         assert ended(process, number)[0] == 128 + number
