@@ -206,17 +206,21 @@ class RunStore:
             return f"rank {rank}"
         return self._store.get(f"who/{rank}").decode()
 
-    def propose(self, message: str, *, status: int, printed: bool = False) -> None:
+    def propose(self, message: str, *, status: int, printed: bool = False) -> Verdict:
         """Writes a verdict, unless some process already has.
 
         Args:
             message: See `Verdict`.
             status: See `Verdict`.
             printed: See `Verdict`.
+
+        Returns:
+            The verdict that stands.
         """
         # Atomic: if two processes blame each other, all believe the first.
         verdict = {"message": message, "status": status, "printed": printed}
-        self._store.compare_set("verdict", "", json.dumps(verdict))
+        standing = self._store.compare_set("verdict", "", json.dumps(verdict))
+        return Verdict(**json.loads(standing))
 
     def verdict(self) -> Verdict | None:
         """The run's verdict; None while the run goes on."""

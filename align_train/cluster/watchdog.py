@@ -205,7 +205,10 @@ class Watchdog:
                 # All ranks have raised it, and rank 0 may still have a checkpoint to write.
                 self._wait_for_first()
             elif self._verdict is None:  # otherwise the error is the verdict itself
-                self._leave(str(error), error.status)
+                standing = self._leave(str(error), error.status)
+                # Each rank may meet the same: the first one prints it.
+                if standing != self._blame(str(error)) and standing.endswith(str(error)):
+                    raise Lost("", status=error.status) from None
             raise
         except KeyboardInterrupt as error:
             # Rank 0 says it, whichever rank the signal came to.
@@ -255,19 +258,29 @@ class Watchdog:
             if self._first_is_done.wait(self.interval):
                 return
 
-    def _leave(self, message: str = "", status: int = 0, *, printed: bool = True) -> None:
-        """Ends both threads. Rank 0 stays until the others have heard, or have had time to."""
+    def _blame(self, message: str) -> str:
+        name = self._store.own_name if self._store is not None else ""
+        return f"{name} ended: {message}"
+
+    def _leave(self, message: str = "", status: int = 0, *, printed: bool = True) -> str:
+        """Ends both threads. Rank 0 stays until the others have heard, or have had time to.
+
+        Returns:
+            The message of the verdict that stands; empty if none is known.
+        """
         if self._over.is_set():
-            return
+            return ""
 
         self._over.set()
         if self._store is None:
-            return
+            return ""
         sharing.use(None)
+        standing = ""
         with contextlib.suppress(Exception):  # the store may be gone already
             if message:
-                blame = f"{self._store.own_name} ended: {message}" if printed else message
-                self._store.propose(blame, status=status, printed=printed)
+                blame = self._blame(message) if printed else message
+                verdict = self._store.propose(blame, status=status, printed=printed)
+                standing = verdict.message
             if self.rank == 0:
                 self._store.finish_first()
 
@@ -278,6 +291,7 @@ class Watchdog:
                     patience=4 * self.interval,
                     patience_if_coming=self.silence,
                 )
+        return standing
 
     def _exchange(self, store: RunStore) -> None:
         """The first thread: gives signs of life and looks for those of others."""
