@@ -9,6 +9,7 @@ A line never holds more of a stranger's value than `shown` gives.
 
 from __future__ import annotations
 
+import signal
 import unicodedata
 from collections.abc import Iterable
 
@@ -127,3 +128,27 @@ class Lost(UserError):
         """
         super().__init__(message)
         self.status = status
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ends the command at once, wherever its main thread is.
+
+    No `Exception`: whoever deals with errors of a pair, a download or a model must let it pass.
+
+    Attributes:
+        status: The exit status of the command, as a shell gives it.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        """Names the signal.
+
+        Args:
+            number: The signal's number.
+        """
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name}; what was saved before stays, and the same command goes on from "
+            f"there"
+        )
+        self.number = number
+        self.status = 128 + number

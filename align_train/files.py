@@ -33,6 +33,7 @@ from align_train.errors import UserError
 # Seconds between two attempts to take a lock.
 _POLL = 0.2
 _POLL_BLOCK = 0.05
+_SILENT = 2.0  # seconds that a start waits for a lock without a word
 
 
 @contextmanager
@@ -261,14 +262,21 @@ class Lock:
                 f"another name or output_dir"
             ) from None
 
-        deadline = time.monotonic() + self.patience
+        begun = time.monotonic()
+        said = False
         while not self._locked():
-            if time.monotonic() > deadline:
-                self._file.seek(0)
-                holder = self._file.read().strip() or "another process"
+            waited = time.monotonic() - begun
+            if waited > self.patience:
                 raise UserError(
-                    f"{self.path.parent}: {holder} is writing this run; wait for its end or end "
-                    f"it, or choose another name"
+                    f"{self.path.parent}: {self._holder()} is writing this run; wait for its end "
+                    f"or end it, or choose another name"
+                )
+            if waited > _SILENT and not said:
+                said = True
+                print(
+                    f"{self.path.parent}: {self._holder()} is writing this run; waiting for its "
+                    f"end, {self.patience:.0f} s at most",
+                    flush=True,
                 )
             time.sleep(_POLL)
 
@@ -276,6 +284,11 @@ class Lock:
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
         return True
+
+    def _holder(self) -> str:
+        assert self._file is not None
+        self._file.seek(0)
+        return self._file.read().strip() or "another process"
 
     def _locked(self) -> bool:
         assert self._file is not None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from align_train.cluster import launcher
-from align_train.errors import Lost, UserError, one_line
+from align_train.errors import Interrupted, Lost, UserError, one_line
 
 _TO_MEET = timedelta(minutes=2)  # of processes that `join` each other
 _AT_A_TIME = 65_536  # bytes of each rank's text, so 64 MiB of 1,024 ranks
@@ -309,3 +309,18 @@ def report_first_error(device: torch.device, kind: type[UserError] = UserError) 
     messages = [text for text in gather_texts(message, device) if text]
     if messages:
         raise kind(messages[0] if rank() == 0 else "")
+
+
+def stop_together(number: int, device: torch.device) -> None:
+    """If a signal has come to any rank, every rank stops here, so that none waits. Collective.
+
+    Args:
+        number: The signal that has come to this rank; 0: none.
+        device: A device of the process group's backend.
+
+    Raises:
+        Interrupted: On all ranks alike.
+    """
+    agreed = int(all_reduce_(torch.tensor(number, device=device), "max"))
+    if agreed:
+        raise Interrupted(agreed)

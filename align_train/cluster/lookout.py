@@ -132,14 +132,17 @@ class Lookout:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         self.blame(store, rank, how)
 
-    def blame_who_is_behind(self, store: RunStore, *, times: int) -> None:
+    def blame_who_is_behind(
+        self, store: RunStore, *, waited: str, status: int = Lost.status
+    ) -> None:
         """Proposes a verdict over the ranks that have got least far, if this rank is one of them.
 
         Others have waited long enough too, but may wait for a rank that is slow and gets on.
 
         Args:
             store: The run's store.
-            times: How many times the timeout this rank has got nowhere.
+            waited: For how long this rank has got nowhere, in words.
+            status: The exit status of all ranks.
         """
         nowhere = Position(0, STARTING, 0)
         positions = [store.position_of(rank) or nowhere for rank in range(self._processes)]
@@ -149,13 +152,20 @@ class Lookout:
         if self._rank not in behind:
             return
 
-        waited = f"for {times * self._timeout:g} s{self._in_brackets(times)}"
         if len(behind) == self._processes:
             message = f"all processes have been in {position}, {waited}: is the network up?"
         else:
             names = ", ".join(store.name_of(rank) for rank in behind[:_MOST_NAMED])
             message = f"{names}: in {position}, {waited} while the others wait"
-        store.propose(message, status=Lost.status)
+        store.propose(message, status=status)
+
+    def waited(self, times: int) -> str:
+        """Spells how long a rank has got nowhere.
+
+        Args:
+            times: How many times the timeout.
+        """
+        return f"for {times * self._timeout:g} s{self._in_brackets(times)}"
 
     def _in_brackets(self, times: int = 1) -> str:
         if not self._setting:

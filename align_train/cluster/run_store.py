@@ -35,6 +35,8 @@ FORWARD = "forward pass"
 COMPILING = "compiling"  # and which block: a part of the forward pass
 BACKWARD = "backward pass"
 EVALUATING = "evaluating"  # and by which evaluator
+EMBEDDING = "embedding"
+SAVING = "saving a checkpoint"
 ENDING = "ending the training"
 FINISHED = "finished"
 
@@ -204,23 +206,39 @@ class RunStore:
             return f"rank {rank}"
         return self._store.get(f"who/{rank}").decode()
 
-    def propose(self, message: str, *, status: int, printed: bool = False) -> None:
+    def propose(self, message: str, *, status: int, printed: bool = False) -> Verdict:
         """Writes a verdict, unless some process already has.
 
         Args:
             message: See `Verdict`.
             status: See `Verdict`.
             printed: See `Verdict`.
+
+        Returns:
+            The verdict that stands.
         """
         # Atomic: if two processes blame each other, all believe the first.
         verdict = {"message": message, "status": status, "printed": printed}
-        self._store.compare_set("verdict", "", json.dumps(verdict))
+        standing = self._store.compare_set("verdict", "", json.dumps(verdict))
+        return Verdict(**json.loads(standing))
 
     def verdict(self) -> Verdict | None:
         """The run's verdict; None while the run goes on."""
         if not self._store.check(["verdict"]):
             return None
         return Verdict(**json.loads(self._store.get("verdict")))
+
+    def ask_to_stop(self, number: int) -> None:
+        """Tells all ranks that a signal has come to this one.
+
+        Args:
+            number: The signal's number.
+        """
+        self._store.compare_set("stop", "", str(number))
+
+    def asked_to_stop(self) -> int:
+        """The signal that has come to some rank; 0: none has."""
+        return int(self._store.get("stop")) if self._store.check(["stop"]) else 0
 
     def publish(self, key: str, made: dict[str, Any]) -> None:
         """Rank 0 hands a dict of plain lists, dicts, texts and numbers to the other ranks."""

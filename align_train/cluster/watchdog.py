@@ -9,29 +9,30 @@ a run:
   that swaps) or cut off. Rank 0 looks at all, all look at rank 0. If a collective has reported
   that a process is gone, a few seconds of silence tell which.
 - *stuck*: all processes live, but one that is behind the others has got nowhere for `timeout`
-  seconds; at some places it may take longer (`whereabouts.py`).
+  seconds; at some places it may take longer (`whereabouts.py`). This holds for one process too.
+
+A signal that comes to one of them (`interruption.py`) is told to all.
 
 If the main thread hangs in a collective, only `os._exit` gets it out. Checkpoints are whole or
 absent, so this loses only the work since the last one.
 
-Price: two threads, and one small message a process and second.
+Price: two threads, and one small message a process and second; with one process one thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from threading import Event, Thread
 from typing import TypeVar, cast
 
-from align_train.cluster import sharing
+from align_train.cluster import interruption, sharing
+from align_train.cluster.ending import end_now
 from align_train.cluster.lookout import Lookout
 from align_train.cluster.run_store import ASKING, FINISHED, RunStore, Verdict
 from align_train.cluster.whereabouts import Whereabouts
-from align_train.errors import Lost, UserError, one_line
+from align_train.errors import Interrupted, Lost, UserError, one_line
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ _GRACE = 5.0  # seconds that a process has to end by itself before a verdict end
 
 
 class Watchdog:
-    """One process's part in the watch over all of them. With one process it does nothing.
+    """One process's part in the watch over all of them.
 
     The command wraps all of a run's work in `watching`; training calls `at` and `pass_done`.
     """
@@ -84,6 +85,7 @@ class Watchdog:
 
         self._exchanged = time.monotonic()
         self._stuck = False
+        self._told = False  # whether the others know of a signal to this process
         self._somebody_left = False
         self._lookout = Lookout(
             rank=rank,
@@ -114,6 +116,8 @@ class Watchdog:
     def open(self, host: str, port: int) -> int:
         """Opens the store and starts both threads. Rank 0 keeps the store, the others connect.
 
+        With one process there is no store, and one thread.
+
         Args:
             host: The machine of rank 0.
             port: The store's port there; 0 takes any that is free.
@@ -126,6 +130,7 @@ class Watchdog:
             Lost: On other ranks, if rank 0 cannot be reached within `timeout` seconds.
         """
         if self.processes == 1:
+            Thread(target=self._watch, daemon=True).start()
             return port
 
         self._store, port = RunStore.open(
@@ -140,7 +145,7 @@ class Watchdog:
         sharing.use(self)
         # Daemons: the watch must not keep a process alive that has done its work.
         Thread(target=self._exchange, args=(self._store,), daemon=True).start()
-        Thread(target=self._watch, args=(self._store,), daemon=True).start()
+        Thread(target=self._watch, daemon=True).start()
         return port
 
     def from_first(self, key: str, make: Callable[[], T]) -> T:
@@ -200,7 +205,15 @@ class Watchdog:
                 # All ranks have raised it, and rank 0 may still have a checkpoint to write.
                 self._wait_for_first()
             elif self._verdict is None:  # otherwise the error is the verdict itself
-                self._leave(str(error), error.status)
+                standing = self._leave(str(error), error.status)
+                # Each rank may meet the same: the first one prints it.
+                if standing != self._blame(str(error)) and standing.endswith(str(error)):
+                    raise Lost("", status=error.status) from None
+            raise
+        except KeyboardInterrupt as error:
+            # Rank 0 says it, whichever rank the signal came to.
+            stopped = error if isinstance(error, Interrupted) else Interrupted()
+            self._leave(str(stopped), stopped.status, printed=self.rank == 0)
             raise
         except BaseException as error:
             text = one_line(error, 300)
@@ -245,17 +258,29 @@ class Watchdog:
             if self._first_is_done.wait(self.interval):
                 return
 
-    def _leave(self, message: str = "", status: int = 0) -> None:
-        """Ends both threads. Rank 0 stays until the others have heard, or have had time to."""
-        if self._store is None or self._over.is_set():
-            return
+    def _blame(self, message: str) -> str:
+        name = self._store.own_name if self._store is not None else ""
+        return f"{name} ended: {message}"
+
+    def _leave(self, message: str = "", status: int = 0, *, printed: bool = True) -> str:
+        """Ends both threads. Rank 0 stays until the others have heard, or have had time to.
+
+        Returns:
+            The message of the verdict that stands; empty if none is known.
+        """
+        if self._over.is_set():
+            return ""
 
         self._over.set()
+        if self._store is None:
+            return ""
         sharing.use(None)
+        standing = ""
         with contextlib.suppress(Exception):  # the store may be gone already
             if message:
-                blame = f"{self._store.own_name} ended: {message}"
-                self._store.propose(blame, status=status, printed=True)
+                blame = self._blame(message) if printed else message
+                verdict = self._store.propose(blame, status=status, printed=printed)
+                standing = verdict.message
             if self.rank == 0:
                 self._store.finish_first()
 
@@ -266,18 +291,28 @@ class Watchdog:
                     patience=4 * self.interval,
                     patience_if_coming=self.silence,
                 )
+        return standing
 
     def _exchange(self, store: RunStore) -> None:
         """The first thread: gives signs of life and looks for those of others."""
         while not self._over.wait(self.interval):
             try:
                 store.beat(self._here.position)
+                self._share_signal(store)
                 self._look(store)
             except Exception:  # of any kind: the store is gone, and with it rank 0
                 if not self._over.is_set():
                     self._decide(f"{store.first_name} is gone")
                 return
             self._exchanged = time.monotonic()
+
+    def _share_signal(self, store: RunStore) -> None:
+        if number := interruption.received():
+            if not self._told:
+                store.ask_to_stop(number)
+                self._told = True
+        elif number := store.asked_to_stop():
+            interruption.pass_on(number)
 
     def _look(self, store: RunStore) -> None:
         verdict = store.verdict()
@@ -289,13 +324,15 @@ class Watchdog:
             return
 
         ended = self.ended_child()
-        if ended is not None:
+        # After a signal rank 0 ends the processes that it has started.
+        if ended is not None and not interruption.received():
             self._lookout.blame_child(store, *ended)
         self._lookout.look(store, soon=self._somebody_left)
         if self._stuck:
-            self._lookout.blame_who_is_behind(store, times=self._here.times)
+            waited, status = self._waited()
+            self._lookout.blame_who_is_behind(store, waited=waited, status=status)
 
-    def _watch(self, store: RunStore) -> None:
+    def _watch(self) -> None:
         """The second thread: never waits for anything, and ends the process if need be."""
         last = time.monotonic()
         heard: float | None = None
@@ -308,10 +345,16 @@ class Watchdog:
                 self._lookout.begin_anew(now)
             last = now
 
+            self._stuck = self._here.is_stuck(now, self._patience)
+            if self._store is None:
+                if self._stuck:
+                    self._end(self._verdict_alone())
+                continue
+
             # The first thread may hang in a request to a store that is gone.
             if now - self._exchanged > self.silence + 2 * self.interval:
-                self._decide(f"{store.first_name} has given no sign of life for {self.silence:g} s")
-            self._stuck = self._here.is_stuck(now, self.timeout)
+                first = self._store.first_name
+                self._decide(f"{first} has given no sign of life for {self.silence:g} s")
 
             # A main thread that does not hang ends by an error of its own, with its clean-up.
             if self._verdict is not None:
@@ -319,15 +362,30 @@ class Watchdog:
                 if now - heard > _GRACE:
                     self._end(self._verdict)
 
+    @property
+    def _patience(self) -> float:
+        """Seconds that this process may get nowhere."""
+        if interruption.received():
+            return self._here.patience_after_signal(self.silence, self.timeout)
+        return self._here.times * self.timeout
+
+    def _waited(self) -> tuple[str, int]:
+        """For how long this process has got nowhere, in words, and the status that it ends with."""
+        number = interruption.received()
+        if not number:
+            return self._lookout.waited(self._here.times), Lost.status
+        after = f"for {self._patience:.0f} s after the signal to stop"
+        return f"{after}; nothing is saved after the last checkpoint", Interrupted(number).status
+
+    def _verdict_alone(self) -> Verdict:
+        waited, status = self._waited()
+        return Verdict(f"no progress in {self._here.position}, {waited}", status)
+
     def _decide(self, message: str) -> None:
         """Without the store, this process decides for itself."""
         if self._verdict is None:
             self._verdict = Verdict(message, Lost.status, alone=True)
 
     def _end(self, verdict: Verdict) -> None:
-        if self._over.is_set():
-            return
-        if verdict.is_printed_by(self.rank):
-            print(f"align_train: {verdict.message}", file=sys.stderr, flush=True)
-        sys.stdout.flush()  # which `os._exit` does not do
-        os._exit(verdict.status)
+        if not self._over.is_set():
+            end_now(verdict.status, verdict.message if verdict.is_printed_by(self.rank) else "")

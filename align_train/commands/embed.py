@@ -17,11 +17,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from align_train.cluster import launcher
+from align_train.cluster.run_store import EMBEDDING
+from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import check_loader, device_of
+from align_train.commands.evaluate import MEMORY, SILENCE, TIMEOUT
+from align_train.commands.failures import explaining
 from align_train.config.schema import EmbedSettings
 from align_train.errors import UserError
 from align_train.files import check_writable
@@ -37,6 +41,7 @@ from align_train.stream.batch import normalise
 from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
+from align_train.stream.workers import Workers
 
 _PREFETCHED = 4  # chunks for each loader process
 
@@ -63,6 +68,17 @@ def embed(given: EmbedSettings) -> None:
     if not folder.is_dir():
         check_writable(folder / "collection", _FIX)
 
+    # Each process for itself: they share the shards without a word to each other.
+    watchdog = Watchdog(
+        rank=0, processes=1, silence=SILENCE, timeout=TIMEOUT, setting="", all_come=True
+    )
+    with watchdog.watching(), explaining(watchdog, lambda _: None, memory=MEMORY):
+        watchdog.open("", 0)
+        _embed_shards(given, watchdog)
+
+
+def _embed_shards(given: EmbedSettings, watchdog: Watchdog) -> None:
+    """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
     caption = CaptionSource.parse(given.caption)
     cache = shard_cache_of(None, given.storage_options)
@@ -79,7 +95,7 @@ def embed(given: EmbedSettings) -> None:
     left = [shard for shard in own if not collection.has(shard)]
     if left:
         check_writable(folder / "collection", _FIX)
-    bad = _embed(model, collection, pairs, left, given)
+    bad = _embed(model, collection, pairs, left, given, watchdog)
 
     if first:
         # Others may still be at work, so this counts files.
@@ -221,23 +237,29 @@ def _embed(
     pairs: Pairs,
     shards: list[int],
     given: EmbedSettings,
+    watchdog: Watchdog,
 ) -> int:
     """Embeds shards. Returns how many images could not be decoded."""
     rows = _Rows(pairs, shards)
-    loader: DataLoader[_Row | str] = DataLoader(
+    chunks: Workers[list[_Row | str]] = Workers(
         rows,
         batch_size=given.chunk_size,
-        num_workers=given.workers,
         # Rows have records beside their pixels, which torch's own collation cannot stack.
-        collate_fn=list,
-        prefetch_factor=_PREFETCHED if given.workers else None,
+        collate=list,
+        workers=given.workers,
+        prefetch=_PREFETCHED,
+        setting="workers",
     )
 
     writer = _ShardWriter(collection, shards)
     bad = 0
     hidden = not launcher.is_first_process()
-    with tqdm(total=len(rows), desc="embedding", unit="image", disable=hidden) as bar:
-        for chunk in loader:
+    watchdog.at(EMBEDDING)
+    with (
+        contextlib.closing(chunks),
+        tqdm(total=len(rows), desc="embedding", unit="image", disable=hidden) as bar,
+    ):
+        for chunk in chunks:
             batch = _refuse_errors(chunk)
             embeddings = _embed_chunk(model, batch, given.model)
             for index, row in enumerate(batch):
@@ -247,6 +269,7 @@ def _embed(
                     bad += 1
 
             writer.add(embeddings, [row.about for row in batch])
+            watchdog.pass_done()
             bar.update(len(batch))
 
     # Shards without an image, at the end or alone: no row of theirs has come.

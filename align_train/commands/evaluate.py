@@ -53,11 +53,11 @@ _SIZES = ("image_size", "resize_size")
 _LEAST_SIDE = 8
 _LARGEST_SIDE = 4096
 
-# Of the watch over several processes, as `trainer.silence` and `trainer.timeout` by default.
-_SILENCE = 60.0
-_TIMEOUT = 900.0
+# Of the watchdog, as `trainer.silence` and `trainer.timeout` by default.
+SILENCE = 60.0
+TIMEOUT = 900.0
 
-_MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
+MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
 
 _FIX = "give to=…, a folder that you can write"
 
@@ -81,21 +81,20 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
     watchdog = Watchdog(
         rank=started.rank,
         processes=started.world_size if started.started_all else 1,
-        silence=_SILENCE,
-        timeout=_TIMEOUT,
+        silence=SILENCE,
+        timeout=TIMEOUT,
         setting="",
         all_come=True,
     )
     with (
         watchdog.watching(),
-        explaining(watchdog, lambda _: None, memory=_MEMORY),
-        joined(settings.device, timeout=LONG * _TIMEOUT) as device,
+        explaining(watchdog, lambda _: None, memory=MEMORY),
+        joined(settings.device, timeout=LONG * TIMEOUT) as device,
     ):
-        if watchdog.processes > 1:
-            # The next port, as in training.
-            host, port = started.rendezvous
-            watchdog.open(host, port + 1)
-            watchdog.group_formed()
+        # The next port, as in training.
+        host, port = started.rendezvous
+        watchdog.open(host, port + 1)
+        watchdog.group_formed()
         return _evaluate_together(settings, device, watchdog)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 import torch
 
 from align_train.cluster.watchdog import Watchdog
-from align_train.errors import Lost, UserError
+from align_train.errors import UserError
+from align_train.stream.workers import end_in_words, lost_worker
 from align_train.training.chunk_size import is_out_of_memory
 
 # How gloo and NCCL say that a peer is gone. Both raise RuntimeError, so only the words tell.
@@ -28,6 +30,10 @@ _MEMORY_OF_A_STEP = (
 )
 
 _SHOWN = 100  # characters of torch's own message
+
+# torch raises these wherever the run happens to be when a loader's process ends.
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^.]*)")
+_STATUS = re.compile(r"exit code:? (\d+)")
 
 
 @contextlib.contextmanager
@@ -55,9 +61,9 @@ def explaining(
     except UserError:
         raise
     except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit.
+        # Lightning turns a signal into an exit.
         if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+            raise error.__context__ from None
         raise
     except Exception as error:
         # torch, Lightning and zip files raise many kinds for what does not fit or is broken.
@@ -74,15 +80,10 @@ def _explained(error: Exception, watchdog: Watchdog, memory: str) -> UserError |
     if is_out_of_memory(error):
         return UserError(f"out of memory ({text[:_SHOWN]}){memory}")
 
-    # torch raises this wherever the run happens to be when a loader's process ends.
-    if "DataLoader worker (pid" in text:
-        fix = "if it was killed for memory, lower data.workers"
-        if "Bus error" in text:
-            fix = "/dev/shm is too small: start the container with --ipc=host or --shm-size=64g"
-        return Lost(
-            f"a loader process ended by itself ({text[:_SHOWN]}); {fix}; "
-            f"the same command goes on from the last checkpoint"
-        )
+    if worker := _WORKER.search(text):
+        status = _STATUS.search(text)
+        how = end_in_words(int(status[1])) if status else worker[2].strip()
+        return lost_worker(worker[1], how[:_SHOWN])
 
     peer_left = isinstance(error, RuntimeError) and any(words in text for words in _PEER_LEFT)
     if peer_left or isinstance(error, torch.distributed.DistError):

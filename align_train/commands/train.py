@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from align_train.cluster import launcher
 from align_train.cluster.collectives import leave_errors_to_watchdog
+from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
@@ -37,6 +38,7 @@ def train(settings: TrainSettings) -> None:
         UserError: The data, the machine or an earlier start of the run does not fit.
         Lost: A process or machine of the run is gone.
         Stopped: A signal ended the run between two steps.
+        Interrupted: A signal ended it before the first step, or after the last.
     """
     quieten()
     allow_open_files()
@@ -130,6 +132,8 @@ def _run(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
             print(f"{folder.path}: trained to step {settings.steps}", flush=True)
+        # One that came during the last step. The same command evaluates then.
+        raise_if_received()
 
         if evaluators:
             evaluate_run(

@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
-from align_train.cluster.ending import end, has_peers
+from align_train.cluster.ending import end, has_peers, say
+from align_train.cluster.interruption import catching
 from align_train.config.schema import conf_dir
-from align_train.errors import UserError, one_line, printable, shown
+from align_train.errors import Interrupted, UserError, one_line, shown
 
-_INTERRUPTED = 130  # exit status of a shell's command after SIGINT
-_BROKEN_PIPE = 141  # and after SIGPIPE
+_BROKEN_PIPE = 141  # exit status of a shell's command after SIGPIPE
 
 _NO_HOME = "Could not determine home directory"  # pathlib's words
 
@@ -60,18 +60,21 @@ def report_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Ends the process with one line for errors that the user can mend; others pass through."""
+    """Ends the process with one line for errors that the user can mend; others pass through.
+
+    A signal that ends the command is one of them.
+    """
     try:
-        yield
+        with catching():
+            yield
     except UserError as error:
         fail(str(error), status=error.status)
     except (HydraException, OmegaConfBaseException) as error:
         fail_once(error)
-    except KeyboardInterrupt:
-        fail(
-            "interrupted; the same command goes on from the last checkpoint, if there is one",
-            status=_INTERRUPTED,
-        )
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Interrupted) else Interrupted()
+        # A signal often comes to all processes.
+        fail(str(stopped) if launcher.is_first_process() else "", status=stopped.status)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`). Python flushes stdout once more at exit,
         # which would raise again.
@@ -104,10 +107,7 @@ def fail(message: str, *, status: int = 2) -> NoReturn:
     if "Traceback" in message:
         message = _OWN_ERROR.split(message)[-1]
 
-    message = " ".join(message.split())
-    if message:
-        # Names of files may be any bytes.
-        print(f"align_train: {printable(message)}", file=sys.stderr, flush=True)
+    say(" ".join(message.split()))
     end(status)
 
 

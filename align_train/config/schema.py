@@ -75,7 +75,7 @@ class TrainerSettings:
     # Longer than `data.staging.patience`, which `check.py` makes sure of: the rank whose shard does
     # not come must be the one that stops the run.
     timeout: float
-    """Seconds that ranks wait for a rank that is alive but does not arrive."""
+    """Seconds without progress that end a run whose processes all live; also of one process."""
 
     silence: float
     """Seconds without a sign of life after which a rank counts as lost."""

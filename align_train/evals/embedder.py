@@ -19,20 +19,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from align_train.cluster import interruption
 from align_train.cluster.collectives import (
     gather_rows,
     rank,
     report_first_error,
-    settle_before_fork,
+    stop_together,
     world_size,
 )
-from align_train.errors import UnreadableImage, UserError
+from align_train.errors import Interrupted, UnreadableImage, UserError
 from align_train.stream.batch import normalise
 from align_train.stream.sets import ImageSet, OpenSet
-from align_train.stream.signals import leave_signals_to_the_run
+from align_train.stream.workers import Workers
 
 _SHORT = 20  # chunks of texts; below, a progress bar would only flicker
 
@@ -192,7 +193,10 @@ class Embedder:
             with self.autocast():
                 rows.append(embed(input_ids))
             self.chunk_done()
+            if interruption.received():
+                break
 
+        stop_together(interruption.received(), self.device)
         return _finite(gather_rows(torch.cat(rows), len(texts)), "texts")
 
     @torch.inference_mode()
@@ -218,31 +222,36 @@ class Embedder:
     def _own_images(self, images: OpenSet) -> Tensor:
         """Embeds this rank's share of the images: `[share, dim]`."""
         share = range(rank(), len(images), world_size())
-        workers = self._workers_for(len(share))
-        loader: DataLoader[NDArray[np.uint8] | str] = DataLoader(
+        chunks: Workers[list[NDArray[np.uint8] | str]] = Workers(
             _Readable(images),
             sampler=share,
             batch_size=self.chunk_size,
-            num_workers=workers,
-            # Sets are opened already; Python 3.14's default would open them once more.
-            multiprocessing_context="fork" if workers else None,
             # Some items may be error messages: stacking comes later.
-            collate_fn=list,
-            # Schedulers signal all processes of a run, which needs these until its step is saved.
-            worker_init_fn=lambda _: leave_signals_to_the_run(),
+            collate=list,
+            workers=self._workers_for(len(share)),
+            setting="workers",
         )
-        if workers:
-            settle_before_fork()
 
         rows = []
         errors: list[str] = []
+        stopped = 0
         hidden = not self.progress
-        for chunk in tqdm(loader, desc="embedding images", disable=hidden, leave=False):
-            errors += [item for item in chunk if isinstance(item, str)]
-            readable = [item for item in chunk if not isinstance(item, str)]
-            if readable:
-                rows.append(self._embed_images(np.stack(readable)))
-            self.chunk_done()
+        total = -(-len(share) // self.chunk_size)
+        try:
+            for chunk in tqdm(
+                chunks, total=total, desc="embedding images", disable=hidden, leave=False
+            ):
+                errors += [item for item in chunk if isinstance(item, str)]
+                readable = [item for item in chunk if not isinstance(item, str)]
+                if readable:
+                    rows.append(self._embed_images(np.stack(readable)))
+                self.chunk_done()
+        except Interrupted as signal:
+            # The other ranks wait for this one below.
+            stopped = signal.number
+        finally:
+            chunks.close()
+        stop_together(stopped, self.device)
 
         # Here all ranks meet, with errors or without.
         with report_first_error(self.device, UnreadableImage):

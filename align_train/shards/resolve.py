@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from align_train.cluster.interruption import threads
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
@@ -115,7 +115,7 @@ def scan(
     def count() -> list[tuple[str, int, int]]:
         rows = []
         # Threads suffice: each waits for the disk or the network most of its time.
-        with ThreadPoolExecutor(max_workers=_COUNTED_AT_A_TIME) as pool:
+        with threads(_COUNTED_AT_A_TIME) as pool:
             for shard, foreign in tqdm(
                 pool.map(lambda url: _count(url, caption, shard_cache), urls),
                 total=len(urls),

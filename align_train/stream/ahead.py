@@ -7,13 +7,15 @@ that is missing, and it is the worker that raises if it cannot.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import mmap
 import multiprocessing
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.context import ForkProcess
+
+import numpy as np
 
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
@@ -52,13 +54,15 @@ class FetchAhead:
         self.manifest = manifest
         self.order = order
         self.lanes = lanes
-        # In memory that the two processes share.
-        self._position = multiprocessing.Value(ctypes.c_int64, cursor // order.lanes)
+        # In memory that the two processes share. Not `multiprocessing.Value`: that takes it from
+        # /dev/shm, or from TMPDIR.
+        self._position = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=np.int64)
+        self._position[0] = cursor // order.lanes
         self._process: ForkProcess | None = None
 
     def at(self, cursor: int) -> None:
         """Reports the pairs of the order that are consumed; starts the process the first time."""
-        self._position.value = cursor // self.order.lanes
+        self._position[0] = cursor // self.order.lanes
         if self._process is None:
             # Forked: the manifest and the order, which may be large, are shared, not copied.
             context = multiprocessing.get_context("fork")
@@ -79,7 +83,7 @@ class FetchAhead:
 
     def _run(self, parent: int) -> None:
         leave_signals_to_the_run()
-        plan = fetches(self.order, self.lanes, self._position.value)
+        plan = fetches(self.order, self.lanes, int(self._position[0]))
         waiting = next(plan)
         needed_until: dict[int, int] = {}  # by shard, the last position that needs it
         pool = ThreadPoolExecutor(self.cache.fetches)
@@ -87,7 +91,7 @@ class FetchAhead:
         renewed = 0.0
 
         while os.getppid() == parent:
-            position = self._position.value
+            position = int(self._position[0])
             running = [future for future in running if not future.done()]
             while waiting.release <= position and len(running) < self.cache.fetches:
                 shard = waiting.shard

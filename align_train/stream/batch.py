@@ -71,6 +71,8 @@ class Batch:
         content_ids: int64 `[2, pairs]`, of images and of texts, equal if the content is; None if
             nobody asked for them.
         wait: Seconds that the training loop waited for this batch.
+        blank: Whether it has no pairs: a signal has ended the wait for them, and the step that it
+            is of is left undone.
     """
 
     finished_steps: int
@@ -82,6 +84,7 @@ class Batch:
     captions: list[str]
     content_ids: Tensor | None = None
     wait: float = 0.0
+    blank: bool = False
 
     def chunks(self, size: int) -> list[Chunk]:
         """Cuts the batch into consecutive chunks, in the order of the global batch.

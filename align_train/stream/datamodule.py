@@ -259,6 +259,7 @@ class PairsDataModule(lightning.LightningDataModule):
             # Page-locked memory helps copies to a GPU only, and is dear elsewhere.
             page_lock=self.trainer.strategy.root_device.type == "cuda",
             steps=self.trainer.max_steps,
+            max_tokens=self.max_tokens or 1,
             ahead=self._fetch_ahead() if self.uses_cache else None,
         )
         return self.loader

@@ -6,6 +6,10 @@ knows nothing of chunks. A shard that has vanished
 in mid-run does not raise here: the ranks must first agree on the step from which they do without
 it.
 
+If a signal ends the run while it waits for data, the loader hands over a *blank* batch: the other
+ranks may have theirs, and wait for this rank in the step. All of them then leave the step undone
+(`training/callbacks/agreement.py`).
+
 Pixels go into memory that the processes share (`arena.py`); the rest of a piece comes through a
 queue, 5 to 15 kB. Price beside the arena: about one step is made ahead; token ids, keys and
 captions of a batch are put together in the run's process, 0.1 ms for 2,048 pairs.
@@ -22,18 +26,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data import Dataset, Sampler
 
-from align_train.cluster.collectives import settle_before_fork
+from align_train.errors import Interrupted
 from align_train.stream.ahead import FetchAhead
 from align_train.stream.arena import Arena
 from align_train.stream.batch import Batch
 from align_train.stream.order import Order
 from align_train.stream.pieces import Piece, TrainingPieces
 from align_train.stream.replacement import BadPair, Gone
-from align_train.stream.signals import leave_signals_to_the_run
 from align_train.stream.token_ids import PAD_ID
+from align_train.stream.workers import Workers
 
 # Pairs that a worker makes at a time. Few, so that all workers share in a batch to its end; enough
 # that a message and a call of the tokenizer are little beside decoding.
@@ -57,6 +60,7 @@ class TrainingLoader:
         workers: int,
         page_lock: bool = False,
         steps: int = _ENDLESS,
+        max_tokens: int = 1,
         ahead: FetchAhead | None = None,
     ) -> None:
         """Begins at the start of `pieces`. Starts no process yet, and takes no memory.
@@ -68,6 +72,7 @@ class TrainingLoader:
             page_lock: Hand over images in page-locked memory, for a GPU.
             steps: Steps of a whole run. Without it Lightning would ask for one batch more before
                 each step, to see whether the step is the last.
+            max_tokens: Tokens of the longest texts; 1 for a classifier.
             ahead: Fetches shards before they are needed.
         """
         self.pieces = pieces
@@ -75,12 +80,14 @@ class TrainingLoader:
         self.workers = workers
         self.page_lock = page_lock
         self.steps = steps
+        self.max_tokens = max_tokens
         self.ahead = ahead
         self.bad_pairs: list[BadPair] = []
         self.gone: set[int] = set()
 
         self._finished_steps = pieces.start.finished_steps
-        self._made: Iterator[Piece | Gone] | None = None
+        self._made: Workers[Piece | Gone] | None = None
+        self._interrupted = False
         self._arena: Arena | None = None
         self._ready: Batch | None = None
         self._copied: torch.cuda.Event | None = None
@@ -93,6 +100,8 @@ class TrainingLoader:
 
     def __next__(self) -> Batch:
         self.prepare()
+        if self._interrupted:
+            return self._blank()
         batch = self._ready
         assert batch is not None, f"shards {sorted(self.gone)} have vanished and were not dropped"
 
@@ -106,9 +115,10 @@ class TrainingLoader:
     def prepare(self) -> None:
         """Waits for the next batch, or for the news that it needs shards that have vanished.
 
-        The batch before it stays as it is; the one before that is overwritten.
+        A signal that ends the run ends the wait too. The batch before it stays as it is; the one
+        before that is overwritten.
         """
-        if self._ready is not None or self.gone:
+        if self._ready is not None or self.gone or self._interrupted:
             return
 
         if self._copied is not None:
@@ -123,13 +133,17 @@ class TrainingLoader:
         # All of the step's pieces, even after one that is `Gone`: the ranks then agree once on all
         # shards that have vanished.
         pieces: list[Piece] = []
-        for _ in range(_pieces_of(self.slots)):
-            made = next(self._made)
-            if isinstance(made, Gone):
-                self.gone.add(made.shard)
-            else:
-                pieces.append(made)
-        if self.gone:
+        try:
+            for _ in range(_pieces_of(self.slots)):
+                made = next(self._made)
+                if isinstance(made, Gone):
+                    self.gone.add(made.shard)
+                else:
+                    pieces.append(made)
+        except Interrupted:
+            self._interrupted = True
+            self.gone = set()
+        if self.gone or self._interrupted:
             return
 
         for piece in pieces:
@@ -181,34 +195,52 @@ class TrainingLoader:
             wait=time.perf_counter() - asked,
         )
 
+    def _blank(self) -> Batch:
+        """A batch of no pairs of the data, as large as any."""
+        assert self._arena is not None
+        count = len(self.slots)
+        # As in trials of the chunk size: an index that every vocabulary has, in the longest texts,
+        # for which the model is compiled.
+        ids = np.full((count, self.max_tokens), int(self.max_tokens > 1), dtype=np.int32)
+        content_ids = None
+        if self.pieces.pairs.content_ids:
+            content_ids = torch.zeros((2, count), dtype=torch.int64)
+        return Batch(
+            finished_steps=self._finished_steps,
+            first=self.slots.start,
+            images=torch.from_numpy(self._arena.region(self._finished_steps)),
+            input_ids=torch.from_numpy(ids),
+            lengths=np.full(count, self.max_tokens, dtype=np.int64),
+            keys=[""] * count,
+            captions=[""] * count,
+            content_ids=content_ids,
+            blank=True,
+        )
+
     def _on_host(self, values: NDArray[Any]) -> Tensor:
         """The values as a tensor, page-locked for a GPU."""
         tensor = torch.from_numpy(values)
         # From ordinary memory a copy to the GPU would wait for all that the GPU has to do.
         return tensor.pin_memory() if self.page_lock else tensor
 
-    def _start_workers(self) -> Iterator[Piece | Gone]:
-        # About one step ahead, at least two pieces a worker. DataLoader refuses it without workers.
-        prefetch = max(2, _pieces_of(self.slots) // self.workers) if self.workers else None
-        regions = regions_needed(_pieces_of(self.slots), self.workers * (prefetch or 0))
+    def _start_workers(self) -> Workers[Piece | Gone]:
+        # About one step ahead, at least two pieces a worker.
+        prefetch = max(2, _pieces_of(self.slots) // self.workers) if self.workers else 0
+        regions = regions_needed(_pieces_of(self.slots), self.workers * prefetch)
         # Memory of their own for these workers: those before them may still be writing, and the
         # run may still be reading.
         self._arena = Arena(regions=regions, shape=self.pieces.shape(len(self.slots)))
 
-        loader = DataLoader(
+        made: Workers[Piece | Gone] = Workers(
             _IntoArena(self.pieces, self._arena, self.slots),
             sampler=_Schedule(self._finished_steps, self.slots),
             batch_size=None,  # an item is a whole piece already
-            collate_fn=_as_it_is,
-            num_workers=self.workers,
-            prefetch_factor=prefetch,
-            # A process that is started in another way would not see the arena; nor could it take
-            # the order and the open shards without a copy.
-            multiprocessing_context="fork" if self.workers else None,
-            worker_init_fn=lambda worker: leave_signals_to_the_run(),
+            collate=_as_it_is,
+            workers=self.workers,
+            prefetch=prefetch,
+            setting="data.workers",
         )
-        settle_before_fork()
-        made = iter(loader)
+        made.start()
         if self.page_lock and not self._arena.page_lock():
             self.page_lock = False  # so the warning comes once
             warnings.warn(
@@ -219,11 +251,8 @@ class TrainingLoader:
         return made
 
     def _end_workers(self) -> None:
-        # DataLoader ends its workers when its iterator goes. But the trace of a worker's error may
-        # hold that in a circle: Python's collector then takes its queues first, and each worker
-        # costs 5 s.
-        if isinstance(self._made, _MultiProcessingDataLoaderIter):
-            self._made._shutdown_workers()
+        if self._made is not None:
+            self._made.close()
         self._made = None
         self._ready = None
         self._arena = None

@@ -83,7 +83,9 @@ class StepEnd(Callback):
         self.checkpoints = checkpoints
         self.stopping = stopping
         self.watchdog = watchdog
-        self._pairs = 0  # of this rank in the step that is being computed
+        # Of this rank in the step that is being computed.
+        self._pairs = 0
+        self._blank = False
 
     def on_train_batch_end(
         self,
@@ -167,6 +169,7 @@ class StepEnd(Callback):
         self.metrics.start(trainer)
         self.samples.start(trainer)
         self.progress.start(trainer)
+        self.checkpoints.start(trainer)
         self.stopping.start()
 
         self.watchdog.at(WAITING, trainer.global_step + 1)
@@ -187,9 +190,11 @@ class StepEnd(Callback):
             batch_idx: Lightning's; not used.
         """
         self._pairs = len(batch)
+        self._blank = batch.blank
         self.throughput.begin_step()
         self.non_finite.begin_step(batch)
-        self.samples.draw_first(trainer, batch)
+        if not batch.blank:
+            self.samples.draw_first(trainer, batch)
         self.watchdog.at(FORWARD, trainer.global_step + 1)
 
     def on_before_backward(
@@ -251,7 +256,9 @@ class StepEnd(Callback):
         self.progress.close()
         # Then the thread, while a second signal still cannot cut it off.
         self.checkpoints.settle()
-        self.stopping.end_by(exception)
+        self.stopping.end()
+        # Lightning does so only after a run without an error.
+        self.agreement.data.teardown("fit")
 
     def on_save_checkpoint(
         self,
@@ -305,7 +312,10 @@ class StepEnd(Callback):
             pairs=self._pairs,
             values=module.measured(),
             out_of_memory=module.out_of_memory,
+            blank=self._blank,
         )
+        if self.agreement.without_data:
+            self.stopping.leave_step(trainer)
         module.take_measured(numbers)
         failed = self.agreement.out_of_memory
         if not failed:

@@ -85,9 +85,29 @@ def test_the_rank_that_keeps_others_waiting_is_behind_them() -> None:
 def test_the_first_step_may_take_longer_since_it_compiles() -> None:
     here = Whereabouts()
     here.at("forward pass", 9)
-    now = here._since
-    assert not here.is_stuck(now + 25, timeout=10) and here.is_stuck(now + 31, timeout=10)
-
+    assert here.times == 3
     here.at("forward pass", 10)
+    assert here.times == 1
     now = here._since
-    assert here.is_stuck(now + 11, timeout=10)
+    assert not here.is_stuck(now + 9, 10) and here.is_stuck(now + 11, 10)
+
+
+@pytest.mark.parametrize(
+    ("place", "pause", "patience"),
+    [
+        ("forward pass", 1, 60),  # `silence`
+        ("backward pass", 40, 120),  # slow steps
+        ("waiting for data", 1000, 900),  # never more than without a signal
+        ("saving a checkpoint", 1, 900),
+        ("evaluating by knn", 1, 60),
+    ],
+)
+def test_after_a_signal_a_step_has_less_time_than_saving(
+    place: str, pause: float, patience: float
+) -> None:
+    here = Whereabouts()
+    here.at("forward pass", 1)
+    here.at("forward pass", 2)
+    here._since -= pause
+    here.at(place)
+    assert here.patience_after_signal(60, 900) == pytest.approx(patience, abs=1)

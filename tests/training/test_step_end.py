@@ -46,8 +46,18 @@ PARTS = {
     "watchdog": Watchdog,
 }
 
+
+class Three:
+    """What the parts read of a batch."""
+
+    blank = False
+
+    def __len__(self) -> int:
+        return 3
+
+
 STEP = 7
-BATCH = "three"  # has a length, as a batch has
+BATCH = Three()
 GROUP = 16
 
 
@@ -57,9 +67,11 @@ def spies() -> Mock:
     together = Mock()
     for name, part in PARTS.items():
         together.attach_mock(create_autospec(part, instance=True), name)
-    together.agreement.data = SimpleNamespace(batch_size=4 * GROUP, max_tokens=8)
+    data = SimpleNamespace(batch_size=4 * GROUP, max_tokens=8, teardown=together.data_teardown)
+    together.agreement.data = data
     together.agreement.agree.return_value = [0.5, 2.0]
     together.agreement.out_of_memory = 0
+    together.agreement.without_data = 0
     return together
 
 
@@ -140,6 +152,7 @@ def test_the_start_of_training_reaches_the_parts(
         "metrics.start",
         "samples.start",
         "progress.start",
+        "checkpoints.start",
         "stopping.start",
         "watchdog.at",
     ]
@@ -187,6 +200,7 @@ def test_ranks_agree_on_what_a_backward_pass_has_shown(
         pairs=len(BATCH),
         values=module.measured.return_value,
         out_of_memory=False,
+        blank=False,
     )
     module.take_measured.assert_called_once_with([0.5, 2.0])
 
@@ -208,6 +222,24 @@ def test_a_step_without_enough_memory_is_made_again(
 
     with pytest.raises(UserError, match="step 8: out of memory with the smallest chunk"):
         module.agree()
+
+
+def test_a_step_without_data_is_left_before_anything_is_taken_from_it(
+    step_end: StepEnd, spies: Mock, trainer: Any, module: Any
+) -> None:
+    step_end.on_train_start(trainer, module)
+    blank = Three()
+    blank.blank = True
+    step_end.on_train_batch_start(trainer, module, blank, 0)  # type: ignore[arg-type]
+    spies.samples.draw_first.assert_not_called()
+
+    spies.reset_mock()
+    spies.agreement.without_data = 1
+    spies.stopping.leave_step.side_effect = Stopped("", signal=15)
+    with pytest.raises(Stopped):
+        module.agree()
+    assert spies.agreement.agree.mock_calls[0].kwargs["blank"]
+    assert calls(spies) == ["module.measured", "agreement.agree", "stopping.leave_step"]
 
 
 class Order(Callback):
@@ -266,8 +298,12 @@ def test_an_error_reaches_the_parts_even_before_there_is_a_module(
 ) -> None:
     error = Stopped("", signal=15)
     step_end.on_exception(trainer, None, error)  # type: ignore[arg-type]
-    assert calls(spies) == ["progress.close", "checkpoints.settle", "stopping.end_by"]
-    spies.stopping.end_by.assert_called_once_with(error)
+    assert calls(spies) == [
+        "progress.close",
+        "checkpoints.settle",
+        "stopping.end",
+        "data_teardown",
+    ]
 
 
 def test_checkpoints_carry_the_average(

@@ -1,12 +1,13 @@
 """The ranks agree, once a step, on facts that one of them alone knows.
 
 A rank tells the others if it got a signal, how many pairs it replaced, which shards of the next
-batch have vanished, if it could not write a checkpoint, and if its memory ran out. So all ranks
-stop at the same step, for the same reason. All go on without a vanished shard from the same step
-on; the lineage records it. All repeat a step for which one of them had not enough memory.
+batch have vanished, if it could not write a checkpoint, if its memory ran out, and if a signal has
+left it without data. So all ranks stop at the same step, for the same reason; a step for which one
+of them has no data is left undone. All go on without a vanished shard from the same step on; the
+lineage records it. All repeat a step for which one of them had not enough memory.
 
-Price: one all-reduce of six numbers a step. They come to the host in one copy with the step's loss
-and gradient norm: the only one of a step outside of the loss.
+Price: one all-reduce of seven numbers a step. They come to the host in one copy with the step's
+loss and gradient norm: the only one of a step outside of the loss.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from align_train.cluster import interruption
 from align_train.cluster.collectives import all_reduce_, on_device, sum_over_ranks
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
@@ -31,8 +33,8 @@ class Agreement:
     """Comes between backward pass and optimizer step: the parts of the step's end read it.
 
     Attributes:
-        wants_to_stop: Set by any part of this rank that has a reason to stop.
-        stop: Whether any rank wants to stop.
+        stop: Whether a signal has come to any rank.
+        without_data: How many ranks have no data for the step that is being made.
         writing_failed: Set on a rank that could not write a checkpoint in the background.
         failed_writing: Whether that happened on any rank.
         bad_pairs: Pairs replaced in the last step, on all ranks.
@@ -52,8 +54,8 @@ class Agreement:
         """
         self.folder = folder
         self.data = data
-        self.wants_to_stop = False
         self.stop = False
+        self.without_data = 0
         self.writing_failed = False
         self.failed_writing = False
         self.bad_pairs = 0
@@ -70,10 +72,12 @@ class Agreement:
         pairs: int,
         values: Sequence[Tensor] = (),
         out_of_memory: bool = False,
+        blank: bool = False,
     ) -> list[float]:
         """Exchanges each rank's facts. Collective.
 
-        If memory ran out on a rank, the step will be made again, and nothing else is agreed on.
+        If memory ran out on a rank, the step will be made again, and nothing else is agreed on. So
+        it is if a rank has no data: then the step is not made.
 
         Args:
             trainer: Lightning's trainer.
@@ -81,6 +85,7 @@ class Agreement:
             pairs: Pairs of this rank in that step.
             values: Scalars on the device that are the same on every rank.
             out_of_memory: Whether memory ran out on this rank.
+            blank: Whether this rank has no data for the step.
 
         Returns:
             The values as numbers.
@@ -93,19 +98,21 @@ class Agreement:
         # The loader is ahead: pairs of later steps count when those end.
         bad = sum(pair.step <= step for pair in loader.bad_pairs)
         facts = [
-            self.wants_to_stop,
+            interruption.received() > 0,
             bad,
             pairs,
             len(loader.gone),
             self.writing_failed,
             out_of_memory,
+            blank,
         ]
         agreed = all_reduce_(on_device(facts, trainer.strategy.root_device))
         numbers = torch.cat([agreed, *(value.double().view(1) for value in values)]).tolist()
-        stop, bad, pairs, gone, failed, out = map(int, numbers[: len(facts)])
+        stop, bad, pairs, gone, failed, out, without = map(int, numbers[: len(facts)])
 
         self.out_of_memory = out
-        if not out:
+        self.without_data = without
+        if not out and not without:
             self.stop = bool(stop)
             self.failed_writing = bool(failed)
             self.bad_pairs = bad

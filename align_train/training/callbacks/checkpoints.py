@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from align_train.cluster.collectives import all_reduce_, raise_on_all_ranks
+from align_train.cluster.run_store import SAVING
 from align_train.run.folder import RunFolder
 from align_train.strategy.layout import local_values
 from align_train.training.callbacks.agreement import Agreement, stop_with
@@ -53,7 +54,7 @@ class Checkpoints:
 
     Attributes:
         gathered: The plugin that Lightning's trainer must save through.
-        saved_step: The last step that was gathered; -1 before the first.
+        saved_step: The last step that was gathered, or that this start began at.
     """
 
     def __init__(
@@ -101,6 +102,14 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._being_written = 0
 
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Notes the step that this start begins at: there is nothing to save of it.
+
+        Args:
+            trainer: Lightning's trainer.
+        """
+        self.saved_step = trainer.global_step
+
     def save_if_due(
         self, trainer: lightning.Trainer, module: TrainingModule, *, evaluated: bool = False
     ) -> None:
@@ -139,7 +148,7 @@ class Checkpoints:
         if trainer.global_step == self.saved_step:
             return
 
-        self.at("saving a checkpoint")
+        self.at(SAVING)
         self.finish(trainer)  # or rank 0 would hold two states at once
         self._refuse_broken(trainer)
         # A run that goes on from here never makes these lines again.

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 
 import lightning
 
+from align_train.cluster import interruption
+from align_train.cluster.collectives import stop_together
+from align_train.cluster.interruption import at_once
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
-from align_train.errors import UnreadableImage
+from align_train.errors import Interrupted, UnreadableImage
 from align_train.evals import Embedder
 from align_train.model import TrainableModel
 from align_train.stream.datamodule import PairsDataModule
@@ -109,9 +113,15 @@ class Evaluation:
         try:
             for name, evaluate in self.evaluators.items():
                 self.watchdog.at(f"{EVALUATING} by {name}")
-                values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
+                # One rank need not meet others: it stops wherever it is.
+                with at_once() if trainer.world_size == 1 else nullcontext():
+                    values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
                 # After each of them: a later one that fails costs only its own.
                 self.metrics.add(trainer, values)
+                stop_together(interruption.received(), module.device)
+        except Interrupted:
+            # Raised on all ranks; those without the signal learn of it here.
+            self.agreement.stop = True
         except UnreadableImage as error:
             # On all ranks alike: the run ends by one line, which names the saved step.
             self.agreement.error = error

@@ -1,40 +1,31 @@
-"""Signals: the run finishes the step, saves a checkpoint and prints one line; it can be resumed.
+"""A signal ends the run: it saves a step, prints one line, and can be resumed.
 
-SIGTERM is what schedulers send before they kill, SIGUSR1 what `launch/train.sbatch` asks Slurm for
-before the time limit, SIGINT is Ctrl-C. A signal sets a flag, here and nowhere else. (Lightning's
-own handlers save or communicate within the handler; they are never installed.) At the end of each
-step the ranks agree whether one of them has the flag (`agreement.py`), so that all save the same
-step. The exit status says which signal it was, 128 + its number; the launcher decides by it.
-
-A second SIGTERM or SIGUSR1 changes nothing until the process ends: schedulers repeat them, and kill
-if they mean it. A second Ctrl-C has its usual effect, at once; checkpoints are whole or absent all
-the same.
+`cluster/interruption.py` has the signals. From the first step to the last they are deferred: at the
+end of each step the ranks agree whether one of them has come (`agreement.py`), so that all save the
+same step. If a rank waits for data in vain, all leave that step undone and save the one before it.
+The exit status says which signal it was, 128 + its number; the launcher decides by it. (Lightning's
+own handlers save or communicate within the handler; they are never installed.)
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from types import FrameType
 
 import lightning
 import torch
 
+from align_train.cluster import interruption
 from align_train.cluster.collectives import all_reduce_
 from align_train.errors import Stopped, UserError
 from align_train.training.callbacks.agreement import Agreement
 from align_train.training.callbacks.checkpoints import Checkpoints
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` returns it
 
 
 class Stopping:
     """Comes last at a step's end: by then the step's row and its due checkpoint are written."""
 
     def __init__(self, *, checkpoints: Checkpoints, agreement: Agreement) -> None:
-        """Installs no handler yet.
+        """Defers no signal yet.
 
         Args:
             checkpoints: Saves the last step.
@@ -42,13 +33,10 @@ class Stopping:
         """
         self.checkpoints = checkpoints
         self.agreement = agreement
-        self.received = 0  # the first signal
-        self._before: dict[int, Handler] = {}
 
     def start(self) -> None:
-        """Installs the handlers. Before the first step there is nothing to save."""
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+        """Defers signals from here on. Before the first step there is nothing to save."""
+        interruption.defer()
 
     def stop_if_agreed(self, trainer: lightning.Trainer) -> None:
         """Saves and ends the run, if the ranks have agreed to. Collective.
@@ -64,55 +52,49 @@ class Stopping:
         if not self.agreement.stop and error is None:
             return
 
-        self.checkpoints.save(trainer)
-        # The message names the saved step, so the thread must be done.
-        self.checkpoints.finish(trainer)
+        self._save(trainer)
         if trainer.global_step >= trainer.max_steps:
             return  # it was the last step anyway
 
-        step = self.checkpoints.folder.last_step()
         if error is not None:
+            step = self.checkpoints.folder.last_step()
             message = f"{error}; step {step} is saved, and the same command goes on from there"
             raise UserError(message if str(error) else "")
-        message = (
-            f"{self.checkpoints.folder.path}: stopped and saved at step {step}; the same command "
-            f"goes on from there"
-        )
-        raise Stopped(
-            message if trainer.is_global_zero else "", signal=self._agreed_signal(trainer)
-        )
+        raise self._stopped(trainer)
 
-    def end(self) -> None:
-        """Puts the former handlers back."""
-        for number in tuple(self._before):
-            self._restore(number)
+    def leave_step(self, trainer: lightning.Trainer) -> None:
+        """Saves the last finished step and ends the run: a rank has no data for this step.
 
-    def end_by(self, exception: BaseException) -> None:
-        """Puts the former handlers back when an error ends the run.
+        Collective.
 
         Args:
-            exception: The error.
+            trainer: Lightning's trainer, between a backward pass and the optimizer's step.
+
+        Raises:
+            Stopped: Always.
         """
-        numbers = tuple(self._before)
-        self.end()
-        if isinstance(exception, Stopped):
-            # Schedulers may repeat these for as long as this process takes to end.
-            for number in {*numbers} - {signal.SIGINT}:
-                signal.signal(number, signal.SIG_IGN)
+        self._save(trainer)
+        raise self._stopped(trainer)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # No more than flags: a signal may interrupt anything, a collective included.
-        self.received = self.received or number
-        self.agreement.wants_to_stop = True
-        if number == signal.SIGINT:
-            # The next Ctrl-C ends the process at once.
-            self._restore(signal.SIGINT)
+    def end(self) -> None:
+        """Defers signals no longer. One that has come is for whatever follows the training."""
+        interruption.defer(False)
 
-    def _agreed_signal(self, trainer: lightning.Trainer) -> int:
-        """The same on all ranks: otherwise their launcher could not tell why they ended."""
-        received = torch.tensor(self.received, device=trainer.strategy.root_device)
-        return int(all_reduce_(received, "max")) or signal.SIGTERM
+    def _save(self, trainer: lightning.Trainer) -> None:
+        self.checkpoints.save(trainer)
+        # The message names the saved step, so the thread must be done.
+        self.checkpoints.finish(trainer)
 
-    def _restore(self, number: int) -> None:
-        if number in self._before:
-            signal.signal(number, self._before.pop(number))
+    def _stopped(self, trainer: lightning.Trainer) -> Stopped:
+        # The same on all ranks: otherwise their launcher could not tell why they ended.
+        received = torch.tensor(interruption.received(), device=trainer.strategy.root_device)
+        number = int(all_reduce_(received, "max")) or signal.SIGTERM
+
+        folder = self.checkpoints.folder
+        message = f"{folder.path}: stopped before the first step; the same command begins anew"
+        if step := folder.last_step():
+            message = (
+                f"{folder.path}: stopped and saved at step {step}; the same command goes on from "
+                f"there"
+            )
+        return Stopped(message if trainer.is_global_zero else "", signal=number)
