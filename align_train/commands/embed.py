@@ -74,10 +74,10 @@ def embed(given: EmbedSettings) -> None:
     )
     with watchdog.watching(), explaining(watchdog, lambda _: None, memory=MEMORY):
         watchdog.open("", 0)
-        _embed_shards(given, watchdog)
+        _embed_shards(given, folder, watchdog)
 
 
-def _embed_shards(given: EmbedSettings, watchdog: Watchdog) -> None:
+def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> None:
     """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
     caption = CaptionSource.parse(given.caption)

@@ -77,7 +77,6 @@ def command(
     """
     escaping_output()
     _register(config_name, schema, groups)
-    folder = str(conf_dir() / _folder(config_name))
     typed = sys.argv
 
     # Otherwise Hydra prints its own report and we never see the exception.
@@ -99,6 +98,7 @@ def command(
             _check_sweep(settings)
         task(settings)
 
+    folder = str(conf_dir() / _folder(config_name))
     main = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(run)
     try:
         with ending_in_one_line():
@@ -112,10 +112,8 @@ def command(
         if composed:
             raise
         # Hydra's own, for a group that is set to null or to a list of numbers.
-        fail(
-            f"{in_one_line(error)}; "
-            f"a group such as model or data takes the name of a choice, see --help"
-        )
+        advice = "a group such as model or data takes the name of a choice, see --help"
+        fail(f"{in_one_line(error)}; {advice}")
 
 
 def _folder(config_name: str) -> str:
