@@ -201,14 +201,18 @@ class Watchdog:
             if self._verdict is not None:
                 raise self._verdict.as_error(self.rank)
         except UserError as error:
-            if not str(error):
+            text = str(error)
+            if not text:
                 # All ranks have raised it, and rank 0 may still have a checkpoint to write.
                 self._wait_for_first()
-            elif self._verdict is None:  # otherwise the error is the verdict itself
-                standing = self._leave(str(error), error.status)
-                # Each rank may meet the same: the first one prints it.
-                if standing != self._blame(str(error)) and standing.endswith(str(error)):
-                    raise Lost("", status=error.status) from None
+                raise
+            if self._verdict is None:
+                standing = self._leave(text, error.status)
+            else:
+                standing = self._verdict.message
+            # All ranks may meet the same error: the first one prints it.
+            if standing not in (text, self._blame(text)) and standing.endswith(text):
+                raise Lost("", status=error.status) from None
             raise
         except KeyboardInterrupt as error:
             # Rank 0 says it, whichever rank the signal came to.

@@ -6,6 +6,8 @@ In a step it is `tests/commands/test_faults.py` that shows it.
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 from align_train.cluster.lookout import _progress
 from align_train.cluster.run_store import Position
+from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import Whereabouts
+from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from tests.support.commands import UNEVALUATED, finish, start
 
@@ -111,3 +115,25 @@ def test_after_a_signal_a_step_has_less_time_than_saving(
     here._since -= pause
     here.at(place)
     assert here.patience_after_signal(60, 900) == pytest.approx(patience, abs=1)
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.5])
+def test_an_error_that_all_ranks_meet_is_printed_by_one_of_them(pause: float) -> None:
+    """Also if the second rank has heard of the first one's before it meets it."""
+    ranks = []
+    for rank in range(2):
+        ranks.append(Watchdog(rank=rank, processes=2, silence=6, timeout=30, all_come=True))
+    port = ranks[0].open("127.0.0.1", 0)
+    ranks[1].open("127.0.0.1", port)
+
+    def fail(rank: int) -> tuple[str, int]:
+        try:
+            with ranks[rank].watching():
+                time.sleep(pause * rank)
+                raise UserError("/dev/shm is full")
+        except UserError as error:
+            return str(error), error.status
+
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(fail, range(2)))
+    assert sorted(outcomes) == [("", 2), ("/dev/shm is full", 2)]
