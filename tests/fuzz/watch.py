@@ -95,7 +95,9 @@ def fuzz(kind: str, numbers: range, *, seconds: float = SECONDS) -> Report:
 
         if killed or child.exitcode:
             report.escapes.append(Escape(number, killed or f"ended with {child.exitcode}"))
-            report.slowest_ms = max(report.slowest_ms, 1000 * seconds if killed else 0)
+            if killed:
+                report.slowest_ms = 1000 * seconds
+                report.slowest = number
         elif number == left[-1]:
             break
         left = left[left.index(number) + 1 :]
