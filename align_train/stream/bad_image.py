@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 from align_train.errors import UserError, shown
 
-# An image that claims more is taken for a decompression bomb and never decoded.
-MAX_PIXELS = 100_000_000
+# An image that claims more is taken for a decompression bomb and never decoded: decoding takes some
+# ten bytes a pixel, in each loader process. No JPEG has longer sides.
+MAX_PIXELS = 8192 * 8192
+MAX_SIDE = 65_535
 
 
 class BadImage(ValueError):
@@ -58,5 +60,8 @@ def check_sides(width: int, height: int) -> None:
     """
     if width < 1 or height < 1:
         raise BadImage(f"image of {width} x {height} pixels: nothing to see")
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"image of {width} x {height} pixels is taken for a decompression bomb")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise BadImage(
+            f"image of {width} x {height} pixels is taken for a decompression bomb: at most "
+            f"{MAX_PIXELS:,} pixels and sides of {MAX_SIDE:,} are decoded"
+        )

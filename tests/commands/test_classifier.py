@@ -333,7 +333,7 @@ def test_accuracy_by_hand() -> None:
             )
         )
     )
-    assert found == {"top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3)}
+    assert found == {"top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3), "images": 3}
     assert evaluator.answers == ["a", "g", "a"] and evaluator.right == [True, False, False]
     with pytest.raises(UserError, match="wants a classifier"):
         dict(

@@ -358,7 +358,7 @@ def test_two_processes_of_torchrun_find_the_same(
             ["eval=pairs", "image_size=64"],
             "image_size=64, resize_size=36: expected 8 to 4,096 pixels",
         ),
-        (["eval=pairs", "shards=5"], "shards=5: expected a manifest, folder, glob or brace range"),
+        (["eval=pairs", "shards=5"], "shards=5: no such manifest, folder or shard"),
         (["eval=pairs", "device=meta"], "device=meta: not there"),
         (["eval=pairs", "chunk_size=99999999999999999999"], "expected 1 to 1,000,000 rows"),
         (["eval=pairs", "caption="], "caption= is empty; give caption=…, or leave it out"),

@@ -285,9 +285,8 @@ def test_a_signal_ends_an_evaluation_within_a_run_which_saves_its_step(
     assert folder.last_step() == 3
 
 
-@pytest.mark.parametrize(
-    "module", ["align_train", pytest.param("align_train.evaluate", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("module", ["align_train", "align_train.evaluate"])
 def test_a_signal_ends_the_evaluation_of_a_trained_run(
     module: str, tmp_path: Path, small_run: tuple[str, ...], trained: Path
 ) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.fuzz.targets import TARGETS, prepare
 
 SECONDS = 5.0
-MEGABYTES = 1024
+MEGABYTES = 1024  # beside the libraries
 
 _POLL = 0.05
 _NUMBERS = struct.Struct("qqqdqq")  # the fields of `Tried`, shared with the child
@@ -53,7 +53,7 @@ class Report:
     refused: int = 0
     slowest_ms: float = 0.0
     slowest: int = -1
-    peak_mb: int = 0
+    peak_mb: int = 0  # above what the process has without mutants
     seconds: float = 0.0
     escapes: list[Escape] = field(default_factory=list)
 
@@ -95,7 +95,9 @@ def fuzz(kind: str, numbers: range, *, seconds: float = SECONDS) -> Report:
 
         if killed or child.exitcode:
             report.escapes.append(Escape(number, killed or f"ended with {child.exitcode}"))
-            report.slowest_ms = max(report.slowest_ms, 1000 * seconds if killed else 0)
+            if killed:
+                report.slowest_ms = 1000 * seconds
+                report.slowest = number
         elif number == left[-1]:
             break
         left = left[left.index(number) + 1 :]
@@ -124,7 +126,7 @@ def _wait(pid: int, here: Connection, board: mmap.mmap, report: Report, seconds:
         elif time.monotonic() - since > seconds:
             os.kill(pid, signal.SIGKILL)
             return f"no end after {seconds:g} s"
-        if megabytes(pid) > 4 * MEGABYTES:
+        if megabytes(pid) > 4 * MEGABYTES + megabytes(os.getpid()):
             os.kill(pid, signal.SIGKILL)
             return "memory without end"
 
@@ -145,12 +147,13 @@ def _try_all(kind: str, numbers: range, board: mmap.mmap, there: Connection) -> 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     target = TARGETS[kind]
     corpus = target.corpus()
-    accepted = refused = slowest = 0
+    accepted = refused = slowest = grown = 0
     slowest_ms = 0.0
+    before = peak()  # libraries, and in a test all that its process has loaded
 
     for number in numbers:
         data = corpus.mutant(number)
-        _NUMBERS.pack_into(board, 0, number, accepted, refused, slowest_ms, slowest, peak())
+        _NUMBERS.pack_into(board, 0, number, accepted, refused, slowest_ms, slowest, grown)
         began = time.perf_counter()
         try:
             target.probe(data)
@@ -166,7 +169,7 @@ def _try_all(kind: str, numbers: range, board: mmap.mmap, there: Connection) -> 
         if took > slowest_ms:
             slowest_ms = took
             slowest = number
-        grown = peak()
+        grown = peak() - before
         _NUMBERS.pack_into(board, 0, number, accepted, refused, slowest_ms, slowest, grown)
         if grown > MEGABYTES:
             # The peak never sinks again: another process goes on.

@@ -229,7 +229,11 @@ def trained(
     """
     memory = Memory(limits[rank()] if limits else float("inf"), faults)
     data: Any = SimpleNamespace(
-        missing_shards="stop", batch_size=case.pairs, max_tokens=TOKENS, max_bad_share=1.0
+        teardown=lambda stage: None,
+        missing_shards="stop",
+        batch_size=case.pairs,
+        max_tokens=TOKENS,
+        max_bad_share=1.0,
     )
     folder: Any = None
     parts: dict[str, Any] = {
