@@ -1,7 +1,8 @@
 """`python -m tests.fuzz --mutants 100000 --only jpeg png`: broken bytes for whatever reads bytes.
 
 The table says of each kind how many mutants were accepted, refused, or escaped: raised anything but
-ValueError, hung, died, or took more than 1 GB beside the libraries. Each escape is saved as a file, and can be repeated:
+ValueError, hung, died, or took more than 1 GB beside the libraries. Each escape is saved as a file,
+and can be repeated:
 
     python -m tests.fuzz --only KIND --first NUMBER --mutants 1
 

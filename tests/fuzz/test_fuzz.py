@@ -79,7 +79,7 @@ def test_hangs_deaths_memory_and_errors_are_escapes(monkeypatch: pytest.MonkeyPa
             return b"ahdmera"[number : number + 1]
 
     monkeypatch.setitem(targets.TARGETS, "test", Target(lambda: Spelt("test", ()), _tried))
-    monkeypatch.setattr(watch, "MEGABYTES", 50)
+    monkeypatch.setattr(watch, "MEGABYTES", 300)
     report = fuzz("test", range(7), seconds=2)
     reasons = {escape.number: escape.reason for escape in report.escapes}
     assert reasons.pop(1) == "no end after 2 s"
