@@ -46,6 +46,7 @@ def test_a_spill_folder_is_checked_first_too(tmp_path: Path) -> None:
     assert done.returncode == 2 and "give temporary=…, a folder" in done.stderr, done.stderr
 
 
+@pytest.mark.long
 def test_a_colleagues_run_wants_a_folder_for_its_results(trained: Path) -> None:
     with open_folder() as folder:
         shutil.copytree(trained, folder / "run", symlinks=True)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.commands import NO_COMPOSED, finish, run, start
 
 
+@pytest.mark.long
 def test_a_sweep_by_one_command(small_run: tuple[str, ...], tmp_path: Path) -> None:
     """Two sizes; the command again trains nothing anew. The table is made from what lies there."""
     small = [

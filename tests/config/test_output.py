@@ -107,6 +107,7 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_show_prints_such_pairs_anywhere(odd_run: Path) -> None:
     environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii", "LANG": "C"}
     command = f"{sys.executable} -m align_train.show name=犬 step=1"

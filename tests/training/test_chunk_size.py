@@ -374,7 +374,7 @@ def two(engine: str, **options: Any) -> Case:
 
 
 @pytest.mark.parametrize(
-    "engine", ["ddp", pytest.param("fsdp", marks=long), pytest.param("ZeRO-2", marks=long)]
+    "engine", [pytest.param(engine, marks=long) for engine in ("ddp", "fsdp", "ZeRO-2")]
 )
 def test_both_ranks_repeat_a_step_for_which_one_has_no_memory(engine: str, tmp_path: Path) -> None:
     """Two chunks of 12 pairs a rank; backward fails when none or most gradients are there."""
