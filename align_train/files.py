@@ -267,9 +267,12 @@ class Lock:
         while not self._locked():
             waited = time.monotonic() - begun
             if waited > self.patience:
+                holder = self._holder()
+                self._file.close()
+                self._file = None
                 raise UserError(
-                    f"{self.path.parent}: {self._holder()} is writing this run; wait for its end "
-                    f"or end it, or choose another name"
+                    f"{self.path.parent}: {holder} is writing this run; wait for its end or end "
+                    f"it, or choose another name"
                 )
             if waited > _SILENT and not said:
                 said = True

@@ -1,7 +1,8 @@
 """Signals that end a command: at once, or at the place where all ranks can save together.
 
 SIGTERM is what schedulers send before they kill, SIGUSR1 what `launch/train.sbatch` asks Slurm for
-before the time limit, SIGINT is Ctrl-C. As a rule the first of them raises `Interrupted` in the
+before the time limit, SIGINT is Ctrl-C, SIGHUP a terminal that closes (under `nohup` it stays
+without effect). As a rule the first of them raises `Interrupted` in the
 main thread, whatever that waits for: data, a lock, a download. From a run's first step to its last
 a signal is only noted (`defer`): the ranks agree on the step that they save. Only waits for data
 are cut short (`at_once`).
@@ -29,7 +30,7 @@ from align_train.cluster import launcher
 from align_train.cluster.ending import end_now
 from align_train.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 # Seconds that a main thread has to notice a signal, and then to clean up.
 _TO_NOTICE = 5.0
@@ -64,7 +65,10 @@ def catching() -> Iterator[None]:
     _state = state = _State()
     read, write = os.pipe()
     os.set_blocking(write, False)
-    before = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    before = {}
+    for number in _SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, _handle)
     file_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(read, state), daemon=True).start()
     try:
@@ -114,8 +118,13 @@ class at_once:  # in small letters: it is used as a function
 
     def __enter__(self) -> None:
         """Raises a signal that was noted before."""
-        raise_if_received()
+        # First: a signal that comes between the two would only be noted.
         _state.waits += 1
+        try:
+            raise_if_received()
+        except Interrupted:
+            _state.waits -= 1
+            raise
 
     def __exit__(self, *_: object) -> None:
         """From here on signals are deferred as before."""
@@ -204,8 +213,9 @@ def _forget() -> None:
     _state = _State()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -14,6 +14,7 @@ from align_train.config.evaluators import check_evaluators
 from align_train.config.schema import PRECISIONS, TrainSettings
 from align_train.config.split import check_split
 from align_train.errors import UserError
+from align_train.shards.caption import is_unicode
 
 if TYPE_CHECKING:
     from align_train.strategy.base import StrategyRecipe
@@ -65,7 +66,7 @@ def check(settings: TrainSettings) -> None:
 def _check_root(settings: TrainSettings) -> None:
     """Bounds of the root's own values."""
     name = settings.name
-    if not name or "/" in name or name.startswith("."):
+    if not name or "/" in name or name.startswith(".") or not is_unicode(name):
         raise UserError(
             f"name={name!r}: expected a plain folder name; the run is written to output_dir/name"
         )

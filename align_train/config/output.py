@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from align_train.errors import printable
@@ -58,6 +59,11 @@ class _Escaping:
 
         written: int = self._stream.write("".join([*parts, printable(text[end:])]))
         return written
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes texts."""
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

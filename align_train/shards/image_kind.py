@@ -1,6 +1,6 @@
 """The kind of an image file, by its first bytes. The ending of its name may say anything.
 
-Known are the kinds that training decodes; `stream/decode.py` gives their names to Pillow, which
+Known are the kinds that training decodes; `stream/upright.py` gives their names to Pillow, which
 then tries no other. Left out are kinds that run a program (EPS), and those without bytes of their
 own at the beginning (TGA, PCD), for which any file could be taken.
 """

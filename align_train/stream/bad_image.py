@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from align_train.errors import UserError, shown
+from align_train.errors import shown
 
 # An image that claims more is taken for a decompression bomb and never decoded: decoding takes some
 # ten bytes a pixel, in each loader process. No JPEG has longer sides.
@@ -37,8 +37,7 @@ def guarded() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except (BadImage, UserError):
-            # A `UserError` comes from a signal's handler: the run is to end.
+        except BadImage:
             raise
         except MemoryError:
             # A real shortage kills the process. This one is a file that asks for the impossible.

@@ -14,8 +14,6 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
-
 SCAN = 0xDA  # the marker after which image data begin
 _APP1 = 0xE1
 
@@ -39,8 +37,6 @@ def sides_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except UserError:
-        raise
     except Exception:
         # Broken, or of a chroma sampling that simplejpeg does not know: Pillow will tell.
         return None
@@ -69,8 +65,6 @@ def decode_plain_jpeg(
             min_width=-(-width // factor),
             min_factor=factor,
         )
-    except UserError:
-        raise
     except Exception:
         return None
     return pixels

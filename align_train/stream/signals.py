@@ -16,7 +16,7 @@ def leave_signals_to_the_run() -> None:
 
     SIGTERM ends the process only if its parent, the run, has sent it.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
     # A handler does not learn who has sent a signal. A blocked signal waits for sigwaitinfo, which

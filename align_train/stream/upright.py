@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from align_train.errors import UserError
 from align_train.shards.image_kind import HEAD, KINDS, image_kind
 from align_train.stream.bad_image import BadImage, check_sides, guarded
 from align_train.stream.bare_image import without_metadata
@@ -179,19 +178,19 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> object:
-    """As EXIF has it, or XMP; anything may stand there, even bytes."""
+def _orientation(image: Image.Image) -> int:
+    """As EXIF has it, or XMP: 2 to 8; 1 if nothing turns the image."""
     try:
-        return image.getexif().get(_ORIENTATION)
-    except UserError:
-        raise
+        orientation = image.getexif().get(_ORIENTATION)
     except Exception:
         # EXIF that is no TIFF, numbers that are no numbers: the pixels are sound all the same.
-        return None
+        return 1
+    # Anything may stand there, even bytes or fractions.
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
 
 
-def _turned(image: Image.Image, orientation: object) -> Image.Image:
-    method = _TURNS.get(orientation) if isinstance(orientation, int) else None
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    method = _TURNS.get(orientation)
     if method is None:
         return image
 

@@ -221,7 +221,8 @@ def end_in_words(status: int) -> str:
         status: Its exit status; minus the signal that killed it.
     """
     if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
+        known = -status in set(signal.Signals)
+        return f"killed by {signal.Signals(-status).name if known else f'signal {-status}'}"
     # `_end_worker` makes it of an error.
     return os.strerror(status) if status > 1 else f"status {status}"
 

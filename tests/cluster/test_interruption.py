@@ -65,6 +65,7 @@ WAITS = {
         (signal.SIGTERM, "SIGTERM"),
         pytest.param(signal.SIGINT, "Ctrl-C", marks=pytest.mark.long),
         pytest.param(signal.SIGUSR1, "SIGUSR1", marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, "SIGHUP", marks=pytest.mark.long),
     ],
 )
 def test_a_signal_ends_any_wait_in_one_line(wait: str, number: int, name: str) -> None:
@@ -91,7 +92,7 @@ raise Stopped("saved", signal={number})
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_deferred_signal_is_noted_and_ends_the_next_wait(number: int) -> None:
     status, error, _ = outcome(DEFERRED.format(number=int(number)), number)
     assert (status, error) == (128 + number, "align_train: saved\n")

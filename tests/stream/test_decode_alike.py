@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 
 import numpy as np
@@ -15,12 +16,14 @@ from align_train.stream.decode import View, Views, decode, decode_centre
 from tests.support.kinds import (
     JPEGS,
     KINDS,
+    ORIENTATION,
     OTHERS,
     Pixels,
     damaged,
     ramp,
     turned,
     with_broken_metadata,
+    with_segment,
 )
 
 SIZE = 24
@@ -104,6 +107,29 @@ def test_an_orientation_behind_odd_bytes_counts_for_both_or_for_none(
     odd = data[:2] + before + data[2:]
     for views, view in VIEWS:
         assert distance(trained(odd, view), evaluated(odd, views)) <= ROUNDED
+
+
+@pytest.mark.parametrize("kind", [5, 10, 11, 12])  # fractions and floats, as TIFF numbers its types
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("sides", [(90, 60), (301, 401), (700, 900)])
+def test_an_orientation_that_is_no_integer_turns_nothing(
+    kind: int, orientation: int, sides: tuple[int, int]
+) -> None:
+    image = ramp(*sides)
+    value = {
+        5: struct.pack(">II", orientation, 1),
+        10: struct.pack(">ii", orientation, 1),
+        11: struct.pack(">f", orientation),
+        12: struct.pack(">d", orientation),
+    }[kind]
+    tags = b"MM\0*" + struct.pack(">IHHHI", 8, 1, ORIENTATION, kind, 1)
+    if len(value) > 4:
+        tags += struct.pack(">I", 26) + b"\0\0\0\0"
+    data = with_segment(KINDS["baseline"](image), 0xE1, b"Exif\0\0" + tags + value + b"\0" * 4)
+    for views, view in VIEWS:
+        train, evaluate = trained(data, view), evaluated(data, views)
+        assert distance(train, evaluate) <= SNAPPED
+        assert distance(evaluate, shown(image, view, "baseline")) <= LOSSY
 
 
 @pytest.mark.parametrize("kind", KINDS)
