@@ -271,6 +271,7 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["loss=sigmoid", "model.bias=null"], "model.bias=None: a bias goes with loss=sigmoid"),
         (["loss.tile=many"], "loss.tile=many: expected an integer"),
         (["name=a/b"], "plain folder name"),
+        (["name=\udcff"], "plain folder name"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
         (["model.lock=both"], "model.lock=both: expected image or text or null"),
         (["model.image_tower.strides=[1,x]"], "model.image_tower.strides=.*: expected a list"),
