@@ -82,8 +82,8 @@ def find_files(
         hidden: The beginnings of names that are hidden.
 
     Returns:
-        The files; none if there are none. `MISSING` is left out if a brace range names a file that
-        does not exist.
+        The files; none if there are none. `MISSING` is left out if an alternative of a brace names
+        a file that does not exist, or is a glob without a match.
 
     Raises:
         UserError: A brace of the pattern is not closed.
@@ -97,34 +97,48 @@ def find_files(
 
 
 def _of_pattern(pattern: str, hidden: tuple[str, ...]) -> Found:
-    """Expands braces first, then globs."""
+    """Expands braces first, then globs. A name that exists is no glob."""
     left_out = LeftOut()
     files: set[Path] = set()
     folder, rest = _without_pattern(pattern)
 
     for name in braces(rest):
-        if not glob.has_magic(name):
-            path = Path(folder, name)
-            if os.path.isfile(path):
-                files.add(path)
-            elif name != rest:
-                left_out.add(MISSING, path)
+        path = Path(folder, name)
+        if os.path.isfile(path):
+            files.add(path)
             continue
 
-        # `_*` asks for names that would be hidden otherwise.
-        asked = PurePath(name).name.startswith(hidden)
-        for path in _matches(folder, name, left_out):
-            below = PurePath(os.path.relpath(path, folder or "."))
-            if not os.path.isfile(path):
-                left_out.add(BROKEN_LINK, path, count=int(path.is_symlink()))
-            elif is_foreign(below):
-                left_out.add(FOREIGN, path)
-            elif path.name.startswith(hidden) and not asked:
-                left_out.add(HIDDEN, path)
-            else:
-                files.add(path)
+        matched = False
+        if glob.has_magic(name):
+            matched = _take_matches(str(path), hidden, files, left_out)
+        if not matched and name != rest:
+            left_out.add(MISSING, path)
     # The order of shards is a part of their identity: never that of the disk.
     return Found(tuple(sorted(files, key=str)), left_out=left_out)
+
+
+def _take_matches(
+    pattern: str, hidden: tuple[str, ...], files: set[Path], left_out: LeftOut
+) -> bool:
+    """Adds the files of a glob, and counts those that are left out; False if there are neither."""
+    # Of an alternative of a brace, the first folders may exist: their brackets are brackets.
+    folder, rest = _without_pattern(pattern)
+    # `_*` asks for names that would be hidden otherwise.
+    asked = PurePath(rest).name.startswith(hidden)
+    matched = False
+
+    for path in _matches(folder, rest, left_out):
+        matched = matched or os.path.isfile(path) or path.is_symlink()
+        below = PurePath(os.path.relpath(path, folder or "."))
+        if not os.path.isfile(path):
+            left_out.add(BROKEN_LINK, path, count=int(path.is_symlink()))
+        elif is_foreign(below):
+            left_out.add(FOREIGN, path)
+        elif path.name.startswith(hidden) and not asked:
+            left_out.add(HIDDEN, path)
+        else:
+            files.add(path)
+    return matched
 
 
 def _matches(folder: str, pattern: str, left_out: LeftOut) -> Iterator[Path]:

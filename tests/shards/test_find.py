@@ -74,6 +74,29 @@ def test_a_brace_range_counts_what_is_missing(folder: Path) -> None:
     assert found.left_out.first(find.MISSING).endswith("00002.tar")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected", "missing"),
+    [
+        ("{x[1],y}/*.tar", ["x[1]/00000.tar", "y/00000.tar"], 0),
+        ("{x[1],y}/00000.tar", ["x[1]/00000.tar", "y/00000.tar"], 0),
+        ("r[1]-{00000..00002}.tar", ["r[1]-00000.tar", "r[1]-00001.tar"], 1),
+        ("{y,z}/*.tar", ["y/00000.tar"], 1),
+        ("{y,x[2]}/00000.tar", ["y/00000.tar"], 1),
+        ("{x[[]1],y}/**/*.tar", ["x[1]/00000.tar", "y/00000.tar"], 0),
+        ("z*.tar", [], 0),
+    ],
+)
+def test_brackets_within_braces(
+    pattern: str, expected: list[str], missing: int, tmp_path: Path
+) -> None:
+    for name in ("x[1]/00000.tar", "y/00000.tar", "r[1]-00000.tar", "r[1]-00001.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_files(tmp_path / pattern, TAR, deep=False)
+    assert names(found, tmp_path) == expected
+    assert found.left_out.counts.get(find.MISSING, 0) == missing
+
+
 @pytest.mark.parametrize("name", ["[a]", "{x}", "a*b", "what?", "**", "{"])
 def test_a_path_that_exists_is_no_pattern(name: str, tmp_path: Path) -> None:
     """Nor are the folders that a pattern begins with."""
