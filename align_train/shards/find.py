@@ -11,15 +11,17 @@ Whatever would have been found but for one of these is counted, for the caller t
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from braceexpand import braceexpand
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.shards.left_out import LeftOut
 
 # Reasons, as they follow a number.
@@ -32,6 +34,15 @@ UNREADABLE = "that cannot be read"
 NO_FILE = "neither files nor folders"
 
 _FOREIGN_NAMES = ("__macosx", ".ds_store", "thumbs.db", "desktop.ini")
+
+_MOST_NAMES = 10_000_000  # of one pattern: they are held in memory
+
+_COUNTED_TO = 10**30
+_LONGEST_RANGE = 60  # characters
+
+# Ranges within braces, as braceexpand knows them: the two ends, and the step.
+_NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?")
 
 Wanted = Callable[[Path], bool]
 
@@ -82,49 +93,85 @@ def find_files(
         hidden: The beginnings of names that are hidden.
 
     Returns:
-        The files; none if there are none. `MISSING` is left out if a brace range names a file that
-        does not exist.
+        The files; none if there are none. `MISSING` is left out if an alternative of a brace names
+        a file that does not exist, or is a glob without a match.
 
     Raises:
-        UserError: A brace of the pattern is not closed.
+        UserError: A brace of the pattern is not closed, or its names are too many; or there can be
+            no such path.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = path_of(source)
+    if os.path.isdir(path):
         return _Walk(wanted, deep, hidden).of(path)
     if os.path.isfile(path):
         return Found((path,))
     return _of_pattern(str(path), hidden)
 
 
+def path_of(source: str | Path) -> Path:
+    """The path of a setting, with a home folder in place of `~`.
+
+    Raises:
+        UserError: There is no such user; or no file can have so long a name, and it is no pattern.
+    """
+    spelt = str(source)
+    try:
+        path = Path(source).expanduser()
+        os.lstat(path)
+    except RuntimeError:
+        raise UserError(f"{shown(spelt)}: no such user; a name after ~ is a user's") from None
+    except (OSError, ValueError) as error:
+        is_pattern = "{" in spelt or glob.has_magic(spelt)
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG and not is_pattern:
+            raise UserError(
+                f"{shown(spelt)}: no file can have a name of {len(spelt):,} characters"
+            ) from None
+    return path
+
+
 def _of_pattern(pattern: str, hidden: tuple[str, ...]) -> Found:
-    """Expands braces first, then globs."""
+    """Expands braces first, then globs. A name that exists is no glob."""
     left_out = LeftOut()
     files: set[Path] = set()
     folder, rest = _without_pattern(pattern)
 
     for name in braces(rest):
-        if not glob.has_magic(name):
-            path = Path(folder, name)
-            if os.path.isfile(path):
-                files.add(path)
-            elif name != rest:
-                left_out.add(MISSING, path)
+        path = Path(folder, name)
+        if os.path.isfile(path):
+            files.add(path)
             continue
 
-        # `_*` asks for names that would be hidden otherwise.
-        asked = PurePath(name).name.startswith(hidden)
-        for path in _matches(folder, name, left_out):
-            below = PurePath(os.path.relpath(path, folder or "."))
-            if not os.path.isfile(path):
-                left_out.add(BROKEN_LINK, path, count=int(path.is_symlink()))
-            elif is_foreign(below):
-                left_out.add(FOREIGN, path)
-            elif path.name.startswith(hidden) and not asked:
-                left_out.add(HIDDEN, path)
-            else:
-                files.add(path)
+        matched = False
+        if glob.has_magic(name):
+            matched = _take_matches(str(path), hidden, files, left_out)
+        if not matched and name != rest:
+            left_out.add(MISSING, path)
     # The order of shards is a part of their identity: never that of the disk.
     return Found(tuple(sorted(files, key=str)), left_out=left_out)
+
+
+def _take_matches(
+    pattern: str, hidden: tuple[str, ...], files: set[Path], left_out: LeftOut
+) -> bool:
+    """Adds the files of a glob, and counts those that are left out; False if there are neither."""
+    # Of an alternative of a brace, the first folders may exist: their brackets are brackets.
+    folder, rest = _without_pattern(pattern)
+    # `_*` asks for names that would be hidden otherwise.
+    asked = PurePath(rest).name.startswith(hidden)
+    matched = False
+
+    for path in _matches(folder, rest, left_out):
+        matched = matched or os.path.isfile(path) or path.is_symlink()
+        below = PurePath(os.path.relpath(path, folder or "."))
+        if not os.path.isfile(path):
+            left_out.add(BROKEN_LINK, path, count=int(path.is_symlink()))
+        elif is_foreign(below):
+            left_out.add(FOREIGN, path)
+        elif path.name.startswith(hidden) and not asked:
+            left_out.add(HIDDEN, path)
+        else:
+            files.add(path)
+    return matched
 
 
 def _matches(folder: str, pattern: str, left_out: LeftOut) -> Iterator[Path]:
@@ -172,14 +219,57 @@ def braces(pattern: str) -> list[str]:
     """Expands brace ranges.
 
     Raises:
-        UserError: A brace is not closed.
+        UserError: A brace is not closed, or the names are too many.
     """
+    count = _count_of_names(pattern)
+    if count > _MOST_NAMES:
+        raise UserError(
+            f"{shown(pattern)}: the braces give {count:,} names, more than {_MOST_NAMES:,}"
+        )
     try:
         return list(braceexpand(pattern))
     except ValueError:
         raise UserError(
-            f"{pattern}: a brace is not closed; a range is written {{00000..00099}}.tar"
+            f"{shown(pattern)}: a brace is not closed; a range is written {{00000..00099}}.tar"
         ) from None
+
+
+def _count_of_names(pattern: str) -> int:
+    """How many names braces give, or somewhat more; braceexpand holds all of them at once."""
+    # Of each open brace: where its content begins, the names of its alternatives before this one,
+    # and those of this one so far.
+    braces_open = [(0, 0, 1)]
+    position = 0
+    while position < len(pattern):
+        start, before, names = braces_open[-1]
+        letter = pattern[position]
+        position += 1
+        if letter == "\\":
+            position += 1
+        elif letter == "{":
+            braces_open.append((position, 0, 1))
+        elif letter == "," and len(braces_open) > 1:
+            braces_open[-1] = (start, before + names, 1)
+        elif letter == "}" and len(braces_open) > 1:
+            braces_open.pop()
+            inner = _length_of_range(pattern[start : position - 1]) or before + names
+            start, before, names = braces_open[-1]
+            braces_open[-1] = (start, before, min(names * inner, _COUNTED_TO))
+    return braces_open[0][2]
+
+
+def _length_of_range(text: str) -> int:
+    """How many names a range like `00000..00099` gives; 0 if it is none."""
+    if found := _NUMBERS.fullmatch(text):
+        if len(text) > _LONGEST_RANGE:
+            return _COUNTED_TO
+        first, last = int(found[1]), int(found[2])
+    elif found := _LETTERS.fullmatch(text):
+        first, last = ord(found[1]), ord(found[2])
+    else:
+        return 0
+    step = int(found[3] or 1) or 1
+    return abs(last - first) // step + 1
 
 
 class _Walk:

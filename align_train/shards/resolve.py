@@ -8,10 +8,11 @@ indices, which are built once and kept.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
@@ -20,7 +21,15 @@ from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.find import FOREIGN, MISSING, braces, ends_with, find_files, is_foreign
+from align_train.shards.find import (
+    FOREIGN,
+    MISSING,
+    braces,
+    ends_with,
+    find_files,
+    is_foreign,
+    path_of,
+)
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import (
     HOW_TO_PREPARE,
@@ -173,10 +182,10 @@ class _Resolver:
         if is_url(shards):
             return self._remote(shards)
 
-        path = Path(shards).expanduser()
-        if (path / MANIFEST_NAME).is_file():
+        path = path_of(shards)
+        if os.path.isfile(path / MANIFEST_NAME):
             path /= MANIFEST_NAME
-        if path.is_file() and path.suffix != ".tar":
+        if os.path.isfile(path) and path.suffix != ".tar":
             return read_manifest(str(path), cache=self.cache)
         return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
 
@@ -192,7 +201,7 @@ class _Resolver:
         found.left_out.say(shards)
         if not found.files:
             what = "no such manifest, folder or shard"
-            if Path(shards).expanduser().is_dir():
+            if os.path.isdir(path_of(shards)):
                 what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
             raise UserError(f"{self.key}={shards}: {what}; {HOW_TO_PREPARE}")
         return list(map(str, found.files))

@@ -43,9 +43,10 @@ _KEPT_OF_A_LONG_NAME = 64
 # Members of these extensions are texts, whatever their first bytes are.
 _TEXTS = (b"txt", b"json")
 
-# Bytes of the records of tapes and parallel file systems, powers of two. The usual one has 10,240.
-_LEAST_RECORD = 2**16
-_LARGEST_RECORD = 2**26
+# Bytes of the records that tars are filled up to: of tar's own blocking, up to the usual 10,240,
+# and of tapes and parallel file systems.
+_RECORDS = {*range(512, tarfile.RECORDSIZE + 1, 512), *(2**power for power in range(9, 21))}
+_END = 2 * tarfile.BLOCKSIZE  # the zeros that end a tar
 _AT_A_TIME = 2**20  # bytes of a tar's tail
 
 
@@ -253,6 +254,11 @@ def _short(name: str) -> bytes:
 def _fault_of_end(descriptor: int, end: int, length: int) -> str:
     """Says why the tar is not whole, although tarfile has read it; or nothing.
 
+    A tar's end is two blocks of zeros, and the zeros of a preallocated file look like it. So the
+    file's length decides: it must be the tar's, filled up to a record. A cut remains unseen where
+    zeros fill up its own last record: where less than 1 MiB is lost, and the length is that of
+    records.
+
     Args:
         descriptor: The open tar.
         end: Where its last member ends.
@@ -264,18 +270,19 @@ def _fault_of_end(descriptor: int, end: int, length: int) -> str:
         return "the tar is cut short"
 
     surplus = length - end
+    zeros = bytes(_AT_A_TIME)
     for offset in range(end, length, _AT_A_TIME):
-        if any(os.pread(descriptor, _AT_A_TIME, offset)):
+        piece = os.pread(descriptor, _AT_A_TIME, offset)
+        if piece != zeros[: len(piece)]:
             return (
                 f"something follows the tar's end, {surplus} bytes before the file's: another tar? "
                 f"(tar --ignore-zeros unpacks both)"
             )
 
-    # Zeros fill a record. More of them stand in place of what a cut download never brought.
-    record = max(_LEAST_RECORD, 2 ** surplus.bit_length())
-    fills_record = record <= _LARGEST_RECORD and length % record == 0
-    if surplus > tarfile.RECORDSIZE + tarfile.BLOCKSIZE and not fills_record:
-        return f"the tar ends {surplus} bytes before its file does"
+    # Some writers end with one block, and fill up nothing.
+    filled = any(length == -(-(end + _END) // record) * record for record in _RECORDS)
+    if surplus > _END and not filled:
+        return f"the tar ends {surplus} bytes before its file does: it is cut short"
     return ""
 
 

@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from braceexpand import braceexpand
 
+from align_train.errors import UserError
 from align_train.shards import find
 from align_train.shards.find import Found, ends_with, find_files
 from align_train.shards.image_kind import is_image
+from align_train.shards.resolve import resolve
 from tests.support.images import plain_image
+from tests.support.shards import TXT
 
 TAR = ends_with(".tar")
 
@@ -72,6 +76,90 @@ def test_a_brace_range_counts_what_is_missing(folder: Path) -> None:
     assert names(found, folder) == ["00001.tar"]
     assert found.left_out.counts == {find.MISSING: 3}
     assert found.left_out.first(find.MISSING).endswith("00002.tar")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected", "missing"),
+    [
+        ("{x[1],y}/*.tar", ["x[1]/00000.tar", "y/00000.tar"], 0),
+        ("{x[1],y}/00000.tar", ["x[1]/00000.tar", "y/00000.tar"], 0),
+        ("r[1]-{00000..00002}.tar", ["r[1]-00000.tar", "r[1]-00001.tar"], 1),
+        ("{y,z}/*.tar", ["y/00000.tar"], 1),
+        ("{y,x[2]}/00000.tar", ["y/00000.tar"], 1),
+        ("{x[[]1],y}/**/*.tar", ["x[1]/00000.tar", "y/00000.tar"], 0),
+        ("z*.tar", [], 0),
+    ],
+)
+def test_brackets_within_braces(
+    pattern: str, expected: list[str], missing: int, tmp_path: Path
+) -> None:
+    for name in ("x[1]/00000.tar", "y/00000.tar", "r[1]-00000.tar", "r[1]-00001.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_files(tmp_path / pattern, TAR, deep=False)
+    assert names(found, tmp_path) == expected
+    assert found.left_out.counts.get(find.MISSING, 0) == missing
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("{0..99999999999}.tar", "100,000,000,000"),
+        ("{0000..9999}/{9999..0000}.tar", "100,000,000"),
+        ("{a,{b,c{1..10000000}}}.tar", "10,000,002"),
+        ("{a..z}{a..z}{a..z}{a..z}{a..z}", "11,881,376"),
+        ("{0.." + "9" * 5000 + "}", "1,000,000"),
+    ],
+)
+def test_too_many_names_are_refused_before_they_are_made(
+    pattern: str, count: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"the braces give {count}.* names") as caught:
+        find_files(tmp_path / pattern, TAR, deep=False)
+    assert pattern[:10] in str(caught.value) and len(str(caught.value)) < 250
+    with pytest.raises(UserError, match="the braces give"):
+        resolve(f"s3://bucket/{pattern}", caption=TXT, progress=False)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{1..9}",
+        "{09..1..3}",
+        "a{,b}{c,{d,e}f}",
+        "{x}{1..3}",
+        r"\{1..3\}{a..c..2}",
+        "a,b",
+    ],
+)
+def test_names_are_counted_as_they_are_made(pattern: str) -> None:
+    assert find._count_of_names(pattern) == len(list(braceexpand(pattern)))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x" * 300, "xxx.*: no file can have a name of 300 characters"),
+        ("~nobodyx/x", "~nobodyx/x: no such user"),
+        ("~nobodyx/{0..3}.tar", r"~nobodyx/\{0..3\}.tar: no such user"),
+    ],
+)
+def test_a_path_that_cannot_be_is_named_in_one_line(source: str, words: str) -> None:
+    for find_it in (
+        lambda: find_files(source, TAR, deep=False),
+        lambda: resolve(source, caption=TXT, progress=False),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            find_it()
+        assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_a_long_pattern_is_no_long_name(tmp_path: Path) -> None:
+    (tmp_path / "00001.tar").touch()
+    many = ",".join(f"{index:05d}" for index in range(1, 101))
+    found = find_files(f"{tmp_path}/{{{many}}}.tar", TAR, deep=False)
+    assert names(found, tmp_path) == ["00001.tar"]
+    assert found.left_out.counts == {find.MISSING: 99}
 
 
 @pytest.mark.parametrize("name", ["[a]", "{x}", "a*b", "what?", "**", "{"])
