@@ -1,13 +1,16 @@
 """The index of a tar: where each of its members lies, built by one pass over the tar's headers.
 
 The index is an `.npz` of plain arrays beside the tar, or in the user's cache folder if the tar's
-folder is read-only. It counts only as long as the tar has the same size and time of change.
+folder is read-only. It counts only as long as the tar has the same size and time of change, and the
+same headers before its first, middle and last member: a tar made anew may keep size and time
+(`rsync -t`, `touch -r`).
 
 A member is an image if its name ends as images' names do, or else by its first bytes. What macOS
 adds to a tar (`._000001.jpg`, `__MACOSX/`) is no member. A file of two tars, or one of which zeros
 took the place of an end that never came, is broken: tarfile reads its first part and is content.
 
-Price: building reads 512 bytes a member. An open index takes about 40 bytes a member.
+Price: building reads 512 bytes a member, opening 512 bytes of three members. An open index takes
+about 40 bytes a member.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 ODD_TYPES = {-1: "a link", -2: "a sparse file", -3: "neither a file nor a folder"}
 _LINK, _SPARSE, _OTHER = ODD_TYPES
 
-_INDEX_VERSION = 4
+_INDEX_VERSION = 5
 
 # Bytes. All names of an index are as wide as its widest.
 _LONGEST_NAME = 1024
@@ -145,14 +148,15 @@ def load_index(path: Path) -> ShardIndex:
         digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
         files.append(cache_folder("indices") / f"{digest}.index.npz")
     for file in files:
-        index = _read_index(file, stamp)
+        index = _read_index(file, path, stamp)
         if index is not None:
             return index
 
     index = build_index(path)
+    headers = _hash_of_headers(path, index)
     # If neither file can be written, the index is built again next time.
     for file in files:
-        if _write_index(file, index, stamp):
+        if _write_index(file, index, stamp, headers):
             break
     return index
 
@@ -286,7 +290,22 @@ def _fault_of_end(descriptor: int, end: int, length: int) -> str:
     return ""
 
 
-def _read_index(file: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
+def _hash_of_headers(path: Path, index: ShardIndex) -> str:
+    """A hash of the blocks before the data of a tar's first, middle and last member.
+
+    Raises:
+        OSError: The tar cannot be read.
+    """
+    offsets = index.offsets.tolist() or [tarfile.BLOCKSIZE]
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb", buffering=0) as file:
+        for offset in (offsets[0], offsets[len(offsets) // 2], offsets[-1]):
+            start = max(offset - tarfile.BLOCKSIZE, 0)
+            digest.update(os.pread(file.fileno(), tarfile.BLOCKSIZE, start))
+    return digest.hexdigest()
+
+
+def _read_index(file: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
     try:
         with np.load(file, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamp"], stamp):
@@ -300,7 +319,10 @@ def _read_index(file: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
                 fault=str(stored["fault"]),
                 foreign=int(stored["foreign"]),
             )
-        return index if _is_sound(index, int(stamp[1])) else None
+            headers = str(stored["headers"])
+        if not _is_sound(index, int(stamp[1])) or headers != _hash_of_headers(path, index):
+            return None
+        return index
     except Exception:
         # Missing, torn, or no index at all: numpy and zipfile raise errors of any type. It is built
         # again.
@@ -318,10 +340,11 @@ def _is_sound(index: ShardIndex, length: int) -> bool:
     return bool((index.offsets >= 0).all() and (ends <= length).all())
 
 
-def _write_index(file: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> bool:
+def _write_index(file: Path, index: ShardIndex, stamp: NDArray[np.int64], headers: str) -> bool:
     """Writes an index; False if the folder cannot be written."""
     arrays = {
         "stamp": stamp,
+        "headers": np.array(headers),
         "names": index.names,
         "extensions": index.extensions,
         "offsets": index.offsets,

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from align_train.errors import UserError
+from align_train.shards import tar_index
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import read_manifest
 from align_train.shards.resolve import resolve
 from align_train.shards.shard import ShardReader
-from align_train.shards.tar_index import build_index
+from align_train.shards.tar_index import build_index, load_index
 from tests.support.images import plain_image
 from tests.support.shards import TXT
 
@@ -310,6 +311,43 @@ def test_an_index_that_cannot_be_of_its_tar_is_built_again(
     expected = ShardReader(path, TXT).read(2)
     spoil(tmp_path / ".a.tar.index.npz", **arrays)
     assert ShardReader(path, TXT).read(2) == expected
+
+
+def _swapped() -> Members:
+    """The members of five pairs in another order, of the same length."""
+    members = pairs(5)
+    return members[2:] + members[:2]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [_swapped(), pairs(5, 1), [*pairs(2), *pairs(1, 9), *pairs(2, 3)]],
+    ids=["another order", "other keys", "another one in the middle"],
+)
+def test_a_tar_made_anew_of_the_same_size_and_time_is_read_anew(
+    members: Members, tmp_path: Path
+) -> None:
+    path = tar_of(tmp_path / "a.tar", pairs(5))
+    before, first = path.stat(), load_index(path)
+    tar_of(path, members)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+    index = load_index(path)
+    assert index.names.tolist() != first.names.tolist()
+    assert index.names.tolist() == build_index(path).names.tolist()
+    reader = ShardReader(path, TXT)
+    assert reader.read(0) == (members[0][1], members[1][1])
+
+
+@pytest.mark.parametrize("members", [pairs(3), pairs(1), [("no extension", b"x")]], ids=len)
+def test_an_index_of_the_same_tar_is_kept(
+    members: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tar_of(tmp_path / "a.tar", members)
+    first = load_index(path)
+    monkeypatch.setattr(tar_index, "build_index", None)
+    assert load_index(path).names.tolist() == first.names.tolist()
 
 
 @pytest.mark.parametrize(
