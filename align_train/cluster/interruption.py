@@ -23,7 +23,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from align_train.cluster import launcher
@@ -129,29 +128,6 @@ class at_once:  # in small letters: it is used as a function
     def __exit__(self, *_: object) -> None:
         """From here on signals are deferred as before."""
         _state.waits -= 1
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, for which a command that a signal ends does not wait.
-
-    Args:
-        count: Threads at most.
-
-    Yields:
-        The pool.
-    """
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    except KeyboardInterrupt:
-        # They may wait for a server or a lock for as long as their patience lasts.
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    pool.shutdown()
 
 
 def pass_on(number: int) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +19,7 @@ from random import Random
 
 from tqdm import tqdm
 
+from align_train.cluster.pools import processes
 from align_train.demo.draw import draw
 from align_train.demo.phrases import caption, clean_caption
 from align_train.demo.scene import ATTRIBUTES, class_names, sample_scene
@@ -164,11 +163,8 @@ def _draw_splits(folder: Path, settings: _Settings) -> None:
     with ExitStack() as stack:
         each: Callable[..., Iterable[Shard]] = map
         if settings.pairs + settings.held_out > _FEW_PAIRS:
-            # Spawned: the caller may have threads, and a fork would inherit their locks.
-            context = multiprocessing.get_context("spawn")
-            processes = min(len(jobs), os.cpu_count() or 1)
-            pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context))
-            each = pool.map
+            count = min(len(jobs), os.cpu_count() or 1)
+            each = stack.enter_context(processes(count, "drawing demo pairs")).map
 
         description = f"drawing {settings.pairs:,} demo pairs"
         shards = list(tqdm(each(work, jobs), total=len(jobs), desc=description, unit="shard"))

@@ -129,6 +129,21 @@ def path_of(source: str | Path) -> Path:
     return path
 
 
+def find_folders(folder: Path, wanted: Wanted) -> Found:
+    """Finds the folders that lie directly in a folder.
+
+    Args:
+        folder: Exists.
+        wanted: Of the hidden files and those of another system, those that it wants are counted.
+
+    Returns:
+        The folders as `files`, in the order of their paths; all visible files as `others`.
+    """
+    walk = _Walk(wanted, deep=True, hidden=(".",))
+    folders = sorted(path for path, _ in walk.folders_in(folder))
+    return Found(tuple(folders), tuple(sorted(walk.files + walk.others)), walk.left_out)
+
+
 def _of_pattern(pattern: str, hidden: tuple[str, ...]) -> Found:
     """Expands braces first, then globs. A name that exists is no glob."""
     left_out = LeftOut()
@@ -300,12 +315,12 @@ class _Walk:
             seen.add((stat.st_dev, stat.st_ino))
             self.folders.append(here)
 
-            for inner, is_link in self._walk_one(here):
+            for inner, is_link in self.folders_in(here):
                 (links if is_link else waiting).append(inner)
             links.sort()
         return Found(tuple(sorted(self.files)), tuple(sorted(self.others)), self.left_out)
 
-    def _walk_one(self, folder: Path) -> Iterator[tuple[Path, bool]]:
+    def folders_in(self, folder: Path) -> Iterator[tuple[Path, bool]]:
         """Takes a folder's files, and yields its folders: whether they are links, too."""
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)

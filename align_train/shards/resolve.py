@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
-from align_train.cluster.interruption import threads
+from align_train.cluster.pools import threads
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache

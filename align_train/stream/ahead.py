@@ -17,13 +17,13 @@ from multiprocessing.context import ForkProcess
 
 import numpy as np
 
+from align_train.cluster.signals import leave_signals_to_the_run
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Manifest
 from align_train.shards.tar_index import load_index
 from align_train.stream.fetch_plan import fetches
 from align_train.stream.order import Order
-from align_train.stream.signals import leave_signals_to_the_run
 
 _RENEW_EVERY = 5.0  # seconds between marks that shards are in use
 _PAUSE = 0.05  # seconds between looks at the run's position

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Protocol
 
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
-from align_train.shards.find import find_files, is_foreign
+from align_train.shards.find import find_files, find_folders
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest
@@ -175,13 +175,12 @@ class FolderPerClass:
                 f"{self.path}: no such folder; expected one with a folder of images per class"
             )
 
-        folders = [path for path in root.iterdir() if path.is_dir()]
+        classes = find_folders(root, is_image)
+        left_out = LeftOut.of("files beside the class folders", classes.others)
+        left_out.update(classes.left_out)
+
         listed: list[tuple[str, str]] = []
-        left_out = LeftOut()
-        # Hidden ones are no classes: notebooks and file managers leave them behind.
-        for folder in sorted(path for path in folders if not path.name.startswith(".")):
-            if is_foreign(PurePath(folder.name)):
-                continue
+        for folder in classes.files:
             found = find_files(folder, is_image, deep=True)
             left_out.update(found.left_out)
             for path in found.others:
@@ -191,8 +190,9 @@ class FolderPerClass:
                 raise UserError(f"{folder}: a class without an image; fill or remove it")
             listed += [(str(path), folder.name) for path in found.files]
             note_progress()
+
+        # Also before the error: it may be what is missing.
+        left_out.say(self.path)
         if not listed:
             raise UserError(f"{self.path}: no folders in it; expected a folder of images per class")
-
-        left_out.say(self.path)
         return listed

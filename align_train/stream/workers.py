@@ -35,8 +35,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from align_train.cluster.collectives import settle_before_fork
 from align_train.cluster.interruption import at_once
+from align_train.cluster.signals import leave_signals_to_the_run
 from align_train.errors import Lost, UserError
-from align_train.stream.signals import leave_signals_to_the_run
 
 _LOOK_EVERY = 1  # seconds between looks at the workers, while the run waits
 _STOPPED_LOOKS = 20  # in a row, after which a stopped worker ends the run

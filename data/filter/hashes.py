@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from tqdm import tqdm
 
+from align_train.cluster.pools import processes
 from align_train.errors import UserError, shown, shown_names
 from align_train.files import whole
 from align_train.shards.caption import CaptionSource
@@ -128,7 +129,7 @@ def _of_folder(folder: Path) -> list[str | None]:
     shards = [path for path in found.files if _TAR(path)]
     images = [path for path in found.files if not _TAR(path)]
 
-    with ProcessPoolExecutor() as pool:
+    with processes(None, "hashing images") as pool:
         # Many images a task: one takes only 3 ms.
         bar = tqdm(images, desc="hashing images", delay=1)
         hashes = list(pool.map(perceptual_hash, bar, chunksize=64))
@@ -255,7 +256,7 @@ def hash_shards(tables: Sequence[Path], folder: Path) -> None:
     """
     folder.mkdir(exist_ok=True)
 
-    with ProcessPoolExecutor() as pool:
+    with processes(None, "hashing images") as pool:
         jobs = [
             pool.submit(_hash_shard, table, index, folder / table.name)
             for index, table in enumerate(tables)

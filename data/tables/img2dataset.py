@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 from tqdm import tqdm
 
+from align_train.cluster.pools import threads
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
@@ -93,7 +93,7 @@ def finished_shards(
             f"first {first}"
         )
 
-    with ThreadPoolExecutor(max_workers=_READERS) as pool:
+    with threads(_READERS) as pool:
         column = caption.field or "caption"
         counted = pool.map(partial(_counted, cache=cache, column=column), finished)
         bar = tqdm(counted, total=len(finished), desc="reading statistics", delay=1, leave=False)

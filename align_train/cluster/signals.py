@@ -1,4 +1,4 @@
-"""Signals in the processes that work for a run: those that make pairs, and those that fetch ahead.
+"""Signals in the processes that work for a run: those that make pairs, fetch ahead, or hash.
 
 Ctrl-C and a scheduler's signals reach every process of the group. The run finishes its step before
 it saves and ends, and needs its helpers until then.
@@ -6,9 +6,13 @@ it saves and ends, and needs its helpers until then.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from threading import Thread
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def leave_signals_to_the_run() -> None:
@@ -29,3 +33,15 @@ def leave_signals_to_the_run() -> None:
         os._exit(0)
 
     Thread(target=wait_for_the_run, daemon=True).start()
+
+
+def end_with_the_run(run: int) -> None:
+    """Has the kernel kill this process when its parent ends, by SIGKILL too; Linux only.
+
+    Args:
+        run: The process id of the parent, which may have ended already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != run:
+        os._exit(1)

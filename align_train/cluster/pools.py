@@ -1,0 +1,129 @@
+"""Pools of threads and of processes, for which a command that a signal ends does not wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+from align_train.cluster.signals import end_with_the_run, leave_signals_to_the_run
+from align_train.errors import UserError
+
+_IGNORED = {signal.SIGINT, signal.SIGUSR1, signal.SIGHUP}
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads, for which a command that a signal ends does not wait.
+
+    Args:
+        count: Threads at most.
+
+    Yields:
+        The pool.
+    """
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        # They may wait for a server or a lock for as long as their patience lasts.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+@contextlib.contextmanager
+def processes(count: int | None, doing: str) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that never outlive the command: an error or a signal kills them.
+
+    Their functions write files whole or not at all (`files.whole`).
+
+    Args:
+        count: Processes at most; None: one per core.
+        doing: What they do, for the error: `hashing images`.
+
+    Yields:
+        The pool.
+
+    Raises:
+        UserError: A process died.
+    """
+    context = _Context()
+    pool = ProcessPoolExecutor(
+        count, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
+    )
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        ends = [worker.exitcode for worker in context.workers]
+        for worker in context.workers:
+            worker.end()
+
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(f"{doing}: {_how_it_died(ends)}") from None
+        raise
+
+
+def _how_it_died(ends: list[int | None]) -> str:
+    # The pool itself ends the others by SIGTERM.
+    died = [end for end in ends if end and end != -signal.SIGTERM]
+    how = ""
+    if died:
+        how = f" ({signal.Signals(-died[0]).name})" if died[0] < 0 else f" (status {died[0]})"
+    return (
+        f"a worker process died{how}, most likely because memory ran out; free or ask for more "
+        f"memory, or use fewer cores, and start the command again"
+    )
+
+
+class _Worker(SpawnProcess):
+    """A process that no signal reaches before it is ready for signals."""
+
+    def start(self) -> None:
+        # The tracker unblocks signals when it starts, so that it must run before.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED | {signal.SIGTERM})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def end(self) -> None:
+        """Kills the process if it was started, and lives."""
+        if self.pid is not None and self.is_alive():
+            self.kill()
+
+
+class _Context(SpawnContext):
+    """Starts the workers of one pool, and keeps them.
+
+    Spawned, not forked: the command may have threads, and a fork would inherit their locks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[_Worker] = []
+
+    def Process(self, *args: Any, **options: Any) -> _Worker:  # type: ignore[override]
+        worker = _Worker(*args, **options)
+        self.workers.append(worker)
+        return worker
+
+
+def _begin_worker(run: int) -> None:
+    """In a new worker."""
+    end_with_the_run(run)
+    leave_signals_to_the_run()
+    # Those that came meanwhile are ignored now; SIGTERM stays blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
