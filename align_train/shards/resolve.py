@@ -185,7 +185,7 @@ class _Resolver:
         path = path_of(shards)
         if os.path.isfile(path / MANIFEST_NAME):
             path /= MANIFEST_NAME
-        if os.path.isfile(path) and path.suffix != ".tar":
+        if os.path.isfile(path) and not _TAR(path):
             return read_manifest(str(path), cache=self.cache)
         return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
 
@@ -220,7 +220,7 @@ class _Resolver:
         for name in braces(shards):
             if glob.has_magic(name):
                 tars += from_first(f"tars {name}", partial(self.cache.glob, name))
-            elif name.endswith(".tar"):
+            elif name.lower().endswith(".tar"):
                 tars.append(name)
             else:
                 folder = name.rstrip("/")

@@ -80,7 +80,7 @@ def hashes_of(source: str) -> NDArray[np.uint64]:
 
     if path.is_file() and path.suffix == ".parquet":
         texts = _column(path, key)
-    elif path.is_file() and path.suffix == ".tar":
+    elif path.is_file() and _TAR(path):
         texts = _of_shard(path)
     elif path.is_dir():
         texts = _of_folder(path)

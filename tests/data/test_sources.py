@@ -267,6 +267,14 @@ def test_images_of_every_kind_and_in_linked_folders_are_hashed(
     assert "1 of 6 images have no hash" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["a.tar", "B.TAR", "c.Tar"])
+def test_a_shard_is_hashed_whatever_the_case_of_its_ending(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(3), "PNG"))
+    with tarfile.open(tmp_path / name, "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+    assert len(hashes_of(str(tmp_path / name))) == 1
+
+
 @pytest.mark.parametrize("kind", ["PNG", "PNG, alpha", "TIFF", "TIFF, packed", "WebP, lossless"])
 def test_a_hash_is_of_the_image_as_it_is_seen(kind: str) -> None:
     image = noise(3)

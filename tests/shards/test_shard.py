@@ -171,6 +171,14 @@ def test_data_shards_takes_a_manifest_a_folder_a_glob_a_brace_range_or_a_list(
             resolve(shards, caption=TXT, progress=False)
 
 
+@pytest.mark.parametrize("name", ["B.TAR", "b.Tar", "b.tar", ".TAR"])
+def test_the_ending_of_a_tar_may_be_in_upper_case(name: str, tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", PAIRS[:3])
+    path = (tmp_path / "a.tar").rename(tmp_path / name)
+    for shards in (str(path), path.as_uri()):
+        assert resolve(shards, caption=TXT, progress=False).pairs == 3
+
+
 def test_captions_are_read_from_text_and_json() -> None:
     assert TXT.read(b" a cat\n") == ["a cat"]
     assert CaptionSource.parse("json:alt").read(b'{"alt": "a dog"}') == ["a dog"]
