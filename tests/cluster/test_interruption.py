@@ -19,6 +19,8 @@ from align_train.config.messages import ending_in_one_line
 from align_train.errors import Interrupted, Stopped
 
 interruption._TO_NOTICE = interruption._TO_END = 0.5
+# The tests may run under nohup, which ignores it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def ready():
     print("ready", flush=True)
@@ -158,3 +160,16 @@ def test_a_forked_child_has_the_usual_signals_and_writes_none_to_its_parent() ->
     """
     status, error, _ = outcome(textwrap.dedent(body))
     assert (status, error) == (0, "")
+
+
+def test_nohup_keeps_its_effect() -> None:
+    before = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    body = "ready()\ntime.sleep(1)\nassert interruption.received() == 0"
+    program = f"{BEFORE}\n{before}\nwith ending_in_one_line():\n{textwrap.indent(body, '    ')}"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=60) == 0
