@@ -1,11 +1,12 @@
 """Signals that end a command: at once, or at the place where all ranks can save together.
 
-SIGTERM is what schedulers send before they kill, SIGUSR1 what `launch/train.sbatch` asks Slurm for
-before the time limit, SIGINT is Ctrl-C, SIGHUP a terminal that closes (under `nohup` it stays
-without effect). As a rule the first of them raises `Interrupted` in the
-main thread, whatever that waits for: data, a lock, a download. From a run's first step to its last
-a signal is only noted (`defer`): the ranks agree on the step that they save. Only waits for data
-are cut short (`at_once`).
+Schedulers send SIGTERM before they kill. `launch/train.sbatch` asks Slurm for SIGUSR1 before the
+time limit. SIGINT is Ctrl-C. SIGHUP comes when the terminal closes, and has no effect under
+`nohup`.
+
+As a rule the first of them raises `Interrupted` in the main thread, whatever that waits for: data,
+a lock, a download. From a run's first step to its last a signal is only noted (`defer`): the ranks
+agree on the step that they save. Only waits for data are cut short (`at_once`).
 
 A main thread that is in a call of C (a collective, a backward pass) runs no handler until the call
 returns. So a thread of ours learns of the signal as well, by Python's wakeup file. The watchdog

@@ -12,10 +12,13 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
-from align_train.cluster.signals import end_with_the_run, leave_signals_to_the_run
+from align_train.cluster.signals import (
+    OF_THE_RUN,
+    end_with_the_run,
+    leave_signals_to_the_run,
+    name_of,
+)
 from align_train.errors import UserError
-
-_IGNORED = {signal.SIGINT, signal.SIGUSR1, signal.SIGHUP}
 
 
 @contextlib.contextmanager
@@ -80,7 +83,7 @@ def _how_it_died(ends: list[int | None]) -> str:
     died = [end for end in ends if end and end != -signal.SIGTERM]
     how = ""
     if died:
-        how = f" ({signal.Signals(-died[0]).name})" if died[0] < 0 else f" (status {died[0]})"
+        how = f" ({name_of(-died[0])})" if died[0] < 0 else f" (status {died[0]})"
     return (
         f"a worker process died{how}, most likely because memory ran out; free or ask for more "
         f"memory, or use fewer cores, and start the command again"
@@ -93,7 +96,7 @@ class _Worker(SpawnProcess):
     def start(self) -> None:
         # The tracker unblocks signals when it starts, so that it must run before.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED | {signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_RUN | {signal.SIGTERM})
         try:
             super().start()
         finally:
@@ -126,4 +129,4 @@ def _begin_worker(run: int) -> None:
     end_with_the_run(run)
     leave_signals_to_the_run()
     # Those that came meanwhile are ignored now; SIGTERM stays blocked.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_RUN)

@@ -12,7 +12,18 @@ import signal
 import sys
 from threading import Thread
 
+# Only the run answers these.
+OF_THE_RUN = frozenset({signal.SIGINT, signal.SIGUSR1, signal.SIGHUP})
+
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def name_of(number: int) -> str:
+    """The name of a signal, such as `SIGKILL`; real-time signals have none but their number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def leave_signals_to_the_run() -> None:
@@ -20,7 +31,7 @@ def leave_signals_to_the_run() -> None:
 
     SIGTERM ends the process only if its parent, the run, has sent it.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+    for number in OF_THE_RUN:
         signal.signal(number, signal.SIG_IGN)
 
     # A handler does not learn who has sent a signal. A blocked signal waits for sigwaitinfo, which

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, one_line, shown
 
 _SECONDS_TO_CONNECT = 60
 _LONGEST_REASON = 200  # characters of an error that a message quotes
@@ -114,9 +114,9 @@ def stored_size(fs: Any, path: str) -> int | None:
     return size
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An error's type and text, short, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+    return one_line(f"{type(error).__name__}: {error}", _LONGEST_REASON)
 
 
 def is_refusal(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from align_train.shards.remote import (
     filesystem,
     is_missing,
     is_refusal,
-    one_line,
+    reason_of,
 )
 
 # All in seconds.
@@ -234,9 +234,9 @@ class _Failures:
         if isinstance(error, Stalled):
             self.reason = str(error)
         elif isinstance(error, FileNotFoundError):
-            self.reason = one_line(error.__cause__ or error)
+            self.reason = reason_of(error.__cause__ or error)
         else:
-            self.reason = one_line(error)
+            self.reason = reason_of(error)
             self._refused += is_refusal(error)
 
         if self._refused >= _TIMES:

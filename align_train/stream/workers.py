@@ -35,7 +35,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from align_train.cluster.collectives import settle_before_fork
 from align_train.cluster.interruption import at_once
-from align_train.cluster.signals import leave_signals_to_the_run
+from align_train.cluster.signals import leave_signals_to_the_run, name_of
 from align_train.errors import Lost, UserError
 
 _LOOK_EVERY = 1  # seconds between looks at the workers, while the run waits
@@ -221,8 +221,7 @@ def end_in_words(status: int) -> str:
         status: Its exit status; minus the signal that killed it.
     """
     if status < 0:
-        known = -status in set(signal.Signals)
-        return f"killed by {signal.Signals(-status).name if known else f'signal {-status}'}"
+        return f"killed by {name_of(-status)}"
     # `_end_worker` makes it of an error.
     return os.strerror(status) if status > 1 else f"status {status}"
 
