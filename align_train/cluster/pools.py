@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,8 @@ from align_train.cluster.signals import (
     name_of,
 )
 from align_train.errors import UserError
+
+_UNTIL_THE_KERNEL_TELLS = 5.0  # seconds at most
 
 
 @contextlib.contextmanager
@@ -69,25 +72,29 @@ def processes(count: int | None, doing: str) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown()
     except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
-        ends = [worker.exitcode for worker in context.workers]
+        how = _how_one_died(context.workers) if isinstance(error, BrokenProcessPool) else ""
         for worker in context.workers:
             worker.end()
 
         if isinstance(error, BrokenProcessPool):
-            raise UserError(f"{doing}: {_how_it_died(ends)}") from None
+            raise UserError(
+                f"{doing}: a worker process died{how}, most likely because memory ran out; free "
+                f"or ask for more memory, or use fewer cores, and start the command again"
+            ) from None
         raise
 
 
-def _how_it_died(ends: list[int | None]) -> str:
-    # The pool itself ends the others by SIGTERM.
-    died = [end for end in ends if end and end != -signal.SIGTERM]
-    how = ""
-    if died:
-        how = f" ({name_of(-died[0])})" if died[0] < 0 else f" (status {died[0]})"
-    return (
-        f"a worker process died{how}, most likely because memory ran out; free or ask for more "
-        f"memory, or use fewer cores, and start the command again"
-    )
+def _how_one_died(workers: list[_Worker]) -> str:
+    """The signal or the status of the worker that died; empty if it cannot be learnt."""
+    # The pool sees that a process closed its pipe, which is before the kernel tells how it ended.
+    deadline = time.monotonic() + _UNTIL_THE_KERNEL_TELLS
+    while time.monotonic() < deadline:
+        for end in [worker.exitcode for worker in workers]:
+            # The pool itself ends the others by SIGTERM.
+            if end and end != -signal.SIGTERM:
+                return f" ({name_of(-end)})" if end < 0 else f" (status {end})"
+        time.sleep(0.01)
+    return ""
 
 
 class _Worker(SpawnProcess):
