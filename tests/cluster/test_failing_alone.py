@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.commands import Started, finish, start
 
 
@@ -28,6 +30,7 @@ def two_tasks(*arguments: str, cwd: Path, **environment: str) -> list[Started]:
     return tasks
 
 
+@pytest.mark.long
 def test_a_rank_that_fails_in_an_evaluator_ends_the_other(trained: Path, tmp_path: Path) -> None:
     troubled = "+eval.late._target_=tests.support.troubled.Troubled"
     evaluation = (f"model={trained}", "to=found", "eval=pairs", "workers=0")

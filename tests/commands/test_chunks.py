@@ -68,6 +68,7 @@ def test_with_the_same_chunk_it_goes_on_bitwise(
     assert numbers(folder) == numbers(whole)
 
 
+@pytest.mark.long
 def test_with_chunks_that_it_finds_it_goes_on_with_the_same_losses(
     half: Path, whole: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
@@ -148,6 +149,7 @@ VIT = (
 )
 
 
+@pytest.mark.long
 def test_a_model_without_batch_norm_wants_no_norm_group(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

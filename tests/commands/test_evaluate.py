@@ -451,6 +451,7 @@ def test_texts_without_a_picture_are_refused(trained: Path, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.long
 def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     small_run: tuple[str, ...], tmp_path: Path, folders: Path
 ) -> None:

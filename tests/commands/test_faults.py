@@ -436,6 +436,7 @@ def test_memory_that_runs_out_where_no_step_is_repeated_ends_all_ranks_in_one_li
     assert RunFolder(tmp_path / "outputs" / "starved").last_step() == 4
 
 
+@pytest.mark.long
 def test_a_run_is_written_by_one_process_at_a_time(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import REPOSITORY, SMALL_MAKE, SMALL_RUN, UNEVALUATED
 
 # The libraries of the extras, of loggers and of tests. scipy is not here: Lightning imports it.
@@ -24,6 +26,7 @@ OPTIONAL = (
 )
 
 
+@pytest.mark.long
 def test_a_run_draws_its_shards_and_trains_without_optional_libraries(tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -420,7 +420,8 @@ def last_needed(many: Path) -> tuple[int, int]:
     return shard, first[shard]
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_vanished_shard_may_be_dropped_and_the_lineage_records_it(
     ranks: int, many: Path, local: Path, tmp_path: Path
 ) -> None:

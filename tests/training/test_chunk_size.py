@@ -289,7 +289,7 @@ def spelled(chunk: int, pairs: int, recompute: bool) -> str:
     return f"{chunk} pairs, {count} chunk{'s' if count > 1 else ''} a process{again}"
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_step_that_runs_out_of_memory_is_made_again(recompute: bool) -> None:
     case = replace(CASE, recompute=recompute)
     undisturbed = trained(case)
@@ -343,7 +343,9 @@ def test_auto_turns_gradient_caching_on_first() -> None:
     same(found, trained(CASE))
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 5), (2, 5)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 1), pytest.param(0, 5, marks=pytest.mark.long), (2, 5)]
+)
 def test_auto_at_every_start(start: int, end: int, tmp_path: Path) -> None:
     """A run of one step, a whole one, and one that is resumed."""
     saved = tmp_path / "saved.ckpt"

@@ -44,6 +44,7 @@ class Small:
         return [value for value in found if value is not None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_second_passes_of_texts_of_several_lengths(checkpointed: bool) -> None:
     """A version for all lengths would save other tensors than the first pass of its chunk."""

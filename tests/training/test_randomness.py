@@ -291,6 +291,7 @@ def test_a_layer_more_changes_no_other_one() -> None:
     assert torch.equal(small(x), large["1"](large["0"](x)))
 
 
+@pytest.mark.long
 def test_compiled_blocks_drop_the_same_and_share_their_code() -> None:
     torch._dynamo.reset()
     counters.clear()
