@@ -17,7 +17,8 @@ from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError
 from align_train.files import check_writable
-from data.tables.extra import need_prepare
+
+from .tables.extra import need_prepare
 
 
 @dataclass
@@ -35,7 +36,7 @@ class FailedSettings:
 def run(settings: FailedSettings) -> None:
     """Writes the table of failed URLs."""
     need_prepare("data.failed")
-    from data.tables.failed import write_failed
+    from .tables.failed import write_failed
 
     to = Path(settings.to).expanduser()
     if to.suffix != ".parquet":

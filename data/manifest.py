@@ -16,7 +16,8 @@ from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError
 from align_train.files import check_writable
-from data.tables.paths import paths_of
+
+from .tables.paths import paths_of
 
 if TYPE_CHECKING:
     from align_train.shards.cache import ShardCache
@@ -87,7 +88,7 @@ def _of_download(folders: list[str], cache: ShardCache, caption: CaptionSource) 
         return None
 
     try:
-        from data.tables.img2dataset import finished_shards
+        from .tables.img2dataset import finished_shards
     except ImportError:
         return None  # without pyarrow the tars are indexed
 

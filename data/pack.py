@@ -18,14 +18,15 @@ from random import Random
 
 from align_train.config.compose import command
 from align_train.files import whole
-from data.packing.collect import collect
-from data.packing.settings import PackSettings, check
+
+from .packing.collect import collect
+from .packing.settings import PackSettings, check
 
 
 def run(settings: PackSettings) -> None:
     """Packs the source into a new folder."""
     # Imported here, so that `--help` does not wait for torch.
-    from data.packing.write import write
+    from .packing.write import write
 
     to = Path(settings.to).expanduser()
     check(settings, to)

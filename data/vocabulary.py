@@ -19,8 +19,9 @@ from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import check_writable, whole
 from align_train.stream.wordpiece import train_tokenizer
-from data.tables.paths import paths_of
-from data.tables.rows import NO_PYARROW, rows_of_table
+
+from .tables.paths import paths_of
+from .tables.rows import NO_PYARROW, rows_of_table
 
 _BATCH = 16384  # texts, so that the tokenizer's threads have work
 
@@ -127,8 +128,8 @@ def _texts_of_parquet(
     sources: Sequence[str], settings: VocabularySettings, label: str
 ) -> Iterator[list[str]]:
     try:
-        from data.tables.batches import batches
-        from data.tables.find import find
+        from .tables.batches import batches
+        from .tables.find import find
     except ImportError:
         raise UserError(NO_PYARROW) from None
 

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 from align_train.config.compose import command
 from align_train.errors import UserError
 from align_train.files import check_writable
-from data.filter.settings import FilterSettings
-from data.tables.extra import need_prepare
+
+from ..tables.extra import need_prepare
+from .settings import FilterSettings
 
 if TYPE_CHECKING:
-    from data.filter.plan import Plan
+    from .plan import Plan
 
 
 def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
     need_prepare("data.filter")
-    from data.filter.job import DONE, run_filter
-    from data.filter.plan import make_plan
-    from data.filter.rules import check
-    from data.tables.find import find
+    from ..tables.find import find
+    from .job import DONE, run_filter
+    from .plan import make_plan
+    from .rules import check
 
     check(settings.rules)
     _check_numbers(settings)

@@ -30,8 +30,9 @@ from align_train.shards.image_kind import is_image
 from align_train.shards.shard import ShardReader
 from align_train.stream.bad_image import BadImage
 from align_train.stream.upright import upright
-from data.tables.batches import first_line
-from data.tables.engine import ROWS_PER_FILE
+
+from ..tables.batches import first_line
+from ..tables.engine import ROWS_PER_FILE
 
 HASH_COLUMN = "image_phash"
 

@@ -30,16 +30,17 @@ from tqdm import tqdm
 
 from align_train.errors import UserError
 from align_train.files import locked, write_whole
-from data.filter import report, statistics
-from data.filter.hashes import hash_shards
-from data.filter.plan import Plan
-from data.filter.saved import SavedTables
-from data.filter.selection import write_kept, write_selection
-from data.filter.sets import HASHES, failing_sets
-from data.filter.verdicts import Verdicts
-from data.tables.batches import batches
-from data.tables.engine import Engine, EngineFailed, Source
-from data.tables.engines import engine
+
+from ..tables.batches import batches
+from ..tables.engine import Engine, EngineFailed, Source
+from ..tables.engines import engine
+from . import report, statistics
+from .hashes import hash_shards
+from .plan import Plan
+from .saved import SavedTables
+from .selection import write_kept, write_selection
+from .sets import HASHES, failing_sets
+from .verdicts import Verdicts
 
 DONE = "filter.json"  # written last: the plan, the engine, the kept rows of each file
 

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError, shown_names
-from data.filter.hashes import hashes_of
-from data.filter.rules import COLUMNS_OF, active, described
-from data.filter.settings import FilterSettings, Rules
-from data.tables.engine import TAKEN
-from data.tables.find import Tables
+
+from ..tables.engine import TAKEN
+from ..tables.find import Tables
+from .hashes import hashes_of
+from .rules import COLUMNS_OF, active, described
+from .settings import FilterSettings, Rules
 
 Columns = dict[str, tuple[str, str]]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from align_train.files import write_whole
-from data.filter.rules import bit
+
+from .rules import bit
 
 _LONGEST_EXAMPLE = 120  # characters of a text in the Markdown
 _FIX = "free some space, or choose another folder with to=…"

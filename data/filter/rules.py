@@ -20,7 +20,8 @@ import ibis
 from ibis.expr.types import BooleanValue, Table
 
 from align_train.errors import UserError
-from data.filter.settings import Rules
+
+from .settings import Rules
 
 _HASH_BITS = 64
 _FARTHEST = 16  # bits that a near-duplicate may differ in

@@ -16,7 +16,8 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from align_train.files import whole
-from data.tables.engine import Engine
+
+from ..tables.engine import Engine
 
 _POLL = 0.5  # seconds between two questions to the engine how far it is
 

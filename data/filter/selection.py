@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from align_train.files import whole
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
-from data.filter.verdicts import Verdicts
-from data.tables.batches import batches
+
+from ..tables.batches import batches
+from .verdicts import Verdicts
 
 
 def write_kept(verdicts: Verdicts, folder: Path) -> dict[str, int]:

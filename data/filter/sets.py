@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ibis.expr.types import Table
 
-from data.filter import statistics
-from data.filter.hashes import Probes
-from data.filter.plan import Plan
-from data.filter.report import RareTokens
-from data.filter.saved import SavedTables
+from . import statistics
+from .hashes import Probes
+from .plan import Plan
+from .report import RareTokens
+from .saved import SavedTables
 
 HASHES = "hashes"  # the folder of the hashes of shards without a column of them
 

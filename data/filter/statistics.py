@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import ibis
 from ibis.expr.types import IntegerValue, StringValue, Table
 
-from data.filter.hashes import Probes
-from data.filter.rules import alone, bit, tokens, with_number_of_unigrams
-from data.filter.settings import Rules
+from .hashes import Probes
+from .rules import alone, bit, tokens, with_number_of_unigrams
+from .settings import Rules
 
 
 def shared_texts(rows: Table, most: int) -> Table:

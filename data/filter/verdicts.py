@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from data.filter.rules import bit
-from data.tables.batches import batches
-from data.tables.engine import ROWS_PER_FILE
-from data.tables.find import Tables
+from ..tables.batches import batches
+from ..tables.engine import ROWS_PER_FILE
+from ..tables.find import Tables
+from .rules import bit
 
 Integers = NDArray[np.int64]
 

@@ -11,9 +11,10 @@ from string import Formatter
 from align_train.errors import UserError, shown
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
-from data.packing.folder import rows_of_folder
-from data.packing.settings import PackSettings
-from data.tables.rows import NOT_DECODED, NoText, Row, rows_of_table
+
+from ..tables.rows import NOT_DECODED, NoText, Row, rows_of_table
+from .folder import rows_of_folder
+from .settings import PackSettings
 
 Pair = tuple[Path, list[str]]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from align_train.shards.find import Found, find_files
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
-from data.tables.rows import NOT_DECODED, NoText, Row, check_columns
+
+from ..tables.rows import NOT_DECODED, NoText, Row, check_columns
 
 COLUMNS = ("path", "sidecar", "folder", "name")
 

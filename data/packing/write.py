@@ -16,8 +16,9 @@ from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.write import write_shard
 from align_train.stream.upright import check_header, upright
 from align_train.stream.wordpiece import train_tokenizer
-from data.packing.collect import Pair
-from data.packing.settings import PackSettings
+
+from .collect import Pair
+from .settings import PackSettings
 
 # Images of these kinds stay as they are, others become PNG. The first ending is the usual one.
 _KEPT = {"JPEG": ("jpg", "jpeg"), "PNG": ("png",), "WEBP": ("webp",)}

@@ -15,8 +15,9 @@ import ibis
 from ibis.expr.types import IntegerValue, StringValue, Table
 
 from align_train.errors import UserError
-from data.tables.batches import first_line
-from data.tables.engine import NUMBER, ROWS_PER_FILE, Engine, EngineFailed, Source
+
+from .batches import first_line
+from .engine import NUMBER, ROWS_PER_FILE, Engine, EngineFailed, Source
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 import ibis
 
 from align_train.errors import UserError
-from data.tables.duckdb import open_duckdb
-from data.tables.engine import Engine
-from data.tables.spark import open_spark
+
+from .duckdb import open_duckdb
+from .engine import Engine
+from .spark import open_spark
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from pyarrow import parquet
 
 from align_train.errors import UserError, shown_names
 from align_train.files import whole
-from data.tables.engines import engine
-from data.tables.find import Tables, find
-from data.tables.img2dataset import OWN_COLUMNS, STATS_SUFFIX
+
+from .engines import engine
+from .find import Tables, find
+from .img2dataset import OWN_COLUMNS, STATS_SUFFIX
 
 if TYPE_CHECKING:
-    from data.failed import FailedSettings
+    from ..failed import FailedSettings
 
 # Columns of img2dataset's tables: those that name a pair, and those that are always there.
 _KNOWN_BY = ("url", "caption")

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from align_train.errors import UserError, shown, shown_names
 from align_train.shards.find import ends_with, find_files
 from align_train.shards.left_out import LeftOut
-from data.tables.batches import first_line
-from data.tables.img2dataset import STATS_SUFFIX, unfinished
-from data.tables.paths import paths_of
+
+from .batches import first_line
+from .img2dataset import STATS_SUFFIX, unfinished
+from .paths import paths_of
 
 # Usual names of each column, best first: those of COYO-700M, LAION, CC12M and img2dataset. The
 # plain `width` of img2dataset is the resized image's, so `original_width` comes before it.

@@ -25,7 +25,8 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.find import ends_with, find_files, is_foreign
 from align_train.shards.manifest import Shard
 from align_train.shards.remote import is_url
-from data.tables.batches import first_line
+
+from .batches import first_line
 
 STATS_SUFFIX = "_stats.json"
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align_train.errors import UserError, shown, shown_names
-from data.tables.quotes import rows_of_csv
+
+from .quotes import rows_of_csv
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +100,7 @@ def check_columns(table: Path, names: Sequence[str], wanted: Sequence[str]) -> N
 
 def _rows_of_parquet(table: Path, texts: Sequence[str], cells: Sequence[str]) -> Iterator[Row]:
     try:
-        from data.tables.batches import batches, schema_of
+        from .batches import batches, schema_of
     except ImportError:
         raise UserError(NO_PYARROW) from None
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 from ibis.expr.types import IntegerValue, StringValue, Table
 
 from align_train.errors import UserError
-from data.tables.batches import first_line, schema_of
-from data.tables.engine import NUMBER, ROWS_PER_FILE, STATUS, Engine, EngineFailed, Source
+
+from .batches import first_line, schema_of
+from .engine import NUMBER, ROWS_PER_FILE, STATUS, Engine, EngineFailed, Source
 
 _JVM_SHARE = 0.8  # of memory_gb for Spark's JVM; Python and the JVM's own needs get the rest
 _MB_PER_GB = 1024
