@@ -13,12 +13,20 @@ from align_train.config.schema import Node, TrainSettings
 
 
 def explicit(model: Node, data: Node) -> Node:
-    """Makes `model=huggingface` and `model=classifier` explicit; others need nothing."""
-    if "path" not in model:
-        return {}
-    from align_train.pretrained.explicit import explicit_settings
+    """Spells out what a trained model, or a tower with weights of its own, brings with it."""
+    if "path" in model:
+        from align_train.pretrained.explicit import explicit_settings
 
-    return explicit_settings(model, data)
+        return explicit_settings(model, data)
+
+    towers = (model.get("image_tower"), model.get("text_tower"))
+    pretrained = any(isinstance(tower, dict) and tower.get("pretrained") for tower in towers)
+    # Others need nothing, and must not wait for torch.
+    if not pretrained and model.get("image_size", 0) is not None:
+        return {}
+    from align_train.pretrained.towers import tower_settings
+
+    return tower_settings(model, data)
 
 
 def run(settings: TrainSettings) -> None:

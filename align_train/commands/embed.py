@@ -289,7 +289,7 @@ def _refuse_errors(chunk: list[_Row | str]) -> list[_Row]:
 def _embed_chunk(model: TrainedModel, rows: list[_Row], path: str) -> Tensor:
     """`[rows, dim]`, float32 on the CPU. path: the model's, for the error."""
     pixels = torch.from_numpy(np.stack([row.pixels for row in rows])).to(model.device)
-    embeddings = model.encode_image(normalise(pixels)).float().cpu()
+    embeddings = model.encode_image(normalise(pixels, model.model)).float().cpu()
     if not embeddings.isfinite().all():
         raise UserError(f"{path}: its embeddings are not finite: the weights are broken")
     return embeddings

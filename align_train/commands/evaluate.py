@@ -243,7 +243,11 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
         held_out=data["held_out"],
         caption=settings.caption or data["held_out_caption"] or data["caption"],
         vocabulary=vocabulary,
-        views=Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"]),
+        views=Views(
+            **sizes,
+            resize=pretrained.node.get("resize"),
+            interpolation=pretrained.node.get("interpolation"),
+        ),
         cache=shard_cache_of(build(data["staging"]), data["storage_options"]),
         # Errors name the setting that the user has given.
         key="shards" if settings.shards is not None else "data.held_out",

@@ -67,15 +67,14 @@ class _Trained(nn.Module):
 
         self._views = None
         if "preprocess" not in pretrained.missing:
-            node = pretrained.node
-            self._views = Views(image_size=node["image_size"], resize_size=node["resize_size"])
+            self._views = pretrained.views
 
         self.requires_grad_(False)
         self.eval()
 
     @property
     def views(self) -> Views:
-        """How images are squashed and cropped.
+        """How images are resized and cropped.
 
         Raises:
             UserError: The model's folder does not say.
@@ -94,7 +93,7 @@ class _Trained(nn.Module):
         """Embeds prepared images; a classifier gives logits instead.
 
         Args:
-            pixel_values: float `[images, 3, height, width]` in [-1, 1], as `preprocess` gives.
+            pixel_values: float `[images, 3, height, width]`, as `preprocess` gives them.
 
         Returns:
             `[images, dim]`, L2-normalised; or `[images, classes]`.
@@ -108,13 +107,13 @@ class _Trained(nn.Module):
         """Prepares an image as evaluation and the exported `AlignProcessor` do.
 
         Returns:
-            float `[3, height, width]` in [-1, 1].
+            float `[3, height, width]`, normalised as the model's image tower expects it.
 
         Raises:
             BadImage: The image cannot be read, or its pixels are no colours.
         """
         pixels = centre(image, self.views)
-        return normalise(torch.from_numpy(pixels)[None])[0]
+        return normalise(torch.from_numpy(pixels)[None], self.model)[0]
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """`preprocess` and `encode_image` in one: `[images, dim]`.

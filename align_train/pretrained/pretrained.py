@@ -17,6 +17,7 @@ from align_train.model import TrainableModel
 from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
 from align_train.run.folder import RunFolder
+from align_train.stream.decode import Views
 
 _TOWERS = ("image_tower", "text_tower")
 
@@ -63,6 +64,17 @@ class Pretrained:
     def run(self) -> RunFolder | None:
         """The run's folder; None if the model is no run of ours."""
         return RunFolder(self.path) if self.kind == "run" else None
+
+    @property
+    def views(self) -> Views:
+        """How images are resized and cropped, if the folder says it."""
+        node = self.node
+        return Views(
+            image_size=node["image_size"],
+            resize_size=node["resize_size"],
+            resize=node.get("resize"),
+            interpolation=node.get("interpolation"),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name, as the folder spells the names.

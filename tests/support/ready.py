@@ -70,6 +70,7 @@ class Lookup:
     ) -> None:
         self.images, self.texts, self.written = images, texts, about
         self.table = torch.stack(list(texts.values()))
+        self.image_mean = self.image_std = None
         self.number = {text: number for number, text in enumerate(texts)}
 
     def __len__(self) -> int:
