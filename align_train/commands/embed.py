@@ -37,6 +37,7 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest, place_in
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
+from align_train.shards.source_name import source_name
 from align_train.stream.batch import normalise
 from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
@@ -48,7 +49,7 @@ _PREFETCHED = 4  # chunks for each loader process
 _FIX = "give to=…, a folder that you can write"
 
 About = dict[str, object]
-"""The record of an image: its key, its texts, and `bad` if it cannot be decoded."""
+"""The record of an image, as `Collection.about` returns it."""
 
 
 def embed(given: EmbedSettings) -> None:
@@ -174,6 +175,8 @@ class _Rows(Dataset[_Row | str]):
         reader = self.pairs.reader(shard)
         views = self.pairs.views
         about: About = {"key": reader.key(pair), "texts": []}
+        if name := source_name(reader, pair):
+            about["source"] = name
 
         try:
             pixels = decode_centre(reader.image(pair), views)

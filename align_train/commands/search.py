@@ -32,6 +32,7 @@ from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.image_kind import HEAD, image_kind
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
+from align_train.shards.source_name import column, shown_name
 from align_train.stream.bad_image import BadImage
 from align_train.stream.decode import Pixels, Views, centre, decode_centre
 from align_train.stream.pairs import Pairs
@@ -45,6 +46,8 @@ _HITS_A_ROW = 6
 # Characters of a line: beside the text, and for the text at least.
 _BESIDE_TEXT = 60
 _LEAST_TEXT = 40
+
+_NOTE = 16  # characters of a name under its image
 
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -158,15 +161,16 @@ def _nearest(collection: Collection, query: Tensor, settings: SearchSettings) ->
 
 def _print_table(collection: Collection, matches: list[Match]) -> None:
     columns = shutil.get_terminal_size((160, 40)).columns
-    width = max(_LEAST_TEXT, columns - _BESIDE_TEXT)
+    records = [collection.about(match.image) for match in matches]
+    heading, *names = column([about["source"] for about in records])
+    width = max(_LEAST_TEXT, columns - _BESIDE_TEXT - len(heading))
 
-    print(f"{'cosine':>7}  {'key':<36}  text")
-    for match in matches:
-        about = collection.about(match.image)
+    print(f"{'cosine':>7}  {heading}{'key':<36}  text")
+    for match, about, name in zip(matches, records, names, strict=True):
         # An image whose text cannot be read is in the collection all the same.
         texts = about["texts"] or [""]
         text = shown(" ".join(texts[0].split()), width)
-        print(f"{match.cosine:>7.4f}  {printable(about['key']):<36}  {text}")
+        print(f"{match.cosine:>7.4f}  {name}{printable(about['key']):<36}  {text}")
 
 
 def _draw(
@@ -186,7 +190,8 @@ def _draw(
 
     hits = []
     for hit_pixels, match in zip(pixels, matches, strict=True):
-        hits.append(Hit(hit_pixels, f"{match.cosine:.3f}"))
+        name = shown_name(collection.about(match.image)["source"], _NOTE)
+        hits.append(Hit(hit_pixels, f"{match.cosine:.3f} {name}".rstrip()))
 
     # The query stands beside the first row only.
     text = settings.text or ""
