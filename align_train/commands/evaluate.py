@@ -296,12 +296,17 @@ def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
 
 
 def _results_folder(settings: EvaluateSettings, pretrained: Pretrained) -> Path:
-    """`to`, or the model's own folder, unless that lies in the hub's cache."""
+    """`to`, or the run's own folder. Nothing is written into a model that was published."""
     if settings.to is not None:
         return Path(settings.to).expanduser().absolute()
-    if Path(settings.model).expanduser().exists():
+    if pretrained.run is not None:
         return pretrained.path
-    return Path("outputs", settings.model.rpartition("/")[2]).absolute()
+
+    name = pretrained.path.name
+    if not Path(settings.model).expanduser().exists():
+        # Of the hub: the folder in its cache is named by a hash.
+        name = settings.model.rpartition("/")[2]
+    return Path("outputs", f"{name}_evaluation").absolute()
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from align_train.errors import UserError, one_line
 from align_train.model import TrainableModel
 from align_train.model.weights import find
 from align_train.pretrained.open import open_pretrained
+from align_train.pretrained.origin import origin, spell_origin
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of, without_pretrained
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
@@ -110,8 +111,8 @@ def build_model(
         begun: Whether a checkpoint will bring the weights.
 
     Returns:
-        The model, and a line about the weights of `initial_weights` that it begins with; empty if
-        it begins with none.
+        The model, and a line about the trained weights that it begins with; empty if it begins
+        with none.
 
     Raises:
         UserError: Model and data do not fit, or the weights do not fit the model.
@@ -127,8 +128,10 @@ def build_model(
         _check_text_tower(node, data.vocabulary)
 
     model: TrainableModel = build(node)
-    if begun or source is None:
+    if begun:
         return model, ""
+    if source is None:
+        return model, spell_origin(origin(settings))
     return model, f"{_begin_with(open_pretrained(source), model, data)} of {source}"
 
 

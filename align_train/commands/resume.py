@@ -13,6 +13,7 @@ from align_train.errors import UserError
 from align_train.files import Lock, write_whole
 from align_train.model.bert_config import BERT_SIZES
 from align_train.model.expected_images import PREPARATION
+from align_train.pretrained.origin import origin
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
@@ -53,10 +54,12 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
         for key in BERT_SIZES:
             if key in text_tower and settings.model["text_tower"].get(key) != text_tower[key]:
                 kept[f"model.text_tower.{key}"] = text_tower[key]
+        if settings.model.get("vocabulary_size") is None:
+            kept["model.vocabulary_size"] = before.get("vocabulary_size")
 
-    if kept and launcher.is_first_process():
-        spelled = "; ".join(f"{key}: {value}" for key, value in kept.items())
-        print(f"{folder.path}: keeps what it began with ({spelled})", flush=True)
+    shown = [f"{key}: {value}" for key, value in kept.items() if key.startswith("model.")]
+    if shown and launcher.is_first_process():
+        print(f"{folder.path}: keeps what it began with ({'; '.join(shown)})", flush=True)
     return with_values(settings, kept) if kept else settings
 
 
@@ -210,7 +213,10 @@ class WriteSettings(lightning.Callback):
         vocabulary = self._data.vocabulary
         vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)
 
-        folder.lineage.begin_stretch(self._data.recipe, step=self._finished_steps)
+        begins_with = {} if self._finished_steps else origin(self._settings)
+        folder.lineage.begin_stretch(
+            self._data.recipe, step=self._finished_steps, begins_with=begins_with
+        )
         if self._changes:
             pairs = {key: list(pair) for key, pair in self._changes.items()}
             folder.lineage.note_changes(pairs, step=self._finished_steps)

@@ -134,7 +134,7 @@ def _images(node: Node) -> str:
     pretrained = (node.get("image_tower") or {}).get("pretrained")
     unknown = ""
     if pretrained and node.get("image_mean") is None:
-        unknown = "; its weights do not say what they expect (model.image_mean, …)"
+        unknown = ", as ALIGN; what its own weights expect is not known here (model.image_mean, …)"
     return f"{spell_images(node)}{unknown}"
 
 

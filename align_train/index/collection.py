@@ -34,8 +34,8 @@ _BLOCK = 16_384  # rows compared at a time
 
 # If one of these differs, the folder belongs to another command. The text says to which.
 _MUST_AGREE = {
-    "manifest": "other shards",
-    "counts": "other shards",
+    "manifest": "other shards or images",
+    "counts": "other shards or images",
     "caption": "another caption",
     "precision": "another precision",
 }

@@ -106,6 +106,13 @@ def _of_text_tower(model: Node, data: Node) -> Node:
     for key, value in bert_sizes(config).items():
         settings[f"model.text_tower.{key}"] = value
 
+    longest = config["max_position_embeddings"]
+    if isinstance(model.get("max_tokens"), int) and model["max_tokens"] > longest:
+        raise UserError(
+            f"model.max_tokens={model['max_tokens']}: text_tower.pretrained={pretrained} knows "
+            f"{longest} positions; set model.max_tokens={longest} or less"
+        )
+
     tokenizer = data.get("tokenizer")
     has_own = tokenizer_of(folder)[0] is not None
     if tokenizer is None and data.get("classes") is None and has_own:

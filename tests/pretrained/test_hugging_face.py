@@ -480,6 +480,7 @@ def test_towers_alone_from_a_timm_and_a_bert_checkpoint(
     from align_train.model import BertTower, EfficientNetTower
 
     shape: dict[str, Any] = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 64}
+    wider = shape | {"hidden": 48}
     bert = BertConfig(
         vocab_size=100,
         hidden_size=32,
@@ -497,8 +498,7 @@ def test_towers_alone_from_a_timm_and_a_bert_checkpoint(
         match=r"embeddings: 100 x 32 in bert, 90 x 48 here; set model\.text_tower\.hidden=32 "
         r"data\.tokenizer=\S+bert model\.vocabulary_size=100$",
     ):
-        other_shape = shape | {"hidden": 48}
-        BertTower(dim=8, vocabulary_size=90, pretrained=str(tmp_path / "bert"), **other_shape)
+        BertTower(dim=8, vocabulary_size=90, pretrained=str(tmp_path / "bert"), **wider)
 
     small: dict[str, Any] = {
         "channels": [8],
