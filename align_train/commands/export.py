@@ -127,7 +127,7 @@ def _image_processor(pretrained: Pretrained) -> EfficientNetImageProcessor | Non
     if pretrained.node["image_size"] is None:
         return None
 
-    views = pretrained.views
+    views = pretrained.views()
     settings: dict[str, Any] = {
         "crop_size": {"height": views.image_size, "width": views.image_size},
         "resample": _PILLOWS_NUMBERS[views.interpolation],

@@ -12,11 +12,12 @@ from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
+from align_train.commands.begun import as_begun
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import show_or_evaluate
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
-from align_train.commands.resume import WriteSettings, as_begun, changed_settings, continue_stretch
+from align_train.commands.resume import WriteSettings, changed_settings, continue_stretch
 from align_train.commands.summary import summary
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.data import resolve_data_config
+import timm.data
 
 from align_train.errors import UserError, one_line, shown
 from align_train.model.expected_images import ExpectedImages, of_processor, of_timm
@@ -49,11 +49,13 @@ def images_of_timm(name: str) -> ExpectedImages | None:
         raise UserError(
             f"image_tower: {shown(name)} is neither a file here nor a model of timm's{like}"
         )
-    return of_timm(_resolved(config.to_dict()), name)
+    return of_timm(_resolved(vars(config)), name)
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:
-    resolved: dict[str, Any] = resolve_data_config(pretrained_cfg=config)
+    # Untyped in timm: nothing of it would check.
+    library: Any = timm.data
+    resolved: dict[str, Any] = library.resolve_data_config(pretrained_cfg=config)
     return resolved
 
 

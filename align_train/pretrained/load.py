@@ -72,7 +72,7 @@ class _Trained(nn.Module):
 
         self._views = None
         if "preprocess" not in pretrained.missing:
-            self._views = pretrained.views
+            self._views = pretrained.views()
 
         self.requires_grad_(False)
         self.eval()

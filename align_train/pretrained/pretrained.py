@@ -65,13 +65,17 @@ class Pretrained:
         """The run's folder; None if the model is no run of ours."""
         return RunFolder(self.path) if self.kind == "run" else None
 
-    @property
-    def views(self) -> Views:
-        """How images are resized and cropped, if the folder says it."""
+    def views(self, image_size: int | None = None, resize_size: int | None = None) -> Views:
+        """Returns how images are resized and cropped.
+
+        Args:
+            image_size: None: the model's, which its folder must say.
+            resize_size: The same.
+        """
         node = self.node
         return Views(
-            image_size=node["image_size"],
-            resize_size=node["resize_size"],
+            image_size=image_size or node["image_size"],
+            resize_size=resize_size or node["resize_size"],
             resize=node.get("resize"),
             interpolation=node.get("interpolation"),
         )

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
+import timm.data
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, BertConfig, BertForMaskedLM, CLIPImageProcessor
 
 import align_train
 from align_train.__main__ import explicit
-from align_train.commands.resume import as_begun
+from align_train.commands.begun import as_begun
 from align_train.config.compose import compose_training
 from align_train.config.saved import read_nodes, to_yaml
 from align_train.errors import UserError
@@ -94,13 +94,16 @@ def levels_between(expected: ExpectedImages, theirs: Any, images: list[Image.Ima
     return worst
 
 
+def transform_of_timm(name: str) -> Any:
+    library: Any = timm.data
+    config: Any = timm.get_pretrained_cfg(name)
+    settings = library.resolve_data_config(pretrained_cfg=config.to_dict())
+    return library.create_transform(**settings, is_training=False)
+
+
 @pytest.mark.parametrize("name", TIMM)
 def test_pixels_are_those_of_timm(name: str, images: list[Image.Image]) -> None:
-    config = timm.get_pretrained_cfg(name)
-    assert config is not None
-    transform = create_transform(
-        **resolve_data_config(pretrained_cfg=config.to_dict()), is_training=False
-    )
+    transform = transform_of_timm(name)
     expected = TimmTower.expected_images({"name": name, "pretrained": True})
     assert expected is not None
     assert levels_between(expected, transform, images) <= 1
@@ -204,17 +207,11 @@ def lit_settings(folder: Path, demo: Path) -> tuple[str, ...]:
     )
 
 
-def test_a_locked_tower_sees_what_timm_shows_it(
-    lit: Path, images: list[Image.Image]
-) -> None:
+def test_a_locked_tower_sees_what_timm_shows_it(lit: Path, images: list[Image.Image]) -> None:
     model = align_train.load(str(lit / "outputs" / "lit"))
     network: Any = timm.create_model(TOWER, checkpoint_path=f"{lit}/efficientnet.safetensors")
     network.reset_classifier(0)
-    config = timm.get_pretrained_cfg(TOWER)
-    assert config is not None
-    transform: Any = create_transform(
-        **resolve_data_config(pretrained_cfg=config.to_dict()), is_training=False
-    )
+    transform = transform_of_timm(TOWER)
 
     with torch.no_grad():
         theirs = network.eval()(torch.stack([transform(image) for image in images]))
@@ -232,6 +229,12 @@ def test_a_locked_tower_sees_what_timm_shows_it(
     assert node["vocabulary_size"] == 304
 
 
+def test_a_classifier_of_it_sees_the_same(lit: Path) -> None:
+    model = {"_target_": "align_train.model.Classifier", "path": f"{lit}/outputs/lit"}
+    node = explicit(model, {})["model"]
+    assert node["image_mean"] == [0.485, 0.456, 0.406] and node["interpolation"] == "bicubic"
+
+
 def test_an_export_says_how_images_are_prepared_and_no_path(
     lit: Path, tmp_path: Path, images: list[Image.Image]
 ) -> None:
@@ -239,7 +242,8 @@ def test_an_export_says_how_images_are_prepared_and_no_path(
     exported = tmp_path / "exported"
     before = {path: path.stat().st_mtime_ns for path in exported.iterdir()}
 
-    processor: Any = AutoImageProcessor.from_pretrained(exported)
+    kind: Any = AutoImageProcessor
+    processor = kind.from_pretrained(exported)
     model = align_train.load(str(exported))
     picture = images[-1].resize((300, 200))
     values = processor(images=picture, return_tensors="pt")["pixel_values"][0]
@@ -275,7 +279,7 @@ def test_images_are_given_by_their_paths(lit: Path, tmp_path: Path) -> None:
         (np.zeros((4, 4, 3)), r"images\[1\]: an array of float64 \[4, 4, 3\]; expected uint8"),
     ):
         with pytest.raises(UserError, match=words):
-            model.encode_images([image, bad])
+            model.encode_images([image, bad])  # type: ignore[list-item]
 
 
 def test_a_folder_of_images_is_searched_by_file_names(lit: Path, tmp_path: Path) -> None:
