@@ -29,6 +29,13 @@ def explicit(model: Node, data: Node) -> Node:
     return tower_settings(model, data)
 
 
+def check_early(settings: TrainSettings) -> None:
+    """Checks what needs no class: a trained model or tower is asked only after that."""
+    from align_train.config.check import check_values
+
+    check_values(settings)
+
+
 def run(settings: TrainSettings) -> None:
     """Checks the settings and trains."""
     # Here: `--help` and a misspelt key must wait for neither.
@@ -48,7 +55,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # If a process is gone, torch's C++ parts print stack addresses; the watchdog names the process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    command(run, config_name="train", schema=TrainSettings, fill_in=explicit)
+    command(
+        run,
+        config_name="train",
+        schema=TrainSettings,
+        fill_in=explicit,
+        before_fill_in=check_early,
+    )
 
 
 if __name__ == "__main__":

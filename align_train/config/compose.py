@@ -62,6 +62,7 @@ def command(
     schema: type[S],
     groups: Sequence[str] = (),
     fill_in: FillIn | None = None,
+    before_fill_in: Callable[[S], object] | None = None,
 ) -> None:
     """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
 
@@ -74,6 +75,7 @@ def command(
         schema: The dataclass of the settings, without defaults.
         groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
         fill_in: Given to `_typed`.
+        before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
     """
     escaping_output()
     _register(config_name, schema, groups)
@@ -94,6 +96,8 @@ def command(
         with report_once():
             refuse_missing(config)
             _use_launcher(config)
+            if before_fill_in is not None:
+                before_fill_in(_typed(config, schema))
             settings = _typed(config, schema, fill_in)
             _check_sweep(settings)
         task(settings)
