@@ -45,6 +45,8 @@ from align_train.files import settle_home
 
 MISSING = "???"  # OmegaConf's mark of a setting that the user must give
 
+_GROUPS_TAKE_NAMES = "a group such as model or data takes the name of a choice, see --help"
+
 FillIn = Callable[[Node, Node], Node]
 """The nodes of model and data -> settings that take the place of others, by dotted key."""
 
@@ -81,7 +83,6 @@ def command(
     if _is_answered(task, config_name, schema, groups):
         return
     typed = sys.argv
-
     # Otherwise Hydra prints its own report and we never see the exception.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composed = False
@@ -115,8 +116,7 @@ def command(
         if composed:
             raise
         # Hydra's own, for a group that is set to null or to a list of numbers.
-        advice = "a group such as model or data takes the name of a choice, see --help"
-        fail(f"{in_one_line(error)}; {advice}")
+        fail(f"{in_one_line(error)}; {_GROUPS_TAKE_NAMES}")
 
 
 def _is_answered(
