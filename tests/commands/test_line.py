@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import align_train
 from align_train.commands.line import MODULES
@@ -22,9 +21,13 @@ LINE = "from align_train.commands.line import main; main()"
 
 def line(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """`align-train …` in a folder of its own."""
+    return python("-c", LINE, *words, cwd=cwd)
+
+
+def python(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, "-c", LINE, *words],
+        [sys.executable, *words],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -71,15 +74,27 @@ def test_settings_without_a_command_train(words: tuple[str, ...], tmp_path: Path
 
 
 def test_a_foreign_data_package_in_the_working_directory_hides_nothing(tmp_path: Path) -> None:
+    """In a checkout; `test_wheel.py` packs beside one."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "__init__.py").write_text("raise SystemExit('somebody else is here')")
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / "red.png")
-    (tmp_path / "images" / "red.txt").write_text("a red square")
-
-    done = line("pack", "source=images", "to=packed", cwd=tmp_path)
+    done = line("pack", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "packed" / "manifest.jsonl").is_file()
+    assert "\n  source=???" in done.stdout
+
+
+def test_the_help_of_no_command_waits_for_a_large_library(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        "from align_train.commands.line import MODULES\n"
+        "for module in MODULES.values():\n"
+        "    sys.argv = ['align-train', '--help']\n"
+        "    runpy.run_module(module, run_name='__main__', alter_sys=True)\n"
+        "large = {'torch', 'transformers', 'lightning', 'timm', 'wandb', 'duckdb', 'pyarrow'}\n"
+        "print('imported:', *large.intersection(sys.modules))\n"
+    )
+    done = python("-c", code, cwd=tmp_path)
+    assert done.stdout.count("Settings (key=value)") == len(MODULES), done.stderr
+    assert done.stdout.endswith("imported:\n"), done.stdout[-300:]
 
 
 def texts_of(path: Path) -> Iterator[str]:
