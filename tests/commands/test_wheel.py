@@ -25,11 +25,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         beside = Path(sys.executable).with_name("uv")
         uv = str(beside) if beside.exists() else "uv"
-        build = [uv, "build", "--quiet", "--wheel", "-o", folder, REPOSITORY]
+        build = [uv, "build", "--quiet", "--wheel", "-o", str(folder), str(REPOSITORY)]
         subprocess.run(build, check=True)
         (file,) = folder.glob("*.whl")
-        target = ["--target", folder / "site", "--python", sys.executable]
-        install = [uv, "pip", "install", "--quiet", "--no-deps", *target, file]
+        target = ["--target", str(folder / "site"), "--python", sys.executable]
+        install = [uv, "pip", "install", "--quiet", "--no-deps", *target, str(file)]
         subprocess.run(install, check=True)
 
     return made_once(tmp_path_factory, "wheel", make)
