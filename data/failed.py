@@ -35,7 +35,7 @@ class FailedSettings:
 
 def run(settings: FailedSettings) -> None:
     """Writes the table of failed URLs."""
-    need_prepare("data.failed")
+    need_prepare("failed")
     from .tables.failed import write_failed
 
     to = Path(settings.to).expanduser()

@@ -18,7 +18,6 @@ from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import check_writable, whole
-from align_train.stream.wordpiece import train_tokenizer
 
 from .tables.paths import paths_of
 from .tables.rows import NO_PYARROW, rows_of_table
@@ -43,6 +42,9 @@ def run(settings: VocabularySettings) -> None:
     """Trains the vocabulary and writes the tokenizer's folder."""
     to = Path(settings.to).expanduser()
     _check(settings, to)
+
+    # Here: `--help` and a wrong setting must not wait for transformers.
+    from align_train.stream.wordpiece import train_tokenizer
 
     # The trainer asks for the texts twice; each pass has a progress bar with its label.
     passes = iter(("counting characters", "counting words"))

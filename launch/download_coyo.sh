@@ -34,7 +34,7 @@ pairs_per_shard=${PAIRS_PER_SHARD:-10000}
 mode=incremental # shards with statistics are not downloaded again
 if [ -n "$retry" ]; then
     failed=$(dirname "${SHARDS%/}")/.$(basename "$SHARDS").failed.parquet
-    "$PYTHON" -m data.failed shards="$SHARDS" source="$TABLE" to="$failed" pairs_per_shard="$pairs_per_shard"
+    "$PYTHON" -m align_train.data.failed shards="$SHARDS" source="$TABLE" to="$failed" pairs_per_shard="$pairs_per_shard"
     TABLE=$failed
     mode=extend # further shards, with the numbers that follow
 fi
@@ -74,4 +74,4 @@ find "$SHARDS" -maxdepth 1 -name '*_stats.json' -size 0 -delete
     --processes_count "${PROCESSES:-$(nproc)}" --thread_count "${THREADS:-64}" --timeout "${TIMEOUT:-10}" \
     --distributor "$distributor" --incremental_mode "$mode" --save_additional_columns "$columns" \
     --enable_wandb "${WANDB:-False}" "$@"
-"$PYTHON" -m data.manifest shards="$SHARDS"
+"$PYTHON" -m align_train.data.manifest shards="$SHARDS"

@@ -233,7 +233,7 @@ def _show_command(settings: TrainSettings) -> str:
     folder = ""
     if settings.output_dir != "outputs":
         folder = f" output_dir={settings.output_dir}"
-    return f"python -m align_train.show name={settings.name}{folder}"
+    return f"align-train show name={settings.name}{folder}"
 
 
 # What we work around in Lightning.

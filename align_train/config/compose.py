@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
 from align_train.config.components import build, check_component
+from align_train.config.help import answer_to
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
@@ -43,6 +44,8 @@ from align_train.errors import UserError
 from align_train.files import settle_home
 
 MISSING = "???"  # OmegaConf's mark of a setting that the user must give
+
+_GROUPS_TAKE_NAMES = "a group such as model or data takes the name of a choice, see --help"
 
 FillIn = Callable[[Node, Node], Node]
 """The nodes of model and data -> settings that take the place of others, by dotted key."""
@@ -79,8 +82,9 @@ def command(
     """
     escaping_output()
     _register(config_name, schema, groups)
+    if _is_answered(task, config_name, schema, groups):
+        return
     typed = sys.argv
-
     # Otherwise Hydra prints its own report and we never see the exception.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composed = False
@@ -116,8 +120,20 @@ def command(
         if composed:
             raise
         # Hydra's own, for a group that is set to null or to a list of numbers.
-        advice = "a group such as model or data takes the name of a choice, see --help"
-        fail(f"{in_one_line(error)}; {advice}")
+        fail(f"{in_one_line(error)}; {_GROUPS_TAKE_NAMES}")
+
+
+def _is_answered(
+    task: Callable[[S], object], config_name: str, schema: type[S], groups: Sequence[str]
+) -> bool:
+    """Prints what `--help` or `--version` asks for, if the line has one of them."""
+    with ending_in_one_line():
+        about = sys.modules[task.__module__].__doc__ or ""
+        file = conf_dir() / _folder(config_name) / f"{config_name}.yaml"
+        compose = partial(_plain, config_name)
+        answer = answer_to(sys.argv, about, file, schema, compose, groups)
+        print(answer, end="\n" if answer else "", flush=True)
+    return bool(answer)
 
 
 def _folder(config_name: str) -> str:

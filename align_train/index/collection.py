@@ -122,7 +122,7 @@ class Collection:
         if not file.is_file():
             raise UserError(
                 f"{path}: no {_SETTINGS} there; make it with "
-                f"python -m align_train.embed model=… shards=… to={path}"
+                f"align-train embed model=… shards=… to={path}"
             )
 
         collection = Collection(path, Settings.read(file))
@@ -131,7 +131,7 @@ class Collection:
         if missing:
             raise UserError(
                 f"{path}: {len(missing)} of {shards} shards are not embedded yet; run the same "
-                f"align_train.embed again"
+                f"align-train embed again"
             )
         return collection
 
@@ -182,7 +182,7 @@ class Collection:
             return {**record, **named, "key": str(record["key"]), "texts": list(record["texts"])}
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             raise UserError(
-                f"{path}: cannot be read; remove it and run the same align_train.embed again"
+                f"{path}: cannot be read; remove it and run the same align-train embed again"
             ) from None
 
     def place(self, image: int) -> tuple[int, int]:
@@ -234,7 +234,7 @@ class Collection:
                 if not block.isfinite().all():
                     raise UserError(
                         f"{self._file(shard, 'npy')}: holds numbers that are not finite; "
-                        f"remove it and run align_train.embed again"
+                        f"remove it and run align-train embed again"
                     )
                 yield first + start, block
             first += count
@@ -263,14 +263,14 @@ class Collection:
             reason = one_line(error, 100)
             raise UserError(
                 f"{file}: cannot be read ({reason}); remove it and run the same "
-                f"align_train.embed again"
+                f"align-train embed again"
             ) from None
 
         shape = (self.settings.counts[shard], self.settings.dim)
         if rows.shape != shape or rows.dtype != self.settings.precision:
             raise UserError(
                 f"{file}: {rows.shape} of {rows.dtype} is not what {_SETTINGS} says; remove it and "
-                f"run align_train.embed again"
+                f"run align-train embed again"
             )
         return rows
 

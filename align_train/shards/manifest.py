@@ -33,7 +33,7 @@ from align_train.shards.selection import Selection, selection_name, short_hash
 
 MANIFEST_NAME = "manifest.jsonl"
 
-HOW_TO_PREPARE = "make shards with `python -m data.pack`, or see data/README.md"
+HOW_TO_PREPARE = "make shards with `align-train pack`, or see data/README.md"
 
 Row = dict[str, str | int]
 

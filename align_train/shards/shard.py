@@ -67,7 +67,7 @@ class ShardReader:
         if len(self.pairs) != self._length and not self.index.fault:
             raise UserError(
                 f"{path}: the manifest says {pairs} pairs, the shard holds {len(self.pairs)}; "
-                f"make the manifest anew with `python -m data.manifest`"
+                f"make the manifest anew with `align-train manifest`"
             )
 
         self._json_of: dict[bytes, int] | None = None

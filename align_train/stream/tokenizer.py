@@ -133,7 +133,7 @@ def _load(path: str) -> TokenizersTokenizer:
     # A name on the hub is NAME or OWNER/NAME. Anything else is meant as a path: do not ask the hub.
     if local.exists() or path.count("/") > 1 or path.startswith((".", "/")):
         raise UserError(
-            f"data.tokenizer={path}: no tokenizer.json there; make one with `python -m data.pack` "
+            f"data.tokenizer={path}: no tokenizer.json there; make one with `align-train pack` "
             f"or give a hub name"
         )
     text = from_first(f"tokenizer {path}", lambda: _ask_hub(path))

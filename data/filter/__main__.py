@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
-    need_prepare("data.filter")
+    need_prepare("filter")
     from ..tables.find import find
     from .job import DONE, run_filter
     from .plan import make_plan

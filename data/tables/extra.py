@@ -13,11 +13,12 @@ def need_prepare(command: str) -> None:
     """Checks that a command on tables has its packages.
 
     Args:
-        command: Its module, for the error.
+        command: Its name, for the error.
 
     Raises:
         UserError: Packages are missing.
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(f"{command} needs {', '.join(missing)}: pip install 'align_train[prepare]'")
+        names = ", ".join(missing)
+        raise UserError(f"align-train {command} needs {names}: pip install 'align_train[prepare]'")

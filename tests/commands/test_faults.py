@@ -125,7 +125,7 @@ def test_a_nan_in_one_pair_stops_the_run_and_names_it(
     assert last is not None
     weights = torch.load(last, weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
-    shown = re.search(r"`python -m align_train.show (.*?)`", done.stderr)
+    shown = re.search(r"`align-train show (.*?)`", done.stderr)
     assert shown is not None
     assert (
         PLANTED.rpartition("/")[2]

@@ -373,7 +373,7 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
     [
         (
             ["text=x", "index=nowhere"],
-            "nowhere: no collection.json there; make it with python -m align_train.embed",
+            "nowhere: no collection.json there; make it with align-train embed",
         ),
         ([], "give text=…, image=…, or both"),
         (["image=nowhere.png"], "image=nowhere.png: cannot be read (No such file or directory)"),

@@ -105,15 +105,15 @@ def test_spark_reads_files_of_nulls_as_duckdb_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["ibis", "pyarrow", "duckdb,imagehash", "sqlglot"])
-@pytest.mark.parametrize("module", ["data.failed", "data.filter"])
+@pytest.mark.parametrize("command", ["failed", "filter"])
 def test_a_missing_package_is_named_with_its_extra(
-    module: str, missing: str, tmp_path: Path
+    command: str, missing: str, tmp_path: Path
 ) -> None:
     settings = ["source=x", "to=new.parquet"]
-    if module == "data.failed":
+    if command == "failed":
         settings.append("shards=x")
     hide = f"sys.modules.update(dict.fromkeys({missing.split(',')}))"
-    start = f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    start = f"runpy.run_module('data.{command}', run_name='__main__', alter_sys=True)"
     done = subprocess.run(
         [sys.executable, "-c", f"import runpy, sys; {hide}; {start}", *settings],
         cwd=tmp_path,
@@ -123,7 +123,7 @@ def test_a_missing_package_is_named_with_its_extra(
     )
     names = missing.replace(",", ", ")
     assert done.returncode == 2 and done.stderr == (
-        f"align_train: {module} needs {names}: pip install 'align_train[prepare]'\n"
+        f"align_train: align-train {command} needs {names}: pip install 'align_train[prepare]'\n"
     )
 
 
