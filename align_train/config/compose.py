@@ -98,12 +98,7 @@ def command(
         sys.argv = typed
         # Every process of a run composes the same settings, and would print the same error.
         with report_once():
-            refuse_missing(config)
-            _use_launcher(config)
-            if before_fill_in is not None:
-                before_fill_in(_typed(config, schema))
-            settings = _typed(config, schema, fill_in)
-            _check_sweep(settings)
+            settings = _settled(config, schema, fill_in, before_fill_in)
         task(settings)
 
     folder = str(conf_dir() / _folder(config_name))
@@ -121,6 +116,22 @@ def command(
             raise
         # Hydra's own, for a group that is set to null or to a list of numbers.
         fail(f"{in_one_line(error)}; {_GROUPS_TAKE_NAMES}")
+
+
+def _settled(
+    config: DictConfig,
+    schema: type[S],
+    fill_in: FillIn | None,
+    before_fill_in: Callable[[S], object] | None,
+) -> S:
+    """The typed settings of a command that begins; see `command` for the parameters."""
+    refuse_missing(config)
+    _use_launcher(config)
+    if before_fill_in is not None:
+        before_fill_in(_typed(config, schema))
+    settings = _typed(config, schema, fill_in)
+    _check_sweep(settings)
+    return settings
 
 
 def _is_answered(
