@@ -13,12 +13,27 @@ from align_train.config.schema import Node, TrainSettings
 
 
 def explicit(model: Node, data: Node) -> Node:
-    """Makes `model=huggingface` and `model=classifier` explicit; others need nothing."""
-    if "path" not in model:
-        return {}
-    from align_train.pretrained.explicit import explicit_settings
+    """Spells out what a trained model, or a tower with weights of its own, brings with it."""
+    if "path" in model:
+        from align_train.pretrained.explicit import explicit_settings
 
-    return explicit_settings(model, data)
+        return explicit_settings(model, data)
+
+    towers = (model.get("image_tower"), model.get("text_tower"))
+    pretrained = any(isinstance(tower, dict) and tower.get("pretrained") for tower in towers)
+    # Others need nothing, and must not wait for torch.
+    if not pretrained and model.get("image_size", 0) is not None:
+        return {}
+    from align_train.pretrained.towers import tower_settings
+
+    return tower_settings(model, data)
+
+
+def check_early(settings: TrainSettings) -> None:
+    """Checks what needs no class: a trained model or tower is asked only after that."""
+    from align_train.config.check import check_values
+
+    check_values(settings)
 
 
 def run(settings: TrainSettings) -> None:
@@ -40,7 +55,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # If a process is gone, torch's C++ parts print stack addresses; the watchdog names the process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    command(run, config_name="train", schema=TrainSettings, fill_in=explicit)
+    command(
+        run,
+        config_name="train",
+        schema=TrainSettings,
+        fill_in=explicit,
+        before_fill_in=check_early,
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from align_train.config.compose import command
 from align_train.files import whole
 
 from .packing.collect import collect
+from .packing.images import Spool
 from .packing.settings import PackSettings, check
 
 
@@ -31,11 +32,12 @@ def run(settings: PackSettings) -> None:
     to = Path(settings.to).expanduser()
     check(settings, to)
 
-    # One shuffle of all pairs, by the seed: the same source gives the same shards.
-    found = collect(settings)
-    Random(settings.seed).shuffle(found.pairs)
-    with whole(to) as aside:
-        written = write(found.pairs, aside, settings)
+    with Spool(to) as spool:
+        found = collect(settings, spool)
+        # One shuffle of all pairs, by the seed: the same source gives the same shards.
+        Random(settings.seed).shuffle(found.pairs)
+        with whole(to) as aside:
+            written = write(found.pairs, aside, settings)
 
     texts = sum(map(len, written.texts))
     print(

@@ -27,19 +27,22 @@ from align_train.commands.devices import check_loader, device_of
 from align_train.commands.evaluate import MEMORY, SILENCE, TIMEOUT
 from align_train.commands.failures import explaining
 from align_train.config.schema import EmbedSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.files import check_writable
 from align_train.index.collection import Collection
 from align_train.index.settings import PRECISIONS, Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
+from align_train.shards.image_kind import promises_image
 from align_train.shards.manifest import Manifest, place_in
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
+from align_train.shards.source_name import source_name
 from align_train.stream.batch import normalise
-from align_train.stream.decode import Pixels, decode_centre
+from align_train.stream.decode import Pixels, Views, decode_centre
 from align_train.stream.pairs import Pairs
+from align_train.stream.plain_images import PlainImages
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.workers import Workers
 
@@ -48,11 +51,11 @@ _PREFETCHED = 4  # chunks for each loader process
 _FIX = "give to=…, a folder that you can write"
 
 About = dict[str, object]
-"""The record of an image: its key, its texts, and `bad` if it cannot be decoded."""
+"""The record of an image, as `Collection.about` returns it."""
 
 
 def embed(given: EmbedSettings) -> None:
-    """Embeds the images of shards: `python -m align_train.embed`.
+    """Embeds the images of shards, or of a folder: `python -m align_train.embed`.
 
     Args:
         given: The command's settings.
@@ -62,6 +65,12 @@ def embed(given: EmbedSettings) -> None:
     """
     if given.precision not in PRECISIONS:
         raise UserError(f"precision={given.precision}: expected {' or '.join(PRECISIONS)}")
+    if (given.shards is None) == (given.images is None):
+        raise UserError(
+            "give shards=…, a data set of shards, or images=…, a folder of image files; one of them"
+        )
+    if given.images is not None and is_url(given.images):
+        raise UserError(f"images={shown(given.images)}: a URL; expected a folder on this machine")
     check_loader(given)
     folder = Path(given.to).expanduser().absolute()
     # A collection that is done may be a colleague's: nothing is written to it.
@@ -81,17 +90,15 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
     caption = CaptionSource.parse(given.caption)
-    cache = shard_cache_of(None, given.storage_options)
     first = launcher.is_first_process()
-    manifest = resolve(given.shards, caption=caption, cache=cache, progress=first, key="shards")
-    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=cache)
+    pairs = _open(given, caption, model.views, progress=first)
 
-    settings = _settings(given, model, manifest)
+    settings = _settings(given, model, pairs.manifest)
     collection = Collection.begin(folder, settings)
 
     # Every world-th shard is this process's. Those of a former start are done.
     started = launcher.current()
-    own = range(started.rank, len(manifest.shards), started.world_size)
+    own = range(started.rank, len(pairs.manifest.shards), started.world_size)
     left = [shard for shard in own if not collection.has(shard)]
     if left:
         check_writable(folder / "collection", _FIX)
@@ -99,7 +106,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
 
     if first:
         # Others may still be at work, so this counts files.
-        total = len(manifest.shards)
+        total = len(pairs.manifest.shards)
         done = sum(collection.has(shard) for shard in range(total))
         print(
             f"{collection.path}: {len(collection):,} images, {done} of {total} shards done, "
@@ -107,6 +114,24 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
             f"now could not be decoded",
             flush=True,
         )
+
+
+def _open(given: EmbedSettings, caption: CaptionSource, views: Views, *, progress: bool) -> Pairs:
+    """Opens the shards, or the folder of images."""
+    if given.images is not None:
+        return PlainImages(_from_anywhere(given.images), caption=caption, views=views, key="images")
+
+    cache = shard_cache_of(None, given.storage_options)
+    try:
+        manifest = resolve(
+            given.shards, caption=caption, cache=cache, progress=progress, key="shards"
+        )
+    except UserError as error:
+        folder = Path(str(given.shards)).expanduser()
+        if folder.is_dir() and any(promises_image(path) for path in folder.iterdir()):
+            raise UserError(f"{error}; or give images={shown(given.shards)}") from None
+        raise
+    return Pairs(manifest=manifest, caption=caption, views=views, cache=cache)
 
 
 def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:
@@ -117,7 +142,9 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
         path = _from_anywhere(path)
 
     shards: str | list[str]
-    if isinstance(given.shards, list):
+    if given.images is not None:
+        shards = _from_anywhere(given.images)
+    elif isinstance(given.shards, list):
         shards = [_from_anywhere(item) for item in given.shards]
     else:
         shards = _from_anywhere(given.shards)
@@ -131,6 +158,7 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
         counts=manifest.counts.tolist(),
         dim=model.model.dim,
         precision=given.precision,
+        plain=given.images is not None,
     )
 
 
@@ -174,6 +202,8 @@ class _Rows(Dataset[_Row | str]):
         reader = self.pairs.reader(shard)
         views = self.pairs.views
         about: About = {"key": reader.key(pair), "texts": []}
+        if name := source_name(reader, pair):
+            about["source"] = name
 
         try:
             pixels = decode_centre(reader.image(pair), views)
@@ -289,7 +319,7 @@ def _refuse_errors(chunk: list[_Row | str]) -> list[_Row]:
 def _embed_chunk(model: TrainedModel, rows: list[_Row], path: str) -> Tensor:
     """`[rows, dim]`, float32 on the CPU. path: the model's, for the error."""
     pixels = torch.from_numpy(np.stack([row.pixels for row in rows])).to(model.device)
-    embeddings = model.encode_image(normalise(pixels)).float().cpu()
+    embeddings = model.encode_image(normalise(pixels, model.model)).float().cpu()
     if not embeddings.isfinite().all():
         raise UserError(f"{path}: its embeddings are not finite: the weights are broken")
     return embeddings

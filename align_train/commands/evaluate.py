@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from lightning.pytorch.loggers import Logger
@@ -25,6 +24,7 @@ from align_train.cluster.whereabouts import LONG
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
+from align_train.commands.results_folder import results_folder
 from align_train.config.components import build
 from align_train.config.evaluators import (
     build_evaluators,
@@ -41,7 +41,6 @@ from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
-from align_train.stream.decode import Views
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.vocabulary import open_vocabulary
@@ -109,7 +108,7 @@ def _evaluate_together(
     results = _evaluate(
         pretrained,
         evaluators,
-        RunFolder(_results_folder(settings, pretrained)),
+        RunFolder(results_folder(settings, pretrained)),
         sets=sets,
         chunk_size=settings.chunk_size,
         workers=loader_workers(settings.workers, device),
@@ -175,7 +174,7 @@ def _prepare(
     # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
     if rank() == 0:
-        check_writable(RunFolder(_results_folder(settings, pretrained)).results, _FIX)
+        check_writable(RunFolder(results_folder(settings, pretrained)).results, _FIX)
     nodes, data = _resolved(pretrained, settings)
     check_evaluators(nodes)
     evaluators = build_evaluators(nodes)
@@ -243,7 +242,7 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
         held_out=data["held_out"],
         caption=settings.caption or data["held_out_caption"] or data["caption"],
         vocabulary=vocabulary,
-        views=Views(image_size=sizes["image_size"], resize_size=sizes["resize_size"]),
+        views=pretrained.views(**sizes),
         cache=shard_cache_of(build(data["staging"]), data["storage_options"]),
         # Errors name the setting that the user has given.
         key="shards" if settings.shards is not None else "data.held_out",
@@ -289,15 +288,6 @@ def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
         # Texts and records are read here: their errors show before the long work.
         sets.images_of(image_set).about()
     evaluator.check(sets.images_of)
-
-
-def _results_folder(settings: EvaluateSettings, pretrained: Pretrained) -> Path:
-    """`to`, or the model's own folder, unless that lies in the hub's cache."""
-    if settings.to is not None:
-        return Path(settings.to).expanduser().absolute()
-    if Path(settings.model).expanduser().exists():
-        return pretrained.path
-    return Path("outputs", settings.model.rpartition("/")[2]).absolute()
 
 
 def _evaluate(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,6 +25,7 @@ from align_train.config.saved import to_yaml
 from align_train.config.schema import ExportSettings, Node
 from align_train.errors import UserError
 from align_train.files import check_writable, whole
+from align_train.model.trainable import checked_normalisation
 from align_train.model.weights import WEIGHTS
 from align_train.pretrained.align_config import Inexpressible, to_config
 from align_train.pretrained.align_names import tensor_names
@@ -36,7 +38,7 @@ from align_train.stream.tokenizer import Tokenizer
 # Every checkpoint of Hugging Face's ALIGN has this layer, and no forward pass reads it.
 _POOLER = "text_model.pooler.dense"
 
-_BILINEAR = 2  # Pillow's number
+_PILLOWS_NUMBERS = {"bilinear": 2, "bicubic": 3}
 
 _FORMATS = ("huggingface", "align_train")
 
@@ -121,23 +123,34 @@ def _write_hugging_face(to: Path, pretrained: Pretrained, model: nn.Module, conf
 
 
 def _image_processor(pretrained: Pretrained) -> EfficientNetImageProcessor | None:
-    """Theirs, for our transform: squash, crop the centre, x / 127.5 - 1; None: sizes unknown."""
-    crop = pretrained.node["image_size"]
-    resize = pretrained.node["resize_size"]
-    if crop is None:
+    """Theirs, for our images; None: the model's folder does not say how it prepares them."""
+    if pretrained.node["image_size"] is None:
         return None
 
-    make: Callable[..., EfficientNetImageProcessor] = EfficientNetImageProcessor
-    return make(
-        size={"height": resize, "width": resize},
-        crop_size={"height": crop, "width": crop},
-        resample=_BILINEAR,
-        do_center_crop=True,
-        rescale_factor=1 / 127.5,
-        rescale_offset=True,
-        do_normalize=False,
-        include_top=False,
+    views = pretrained.views()
+    settings: dict[str, Any] = {
+        "crop_size": {"height": views.image_size, "width": views.image_size},
+        "resample": _PILLOWS_NUMBERS[views.interpolation],
+        "do_center_crop": True,
+    }
+    if views.resize == "squash":
+        settings["size"] = {"height": views.resize_size, "width": views.resize_size}
+    else:
+        # Of timm's rule Hugging Face has no counterpart: of an odd margin it may cut the other
+        # pixel.
+        settings["size"] = {"shortest_edge": views.resize_size}
+
+    mean, std = checked_normalisation(
+        pretrained.node.get("image_mean"), pretrained.node.get("image_std")
     )
+    if mean is None or std is None:
+        # As the files of ALIGN's own models say x / 127.5 - 1.
+        settings |= {"rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False}
+    else:
+        settings |= {"image_mean": list(mean), "image_std": list(std)}
+
+    make: Callable[..., EfficientNetImageProcessor] = EfficientNetImageProcessor
+    return make(include_top=False, **settings)
 
 
 def _save_processors(
@@ -160,6 +173,9 @@ def _write_own(to: Path, pretrained: Pretrained, model: nn.Module) -> int:
     text = to_yaml({"model": without_pretrained(pretrained.node)})
     (to / "config.yaml").write_text(text, encoding="utf-8")
 
+    # Not read by us: for whoever uses the image tower with other code.
+    if (images := _image_processor(pretrained)) is not None:
+        images.save_pretrained(to)
     if pretrained.tokenizer is not None:
         _tokenizer(pretrained).save(to)
     if pretrained.classes is not None:

@@ -13,8 +13,10 @@ from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
 from align_train.errors import UserError, one_line
 from align_train.model import TrainableModel
+from align_train.model.weights import find
 from align_train.pretrained.open import open_pretrained
-from align_train.pretrained.pretrained import Pretrained, without_pretrained
+from align_train.pretrained.origin import origin, spell_origin
+from align_train.pretrained.pretrained import Pretrained, tokenizer_of, without_pretrained
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.tokenizer import Tokenizer
@@ -109,8 +111,8 @@ def build_model(
         begun: Whether a checkpoint will bring the weights.
 
     Returns:
-        The model, and a line about the weights of `initial_weights` that it begins with; empty if
-        it begins with none.
+        The model, and a line about the trained weights that it begins with; empty if it begins
+        with none.
 
     Raises:
         UserError: Model and data do not fit, or the weights do not fit the model.
@@ -122,9 +124,14 @@ def build_model(
         # Weights come from elsewhere: the towers need not fetch any.
         node = without_pretrained(node)
 
+    elif isinstance(data.vocabulary, Tokenizer):
+        _check_text_tower(node, data.vocabulary)
+
     model: TrainableModel = build(node)
-    if begun or source is None:
+    if begun:
         return model, ""
+    if source is None:
+        return model, spell_origin(origin(settings))
     return model, f"{_begin_with(open_pretrained(source), model, data)} of {source}"
 
 
@@ -165,11 +172,32 @@ def _begin_with(trained: Pretrained, model: TrainableModel, data: PairsDataModul
         return "the image tower"
 
     if trained.tokenizer is not None:
-        theirs = Tokenizer(trained.tokenizer, max_tokens=vocabulary.max_tokens)
-        if theirs.tokenizer.get_vocab() != vocabulary.tokenizer.get_vocab():
-            raise UserError(
-                f"data.tokenizer={vocabulary.path}: gives other tokens than {trained.path} was "
-                f"trained with; set data.tokenizer={trained.tokenizer}"
-            )
+        _check_tokens(vocabulary, trained.tokenizer, str(trained.path))
     trained.fill(model)
     return "the weights"
+
+
+def _check_text_tower(node: Node, vocabulary: Tokenizer) -> None:
+    """The tokens must be those that a text tower's own weights were trained with."""
+    pretrained = (node.get("text_tower") or {}).get("pretrained")
+    if not isinstance(pretrained, str) or pretrained == vocabulary.path:
+        return
+    tokenizer, _ = tokenizer_of(find(pretrained, wanted="weights of a text tower"))
+    if tokenizer is not None:
+        _check_tokens(vocabulary, tokenizer, f"model.text_tower.pretrained={pretrained}")
+
+
+def _check_tokens(vocabulary: Tokenizer, tokenizer: str, source: str) -> None:
+    """Refuses other tokens than those that weights were trained with.
+
+    Args:
+        vocabulary: The data's.
+        tokenizer: The path of the weights' own tokenizer.
+        source: The weights, for the error.
+    """
+    theirs = Tokenizer(tokenizer, max_tokens=vocabulary.max_tokens)
+    if theirs.tokenizer.get_vocab() != vocabulary.tokenizer.get_vocab():
+        raise UserError(
+            f"data.tokenizer={vocabulary.path}: gives other tokens than {source} was trained with; "
+            f"set data.tokenizer={tokenizer}"
+        )

@@ -11,6 +11,7 @@ from align_train.config.saved import read_run, to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.files import Lock, write_whole
+from align_train.pretrained.origin import origin
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
@@ -172,7 +173,10 @@ class WriteSettings(lightning.Callback):
         vocabulary = self._data.vocabulary
         vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)
 
-        folder.lineage.begin_stretch(self._data.recipe, step=self._finished_steps)
+        begins_with = {} if self._finished_steps else origin(self._settings)
+        folder.lineage.begin_stretch(
+            self._data.recipe, step=self._finished_steps, begins_with=begins_with
+        )
         if self._changes:
             pairs = {key: list(pair) for key, pair in self._changes.items()}
             folder.lineage.note_changes(pairs, step=self._finished_steps)

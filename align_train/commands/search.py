@@ -25,18 +25,20 @@ from align_train.figures.sheets import Hit, hit_sheet
 from align_train.files import check_writable, whole
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
+from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
-from align_train.shards.image_kind import HEAD, image_kind
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
+from align_train.shards.source_name import column, shown_name
 from align_train.stream.bad_image import BadImage
 from align_train.stream.decode import Pixels, Views, centre, decode_centre
+from align_train.stream.image_file import open_image
 from align_train.stream.pairs import Pairs
+from align_train.stream.plain_images import PlainImages
 from align_train.stream.shard_cache import shard_cache_of
-from align_train.stream.upright import upright
 
 # Whole images, whatever the model saw of them.
 _SHOWN = Views(image_size=224, resize_size=224)
@@ -45,6 +47,8 @@ _HITS_A_ROW = 6
 # Characters of a line: beside the text, and for the text at least.
 _BESIDE_TEXT = 60
 _LEAST_TEXT = 40
+
+_NOTE = 16  # characters of a name under its image
 
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -106,25 +110,9 @@ def _open(image: str) -> Image.Image:
     if is_url(image):
         raise UserError(f"image={shown(image)}: a URL; download it, and give its file")
     try:
-        return upright(_content(Path(image).expanduser()))
+        return open_image(image)
     except BadImage as error:
-        reason = str(error)
-    except (OSError, ValueError, RuntimeError) as error:
-        # No path may hold a zero byte, and the home of `~name` may be unknown.
-        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    raise UserError(f"image={shown(image)}: {reason}; give another file")
-
-
-def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        # A pipe or a device may never end.
-        raise BadImage("a folder or a device, no file")
-    with path.open("rb") as file:
-        # Before all of it is read: it may be a shard, or a film.
-        head = file.read(HEAD)
-        if image_kind(head) is None:
-            raise BadImage("not an image of a known kind")
-        return head + file.read()
+        raise UserError(f"image={error}; give another file") from None
 
 
 @torch.inference_mode()
@@ -158,15 +146,16 @@ def _nearest(collection: Collection, query: Tensor, settings: SearchSettings) ->
 
 def _print_table(collection: Collection, matches: list[Match]) -> None:
     columns = shutil.get_terminal_size((160, 40)).columns
-    width = max(_LEAST_TEXT, columns - _BESIDE_TEXT)
+    records = [collection.about(match.image) for match in matches]
+    heading, *names = column([about["source"] for about in records])
+    width = max(_LEAST_TEXT, columns - _BESIDE_TEXT - len(heading))
 
-    print(f"{'cosine':>7}  {'key':<36}  text")
-    for match in matches:
-        about = collection.about(match.image)
+    print(f"{'cosine':>7}  {heading}{'key':<36}  text")
+    for match, about, name in zip(matches, records, names, strict=True):
         # An image whose text cannot be read is in the collection all the same.
         texts = about["texts"] or [""]
         text = shown(" ".join(texts[0].split()), width)
-        print(f"{match.cosine:>7.4f}  {printable(about['key']):<36}  {text}")
+        print(f"{match.cosine:>7.4f}  {name}{printable(about['key']):<36}  {text}")
 
 
 def _draw(
@@ -186,7 +175,8 @@ def _draw(
 
     hits = []
     for hit_pixels, match in zip(pixels, matches, strict=True):
-        hits.append(Hit(hit_pixels, f"{match.cosine:.3f}"))
+        name = shown_name(collection.about(match.image)["source"], _NOTE)
+        hits.append(Hit(hit_pixels, f"{match.cosine:.3f} {name}".rstrip()))
 
     # The query stands beside the first row only.
     text = settings.text or ""
@@ -206,17 +196,24 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
     """Reads the images from their shards; UserError or ValueError if these have changed."""
     made_with = collection.settings
     caption = CaptionSource.parse(made_with.caption)
-    manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
+    pairs = _pairs(made_with, caption, cache)
     # Other shards would give other images under the same indices.
-    if manifest.identity != made_with.manifest:
+    if pairs.manifest.identity != made_with.manifest:
         raise UserError(
-            f"{made_with.shards}: other shards than those that were embedded; embed these, or "
+            f"{made_with.shards}: other images than those that were embedded; embed these, or "
             f"restore the others"
         )
 
-    pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=cache)
     pixels = []
     for match in matches:
         shard, row = collection.place(match.image)
         pixels.append(decode_centre(pairs.reader(shard).image(row), _SHOWN))
     return pixels
+
+
+def _pairs(made_with: Settings, caption: CaptionSource, cache: ShardCache) -> Pairs:
+    """The images of a collection, as they are now."""
+    if made_with.plain:
+        return PlainImages(str(made_with.shards), caption=caption, views=_SHOWN, key="images")
+    manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
+    return Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=cache)

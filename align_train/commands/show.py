@@ -24,6 +24,7 @@ from align_train.errors import UserError, printable, shown
 from align_train.figures.sheets import contact_sheet, save_sheet
 from align_train.files import check_writable
 from align_train.run.folder import RunFolder
+from align_train.shards.source_name import column, shown_name, source_name
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.pieces import TrainingPieces
 from align_train.stream.replacement import BadPair, Gone
@@ -163,13 +164,18 @@ def _make(pieces: TrainingPieces, finished_steps: int, limit: int) -> _Shown:
 
 def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> None:
     slots = np.arange(len(made.keys))
-    epochs = pieces.visits(finished_steps, slots).epoch.tolist()
+    visits = pieces.visits(finished_steps, slots)
     replaced = {pair.replaced_by: pair for pair in made.bad}
+    asked = zip(visits.shard.tolist(), visits.pair.tolist(), strict=True)
+    heading, *names = column(
+        [_name(key, pieces, *pair) for key, pair in zip(made.keys, asked, strict=True)]
+    )
     columns = shutil.get_terminal_size((160, 40)).columns
-    width = max(_LEAST_CAPTION, columns - _BESIDE_CAPTION)
+    width = max(_LEAST_CAPTION, columns - _BESIDE_CAPTION - len(heading))
 
-    print(f"{'slot':>6}  {'epoch':>5}  {'shard':<20}  {'key':<24}  caption")
-    for slot, (key, caption) in enumerate(zip(made.keys, made.captions, strict=True)):
+    print(f"{'slot':>6}  {'epoch':>5}  {'shard':<20}  {'key':<24}  {heading}caption")
+    rows = zip(visits.epoch.tolist(), made.keys, names, made.captions, strict=True)
+    for slot, (epoch, key, image, caption) in enumerate(rows):
         shard, _, name = key.partition("/")
         # Alt-texts have line breaks, which would break the table.
         text = shown(" ".join(caption.split()), width)
@@ -177,8 +183,16 @@ def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> N
             bad = replaced[key]
             text += f"  [in place of {printable(bad.key)}: {printable(bad.reason)}]"
 
-        numbers = f"{slot:>6}  {epochs[slot]:>5}"
-        print(f"{numbers}  {printable(shard):<20}  {printable(name):<24}  {text}")
+        place = f"{printable(shard):<20}  {printable(name):<24}"
+        print(f"{slot:>6}  {epoch:>5}  {place}  {image}{text}")
+
+
+def _name(key: str, pieces: TrainingPieces, shard: int, pair: int) -> str:
+    """The name of an image in its source. shard, pair: those that the order asks for."""
+    if pieces.pairs.reader(shard).key(pair) != key:
+        # Another pair stands in place of a bad one.
+        shard, pair = _pairs_of(key, pieces)[0]
+    return source_name(pieces.pairs.reader(shard), pair)
 
 
 def _show_key(key: str, folder: RunFolder, last: int) -> None:
@@ -192,10 +206,12 @@ def _show_key(key: str, folder: RunFolder, last: int) -> None:
         # Each stretch may have other shards, another seed or another order.
         pieces = _pieces_at(begin, folder)
         for shard, pair in _pairs_of(key, pieces):
-            name = pieces.pairs.reader(shard).key(pair)
+            reader = pieces.pairs.reader(shard)
+            image = source_name(reader, pair)
+            name = printable(reader.key(pair)) + (f" ({shown_name(image)})" if image else "")
             for step, epoch, slot in _visits(pieces, shard, pair, begin, end):
                 seen += 1
-                print(f"{printable(name)}: step {step:>8}, epoch {epoch}, slot {slot}")
+                print(f"{name}: step {step:>8}, epoch {epoch}, slot {slot}")
 
     if seen:
         print(f"{printable(key)}: {seen} times in {last:,} steps")

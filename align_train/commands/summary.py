@@ -9,8 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from align_train.commands.resume import Changes, spell_changes
 from align_train.commands.trainer import compiles
 from align_train.config.components import build
-from align_train.config.schema import TrainSettings
+from align_train.config.schema import Node, TrainSettings
 from align_train.model import TrainableModel
+from align_train.model.expected_images import spell_images
 from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
@@ -54,6 +55,7 @@ def summary(
         "length": f"{settings.steps:,} steps = {pairs:,} pairs = {_epochs(data, settings.steps)}",
         "data": f"{manifest.pairs:,} pairs in {len(manifest.shards):,} shards ({manifest.source}), "
         f"of which an epoch visits {_visited(data)}; held out: {held_out:,}",
+        "images": _images(settings.model),
         "parameters": _parameters(settings, model),
         "begins with": begins_with,
         "staging": staging,
@@ -123,6 +125,17 @@ def _epochs(data: PairsDataModule, steps: int) -> str:
 
 def _visited(data: PairsDataModule) -> str:
     return " and ".join(f"{source.epoch_pairs:,}" for source in data.order.sources)
+
+
+def _images(node: Node) -> str:
+    """How pixels become numbers; a model of a user's class may not say."""
+    if node.get("image_size") is None or node.get("resize_size") is None:
+        return ""
+    pretrained = (node.get("image_tower") or {}).get("pretrained")
+    unknown = ""
+    if pretrained and node.get("image_mean") is None:
+        unknown = ", as ALIGN; what its own weights expect is not known here (model.image_mean, …)"
+    return f"{spell_images(node)}{unknown}"
 
 
 def _parameters(settings: TrainSettings, model: TrainableModel) -> str:

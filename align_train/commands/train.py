@@ -12,6 +12,7 @@ from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
+from align_train.commands.begun import as_begun
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import show_or_evaluate
@@ -103,6 +104,7 @@ def _run(
     first = launcher.is_first_process()
 
     # Read and build. Paths come before devices, and all of it before anything is written.
+    settings = as_begun(folder, settings, finished_steps)
     changes = changed_settings(folder, settings, finished_steps)
     data = prepare_data(settings, progress=first)
     if finished_steps:

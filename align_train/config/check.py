@@ -48,11 +48,7 @@ def check(settings: TrainSettings) -> None:
     Raises:
         UserError: One line with the key, what was found, what was expected, and what to do.
     """
-    _check_root(settings)
-    _check_trainer(settings)
-    _check_accept(settings)
-    _check_data_numbers(settings)
-    check_split(settings)
+    check_values(settings)
 
     # From here on classes are imported.
     _check_task(settings)
@@ -61,6 +57,22 @@ def check(settings: TrainSettings) -> None:
         check_component(getattr(settings, key), key)
     _check_strategy(settings)
     check_evaluators(settings.eval)
+
+
+def check_values(settings: TrainSettings) -> None:
+    """Checks what needs no class, and with it no torch.
+
+    Args:
+        settings: As for `check`; trained models and towers may not be spelled out yet.
+
+    Raises:
+        UserError: As `check` does.
+    """
+    _check_root(settings)
+    _check_trainer(settings)
+    _check_accept(settings)
+    _check_data_numbers(settings)
+    check_split(settings)
 
 
 def _check_root(settings: TrainSettings) -> None:

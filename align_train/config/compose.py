@@ -65,6 +65,7 @@ def command(
     schema: type[S],
     groups: Sequence[str] = (),
     fill_in: FillIn | None = None,
+    before_fill_in: Callable[[S], object] | None = None,
 ) -> None:
     """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
 
@@ -77,6 +78,7 @@ def command(
         schema: The dataclass of the settings, without defaults.
         groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
         fill_in: Given to `_typed`.
+        before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
     """
     escaping_output()
     _register(config_name, schema, groups)
@@ -96,10 +98,7 @@ def command(
         sys.argv = typed
         # Every process of a run composes the same settings, and would print the same error.
         with report_once():
-            refuse_missing(config)
-            _use_launcher(config)
-            settings = _typed(config, schema, fill_in)
-            _check_sweep(settings)
+            settings = _settled(config, schema, fill_in, before_fill_in)
         task(settings)
 
     folder = str(conf_dir() / _folder(config_name))
@@ -117,6 +116,22 @@ def command(
             raise
         # Hydra's own, for a group that is set to null or to a list of numbers.
         fail(f"{in_one_line(error)}; {_GROUPS_TAKE_NAMES}")
+
+
+def _settled(
+    config: DictConfig,
+    schema: type[S],
+    fill_in: FillIn | None,
+    before_fill_in: Callable[[S], object] | None,
+) -> S:
+    """The typed settings of a command that begins; see `command` for the parameters."""
+    refuse_missing(config)
+    _use_launcher(config)
+    if before_fill_in is not None:
+        before_fill_in(_typed(config, schema))
+    settings = _typed(config, schema, fill_in)
+    _check_sweep(settings)
+    return settings
 
 
 def _is_answered(

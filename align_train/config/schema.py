@@ -271,7 +271,8 @@ class EvaluateSettings:
     """Pixels: the side to which images are squashed before they are cropped."""
 
     to: str | None
-    """The folder for results.json and images; null: the model's, for a hub name `outputs/NAME`."""
+    """The folder for results.json and images; null: the run's own; for a model that is no run of
+    ours `outputs/NAME_evaluation`."""
 
     launcher: OptionalNode
     """As `trainer.launcher` of training."""
@@ -321,6 +322,9 @@ class EmbedSettings:
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
+
+    images: str | None
+    """A folder of image files, in place of shards."""
 
     to: str
     """The folder of the collection."""

@@ -44,6 +44,9 @@ Record = dict[str, Any]
 class Towers(Protocol):
     """The part of a model that evaluation needs."""
 
+    image_mean: Sequence[float] | None
+    image_std: Sequence[float] | None
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Embeds `[chunk, 3, height, width]` as `[chunk, dim]`."""
         ...
@@ -272,7 +275,7 @@ class Embedder:
     def _embed_images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """From uint8 `[chunk, height, width, 3]` to `[chunk, dim]`."""
         # uint8 until they are on the device: a quarter of the bytes of float32.
-        images = normalise(torch.from_numpy(pixels).to(self.device))
+        images = normalise(torch.from_numpy(pixels).to(self.device), self.model)
         with self.autocast():
             return self.model.encode_image(images)
 

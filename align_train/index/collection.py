@@ -1,9 +1,9 @@
 """A folder of embedded images, and the search that compares a query with all of them.
 
 The folder holds `collection.json`, and for each shard `00000.npy` (embeddings `[images, dim]`,
-memory-mapped) and `00000.jsonl` (key and texts of each row). The row of an image that cannot be
-decoded is zeros, and its line says why. A shard's files appear whole, the embeddings last: a shard
-that has them is done.
+memory-mapped) and `00000.jsonl` (key, texts and name of each row). The row of an image that cannot
+be decoded is zeros, and its line says why. A shard's files appear whole, the embeddings last: a
+shard that has them is done.
 
 Price of a search: one pass over the files, 16,384 rows at a time. From a million images on, say,
 `faiss.py` is faster.
@@ -34,8 +34,8 @@ _BLOCK = 16_384  # rows compared at a time
 
 # If one of these differs, the folder belongs to another command. The text says to which.
 _MUST_AGREE = {
-    "manifest": "other shards",
-    "counts": "other shards",
+    "manifest": "other shards or images",
+    "counts": "other shards or images",
     "caption": "another caption",
     "precision": "another precision",
 }
@@ -147,7 +147,7 @@ class Collection:
         Args:
             shard: Its index.
             embeddings: Normalised, `[images, dim]`; zeros for images that cannot be decoded.
-            about: The key and texts of each row.
+            about: The record of each row, see `about`.
 
         Raises:
             UserError: A file cannot be written.
@@ -167,7 +167,8 @@ class Collection:
             image: Its index.
 
         Returns:
-            `key`, `texts`, and `bad` if it cannot be decoded.
+            `key`; `texts`; `source`, the image's name before it was packed, empty if nobody knows
+            it; and `bad` if it cannot be decoded.
 
         Raises:
             UserError: The shard's file is broken.
@@ -176,7 +177,9 @@ class Collection:
         path = self._file(shard, "jsonl")
         try:
             record = json.loads(_line(path, row))
-            return {**record, "key": str(record["key"]), "texts": list(record["texts"])}
+            # Collections made before names were kept have none.
+            named = {"source": str(record.get("source", ""))}
+            return {**record, **named, "key": str(record["key"]), "texts": list(record["texts"])}
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             raise UserError(
                 f"{path}: cannot be read; remove it and run the same align-train embed again"

@@ -19,12 +19,13 @@ class Settings:
     Attributes:
         model: The model's path or name.
         identity: What the embeddings depend on.
-        shards: The shards, as `data.shards` takes them.
+        shards: The shards, as `data.shards` takes them; or a folder of image files.
         caption: Where the texts lie, as `data.caption` says it.
         manifest: The manifest's hash.
         counts: Images of each shard.
         dim: Numbers of an embedding.
         precision: `float16` or `float32`, on disk.
+        plain: Whether `shards` is a folder of image files.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Settings:
     counts: list[int]
     dim: int
     precision: str
+    plain: bool = False
 
     @classmethod
     def read(cls, file: Path) -> Settings:

@@ -6,7 +6,12 @@ from the classes here states that for the type checker; any module that has both
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
+
+from align_train.model.expected_images import ExpectedImages
 
 
 class _Tower(nn.Module):
@@ -26,11 +31,25 @@ class _Tower(nn.Module):
 class ImageTower(_Tower):
     """Images -> features."""
 
+    @classmethod
+    def expected_images(cls, settings: Mapping[str, Any]) -> ExpectedImages | None:
+        """Says how images must be prepared for the weights that a tower begins with.
+
+        It is asked before anything is built, and loads no weights.
+
+        Args:
+            settings: The arguments of the constructor. `pretrained` says whose weights these are.
+
+        Returns:
+            The preparation that the weights' makers used; None: they do not say.
+        """
+        return None
+
     def forward(self, images: Tensor) -> Tensor:
         """Computes the features of a chunk.
 
         Args:
-            images: float `[chunk, 3, height, width]` in [-1, 1], channels last.
+            images: float `[chunk, 3, height, width]` as `normalise` makes them, channels last.
 
         Returns:
             `[chunk, dim]`, not normalised.

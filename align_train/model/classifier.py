@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from align_train.model.base import ImageTower
-from align_train.model.trainable import TrainableModel
+from align_train.model.trainable import TrainableModel, checked_normalisation
 
 
 class Classifier(TrainableModel):
@@ -33,6 +34,10 @@ class Classifier(TrainableModel):
         classes: int,
         image_size: int = 289,
         resize_size: int = 346,
+        resize: Literal["squash", "timm", "hugging_face"] | None = None,
+        interpolation: Literal["bilinear", "bicubic"] | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         lock: Literal["image"] | None = None,
     ) -> None:
         """Puts a fresh linear layer on a tower.
@@ -42,6 +47,10 @@ class Classifier(TrainableModel):
             classes: The number of classes.
             image_size: Pixels a side of the crop that the tower takes.
             resize_size: Pixels a side to which images are squashed before the crop.
+            resize: How images are resized for evaluation, see `Views`; None: squashed.
+            interpolation: `bilinear` or `bicubic`; None: bilinear.
+            image_mean: Of each channel, from 0 to 1: it is subtracted from pixels. None: 0.5.
+            image_std: Of each channel: pixels are divided by it. None: 0.5.
             lock: `image` trains the linear layer alone: the tower stays in evaluation mode
                 throughout. None trains both.
         """
@@ -55,6 +64,9 @@ class Classifier(TrainableModel):
 
         self.image_size = image_size
         self.resize_size = resize_size
+        self.resize = resize
+        self.interpolation = interpolation
+        self.image_mean, self.image_std = checked_normalisation(image_mean, image_std)
         self.lock = lock
         if lock:
             self.image_tower.requires_grad_(False)
@@ -81,7 +93,7 @@ class Classifier(TrainableModel):
         """Computes logits.
 
         Args:
-            images: float `[chunk, 3, height, width]` in [-1, 1].
+            images: float `[chunk, 3, height, width]`, as `normalise` makes them.
 
         Returns:
             `[chunk, classes]`, float32 at least.

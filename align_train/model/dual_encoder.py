@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from align_train.model.base import ImageTower, TextTower
-from align_train.model.trainable import TrainableModel
+from align_train.model.trainable import TrainableModel, checked_normalisation
 
 
 class Temperature(nn.Module):
@@ -89,6 +89,10 @@ class DualEncoder(TrainableModel):
         bias: Bias | None = None,
         image_size: int = 289,
         resize_size: int = 346,
+        resize: Literal["squash", "timm", "hugging_face"] | None = None,
+        interpolation: Literal["bilinear", "bicubic"] | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         max_tokens: int = 64,
         lock: Literal["image", "text"] | None = None,
     ) -> None:
@@ -100,8 +104,12 @@ class DualEncoder(TrainableModel):
             temperature: The cosine is divided by it.
             vocabulary_size: How many tokens there are.
             bias: Added to every logit; None: none.
-            image_size: Pixels a side of the crop. It belongs to the weights, as do the next two.
+            image_size: Pixels a side of the crop. It belongs to the weights, as do the next six.
             resize_size: Pixels a side to which images are squashed before the crop.
+            resize: How images are resized for evaluation, see `Views`; None: squashed.
+            interpolation: `bilinear` or `bicubic`; None: bilinear.
+            image_mean: Of each channel, from 0 to 1: it is subtracted from pixels. None: 0.5.
+            image_std: Of each channel: pixels are divided by it. None: 0.5.
             max_tokens: Tokens at which texts are cut.
             lock: A tower that is not trained, and stays in evaluation mode throughout (LiT locks
                 the image tower); None: both are trained.
@@ -116,6 +124,9 @@ class DualEncoder(TrainableModel):
 
         self.image_size = image_size
         self.resize_size = resize_size
+        self.resize = resize
+        self.interpolation = interpolation
+        self.image_mean, self.image_std = checked_normalisation(image_mean, image_std)
         self.max_tokens = max_tokens
         self.lock = lock
         if self.locked is not None:
@@ -160,7 +171,7 @@ class DualEncoder(TrainableModel):
         """Embeds images.
 
         Args:
-            images: float `[chunk, 3, height, width]` in [-1, 1].
+            images: float `[chunk, 3, height, width]`, as `normalise` makes them.
 
         Returns:
             `[chunk, dim]`, L2-normalised, float32 at least.

@@ -9,7 +9,7 @@ wrongly. Shapes and padding follow Hugging Face, so weights go across one to one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from torch.nn.functional import pad
 
 from align_train.errors import UserError, one_line
 from align_train.model.base import ImageTower
+from align_train.model.expected_images import ExpectedImages
+from align_train.model.timm_images import images_of_timm
 from align_train.model.weights import fill, read
 
 # Of timm's EfficientNets: they have no counterpart in ALIGN.
@@ -57,6 +59,12 @@ class EfficientNetTower(ImageTower):
         ValueError: The stages are not described by equally many numbers.
         UserError: The weights cannot be read, or have other shapes.
     """
+
+    @classmethod
+    def expected_images(cls, settings: Mapping[str, Any]) -> ExpectedImages | None:
+        """See `ImageTower.expected_images`. A file has no name of timm's: only its folder says."""
+        pretrained = settings.get("pretrained")
+        return images_of_timm(str(pretrained)) if pretrained else None
 
     def __init__(
         self,
@@ -129,6 +137,13 @@ class EfficientNetTower(ImageTower):
 
 class TimmTower(ImageTower):
     """Any timm model by name, pooled as that model does it."""
+
+    @classmethod
+    def expected_images(cls, settings: Mapping[str, Any]) -> ExpectedImages | None:
+        """See `ImageTower.expected_images`. With random weights only the size means something."""
+        pretrained = settings.get("pretrained")
+        images = images_of_timm(pretrained) if isinstance(pretrained, str) else None
+        return images or images_of_timm(str(settings.get("name")))
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging as levels
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +23,14 @@ from transformers.utils import logging
 
 from align_train.errors import UserError, one_line
 from align_train.model.base import TextTower
+from align_train.model.bert_config import bert_sizes, read_bert_config
 from align_train.model.weights import find
 
 # The name of `attend` among Hugging Face's kinds of attention. It enters no saved configuration.
 _ATTENTION = "align_train"
+
+# Part of the name of the tensor with a row for each token.
+_TOKENS = "word_embeddings"
 
 _UNSEEN = torch.finfo(torch.float32).min
 
@@ -200,23 +205,41 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
     finally:
         logging.set_verbosity(verbosity)
 
-    _refuse(path, report["missing_keys"], "is missing")
-    _refuse(path, report["mismatched_keys"], "has another shape")
+    for name in sorted(report["missing_keys"]):
+        raise UserError(f"text_tower.pretrained={path}: tensor {name} is missing")
+    if report["mismatched_keys"]:
+        raise UserError(_other_shapes(path, folder, report["mismatched_keys"], config))
     state: dict[str, Tensor] = network.state_dict()
     return state
 
 
-def _refuse(path: str, names: Iterable[Any], reason: str) -> None:
-    """Raises UserError for the first of these tensors.
+def _other_shapes(
+    path: str, folder: Path, tensors: Iterable[tuple[str, Any, Any]], config: BertConfig
+) -> str:
+    """The error for a checkpoint of another shape.
 
     Args:
-        path: The checkpoint.
-        names: Of tensors; each may come with two shapes, the checkpoint's and the tower's.
-        reason: What is wrong with them.
+        path: The checkpoint as the user named it.
+        folder: Where it lies.
+        tensors: Names, each with the checkpoint's shape and the tower's.
+        config: The tower's.
     """
-    for name in sorted(names):
-        shapes = ""
-        if isinstance(name, tuple):
-            name, theirs, ours = name
-            shapes = f": {list(theirs)} there, {list(ours)} here"
-        raise UserError(f"text_tower.pretrained={path}: tensor {name} {reason}{shapes}")
+    # The embeddings come first: nearly every size shows in them.
+    name, theirs, ours = min(tensors, key=lambda tensor: (_TOKENS not in tensor[0], tensor[0]))
+    part = "embeddings" if _TOKENS in name else f"tensor {name}"
+
+    expected = read_bert_config(folder, path)
+    mine = bert_sizes(config.to_dict())
+    sizes = bert_sizes(expected)
+    fixes = [f"model.text_tower.{key}={size}" for key, size in sizes.items() if mine[key] != size]
+    if expected["vocab_size"] != config.vocab_size:
+        fixes.append(f"data.tokenizer={path}")
+        fixes.append(f"model.vocabulary_size={expected['vocab_size']}")
+    return (
+        f"text_tower.pretrained={path}: {part}: {_by(theirs)} in {folder.name}, {_by(ours)} here; "
+        f"set {' '.join(fixes) or 'the sizes of its config.json'}"
+    )
+
+
+def _by(shape: Iterable[int]) -> str:
+    return " x ".join(f"{side:,}" for side in shape)

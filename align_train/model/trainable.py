@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from align_train.model.base import ImageTower, TextTower
 
 if TYPE_CHECKING:
     from align_train.model.dual_encoder import Temperature
+
+_HALF = (0.5, 0.5, 0.5)
 
 
 class TrainableModel(nn.Module):
@@ -25,11 +29,17 @@ class TrainableModel(nn.Module):
         temperature: The loss divides cosines by it; None if there is none to learn.
         image_size: Height and width of the images that the towers see, in pixels.
         resize_size: Height and width to which images are resized before the crop, in pixels.
+        image_mean: Of each channel, 0 to 1; None: ALIGN's, 0.5.
+        image_std: Of each channel; None: ALIGN's, 0.5.
         lock: A tower that is not trained; None: all are.
     """
 
     # A class attribute: asked before the model is built.
     takes_labels: bool = False
+
+    # ALIGN's, unless the model's constructor sets others.
+    image_mean: Sequence[float] | None = None
+    image_std: Sequence[float] | None = None
 
     # Declared, not assigned: a class attribute would hide the submodule of the same name.
     image_tower: ImageTower
@@ -56,7 +66,7 @@ class TrainableModel(nn.Module):
         """Gives the embeddings of images.
 
         Args:
-            images: Float `[chunk, 3, height, width]` in [-1, 1].
+            images: Float `[chunk, 3, height, width]`, as `normalise` makes them.
 
         Returns:
             `[chunk, dim]`, float32 at least.
@@ -77,3 +87,31 @@ class TrainableModel(nn.Module):
     def logit_parameters(self) -> list[Tensor]:
         """Gives the loss's tensors beside embeddings: temperature, bias, both or none."""
         raise NotImplementedError
+
+
+Channels = Sequence[float] | None
+
+
+def checked_normalisation(mean: Channels, std: Channels) -> tuple[Channels, Channels]:
+    """Checks the mean and the deviation of a model's images.
+
+    Args:
+        mean: Of each channel; None: ALIGN's.
+        std: The same.
+
+    Returns:
+        Both; a missing one as 0.5 each if the other is given.
+
+    Raises:
+        ValueError: They are not three numbers that pixels can be normalised by.
+    """
+    if mean is None and std is None:
+        return None, None
+
+    mean = tuple(_HALF if mean is None else mean)
+    std = tuple(_HALF if std is None else std)
+    if len(mean) != 3 or not all(map(math.isfinite, mean)):
+        raise ValueError(f"image_mean={list(mean)}: expected three numbers, of red, green and blue")
+    if len(std) != 3 or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"image_std={list(std)}: expected three numbers above 0")
+    return mean, std

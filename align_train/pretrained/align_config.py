@@ -142,12 +142,12 @@ def _towers(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return image, text
 
 
-def from_config(config: Mapping[str, Any], *, sizes: Mapping[str, int]) -> dict[str, Any]:
+def from_config(config: Mapping[str, Any], *, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The node of a model that `AlignConfig` describes.
 
     Args:
         config: `AlignConfig.to_dict()`.
-        sizes: `image_size`, `resize_size` and `max_tokens` of its processor.
+        sizes: `max_tokens` and the settings of its images, `image_size` and so on.
 
     Raises:
         UserError: Our towers cannot be that model.

@@ -6,12 +6,15 @@ Price: the run's small files are read; neither weights nor data are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 
 from align_train.config.components import class_name
 from align_train.config.saved import read_run, to_yaml
 from align_train.config.schema import Node, TrainSettings
+from align_train.model.expected_images import spell_images
+from align_train.pretrained.origin import origin, spell_origin
 from align_train.pretrained.pretrained import Pretrained
+from align_train.pretrained.published import published
 from align_train.run.folder import RunFolder
 
 _CARD = """---
@@ -39,18 +42,16 @@ image = Image.open("image.jpg")
 inputs = processor(images=image, text=labels, truncation=True, return_tensors="pt")
 print(model(**inputs).logits_per_image.softmax(dim=1))"""
 
-_WITH_US = """from PIL import Image
-import align_train
+_WITH_US = """import align_train
 
 model = align_train.load("{name}")
 labels = ["a photo of a cat", "a photo of a dog"]
-print(model.similarity([Image.open("image.jpg")], labels).softmax(dim=1))"""
+print(model.similarity(["image.jpg"], labels).softmax(dim=1))"""
 
-_OF_CLASSES = """from PIL import Image
-import align_train
+_OF_CLASSES = """import align_train
 
 model = align_train.load_classifier("{name}")
-print(model.classify([Image.open("image.jpg")]))"""
+print(model.classify(["image.jpg"]))"""
 
 
 def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
@@ -95,15 +96,14 @@ def _of_run(pretrained: Pretrained, run: RunFolder) -> str:
     settings = read_run(run.config)
     figures = _figures(run)
 
-    # Options of storage may hold credentials, and a card is made to be published.
-    harmless = replace(settings, data=settings.data | {"storage_options": None})
     sections = [
         "## Recipe",
         _table(_recipe(pretrained, run, settings)),
         "## Figures, on held-out pairs",
         _table(figures) if figures else "Not evaluated.",
         "## All settings",
-        f"```yaml\n{to_yaml(harmless)}```",
+        # A card is made to be published.
+        f"```yaml\n{to_yaml(published(asdict(settings)))}```",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -114,23 +114,39 @@ def _recipe(pretrained: Pretrained, run: RunFolder, settings: TrainSettings) -> 
     # The stretch of the last finished step, not of the next one: that may have other data.
     stretch = run.lineage.stretch_at(max(step - 1, 0))
     seen = stretch["pairs_seen"] + (step - stretch["step"]) * stretch["batch_size"]
-    optimizer = class_name(settings.optimizer)
-    sizes = f"squashed to {node['resize_size']}, cropped to {node['image_size']}"
-
     recipe = {
         "steps": f"{step:,}",
         "pairs seen": f"{seen:,}",
         "global batch": f"{settings.batch_size:,} pairs",
         "norm group": _norm_group(settings.norm_group),
-        "optimizer": f"{optimizer}, learning rate {settings.optimizer['lr']}",
+        "optimizer": class_name(settings.optimizer),
+        "learning rates": _rates(settings.optimizer),
+        "schedule": class_name(settings.scheduler),
         "precision": settings.precision,
-        "images": f"{sizes}, x / 127.5 - 1",
+        "images": spell_images(node),
     }
     if not pretrained.is_classifier:
         recipe["texts"] = _texts(node)
     recipe["data"] = f"{stretch['pairs']:,} pairs, identity `{stretch['manifest']}`"
-    recipe["begins with"] = settings.initial_weights or "fresh weights"
+    recipe["begins with"] = spell_origin(_origin(run, settings)) or "fresh weights"
     return recipe
+
+
+def _origin(run: RunFolder, settings: TrainSettings) -> dict[str, str]:
+    """The trained weights that the run began with, as it wrote them down then."""
+    lines = run.lineage.read()
+    recorded = lines[0].get("begins_with") if lines else None
+    return recorded if isinstance(recorded, dict) else origin(settings)
+
+
+def _rates(optimizer: Node) -> str:
+    """Every learning rate: that of the model, and of each part that has its own."""
+    rates = [f"{optimizer.get('lr')}"]
+    for key, value in optimizer.items():
+        part, _, last = key.rpartition("_")
+        if last == "lr" and part and value is not None:
+            rates.append(f"{part} {value}")
+    return ", ".join(rates)
 
 
 def _norm_group(pairs: int | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from align_train.config.schema import Node
 from align_train.errors import UserError
+from align_train.model.expected_images import PREPARATION
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, is_classifier, without_pretrained
 
@@ -36,7 +37,8 @@ def explicit_settings(model: Node, data: Node) -> Node:
     node = without_pretrained(pretrained.node)
     if classifier:
         # The linear layer is a new one: the data says how many classes it has.
-        kept = {key: node[key] for key in ("image_tower", "image_size", "resize_size")}
+        keys = ("image_tower", "image_size", "resize_size", *PREPARATION)
+        kept = {key: node[key] for key in keys if key in node}
         node = {**kept, "classes": None, "lock": None}
 
     # Null means "as in the trained model": conf/model lists the keys that way.

@@ -7,25 +7,16 @@ cannot honour is an error; nothing is approximated.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import AlignConfig
 
 from align_train.errors import UserError, one_line
+from align_train.model.expected_images import of_processor
 from align_train.pretrained.align_config import from_config
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of
-
-# What their image processor must say for its images to be ours: squash, crop the centre,
-# x / 127.5 - 1.
-_TRANSFORM = {
-    "do_resize": True,
-    "resample": 2,  # bilinear
-    "do_rescale": True,
-    "rescale_offset": True,
-    "do_normalize": False,
-    "include_top": False,
-}
 
 # Tokens. AlignProcessor's own limit if its tokenizer has BERT's limit (512) or none.
 _LONGEST_TEXT = 64
@@ -44,13 +35,13 @@ def open_hugging_face(folder: Path) -> Pretrained:
     tokenizer, missing = tokenizer_of(folder)
 
     try:
-        sizes: dict[str, Any] = _sizes(folder)
+        images = _images(folder)
     except UserError as error:
-        sizes = {"image_size": None, "resize_size": None}
+        images = {"image_size": None, "resize_size": None}
         missing = missing | {"preprocess": str(error)}
 
     try:
-        node = from_config(config, sizes={**sizes, "max_tokens": _max_tokens(folder)})
+        node = from_config(config, sizes={**images, "max_tokens": _max_tokens(folder)})
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return Pretrained(folder, "hugging_face", node, tokenizer, missing)
@@ -75,36 +66,23 @@ def _align_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """The squares that images are squashed to and cropped to.
+def _images(folder: Path) -> dict[str, Any]:
+    """The settings of a model that say how its images are prepared.
 
     Raises:
-        UserError: The processor's files are missing, or it does something else.
+        UserError: The processor's files are missing, or it does something that we cannot.
     """
     file, settings = _image_processor(folder)
-
-    try:
-        for name, wanted in _TRANSFORM.items():
-            if settings.get(name, wanted) != wanted:
-                raise UserError(
-                    f"{file}: {name} is {settings[name]}; our transform can only be {wanted} there"
-                )
-        if abs(settings["rescale_factor"] * 127.5 - 1) > 1e-3:
-            raise UserError(
-                f"{file}: rescale_factor is {settings['rescale_factor']}; "
-                f"our transform can only be 1 / 127.5 there"
-            )
-
-        resize = _side(settings["size"])
-        crop = _side(settings["crop_size"]) if settings.get("do_center_crop") else resize
-        return {"image_size": crop, "resize_size": resize}
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(
-            f"{file}: size and crop_size are not squares, or are missing; "
-            f"expected equal height and width"
-        ) from None
+    images = of_processor(settings, str(file))
+    values = asdict(images)
+    # ALIGN's own are null, as in a model of ours.
+    if images.resize == "squash":
+        values["resize"] = None
+    if images.interpolation == "bilinear":
+        values["interpolation"] = None
+    if {*images.image_mean, *images.image_std} == {0.5}:
+        values["image_mean"] = values["image_std"] = None
+    return values
 
 
 def _image_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -122,14 +100,6 @@ def _image_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"the size of the images is unknown; add the file of the model's processor"
         )
     return plain, _json(plain)
-
-
-def _side(size: dict[str, Any]) -> int:
-    height = size["height"]
-    width = size["width"]
-    if height != width:
-        raise ValueError("not a square")
-    return int(height)
 
 
 def _max_tokens(folder: Path) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from align_train.config.schema import Node
 from align_train.index.identity import Identity
+from align_train.model.expected_images import PREPARATION
 from align_train.pretrained.load import TrainedModel
 
 _DIGITS = 16  # hexadecimal ones of a hash: enough to tell any two models apart
@@ -84,7 +85,9 @@ def _rounded(probes: Tensor) -> list[list[float]]:
 
 
 def _settings(node: Node) -> Iterator[tuple[str, str]]:
-    """The settings of both towers by dotted key, as texts."""
+    """The settings of both towers, and of images, by dotted key, as texts."""
+    for key in PREPARATION:
+        yield f"model.{key}", str(node.get(key))
     for tower in ("image_tower", "text_tower"):
         yield from _flat(node.get(tower), f"model.{tower}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -16,7 +18,10 @@ from align_train.stream.bad_image import BadImage
 from align_train.stream.batch import normalise
 from align_train.stream.classes import ClassList
 from align_train.stream.decode import Views, centre
+from align_train.stream.image_file import AnyImage, open_image
 from align_train.stream.tokenizer import Tokenizer
+
+Images = AnyImage | Sequence[AnyImage]
 
 
 def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
@@ -67,15 +72,14 @@ class _Trained(nn.Module):
 
         self._views = None
         if "preprocess" not in pretrained.missing:
-            node = pretrained.node
-            self._views = Views(image_size=node["image_size"], resize_size=node["resize_size"])
+            self._views = pretrained.views()
 
         self.requires_grad_(False)
         self.eval()
 
     @property
     def views(self) -> Views:
-        """How images are squashed and cropped.
+        """How images are resized and cropped.
 
         Raises:
             UserError: The model's folder does not say.
@@ -94,7 +98,7 @@ class _Trained(nn.Module):
         """Embeds prepared images; a classifier gives logits instead.
 
         Args:
-            pixel_values: float `[images, 3, height, width]` in [-1, 1], as `preprocess` gives.
+            pixel_values: float `[images, 3, height, width]`, as `preprocess` gives them.
 
         Returns:
             `[images, dim]`, L2-normalised; or `[images, classes]`.
@@ -104,38 +108,55 @@ class _Trained(nn.Module):
         )
         return embeddings
 
-    def preprocess(self, image: Image.Image) -> Tensor:
+    def preprocess(self, image: AnyImage) -> Tensor:
         """Prepares an image as evaluation and the exported `AlignProcessor` do.
 
+        Args:
+            image: A path, an open image, or pixels: uint8 `[height, width, 3]`.
+
         Returns:
-            float `[3, height, width]` in [-1, 1].
+            float `[3, height, width]`, normalised as the model's image tower expects it.
 
         Raises:
             BadImage: The image cannot be read, or its pixels are no colours.
         """
-        pixels = centre(image, self.views)
-        return normalise(torch.from_numpy(pixels)[None])[0]
+        pixels = centre(open_image(image), self.views)
+        return normalise(torch.from_numpy(pixels)[None], self.model)[0]
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode_images(self, images: Images) -> Tensor:
         """`preprocess` and `encode_image` in one: `[images, dim]`.
+
+        Args:
+            images: Paths, open images or arrays, at least one; or a single one.
 
         Raises:
             UserError: An image cannot be read; says which.
         """
         prepared = []
-        for index, image in enumerate(images):
+        for index, image in enumerate(_several(images)):
             try:
                 prepared.append(self.preprocess(image))
             except BadImage as error:
                 raise UserError(f"images[{index}]: {error}") from None
+        if not prepared:
+            raise UserError("images: none given; expected at least one")
         return self.encode_image(torch.stack(prepared).to(self.device))
+
+
+def _several(images: Images) -> Sequence[AnyImage]:
+    """The images one by one; a single one counts as well."""
+    is_one = isinstance(images, str | Path | Image.Image)
+    # An array of several images has one axis more.
+    if isinstance(images, np.ndarray):
+        is_one = images.ndim < 4
+    return [images] if is_one else list(images)  # type: ignore[arg-type, list-item]
 
 
 class TrainedClassifier(_Trained):
     """A classifier in evaluation mode.
 
         model = align_train.load_classifier("outputs/linear_probe")
-        model.classify([Image.open("cat.jpg")])  # [[("tabby", 0.81), ("lynx", 0.07), …]]
+        model.classify(["cat.jpg"])  # [[("tabby", 0.81), ("lynx", 0.07), …]]
 
     `encode_image` gives logits `[images, classes]`.
 
@@ -149,13 +170,11 @@ class TrainedClassifier(_Trained):
         self.names = ClassList(pretrained.classes).names
 
     @torch.inference_mode()
-    def classify(
-        self, images: Sequence[Image.Image], *, top: int = 5
-    ) -> list[list[tuple[str, float]]]:
+    def classify(self, images: Images, *, top: int = 5) -> list[list[tuple[str, float]]]:
         """The likeliest classes of each image with their probabilities, the likeliest first.
 
         Args:
-            images: The images.
+            images: As `encode_images` takes them.
             top: Classes an image.
         """
         probabilities = self.encode_images(images).softmax(dim=1)
@@ -172,7 +191,7 @@ class TrainedModel(_Trained):
     """A dual encoder in evaluation mode, with its image transform and its tokenizer.
 
         model = align_train.load("outputs/demo")
-        model.similarity([Image.open("cat.jpg")], ["a cat", "a dog"]).softmax(dim=1)
+        model.similarity(["cat.jpg"], ["a cat", "a dog"]).softmax(dim=1)
 
     It is also what CLIP's evaluation code expects: `model.encode_image`, `model.encode_text`, a
     transform (`model.preprocess`) and a tokenizer (`model.tokenizer`).
@@ -222,13 +241,11 @@ class TrainedModel(_Trained):
         return None if self._tokenizer is None else self._tokenizer.digest
 
     @torch.inference_mode()
-    def similarity(
-        self, images: Tensor | Sequence[Image.Image], texts: Tensor | Sequence[str]
-    ) -> Tensor:
+    def similarity(self, images: Tensor | Images, texts: Tensor | str | Sequence[str]) -> Tensor:
         """Compares each image with each text. A softmax over dim 1 chooses among the texts.
 
         Args:
-            images: Images, or their embeddings `[images, dim]`.
+            images: Paths, open images or arrays; or their embeddings `[images, dim]`.
             texts: Texts, or their embeddings `[texts, dim]`.
 
         Returns:

@@ -17,6 +17,7 @@ from align_train.model import TrainableModel
 from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
 from align_train.run.folder import RunFolder
+from align_train.stream.decode import Views
 
 _TOWERS = ("image_tower", "text_tower")
 
@@ -63,6 +64,21 @@ class Pretrained:
     def run(self) -> RunFolder | None:
         """The run's folder; None if the model is no run of ours."""
         return RunFolder(self.path) if self.kind == "run" else None
+
+    def views(self, image_size: int | None = None, resize_size: int | None = None) -> Views:
+        """Returns how images are resized and cropped.
+
+        Args:
+            image_size: None: the model's, which its folder must say.
+            resize_size: The same.
+        """
+        node = self.node
+        return Views(
+            image_size=image_size or node["image_size"],
+            resize_size=resize_size or node["resize_size"],
+            resize=node.get("resize"),
+            interpolation=node.get("interpolation"),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name, as the folder spells the names.

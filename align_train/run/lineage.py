@@ -1,8 +1,8 @@
 """The lineage of a run: which data, seed, batch size and lanes held from which step on.
 
 `lineage.jsonl` has a line for each stretch of the run. The first line also carries the run's
-identity for loggers, so that a resumed run continues the same wandb run. Lines with `changed` list
-settings that were new at a start.
+identity for loggers, so that a resumed run continues the same wandb run, and names the trained
+weights that it began with. Lines with `changed` list settings that were new at a start.
 """
 
 from __future__ import annotations
@@ -75,12 +75,19 @@ class Lineage:
             )
         return stretches[-1]
 
-    def begin_stretch(self, recipe: Mapping[str, object], *, step: int) -> None:
+    def begin_stretch(
+        self,
+        recipe: Mapping[str, object],
+        *,
+        step: int,
+        begins_with: Mapping[str, str] | None = None,
+    ) -> None:
         """Adds a line if the recipe is new. Drops the lines of steps that were undone.
 
         Args:
             recipe: The settings that decide which pairs a step sees, its cursor and pairs seen.
             step: Finished steps.
+            begins_with: Of a new run: the trained weights that it begins with; None: none.
 
         Raises:
             UserError: The file cannot be read or written.
@@ -99,6 +106,8 @@ class Lineage:
             lines.append({"step": step, "run": secrets.token_hex(4), **recipe})
         elif is_new:
             lines.append({"step": step, **recipe})
+        if begins_with:
+            lines[0]["begins_with"] = dict(begins_with)
         self._write(lines)
 
     def note_changes(self, changes: Mapping[str, object], *, step: int) -> None:

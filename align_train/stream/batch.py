@@ -11,7 +11,10 @@ and buses. Price of cutting: no copy, since a chunk is a view of its batch; 6 µ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -123,16 +126,47 @@ class Batch:
         return len(self.keys)
 
 
-def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Scales images to [-1, 1], as Hugging Face's `AlignProcessor` does: x / 127.5 - 1.
+class Normalised(Protocol):
+    """A model that says how pixels become numbers, as `TrainableModel` does."""
 
-    ImageNet's mean and deviation, which other models subtract, have no part in it.
+    image_mean: Sequence[float] | None
+    image_std: Sequence[float] | None
+
+
+def normalise(
+    images: Tensor, model: Normalised | None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Makes numbers of pixels, as the model's image tower expects them: (x / 255 - mean) / std.
+
+    ALIGN's mean and deviation are 0.5, which is x / 127.5 - 1, as in Hugging Face's
+    `AlignProcessor`.
 
     Args:
         images: uint8 `[chunk, height, width, 3]`.
+        model: Says the mean and the deviation of each channel; None: they are ALIGN's.
         dtype: The result's type.
 
     Returns:
         `[chunk, 3, height, width]`, in channels_last memory format.
     """
-    return images.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1.0)
+    values = images.permute(0, 3, 1, 2).to(dtype)
+    if model is None or model.image_mean is None or model.image_std is None:
+        return values.div_(127.5).sub_(1.0)
+
+    scale = tuple(255 * std for std in model.image_std)
+    shift = tuple(mean / std for mean, std in zip(model.image_mean, model.image_std, strict=True))
+    return values.div_(_channels(scale, values)).sub_(_channels(shift, values))
+
+
+def _channels(numbers: tuple[float, ...], like: Tensor) -> Tensor | float:
+    """A number for each channel: `[3, 1, 1]`, or the number itself if all are equal."""
+    # As numbers and not as a tensor: means of 0.5 then give ALIGN's values to the last bit.
+    if len(set(numbers)) == 1:
+        return numbers[0]
+    return _on_device(numbers, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept: a copy to a GPU in each chunk would make the host wait.
+    return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]

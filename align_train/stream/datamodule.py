@@ -18,7 +18,7 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.resolve import resolve
 from align_train.stream.ahead import FetchAhead
 from align_train.stream.augment import Augmentation
-from align_train.stream.decode import Views
+from align_train.stream.decode import Interpolation, Resize, Views
 from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
@@ -39,7 +39,7 @@ class PairsDataModule(lightning.LightningDataModule):
     Attributes:
         shards: A manifest, folder, glob, brace range or a list of these; paths or URLs.
         image_size: Side, in pixels, of the square that the tower takes.
-        resize_size: See `Views`; so are `flip` and `least_scale`.
+        resize_size: See `Views`; so are `flip`, `least_scale`, `resize` and `interpolation`.
         batch_size: Pairs of the global batch.
         seed: Decides the order, and all that is random about a pair.
         tokenizer: A folder with tokenizer.json, or a name on the hub.
@@ -91,6 +91,8 @@ class PairsDataModule(lightning.LightningDataModule):
     missing_shards: Literal["stop", "drop"]
     max_bad_share: float
     make: Callable[[], object] | None
+    resize: Resize | None = None
+    interpolation: Interpolation | None = None
     accept: Collection[str] = ()
     progress: bool = True
 
@@ -118,6 +120,8 @@ class PairsDataModule(lightning.LightningDataModule):
             resize_size=self.resize_size,
             flip=self.flip,
             least_scale=self.least_scale,
+            resize=self.resize,
+            interpolation=self.interpolation,
         )
         self.order = Order(
             counts=self.manifest.counts,

@@ -12,6 +12,9 @@ antialiased resize. All others take Pillow's way, and so does a JPEG that libjpe
 Evaluation resizes the whole image at its own size: `centre`. Which files are images, and which side
 is up, is decided for all in `upright.py`.
 
+A tower that begins with weights of its own may expect another interpolation, and another rule of
+evaluation: `Views` has both. The crops of training are the paper's for all towers.
+
 Price, 500 x 375 -> 289 on one core: 0.8 ms the fast way, 1.4 ms Pillow's.
 
 Randomness comes from a number that the caller gives (seed, epoch, pair), never from the worker.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +36,15 @@ from align_train.stream.plain_jpeg import decode_plain_jpeg, sides_of_plain_jpeg
 from align_train.stream.upright import upright, upright_by_pillow, upright_rgb
 
 Pixels = NDArray[np.uint8]
+
+Interpolation = Literal["bilinear", "bicubic"]
+Resize = Literal["squash", "timm", "hugging_face"]
+
+_BY_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# The sides of an image that is evaluated whole. Of a longer one only the middle is looked at: at
+# its own aspect a line of 1 x 60,000 pixels would become 9 GB.
+_LARGEST_ASPECT = 100
 
 # A scaled decode has at least so many times the pixels (a side) that are needed. Measured on real
 # photos (`benchmarks/picture_quality`): at least 41 dB.
@@ -53,20 +66,31 @@ class Views:
     """The views of an image: those that are trained on, and the one that is evaluated."""
 
     def __init__(
-        self, *, image_size: int, resize_size: int, flip: bool = True, least_scale: float = 1.0
+        self,
+        *,
+        image_size: int,
+        resize_size: int,
+        flip: bool = True,
+        least_scale: float = 1.0,
+        resize: Resize | None = None,
+        interpolation: Interpolation | None = None,
     ) -> None:
         """Checks the sizes.
 
         Args:
             image_size: Side, in pixels, of the square that the tower takes.
             resize_size: Side of the square to which the whole image is squashed before the crop
-                (paper: 289 of 346).
+                (paper: 289 of 346); or what `resize` makes of it.
             flip: Mirror half of the images.
             least_scale: 1: the paper's fixed crop. Below: the crop's area is drawn from
                 [least_scale, 1] x the image's, its aspect ratio from 3/4 to 4/3.
+            resize: How images are resized for evaluation. squash, or None: to a square, as ALIGN.
+                timm: the shorter side to `resize_size`, as timm does; hugging_face: the same, but
+                an odd pixel is cut from the other side, as Hugging Face's CLIP does.
+            interpolation: None: bilinear.
 
         Raises:
-            ValueError: A size or a share is out of range.
+            ValueError: A size or a share is out of range, or a name is unknown.
         """
         if not 1 <= image_size <= resize_size:
             raise ValueError(
@@ -78,11 +102,18 @@ class Views:
                 f"least_scale={least_scale}: expected a share of the image's area, above 0, at "
                 f"most 1"
             )
+        if resize not in (None, *get_args(Resize)):
+            raise ValueError(f"resize={resize}: expected squash, timm or hugging_face")
+        if interpolation not in (None, *_BY_PILLOW):
+            raise ValueError(f"interpolation={interpolation}: expected bilinear or bicubic")
+
         self.image_size = image_size
         self.resize_size = resize_size
         self.crop = image_size / resize_size
         self.flip = flip
         self.least_scale = least_scale
+        self.resize: Resize = resize or "squash"
+        self.interpolation: Interpolation = interpolation or "bilinear"
 
     def draw(self, random: Random) -> View:
         """Draws a view to train on."""
@@ -100,14 +131,33 @@ class Views:
         mirrored = self.flip and random.random() < 0.5
         return View(left, top, left + width, top + height, mirrored)
 
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the height and width to which an image is resized for evaluation."""
+        size = self.resize_size
+        if self.resize == "squash":
+            return size, size
+        # Cut off and not rounded: so do both libraries.
+        if height < width:
+            return size, int(size * width / height)
+        return int(size * height / width), size
 
-def decode(data: bytes, view: View, size: int) -> Pixels:
+    def first(self, side: int) -> int:
+        """Returns the first row or column of the central crop, of so many."""
+        margin = side - self.image_size
+        # torchvision, and with it timm, rounds the half to an even number.
+        return round(margin / 2) if self.resize == "timm" else margin // 2
+
+
+def decode(
+    data: bytes, view: View, size: int, *, interpolation: Interpolation = "bilinear"
+) -> Pixels:
     """Decodes a view of an image file.
 
     Args:
         data: The file's bytes, of a kind in `image_kind.KINDS`.
         view: The part that is shown.
         size: Side, in pixels, of the result.
+        interpolation: How pixels are resized.
 
     Returns:
         `[size, size, 3]`.
@@ -122,8 +172,8 @@ def decode(data: bytes, view: View, size: int) -> Pixels:
         factor, corners = snapped(view, size, height, width)
         pixels = decode_plain_jpeg(data, sides, factor)
         if pixels is not None:
-            return _resized(pixels, corners, size, mirrored=view.mirrored)
-    return _decode_by_pillow(data, view, size)
+            return _resized(pixels, corners, size, interpolation, mirrored=view.mirrored)
+    return _decode_by_pillow(data, view, size, interpolation)
 
 
 def decode_centre(data: bytes, views: Views) -> Pixels:
@@ -134,8 +184,8 @@ def decode_centre(data: bytes, views: Views) -> Pixels:
 def centre(image: Image.Image, views: Views) -> Pixels:
     """Returns the view of an image that is evaluated.
 
-    The image is squashed whole, then cropped: step by step what Hugging Face's `AlignProcessor`
-    does, and the same pixels.
+    The image is resized whole, then cropped: step by step what Hugging Face's `AlignProcessor`
+    does, or timm, or Hugging Face's CLIP, and the same pixels.
 
     Args:
         image: Of any mode and orientation.
@@ -147,17 +197,43 @@ def centre(image: Image.Image, views: Views) -> Pixels:
     Raises:
         BadImage: The image cannot be read, or its pixels are no colours.
     """
+    array = np.array(upright_rgb(image))
+    if views.resize != "squash":
+        array = _without_far_ends(array)
+    height, width = views.resized(*array.shape[:2])
+
+    top = views.first(height)
+    left = views.first(width)
+    rows = slice(top, top + views.image_size)
+    columns = slice(left, left + views.image_size)
+    if views.resize == "timm":
+        # timm resizes with Pillow, from which torch's bicubic differs by two levels.
+        resample = _BY_PILLOW[views.interpolation]
+        resized = np.array(Image.fromarray(array).resize((width, height), resample))
+        return np.ascontiguousarray(resized[rows, columns])
+
     # Not contiguous: the same pixels in half the time, without a copy of the image.
-    whole = torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)[None]
-    sides = (views.resize_size, views.resize_size)
-    squashed = torch.nn.functional.interpolate(whole, size=sides, mode="bilinear", antialias=True)
-    first = (views.resize_size - views.image_size) // 2
-    last = first + views.image_size
-    return squashed[0, :, first:last, first:last].permute(1, 2, 0).contiguous().numpy()
+    whole = torch.from_numpy(array).permute(2, 0, 1)[None]
+    squashed = torch.nn.functional.interpolate(
+        whole, size=(height, width), mode=views.interpolation, antialias=True
+    )
+    return squashed[0, :, rows, columns].permute(1, 2, 0).contiguous().numpy()
+
+
+def _without_far_ends(pixels: Pixels) -> Pixels:
+    """The middle of an image that is many times as long as wide; others as they are."""
+    most = _LARGEST_ASPECT * min(pixels.shape[:2])
+    top, left = (max(0, side - most) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + most, left : left + most]
 
 
 def _resized(
-    pixels: Pixels, corners: tuple[int, int, int, int], size: int, *, mirrored: bool
+    pixels: Pixels,
+    corners: tuple[int, int, int, int],
+    size: int,
+    interpolation: Interpolation,
+    *,
+    mirrored: bool,
 ) -> Pixels:
     left, top, right, bottom = corners
     shown = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
@@ -165,7 +241,7 @@ def _resized(
     # included.
     shown = shown.contiguous(memory_format=torch.channels_last)
     resized = torch.nn.functional.interpolate(
-        shown, size=(size, size), mode="bilinear", antialias=True
+        shown, size=(size, size), mode=interpolation, antialias=True
     )
     if mirrored:
         resized = resized.flip(3)
@@ -198,7 +274,7 @@ def _snapped_side(low: float, high: float, side: int, factor: int) -> tuple[int,
     return first, first + extent
 
 
-def _decode_by_pillow(data: bytes, view: View, size: int) -> Pixels:
+def _decode_by_pillow(data: bytes, view: View, size: int, interpolation: Interpolation) -> Pixels:
     shown = min(view.right - view.left, view.bottom - view.top)
     needed = int(np.ceil(_HEADROOM * size / shown))
     image, (left, top, right, bottom) = upright_by_pillow(data, needed=needed)
@@ -211,5 +287,6 @@ def _decode_by_pillow(data: bytes, view: View, size: int) -> Pixels:
         left + view.right * width,
         top + view.bottom * height,
     )
-    pixels: Pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    resized = image.resize((size, size), _BY_PILLOW[interpolation], box=box)
+    pixels: Pixels = np.asarray(resized)
     return pixels[:, ::-1] if view.mirrored else pixels

@@ -125,10 +125,11 @@ class Pairs:
         view = self.views.draw(random)
 
         size = self.views.image_size
+        interpolation = self.views.interpolation
         if self.augmentation is None:
-            pixels = decode(image, view, size)
+            pixels = decode(image, view, size, interpolation=interpolation)
         else:
-            pixels = decode(image, view, self.augmentation.size)
+            pixels = decode(image, view, self.augmentation.size, interpolation=interpolation)
             pixels = self.augmentation(pixels, to=size, seed=random.getrandbits(63))
 
         caption = self._one_of(self.caption.read(text), random)

@@ -173,7 +173,7 @@ class Towers:
         # Only here do pixels reach the device: the device batch is never whole there.
         moved = chunk.to(device, non_blocking=True)
         dtype = next(self.model.parameters()).dtype
-        pixels = normalise(moved.images, dtype)
+        pixels = normalise(moved.images, self.model, dtype)
 
         last = chunk.first + len(chunk)
         places = torch.arange(chunk.first, last, dtype=torch.int32, device=device)

@@ -50,7 +50,7 @@ def read_images(shards: str, side: int) -> tuple[Pixels, list[str]]:
     )
     images = np.stack([pairs[index] for index in range(len(pairs))])
     pixels = images.reshape(len(pairs), -1) / 255.0
-    names = [record["source"] for _, record in pairs.about()]
+    names = [Path(record["source"]).name for _, record in pairs.about()]
     return pixels, names
 
 

@@ -65,7 +65,7 @@ def hugging_face(settings: tuple[str, ...], pairs: int, options: Options) -> Fig
         batch = batch_of(pairs, node["image_size"], node["max_tokens"])
         texts = batch.input_ids.long().to(options.device)
         # As its processor gives them, and already on the device.
-        pixels = normalise(batch.images.to(options.device)).contiguous()
+        pixels = normalise(batch.images.to(options.device), None).contiguous()
         mask = (texts != 0).long()
 
         def loss(model: nn.Module) -> Tensor:

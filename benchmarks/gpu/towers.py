@@ -61,13 +61,16 @@ class Model:
     normed: bool = True
 
 
+# Pixels; a run would ask timm.
+_224 = ("model.image_size=224", "model.resize_size=256")
+
 MODELS = {
     "b7_base": Model(("model=b7_base",), 512, 700),
     "ViT-B/32": Model(
-        ("model=timm_base", "model.image_tower.name=vit_base_patch32_224"), 1024, 3000, False
+        ("model=timm_base", "model.image_tower.name=vit_base_patch32_224", *_224), 1024, 3000, False
     ),
     "ViT-B/16": Model(
-        ("model=timm_base", "model.image_tower.name=vit_base_patch16_224"), 1024, 1300, False
+        ("model=timm_base", "model.image_tower.name=vit_base_patch16_224", *_224), 1024, 1300, False
     ),
     "b3_mini": Model(("model=b3_mini",), 1024, 1500),
     "b5_base": Model(("model=b5_base",), 512),

@@ -125,7 +125,7 @@ def _embed_chunk(
     torch.manual_seed(seed)
     # A cast that chunks share would add up their gradients in bf16.
     with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-        of_images = model.encode_image(normalise(images, dtype))
+        of_images = model.encode_image(normalise(images, model, dtype))
 
         # Not `encode_text`, whose mask and attention have changed since.
         tower: Any = model.text_tower

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Formatter
 
 from align_train.errors import UserError, shown
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
 
 from ..tables.rows import NOT_DECODED, NoText, Row, rows_of_table
+from .chosen import Chosen
 from .folder import rows_of_folder
+from .images import Image, ImageFile, Pair, Spool
 from .settings import PackSettings
-
-Pair = tuple[Path, list[str]]
+from .template import Template
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -26,7 +26,7 @@ class Collected:
     """The pairs of a source.
 
     Attributes:
-        pairs: (path of the image, its different texts), in the source's order.
+        pairs: In the source's order.
         rows: How many rows were chosen.
         left_out: Counts all that is in the source and in no pair.
     """
@@ -36,8 +36,12 @@ class Collected:
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def collect(settings: PackSettings) -> Collected:
+def collect(settings: PackSettings, spool: Spool) -> Collected:
     """Finds all images with their texts.
+
+    Args:
+        settings: Those of the command.
+        spool: Keeps the images that stand in the table itself.
 
     Raises:
         UserError: A column, a value or an image is missing, or no image has a text.
@@ -45,41 +49,52 @@ def collect(settings: PackSettings) -> Collected:
     left_out = LeftOut()
     source = Path(settings.source).expanduser()
     columns = settings.text or (["sidecar"] if source.is_dir() else ["text"])
-    chosen = _Chosen(settings.where, source)
-    template = _Template(os.path.expanduser(settings.path))
+    chosen = Chosen(settings.where, source)
+    template = Template(os.path.expanduser(settings.path))
+    folder = source if source.is_dir() else source.parent
+    root = Path(settings.root).expanduser() if settings.root else folder
 
     rows = _open(settings, source, columns, [*template.columns, *chosen.wanted], left_out)
     count = 0
     # A dict keeps the order of the first row of each image.
-    texts_of: dict[Path, list[str]] = {}
+    texts_of: dict[Image, list[str]] = {}
     for row in rows:
         if row not in chosen:
             continue
         count += 1
-        filled = template.fill(row)
-        if filled is None:
+        image = _image_of(row, template, root, spool)
+        if image is None:
             left_out.add("rows without a path", row.place)
             continue
 
-        texts = texts_of.setdefault(Path(filled), [])
+        texts = texts_of.setdefault(image, [])
         for column in columns:
             _add_texts(texts, row, column, settings.separator, left_out)
     chosen.refuse_unmet()
+    chosen.say()
 
     # An image without a text is no pair.
-    for path, texts in texts_of.items():
-        left_out.add("images without a text", path, count=int(not texts))
-    pairs = {path: texts for path, texts in texts_of.items() if texts}
+    for image, texts in texts_of.items():
+        left_out.add("images without a text", image.name, count=int(not texts))
+    pairs = [Pair(image, texts) for image, texts in texts_of.items() if texts]
     if not pairs:
         instead = f"; there are {left_out}" if left_out.total() else ""
         raise UserError(
             f"source={settings.source}: no images with a text in {', '.join(columns)}{instead}"
         )
 
-    folder = source if source.is_dir() else source.parent
-    root = Path(settings.root).expanduser() if settings.root else folder
-    _refuse_missing(list(pairs), root)
-    return Collected([(root / path, texts) for path, texts in pairs.items()], count, left_out)
+    _refuse_missing(pairs, root)
+    return Collected(pairs, count, left_out)
+
+
+def _image_of(row: Row, template: Template, root: Path, spool: Spool) -> Image | None:
+    """The image of a row; None if the row has neither bytes nor a path."""
+    if row.image is not None:
+        return spool.keep(row.image.data, row.image.name)
+
+    filled = template.fill(row)
+    # By `Path`, so that ./a.png and a.png are the same.
+    return None if filled is None else ImageFile(str(Path(filled)), root / filled)
 
 
 def _open(
@@ -94,72 +109,6 @@ def _open(
     if source.is_file():
         return rows_of_table(source, texts=texts, cells=cells)
     raise UserError(f"source={settings.source}: no such folder or table (.tsv, .csv, .parquet)")
-
-
-class _Template:
-    """The setting `path`: a column, or a pattern of columns such as `noto/{code}.png`."""
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        # A name in braces is a column's, whatever it is: `{img.path}` is no attribute of `img`.
-        try:
-            # A plain column is the simplest pattern.
-            parsed = list(Formatter().parse(pattern)) if "{" in pattern else [("", pattern, "", "")]
-        except ValueError:
-            raise self._wrong() from None
-
-        self.parts = [(literal, column) for literal, column, _, _ in parsed]
-        self.columns = [column for _, column in self.parts if column is not None]
-        has_more = any(spec or conversion for _, _, spec, conversion in parsed)
-        if has_more or not all(self.columns) or not self.columns:
-            raise self._wrong()
-
-    def _wrong(self) -> UserError:
-        return UserError(
-            f"path={self.pattern}: expected a column, or a pattern such as 'path=\"{{code}}.png\"'"
-        )
-
-    def fill(self, row: Row) -> str | None:
-        """The path of a row's image; None if the row has none."""
-        path = ""
-        for literal, column in self.parts:
-            value = row.cells[column] if column is not None else ""
-            if value is None or (column is not None and not value.strip()):
-                return None
-            path += literal + value
-        return path
-
-
-class _Chosen:
-    """The rows that the setting `where` asks for; remembers which values it has met."""
-
-    def __init__(self, where: Mapping[str, object], table: Path) -> None:
-        self.table = table
-        self.wanted = {column: _values(column, value) for column, value in where.items()}
-        self.unmet = {column: set(values) for column, values in self.wanted.items()}
-
-    def __contains__(self, row: Row) -> bool:
-        # Each value is met by itself, whether or not the row's other columns fit.
-        for column, values in self.unmet.items():
-            values.discard(row.cells[column] or "")
-        return all((row.cells[column] or "") in values for column, values in self.wanted.items())
-
-    def refuse_unmet(self) -> None:
-        """Refuses a value that no row has: most probably it is misspelt."""
-        for column, values in self.unmet.items():
-            if values:
-                raise UserError(
-                    f"where.{column}: no row of {self.table} has '{shown(sorted(values)[0])}' there"
-                )
-
-
-def _values(column: str, setting: object) -> list[str]:
-    values = setting if isinstance(setting, list) else [setting]
-    if not values or any(item is None or isinstance(item, list | dict) for item in values):
-        raise UserError(
-            f"where.{column}={setting}: expected a value, or a list of values, of that column"
-        )
-    return [str(item) for item in values]
 
 
 def _add_texts(
@@ -187,11 +136,12 @@ def _add_texts(
                 texts.append(text)
 
 
-def _refuse_missing(paths: Sequence[Path], root: Path) -> None:
+def _refuse_missing(pairs: Sequence[Pair], root: Path) -> None:
+    files = [pair.image for pair in pairs if isinstance(pair.image, ImageFile)]
     # Not `Path.is_file`: a text in place of a path may be too long for a name.
-    missing = [path for path in paths if not os.path.isfile(root / path)]
+    missing = [image for image in files if not os.path.isfile(image.path)]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(paths)} images are missing, first {shown(str(missing[0]))} in "
+            f"{len(missing)} of {len(pairs)} images are missing, first {shown(missing[0].name)} in "
             f"{root}; check path and root"
         )

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from align_train.shards.write import write_shard
 from align_train.stream.upright import check_header, upright
 from align_train.stream.wordpiece import train_tokenizer
 
-from .collect import Pair
+from .images import Image, Pair
 from .settings import PackSettings
 
 # Images of these kinds stay as they are, others become PNG. The first ending is the usual one.
@@ -92,23 +92,23 @@ class Written:
 
     def members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
         """Yields the key and the members of each pair whose image is good."""
-        for path, texts in pairs:
+        for pair in pairs:
             bar.update()
             try:
-                extension, image = read_image(path)
+                extension, image = read_image(pair.image)
             except (ValueError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else None
-                self._count(f"{path}: {shown(reason or str(error))}")
+                self._count(f"{shown(pair.image.name)}: {shown(reason or str(error))}")
                 continue
 
             # A name may be any bytes.
-            name = path.name.encode("utf-8", "backslashreplace").decode()
-            record = json.dumps({"captions": texts, "source": name}, ensure_ascii=False)
+            name = pair.image.name.encode("utf-8", "backslashreplace").decode()
+            record = json.dumps({"captions": pair.texts, "source": name}, ensure_ascii=False)
             # Keys are unique among all shards.
             key = f"{len(self.texts):09d}"
-            self.texts.append(texts)
+            self.texts.append(pair.texts)
             # The first text is a member too, for readers that expect one caption.
-            yield key, {extension: image, "txt": texts[0].encode(), "json": record.encode()}
+            yield key, {extension: image, "txt": pair.texts[0].encode(), "json": record.encode()}
 
     def _count(self, line: str) -> None:
         self.bad += 1
@@ -130,29 +130,29 @@ class Written:
         )
 
 
-def read_image(path: Path) -> tuple[str, bytes]:
+def read_image(image: Image) -> tuple[str, bytes]:
     """The extension and the bytes that go into the shard.
 
     JPEG, PNG and WebP stay as they are, turned ones too: whoever decodes them turns them. Of these
     only the header is checked.
 
     Args:
-        path: The image's file, of any name.
+        image: A file of any name, or bytes.
 
     Returns:
         The extension without a dot, and the content.
 
     Raises:
         ValueError: This is no good image; says why.
-        OSError: The file cannot be read.
+        OSError: It cannot be read.
     """
-    data = path.read_bytes()
+    data = image.read()
     kind = image_kind(data[:HEAD])
     endings = _KEPT.get(kind or "")
 
     if endings:
         check_header(data)
-        own = path.suffix.lower().lstrip(".")
+        own = PurePath(image.name).suffix.lower().lstrip(".")
         return own if own in endings else endings[0], data
 
     buffer = io.BytesIO()

@@ -13,7 +13,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from align_train.errors import UserError, shown, shown_names
 
@@ -44,6 +44,19 @@ class NoText:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """An image that stands in a row itself.
+
+    Attributes:
+        data: The image.
+        name: The path that the row has beside it, or else the row in its table.
+    """
+
+    data: bytes
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A row of a table.
 
@@ -51,11 +64,51 @@ class Row:
         place: The line or row in the table, for errors.
         cells: The cell of each plain column that was asked for; None for a null.
         texts: The texts of each text column that was asked for.
+        image: The row's image. None: the cells say where it lies.
     """
 
     place: str
     cells: dict[str, str | None]
     texts: dict[str, list[str | NoText]]
+    image: ImageBytes | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The columns that are wanted of a table. A reader reads no others.
+
+    Attributes:
+        texts: Those to read as texts.
+        cells: Those to read as plain cells.
+        image: The one that holds images, or their paths, by its type: bytes, or a struct of bytes
+            and a path, become the row's image; a path becomes a cell. None: images are files, whose
+            paths are filled from cells.
+    """
+
+    texts: Sequence[str]
+    cells: Sequence[str]
+    image: str | None = None
+
+
+class Table(Protocol):
+    """Rows that can be read, wherever they come from.
+
+    Attributes:
+        name: The table's path or name, for errors.
+        form: In words, such as `tab-separated`.
+        columns: Their names; one that lies in another is `outer.inner`.
+    """
+
+    name: str
+    form: str
+    columns: Sequence[str]
+
+    def rows(self, asked: Asked) -> Iterator[Row]:
+        """Reads the columns that are asked for.
+
+        Raises:
+            UserError: A column is missing or of a wrong type, or a row is broken.
+        """
 
 
 def rows_of_table(table: Path, *, texts: Sequence[str], cells: Sequence[str]) -> Iterator[Row]:

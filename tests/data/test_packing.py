@@ -17,7 +17,9 @@ from pyarrow import parquet
 from align_train.errors import UserError
 from align_train.stream.upright import upright
 from data import pack
-from data.packing.collect import Collected, collect
+from data.packing.collect import Collected
+from data.packing.collect import collect as collect_into
+from data.packing.images import ImageFile, Spool
 from data.packing.settings import PackSettings
 from data.packing.write import read_image
 from tests.support.images import encoded, plain_image
@@ -51,8 +53,13 @@ def table_of(folder: Path, texts: pa.Array | list[Any], **columns: Any) -> Path:
     return path
 
 
+def collect(settings: PackSettings) -> Collected:
+    with Spool(Path(settings.to)) as spool:
+        return collect_into(settings, spool)
+
+
 def texts_of(found: Collected) -> dict[str, list[str]]:
-    return {path.name: texts for path, texts in found.pairs}
+    return {Path(pair.image.name).name: pair.texts for pair in found.pairs}
 
 
 # texts
@@ -288,7 +295,7 @@ def test_a_picture_with_metadata_that_nobody_can_read_is_packed(kind: str, tmp_p
     for seed in range(30):
         path = tmp_path / "picture"
         path.write_bytes(with_broken_metadata(kind, sound, Random(seed)))
-        _, packed = read_image(path)
+        _, packed = read_image(ImageFile(path.name, path))
         assert upright(packed).tobytes() == upright(sound).tobytes()
 
 
@@ -370,3 +377,15 @@ def test_a_folders_texts_and_all_that_is_no_pair(tmp_path: Path) -> None:
     assert {"empty texts", "not UTF-8 texts", "missing texts", "texts without an image"} < set(
         counts
     )
+
+
+# images that stand in the table
+
+
+def test_equal_bytes_are_one_pair_and_nothing_of_them_is_left(tmp_path: Path) -> None:
+    red, blue = plain_image((200, 0, 0)), plain_image((0, 0, 200))
+    with Spool(tmp_path / "new" / "packed") as spool:
+        kept = [spool.keep(data, name) for data, name in ((red, "a"), (blue, "b"), (red, "c"))]
+        assert [image.read() for image in reversed(kept)] == [red, blue, red]
+        assert kept[0] is kept[2] and kept[0].name == "a"
+    assert not list((tmp_path / "new").iterdir())

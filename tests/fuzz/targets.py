@@ -27,6 +27,7 @@ from align_train.shards.manifest import read_manifest
 from align_train.shards.shard import ShardReader
 from align_train.shards.tar_index import load_index
 from align_train.stream.decode import Views, decode, decode_centre
+from data.packing.images import ImageFile
 from data.packing.write import read_image
 from tests.fuzz import corpus
 from tests.fuzz.mutate import Corpus
@@ -61,7 +62,7 @@ def _image(data: bytes) -> None:
     ways: tuple[Callable[[], None], ...] = (
         lambda: _check_pixels(decode(data, view, 32)),
         lambda: _check_pixels(decode_centre(data, _VIEWS)),
-        lambda: _check_member(*read_image(path)),
+        lambda: _check_member(*read_image(ImageFile("image", path))),
     )
     for way in ways:
         try:

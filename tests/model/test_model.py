@@ -129,7 +129,7 @@ def test_tiny_equals_hugging_face_at_even_and_odd_sizes(size: int) -> None:
     levels = torch.tensor(
         [[0.1, 0.9, 0.5], [0.9, 0.1, 0.1], [0.0, 0.2, 0.9], [0.9, 0.9, 0.0], [0.5, 0.5, 0.5]]
     )
-    images = normalise((255 * (0.7 * levels[:, None, None] + 0.3 * noise)).to(torch.uint8))
+    images = normalise((255 * (0.7 * levels[:, None, None] + 0.3 * noise)).to(torch.uint8), None)
     input_ids = torch.randint(1, 500, (5, 16))
     input_ids[2, 9:] = 0
     with torch.no_grad():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AlignModel, AlignProcessor, BertTokenizer
+from transformers import AlignModel, AlignProcessor, BertTokenizer, EfficientNetImageProcessor
 
 import align_train
 from align_train.errors import UserError
@@ -295,6 +296,36 @@ def test_pixels_of_real_photos_are_those_of_align_processor() -> None:
         compare_pixels(photos, resize=resize, crop=crop)
 
 
+def test_another_processor_comes_in_and_goes_out_as_it_was(
+    tmp_path: Path, small_align: Path
+) -> None:
+    """An ALIGN whose images have ImageNet's mean, and are not squashed."""
+    folder = tmp_path / "align"
+    shutil.copytree(small_align, folder)
+    (folder / "processor_config.json").unlink()
+    make: Any = EfficientNetImageProcessor
+    processor = make(
+        size={"shortest_edge": 36},
+        crop_size={"height": 32, "width": 32},
+        do_center_crop=True,
+        include_top=False,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    )
+    processor.save_pretrained(folder)
+
+    run("model=align", "to=again", cwd=tmp_path, module="align_train.export")
+    again = make.from_pretrained(tmp_path / "again")
+    for path in saved_pictures(tmp_path, 4):
+        image = Image.open(path)
+        theirs = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        for name in ("align", "again"):
+            ours = align_train.load(str(tmp_path / name)).preprocess(image)
+            torch.testing.assert_close(ours, theirs, atol=1 / (255 * 0.224), rtol=0)
+        exported = again(images=image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(exported, theirs, atol=1e-6, rtol=0)
+
+
 def texts_in_five_languages() -> list[str]:
     if not SHARED.is_dir():
         return [
@@ -480,6 +511,7 @@ def test_towers_alone_from_a_timm_and_a_bert_checkpoint(
     from align_train.model import BertTower, EfficientNetTower
 
     shape: dict[str, Any] = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 64}
+    wider = shape | {"hidden": 48}
     bert = BertConfig(
         vocab_size=100,
         hidden_size=32,
@@ -494,10 +526,10 @@ def test_towers_alone_from_a_timm_and_a_bert_checkpoint(
     assert torch.equal(tower.network.state_dict()[name], saved[f"bert.{name}"])
     with pytest.raises(
         UserError,
-        match=r"tensor embeddings\.word_embeddings\.weight has another shape: "
-        r"\[100, 32\] there, \[90",
+        match=r"embeddings: 100 x 32 in bert, 90 x 48 here; set model\.text_tower\.hidden=32 "
+        r"data\.tokenizer=\S+bert model\.vocabulary_size=100$",
     ):
-        BertTower(dim=8, vocabulary_size=90, pretrained=str(tmp_path / "bert"), **shape)
+        BertTower(dim=8, vocabulary_size=90, pretrained=str(tmp_path / "bert"), **wider)
 
     small: dict[str, Any] = {
         "channels": [8],

@@ -205,3 +205,8 @@ def test_the_fast_and_the_general_decoder_agree() -> None:
     same = encoded(Image.open(io.BytesIO(jpeg)).convert("RGB"), "PNG")
     for view in (WHOLE, View(0.25, 0.1, 0.75, 0.9), View(0.25, 0.1, 0.75, 0.9, mirrored=True)):
         assert np.abs(decode(jpeg, view, 200).astype(int) - decode(same, view, 200)).max() <= 4
+
+    # Either way knows both interpolations.
+    cubic = [decode(data, WHOLE, 200, interpolation="bicubic").astype(int) for data in (jpeg, same)]
+    assert np.abs(cubic[0] - cubic[1]).max() <= 2
+    assert np.abs(cubic[0] - decode(jpeg, WHOLE, 200)).max() > 4

@@ -218,7 +218,7 @@ def plain(case: Case) -> dict[str, Tensor]:
             # In bf16 a sum over more padding is rounded otherwise.
             longest = padded(int(batch.lengths[group].max()), most=TOKENS)
             dtype = model.temperature.value.dtype
-            pixels = normalise(batch.images[group], dtype)
+            pixels = normalise(batch.images[group], model, dtype)
             computed = torch.bfloat16 if case.bf16 else dtype
             random_layers.set_pass(words_of(SEED, step), places, computed)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.bf16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +71,8 @@ class Lookup:
     ) -> None:
         self.images, self.texts, self.written = images, texts, about
         self.table = torch.stack(list(texts.values()))
+        self.image_mean: Sequence[float] | None = None
+        self.image_std: Sequence[float] | None = None
         self.number = {text: number for number, text in enumerate(texts)}
 
     def __len__(self) -> int:

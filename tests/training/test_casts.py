@@ -261,7 +261,7 @@ def test_a_deep_copy_has_weights_of_its_own() -> None:
             parameter.zero_()
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        images, texts = copied(normalise(batch.images), batch.input_ids)
+        images, texts = copied(normalise(batch.images, copied), batch.input_ids)
     assert not torch.equal(images, torch.zeros_like(images))
     assert torch.equal(texts, torch.zeros_like(texts))  # not those of the original's weights
     torch.autograd.backward(images.sum())

@@ -93,6 +93,9 @@ def test_a_run_resumes_beside_a_torn_line(tmp_path: Path, small_run: tuple[str, 
 class Broken(nn.Module):
     """Embeds the last seven of twelve pairs as NaN."""
 
+    image_mean = None
+    image_std = None
+
     def __init__(self) -> None:
         super().__init__()
         self.one = nn.Parameter(torch.ones(1))

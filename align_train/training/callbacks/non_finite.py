@@ -160,7 +160,8 @@ class NonFinite:
                 for chunk in self._batch.chunks(module.chunking.smallest):
                     dtype = next(model.parameters()).dtype
                     moved = chunk.to(module.device)
-                    embeddings = model(normalise(moved.images, dtype), moved.input_ids)
+                    pixels = normalise(moved.images, model, dtype)
+                    embeddings = model(pixels, moved.input_ids)
                     lines += _lines(self._batch, chunk.first, embeddings, step)
         finally:
             for part, mode in modes.items():

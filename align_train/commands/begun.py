@@ -1,0 +1,51 @@
+"""What a run keeps for good of the weights that its towers began with.
+
+Those weights, or the library that describes them, may be gone or changed when the run goes on.
+"""
+
+from __future__ import annotations
+
+from align_train.cluster import launcher
+from align_train.config.saved import read_run, with_values
+from align_train.config.schema import TrainSettings
+from align_train.model.bert_config import BERT_SIZES
+from align_train.model.expected_images import PREPARATION
+from align_train.run.folder import RunFolder
+
+
+def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> TrainSettings:
+    """Takes from a run that goes on what its towers brought with them when it began.
+
+    Pixels must not change under a model. Runs of before these settings existed have ALIGN's.
+
+    Args:
+        folder: The run's folder.
+        settings: The settings of this start.
+        finished_steps: Steps in the last checkpoint; 0: the run is new, and nothing is taken.
+
+    Returns:
+        The settings to go on with.
+    """
+    if not finished_steps or not folder.config.exists():
+        return settings
+    before = read_run(folder.config).model
+    kept: dict[str, object] = {}
+    for key in PREPARATION:
+        if settings.model.get(key) != before.get(key):
+            kept[f"model.{key}"] = before.get(key)
+        if key in settings.data and settings.data[key] != before.get(key):
+            kept[f"data.{key}"] = before.get(key)
+
+    text_tower = before.get("text_tower") or {}
+    if text_tower.get("pretrained"):
+        # The weights may be gone by now, and with them what they say.
+        for key in BERT_SIZES:
+            if key in text_tower and settings.model["text_tower"].get(key) != text_tower[key]:
+                kept[f"model.text_tower.{key}"] = text_tower[key]
+        if settings.model.get("vocabulary_size") is None:
+            kept["model.vocabulary_size"] = before.get("vocabulary_size")
+
+    shown = [f"{key}: {value}" for key, value in kept.items() if key.startswith("model.")]
+    if shown and launcher.is_first_process():
+        print(f"{folder.path}: keeps what it began with ({'; '.join(shown)})", flush=True)
+    return with_values(settings, kept) if kept else settings
