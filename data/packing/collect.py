@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from align_train.errors import UserError, shown
+from align_train.errors import UserError
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
 
@@ -15,6 +15,8 @@ from ..tables.rows import NOT_DECODED, NoText, Row, rows_of_table
 from .chosen import Chosen
 from .folder import rows_of_folder
 from .images import Image, ImageFile, Pair, Spool
+from .left_out import LeftOutList
+from .missing import without_missing
 from .settings import PackSettings
 from .template import Template
 
@@ -33,7 +35,7 @@ class Collected:
 
     pairs: list[Pair]
     rows: int
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: LeftOutList = field(default_factory=LeftOutList)
 
 
 def collect(settings: PackSettings, spool: Spool) -> Collected:
@@ -46,7 +48,7 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
     Raises:
         UserError: A column, a value or an image is missing, or no image has a text.
     """
-    left_out = LeftOut()
+    left_out = LeftOutList()
     source = Path(settings.source).expanduser()
     columns = settings.text or (["sidecar"] if source.is_dir() else ["text"])
     chosen = Chosen(settings.where, source)
@@ -83,8 +85,8 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
             f"source={settings.source}: no images with a text in {', '.join(columns)}{instead}"
         )
 
-    _refuse_missing(pairs, root)
-    return Collected(pairs, count, left_out)
+    there = without_missing(pairs, root, skip=settings.skip_missing, left_out=left_out)
+    return Collected(there, count, left_out)
 
 
 def _image_of(row: Row, template: Template, root: Path, spool: Spool) -> Image | None:
@@ -134,14 +136,3 @@ def _add_texts(
         for text in stripped:
             if text and text not in texts:
                 texts.append(text)
-
-
-def _refuse_missing(pairs: Sequence[Pair], root: Path) -> None:
-    files = [pair.image for pair in pairs if isinstance(pair.image, ImageFile)]
-    # Not `Path.is_file`: a text in place of a path may be too long for a name.
-    missing = [image for image in files if not os.path.isfile(image.path)]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(pairs)} images are missing, first {shown(missing[0].name)} in "
-            f"{root}; check path and root"
-        )

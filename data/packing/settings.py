@@ -24,6 +24,7 @@ class PackSettings:
     text: list[str]
     separator: str | None
     where: dict[str, Any] = field(metadata=TEXTS)  # a value, or a list of values, by column
+    skip_missing: bool
     max_bad_share: float
     pairs_per_shard: int
     vocabulary: int | None
