@@ -21,6 +21,7 @@ from align_train.config.compose import command
 from align_train.files import whole
 
 from .packing.collect import collect
+from .packing.fetched import fetched
 from .packing.images import Spool
 from .packing.settings import PackSettings, check
 
@@ -34,8 +35,8 @@ def run(settings: PackSettings) -> None:
     to = Path(settings.to).expanduser()
     check(settings, to)
 
-    with Spool(to) as spool:
-        found = collect(settings, spool)
+    with Spool(to) as spool, fetched(settings, to) as source:
+        found = collect(source.settings, spool)
         # One shuffle of all pairs, by the seed: the same source gives the same shards.
         Random(settings.seed).shuffle(found.pairs)
         with whole(to) as aside:

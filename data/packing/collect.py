@@ -14,9 +14,10 @@ from align_train.shards.left_out import LeftOut
 from ..tables.rows import NOT_DECODED, NoText, Row, rows_of_table
 from .chosen import Chosen
 from .folder import rows_of_folder
-from .images import Image, ImageFile, Pair, Spool
+from .images import Image, Pair, Spool
 from .left_out import LeftOutList
 from .missing import without_missing
+from .remote import Places, root_of
 from .settings import PackSettings
 from .template import Template
 
@@ -54,7 +55,8 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
     chosen = Chosen(settings.where, source)
     template = Template(os.path.expanduser(settings.path))
     folder = source if source.is_dir() else source.parent
-    root = Path(settings.root).expanduser() if settings.root else folder
+    root = root_of(settings.root) or folder
+    places = Places(root, settings.storage_options or {})
 
     rows = _open(settings, source, columns, [*template.columns, *chosen.wanted], left_out)
     count = 0
@@ -64,7 +66,7 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
         if row not in chosen:
             continue
         count += 1
-        image = _image_of(row, template, root, spool)
+        image = _image_of(row, template, places, spool)
         if image is None:
             left_out.add("rows without a path", row.place)
             continue
@@ -89,14 +91,13 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
     return Collected(there, count, left_out)
 
 
-def _image_of(row: Row, template: Template, root: Path, spool: Spool) -> Image | None:
+def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Image | None:
     """The image of a row; None if the row has neither bytes nor a path."""
     if row.image is not None:
         return spool.keep(row.image.data, row.image.name)
 
     filled = template.fill(row)
-    # By `Path`, so that ./a.png and a.png are the same.
-    return None if filled is None else ImageFile(str(Path(filled)), root / filled)
+    return None if filled is None else places.image(filled)
 
 
 def _open(

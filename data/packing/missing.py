@@ -18,7 +18,7 @@ _NAMED = 3
 
 
 def without_missing(
-    pairs: Sequence[Pair], root: Path, *, skip: bool, left_out: LeftOutList
+    pairs: Sequence[Pair], root: Path | str, *, skip: bool, left_out: LeftOutList
 ) -> list[Pair]:
     """Looks for each image file.
 

@@ -1,18 +1,18 @@
-"""Sources and images at a URL: whatever fsspec reaches.
-
-A table is fetched whole before it is read, and so is a folder, images included. Images that a table
-names by URLs are fetched when they are packed.
-"""
+"""Images at a URL, fetched when they are packed: whatever fsspec reaches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from align_train.errors import UserError
-from align_train.shards.remote import Vanished
+from align_train.shards.remote import Vanished, is_url
 from align_train.shards.retry import Source
+
+from .images import Image, ImageFile
 
 # Seconds. An image has less patience than a shard: there are many, and a dead server has more.
 _PATIENCE = 30.0
@@ -56,13 +56,38 @@ class RemoteImage:
             raise NotFetched(str(error).removeprefix(f"{self.url}: ")) from None
 
 
-def source_of_images(options: Mapping[str, object]) -> Source:
-    """Returns what asks for images.
+def root_of(setting: str | None) -> Path | str | None:
+    """The setting `root`: a folder, or a URL as it is."""
+    if setting is None or is_url(setting):
+        return setting
+    return Path(setting).expanduser()
 
-    Args:
-        options: For the file systems of fsspec.
-    """
-    return Source(options, _PATIENCE, _STALL)
+
+class Places:
+    """From the paths of a table to its images, on a disk or at a URL."""
+
+    def __init__(self, root: Path | str, options: Mapping[str, object]) -> None:
+        """Asks for nothing.
+
+        Args:
+            root: The folder or URL from which paths start.
+            options: For the file systems of fsspec.
+        """
+        self.root = root
+        self._source = Source(options, _PATIENCE, _STALL)
+
+    def image(self, path: str) -> Image:
+        """Returns the image at a path or URL; it need not be there."""
+        if is_url(path):
+            return RemoteImage(path, path, self._source)
+        if isinstance(self.root, Path):
+            # By `Path`, so that ./a.png and a.png are the same.
+            return ImageFile(str(Path(path)), self.root / path)
+
+        name = Path(path).as_posix()
+        # A web server reads % and # as signs; a store's keys are as they are.
+        spelled = quote(name) if self.root.startswith(("http://", "https://")) else name
+        return RemoteImage(name, f"{self.root.rstrip('/')}/{spelled}", self._source)
 
 
 def _cat(fs: Any, path: str) -> bytes:

@@ -35,6 +35,10 @@ def settings(source: Path, **given: Any) -> PackSettings:
         "text": [],
         "separator": None,
         "where": {},
+        "storage_options": None,
+        "hub_config": None,
+        "hub_revision": None,
+        "skip_missing": False,
         "max_bad_share": 0.1,
         "pairs_per_shard": 3,
         "vocabulary": None,
@@ -306,6 +310,8 @@ BAD = {
     "float.tif": encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"),
     "page.jpg": b"<html>",
     "empty.png": b"",
+    "cut.jpg": encoded(_quarters(), "JPEG")[:600],
+    "cut.png": plain_image((1, 2, 3), side=200)[:300],
     "cut.gif": encoded(_quarters(), "GIF")[:300],
     "cut.webp": encoded(_quarters(), "WEBP")[:20],
 }
@@ -323,8 +329,12 @@ def test_a_bad_picture_is_counted_and_named_and_ends_nothing(
     pack.run(settings(source, text=["name"]))
 
     out = capsys.readouterr().out
-    assert "5 pairs with 5 texts in 2 shards, of 13 rows" in out
-    assert f"left out: {len(BAD)} bad images" in out
+    assert "5 pairs with 5 texts in 2 shards, of 15 rows" in out
+    assert f"left out: {len(BAD) - 2} broken images (first " in out
+    assert "2 files that are no images (first " in out
+    listed = (tmp_path / "packed" / "left_out.tsv").read_text().splitlines()
+    assert sorted(line.split("\t")[2] for line in listed[1:]) == sorted(BAD)
+    assert "files that are no images\t1\tpage.jpg\tHTML, not an image" in listed
     for name in BAD:
         assert f"{name}: " in out
     packed = [name for name, _ in contents(tmp_path / "packed") if name.endswith(".png")]
