@@ -82,7 +82,7 @@ class Places:
             return RemoteImage(path, path, self._source)
         if isinstance(self.root, Path):
             # By `Path`, so that ./a.png and a.png are the same.
-            return ImageFile(str(Path(path)), self.root / path)
+            return ImageFile(str(Path(path)), self.root)
 
         name = Path(path).as_posix()
         # A web server reads % and # as signs; a store's keys are as they are.

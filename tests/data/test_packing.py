@@ -299,7 +299,7 @@ def test_a_picture_with_metadata_that_nobody_can_read_is_packed(kind: str, tmp_p
     for seed in range(30):
         path = tmp_path / "picture"
         path.write_bytes(with_broken_metadata(kind, sound, Random(seed)))
-        _, packed = read_image(ImageFile(path.name, path))
+        _, packed = read_image(ImageFile(path.name, path.parent))
         assert upright(packed).tobytes() == upright(sound).tobytes()
 
 
