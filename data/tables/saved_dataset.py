@@ -73,8 +73,9 @@ def _splits(folder: Path) -> list[tuple[str, Path]]:
     """The splits and their folders; one without a name if there are none."""
     if not (folder / SPLITS_FILE).is_file():
         return [(str(_read(folder / STATE_FILE).get("_split") or ""), folder)]
-    names = _read(folder / SPLITS_FILE).get("splits")
-    return [(name, folder / _plain(name, folder)) for name in _list(names, folder)]
+    listed = _list(_read(folder / SPLITS_FILE).get("splits"), folder)
+    names = [_plain(name, folder) for name in listed]
+    return [(name, folder / name) for name in names]
 
 
 def _data_files(folder: Path) -> list[Path]:

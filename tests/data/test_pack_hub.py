@@ -53,7 +53,7 @@ def packed(source: object, folder: Path, to: str, **given: Any) -> dict[str, lis
     return {record["source"]: record["captions"] for record in records}
 
 
-def at(source: object, folder: Path, **given: Any) -> PackSettings:
+def at(source: Any, folder: Path, **given: Any) -> PackSettings:
     return replace(settings(folder / "x", path="image", text=["captions"], **given), source=source)
 
 
