@@ -36,16 +36,16 @@ def run(settings: PackSettings) -> None:
     check(settings, to)
 
     with Spool(to) as spool, fetched(settings, to) as source:
-        found = collect(source.settings, spool)
+        found = collect(source.settings, spool, source.as_given)
         # One shuffle of all pairs, by the seed: the same source gives the same shards.
         Random(settings.seed).shuffle(found.pairs)
         with whole(to) as aside:
             written = write(found.pairs, aside, settings, found.left_out)
             draw_sheet(written, aside)
-            found.left_out.write(aside)
+            found.left_out.write(aside, source.as_given)
 
     for line in report(written, to, rows=found.rows, left_out=found.left_out):
-        print(line)
+        print(source.as_given(line))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,12 +39,14 @@ class Collected:
     left_out: LeftOutList = field(default_factory=LeftOutList)
 
 
-def collect(settings: PackSettings, spool: Spool) -> Collected:
+def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = str) -> Collected:
     """Finds all images with their texts.
 
     Args:
         settings: Those of the command.
         spool: Keeps the images that stand in the table itself.
+        named: From a line to one with the names that the user knows: a source may have been
+            fetched.
 
     Raises:
         UserError: A column, a value or an image is missing, or no image has a text.

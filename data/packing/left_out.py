@@ -6,6 +6,7 @@ The line at the command's end has one example of each reason. Who wants to mend 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 from align_train.errors import printable
@@ -36,8 +37,13 @@ class LeftOutList(LeftOut):
         if count:
             self._lines.append((reason, count, str(example), why))
 
-    def write(self, folder: Path) -> None:
-        """Writes the list as a table, if there is anything in it."""
+    def write(self, folder: Path, named: Callable[[str], str]) -> None:
+        """Writes the list as a table, if there is anything in it.
+
+        Args:
+            folder: Where the table goes.
+            named: From a name to that which the user knows.
+        """
         if not self._lines:
             return
 
@@ -46,4 +52,4 @@ class LeftOutList(LeftOut):
             writer = csv.writer(file, "excel-tab", lineterminator="\n", quoting=csv.QUOTE_NONE)
             writer.writerow(_COLUMNS)
             for reason, count, name, why in self._lines:
-                writer.writerow((reason, count, printable(name), printable(why)))
+                writer.writerow((reason, count, printable(named(name)), printable(why)))

@@ -15,19 +15,11 @@ import pyarrow as pa
 from align_train.errors import UserError, one_line, shown
 
 from .saved_dataset import class_names, named_classes, with_split
-
-BEGINNING = "hf:"  # of the setting `source`
+from .saved_names import BEGINNING, NO_DATASETS
 
 _ROWS = 64  # of a batch: their images are in memory
 _PATIENCE = 10.0  # seconds until the hub says whether it has the data set
 _LONGEST_REASON = 200  # characters
-
-
-def is_hub_name(source: object) -> bool:
-    """Whether a source is a name on the hub; `hf://` is a URL of fsspec, and no name."""
-    return (
-        isinstance(source, str) and source.startswith(BEGINNING) and not source.startswith("hf://")
-    )
 
 
 class HubDataset:
@@ -50,10 +42,7 @@ class HubDataset:
         try:
             import datasets
         except ImportError:
-            raise UserError(
-                f"source={shown(source)}: needs the library datasets: pip install "
-                f"'align_train[datasets]'"
-            ) from None
+            raise UserError(NO_DATASETS) from None
 
         self.name = source
         repository = source.removeprefix(BEGINNING)

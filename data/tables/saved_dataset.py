@@ -15,17 +15,9 @@ import pyarrow as pa
 from align_train.errors import UserError, shown
 
 from .columnar_files import open_columnar
+from .saved_names import SPLITS_FILE, STATE_FILE
 
 SPLIT = "split"
-SPLITS_FILE = "dataset_dict.json"
-STATE_FILE = "state.json"
-
-
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote a folder."""
-    return (folder / SPLITS_FILE).is_file() or (
-        (folder / STATE_FILE).is_file() and (folder / "dataset_info.json").is_file()
-    )
 
 
 class SavedDataset:
@@ -37,7 +29,7 @@ class SavedDataset:
         """Reads the types of the columns.
 
         Args:
-            folder: `is_saved_dataset` has found it to be one.
+            folder: `saved_names` has found it to be one.
 
         Raises:
             UserError: The folder is not whole, or its splits have different columns.
@@ -87,7 +79,11 @@ def _data_files(folder: Path) -> list[Path]:
         )
     entries = _list(state.get("_data_files"), folder)
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
-    return [folder / _plain(name, folder) for name in names]
+    paths = [folder / _plain(name, folder) for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, although {STATE_FILE} names it; copy it too")
+    return paths
 
 
 def _read(file: Path) -> dict[str, object]:

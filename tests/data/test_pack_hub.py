@@ -46,14 +46,14 @@ def _image(index: int) -> bytes:
     return encoded(picture(index), "PNG")
 
 
-def packed(source: object, folder: Path, to: str, **given: Any) -> dict[str, list[str]]:
+def packed(source: Path | str, folder: Path, to: str, **given: Any) -> dict[str, list[str]]:
     """The captions of each packed image by its name in the source."""
-    pack.run(at(source, folder, to=str(folder / to), **given))
+    pack.run(at(str(source), folder, to=str(folder / to), **given))
     records = packed_records(folder / to).values()
     return {record["source"]: record["captions"] for record in records}
 
 
-def at(source: Any, folder: Path, **given: Any) -> PackSettings:
+def at(source: str, folder: Path, **given: Any) -> PackSettings:
     return replace(settings(folder / "x", path="image", text=["captions"], **given), source=source)
 
 
