@@ -10,7 +10,7 @@ import contextlib
 import glob
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,13 +25,15 @@ from align_train.shards.remote import Vanished, is_url, stored_size
 from align_train.shards.retry import Source
 
 from ..tables.paths import paths_of
+from .remote import as_of_pack
 from .settings import PackSettings
 
 _THREADS = 16
 _WEB = ("http://", "https://")
 
-# Seconds. As the shard cache's: a table may be large.
-_PATIENCE = 600.0
+# Seconds. A server that does not answer is given up soon, a large table is waited for.
+_PATIENCE = 60.0
+_LONGEST_FETCH = 3600.0
 _STALL = 30.0
 
 
@@ -96,6 +98,17 @@ def fetched(settings: PackSettings, to: Path) -> Iterator[Fetched]:
             raise UserError(here.as_given(str(error))) from None
 
 
+@contextlib.contextmanager
+def _of_source(url: str) -> Iterator[None]:
+    """Names the setting in an error of the retries."""
+    try:
+        yield
+    except Vanished:
+        raise UserError(f"source={shown(url)}: no such file there") from None
+    except UserError as error:
+        raise UserError(f"source={as_of_pack(error)}") from None
+
+
 def _one_or_all(paths: Sequence[str]) -> Any:
     return paths[0] if len(paths) == 1 else list(paths)
 
@@ -120,7 +133,7 @@ class _One:
         """Returns the local files of tables, or the local folder."""
         # A query is no pattern: `?id=7`.
         if "*" in self.url or glob.has_magic(urlsplit(self.url).path):
-            found = self._source.ask(self.url, lambda fs, path: _urls(fs, fs.glob(path)))
+            found = self._listed(self.url, lambda fs, path: fs.glob(path))
         elif PurePosixPath(urlsplit(self.url).path).suffix:
             found = [self.url]
         else:
@@ -136,7 +149,7 @@ class _One:
         return self._fetch_all(found)
 
     def _fetch_folder(self) -> list[Path]:
-        found = self._source.ask(self.base, lambda fs, path: _urls(fs, fs.find(path)))
+        found = self._listed(self.base, lambda fs, path: fs.find(path))
         prefix = f"{self.base}/"
         inner = [url for url in found if url.startswith(prefix) and not url.endswith("/")]
         own = [url for url in inner if not is_foreign(PurePosixPath(url.removeprefix(prefix)))]
@@ -144,6 +157,13 @@ class _One:
             raise UserError(f"source={shown(self.url)}: no files in that folder, or no such folder")
         self._fetch_all(own)
         return [self.folder]
+
+    def _listed(self, url: str, question: Callable[[Any, str], Sequence[str]]) -> list[str]:
+        def urls(fs: Any, path: str) -> list[str]:
+            return sorted(str(fs.unstrip_protocol(found)) for found in question(fs, path))
+
+        with _of_source(url):
+            return self._source.ask(url, urls)
 
     def _fetch_all(self, urls: Sequence[str]) -> list[Path]:
         paths = [self._path_of(url) for url in urls]
@@ -163,24 +183,20 @@ class _One:
 
     def _fetch_one(self, url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _LONGEST_FETCH
 
         def arrived() -> int:
             return path.stat().st_size
 
-        def once(fs: Any, there: str) -> None:
-            size = self._source.attempt(lambda: stored_size(fs, there), deadline)
-            self._source.attempt(lambda: fs.get_file(there, str(path)), deadline, progress=arrived)
-            # A table that was cut would be read as one with fewer rows.
-            if size is not None and arrived() != size:
-                raise OSError(f"{arrived()} of {size} bytes arrived")
+        with _of_source(url):
+            size = self._source.ask(url, stored_size)
 
-        try:
+            def once(fs: Any, there: str) -> None:
+                self._source.attempt(
+                    lambda: fs.get_file(there, str(path)), deadline, progress=arrived
+                )
+                # A table that was cut would be read as one with fewer rows.
+                if size is not None and arrived() != size:
+                    raise OSError(f"{arrived()} of {size} bytes arrived")
+
             self._source.insist(url, once, deadline)
-        except Vanished:
-            raise UserError(f"source={shown(url)}: no such file there") from None
-
-
-def _urls(fs: Any, paths: Sequence[str]) -> list[str]:
-    return sorted(str(fs.unstrip_protocol(path)) for path in paths)

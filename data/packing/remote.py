@@ -53,7 +53,13 @@ class RemoteImage:
             raise NotFetched("no such file there") from None
         except UserError as error:
             # The URL is the image's name, which whoever prints this has.
-            raise NotFetched(str(error).removeprefix(f"{self.url}: ")) from None
+            raise NotFetched(as_of_pack(error).removeprefix(f"{self.url}: ")) from None
+
+
+def as_of_pack(error: UserError) -> str:
+    """An error of the retries, with the keys of `data.pack`, which are not those of a run."""
+    line = str(error).replace(" (data.staging.patience)", "")
+    return line.replace("data.storage_options", "storage_options")
 
 
 def root_of(setting: str | None) -> Path | str | None:

@@ -1,4 +1,4 @@
-"""How sources of Hugging Face's library `datasets` are known; without pyarrow, which is an extra."""
+"""How sources of Hugging Face's library are known; without pyarrow, which is in an extra."""
 
 from __future__ import annotations
 
