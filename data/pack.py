@@ -28,15 +28,15 @@ from .packing.settings import PackSettings, check
 
 def run(settings: PackSettings) -> None:
     """Packs the source into a new folder."""
-    # Imported here, so that `--help` does not wait for torch.
-    from .packing.report import draw_sheet, report
-    from .packing.write import write
-
     to = Path(settings.to).expanduser()
     check(settings, to)
 
     with Spool(to) as spool, fetched(settings, to) as source:
         found = collect(source.settings, spool, source.as_given)
+        # Imported here: torch takes seconds, and most mistakes have ended the command by now.
+        from .packing.report import draw_sheet, report
+        from .packing.write import write
+
         # One shuffle of all pairs, by the seed: the same source gives the same shards.
         Random(settings.seed).shuffle(found.pairs)
         with whole(to) as aside:

@@ -32,7 +32,7 @@ _THREADS = 16
 _WEB = ("http://", "https://")
 
 # Seconds. A server that does not answer is given up soon, a large table is waited for.
-_PATIENCE = 60.0
+_PATIENCE = 20.0
 _LONGEST_FETCH = 3600.0
 _STALL = 30.0
 
