@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown, shown_names
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
 
-from ..tables.rows import NOT_DECODED, NoText, Row, rows_of_table
+from ..tables.rows import NOT_DECODED, Asked, NoText, Row
 from .chosen import Chosen
-from .folder import rows_of_folder
 from .images import Image, ImageFile, Pair, Spool
+from .names import names_in
 from .settings import PackSettings
+from .source import open_source
 from .template import Template
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -47,30 +48,31 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
         UserError: A column, a value or an image is missing, or no image has a text.
     """
     left_out = LeftOut()
-    source = Path(settings.source).expanduser()
-    columns = settings.text or (["sidecar"] if source.is_dir() else ["text"])
-    chosen = Chosen(settings.where, source)
-    template = Template(os.path.expanduser(settings.path))
-    folder = source if source.is_dir() else source.parent
-    root = Path(settings.root).expanduser() if settings.root else folder
+    source = open_source(settings, left_out)
+    table = source.table
+    names = names_in(table, settings)
+    chosen = Chosen(settings.where, table)
 
-    rows = _open(settings, source, columns, [*template.columns, *chosen.wanted], left_out)
-    count = 0
+    cells = [column for column in names.path.columns if column != names.path.image]
+    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
+    total, count = 0, 0
     # A dict keeps the order of the first row of each image.
     texts_of: dict[Image, list[str]] = {}
-    for row in rows:
+    for row in table.rows(asked):
+        total += 1
         if row not in chosen:
             continue
         count += 1
-        image = _image_of(row, template, root, spool)
+        image = _image_of(row, names.path, source.root, spool)
         if image is None:
             left_out.add("rows without a path", row.place)
             continue
 
         texts = texts_of.setdefault(image, [])
-        for column in columns:
+        for column in names.texts:
             _add_texts(texts, row, column, settings.separator, left_out)
     chosen.refuse_unmet()
+    print(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows")
     chosen.say()
 
     # An image without a text is no pair.
@@ -80,10 +82,11 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
     if not pairs:
         instead = f"; there are {left_out}" if left_out.total() else ""
         raise UserError(
-            f"source={settings.source}: no images with a text in {', '.join(columns)}{instead}"
+            f"source={settings.source}: no images with a text in {shown_names(names.texts)}"
+            f"{instead}"
         )
 
-    _refuse_missing(pairs, root)
+    _refuse_missing(pairs, source.root)
     return Collected(pairs, count, left_out)
 
 
@@ -95,20 +98,6 @@ def _image_of(row: Row, template: Template, root: Path, spool: Spool) -> Image |
     filled = template.fill(row)
     # By `Path`, so that ./a.png and a.png are the same.
     return None if filled is None else ImageFile(str(Path(filled)), root / filled)
-
-
-def _open(
-    settings: PackSettings,
-    source: Path,
-    texts: Sequence[str],
-    cells: Sequence[str],
-    left_out: LeftOut,
-) -> Iterable[Row]:
-    if source.is_dir():
-        return rows_of_folder(source, texts=texts, cells=cells, left_out=left_out)
-    if source.is_file():
-        return rows_of_table(source, texts=texts, cells=cells)
-    raise UserError(f"source={settings.source}: no such folder or table (.tsv, .csv, .parquet)")
 
 
 def _add_texts(
