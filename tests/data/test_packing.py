@@ -24,24 +24,12 @@ from data.packing.settings import PackSettings
 from data.packing.write import read_image
 from tests.support.images import encoded, plain_image
 from tests.support.kinds import KINDS, with_broken_metadata
+from tests.support.packing import pack_settings
 from tests.support.shards import contents
 
 
 def settings(source: Path, **given: Any) -> PackSettings:
-    defaults: dict[str, Any] = {
-        "to": str(source.with_name("packed")),
-        "root": None,
-        "path": None,
-        "text": [],
-        "columns": [],
-        "separator": None,
-        "where": {},
-        "max_bad_share": 0.1,
-        "pairs_per_shard": 3,
-        "vocabulary": None,
-        "seed": 0,
-    }
-    return PackSettings(source=str(source), **defaults | given)
+    return pack_settings(source, source.with_name("packed"), **given)
 
 
 def table_of(folder: Path, texts: pa.Array | list[Any], **columns: Any) -> Path:
