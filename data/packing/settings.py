@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align_train.config.schema import TEXTS
+from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown
 from align_train.files import check_writable
 
@@ -18,11 +18,12 @@ _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
 class PackSettings:
     """`conf/commands/pack.yaml` explains each key and has the defaults."""
 
-    source: str
+    source: Paths = field(metadata=TEXTS)
     to: str
     root: str | None
-    path: str
+    path: str | None
     text: list[str]
+    columns: list[str]
     separator: str | None
     where: dict[str, Any] = field(metadata=TEXTS)  # a value, or a list of values, by column
     storage_options: Any  # a mapping or None

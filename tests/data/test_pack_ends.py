@@ -14,10 +14,9 @@ from align_train.config.split import check_split
 from align_train.errors import UserError
 from data import pack
 from data.packing.next_command import next_command
-from tests.data.test_packing import settings
 from tests.support.commands import run
 from tests.support.images import encoded, picture
-from tests.support.packing import packed_records
+from tests.support.packing import pack_settings, packed_records
 
 PAIRS = 40
 
@@ -87,11 +86,11 @@ def test_missing_images_are_refused_or_listed(
     (tmp_path / "right" / "photo 1.jpg").write_bytes(b"\n<!DOCTYPE html>\n<html>gone</html>")
 
     with pytest.raises(UserError) as error:
-        pack.run(settings(table, text=["caption"]))
+        pack.run(pack_settings(table, tmp_path / "packed"))
     assert f"4 of 40 images are missing, first {', '.join(gone[:3])} in " in str(error.value)
     assert "skip_missing=true" in str(error.value)
 
-    pack.run(settings(table, text=["caption"], skip_missing=True))
+    pack.run(pack_settings(table, tmp_path / "packed", skip_missing=True))
     out = capsys.readouterr().out
     assert "35 pairs with 70 texts" in out
     assert "left out: 4 missing images (first left/photo 3.jpg), 1 files that are no images" in out
@@ -103,4 +102,4 @@ def test_missing_images_are_refused_or_listed(
     for path in [*(tmp_path / "left").iterdir(), *(tmp_path / "right").iterdir()]:
         path.unlink()
     with pytest.raises(UserError, match=r"40 of 40 images are missing, .*; check path and root$"):
-        pack.run(settings(table, text=["caption"], to=str(tmp_path / "no"), skip_missing=True))
+        pack.run(pack_settings(table, tmp_path / "no", skip_missing=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,9 @@ import pytest
 
 from align_train.errors import UserError
 from data import pack
-from data.packing.settings import PackSettings
-from tests.data.test_packing import settings
 from tests.support.hub import hub_of
 from tests.support.images import encoded, picture
-from tests.support.packing import packed_records
+from tests.support.packing import pack_settings, packed_records
 from tests.support.servers import refusing_url
 
 SPLITS = {"train": range(6), "test": range(6, 9)}
@@ -46,15 +43,10 @@ def _image(index: int) -> bytes:
     return encoded(picture(index), "PNG")
 
 
-def packed(source: Path | str, folder: Path, to: str, **given: Any) -> dict[str, list[str]]:
+def packed(source: Path | str, to: Path, **given: Any) -> dict[str, list[str]]:
     """The captions of each packed image by its name in the source."""
-    pack.run(at(str(source), folder, to=str(folder / to), **given))
-    records = packed_records(folder / to).values()
-    return {record["source"]: record["captions"] for record in records}
-
-
-def at(source: str, folder: Path, **given: Any) -> PackSettings:
-    return replace(settings(folder / "x", path="image", text=["captions"], **given), source=source)
+    pack.run(pack_settings(source, to, **given))
+    return {record["source"]: record["captions"] for record in packed_records(to).values()}
 
 
 def of(*numbers: int) -> dict[str, list[str]]:
@@ -64,13 +56,13 @@ def of(*numbers: int) -> dict[str, list[str]]:
 def test_a_folder_of_save_to_disk_is_read_split_by_split(pets: Any, tmp_path: Path) -> None:
     pets.save_to_disk(str(tmp_path / "saved"), num_shards={"train": 2, "test": 1})
     folder = tmp_path / "saved"
-    assert packed(folder, tmp_path, "all") == of(*range(9))
-    assert packed(folder, tmp_path, "test", where={"split": "test"}) == of(6, 7, 8)
-    assert packed(folder / "train", tmp_path, "dogs", where={"label": "dog"}) == of(1, 3, 5)
+    assert packed(folder, tmp_path / "all") == of(*range(9))
+    assert packed(folder, tmp_path / "test", where={"split": "test"}) == of(6, 7, 8)
+    assert packed(folder / "train", tmp_path / "dogs", where={"label": "dog"}) == of(1, 3, 5)
 
     (folder / "train" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(UserError, match=r"data-00001-of-00002\.arrow"):
-        packed(folder, tmp_path, "none")
+        packed(folder, tmp_path / "none")
 
 
 def test_a_name_on_the_hub_is_streamed(
@@ -81,7 +73,7 @@ def test_a_name_on_the_hub_is_streamed(
         pets[split].to_parquet(str(tmp_path / "hub" / "data" / f"{split}-00000.parquet"))
 
     with hub_of(tmp_path / "hub", monkeypatch):
-        found = packed("hf:me/pets", tmp_path, "dogs", where={"split": "train", "label": "dog"})
+        found = packed("hf:me/pets", tmp_path / "dogs", where={"split": "train", "label": "dog"})
         assert found == of(1, 3, 5)
         for source, given, words in (
             ("hf:me/none", {}, "^source=hf:me/none: no such data set on the hub, or a private"),
@@ -90,8 +82,8 @@ def test_a_name_on_the_hub_is_streamed(
             ("hf:me/pets", {"hub_config": "big"}, r"hub_config=big: cannot be read \(.*default"),
         ):
             with pytest.raises(UserError, match=words):
-                pack.run(at(source, tmp_path, **given))
+                packed(source, tmp_path / "none", **given)
 
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", refusing_url())
     with pytest.raises(UserError, match=r"^source=hf:me/pets: the hub cannot be reached"):
-        pack.run(at("hf:me/pets", tmp_path))
+        packed("hf:me/pets", tmp_path / "none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import pytest
 from align_train.errors import UserError
 from data import pack
 from data.packing.settings import PackSettings
-from tests.data.test_packing import settings
 from tests.support.images import encoded, picture
-from tests.support.packing import packed_records
+from tests.support.packing import pack_settings, packed_records
 from tests.support.servers import flaky_http, flaky_s3, web
 
 COUNT = 8
 
 
 def at(url: str, folder: Path, **given: Any) -> PackSettings:
-    return replace(settings(folder / "x", **given), source=url)
+    return pack_settings(url, folder / "packed", **given)
 
 
 def images(folder: Path) -> dict[str, bytes]:
@@ -72,7 +70,7 @@ def test_images_by_urls_that_do_not_come_are_listed(
         urls = [f"{server.url}/good/{name}" for name in pictures]
         bad = [f"{server.url}/gone/0.png", f"{server.url}/page/0.png"]
         table.write_text("\n".join(["url\tcaption", *(f"{url}\ta text" for url in [*urls, *bad])]))
-        given = settings(table, path="url", text=["caption"])
+        given = pack_settings(table, tmp_path / "packed", path="url", text=["caption"])
         with pytest.raises(UserError, match=r"gone/0\.png: cannot be fetched \(no such file there"):
             pack.run(given)
         given.skip_missing = True
