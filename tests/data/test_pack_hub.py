@@ -9,7 +9,7 @@ import pytest
 
 from align_train.errors import UserError
 from data import pack
-from tests.support.hub import hub_of
+from tests.support.hub_of_datasets import hub_of
 from tests.support.images import encoded, picture
 from tests.support.packing import pack_settings, packed_records
 from tests.support.servers import refusing_url

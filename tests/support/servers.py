@@ -152,7 +152,7 @@ class FlakyBucket(FlakyServer):
         assert response.status_code == 204, response.status
 
 
-class Quiet(WSGIRequestHandler):
+class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
 
@@ -299,7 +299,7 @@ def web(pictures: dict[str, bytes]) -> Iterator[Web]:
 
 @contextmanager
 def _listening(server: FlakyServer | Web) -> Iterator[str]:
-    listener = make_server("127.0.0.1", 0, server, threaded=True, request_handler=Quiet)
+    listener = make_server("127.0.0.1", 0, server, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
-
-from tests.support.servers import Quiet
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,13 +27,18 @@ _API = "/api/datasets/me/pets"
 _FILES = f"/datasets/me/pets/resolve/{COMMIT}/"
 
 
+class _Quiet(WSGIRequestHandler):
+    def log(self, type: str, message: str, *args: Any) -> None:
+        pass
+
+
 @contextmanager
 def hub_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serves a folder as `me/pets`, and leads the libraries of this process there."""
     import datasets
     import huggingface_hub.constants as constants
 
-    listener = make_server("127.0.0.1", 0, _app(folder), threaded=True, request_handler=Quiet)
+    listener = make_server("127.0.0.1", 0, _app(folder), threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.port}"
