@@ -8,7 +8,8 @@ Pairs are shuffled before they are cut into shards: a table sorted by class woul
 batches otherwise. Images are known by their content and copied byte for byte; kinds other than
 JPEG, PNG and WebP become PNG, upright RGB. The shards come with a manifest and, on request, a
 vocabulary. The folder is written whole or not at all. All that is in the source and in no pair is
-counted at the end. Memory: the table's texts and paths.
+counted at the end, and listed in the folder. The end also shows some pairs and names the command
+that trains on them. Memory: the table's texts and paths, some 1 kB a pair.
 """
 
 from __future__ import annotations
@@ -20,33 +21,31 @@ from align_train.config.compose import command
 from align_train.files import whole
 
 from .packing.collect import collect
+from .packing.fetched import fetched
 from .packing.images import Spool
 from .packing.settings import PackSettings, check
 
 
 def run(settings: PackSettings) -> None:
     """Packs the source into a new folder."""
-    # Imported here, so that `--help` does not wait for torch.
-    from .packing.write import write
-
     to = Path(settings.to).expanduser()
     check(settings, to)
 
-    with Spool(to) as spool:
-        found = collect(settings, spool)
+    with Spool(to) as spool, fetched(settings, to) as source:
+        found = collect(source.settings, spool, source.as_given)
+        # Imported here: torch takes seconds, and most mistakes have ended the command by now.
+        from .packing.report import draw_sheet, report
+        from .packing.write import write
+
         # One shuffle of all pairs, by the seed: the same source gives the same shards.
         Random(settings.seed).shuffle(found.pairs)
         with whole(to) as aside:
-            written = write(found.pairs, aside, settings)
+            written = write(found.pairs, aside, settings, found.left_out)
+            draw_sheet(written, aside)
+            found.left_out.write(aside, source.as_given)
 
-    texts = sum(map(len, written.texts))
-    print(
-        f"{to}: {len(written.texts):,} pairs with {texts:,} texts in {written.shards:,} shards, "
-        f"of {found.rows:,} rows"
-    )
-    found.left_out.add("bad images", count=written.bad)
-    if found.left_out.total():
-        print(f"left out: {found.left_out}")
+    for line in report(written, to, rows=found.rows, left_out=found.left_out):
+        print(source.as_given(line))
 
 
 if __name__ == "__main__":

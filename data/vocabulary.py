@@ -19,8 +19,9 @@ from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import check_writable, whole
 
+from .tables.open import open_table
 from .tables.paths import paths_of
-from .tables.rows import NO_PYARROW, rows_of_table
+from .tables.rows import NO_PYARROW, Asked
 
 _BATCH = 16384  # texts, so that the tokenizer's threads have work
 
@@ -119,7 +120,7 @@ def _texts_of_tables(
         if not table.is_file():
             raise UserError(f"source={source}: no such table")
 
-        rows = rows_of_table(table, texts=columns, cells=())
+        rows = open_table(table).rows(Asked(columns))
         for index, row in enumerate(tqdm(rows, desc=label, unit="row", unit_scale=True)):
             if index % settings.every == 0:
                 cells = itertools.chain.from_iterable(row.texts.values())

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown_names
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
 
-from ..tables.rows import NOT_DECODED, NoText, Row, rows_of_table
+from ..tables.rows import NOT_DECODED, Asked, NoText, Row
 from .chosen import Chosen
-from .folder import rows_of_folder
-from .images import Image, ImageFile, Pair, Spool
+from .images import Image, Pair, Spool
+from .left_out import LeftOutList
+from .missing import without_missing
+from .names import names_in
+from .remote import Places
 from .settings import PackSettings
+from .source import open_source
 from .template import Template
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -33,44 +35,52 @@ class Collected:
 
     pairs: list[Pair]
     rows: int
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: LeftOutList = field(default_factory=LeftOutList)
 
 
-def collect(settings: PackSettings, spool: Spool) -> Collected:
+def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = str) -> Collected:
     """Finds all images with their texts.
 
     Args:
         settings: Those of the command.
         spool: Keeps the images that stand in the table itself.
+        named: From a line to one with the names that the user knows: a source may have been
+            fetched.
 
     Raises:
         UserError: A column, a value or an image is missing, or no image has a text.
     """
-    left_out = LeftOut()
-    source = Path(settings.source).expanduser()
-    columns = settings.text or (["sidecar"] if source.is_dir() else ["text"])
-    chosen = Chosen(settings.where, source)
-    template = Template(os.path.expanduser(settings.path))
-    folder = source if source.is_dir() else source.parent
-    root = Path(settings.root).expanduser() if settings.root else folder
+    left_out = LeftOutList()
+    source = open_source(settings, left_out)
+    places = Places(source.root, settings.storage_options or {})
+    table = source.table
+    names = names_in(table, settings)
+    chosen = Chosen(settings.where, table)
 
-    rows = _open(settings, source, columns, [*template.columns, *chosen.wanted], left_out)
-    count = 0
+    cells = [column for column in names.path.columns if column != names.path.image]
+    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
+    total, count = 0, 0
+
+    cells = [column for column in names.path.columns if column != names.path.image]
+    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
+    total, count = 0, 0
     # A dict keeps the order of the first row of each image.
     texts_of: dict[Image, list[str]] = {}
-    for row in rows:
+    for row in table.rows(asked):
+        total += 1
         if row not in chosen:
             continue
         count += 1
-        image = _image_of(row, template, root, spool)
+        image = _image_of(row, names.path, places, spool)
         if image is None:
             left_out.add("rows without a path", row.place)
             continue
 
         texts = texts_of.setdefault(image, [])
-        for column in columns:
+        for column in names.texts:
             _add_texts(texts, row, column, settings.separator, left_out)
     chosen.refuse_unmet()
+    print(named(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows"))
     chosen.say()
 
     # An image without a text is no pair.
@@ -80,35 +90,21 @@ def collect(settings: PackSettings, spool: Spool) -> Collected:
     if not pairs:
         instead = f"; there are {left_out}" if left_out.total() else ""
         raise UserError(
-            f"source={settings.source}: no images with a text in {', '.join(columns)}{instead}"
+            f"source={settings.source}: no images with a text in {shown_names(names.texts)}"
+            f"{instead}"
         )
 
-    _refuse_missing(pairs, root)
-    return Collected(pairs, count, left_out)
+    there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
+    return Collected(there, count, left_out)
 
 
-def _image_of(row: Row, template: Template, root: Path, spool: Spool) -> Image | None:
+def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Image | None:
     """The image of a row; None if the row has neither bytes nor a path."""
     if row.image is not None:
         return spool.keep(row.image.data, row.image.name)
 
     filled = template.fill(row)
-    # By `Path`, so that ./a.png and a.png are the same.
-    return None if filled is None else ImageFile(str(Path(filled)), root / filled)
-
-
-def _open(
-    settings: PackSettings,
-    source: Path,
-    texts: Sequence[str],
-    cells: Sequence[str],
-    left_out: LeftOut,
-) -> Iterable[Row]:
-    if source.is_dir():
-        return rows_of_folder(source, texts=texts, cells=cells, left_out=left_out)
-    if source.is_file():
-        return rows_of_table(source, texts=texts, cells=cells)
-    raise UserError(f"source={settings.source}: no such folder or table (.tsv, .csv, .parquet)")
+    return None if filled is None else places.image(filled)
 
 
 def _add_texts(
@@ -134,14 +130,3 @@ def _add_texts(
         for text in stripped:
             if text and text not in texts:
                 texts.append(text)
-
-
-def _refuse_missing(pairs: Sequence[Pair], root: Path) -> None:
-    files = [pair.image for pair in pairs if isinstance(pair.image, ImageFile)]
-    # Not `Path.is_file`: a text in place of a path may be too long for a name.
-    missing = [image for image in files if not os.path.isfile(image.path)]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(pairs)} images are missing, first {shown(missing[0].name)} in "
-            f"{root}; check path and root"
-        )

@@ -2,63 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from align_train.shards.find import Found, find_files
-from align_train.shards.image_kind import is_image
+from align_train.shards.find import Found
 from align_train.shards.left_out import LeftOut
 
-from ..tables.rows import NOT_DECODED, NoText, Row, check_columns
-
-COLUMNS = ("path", "sidecar", "folder", "name")
+from ..tables.rows import NOT_DECODED, Asked, NoText, Row, check_columns
 
 _NO_SIDECAR = "missing"
 
 
-def rows_of_folder(
-    folder: Path, *, texts: Sequence[str], cells: Sequence[str], left_out: LeftOut
-) -> Iterator[Row]:
-    """Reads a folder: `sidecar` is the text of the .txt file beside an image.
+class ImagesAndTexts:
+    """A folder of images as a table; `Table` explains the attributes.
 
-    Args:
-        folder: Is searched at any depth.
-        texts: The columns to read as texts.
-        cells: The columns to read as plain cells.
-        left_out: Counts the files that are neither an image nor the text of one.
-
-    Yields:
-        The rows, by the order of their paths.
-
-    Raises:
-        UserError: A column is none of `COLUMNS`.
+    `path` starts from the folder; `sidecar` is the text of the .txt file beside an image, `folder`
+    the name of its folder, and `name` its own, without the ending.
     """
-    check_columns(folder, COLUMNS, [*texts, *cells])
-    found = find_files(folder, is_image, deep=True)
-    left_out.update(found.left_out)
-    sidecars = _sidecars(found)
 
-    for path in found.files:
-        sidecar = sidecars.get(path.with_suffix(""))
-        text = _read(sidecar) if sidecar else NoText(_NO_SIDECAR)
-        values: dict[str, str | NoText] = {
-            "path": str(path.relative_to(folder)),
-            "sidecar": text,
-            "folder": path.parent.name,
-            "name": path.stem,
-        }
-        yield Row(
-            values["path"] if isinstance(values["path"], str) else "",
-            {column: _cell(values[column]) for column in cells},
-            {column: [values[column]] for column in texts},
-        )
+    form = "images and .txt files"
+    columns = ("path", "sidecar", "folder", "name")
+    images = ()
 
-    used = {path.with_suffix("") for path in found.files}
-    for path in found.others:
-        if path.suffix.lower() != ".txt":
-            left_out.add("files without an image", path)
-        elif path.with_suffix("") not in used:
-            left_out.add("texts without an image", path)
+    def __init__(self, folder: Path, found: Found, left_out: LeftOut) -> None:
+        """Reads nothing yet.
+
+        Args:
+            folder: The folder.
+            found: The images in it, at any depth, and all other files.
+            left_out: Counts the files that are neither an image nor the text of one.
+        """
+        self.name = str(folder)
+        self._folder = folder
+        self._found = found
+        self._left_out = left_out
+
+    def rows(self, asked: Asked) -> Iterator[Row]:
+        """Reads the rows, by the order of their paths."""
+        check_columns(self.name, self.columns, asked.all)
+        sidecars = _sidecars(self._found)
+
+        for path in self._found.files:
+            values: dict[str, str | NoText] = {
+                "path": str(path.relative_to(self._folder)),
+                "folder": path.parent.name,
+                "name": path.stem,
+            }
+            if "sidecar" in asked.all:
+                sidecar = sidecars.get(path.with_suffix(""))
+                values["sidecar"] = _read(sidecar) if sidecar else NoText(_NO_SIDECAR)
+            yield Row(
+                str(values["path"]),
+                {column: _cell(values[column]) for column in asked.plain},
+                {column: [values[column]] for column in asked.texts},
+            )
+        self._count_others()
+
+    def _count_others(self) -> None:
+        self._left_out.update(self._found.left_out)
+        images = {path.with_suffix("") for path in self._found.files}
+        for path in self._found.others:
+            if path.suffix.lower() != ".txt":
+                self._left_out.add("files without an image", path)
+            elif path.with_suffix("") not in images:
+                self._left_out.add("texts without an image", path)
 
 
 def _sidecars(found: Found) -> dict[Path, Path]:

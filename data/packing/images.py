@@ -38,11 +38,16 @@ class ImageFile:
 
     Attributes:
         name: The path as the table has it, or as the source's folder does.
-        path: The file.
+        root: The folder from which it starts; the same object for all images, which saves memory.
     """
 
     name: str
-    path: Path
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.root / self.name
 
     def read(self) -> bytes:
         """Reads the file."""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from tqdm import tqdm
 
 from align_train.errors import UserError, shown
-from align_train.shards.image_kind import HEAD, image_kind
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from align_train.shards.source_name import CAPTIONS, FIELD
 from align_train.shards.write import write_shard
-from align_train.stream.upright import check_header, upright
+from align_train.stream.bad_image import BadImage
 from align_train.stream.wordpiece import train_tokenizer
 
+from .ahead import Content, contents
+from .content import NoImage, packed
 from .images import Image, Pair
+from .left_out import LeftOutList
+from .missing import HOW_TO_SKIP, MISSING
+from .remote import NotFetched
+from .sample import Sample
 from .settings import PackSettings
 
-# Images of these kinds stay as they are, others become PNG. The first ending is the usual one.
-_KEPT = {"JPEG": ("jpg", "jpeg"), "PNG": ("png",), "WEBP": ("webp",)}
+TOKENIZER = "tokenizer"  # the folder of the vocabulary
 
 _LEAST_JUDGED = 1000  # images: of fewer, a share means little
 _MOST_NAMED = 10  # bad images that get a line each
@@ -29,13 +33,16 @@ _MOST_NAMED = 10  # bad images that get a line each
 Members = tuple[str, Mapping[str, bytes]]
 
 
-def write(pairs: Sequence[Pair], folder: Path, settings: PackSettings) -> Written:
+def write(
+    pairs: Sequence[Pair], folder: Path, settings: PackSettings, left_out: LeftOutList
+) -> Written:
     """Writes shards, the manifest and, if the setting asks for one, a vocabulary.
 
     Args:
         pairs: In the order in which they fill the shards.
         folder: Is made.
         settings: Those of the command.
+        left_out: Counts the images that are not packed.
 
     Returns:
         What was written.
@@ -43,7 +50,7 @@ def write(pairs: Sequence[Pair], folder: Path, settings: PackSettings) -> Writte
     Raises:
         UserError: Too many images are bad, or the disk is full.
     """
-    written = Written(settings.max_bad_share, len(pairs))
+    written = Written(settings, len(pairs), left_out)
     size = settings.pairs_per_shard
     shards: list[Shard] = []
 
@@ -60,7 +67,7 @@ def write(pairs: Sequence[Pair], folder: Path, settings: PackSettings) -> Writte
         train_tokenizer(
             lambda: iter(written.texts),
             size=settings.vocabulary,
-            folder=folder / "tokenizer",
+            folder=folder / TOKENIZER,
         )
     written.shards = len(shards)
     return written
@@ -71,90 +78,93 @@ class Written:
 
     Attributes:
         texts: Those of each pair that was written.
+        sample: Some of the pairs, to be looked at.
         shards: How many there are.
-        bad: How many images are bad.
     """
 
-    def __init__(self, max_bad_share: float, pairs: int) -> None:
+    def __init__(self, settings: PackSettings, pairs: int, left_out: LeftOutList) -> None:
         """Begins with nothing.
 
         Args:
-            max_bad_share: The share of bad images at which to stop.
+            settings: Those of the command.
             pairs: How many are to be written.
+            left_out: Counts the images that are not packed.
         """
         self.texts: list[list[str]] = []
+        self.sample = Sample()
         self.shards = 0
-        self.bad = 0
+        self._left_out = left_out
+        self._settings = settings
         self._pairs = pairs
-        self._share = max_bad_share
-        self._most = max_bad_share * max(pairs, _LEAST_JUDGED)
+        self._most = settings.max_bad_share * max(pairs, _LEAST_JUDGED)
+        self._bad = 0
         self._first = ""
 
     def members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
         """Yields the key and the members of each pair whose image is good."""
-        for pair in pairs:
+        for pair, content in contents(pairs):
             bar.update()
             try:
-                extension, image = read_image(pair.image)
-            except (ValueError, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) else None
-                self._count(f"{shown(pair.image.name)}: {shown(reason or str(error))}")
+                extension, image = _packed(content, pair.image.name)
+            except (BadImage, OSError) as error:
+                self._add_bad(pair.image, error)
+                continue
+            except NotFetched as error:
+                self._add_missing(pair.image, error)
                 continue
 
+            self.sample.offer(pair, image)
             # A name may be any bytes.
             name = pair.image.name.encode("utf-8", "backslashreplace").decode()
-            record = json.dumps({"captions": pair.texts, "source": name}, ensure_ascii=False)
+            record = json.dumps({CAPTIONS: pair.texts, FIELD: name}, ensure_ascii=False)
             # Keys are unique among all shards.
             key = f"{len(self.texts):09d}"
             self.texts.append(pair.texts)
             # The first text is a member too, for readers that expect one caption.
             yield key, {extension: image, "txt": pair.texts[0].encode(), "json": record.encode()}
 
-    def _count(self, line: str) -> None:
-        self.bad += 1
+    def _add_bad(self, image: Image, error: BadImage | OSError) -> None:
+        reason = "files that are no images" if isinstance(error, NoImage) else "broken images"
+        why = str(error)
+        if isinstance(error, OSError):
+            reason = "unreadable images"
+            why = error.strerror or why
+        self._left_out.add(reason, image.name, why=why)
+
+        line = f"{shown(image.name)}: {shown(why)}"
+        self._bad += 1
         self._first = self._first or line
-        if self.bad <= _MOST_NAMED:
+        if self._bad <= _MOST_NAMED:
             tqdm.write(f"left out: {line}")
-        if self.bad > self._most:
-            self._refuse(f"more than max_bad_share={self._share:g} allows")
+        if self._bad > self._most:
+            share = self._settings.max_bad_share
+            self._refuse(f"more than max_bad_share={share:g} allows")
+
+    def _add_missing(self, image: Image, error: NotFetched) -> None:
+        if not self._settings.skip_missing:
+            raise UserError(f"{shown(image.name)}: cannot be fetched ({error}); {HOW_TO_SKIP}")
+        self._left_out.add(MISSING, image.name, why=str(error))
+        self._first = self._first or f"{shown(image.name)}: {error}"
 
     def refuse_none(self) -> None:
         """Refuses to write shards without a pair."""
         if not self.texts:
+            self._bad = self._pairs
             self._refuse("hence no pair is left")
 
     def _refuse(self, why: str) -> None:
         raise UserError(
-            f"{self.bad:,} of {self._pairs:,} images are bad, {why}; first {self._first}; "
+            f"{self._bad:,} of {self._pairs:,} images are bad, {why}; first {self._first}; "
             f"repair them or leave them out"
         )
 
 
 def read_image(image: Image) -> tuple[str, bytes]:
-    """The extension and the bytes that go into the shard.
+    """The extension and the bytes of an image that go into the shard; see `content.packed`."""
+    return packed(image.read(), image.name)
 
-    JPEG, PNG and WebP stay as they are, turned ones too: whoever decodes them turns them. Of these
-    only the header is checked.
 
-    Args:
-        image: A file of any name, or bytes.
-
-    Returns:
-        The extension without a dot, and the content.
-
-    Raises:
-        ValueError: This is no good image; says why.
-        OSError: It cannot be read.
-    """
-    data = image.read()
-    kind = image_kind(data[:HEAD])
-    endings = _KEPT.get(kind or "")
-
-    if endings:
-        check_header(data)
-        own = PurePath(image.name).suffix.lower().lstrip(".")
-        return own if own in endings else endings[0], data
-
-    buffer = io.BytesIO()
-    upright(data).save(buffer, "PNG")
-    return "png", buffer.getvalue()
+def _packed(content: Content, name: str) -> tuple[str, bytes]:
+    if isinstance(content, Exception):
+        raise content
+    return packed(content, name)

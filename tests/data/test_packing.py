@@ -24,23 +24,12 @@ from data.packing.settings import PackSettings
 from data.packing.write import read_image
 from tests.support.images import encoded, plain_image
 from tests.support.kinds import KINDS, with_broken_metadata
+from tests.support.packing import pack_settings
 from tests.support.shards import contents
 
 
 def settings(source: Path, **given: Any) -> PackSettings:
-    defaults: dict[str, Any] = {
-        "to": str(source.with_name("packed")),
-        "root": None,
-        "path": "path",
-        "text": [],
-        "separator": None,
-        "where": {},
-        "max_bad_share": 0.1,
-        "pairs_per_shard": 3,
-        "vocabulary": None,
-        "seed": 0,
-    }
-    return PackSettings(source=str(source), **defaults | given)
+    return pack_settings(source, source.with_name("packed"), **given)
 
 
 def table_of(folder: Path, texts: pa.Array | list[Any], **columns: Any) -> Path:
@@ -108,7 +97,7 @@ NO_TEXTS = {
 @pytest.mark.parametrize("case", NO_TEXTS)
 def test_what_is_no_text_is_refused_by_the_columns_name(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the column 'text' is .*; expected texts, lists of texts"):
-        collect(settings(table_of(tmp_path, NO_TEXTS[case])))
+        collect(settings(table_of(tmp_path, NO_TEXTS[case]), text=["text"]))
 
 
 def test_a_column_of_nulls_alone_takes_nothing_from_the_others(tmp_path: Path) -> None:
@@ -152,9 +141,10 @@ def test_rows_without_a_path_are_counted_and_numbers_are_paths(tmp_path: Path) -
     assert found.left_out.counts == {"rows without a path": 1}
 
 
+PICTURE = plain_image((1, 2, 3)) + bytes(300_000)
 LONG = {
-    "pictures within the table": pa.array([{"bytes": b"\xff" * 300_000, "path": "a.jpg"}]),
-    "bytes": pa.array([b"\xff\xd8" * 300_000]),
+    "pictures within the table": pa.array([{"bytes": PICTURE, "path": "a.jpg"}]),
+    "bytes": pa.array([PICTURE]),
     "a text": pa.array(["\x1b[31m long \n" * 30_000]),
     "a list": pa.array([["x" * 300_000]]),
 }
@@ -162,9 +152,13 @@ LONG = {
 
 @pytest.mark.parametrize("case", LONG)
 def test_a_message_shows_at_most_80_characters_of_a_value(case: str, tmp_path: Path) -> None:
-    parquet.write_table(pa.table({"path": LONG[case], "text": ["a"]}), tmp_path / "t.parquet")
+    columns = {"mine": LONG[case], "text": ["a"]}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    # What no path can be is asked for as one, and pictures are asked for as texts.
+    is_picture = case in ("pictures within the table", "bytes")
+    chosen = {"path": "mine", "text": ["mine"] if is_picture else ["text"]}
     with pytest.raises(UserError) as error:
-        collect(settings(tmp_path / "t.parquet"))
+        collect(settings(tmp_path / "t.parquet", **chosen))
     line = str(error.value).replace(str(tmp_path), "")
     assert len(line) < 250 and line.isprintable(), line
 
@@ -295,7 +289,7 @@ def test_a_picture_with_metadata_that_nobody_can_read_is_packed(kind: str, tmp_p
     for seed in range(30):
         path = tmp_path / "picture"
         path.write_bytes(with_broken_metadata(kind, sound, Random(seed)))
-        _, packed = read_image(ImageFile(path.name, path))
+        _, packed = read_image(ImageFile(path.name, path.parent))
         assert upright(packed).tobytes() == upright(sound).tobytes()
 
 
@@ -306,6 +300,8 @@ BAD = {
     "float.tif": encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"),
     "page.jpg": b"<html>",
     "empty.png": b"",
+    "cut.jpg": encoded(_quarters(), "JPEG")[:600],
+    "cut.png": plain_image((1, 2, 3), side=200)[:300],
     "cut.gif": encoded(_quarters(), "GIF")[:300],
     "cut.webp": encoded(_quarters(), "WEBP")[:20],
 }
@@ -323,8 +319,12 @@ def test_a_bad_picture_is_counted_and_named_and_ends_nothing(
     pack.run(settings(source, text=["name"]))
 
     out = capsys.readouterr().out
-    assert "5 pairs with 5 texts in 2 shards, of 13 rows" in out
-    assert f"left out: {len(BAD)} bad images" in out
+    assert "5 pairs with 5 texts in 2 shards, of 15 rows" in out
+    assert f"left out: {len(BAD) - 2} broken images (first " in out
+    assert "2 files that are no images (first " in out
+    listed = (tmp_path / "packed" / "left_out.tsv").read_text().splitlines()
+    assert sorted(line.split("\t")[2] for line in listed[1:]) == sorted(BAD)
+    assert "files that are no images\t1\tpage.jpg\tHTML, not an image" in listed
     for name in BAD:
         assert f"{name}: " in out
     packed = [name for name, _ in contents(tmp_path / "packed") if name.endswith(".png")]

@@ -62,7 +62,7 @@ def _image(data: bytes) -> None:
     ways: tuple[Callable[[], None], ...] = (
         lambda: _check_pixels(decode(data, view, 32)),
         lambda: _check_pixels(decode_centre(data, _VIEWS)),
-        lambda: _check_member(*read_image(ImageFile("image", path))),
+        lambda: _check_member(*read_image(ImageFile(path.name, path.parent))),
     )
     for way in ways:
         try:

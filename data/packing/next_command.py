@@ -1,0 +1,100 @@
+"""The command that trains on what was packed, with settings that fit it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from .write import TOKENIZER
+
+HUB_TOKENIZER = "bert-base-uncased"
+
+_STEPS_AN_EPOCH = 32  # at least, as far as the smallest batch allows
+_LEAST_BATCH = 16
+_NORM_GROUP = 64  # conf/train.yaml's
+_LANES = 8  # conf/data/webdataset.yaml's
+_CROP = 289 / 346  # of the paper's resize_size
+
+
+class _Model(NamedTuple):
+    """A choice of `model=` for data of a size.
+
+    Attributes:
+        pairs: At least so many.
+        name: The choice.
+        batch: The largest batch to propose.
+        image_size: The model's own, in pixels.
+    """
+
+    pairs: int
+    name: str
+    batch: int
+    image_size: int
+
+
+_MODELS = (
+    _Model(10_000_000, "b5_base", 16_384, 289),
+    _Model(200_000, "b3_mini", 4096, 289),
+    _Model(0, "tiny", 512, 48),
+)
+
+# For photographs `tiny` can take more than its own size, which is that of the demo's drawings.
+_PHOTOGRAPH = 128  # pixels of the shorter side
+_TINY_FOR_PHOTOGRAPHS = 64
+
+
+def next_command(to: Path, *, pairs: int, side: int) -> str:
+    """Spells the command for a shell.
+
+    Args:
+        to: The folder of the shards, as the user spells it.
+        pairs: How many there are.
+        side: The usual shorter side of the images, in pixels; 0: nobody knows.
+    """
+    model = next(model for model in _MODELS if pairs >= model.pairs)
+    batch = _power_of_two(min(max(pairs // _STEPS_AN_EPOCH, _LEAST_BATCH), model.batch, pairs))
+    vocabulary = to / TOKENIZER
+
+    words = [
+        "data=webdataset",
+        f"data.shards={to}",
+        "data.caption=json:captions",
+        f"data.tokenizer={vocabulary if vocabulary.is_dir() else HUB_TOKENIZER}",
+        f"model={model.name}",
+        *_sizes(model, side),
+        f"batch_size={batch}",
+    ]
+    # A batch is whole norm groups, chunks and lanes.
+    if batch < _NORM_GROUP:
+        words += [f"norm_group={batch}", f"chunk_size={batch}"]
+    if batch < _LANES:
+        words.append(f"data.lanes={batch}")
+    words.append(f"name={_run_name(to)}")
+    return shlex.join(["python", "-m", "align_train", *words])
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one up to a number of at least 1."""
+    return 1 << (number.bit_length() - 1)
+
+
+def _sizes(model: _Model, side: int) -> list[str]:
+    """Settings of the image's size, if the model's own does not fit the images."""
+    size = model.image_size
+    if model.name == "tiny" and side >= _PHOTOGRAPH:
+        size = _TINY_FOR_PHOTOGRAPHS
+    elif 0 < side < size:
+        # Towers halve their image five times.
+        size = max(side // 32, 1) * 32
+
+    if size == model.image_size:
+        return []
+    return [f"model.image_size={size}", f"model.resize_size={round(size / _CROP)}"]
+
+
+def _run_name(to: Path) -> str:
+    """A plain name for the run, after the folder."""
+    name = re.sub(r"[^\w.-]", "_", to.absolute().name).lstrip(".")
+    return name or "mine"

@@ -1,0 +1,142 @@
+"""The setting `source`: a folder, a file, a glob or a list of files, opened as one table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from align_train.errors import UserError
+from align_train.shards.find import Found, find_files, path_of
+from align_train.shards.image_kind import is_image
+from align_train.shards.left_out import LeftOut
+
+from ..tables.open import COLUMNAR_ENDINGS, DELIMITED_ENDINGS, open_table
+from ..tables.paths import paths_of
+from ..tables.rows import NO_PYARROW, Table
+from ..tables.saved_names import NO_DATASETS, is_hub_name, is_saved_dataset
+from ..tables.several import SeveralTables
+from .folder import ImagesAndTexts
+from .imagefolder import METADATA, ImageFolder
+from .remote import root_of
+from .settings import PackSettings
+
+# Of a folder of tables, the files with the first of these endings that one has.
+_TABLES = (COLUMNAR_ENDINGS, DELIMITED_ENDINGS, (".jsonl", ".ndjson"), (".json",))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that is open.
+
+    Attributes:
+        table: Its rows.
+        root: The folder or URL from which paths of images start.
+    """
+
+    table: Table
+    root: Path | str
+
+
+def open_source(settings: PackSettings, left_out: LeftOut) -> Source:
+    """Opens the source.
+
+    Args:
+        settings: Those of the command.
+        left_out: Counts the files in it that are neither a table, an image nor a text of one.
+
+    Raises:
+        UserError: There is none, or it is no table.
+    """
+    listed = paths_of(settings.source, "source")
+    root = root_of(settings.root)
+    if any(map(is_hub_name, listed)):
+        return Source(_of_hub(listed, settings), root or Path())
+    given = [path_of(name) for name in listed]
+
+    if len(given) == 1 and given[0].is_dir():
+        folder = given[0]
+        return Source(_of_folder(folder, settings, left_out), root or folder)
+
+    files: list[Path] = []
+    for path in given:
+        files += _files_of(path, left_out)
+    tables = [open_table(file, settings.columns) for file in files]
+    table = tables[0] if len(tables) == 1 else SeveralTables(_name(settings.source), tables)
+    return Source(table, root or Path(os.path.commonpath([file.parent for file in files])))
+
+
+def _of_hub(listed: Sequence[str], settings: PackSettings) -> Table:
+    if len(listed) > 1:
+        raise UserError(f"source={_name(settings.source)}: one name on the hub at a time")
+    # Imported here: pyarrow is in an extra.
+    try:
+        from ..tables.columnar import ColumnarFile
+        from ..tables.hub import HubDataset
+    except ImportError:
+        raise UserError(NO_DATASETS) from None
+
+    found = HubDataset(listed[0], config=settings.hub_config, revision=settings.hub_revision)
+    return ColumnarFile(listed[0], found)
+
+
+def _of_saved(folder: Path) -> Table:
+    try:
+        from ..tables.columnar import ColumnarFile
+        from ..tables.saved_dataset import SavedDataset
+    except ImportError:
+        raise UserError(NO_PYARROW) from None
+    return ColumnarFile(folder, SavedDataset(folder))
+
+
+def _name(source: object) -> str:
+    return ", ".join(map(str, source)) if isinstance(source, list) else str(source)
+
+
+def _files_of(path: Path, left_out: LeftOut) -> Sequence[Path]:
+    if path.is_dir():
+        files = _tables_among(find_files(path, is_image, deep=True), left_out)
+        if not files:
+            raise UserError(f"source={path}: no table in that folder ({', '.join(_endings())})")
+        return files
+
+    found = find_files(path, lambda file: True, deep=False)
+    left_out.update(found.left_out)
+    if not found.files:
+        raise UserError(
+            f"source={path}: no such folder or table ({', '.join(_endings())}, or other text)"
+        )
+    return found.files
+
+
+def _endings() -> list[str]:
+    return [ending for endings in _TABLES for ending in endings]
+
+
+def _of_folder(folder: Path, settings: PackSettings, left_out: LeftOut) -> Table:
+    """A folder is one of images with a table, of images with texts, or of tables alone."""
+    if is_saved_dataset(folder):
+        return _of_saved(folder)
+    found = find_files(folder, is_image, deep=True)
+    metadata = [path for path in found.others if path.name.lower() in METADATA]
+    if metadata:
+        return ImageFolder(folder, found, metadata, left_out)
+
+    files = [] if found.files else _tables_among(found, left_out)
+    if not files:
+        return ImagesAndTexts(folder, found, left_out)
+    tables = [open_table(file, settings.columns) for file in files]
+    return tables[0] if len(tables) == 1 else SeveralTables(str(folder), tables)
+
+
+def _tables_among(found: Found, left_out: LeftOut) -> Sequence[Path]:
+    """The tables among the files of a folder without images; counts the other files."""
+    for endings in _TABLES:
+        tables = [path for path in found.others if path.name.lower().endswith(endings)]
+        if tables:
+            left_out.update(found.left_out)
+            others = [path for path in found.others if path not in set(tables)]
+            left_out.update(LeftOut.of("files that are no such table", others))
+            return tables
+    return ()

@@ -1,0 +1,106 @@
+"""What a JSON file holds: a list of rows, COCO's two lists, Karpathy's, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from align_train.errors import UserError, shown, shown_names
+
+from .objects import JsonLines, JsonList
+from .rows import NOT_UTF8
+
+_LINES = (".jsonl", ".ndjson")
+
+
+def open_json(path: Path) -> JsonLines | JsonList:
+    """Opens a JSON file, of any ending.
+
+    Raises:
+        UserError: It is broken, or has no list of rows, or several.
+    """
+    if path.suffix.lower() in _LINES or _has_lines(path):
+        return JsonLines(path)
+
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {NOT_UTF8.format(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({shown(str(error))}); fetch or write it again") from None
+
+    if isinstance(content, list):
+        return JsonList(str(path), "JSON, a list", _filled(content, path))
+    if isinstance(content, dict):
+        return _of_object(content, path)
+    raise UserError(f"{path}: expected a list of objects, found {shown(content, 40)}")
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether the first line is an object by itself, and another line follows."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline()
+            # A list in one line is the whole file.
+            if not first.lstrip().startswith("{") or not first.rstrip().endswith("}"):
+                return False
+            json.loads(first)
+            return any(line.strip() for line in file)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _of_object(content: Mapping[str, object], path: Path) -> JsonList:
+    lists = {name: value for name, value in content.items() if _is_rows(value)}
+    images, annotations = lists.get("images"), lists.get("annotations")
+    if images is not None and annotations is not None:
+        return JsonList(str(path), "COCO's JSON", _coco(images, annotations, path))
+
+    if len(lists) != 1:
+        found = f"lists of objects in {shown_names(lists)}" if lists else "no list of objects"
+        raise UserError(f"{path}: expected one list of objects, found {found}")
+    ((name, rows),) = lists.items()
+    # Licences and categories of COCO's files would be rows of no image.
+    form = "Karpathy's JSON" if _is_karpathy(rows) else f"JSON, the list '{shown(name)}'"
+    return JsonList(str(path), form, rows)
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _is_karpathy(rows: object) -> bool:
+    first = rows[0] if isinstance(rows, list) else None
+    return isinstance(first, dict) and {"sentences", "split", "filename"} <= first.keys()
+
+
+def _filled(rows: Sequence[object], path: Path) -> Sequence[object]:
+    if not rows:
+        raise UserError(f"{path}: the list is empty; check the path")
+    return rows
+
+
+def _coco(images: object, annotations: object, path: Path) -> list[dict[str, object]]:
+    """Gives each image the captions of its annotations, as `caption`.
+
+    Raises:
+        UserError: Two images have the same id, or an annotation has no image or no caption.
+    """
+    assert isinstance(images, list) and isinstance(annotations, list)
+    captions: dict[object, list[object]] = {}
+    for image in images:
+        number = image.get("id") if isinstance(image, dict) else None
+        if number is None or number in captions:
+            raise UserError(f"{path}: two images have the id {shown(number)}, or one has none")
+        captions[number] = []
+
+    for annotation in annotations:
+        of = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if of not in captions or "caption" not in annotation:
+            raise UserError(
+                f"{path}: expected annotations with image_id, of an image, and caption, as in "
+                f"COCO's captions_*.json, found {shown(annotation)}"
+            )
+        captions[of].append(annotation["caption"])
+    return [{**image, "caption": captions[image["id"]]} for image in images]

@@ -1,0 +1,105 @@
+"""The end of `data.pack`: what is left out is listed, and the command that it prints trains."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from align_train.config.compose import compose_training
+from align_train.config.split import check_split
+from align_train.errors import UserError
+from data import pack
+from data.packing.next_command import next_command
+from tests.support.commands import run
+from tests.support.images import encoded, picture
+from tests.support.packing import pack_settings, packed_records
+
+PAIRS = 40
+
+
+def table_of(folder: Path) -> Path:
+    """Drawn images in two folders, with the same names in both; two captions each."""
+    rows = [("path", "caption")]
+    random = Random(0)
+    for index in range(PAIRS):
+        name = f"{('left', 'right')[index % 2]}/photo {index // 2}.jpg"
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(encoded(picture(index % 16, seed=index), "JPEG"))
+        for _ in range(2):
+            rows.append((name, f"a thing, {random.randrange(1000)} of its kind"))
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder / "pairs.csv"
+
+
+def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path: Path) -> None:
+    table_of(tmp_path)
+    words = ("source=pairs.csv", "to=my shards", "text=[caption]", "vocabulary=200")
+    out = run(*words, cwd=tmp_path, module="data.pack").stdout
+    assert "my shards: 40 pairs with 80 texts in 1 shards, of 80 rows" in out
+    assert "captions of a pair: 2 to 2, 2.0 on average" in out
+    assert out.count(" of its kind") == 6 and out.count("/photo ") == 3
+    assert (tmp_path / "my shards" / "contact_sheet.png").read_bytes()[1:4] == b"PNG"
+
+    command = shlex.split(out.splitlines()[out.splitlines().index("next, train on them:") + 1])
+    assert command[:3] == ["python", "-m", "align_train"] and "name=my_shards" in command
+    run(*command[3:], "max_steps=1", cwd=tmp_path)
+
+    shown = run("name=my_shards", "step=1", cwd=tmp_path, module="align_train.show").stdout
+    run(
+        "model=outputs/my_shards", "shards=my shards", "to=all",
+        cwd=tmp_path, module="align_train.embed",
+    )  # fmt: skip
+    found = run("index=all", "text=a thing", cwd=tmp_path, module="align_train.search").stdout
+
+    key_of = {}
+    for key, record in packed_records(tmp_path / "my shards").items():
+        key_of[record["source"]] = key
+    assert len(key_of) == PAIRS
+    for table, rows in ((shown, 16), (found, 12)):
+        named = [line for line in table.splitlines() if "/photo " in line]
+        assert len(named) == rows
+        for line in named:
+            name = next(name for name in key_of if f"{name} " in line)
+            assert key_of[name] in line
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 7, 12, 50, 6_000, 300_000])
+def test_the_command_splits_its_batch_evenly(pairs: int, tmp_path: Path) -> None:
+    words = shlex.split(next_command(tmp_path, pairs=pairs, side=300))[3:]
+    train = compose_training(*words)
+    check_split(train)
+    assert train.batch_size <= pairs
+
+
+def test_missing_images_are_refused_or_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(tmp_path)
+    gone = [f"left/photo {index}.jpg" for index in (3, 7, 11, 15)]
+    for name in gone:
+        (tmp_path / name).unlink()
+    (tmp_path / "right" / "photo 1.jpg").write_bytes(b"\n<!DOCTYPE html>\n<html>gone</html>")
+
+    with pytest.raises(UserError) as error:
+        pack.run(pack_settings(table, tmp_path / "packed"))
+    assert f"4 of 40 images are missing, first {', '.join(gone[:3])} in " in str(error.value)
+    assert "skip_missing=true" in str(error.value)
+
+    pack.run(pack_settings(table, tmp_path / "packed", skip_missing=True))
+    out = capsys.readouterr().out
+    assert "35 pairs with 70 texts" in out
+    assert "left out: 4 missing images (first left/photo 3.jpg), 1 files that are no images" in out
+    with (tmp_path / "packed" / "left_out.tsv").open() as file:
+        listed = [(row["name"], row["why"]) for row in csv.DictReader(file, delimiter="\t")]
+    page = ("right/photo 1.jpg", "HTML, not an image")
+    assert listed == [*((name, "") for name in gone), page]
+
+    for path in [*(tmp_path / "left").iterdir(), *(tmp_path / "right").iterdir()]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"40 of 40 images are missing, .*; check path and root$"):
+        pack.run(pack_settings(table, tmp_path / "no", skip_missing=True))

@@ -1,0 +1,99 @@
+"""`data.pack` from URLs: tables, folders and images on a web server and in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align_train.errors import UserError
+from data import pack
+from data.packing.settings import PackSettings
+from tests.support.images import encoded, picture
+from tests.support.packing import pack_settings, packed_records
+from tests.support.servers import flaky_http, flaky_s3, web
+
+COUNT = 8
+
+
+def at(url: str, folder: Path, **given: Any) -> PackSettings:
+    return pack_settings(url, folder / "packed", **given)
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for index in range(COUNT):
+        name = f"a b/{index}%.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        found[name] = encoded(picture(index), "PNG")
+        (folder / name).write_bytes(found[name])
+        (folder / name).with_suffix(".txt").write_text(f"text {index}")
+    return found
+
+
+def test_a_table_on_a_web_server_names_its_images_by_paths(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    names = list(images(served))
+    lines = [f"{name},text {index}" for index, name in enumerate(names)]
+    (served / "pairs.csv").write_text("\n".join(["path,text", *lines]))
+    with flaky_http(served, fail=0.2, stall=0.1) as server:
+        pack.run(at(f"{server.url}/pairs.csv", tmp_path))
+
+    records = packed_records(tmp_path / "packed").values()
+    assert {record["source"]: record["captions"] for record in records} == {
+        name: [f"text {index}"] for index, name in enumerate(names)
+    }
+    # Nothing of the source is left beside the result.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "served"]
+
+
+@pytest.mark.parametrize("store", ["http", "s3"])
+def test_a_folder_at_a_url_is_packed_as_if_it_were_here(store: str, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    names = list(images(served))
+    with (flaky_http if store == "http" else flaky_s3)(served, fail=0.0) as server:
+        options = getattr(server, "storage_options", None)
+        pack.run(at(server.url, tmp_path, storage_options=options))
+    records = packed_records(tmp_path / "packed").values()
+    assert {record["source"]: record["captions"] for record in records} == {
+        name: [f"text {index}"] for index, name in enumerate(names)
+    }
+
+
+def test_images_by_urls_that_do_not_come_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {f"{index}.png": encoded(picture(index), "PNG") for index in range(COUNT)}
+    table = tmp_path / "pairs.tsv"
+    with web(pictures) as server:
+        urls = [f"{server.url}/good/{name}" for name in pictures]
+        bad = [f"{server.url}/gone/0.png", f"{server.url}/page/0.png"]
+        table.write_text("\n".join(["url\tcaption", *(f"{url}\ta text" for url in [*urls, *bad])]))
+        given = pack_settings(table, tmp_path / "packed", path="url", text=["caption"])
+        with pytest.raises(UserError, match=r"gone/0\.png: cannot be fetched \(no such file there"):
+            pack.run(given)
+        given.skip_missing = True
+        pack.run(given)
+
+    assert "left out: 1 missing images (first http" in (out := capsys.readouterr().out), out
+    records = packed_records(tmp_path / "packed").values()
+    assert sorted(record["source"] for record in records) == urls
+    listed = (tmp_path / "packed" / "left_out.tsv").read_text()
+    assert f"missing images\t1\t{bad[0]}\tno such file there" in listed
+    assert f"files that are no images\t1\t{bad[1]}\tHTML, not an image" in listed
+
+
+def test_a_source_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    images(served)
+    (served / "broken.csv").write_text('path,text\na.png,"open')
+    with flaky_http(served, fail=0.0) as server:
+        for name, words in (
+            ("none.csv", "no such file there"),
+            ("none", "no files in that folder, or no such folder"),
+            ("broken.csv", rf"^{server.url}/broken\.csv, line 2: a cell begins"),
+        ):
+            with pytest.raises(UserError, match=words):
+                pack.run(at(f"{server.url}/{name}", tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["served"]
