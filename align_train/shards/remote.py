@@ -19,6 +19,10 @@ from align_train.shards.hub import Address, headers, is_hub, is_offline
 _SECONDS_TO_CONNECT = 60
 _LONGEST_REASON = 200  # characters of an error that a message quotes
 
+# We try again ourselves. These libraries would do so within the time that a store asks to wait.
+_S3 = ("s3://", "s3a://")
+_ONCE = {"total_max_attempts": 1}
+
 _BUSY = (429, 503)
 _SECONDS = re.compile(r"\d{1,9}")
 _RESET = re.compile(r"\bt=(\d{1,9})\b")  # of RateLimit: "resolvers";r=0;t=55
@@ -79,6 +83,11 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
         options = _with_token(address, options)
         url = address.download
     settings = _with_session(url, options)
+    is_s3 = url.startswith(_S3)
+    if is_s3:
+        given = settings.get("config_kwargs") or {}
+        if isinstance(given, Mapping):
+            settings["config_kwargs"] = {"retries": _ONCE, **given}
     if anew:
         settings["skip_instance_cache"] = True
 
@@ -86,6 +95,8 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
         fs, path = fsspec.core.url_to_fs(url, **settings)
         # Otherwise an old listing would answer for a file that came or went since.
         fs.invalidate_cache()
+        if is_s3:
+            fs.retries = 1
     except ImportError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
