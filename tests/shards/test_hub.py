@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -115,18 +116,17 @@ def test_a_hub_that_asks_to_wait_is_left_alone_so_long(
     assert said.endswith("429 TOO MANY REQUESTS; waiting 1 s, as the server asks")
 
 
-@pytest.mark.parametrize("says", ["retry-after", "date"])
 def test_a_web_server_that_asks_to_wait_is_left_alone_so_long(
-    says: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit = Limit(requests=3, window=1, wait=2, says=says, status=503)
+    limit = Limit(requests=3, window=1, wait=1, status=503)
     with hub(repository, limit=limit) as server:
         url = f"{server.url}/datasets/{NAME}/resolve/main/packed/{MANIFEST_NAME}"
         # A manifest is asked for by HEAD and GET: the last of these four comes too early.
         for _ in range(2):
             assert resolve(url, caption=TXT, cache=cache_in(tmp_path / "cache")).pairs == 512
     assert_waited(server.asked, limit)
-    assert "503 SERVICE UNAVAILABLE; waiting 2 s" in capsys.readouterr().err
+    assert "503 SERVICE UNAVAILABLE; waiting 1 s" in capsys.readouterr().err
 
 
 @pytest.mark.long
@@ -181,9 +181,7 @@ def assert_waited(asked: list[Asked], limit: Limit) -> None:
     for one in {each.path for each in refused}:
         times = [(each.at, each.status) for each in asked if each.path == one]
         for (before, status), (after, _) in pairwise(times):
-            # The server's date has whole seconds.
-            least = limit.wait - 1 if limit.says == "date" else limit.wait
-            assert status != limit.status or after - before >= least
+            assert status != limit.status or after - before >= limit.wait
 
 
 def test_a_wait_beyond_the_patience_ends_in_one_line(
@@ -210,7 +208,6 @@ def test_a_wait_beyond_the_patience_ends_in_one_line(
             f"{SET}/packed",
             "401: gated or private, or there is no such data set; set HF_TOKEN, accept the terms",
         ),
-        ("private", None, f"{SET}/packed", "401: gated or private"),
         ("private", "hf_wrong", f"{SET}/packed", "with the account of the token in use"),
         ("open", None, "hf://datasets/ann/paris/packed", "401: gated or private"),
         ("private", TOKEN, "hf://datasets/ann/paris/packed", "404: no such data set or revision"),
@@ -308,9 +305,9 @@ def test_a_run_keeps_its_commit_when_the_branch_moves_and_tells_no_one_the_token
     cwd.mkdir()
     with hub(repository, access="private") as server:
         commit = server.branches["main"]
-        environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+        command = partial(run, cwd=cwd, HF_ENDPOINT=server.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="0")
         arguments = recipe(many, f"{SET}/packed")
-        done = [run(*arguments, "max_steps=4", cwd=cwd, **environment)]
+        done = [command(*arguments, "max_steps=4")]
         assert f"@main is {commit}" in done[0].stdout
 
         # The next commit has other shards.
@@ -318,8 +315,8 @@ def test_a_run_keeps_its_commit_when_the_branch_moves_and_tells_no_one_the_token
         (repository / "bare #1").rename(repository / "packed")
         server.push(repository)
         before = len(server.asked)
-        done.append(run(*arguments, "max_steps=8", cwd=cwd, **environment))
-        done.append(run("name=run", "step=8", cwd=cwd, module="align_train.show", **environment))
+        done.append(command(*arguments, "max_steps=8"))
+        done.append(command("name=run", "step=8", module="align_train.show"))
         assert {asked.path.count(commit) for asked in server.asked[before:]} <= {1}
 
         folder = RunFolder(cwd / "outputs" / "run")

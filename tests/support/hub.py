@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -34,7 +33,7 @@ _PAGE = 5  # entries of a listing
 class Limit:
     """So many requests in a window of seconds; then 429, which asks to wait `wait` seconds.
 
-    says: the header that tells it: retry-after, date (a Retry-After with a date) or ratelimit.
+    says: the header that tells it: retry-after or ratelimit.
     status: The status of the answer.
     """
 
@@ -58,9 +57,7 @@ class Limit:
 
     def answer(self) -> Response:
         headers = {"Retry-After": str(self.wait)}
-        if self.says == "date":
-            headers = {"Retry-After": formatdate(time.time() + self.wait, usegmt=True)}
-        elif self.says == "ratelimit":
+        if self.says == "ratelimit":
             headers = {"RateLimit": f'"resolvers";r=0;t={self.wait}'}
         return Response("slow down", status=self.status, headers=headers)
 
