@@ -228,10 +228,10 @@ class _Resolver:
                 # A listing of the hub says whether there is a manifest. Of other places to ask for
                 # the manifest is cheaper than to list the folder.
                 if is_hub(folder):
-                    files = from_first(f"tars {folder}", partial(self.cache.glob, f"{folder}/*"))
+                    files = from_first(f"tars {folder}", partial(self._list, folder))
                     if f"{folder}/{MANIFEST_NAME}" in files:
                         return self._read(f"{folder}/{MANIFEST_NAME}")
-                    tars += [file for file in files if file.lower().endswith(".tar")]
+                    tars += files
                     continue
                 try:
                     return self._read(f"{folder}/{MANIFEST_NAME}")
@@ -249,6 +249,12 @@ class _Resolver:
             return self._scan(own, shards)
         except FileNotFoundError as error:
             raise UserError(f"{self.key}={shards}: {error}; {HOW_TO_PREPARE}") from None
+
+    def _list(self, folder: str) -> list[str]:
+        """The tars and the manifest in a folder of the hub."""
+        manifest = f"{folder}/{MANIFEST_NAME}"
+        files = self.cache.glob(f"{folder}/*")
+        return [file for file in files if file == manifest or file.lower().endswith(".tar")]
 
     def _read(self, url: str) -> Manifest:
         manifest = read_manifest(url, cache=self.cache)

@@ -38,14 +38,14 @@ _POLL = 0.05
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
 _TOLD_AT = 4.0  # when the pause has grown to this, the user reads of the trouble, once
-_TOLD_EVERY = 60.0  # the least between two lines about one server that wants us to wait
+_SAID_FOR = 60.0  # how much later a wait must end than the last one to be worth a line of its own
 
 # A store may err once. If it says the same so often, it means it.
 _TIMES = 3
 
 Result = TypeVar("Result")
 
-_told: dict[str, float] = {}  # when this process wrote last that a server wants it to wait
+_said_until: dict[str, float] = {}  # by server, the end of the last wait that a line has told
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ class Source:
                 failures.add(error)
 
             if time.monotonic() + pause > deadline or failures.count == self.tries:
+                within = f" in {self.patience:g} s (data.staging.patience)"
                 raise Unreachable(
-                    f"{url}: cannot be fetched; given up after {failures.count} attempts in "
-                    f"{self.patience:g} s (data.staging.patience), the last: {failures.reason}"
+                    f"{url}: cannot be fetched; given up after {failures.count} attempts"
+                    f"{within if self.tries is None else ''}, the last: {failures.reason}"
                 )
 
             # Jitter: otherwise all nodes of a cluster would come back at the same moment.
@@ -143,8 +144,8 @@ class Source:
         # All that is fetched at a time meets the same limit: one line is enough.
         scheme, _, rest = url.partition("://")
         server = f"{scheme}://{rest.partition('/')[0]}"
-        if now - _told.get(server, -_TOLD_EVERY) >= _TOLD_EVERY:
-            _told[server] = now
+        if now + seconds > _said_until.get(server, -_SAID_FOR) + _SAID_FOR:
+            _said_until[server] = now + seconds
             line = f"align_train: {url}: {reason}; waiting {seconds:.0f} s, as the server asks"
             print(line, file=sys.stderr, flush=True)
         time.sleep(seconds * random.uniform(1.0, 1.1))

@@ -52,7 +52,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no_token"))
-    monkeypatch.setattr(retry, "_told", {})
+    monkeypatch.setattr(retry, "_said_until", {})
 
 
 def cache_in(folder: Path, patience: float = 30) -> ShardCache:
