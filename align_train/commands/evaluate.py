@@ -238,12 +238,15 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
         max_tokens=data["max_tokens"],
         classes=pretrained.classes,
     )
+    # The run's own shards are those of its own commits.
+    run = None if settings.shards is not None else pretrained.run
+    revisions = run.lineage.revisions(run.last_step()) if run else {}
     return EvaluationSets(
         held_out=data["held_out"],
         caption=settings.caption or data["held_out_caption"] or data["caption"],
         vocabulary=vocabulary,
         views=pretrained.views(**sizes),
-        cache=shard_cache_of(build(data["staging"]), data["storage_options"]),
+        cache=shard_cache_of(build(data["staging"]), data["storage_options"], revisions),
         # Errors name the setting that the user has given.
         key="shards" if settings.shards is not None else "data.held_out",
     )

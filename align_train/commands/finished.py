@@ -33,7 +33,8 @@ def show_or_evaluate(
         print_results(folder)
         return
 
-    data = prepare_data(settings, progress=True)
+    revisions = folder.lineage.revisions(finished_steps)
+    data = prepare_data(settings, revisions, progress=True)
     evaluators = evaluators_of(settings, data.sets)
     if not evaluators:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 
 import torch
 
@@ -83,11 +84,14 @@ def _check_gpus(devices: int) -> None:
         ) from None
 
 
-def prepare_data(settings: TrainSettings, *, progress: bool) -> PairsDataModule:
+def prepare_data(
+    settings: TrainSettings, revisions: Mapping[str, str], *, progress: bool
+) -> PairsDataModule:
     """Opens the data.
 
     Args:
         settings: The run's settings.
+        revisions: Commits of data sets on the hub that the run has used before.
         progress: Whether this process shows progress bars.
 
     Returns:
@@ -96,7 +100,9 @@ def prepare_data(settings: TrainSettings, *, progress: bool) -> PairsDataModule:
     Raises:
         UserError: Shards or tokenizer are missing or broken.
     """
-    data: PairsDataModule = build(settings.data, progress=progress, accept=settings.accept)
+    data: PairsDataModule = build(
+        settings.data, revisions=revisions, progress=progress, accept=settings.accept
+    )
     return data
 
 

@@ -109,7 +109,7 @@ def _pieces_at(finished_steps: int, folder: RunFolder) -> TrainingPieces:
 
     # Held-out pairs are not opened, and nothing is made: they may long be gone.
     unused = {key: None for key in ("held_out", "make") if key in run.data}
-    data: PairsDataModule = build(run.data | unused)
+    data: PairsDataModule = build(run.data | unused, revisions=stretch.get("revisions"))
     if data.manifest.identity != stretch["manifest"]:
         raise UserError(
             f"data.shards={run.data['shards']}: step {finished_steps + 1} was trained on other "

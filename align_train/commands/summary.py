@@ -63,6 +63,8 @@ def summary(
     if data.dropped:
         names = ", ".join(manifest.shards[shard].name for shard in data.dropped)
         lines["dropped"] = f"{names}: vanished earlier"
+    commits = data.cache.hub.commits
+    lines["hub"] = ", ".join(f"{name} is {commit}" for name, commit in commits.items())
     lines["changed"] = spell_changes(changes)
 
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items() if value)

@@ -106,7 +106,8 @@ def _run(
     # Read and build. Paths come before devices, and all of it before anything is written.
     settings = as_begun(folder, settings, finished_steps)
     changes = changed_settings(folder, settings, finished_steps)
-    data = prepare_data(settings, progress=first)
+    revisions = folder.lineage.revisions(finished_steps)
+    data = prepare_data(settings, revisions, progress=first)
     if finished_steps:
         continue_stretch(data, folder, finished_steps)
     if not settings.dry_run:

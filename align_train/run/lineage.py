@@ -75,6 +75,23 @@ class Lineage:
             )
         return stretches[-1]
 
+    def revisions(self, finished_steps: int) -> dict[str, str]:
+        """Finds the commits of data sets on the hub that hold while the run goes on.
+
+        Args:
+            finished_steps: Steps in the last checkpoint; 0: the run is new, and has used none.
+
+        Returns:
+            By data set and revision the commit; see `shards/hub_listing.py`.
+
+        Raises:
+            UserError: The lineage does not reach back to that step.
+        """
+        if not finished_steps:
+            return {}
+        revisions: dict[str, str] = self.stretch_at(finished_steps - 1).get("revisions", {})
+        return revisions
+
     def begin_stretch(
         self,
         recipe: Mapping[str, object],

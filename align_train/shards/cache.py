@@ -15,15 +15,18 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from align_train.errors import UserError
 from align_train.files import cache_folder, locked
 from align_train.shards.cache_space import CacheSpace, evict, lock_path, touch
+from align_train.shards.hub import is_hub, is_offline
+from align_train.shards.hub_listing import Hub
 from align_train.shards.remote import is_url, stored_size
 from align_train.shards.retry import Source
 
@@ -40,6 +43,7 @@ class ShardCache:
         stall: Seconds without a byte after which an attempt is given up.
         fetches: How many shards each rank fetches at a time, ahead of need.
         storage_options: For the file systems of fsspec.
+        revisions: Commits of data sets on the hub that a run has used before; see `Hub.commits`.
 
     Raises:
         UserError: A number is not above 0.
@@ -52,6 +56,7 @@ class ShardCache:
     stall: float = 30.0
     fetches: int = 8
     storage_options: Mapping[str, object] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("limit_gb", "patience", "stall", "fetches"):
@@ -65,6 +70,15 @@ class ShardCache:
         if self.folder is None:
             return cache_folder("shards")
         return Path(self.folder).expanduser().absolute()
+
+    @cached_property
+    def hub(self) -> Hub:
+        """The data sets of the hub, at one commit each."""
+        return Hub(self._source, self._space, self.revisions)
+
+    def pinned(self, url: str) -> str:
+        """A URL of the hub at its commit, see `Hub.pinned`; any other as it is."""
+        return self.hub.pinned(url) if is_hub(url) else url
 
     def wants(self, url: str) -> bool:
         """Whether a shard is fetched to the cache; if not, it is read at its path."""
@@ -87,6 +101,7 @@ class ShardCache:
         if not self.wants(url):
             return Path(url)
 
+        url = self.pinned(url)
         copy = self.path_of(url)
         # No lock is needed here: a file of that name is whole.
         if touch(copy, size):
@@ -124,6 +139,8 @@ class ShardCache:
         """
         if not self.wants(url):
             return None
+        if is_hub(url):
+            return self.hub.size(url)
         return self._source.ask(url, stored_size)
 
     def glob(self, pattern: str) -> list[str]:
@@ -132,6 +149,8 @@ class ShardCache:
         def matches(fs: Any, path: str) -> list[str]:
             return [fs.unstrip_protocol(match) for match in fs.glob(path)]
 
+        if is_hub(pattern):
+            return self.hub.glob(pattern)
         return self._source.ask(pattern, matches)
 
     def read(self, url: str) -> bytes:
@@ -155,6 +174,10 @@ class ShardCache:
                     f"{url}: cannot be read ({error.strerror}); check the path"
                 ) from None
 
+        # A file of a commit never changes: a copy is kept, for all processes of the machine.
+        if is_hub(url):
+            return self.local(url).read_bytes()
+
         # A manifest may change at its URL, so no copy of it is kept.
         self._space.make()
         copy = self._space.temporary(url)
@@ -163,6 +186,24 @@ class ShardCache:
             return copy.read_bytes()
         finally:
             copy.unlink(missing_ok=True)
+
+    def check_offline(self, urls: Sequence[str]) -> None:
+        """Checks that all shards of the hub are here, if the user forbids to ask the hub.
+
+        Args:
+            urls: The shards that will be wanted.
+
+        Raises:
+            UserError: Some are missing.
+        """
+        if not is_offline():
+            return
+        missing = [url for url in urls if is_hub(url) and not self.path_of(url).exists()]
+        if missing:
+            raise UserError(
+                f"{missing[0]}: not in {self.path}, as {len(missing)} of {len(urls)} shards, and "
+                f"HF_HUB_OFFLINE is set; unset it, or give data.staging.folder"
+            )
 
     def renew(self, urls: list[str]) -> None:
         """Marks shards as in use, so that they are the last to be evicted."""

@@ -3,7 +3,7 @@
 Names in the folder, of a shard at URL/NAME whose URL has the hash HASH:
 `HASH-NAME` a whole copy · `.HASH-NAME.index.npz` its index · `.HASH-NAME.lock` one fetches it ·
 `.HASH-NAME.BYTES.PROCESS.NUMBER.partial` a fetch in progress, which has BYTES reserved ·
-`.room.lock` one makes room. All other files are left alone.
+`.room.lock` one makes room · `.HASH.hub` what the hub has answered. All other files are left alone.
 """
 
 from __future__ import annotations

@@ -1,18 +1,31 @@
 """Remote places: the file systems of fsspec, and the meaning of their errors.
 
 Each store raises errors of its own kinds. Here they are sorted into three: the file is missing, the
-source refuses for good, or anything else, after which another attempt may help.
+source refuses for good, or anything else, after which another attempt may help. A source may also
+say when it will answer again.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from align_train.errors import UserError, one_line, shown
+from align_train.shards.hub import Address, headers, is_hub, is_offline
 
 _SECONDS_TO_CONNECT = 60
 _LONGEST_REASON = 200  # characters of an error that a message quotes
+
+# We try again ourselves. These libraries would do so within the time that a store asks to wait.
+_S3 = ("s3://", "s3a://")
+_ONCE = {"total_max_attempts": 1}
+
+_BUSY = (429, 503)
+_SECONDS = re.compile(r"\d{1,9}")
+_RESET = re.compile(r"\bt=(\d{1,9})\b")  # of RateLimit: "resolvers";r=0;t=55
 
 # The option of fsspec's file system that goes to its session of aiohttp. S3's library reads the
 # environment by itself.
@@ -33,6 +46,10 @@ class Vanished(UserError, FileNotFoundError):
     """
 
     shard = -1
+
+
+class Unreachable(UserError):
+    """A source has not answered, or by errors only."""
 
 
 class Stalled(Exception):
@@ -61,7 +78,16 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
     """
     import fsspec  # asyncio comes with it, a tenth of a second
 
+    if is_hub(url):
+        address = Address.parse(url)
+        options = _with_token(address, options)
+        url = address.download
     settings = _with_session(url, options)
+    is_s3 = url.startswith(_S3)
+    if is_s3:
+        given = settings.get("config_kwargs") or {}
+        if isinstance(given, Mapping):
+            settings["config_kwargs"] = {"retries": _ONCE, **given}
     if anew:
         settings["skip_instance_cache"] = True
 
@@ -69,6 +95,8 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
         fs, path = fsspec.core.url_to_fs(url, **settings)
         # Otherwise an old listing would answer for a file that came or went since.
         fs.invalidate_cache()
+        if is_s3:
+            fs.retries = 1
     except ImportError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -80,6 +108,23 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
             f"{url}: fsspec cannot open it ({reason}); check data.storage_options"
         ) from None
     return fs, path
+
+
+def _with_token(address: Address, options: Mapping[str, object]) -> dict[str, object]:
+    """The options, with the headers that the hub wants."""
+    if is_offline():
+        raise UserError(
+            f"{address.url}: not in the shard cache, and HF_HUB_OFFLINE is set; unset it, or fetch "
+            f"the data set before"
+        )
+    if "token" in options:
+        raise UserError(
+            "data.storage_options.token: settings are written to the run's folder; set HF_TOKEN "
+            "in the environment, or run hf auth login"
+        )
+    given = options.get("headers")
+    own = given if isinstance(given, Mapping) else {}
+    return {**options, "headers": {**headers(), **own}}
 
 
 def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
@@ -116,15 +161,35 @@ def stored_size(fs: Any, path: str) -> int | None:
 
 def reason_of(error: BaseException) -> str:
     """An error's type and text, short, in one line."""
+    status, _ = _answer(error)
+    message = getattr(error, "message", None)
+    # Not the URL of the error: it is long, and a redirect's has a signature that lets anyone in.
+    if status is not None and isinstance(message, str):
+        return one_line(f"{status} {message}", _LONGEST_REASON)
     return one_line(f"{type(error).__name__}: {error}", _LONGEST_REASON)
 
 
-def is_refusal(error: Exception) -> bool:
+def is_refusal(error: BaseException) -> bool:
     """Whether the source refuses: credentials that are missing or wrong do not mend themselves."""
     if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
         return True
     # botocore is no dependency, so its errors are known by name.
     return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+
+
+def refusal(url: str, error: BaseException) -> UserError:
+    """The error of a source that refuses.
+
+    Args:
+        url: The file.
+        error: The source's own.
+    """
+    if is_hub(url):
+        return UserError(Address.parse(url).refusal(_answer(error)[0]))
+    return UserError(
+        f"{url}: the source refuses ({reason_of(error)}); check the credentials (environment, "
+        f"data.storage_options)"
+    )
 
 
 def is_missing(error: FileNotFoundError) -> bool:
@@ -135,3 +200,61 @@ def is_missing(error: FileNotFoundError) -> bool:
     cause = error.__cause__
     unreachable = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
     return not unreachable or getattr(cause, "status", None) == 404
+
+
+def behind(error: BaseException) -> BaseException:
+    """The error that a file system of fsspec has wrapped in a FileNotFoundError, or the same."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def told_to_wait(error: BaseException) -> tuple[float, str] | None:
+    """How long a source that has too much to do wants to be left alone.
+
+    Args:
+        error: An error of a file system of fsspec.
+
+    Returns:
+        Seconds above 0, and the reason; None if the source does not say.
+    """
+    for each in (error, error.__cause__):
+        status, fields = _answer(each)
+        if status in _BUSY and (seconds := _seconds_to_wait(fields)) > 0:
+            assert each is not None
+            return seconds, reason_of(each)
+    return None
+
+
+def _answer(error: BaseException | None) -> tuple[int | None, Mapping[str, str]]:
+    """The status and headers of the HTTP answer behind an error; None if there is no answer."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        # Botocore's.
+        about = response.get("ResponseMetadata", {})
+        return about.get("HTTPStatusCode"), about.get("HTTPHeaders", {})
+    return getattr(error, "status", None), getattr(error, "headers", None) or {}
+
+
+def _seconds_to_wait(fields: Mapping[str, str]) -> float:
+    """The seconds that an answer's headers give; 0 if they give none."""
+    given = fields.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(given):
+        return float(given)
+    if given:
+        until = _date(given)
+        # By the server's own clock, if it shows that: ours may be wrong.
+        now = _date(fields.get("date", "")) or time.time()
+        return max(until - now, 0.0) if until else 0.0
+
+    # The hub's way.
+    found = _RESET.search(fields.get("ratelimit", ""))
+    return float(found[1]) if found else 0.0
+
+
+def _date(text: str) -> float | None:
+    """An HTTP date in seconds since 1970; None if it is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -30,6 +30,7 @@ from align_train.shards.find import (
     is_foreign,
     path_of,
 )
+from align_train.shards.hub import is_hub
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import (
     HOW_TO_PREPARE,
@@ -186,7 +187,7 @@ class _Resolver:
         if os.path.isfile(path / MANIFEST_NAME):
             path /= MANIFEST_NAME
         if os.path.isfile(path) and not _TAR(path):
-            return read_manifest(str(path), cache=self.cache)
+            return self._read(str(path))
         return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
 
     def _find(self, shards: str) -> list[str]:
@@ -214,19 +215,26 @@ class _Resolver:
         each start: right for a few of them.
         """
         if shards.endswith(".jsonl"):
-            return read_manifest(shards, cache=self.cache)
+            return self._read(self.cache.pinned(shards))
 
         tars: list[str] = []
-        for name in braces(shards):
+        for name in map(self.cache.pinned, braces(shards)):
             if glob.has_magic(name):
                 tars += from_first(f"tars {name}", partial(self.cache.glob, name))
             elif name.lower().endswith(".tar"):
                 tars.append(name)
             else:
                 folder = name.rstrip("/")
-                # To ask for the manifest is cheaper than to list the folder.
+                # A listing of the hub says whether there is a manifest. Of other places to ask for
+                # the manifest is cheaper than to list the folder.
+                if is_hub(folder):
+                    files = from_first(f"tars {folder}", partial(self._list, folder))
+                    if f"{folder}/{MANIFEST_NAME}" in files:
+                        return self._read(f"{folder}/{MANIFEST_NAME}")
+                    tars += files
+                    continue
                 try:
-                    return read_manifest(f"{folder}/{MANIFEST_NAME}", cache=self.cache)
+                    return self._read(f"{folder}/{MANIFEST_NAME}")
                 except FileNotFoundError:
                     pattern = f"{folder}/*.tar"
                     tars += from_first(f"tars {pattern}", partial(self.cache.glob, pattern))
@@ -241,6 +249,19 @@ class _Resolver:
             return self._scan(own, shards)
         except FileNotFoundError as error:
             raise UserError(f"{self.key}={shards}: {error}; {HOW_TO_PREPARE}") from None
+
+    def _list(self, folder: str) -> list[str]:
+        """The tars and the manifest in a folder of the hub."""
+        manifest = f"{folder}/{MANIFEST_NAME}"
+        files = self.cache.glob(f"{folder}/*")
+        return [file for file in files if file == manifest or file.lower().endswith(".tar")]
+
+    def _read(self, url: str) -> Manifest:
+        manifest = read_manifest(url, cache=self.cache)
+        if not any(is_hub(row.url) for row in manifest.shards):
+            return manifest
+        rows = [replace(row, url=self.cache.pinned(row.url)) for row in manifest.shards]
+        return replace(manifest, shards=tuple(rows))
 
     def _scan(self, tars: list[str], shards: str) -> Manifest:
         return scan(

@@ -3,6 +3,9 @@
 Each attempt runs in a thread of its own. The thread is left behind when nothing has arrived for
 `stall` seconds, so a connection that hangs never hangs the run. Attempts follow each other with
 growing pauses. After `patience` seconds there is one clear error.
+
+A source that says when to come again (429 or 503 with Retry-After) is left alone so long. That is
+no failure, but it counts towards the patience.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from typing import Any, Generic, TypeVar
 from align_train.errors import UserError
 from align_train.shards.remote import (
     Stalled,
+    Unreachable,
     Vanished,
+    behind,
     filesystem,
     is_missing,
     is_refusal,
     reason_of,
+    refusal,
+    told_to_wait,
 )
 
 # All in seconds.
@@ -31,11 +38,14 @@ _POLL = 0.05
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
 _TOLD_AT = 4.0  # when the pause has grown to this, the user reads of the trouble, once
+_SAID_FOR = 60.0  # how much later a wait must end than the last one to be worth a line of its own
 
 # A store may err once. If it says the same so often, it means it.
 _TIMES = 3
 
 Result = TypeVar("Result")
+
+_said_until: dict[str, float] = {}  # by server, the end of the last wait that a line has told
 
 
 @dataclass(frozen=True)
@@ -46,11 +56,13 @@ class Source:
         options: For the file system of fsspec.
         patience: Seconds until a source that does not answer is an error.
         stall: Seconds without progress after which one attempt is given up.
+        tries: Failures after which it is given up; None: as many as the patience allows.
     """
 
     options: Mapping[str, object]
     patience: float
     stall: float
+    tries: int | None = None
 
     def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
         """Asks for a size or a listing: for anything that shows no progress while it runs.
@@ -99,12 +111,16 @@ class Source:
             except UserError:
                 raise
             except Exception as error:  # each store has errors of its own kind
+                if told := told_to_wait(error):
+                    self._wait_as_told(url, *told, deadline)
+                    continue
                 failures.add(error)
 
-            if time.monotonic() + pause > deadline:
-                raise UserError(
-                    f"{url}: cannot be fetched; given up after {failures.count} attempts in "
-                    f"{self.patience:g} s (data.staging.patience), the last: {failures.reason}"
+            if time.monotonic() + pause > deadline or failures.count == self.tries:
+                within = f" in {self.patience:g} s (data.staging.patience)"
+                raise Unreachable(
+                    f"{url}: cannot be fetched; given up after {failures.count} attempts"
+                    f"{within if self.tries is None else ''}, the last: {failures.reason}"
                 )
 
             # Jitter: otherwise all nodes of a cluster would come back at the same moment.
@@ -114,6 +130,25 @@ class Source:
                 left = deadline - time.monotonic()
                 line = f"align_train: {url}: {failures.reason}; trying again for {left:.0f} s"
                 print(line, file=sys.stderr, flush=True)
+
+    def _wait_as_told(self, url: str, seconds: float, reason: str, deadline: float) -> None:
+        """Waits as a server asks; UserError if that would go beyond the deadline."""
+        now = time.monotonic()
+        if now + seconds > deadline:
+            raise UserError(
+                f"{url}: the server asks to wait {seconds:.0f} s ({reason}), and of the "
+                f"{self.patience:g} s of data.staging.patience {max(deadline - now, 0):.0f} are "
+                f"left; raise it, or try again later"
+            )
+
+        # All that is fetched at a time meets the same limit: one line is enough.
+        scheme, _, rest = url.partition("://")
+        server = f"{scheme}://{rest.partition('/')[0]}"
+        if now + seconds > _said_until.get(server, -_SAID_FOR) + _SAID_FOR:
+            _said_until[server] = now + seconds
+            line = f"align_train: {url}: {reason}; waiting {seconds:.0f} s, as the server asks"
+            print(line, file=sys.stderr, flush=True)
+        time.sleep(seconds * random.uniform(1.0, 1.1))
 
     def attempt(
         self,
@@ -231,16 +266,8 @@ class _Failures:
             return
 
         self._missing = 0
-        if isinstance(error, Stalled):
-            self.reason = str(error)
-        elif isinstance(error, FileNotFoundError):
-            self.reason = reason_of(error.__cause__ or error)
-        else:
-            self.reason = reason_of(error)
-            self._refused += is_refusal(error)
-
+        real = behind(error)
+        self.reason = str(error) if isinstance(error, Stalled) else reason_of(real)
+        self._refused += is_refusal(real)
         if self._refused >= _TIMES:
-            raise UserError(
-                f"{self.url}: the source refuses ({self.reason}); check the credentials "
-                f"(environment, data.storage_options)"
-            ) from None
+            raise refusal(self.url, real) from None

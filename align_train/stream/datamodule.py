@@ -62,6 +62,7 @@ class PairsDataModule(lightning.LightningDataModule):
         missing_shards: Whether a vanished shard stops the run, or is dropped.
         max_bad_share: Share of pairs that may be replaced before the run stops.
         make: Makes the shards; called before they are opened. The demo draws its own so.
+        revisions: Commits of data sets on the hub that the run has used before; None: none.
         accept: Settings of `recipe.ACCEPTABLE` that may differ from the checkpoint's.
         progress: Show a bar while shards are counted.
     """
@@ -93,6 +94,7 @@ class PairsDataModule(lightning.LightningDataModule):
     make: Callable[[], object] | None
     resize: Resize | None = None
     interpolation: Interpolation | None = None
+    revisions: Mapping[str, str] | None = None
     accept: Collection[str] = ()
     progress: bool = True
 
@@ -102,7 +104,7 @@ class PairsDataModule(lightning.LightningDataModule):
         if self.make is not None:
             self.make()
 
-        self.cache = shard_cache_of(self.staging, self.storage_options)
+        self.cache = shard_cache_of(self.staging, self.storage_options, self.revisions)
         self.manifest = resolve(
             self.shards,
             caption=CaptionSource.parse(self.caption),
@@ -161,7 +163,9 @@ class PairsDataModule(lightning.LightningDataModule):
     @property
     def recipe(self) -> dict[str, Any]:
         """The settings that decide which pairs a step sees: a line of the lineage."""
+        commits = self.cache.hub.commits
         return {
+            **({"revisions": dict(commits)} if commits else {}),
             "manifest": self.manifest.identity,
             "pairs": self.manifest.pairs,
             "seed": self.seed,
@@ -280,6 +284,7 @@ class PairsDataModule(lightning.LightningDataModule):
 
     def check_space(self, nodes: int) -> str:
         """Checks that the shard cache can hold the shards that a node needs: see `space.py`."""
+        self.cache.check_offline([shard.url for shard in self.manifest.shards])
         return check_space(self.cache, self.order, self.manifest, nodes)
 
     def _fetch_ahead(self) -> FetchAhead:

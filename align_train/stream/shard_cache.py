@@ -11,13 +11,16 @@ from align_train.shards.cache import ShardCache
 
 
 def shard_cache_of(
-    staging: ShardCache | None, storage_options: Mapping[str, Any] | None
+    staging: ShardCache | None,
+    storage_options: Mapping[str, Any] | None,
+    revisions: Mapping[str, str] | None = None,
 ) -> ShardCache:
     """Returns the shard cache of `data.staging`, with the options that fsspec gets.
 
     Args:
         staging: None: the default shard cache.
         storage_options: None: no options.
+        revisions: Commits that the run has used before; see `ShardCache`.
 
     Raises:
         UserError: A setting is of another type.
@@ -31,4 +34,8 @@ def shard_cache_of(
         raise UserError(
             f"data.staging={staging}: expected settings such as data.staging.limit_gb=100"
         )
-    return replace(staging or ShardCache(), storage_options=dict(storage_options or {}))
+    return replace(
+        staging or ShardCache(),
+        storage_options=dict(storage_options or {}),
+        revisions=dict(revisions or {}),
+    )

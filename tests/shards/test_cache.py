@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_train.demo import make_demo
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
@@ -35,6 +34,7 @@ from align_train.stream.fetch_plan import fetches, fetches_of_lane
 from align_train.stream.order import Order
 from align_train.stream.space import space_needed, space_of_node
 from tests.support.commands import SMALL_RUN, data_module, finish, made_once, run, start
+from tests.support.many import many_shards
 from tests.support.orders import orders
 from tests.support.runs import keys_of, numbers
 from tests.support.servers import dead_server, flaky_http, flaky_s3, refusing_url
@@ -47,21 +47,7 @@ SHARDS = 32
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """512 demo pairs in 32 shards."""
-
-    def make(folder: Path) -> None:
-        make_demo(
-            folder=str(folder / "pairs"),
-            pairs=512,
-            held_out=32,
-            noise=0.25,
-            size=40,
-            seed=0,
-            pairs_per_shard=16,
-            vocabulary=300,
-        )
-
-    return made_once(tmp_path_factory, "many", make) / "pairs"
+    return many_shards(tmp_path_factory)
 
 
 def recipe(many: Path) -> tuple[str, ...]:

@@ -176,7 +176,7 @@ def flaky_http(
     server = FlakyServer(
         _folder_app(folder), kinds_for=kinds_for, fail=fail, stall=stall, seed=seed
     )
-    with _listening(server) as url:
+    with listening(server) as url:
         server.url = url
         yield server
 
@@ -214,7 +214,7 @@ def flaky_s3(
         assert response.status_code == 200, (name, response.status, response.text)
 
     bucket = FlakyBucket(app, kinds_for=kinds_for, fail=fail, stall=stall, seed=seed)
-    with _listening(bucket) as endpoint:
+    with listening(bucket) as endpoint:
         bucket.url = f"s3://{_BUCKET}"
         bucket.storage_options = {
             "key": "testing",
@@ -292,13 +292,13 @@ class Web:
 @contextmanager
 def web(pictures: dict[str, bytes]) -> Iterator[Web]:
     server = Web(pictures)
-    with _listening(server) as url:
+    with listening(server) as url:
         server.url = url
         yield server
 
 
 @contextmanager
-def _listening(server: FlakyServer | Web) -> Iterator[str]:
+def listening(server: Any) -> Iterator[str]:
     listener = make_server("127.0.0.1", 0, server, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     thread.start()
