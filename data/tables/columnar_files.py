@@ -23,7 +23,7 @@ _ARROW = b"ARROW1"
 _FEATHER_1 = b"FEA1"
 
 _BUFFER = 2**20  # bytes, of each column
-_BATCH = 32 * 2**20  # bytes of a batch, about
+_BATCH = 8 * 2**20  # bytes of a batch, about
 _MOST_ROWS = 4096
 
 

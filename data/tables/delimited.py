@@ -119,9 +119,12 @@ class DelimitedText:
 
 def _counts(sample: Sequence[str], delimiter: str) -> list[int]:
     """How many cells each row of a sample has."""
-    quoting = csv.QUOTE_MINIMAL if delimiter in _QUOTED else csv.QUOTE_NONE
     # Lenient: this only counts. Nothing is lost, because the strict reader reads it all again.
-    reader = csv.reader(sample, delimiter=delimiter, quoting=quoting)
+    if delimiter in _QUOTED:
+        reader = csv.reader(sample, delimiter=delimiter)
+    else:
+        reader = csv.reader(sample, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+
     counts: list[int] = []
     with suppress(csv.Error):
         counts += [len(row) for row in reader if row]

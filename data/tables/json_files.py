@@ -52,7 +52,12 @@ def _has_lines(path: Path) -> bool:
 
 
 def _of_object(content: Mapping[str, object], path: Path) -> JsonList:
-    lists = {name: value for name, value in content.items() if _is_rows(value)}
+    lists: dict[str, list[object]] = {}
+    for name, value in content.items():
+        # Licences and the like beside the rows may be empty lists, or lists of other things.
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            lists[name] = value
+
     images, annotations = lists.get("images"), lists.get("annotations")
     if images is not None and annotations is not None:
         return JsonList(str(path), "COCO's JSON", _coco(images, annotations, path))
@@ -61,17 +66,12 @@ def _of_object(content: Mapping[str, object], path: Path) -> JsonList:
         found = f"lists of objects in {shown_names(lists)}" if lists else "no list of objects"
         raise UserError(f"{path}: expected one list of objects, found {found}")
     ((name, rows),) = lists.items()
-    # Licences and categories of COCO's files would be rows of no image.
     form = "Karpathy's JSON" if _is_karpathy(rows) else f"JSON, the list '{shown(name)}'"
     return JsonList(str(path), form, rows)
 
 
-def _is_rows(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _is_karpathy(rows: object) -> bool:
-    first = rows[0] if isinstance(rows, list) else None
+def _is_karpathy(rows: Sequence[object]) -> bool:
+    first = rows[0]
     return isinstance(first, dict) and {"sentences", "split", "filename"} <= first.keys()
 
 
@@ -81,26 +81,29 @@ def _filled(rows: Sequence[object], path: Path) -> Sequence[object]:
     return rows
 
 
-def _coco(images: object, annotations: object, path: Path) -> list[dict[str, object]]:
+def _coco(
+    images: Sequence[object], annotations: Sequence[object], path: Path
+) -> list[dict[str, object]]:
     """Gives each image the captions of its annotations, as `caption`.
 
     Raises:
         UserError: Two images have the same id, or an annotation has no image or no caption.
     """
-    assert isinstance(images, list) and isinstance(annotations, list)
+    rows: dict[object, dict[str, object]] = {}
     captions: dict[object, list[object]] = {}
     for image in images:
         number = image.get("id") if isinstance(image, dict) else None
-        if number is None or number in captions:
+        if not isinstance(image, dict) or number is None or number in rows:
             raise UserError(f"{path}: two images have the id {shown(number)}, or one has none")
         captions[number] = []
+        rows[number] = {**image, "caption": captions[number]}
 
     for annotation in annotations:
         of = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if of not in captions or "caption" not in annotation:
+        if not isinstance(annotation, dict) or of not in rows or "caption" not in annotation:
             raise UserError(
                 f"{path}: expected annotations with image_id, of an image, and caption, as in "
                 f"COCO's captions_*.json, found {shown(annotation)}"
             )
         captions[of].append(annotation["caption"])
-    return [{**image, "caption": captions[image["id"]]} for image in images]
+    return list(rows.values())
