@@ -35,6 +35,7 @@ from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest, place_in
+from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
 from align_train.stream.batch import normalise
@@ -80,11 +81,16 @@ def embed(given: EmbedSettings) -> None:
 def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> None:
     """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
-    caption = CaptionSource.parse(given.caption)
+    caption = CaptionSource.parse(given.caption, key="caption")
+    members = Members.parse(given.image, given.keys, prefix="")
     cache = shard_cache_of(None, given.storage_options)
     first = launcher.is_first_process()
-    manifest = resolve(given.shards, caption=caption, cache=cache, progress=first, key="shards")
-    pairs = Pairs(manifest=manifest, caption=caption, views=model.views, cache=cache)
+    manifest = resolve(
+        given.shards, caption=caption, members=members, cache=cache, progress=first, key="shards"
+    )
+    pairs = Pairs(
+        manifest=manifest, caption=caption, views=model.views, members=members, cache=cache
+    )
 
     settings = _settings(given, model, manifest)
     collection = Collection.begin(folder, settings)
@@ -127,6 +133,8 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
         identity=identity_of(model),
         shards=shards,
         caption=given.caption,
+        image=given.image,
+        keys=given.keys,
         manifest=manifest.identity,
         counts=manifest.counts.tolist(),
         dim=model.model.dim,
@@ -187,7 +195,7 @@ class _Rows(Dataset[_Row | str]):
 
         # An image can be found without a text.
         with contextlib.suppress(ValueError):
-            about["texts"] = self.pairs.caption.read(reader.text(pair))
+            about["texts"] = reader.all_texts(pair)
         return _Row(pixels, about)
 
 

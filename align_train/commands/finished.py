@@ -8,6 +8,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
+from align_train.commands.resume import with_recorded_captions
 from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
 
@@ -33,6 +34,7 @@ def show_or_evaluate(
         print_results(folder)
         return
 
+    settings = with_recorded_captions(folder, settings)
     data = prepare_data(settings, progress=True)
     evaluators = evaluators_of(settings, data.sets)
     if not evaluators:

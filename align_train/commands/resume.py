@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import lightning
 
@@ -20,6 +20,20 @@ Changes = dict[str, tuple[object, object]]
 """Key of a setting -> its value before, and now."""
 
 _OF_THIS_START = ("accept", "dry_run")  # settings that say nothing about the run itself
+_FOUND_OUT = ("caption", "held_out_caption")  # settings of the data, where they are null
+
+
+def settings_and_changes(
+    folder: RunFolder, settings: TrainSettings, finished_steps: int
+) -> tuple[TrainSettings, Changes]:
+    """Returns the settings, with captions that an earlier start found out, and `changed_settings`.
+
+    Raises:
+        UserError: As `changed_settings`.
+    """
+    if finished_steps and folder.config.exists():
+        settings = with_recorded_captions(folder, settings)
+    return settings, changed_settings(folder, settings, finished_steps)
 
 
 def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> Changes:
@@ -51,6 +65,31 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         if key in changes and key != "data.shards" and key not in settings.accept:
             raise UserError(refusal(key, *changes[key], finished_steps))
     return changes
+
+
+def with_recorded_captions(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
+    """Gives a run the captions that it was begun with, if `data.caption` is null now.
+
+    Args:
+        folder: The folder of a run that has begun.
+        settings: The settings of this start.
+
+    Raises:
+        UserError: The run's config.yaml cannot be read.
+    """
+    if settings.data.get("caption", "") is not None:
+        return settings
+    before = read_run(folder.config).data
+    recorded = {key: before.get(key) for key in _FOUND_OUT if settings.data.get(key) is None}
+    return replace(settings, data=settings.data | recorded)
+
+
+def _with_found_captions(settings: TrainSettings, data: PairsDataModule) -> TrainSettings:
+    """Gives settings the captions that the data has found out: a resume must not look again."""
+    if settings.data.get("caption", "") is not None:
+        return settings
+    found = {key: getattr(data, key) for key in _FOUND_OUT}
+    return replace(settings, data=settings.data | found)
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
@@ -167,7 +206,7 @@ class WriteSettings(lightning.Callback):
     def _record(self) -> None:
         folder = self._folder
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.config, to_yaml(self._settings))
+        write_whole(folder.config, to_yaml(_with_found_captions(self._settings, self._data)))
 
         vocabulary = self._data.vocabulary
         vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)

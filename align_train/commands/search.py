@@ -30,6 +30,7 @@ from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.image_kind import HEAD, image_kind
+from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
 from align_train.stream.bad_image import BadImage
@@ -206,7 +207,15 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
     """Reads the images from their shards; UserError or ValueError if these have changed."""
     made_with = collection.settings
     caption = CaptionSource.parse(made_with.caption)
-    manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
+    members = Members.parse(made_with.image, made_with.keys, prefix="")
+    manifest = resolve(
+        made_with.shards,
+        caption=caption,
+        members=members,
+        cache=cache,
+        progress=False,
+        key="shards",
+    )
     # Other shards would give other images under the same indices.
     if manifest.identity != made_with.manifest:
         raise UserError(
@@ -214,7 +223,7 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
             f"restore the others"
         )
 
-    pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=cache)
+    pairs = Pairs(manifest=manifest, caption=caption, views=_SHOWN, members=members, cache=cache)
     pixels = []
     for match in matches:
         shard, row = collection.place(match.image)

@@ -16,7 +16,7 @@ from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import show_or_evaluate
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
-from align_train.commands.resume import WriteSettings, changed_settings, continue_stretch
+from align_train.commands.resume import WriteSettings, continue_stretch, settings_and_changes
 from align_train.commands.summary import summary
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten
@@ -103,7 +103,7 @@ def _run(
     first = launcher.is_first_process()
 
     # Read and build. Paths come before devices, and all of it before anything is written.
-    changes = changed_settings(folder, settings, finished_steps)
+    settings, changes = settings_and_changes(folder, settings, finished_steps)
     data = prepare_data(settings, progress=first)
     if finished_steps:
         continue_stretch(data, folder, finished_steps)

@@ -25,6 +25,8 @@ class Settings:
         counts: Images of each shard.
         dim: Numbers of an embedding.
         precision: `float16` or `float32`, on disk.
+        image: As `data.image`.
+        keys: As `data.keys`.
     """
 
     model: str
@@ -35,6 +37,9 @@ class Settings:
     counts: list[int]
     dim: int
     precision: str
+    # Collections of before these settings existed recorded none of them.
+    image: str | None = None
+    keys: str | None = None
 
     @classmethod
     def read(cls, file: Path) -> Settings:

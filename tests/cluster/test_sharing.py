@@ -16,9 +16,9 @@ from align_train.cluster.collectives import rank
 from align_train.cluster.run_store import Position, RunStore
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import UserError
-from align_train.shards import resolve as resolving
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.count import _Counter
 from align_train.shards.resolve import resolve
 from align_train.stream import tokenizer as tokenizers
 from align_train.stream.decode import Views
@@ -48,7 +48,7 @@ def watched() -> Watchdog:
 def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
     """Opens everything on this rank: how often each thing was read, and what came of it."""
     calls: list[str] = []
-    counting(resolving, "_count", calls)
+    counting(_Counter, "count", calls)
     counting(HeldOutPairs, "_read", calls)
     counting(FolderPerClass, "_list", calls)
     tokenizers._ask_hub = lambda _: calls.append("_ask_hub") or Path(tokenizer).read_text()  # type: ignore[assignment,func-returns-value]
@@ -66,7 +66,7 @@ def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
         texts = [text for of_image, _ in sets.images_of(None).about() for text in of_image]
         images = FolderPerClass(path=classes).open(sets).about()
 
-    names = ("_count", "_read", "_list", "_ask_hub")
+    names = ("count", "_read", "_list", "_ask_hub")
     return {
         "reads": torch.tensor([calls.count(name) for name in names]),
         "texts": torch.tensor([len(text) for text in texts]),

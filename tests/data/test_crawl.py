@@ -46,7 +46,7 @@ def pairs_of(shards: Path) -> list[tuple[str, bytes]]:
     """Text and image of every pair in a folder of shards."""
     pairs = []
     for tar in sorted(shards.glob("*.tar")):
-        reader = ShardReader(tar, CaptionSource("txt", None))
+        reader = ShardReader(tar, CaptionSource.parse("txt"))
         for index in range(len(reader)):
             image, text = reader.read(index)
             pairs.append((text.decode(), image))
@@ -125,7 +125,7 @@ def test_a_table_of_urls_becomes_a_training_run(
         assert manifest.pairs == wanted
         # No index exists, so no tar was opened. Each tar holds as many pairs as its row says.
         assert not list(shards.glob(".*.npz"))
-        caption = CaptionSource("txt", None)
+        caption = CaptionSource.parse("txt")
         assert [
             len(load_index(Path(shard.url)).pairs(caption)) for shard in manifest.shards
         ] == manifest.counts.tolist()
