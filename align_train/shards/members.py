@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,8 @@ class Members:
                     f"{prefix}image={shown(image)!r}: expected a member such as 'jpg', or null"
                 )
             image = extension
-        if keys == "first_dot" or keys == "last_dot" or keys is None:
-            return cls(image, keys)
+        if keys is None or keys in get_args(Keys):
+            return cls(image, cast(Keys | None, keys))
         raise UserError(f"{prefix}keys={shown(keys)}: expected first_dot, last_dot or null")
 
 
