@@ -108,7 +108,7 @@ def tar_of(path: Path, members: dict[str, bytes]) -> Path:
 
 def test_names_with_dots_are_refused_until_a_rule_is_chosen(tmp_path: Path) -> None:
     names = {"a.1": b"first", "a.2": b"second", "b": b"third"}
-    members = {}
+    members: dict[str, bytes] = {}
     for name, text in names.items():
         members |= {f"{name}.jpg": JPEG, f"{name}.txt": text}
     path = str(tar_of(tmp_path / "a.tar", members))
@@ -216,7 +216,7 @@ def test_a_nested_field_leads_through_lists_and_names_with_dots() -> None:
 
 def test_an_index_of_long_names_keeps_keys_apart(tmp_path: Path) -> None:
     names = ["d.ir/" + "x" * 2000 + end for end in ("a", "b")]
-    members = {}
+    members: dict[str, bytes] = {}
     for name in names:
         members |= {f"{name}.jpg": JPEG, f"{name}.txt": name[-1].encode(), f"{name}.seg.png": PNG}
     path = tar_of(tmp_path / "a.tar", members)
