@@ -2,7 +2,7 @@
 
 In a folder that img2dataset filled, the statistics and tables beside the tars give the counts
 (`data/tables/img2dataset.py`), and no tar is opened. Other tars are indexed, which reads their
-headers.
+headers. Whichever it is, a sample of the pairs is read for the report of what the shards hold.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError
 from align_train.files import check_writable
 
+from .tables.contents import contents_of
 from .tables.paths import paths_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class ManifestSettings:
 
     shards: Paths = field(metadata=TEXTS)
     to: str | None
-    caption: str
+    caption: Any = field(metadata=TEXTS)  # a text, a list of texts, or None
+    image: str | None
+    keys: str | None
     storage_options: Any  # a mapping or None
 
 
@@ -40,7 +43,9 @@ def run(settings: ManifestSettings) -> None:
     # Imported here, so that `--help` does not wait for them.
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
+    from align_train.shards.found_caption import found_caption
     from align_train.shards.manifest import MANIFEST_NAME
+    from align_train.shards.members import Members
     from align_train.shards.resolve import resolve
 
     shards = paths_of(settings.shards, "shards")
@@ -58,12 +63,21 @@ def run(settings: ManifestSettings) -> None:
     check_writable(to, "give to=…, a manifest in a folder that you can write")
 
     cache = ShardCache(storage_options=dict(settings.storage_options or {}))
-    caption = CaptionSource.parse(settings.caption)
-    manifest = _of_download(shards, cache, caption)
+    members = Members.parse(settings.image, settings.keys, prefix="")
+    # The folder's tars, not the folder: this command replaces its present manifest.
+    tars = f"{folder}/*.tar" if folder else shards
+    source = CaptionSource.parse(settings.caption or "txt", key="caption")
+
+    # img2dataset's pairs have a txt, and a download of theirs need not be looked into.
+    manifest = _of_download(shards, cache, source)
+    downloaded = manifest is not None
     if manifest is None:
-        # The folder's tars, not the folder: this command replaces its present manifest.
-        tars = f"{folder}/*.tar" if folder else shards
-        manifest = resolve(tars, caption=caption, cache=cache, key="shards")
+        if settings.caption is None:
+            caption = found_caption(
+                tars, members=members, cache=cache, key="shards", setting="caption"
+            )
+            source = CaptionSource.parse(caption, key="caption")
+        manifest = resolve(tars, caption=source, members=members, cache=cache, key="shards")
 
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
@@ -71,6 +85,9 @@ def run(settings: ManifestSettings) -> None:
         f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity "
         f"{manifest.identity}"
     )
+    # Counting has fetched the others already.
+    if not downloaded or not cache.wants(manifest.shards[0].url):
+        print(contents_of(manifest, source, members, cache, to), flush=True)
 
 
 def _only_folder(shards: list[str]) -> str | None:

@@ -1,6 +1,7 @@
-"""What a run keeps for good of the weights that its towers began with.
+"""What a run keeps for good of what it began with: images, sizes of weights, places of captions.
 
-Those weights, or the library that describes them, may be gone or changed when the run goes on.
+The weights that its towers began with, or the library that describes them, may be gone or changed
+when the run goes on.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from align_train.model.bert_config import BERT_SIZES
 from align_train.model.expected_images import PREPARATION
 from align_train.run.folder import RunFolder
 
+FOUND_OUT = ("caption", "held_out_caption")
+"""Settings of the data that a run finds out where they are null."""
+
 
 def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> TrainSettings:
-    """Takes from a run that goes on what its towers brought with them when it began.
+    """Takes from a run that goes on what its towers and its data had when it began.
 
     Pixels must not change under a model. Runs of before these settings existed have ALIGN's.
 
@@ -28,7 +32,8 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
     """
     if not finished_steps or not folder.config.exists():
         return settings
-    before = read_run(folder.config).model
+    begun = read_run(folder.config)
+    before = begun.model
     kept: dict[str, object] = {}
     for key in PREPARATION:
         if settings.model.get(key) != before.get(key):
@@ -44,6 +49,11 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
                 kept[f"model.text_tower.{key}"] = text_tower[key]
         if settings.model.get("vocabulary_size") is None:
             kept["model.vocabulary_size"] = before.get("vocabulary_size")
+
+    if settings.data.get("caption", "") is None:
+        for key in FOUND_OUT:
+            if settings.data.get(key) is None:
+                kept[f"data.{key}"] = begun.data.get(key)
 
     shown = [f"{key}: {value}" for key, value in kept.items() if key.startswith("model.")]
     if shown and launcher.is_first_process():

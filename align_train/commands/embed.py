@@ -36,6 +36,7 @@ from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
 from align_train.shards.image_kind import promises_image
 from align_train.shards.manifest import Manifest, place_in
+from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
 from align_train.shards.source_name import source_name
@@ -89,7 +90,7 @@ def embed(given: EmbedSettings) -> None:
 def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> None:
     """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
-    caption = CaptionSource.parse(given.caption)
+    caption = CaptionSource.parse(given.caption, key="caption")
     first = launcher.is_first_process()
     pairs = _open(given, caption, model.views, progress=first)
 
@@ -122,16 +123,22 @@ def _open(given: EmbedSettings, caption: CaptionSource, views: Views, *, progres
         return PlainImages(_from_anywhere(given.images), caption=caption, views=views, key="images")
 
     cache = shard_cache_of(None, given.storage_options)
+    members = Members.parse(given.image, given.keys, prefix="")
     try:
         manifest = resolve(
-            given.shards, caption=caption, cache=cache, progress=progress, key="shards"
+            given.shards,
+            caption=caption,
+            members=members,
+            cache=cache,
+            progress=progress,
+            key="shards",
         )
     except UserError as error:
         folder = Path(str(given.shards)).expanduser()
         if folder.is_dir() and any(promises_image(path) for path in folder.iterdir()):
             raise UserError(f"{error}; or give images={shown(given.shards)}") from None
         raise
-    return Pairs(manifest=manifest, caption=caption, views=views, cache=cache)
+    return Pairs(manifest=manifest, caption=caption, views=views, members=members, cache=cache)
 
 
 def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:
@@ -154,6 +161,8 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
         identity=identity_of(model),
         shards=shards,
         caption=given.caption,
+        image=given.image,
+        keys=given.keys,
         manifest=manifest.identity,
         counts=manifest.counts.tolist(),
         dim=model.model.dim,
@@ -217,7 +226,7 @@ class _Rows(Dataset[_Row | str]):
 
         # An image can be found without a text.
         with contextlib.suppress(ValueError):
-            about["texts"] = self.pairs.caption.read(reader.text(pair))
+            about["texts"] = reader.all_texts(pair)
         return _Row(pixels, about)
 
 

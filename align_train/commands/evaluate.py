@@ -40,6 +40,7 @@ from align_train.files import check_writable, write_whole
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
+from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
@@ -246,6 +247,9 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
         caption=settings.caption or data["held_out_caption"] or data["caption"],
         vocabulary=vocabulary,
         views=pretrained.views(**sizes),
+        members=Members.parse(
+            settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
+        ),
         cache=shard_cache_of(build(data["staging"]), data["storage_options"], revisions),
         # Errors name the setting that the user has given.
         key="shards" if settings.shards is not None else "data.held_out",
@@ -367,14 +371,8 @@ def _spell(value: float) -> str:
 
 def _as_in_run(settings: EvaluateSettings) -> bool:
     """Whether a run is evaluated on its own pairs, cut as in training, into its own folder."""
-    given = (
-        settings.shards,
-        settings.caption,
-        settings.image_size,
-        settings.resize_size,
-        settings.to,
-    )
-    return all(value is None for value in given)
+    keys = ("shards", "caption", "image", "keys", "image_size", "resize_size", "to")
+    return all(getattr(settings, key) is None for key in keys)
 
 
 def _write_down(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from align_train.cluster.watchdog import Watchdog
+from align_train.commands.begun import as_begun
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
@@ -33,6 +34,7 @@ def show_or_evaluate(
         print_results(folder)
         return
 
+    settings = as_begun(folder, settings, finished_steps)
     revisions = folder.lineage.revisions(finished_steps)
     data = prepare_data(settings, revisions, progress=True)
     evaluators = evaluators_of(settings, data.sets)

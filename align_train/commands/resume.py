@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import lightning
 
 from align_train.cluster import launcher
+from align_train.commands.begun import FOUND_OUT
 from align_train.config.saved import read_run, to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
@@ -52,6 +53,14 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         if key in changes and key != "data.shards" and key not in settings.accept:
             raise UserError(refusal(key, *changes[key], finished_steps))
     return changes
+
+
+def _with_found_captions(settings: TrainSettings, data: PairsDataModule) -> TrainSettings:
+    """Gives settings the captions that the data has found out: a resume must not look again."""
+    if settings.data.get("caption", "") is not None:
+        return settings
+    found = {key: getattr(data, key) for key in FOUND_OUT}
+    return replace(settings, data=settings.data | found)
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
@@ -168,7 +177,7 @@ class WriteSettings(lightning.Callback):
     def _record(self) -> None:
         folder = self._folder
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.config, to_yaml(self._settings))
+        write_whole(folder.config, to_yaml(_with_found_captions(self._settings, self._data)))
 
         vocabulary = self._data.vocabulary
         vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)

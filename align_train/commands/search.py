@@ -30,6 +30,7 @@ from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
+from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
 from align_train.shards.source_name import column, shown_name
@@ -215,5 +216,13 @@ def _pairs(made_with: Settings, caption: CaptionSource, cache: ShardCache) -> Pa
     """The images of a collection, as they are now."""
     if made_with.plain:
         return PlainImages(str(made_with.shards), caption=caption, views=_SHOWN, key="images")
-    manifest = resolve(made_with.shards, caption=caption, cache=cache, progress=False, key="shards")
-    return Pairs(manifest=manifest, caption=caption, views=_SHOWN, cache=cache)
+    members = Members.parse(made_with.image, made_with.keys, prefix="")
+    manifest = resolve(
+        made_with.shards,
+        caption=caption,
+        members=members,
+        cache=cache,
+        progress=False,
+        key="shards",
+    )
+    return Pairs(manifest=manifest, caption=caption, views=_SHOWN, members=members, cache=cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,6 +13,8 @@ from align_train.config.components import build
 from align_train.config.schema import Node, TrainSettings
 from align_train.model import TrainableModel
 from align_train.model.expected_images import spell_images
+from align_train.shards.found_caption import spelled_captions
+from align_train.shards.sample import sample
 from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
@@ -56,6 +59,7 @@ def summary(
         "data": f"{manifest.pairs:,} pairs in {len(manifest.shards):,} shards ({manifest.source}), "
         f"of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
+        "captions" if data.classes is None else "labels": _captions(data),
         "parameters": _parameters(settings, model),
         "begins with": begins_with,
         "staging": staging,
@@ -138,6 +142,18 @@ def _images(node: Node) -> str:
     if pretrained and node.get("image_mean") is None:
         unknown = ", as ALIGN; what its own weights expect is not known here (model.image_mean, …)"
     return f"{spell_images(node)}{unknown}"
+
+
+def _captions(data: PairsDataModule) -> str:
+    """Where captions lie, how many, and whether pairs of the first shard have more."""
+    url = data.manifest.shards[0].url
+    # A shard that is not on this machine is not looked into.
+    if data.classes is not None or data.cache.wants(url):
+        return str(data.source)
+    try:
+        return spelled_captions(data.source, sample(Path(url), data.members))
+    except OSError:
+        return str(data.source)  # whoever reads the shard says why
 
 
 def _parameters(settings: TrainSettings, model: TrainableModel) -> str:

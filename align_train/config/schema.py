@@ -248,8 +248,14 @@ class EvaluateSettings:
     shards: Paths = field(metadata=TEXTS)
     """Held-out pairs; null: those of the run."""
 
-    caption: str | None
-    """The member or field with the texts of the held-out pairs: `txt`, or `json:FIELD`."""
+    caption: Paths = field(metadata=TEXTS)
+    """As `data.caption`, for the held-out pairs."""
+
+    image: str | None
+    """As `data.image`, for the held-out pairs."""
+
+    keys: str | None
+    """As `data.keys`, for the held-out pairs."""
 
     chunk_size: int
     """Images, or texts, that go through a tower together."""
@@ -331,6 +337,12 @@ class EmbedSettings:
 
     caption: str
     """The member or field with the text to show beside an image: `txt`, or `json:FIELD`."""
+
+    image: str | None
+    """As `data.image`."""
+
+    keys: str | None
+    """As `data.keys`."""
 
     precision: str
     """Of the files: `float16` or `float32`."""

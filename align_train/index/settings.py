@@ -26,6 +26,8 @@ class Settings:
         dim: Numbers of an embedding.
         precision: `float16` or `float32`, on disk.
         plain: Whether `shards` is a folder of image files.
+        image: As `data.image`.
+        keys: As `data.keys`.
     """
 
     model: str
@@ -36,6 +38,9 @@ class Settings:
     counts: list[int]
     dim: int
     precision: str
+    # Collections of before these settings existed recorded none of them.
+    image: str | None = None
+    keys: str | None = None
     plain: bool = False
 
     @classmethod

@@ -1,11 +1,13 @@
-"""Where the text of a pair lies, and how it is read: in a text member, or in a field of JSON."""
+"""Where the texts of a pair lie, and how they are read: in text members, or in fields of JSON."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 # Characters. More than a tower reads: a book as an alt text must not cost seconds.
 _LONGEST_TEXT = 8192
@@ -16,48 +18,27 @@ SECOND = -2
 
 
 @dataclass(frozen=True)
-class CaptionSource:
-    """Where the text of a pair lies: a text member (`txt`), or a field of JSON (`json:caption`).
-
-    A field may hold one text or a list of texts, of which each visit draws one.
+class TextPlace:
+    """One place of a pair's texts: a text member (`txt`), or a field of JSON (`json:caption`).
 
     Attributes:
-        extension: The member's extension, without the dot.
-        field: The field of the JSON member; None for a text member.
+        extension: The member's, without the key and its dot: `txt`, `caption.txt`, `json`.
+        field: Of a JSON member, the field: its name, or names joined by dots, which lead through
+            objects and lists of objects (`sentences.raw`). Empty: the member's whole value. None: a
+            text member.
     """
 
     extension: str
-    field: str | None
+    field: str | None = None
 
     def __str__(self) -> str:
         return f"{self.extension}:{self.field}" if self.field else self.extension
-
-    @classmethod
-    def parse(cls, text: str) -> CaptionSource:
-        """Reads the setting `data.caption`.
-
-        Args:
-            text: `EXTENSION`, or `json:FIELD`.
-
-        Returns:
-            The source.
-
-        Raises:
-            UserError: The text is neither.
-        """
-        extension, _, field = text.partition(":")
-
-        if not extension or (extension == "json") != bool(field):
-            raise UserError(
-                f"data.caption={text!r}: expected a text member such as 'txt', or 'json:FIELD'"
-            )
-        return cls(extension, field or None)
 
     def values(self, member: bytes) -> list[object]:
         """The values that a pair has there, of any type.
 
         Args:
-            member: The bytes of the pair's text member.
+            member: The bytes of the pair's member.
 
         Returns:
             One value, or all items of a list.
@@ -70,32 +51,157 @@ class CaptionSource:
             return [member.decode("utf-8-sig")]
 
         record = parse_json(member)
-        value = record.get(self.field) if isinstance(record, dict) else None
-        return value if isinstance(value, list) else [value]
+        return _items(record) if not self.field else values_at(record, self.field.split("."))
 
     def read(self, member: bytes) -> list[str]:
-        """The texts of a pair, stripped, none of them empty.
+        """The texts that a pair has there, stripped, none of them empty.
 
         Args:
-            member: The bytes of the pair's text member.
+            member: The bytes of the pair's member.
 
         Returns:
             At least one text, each of at most 8,192 characters.
 
         Raises:
-            ValueError: The pair has no text; says why.
+            ValueError: The pair has no text there; says why.
         """
-        texts = []
-        for value in self.values(member):
-            if not isinstance(value, str) or not is_unicode(value):
-                continue
-            text = value[:_LONGEST_TEXT].strip()
-            if text:
-                texts.append(text)
-
+        texts = texts_of(self.values(member))
         if not texts:
             raise ValueError(f"no text in {self}")
         return texts
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """Where the texts of pairs lie: the setting `data.caption`, one place or several.
+
+    A place may hold one text or a list of texts. Each visit of a pair draws one of the places in
+    which the pair has texts, then one of these texts.
+
+    Attributes:
+        places: At least one.
+        weights: How often each place is drawn, as shares of their sum; None: all alike.
+    """
+
+    places: tuple[TextPlace, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __str__(self) -> str:
+        spelled = list(map(str, self.places))
+        return spelled[0] if len(spelled) == 1 else f"[{','.join(spelled)}]"
+
+    @classmethod
+    def parse(
+        cls,
+        setting: str | Sequence[str],
+        weights: Sequence[float] | None = None,
+        *,
+        key: str = "data.caption",
+    ) -> CaptionSource:
+        """Reads the setting `data.caption`.
+
+        Args:
+            setting: `MEMBER` or `JSON_MEMBER:FIELD`, or a list of these.
+            weights: One for each item of the list; None: all alike.
+            key: The setting that errors name.
+
+        Returns:
+            The source.
+
+        Raises:
+            UserError: The setting is none of these, or the weights do not fit it.
+        """
+        items = [setting] if isinstance(setting, str) else list(setting)
+        if not items:
+            raise UserError(f"{key}=[]: expected a member such as txt, or json:FIELD")
+        places = tuple(_place(item, key) for item in items)
+        if len(set(places)) < len(places):
+            raise UserError(f"{key}={list(map(str, places))}: a place stands there twice")
+
+        if weights is None:
+            return cls(places)
+        if len(weights) != len(places) or not all(map(_is_weight, weights)):
+            raise UserError(
+                f"{key}_weights={list(weights)}: expected a number above 0 for each item of {key}, "
+                f"which has {len(places)}"
+            )
+        return cls(places, tuple(weights))
+
+    @property
+    def setting(self) -> str | list[str]:
+        """The value of `data.caption`."""
+        spelled = list(map(str, self.places))
+        return spelled[0] if len(spelled) == 1 else spelled
+
+    @property
+    def members(self) -> str:
+        """The members in which texts are looked for, as errors name them."""
+        return ", ".join(dict.fromkeys(f".{place.extension}" for place in self.places))
+
+    def read(self, member: bytes, place: int = 0) -> list[str]:
+        """The texts of a pair in one place; see `TextPlace.read`.
+
+        Args:
+            member: The bytes of the pair's member.
+            place: The index of the place.
+
+        Raises:
+            ValueError: The pair has no text there; says why.
+        """
+        return self.places[place].read(member)
+
+
+def _place(item: object, key: str) -> TextPlace:
+    if isinstance(item, str):
+        member, colon, field = item.partition(":")
+        extension = member.removeprefix(".").lower()
+        is_json = extension.rpartition(".")[2] == "json"
+        if extension and "/" not in extension and (field or not colon) and (is_json or not colon):
+            return TextPlace(extension, field if is_json else None)
+    raise UserError(f"{key}={shown(item)!r}: expected a text member such as 'txt', or 'json:FIELD'")
+
+
+def _is_weight(weight: object) -> bool:
+    return isinstance(weight, int | float) and 0 < weight < math.inf
+
+
+def values_at(record: object, names: Sequence[str]) -> list[object]:
+    """The values of a field, wherever objects and lists of objects lead to it.
+
+    Args:
+        record: A JSON value.
+        names: The field's names, outermost first.
+
+    Returns:
+        Its value in each object that has it; all items of a list. None stands for no value.
+    """
+    if not names:
+        return _items(record)
+
+    found: list[object] = []
+    for item in _items(record):
+        if not isinstance(item, dict):
+            continue
+        # A name may have dots of its own, so that the longest one that is there counts.
+        for length in range(len(names), 0, -1):
+            name = ".".join(names[:length])
+            if name in item:
+                found += values_at(item[name], names[length:])
+                break
+    return found
+
+
+def texts_of(values: Sequence[object]) -> list[str]:
+    """The texts among some values, stripped, cut at 8,192 characters, and none of them empty."""
+    texts = []
+    for value in values:
+        if isinstance(value, str) and is_unicode(value):
+            texts.append(value[:_LONGEST_TEXT].strip())
+    return [text for text in texts if text]
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def parse_json(member: bytes) -> object:

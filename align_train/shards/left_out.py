@@ -66,10 +66,15 @@ class LeftOut:
             parts.append(f"{count:,} {reason}{named}")
         return ", ".join(parts)
 
-    def say(self, place: object) -> None:
-        """Prints one line on stderr, on the first process, if anything was left out."""
+    def say(self, place: object, what: str = "left out") -> None:
+        """Prints one line on stderr, on the first process, if anything was counted.
+
+        Args:
+            place: Where it was found.
+            what: Begins the line, after the place.
+        """
         if self._counts and is_first_process():
-            print(f"{printable(str(place))}: left out {self}", file=sys.stderr, flush=True)
+            print(f"{printable(str(place))}: {what} {self}", file=sys.stderr, flush=True)
 
 
 _LONGEST_EXAMPLE = 80  # characters

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 
-from tqdm import tqdm
-
-from align_train.cluster.pools import threads
-from align_train.cluster.sharing import from_first, note_progress
+from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.count import scan
 from align_train.shards.find import (
     FOREIGN,
     MISSING,
+    Found,
     braces,
     ends_with,
     find_files,
@@ -40,18 +39,19 @@ from align_train.shards.manifest import (
     checked,
     read_manifest,
 )
+from align_train.shards.members import ANY, Members
 from align_train.shards.remote import is_url
-from align_train.shards.tar_index import load_index
-
-_COUNTED_AT_A_TIME = 8
+from align_train.shards.tar_end import COMPRESSED, compression
 
 _TAR = ends_with(".tar")
+_is_compressed = ends_with(*COMPRESSED)
 
 
 def resolve(
     shards: str | Sequence[str],
     *,
     caption: CaptionSource,
+    members: Members = ANY,
     cache: ShardCache | None = None,
     mixed: bool = False,
     progress: bool = True,
@@ -62,6 +62,7 @@ def resolve(
     Args:
         shards: A manifest, folder, glob or brace range, as a path or URL; or a list of these.
         caption: Where the texts lie: an image without its text is counted, and bad.
+        members: How members of the tars make pairs.
         cache: Fetches remote files; None: one with the default settings.
         mixed: Whether the items of the list are data sets of their own, to be mixed by weights.
         progress: Whether to show a progress bar while tars are counted.
@@ -73,122 +74,84 @@ def resolve(
     Raises:
         UserError: The value names no shards, or a shard cannot be read.
     """
-    is_list = isinstance(shards, Sequence) and all(isinstance(item, str) for item in shards)
-    if not isinstance(shards, str) and not is_list:
-        raise UserError(
-            f"{key}={shards}: expected a manifest, folder, glob or brace range, or a list of these"
-        )
-
-    resolver = _Resolver(caption, cache or ShardCache(), progress, key)
+    items = _items(shards, key)
+    resolver = _Resolver(cache or ShardCache(), key)
+    count = partial(scan, caption=caption, members=members, cache=resolver.cache, progress=progress)
     if isinstance(shards, str):
-        return resolver.resolve(shards)
-    if not shards:
-        raise UserError(f"{key}=[]: names no shards; {HOW_TO_PREPARE}")
+        return resolver.resolve(shards, count)
 
     rows: list[Shard] = []
     lengths: list[int] = []
-    for item in shards:
-        part = resolver.resolve(item)
+    for item in items:
+        part = resolver.resolve(item, count)
         rows += part.shards
         lengths.append(len(part.shards))
     sources = tuple(lengths) if mixed else None
-    return checked(Manifest(tuple(rows), ", ".join(shards), sources))
+    return checked(Manifest(tuple(rows), ", ".join(items), sources))
 
 
-def scan(
-    urls: Sequence[str],
-    *,
-    caption: CaptionSource,
-    source: str,
-    cache: ShardCache | None = None,
-    progress: bool = True,
-) -> Manifest:
-    """Counts the pairs of tars by their indices, and builds those that are missing.
+def first_shards(
+    shards: str | Sequence[str], most: int, *, cache: ShardCache, key: str = "data.shards"
+) -> list[str]:
+    """Names the first shards of a value of `data.shards`; counts nothing. Collective.
 
     Args:
-        urls: The tars' paths or URLs.
-        caption: Where the texts lie.
-        source: Where the tars come from, for errors.
-        cache: Fetches remote tars; None: one with the default settings.
-        progress: Whether to show a progress bar.
+        shards: As `resolve` takes them; of a list the first item.
+        most: How many are wanted.
+        cache: Fetches a remote manifest.
+        key: The setting that errors name.
 
     Returns:
-        The manifest, in the order of `urls`.
+        Paths or URLs: at least one.
 
     Raises:
-        Vanished: A remote tar does not exist.
-        UserError: A tar cannot be read, is broken, or has no pairs.
+        UserError: The value names no shards.
     """
-    shard_cache = cache or ShardCache()
-    left_out = LeftOut()
-
-    def count() -> list[tuple[str, int, int]]:
-        rows = []
-        # Threads suffice: each waits for the disk or the network most of its time.
-        with threads(_COUNTED_AT_A_TIME) as pool:
-            for shard, foreign in tqdm(
-                pool.map(lambda url: _count(url, caption, shard_cache), urls),
-                total=len(urls),
-                desc="counting shards",
-                disable=not progress,
-                leave=False,
-                delay=1,
-            ):
-                rows.append((shard.url, shard.pairs, shard.bytes))
-                left_out.add(FOREIGN, shard.url, count=foreign)
-                note_progress()
-        return rows
-
-    counted = from_first(f"shards {source} {caption.extension} {caption.field}", count)
-    left_out.say(source)
-    shards = tuple(Shard(url, pairs, size) for url, pairs, size in counted)
-    return checked(Manifest(shards, source))
+    found = _Resolver(cache, key).find(_items(shards, key)[0])
+    if isinstance(found, Manifest):
+        return [shard.url for shard in found.shards if shard.pairs][:most]
+    return found[:most]
 
 
-def _count(url: str, caption: CaptionSource, cache: ShardCache) -> tuple[Shard, int]:
-    """Counts a tar's pairs, and the files in it that an operating system left there."""
-    # With the size, or a copy from before the tar was made anew would be counted.
-    path = cache.local(url, cache.size(url))
-    try:
-        index = load_index(path)
-        size = path.stat().st_size
-    except OSError as error:
+def _items(shards: object, key: str) -> list[str]:
+    """The items of a value of `data.shards`; UserError if it is no text and no list of texts."""
+    items = [shards] if isinstance(shards, str) else shards
+    if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
         raise UserError(
-            f"{url}: cannot be read ({error.strerror}); check data.shards, or rebuild the manifest"
-        ) from None
-    if index.fault:
-        raise UserError(f"{url}: {index.fault}; fetch it again or leave it out of data.shards")
-
-    pairs = index.pairs(caption)
-    has_text = pairs[:, 1] >= 0
-    if not has_text.any():
-        raise UserError(
-            f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and texts "
-            f"are looked for in .{caption.extension} "
-            f"(data.caption)"
+            f"{key}={shards}: expected a manifest, folder, glob or brace range, or a list of these"
         )
-    return Shard(url, len(pairs), size), index.foreign
+    if not items:
+        raise UserError(f"{key}=[]: names no shards; {HOW_TO_PREPARE}")
+    return list(items)
 
 
 @dataclass(frozen=True)
 class _Resolver:
     """Opens one item of `data.shards`. key: the setting that errors name."""
 
-    caption: CaptionSource
     cache: ShardCache
-    progress: bool
     key: str
 
-    def resolve(self, shards: str) -> Manifest:
+    def resolve(self, shards: str, count: Callable[..., Manifest]) -> Manifest:
+        found = self.find(shards)
+        if isinstance(found, Manifest):
+            return found
+        try:
+            return count(found, source=shards)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.key}={shards}: {error}; {HOW_TO_PREPARE}") from None
+
+    def find(self, shards: str) -> Manifest | list[str]:
+        """Finds the manifest of an item; without one, its tars."""
         if is_url(shards):
             return self._remote(shards)
 
         path = path_of(shards)
         if os.path.isfile(path / MANIFEST_NAME):
             path /= MANIFEST_NAME
-        if os.path.isfile(path) and not _TAR(path):
+        if os.path.isfile(path) and not _TAR(path) and not _is_compressed(path):
             return self._read(str(path))
-        return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
+        return from_first(f"tars {shards}", partial(self._find, shards))
 
     def _find(self, shards: str) -> list[str]:
         found = find_files(shards, _TAR, deep=False)
@@ -199,6 +162,7 @@ class _Resolver:
                 f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
             )
 
+        self._refuse_compressed(shards, found)
         found.left_out.say(shards)
         if not found.files:
             what = "no such manifest, folder or shard"
@@ -207,20 +171,32 @@ class _Resolver:
             raise UserError(f"{self.key}={shards}: {what}; {HOW_TO_PREPARE}")
         return list(map(str, found.files))
 
-    def _remote(self, shards: str) -> Manifest:
-        """Opens a URL.
+    def _refuse_compressed(self, shards: str, found: Found) -> None:
+        packed = [path for path in (*found.files, *found.others) if _is_compressed(path)]
+        if packed:
+            many = f"the first of {len(packed)} such files, " if len(packed) > 1 else ""
+            raise UserError(
+                f"{self.key}={shards}: {packed[0]} is {many}{compression(b'', packed[0].name)}, "
+                f"which makes *.tar of it"
+            )
+
+    def _remote(self, shards: str) -> Manifest | list[str]:
+        """Finds what lies at a URL.
 
         One that ends in .jsonl is a manifest. One that ends in .tar, or has a glob or a brace,
         names shards. Any other is a folder. Without a manifest, shards are fetched to be counted at
         each start: right for a few of them.
         """
+        cache = self.cache
         if shards.endswith(".jsonl"):
-            return self._read(self.cache.pinned(shards))
+            return self._read(cache.pinned(shards))
+        if reason := compression(b"", shards):
+            raise UserError(f"{self.key}={shards}: {reason}, and put it there as .tar")
 
         tars: list[str] = []
         for name in map(self.cache.pinned, braces(shards)):
             if glob.has_magic(name):
-                tars += from_first(f"tars {name}", partial(self.cache.glob, name))
+                tars += from_first(f"tars {name}", partial(cache.glob, name))
             elif name.lower().endswith(".tar"):
                 tars.append(name)
             else:
@@ -237,7 +213,7 @@ class _Resolver:
                     return self._read(f"{folder}/{MANIFEST_NAME}")
                 except FileNotFoundError:
                     pattern = f"{folder}/*.tar"
-                    tars += from_first(f"tars {pattern}", partial(self.cache.glob, pattern))
+                    tars += from_first(f"tars {pattern}", partial(cache.glob, pattern))
         own = sorted(tar for tar in set(tars) if not is_foreign(PurePosixPath(tar)))
         if not own:
             raise UserError(
@@ -245,10 +221,7 @@ class _Resolver:
             )
 
         LeftOut.of(FOREIGN, set(tars) - set(own)).say(shards)
-        try:
-            return self._scan(own, shards)
-        except FileNotFoundError as error:
-            raise UserError(f"{self.key}={shards}: {error}; {HOW_TO_PREPARE}") from None
+        return own
 
     def _list(self, folder: str) -> list[str]:
         """The tars and the manifest in a folder of the hub."""
@@ -262,12 +235,3 @@ class _Resolver:
             return manifest
         rows = [replace(row, url=self.cache.pinned(row.url)) for row in manifest.shards]
         return replace(manifest, shards=tuple(rows))
-
-    def _scan(self, tars: list[str], shards: str) -> Manifest:
-        return scan(
-            tars,
-            caption=self.caption,
-            source=shards,
-            cache=self.cache,
-            progress=self.progress,
-        )

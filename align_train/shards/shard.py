@@ -1,11 +1,10 @@
 """Random access to the pairs of one WebDataset tar.
 
-A pair is an image and its siblings of the same name up to the last dot: `dir/000123.jpg`,
-`dir/000123.txt`, `dir/000123.json`. (The webdataset library cuts at the *first* dot, so `img.1.jpg`
-loses its name. Names without further dots read alike.) Pairs are counted from 0 in the order of
-their images in the tar. Bad ones count too: without a text, with a name that came before, with a
-link in place of a file. Reading a bad one says why, and any count of images gives the same number.
-Other members (pickles, arrays) are never opened.
+A pair is an image and its siblings of the same key: `dir/000123.jpg`, `dir/000123.txt`,
+`dir/000123.json`; `members.py` says which they are. Pairs are counted from 0 in the order of their
+images in the tar. Bad ones count too: without a text, with a key that came before, with a link in
+place of a file. Reading a bad one says why, and any count of images gives the same number. Other
+members (pickles, arrays) are never opened.
 
 Reading is `pread` through the tar's index (`tar_index.py`). A truncated file is an error, never a
 SIGBUS, and forked workers share the descriptor without sharing a position.
@@ -14,6 +13,8 @@ SIGBUS, and forked workers share the descriptor without sharing a position.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,68 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource, parse_json
+from align_train.shards.members import ANY, Members, MemberTable, member_table, split
 from align_train.shards.tar_index import ODD_TYPES, load_index
 
 
-class ShardReader:
+class HasTexts(ABC):
+    """Pairs with texts in one place or several.
+
+    Attributes:
+        caption: Where texts lie.
+    """
+
+    caption: CaptionSource
+
+    @abstractmethod
+    def text(self, pair: int, place: int = 0) -> bytes:
+        """Reads a text member alone; ValueError if there is none."""
+
+    def texts(self, pair: int) -> list[list[str]]:
+        """Reads the texts of a pair.
+
+        Args:
+            pair: Its index.
+
+        Returns:
+            Those of each place of the caption; empty where there are none, but not everywhere.
+
+        Raises:
+            ValueError: The pair is bad; says why.
+            UserError: The file changed since it was opened.
+        """
+        texts: list[list[str]] = []
+        reasons: list[str] = []
+        for place in range(len(self.caption.places)):
+            try:
+                texts.append(self.caption.read(self.text(pair, place), place))
+            except UserError:
+                raise  # about the tar, not about a text
+            except ValueError as error:
+                texts.append([])
+                reasons.append(str(error))
+
+        if not any(texts):
+            raise ValueError("; ".join(dict.fromkeys(reasons)))
+        return texts
+
+    def all_texts(self, pair: int) -> list[str]:
+        """Reads the texts of a pair in all places, each once if there are several places.
+
+        Args:
+            pair: Its index.
+
+        Raises:
+            ValueError: The pair is bad; says why.
+            UserError: The file changed since it was opened.
+        """
+        texts = self.texts(pair)
+        if len(texts) == 1:
+            return texts[0]
+        return list(dict.fromkeys(chain.from_iterable(texts)))
+
+
+class ShardReader(HasTexts):
     """One open tar: from the index of a pair to the bytes of its members.
 
     A broken tar has as many pairs as the manifest says. Those that cannot be read say why.
@@ -36,6 +95,7 @@ class ShardReader:
         path: Path,
         caption: CaptionSource,
         *,
+        members: Members = ANY,
         name: str | None = None,
         pairs: int | None = None,
         kept: NDArray[np.bool_] | None = None,
@@ -45,6 +105,7 @@ class ShardReader:
         Args:
             path: The tar.
             caption: Where the texts lie.
+            members: How members make pairs.
             name: The beginning of the pairs' keys; None: the file's name without its extension.
             pairs: How many pairs the manifest says it gives; None: as many as there are.
             kept: Which pairs belong to the data, in the order of the pairs' *sorted keys*,
@@ -52,13 +113,17 @@ class ShardReader:
 
         Raises:
             OSError: The tar cannot be read.
-            UserError: It does not hold as many pairs as the manifest says.
+            UserError: It does not hold as many pairs as the manifest says, or the rule of keys
+                loses pairs.
         """
         self.path = path
         self.caption = caption
+        self.members = members
         self.name = name or path.stem
         self.index = load_index(path)
-        self.pairs = self.index.pairs(caption)
+        # Not kept: a key and an extension of each member are more than the index itself.
+        table = member_table(self.index, members, caption, tar=str(path))
+        self.pairs = table.pairs(caption)
 
         if kept is not None:
             self._keep(kept)
@@ -67,7 +132,8 @@ class ShardReader:
         if len(self.pairs) != self._length and not self.index.fault:
             raise UserError(
                 f"{path}: the manifest says {pairs} pairs, the shard holds {len(self.pairs)}; "
-                f"make the manifest anew with `align-train manifest`"
+                f"make the manifest anew with `align-train manifest`, and the image and keys of "
+                f"data.image and data.keys"
             )
 
         self._json_of: dict[bytes, int] | None = None
@@ -77,7 +143,8 @@ class ShardReader:
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         if len(kept) == len(self.pairs):
             # By sorted key: the tables of a filter do not know the order in the tar.
-            by_key = np.argsort(self.index.names[self.pairs[:, 0]], kind="stable")
+            keys = np.array([self._key(pair) for pair in range(len(kept))], dtype=np.bytes_)
+            by_key = np.argsort(keys, kind="stable")
             chosen = np.zeros(len(self.pairs), dtype=bool)
             chosen[by_key] = kept
             self.pairs = self.pairs[chosen]
@@ -97,22 +164,24 @@ class ShardReader:
         """The key `shard/key` of a pair: unique in a data set whose shards have different names."""
         if pair >= len(self.pairs):
             return f"{self.name}/#{pair}"  # its name is lost with the rest of the tar
-        name: bytes = self.index.names[self.pairs[pair, 0]]
-        return f"{self.name}/{name.decode('utf-8', 'replace')}"
+        return f"{self.name}/{self._key(pair).decode('utf-8', 'replace')}"
+
+    def _key(self, pair: int) -> bytes:
+        return split(self.index.names[self.pairs[pair, 0]], self.members.keys)[0]
 
     def find(self, key: str) -> list[int]:
         """The indices of the pairs with a key, which is given without the shard's name."""
-        names = self.index.names[self.pairs[:, 0]]
-        return np.flatnonzero(names == key.encode("utf-8", "surrogateescape")).tolist()
+        wanted = key.encode("utf-8", "surrogateescape")
+        return [pair for pair in range(len(self.pairs)) if self._key(pair) == wanted]
 
     def read(self, pair: int) -> tuple[bytes, bytes]:
-        """Reads a pair.
+        """Reads a pair as it lies there.
 
         Args:
             pair: Its index.
 
         Returns:
-            The bytes of the image and of the text member.
+            The bytes of the image and of the text member, that of the first place of texts.
 
         Raises:
             ValueError: The pair is bad; says why.
@@ -121,11 +190,12 @@ class ShardReader:
         text = self.text(pair)
         return self.image(pair), text
 
-    def text(self, pair: int) -> bytes:
-        """Reads the text member alone.
+    def text(self, pair: int, place: int = 0) -> bytes:
+        """Reads a text member alone.
 
         Args:
             pair: The pair's index.
+            place: Index of the place of texts.
 
         Returns:
             The member's bytes.
@@ -137,9 +207,9 @@ class ShardReader:
         if pair >= len(self.pairs):
             raise ValueError(self.index.fault)
 
-        member = int(self.pairs[pair, 1])
+        member = int(self.pairs[pair, 1 + place])
         if member == NO_TEXT:
-            raise ValueError(f"no member .{self.caption.extension}")
+            raise ValueError(f"no member .{self.caption.places[place].extension}")
         if member == SECOND:
             raise ValueError("a second image under the same key")
         return self._read_member(member)
@@ -176,10 +246,11 @@ class ShardReader:
         """
         # Made when it is first needed: training never asks for it.
         if self._json_of is None:
-            members = np.flatnonzero(self.index.extensions == b"json").tolist()
-            self._json_of = {self.index.names[member]: member for member in members}
+            table = self._table()
+            members = table.with_extension(b"json")
+            self._json_of = {table.keys[member]: member for member in members}
 
-        json_member = self._json_of.get(self.index.names[self.pairs[pair, 0]])
+        json_member = self._json_of.get(self._key(pair))
         if json_member is None:
             return {}
         record = parse_json(self._read_member(json_member))
@@ -187,8 +258,11 @@ class ShardReader:
 
     def texts_without_image(self) -> list[str]:
         """The keys that have a text, but no image."""
-        bare = self.index.texts_without_image(self.caption)
-        return [name.decode("utf-8", "replace") for name in bare]
+        bare = self._table().texts_without_image(self.caption)
+        return [key.decode("utf-8", "replace") for key in bare]
+
+    def _table(self) -> MemberTable:
+        return MemberTable(self.index, self.members)
 
     def close(self) -> None:
         """Closes the file."""
@@ -198,8 +272,9 @@ class ShardReader:
         size = int(self.index.sizes[member])
         offset = int(self.index.offsets[member])
         if size in ODD_TYPES:
-            extension = self.index.extensions[member].decode("utf-8", "replace")
-            raise ValueError(f"the member .{extension} is {ODD_TYPES[size]}, not a file")
+            _, extension = split(self.index.names[member], self.members.keys)
+            spelled = extension.decode("utf-8", "replace")
+            raise ValueError(f"the member .{spelled} is {ODD_TYPES[size]}, not a file")
 
         data = os.pread(self.descriptor, size, offset)
         # The index was checked when the shard was opened, so the file is shorter since then.

@@ -198,15 +198,22 @@ class LabelSource(CaptionSource):
         labels: The classes.
     """
 
-    labels: ClassList
+    labels: ClassList = field(kw_only=True)
 
-    def read(self, member: bytes) -> list[str]:
+    def read(self, member: bytes, place: int = 0) -> list[str]:
         """Returns the name of the pair's class, where a text source returns texts.
+
+        Args:
+            member: The bytes of the pair's member.
+            place: The index of the place.
 
         Raises:
             ValueError: The pair has no label, or one that is no class.
         """
         try:
-            return [self.labels.name(label) for label in self.values(member)]
+            labels = self.places[place].values(member)
+            if not labels:
+                raise ValueError("there is none")
+            return [self.labels.name(label) for label in labels]
         except ValueError as error:
-            raise ValueError(f"the label in {self}: {error}") from None
+            raise ValueError(f"the label in {self.places[place]}: {error}") from None

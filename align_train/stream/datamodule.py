@@ -15,6 +15,8 @@ from align_train.cluster.collectives import rank, world_size
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.found_caption import found_caption
+from align_train.shards.members import Members
 from align_train.shards.resolve import resolve
 from align_train.stream.ahead import FetchAhead
 from align_train.stream.augment import Augmentation
@@ -47,7 +49,8 @@ class PairsDataModule(lightning.LightningDataModule):
         classes: Of a classifier, instead of a tokenizer; see `ClassList`.
         weights: Mixes the items of `shards` by these whole numbers; None: they are one source.
         held_out: As `shards`, for evaluation; None: none.
-        caption: `txt`, or `json:FIELD`: the member or field with a pair's texts, or its label.
+        caption: `txt`, or `json:FIELD`: the member or field with a pair's texts, or its label; or a
+            list of these, see `CaptionSource`. None: found out when the shards are opened.
         held_out_caption: The same for the held-out shards; None: as `caption`.
         first_caption: Share of visits that get the first of several texts; None: all alike.
         content_ids: Also hand on which images and texts are the same.
@@ -63,6 +66,9 @@ class PairsDataModule(lightning.LightningDataModule):
         max_bad_share: Share of pairs that may be replaced before the run stops.
         make: Makes the shards; called before they are opened. The demo draws its own so.
         revisions: Commits of data sets on the hub that the run has used before; None: none.
+        caption_weights: How often each item of the list `caption` is drawn; None: all alike.
+        image: The image's member; see `Members`.
+        keys: The dot at which keys end; see `Members`.
         accept: Settings of `recipe.ACCEPTABLE` that may differ from the checkpoint's.
         progress: Show a bar while shards are counted.
     """
@@ -77,8 +83,8 @@ class PairsDataModule(lightning.LightningDataModule):
     classes: int | str | None
     weights: Sequence[int] | None
     held_out: str | Sequence[str] | None
-    caption: str
-    held_out_caption: str | None
+    caption: str | Sequence[str] | None
+    held_out_caption: str | Sequence[str] | None
     first_caption: float | None
     content_ids: bool
     lanes: int
@@ -95,6 +101,10 @@ class PairsDataModule(lightning.LightningDataModule):
     resize: Resize | None = None
     interpolation: Interpolation | None = None
     revisions: Mapping[str, str] | None = None
+    # Runs of before these settings existed recorded none of them.
+    caption_weights: Sequence[float] | None = None
+    image: str | None = None
+    keys: str | None = None
     accept: Collection[str] = ()
     progress: bool = True
 
@@ -105,9 +115,13 @@ class PairsDataModule(lightning.LightningDataModule):
             self.make()
 
         self.cache = shard_cache_of(self.staging, self.storage_options, self.revisions)
+        self.members = Members.parse(self.image, self.keys)
+        found_out = self.caption is None
+        source = self._open_captions()
         self.manifest = resolve(
             self.shards,
-            caption=CaptionSource.parse(self.caption),
+            caption=source,
+            members=self.members,
             cache=self.cache,
             mixed=self.weights is not None,
             progress=self.progress,
@@ -116,6 +130,8 @@ class PairsDataModule(lightning.LightningDataModule):
         self.vocabulary = open_vocabulary(
             tokenizer=self.tokenizer, max_tokens=self.max_tokens, classes=self.classes
         )
+
+        self.source = source_of(source, self.vocabulary)
 
         self.views = Views(
             image_size=self.image_size,
@@ -135,16 +151,32 @@ class PairsDataModule(lightning.LightningDataModule):
         )
         self.sets = EvaluationSets(
             held_out=self.held_out,
-            caption=self.held_out_caption or self.caption,
+            # What was found out need not hold for other shards.
+            caption=self.held_out_caption or (None if found_out else self.caption),
             vocabulary=self.vocabulary,
             views=self.views,
             cache=self.cache,
+            members=self.members,
             progress=self.progress,
         )
+
+        if found_out and self.sets.caption is not None:
+            self.held_out_caption = self.sets.caption.setting
 
         self.dropped: list[int] = []  # in the order in which they vanished, as the lineage has them
         self.start = Start()
         self.loader: TrainingLoader | None = None
+
+    def _open_captions(self) -> CaptionSource:
+        """Reads the setting `caption`, or finds it out, and then keeps it. Collective."""
+        if self.caption is None:
+            self.caption = found_caption(
+                self.shards,
+                members=self.members,
+                cache=self.cache,
+                labels=self.classes is not None,
+            )
+        return CaptionSource.parse(self.caption, self.caption_weights)
 
     def _check(self) -> None:
         shares = {"first_caption": self.first_caption, "max_bad_share": self.max_bad_share}
@@ -239,8 +271,9 @@ class PairsDataModule(lightning.LightningDataModule):
         """Returns the pairs of any step: all that `show` needs."""
         pairs = Pairs(
             manifest=self.manifest,
-            caption=source_of(self.caption, self.vocabulary),
+            caption=self.source,
             views=self.views,
+            members=self.members,
             augmentation=self.augmentation,
             first_caption=self.first_caption,
             content_ids=self.content_ids,

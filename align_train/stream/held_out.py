@@ -52,9 +52,8 @@ class HeldOutPairs(Dataset[Pixels]):
         """
         if not self._about and len(self):
             manifest = self.pairs.manifest
-            caption = self.pairs.caption
-            member = f"{caption.extension} {caption.field}"
-            key = f"texts {manifest.source} {manifest.identity} {member} {self.limit}"
+            place = f"{self.pairs.caption} {self.pairs.members}"
+            key = f"texts {manifest.source} {manifest.identity} {place} {self.limit}"
             rows = from_first(key, self._read)
             self._about = [(texts, record) for texts, record in rows]
         return self._about
@@ -68,7 +67,7 @@ class HeldOutPairs(Dataset[Pixels]):
 
             reader = self.pairs.reader(shard)
             try:
-                texts = self.pairs.caption.read(reader.text(pair))
+                texts = reader.all_texts(pair)
                 record = reader.json(pair)
             except ValueError as error:
                 raise self._in_one_line(error, shard, pair) from None

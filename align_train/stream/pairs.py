@@ -9,7 +9,9 @@ Price (`benchmarks/loader`): decoding takes nearly all of the time, see `decode.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import OrderedDict
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest
+from align_train.shards.members import ANY, Members
 from align_train.shards.remote import Vanished
 from align_train.shards.shard import ShardReader
 from align_train.stream.augment import Augmentation
@@ -54,6 +57,7 @@ class Pairs:
         manifest: Manifest,
         caption: CaptionSource,
         views: Views,
+        members: Members = ANY,
         augmentation: Augmentation | None = None,
         first_caption: float | None = None,
         content_ids: bool = False,
@@ -63,8 +67,9 @@ class Pairs:
 
         Args:
             manifest: The shards.
-            caption: The member or field that holds a pair's texts, or its label.
+            caption: The members or fields that hold a pair's texts, or its label.
             views: The part of an image that is trained on, and the one that is evaluated.
+            members: How members of the tars make pairs.
             augmentation: More than crop and mirror; None: no more.
             first_caption: Share of visits that get the first of several texts; None: all alike.
             content_ids: Also hash images and texts (some 5 % of the decoding time).
@@ -72,6 +77,7 @@ class Pairs:
         """
         self.manifest = manifest
         self.caption = caption
+        self.members = members
         self.views = views
         self.augmentation = augmentation
         self.first_caption = first_caption
@@ -104,8 +110,9 @@ class Pairs:
         Raises:
             ValueError: The pair's content is bad; the text is the reason.
         """
-        image, text = self.reader(shard).read(pair)
-        return decode_centre(image, self.views), self.caption.read(text)
+        reader = self.reader(shard)
+        texts = reader.all_texts(pair)
+        return decode_centre(reader.image(pair), self.views), texts
 
     def draw(self, shard: int, pair: int, seed: int) -> Drawn:
         """Returns a pair as one visit sees it.
@@ -120,7 +127,9 @@ class Pairs:
         """
         # The view, then the augmentation, then the text: another order of the draws would show
         # other pixels and texts for the same seed.
-        image, text = self.reader(shard).read(pair)
+        reader = self.reader(shard)
+        texts = reader.texts(pair)
+        image = reader.image(pair)
         random = Random(seed)
         view = self.views.draw(random)
 
@@ -132,10 +141,23 @@ class Pairs:
             pixels = decode(image, view, self.augmentation.size, interpolation=interpolation)
             pixels = self.augmentation(pixels, to=size, seed=random.getrandbits(63))
 
-        caption = self._one_of(self.caption.read(text), random)
+        caption = self._one_of(self._of_one_place(texts, random), random)
         if not self.content_ids:
             return Drawn(pixels, caption, 0, 0)
         return Drawn(pixels, caption, _content_id(image), _content_id(caption.encode()))
+
+    def _of_one_place(self, texts: list[list[str]], random: Random) -> list[str]:
+        """The texts of a place that is drawn from those in which the pair has texts."""
+        # With one place nothing is drawn: the texts follow as they always did.
+        if len(texts) == 1:
+            return texts[0]
+
+        weights = self.caption.weights or [1.0] * len(texts)
+        there = [place for place, of_place in enumerate(texts) if of_place]
+        ends = list(accumulate(weights[place] for place in there))
+        # Not `choices`: Python promises the same numbers of `random()` alone.
+        drawn = bisect_right(ends, random.random() * ends[-1])
+        return texts[there[min(drawn, len(there) - 1)]]
 
     def _one_of(self, captions: list[str], random: Random) -> str:
         # Not randrange: it may draw more than once. Nothing that follows should shift by that.
@@ -161,7 +183,14 @@ class Pairs:
             path = self.cache.local(row.url, row.bytes)
             name = Path(row.name).stem
             try:
-                return ShardReader(path, self.caption, name=name, pairs=row.pairs, kept=kept)
+                return ShardReader(
+                    path,
+                    self.caption,
+                    members=self.members,
+                    name=name,
+                    pairs=row.pairs,
+                    kept=kept,
+                )
             except FileNotFoundError:
                 if not self.cache.wants(row.url):
                     raise Vanished(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align_train.errors import UserError, shown
-from align_train.shards.caption import CaptionSource
+from align_train.shards.caption import CaptionSource, TextPlace
 from align_train.shards.find import find_files
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest, Shard
+from align_train.shards.shard import HasTexts
 from align_train.stream.decode import Views
 from align_train.stream.pairs import Pairs
 
@@ -64,12 +65,12 @@ class PlainImages(Pairs):
         return _Reader(self._parts[shard], self.caption)
 
 
-class _Reader:
+class _Reader(HasTexts):
     """One part of the images."""
 
     def __init__(self, files: Sequence[_File], caption: CaptionSource) -> None:
         self._files = files
-        self._caption = caption
+        self.caption = caption
 
     def key(self, pair: int) -> str:
         """An image's path within the folder."""
@@ -79,9 +80,9 @@ class _Reader:
         """The bytes of an image; ValueError if they cannot be read."""
         return _read(self._files[pair].path)
 
-    def text(self, pair: int) -> bytes:
+    def text(self, pair: int, place: int = 0) -> bytes:
         """The bytes of the file with its texts; ValueError if there is none."""
-        return _read(_beside(self._files[pair].path, self._caption))
+        return _read(_beside(self._files[pair].path, self.caption.places[place]))
 
     def json(self, pair: int) -> dict[str, Any]:
         """Nothing: no image was packed from elsewhere."""
@@ -95,8 +96,8 @@ def _read(path: Path) -> bytes:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
 
 
-def _beside(image: Path, caption: CaptionSource) -> Path:
-    return image.with_suffix(f".{caption.extension}")
+def _beside(image: Path, place: TextPlace) -> Path:
+    return image.with_suffix(f".{place.extension}")
 
 
 def _listed(folder: str, caption: CaptionSource, key: str) -> list[_File]:
@@ -107,7 +108,7 @@ def _listed(folder: str, caption: CaptionSource, key: str) -> list[_File]:
     found = find_files(root, is_image, deep=True)
     left_out = LeftOut()
     left_out.update(found.left_out)
-    texts = {_beside(path, caption) for path in found.files}
+    texts = {_beside(path, place) for path in found.files for place in caption.places}
     for path in found.others:
         if path not in texts:
             left_out.add("files without an image", path)

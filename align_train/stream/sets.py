@@ -17,11 +17,15 @@ from typing import Any, Protocol
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
 from align_train.shards.find import find_files, find_folders
+from align_train.shards.found_caption import found_caption
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest
+from align_train.shards.members import ANY, Members
 from align_train.shards.resolve import resolve
+from align_train.stream.classes import ClassList
 from align_train.stream.decode import Pixels, Views
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.labelled_files import LabelledFiles
@@ -63,10 +67,11 @@ class EvaluationSets:
         self,
         *,
         held_out: str | Sequence[str] | None,
-        caption: str,
+        caption: str | Sequence[str] | None,
         vocabulary: Vocabulary,
         views: Views,
         cache: ShardCache,
+        members: Members = ANY,
         progress: bool = True,
         key: str = "data.held_out",
     ) -> None:
@@ -74,10 +79,11 @@ class EvaluationSets:
 
         Args:
             held_out: As `data.held_out`; None: there are no held-out pairs.
-            caption: The member or field that holds their texts, or labels.
+            caption: The members or fields that hold their texts, or labels; None: found out.
             vocabulary: The model's.
             views: Decide how an image is evaluated.
             cache: Where shards are fetched to.
+            members: How members of the tars make pairs.
             progress: Show a bar while shards are counted.
             key: The setting that names the held-out shards, for errors.
 
@@ -87,13 +93,45 @@ class EvaluationSets:
         self.vocabulary = vocabulary
         self.views = views
         self.cache = cache
-        self.caption = source_of(caption, vocabulary)
+        self.members = members
+        self.caption: CaptionSource | None = None
         self.held_out: Manifest | None = None
         if held_out is not None:
+            self.caption = self.source(held_out, caption, members, key)
             self.held_out = resolve(
-                held_out, caption=self.caption, cache=cache, progress=progress, key=key
+                held_out,
+                caption=self.caption,
+                members=members,
+                cache=cache,
+                progress=progress,
+                key=key,
             )
         self._opened: dict[str, OpenSet] = {}
+
+    def source(
+        self,
+        shards: str | Sequence[str],
+        caption: str | Sequence[str] | None,
+        members: Members,
+        key: str,
+    ) -> CaptionSource:
+        """Returns where the texts of some shards lie, or their labels. Collective.
+
+        Args:
+            shards: As `data.shards` takes them.
+            caption: As `data.caption`; None: it is found out.
+            members: How members of the tars make pairs.
+            key: The setting of the shards, for errors.
+
+        Raises:
+            UserError: The setting names no place, or there are no texts in the first pairs.
+        """
+        if caption is None:
+            labels = isinstance(self.vocabulary, ClassList)
+            caption = found_caption(
+                shards, members=members, cache=self.cache, labels=labels, key=key
+            )
+        return source_of(CaptionSource.parse(caption), self.vocabulary)
 
     def images_of(self, data: ImageSet | None) -> OpenSet:
         """Returns a set, opened; None: the held-out pairs.
@@ -108,13 +146,17 @@ class EvaluationSets:
         return self._opened[name]
 
     def _held_out_pairs(self) -> HeldOutPairs:
-        if self.held_out is None:
+        if self.held_out is None or self.caption is None:
             raise UserError(
                 "data.held_out is not set; give data.held_out=…, or evaluators with data of their "
                 "own"
             )
         pairs = Pairs(
-            manifest=self.held_out, caption=self.caption, views=self.views, cache=self.cache
+            manifest=self.held_out,
+            caption=self.caption,
+            views=self.views,
+            members=self.members,
+            cache=self.cache,
         )
         return HeldOutPairs(pairs=pairs)
 
@@ -125,24 +167,36 @@ class Shards:
 
     Attributes:
         shards: As `data.shards` takes them.
-        caption: `txt`, or `json:FIELD`, or a member with a label, such as `cls`.
+        caption: As `data.caption`, or a member with a label, such as `cls`; None: found out.
         limit: Only the first so many pairs; None: all.
+        image: As `data.image`.
+        keys: As `data.keys`.
     """
 
     shards: str | Sequence[str]
-    caption: str = "txt"
+    caption: str | Sequence[str] | None = None
     limit: int | None = None
+    image: str | None = None
+    keys: str | None = None
 
     def open(self, of: EvaluationSets) -> HeldOutPairs:
         """Resolves the shards; UserError if they are not there."""
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit={self.limit}: expected at least 1 pair, or null")
 
-        source = source_of(self.caption, of.vocabulary)
+        members = Members.parse(self.image, self.keys, prefix="eval: ")
+        source = of.source(self.shards, self.caption, members, "eval: shards")
         manifest = resolve(
-            self.shards, caption=source, cache=of.cache, progress=False, key="eval: shards"
+            self.shards,
+            caption=source,
+            members=members,
+            cache=of.cache,
+            progress=False,
+            key="eval: shards",
         )
-        pairs = Pairs(manifest=manifest, caption=source, views=of.views, cache=of.cache)
+        pairs = Pairs(
+            manifest=manifest, caption=source, views=of.views, members=members, cache=of.cache
+        )
         return HeldOutPairs(pairs=pairs, limit=self.limit)
 
 

@@ -42,14 +42,13 @@ def open_vocabulary(
     )
 
 
-def source_of(caption: str, vocabulary: Vocabulary) -> CaptionSource:
+def source_of(source: CaptionSource, vocabulary: Vocabulary) -> CaptionSource:
     """Returns where a pair's texts lie; with a `ClassList`, where its label lies.
 
     Args:
-        caption: `txt`, or `json:FIELD`.
+        source: The place of texts, or of labels.
         vocabulary: The data's.
     """
-    source = CaptionSource.parse(caption)
     if isinstance(vocabulary, ClassList):
-        return LabelSource(source.extension, source.field, vocabulary)
+        return LabelSource(source.places, source.weights, labels=vocabulary)
     return source

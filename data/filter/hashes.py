@@ -154,7 +154,7 @@ def hashes_by_key(path: Path) -> dict[str, str | None]:
         The hash of each image by its key, in the tar's order; None if it is not readable.
     """
     # The reader wants a caption, of which nothing is read here.
-    reader = ShardReader(path, CaptionSource("txt", None))
+    reader = ShardReader(path, CaptionSource.parse("txt"))
     try:
         keys = (reader.key(index).partition("/")[2] for index in range(len(reader)))
         return dict(zip(keys, map(perceptual_hash, _images(reader)), strict=True))

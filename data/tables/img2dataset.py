@@ -68,7 +68,8 @@ def finished_shards(
     Args:
         folders: Paths or URLs of folders.
         cache: Reads what lies at URLs.
-        caption: Where the texts lie: `txt` is the column `caption`, `json:FIELD` the column FIELD.
+        caption: Where the texts lie: `txt` is the column `caption`, `json:FIELD` the column FIELD;
+            of several places a pair must have a text in one.
 
     Returns:
         A row of the manifest for each finished shard that has a pair; None if img2dataset did not
@@ -95,17 +96,17 @@ def finished_shards(
         )
 
     with threads(_READERS) as pool:
-        column = caption.field or "caption"
-        counted = pool.map(partial(_counted, cache=cache, column=column), finished)
+        columns = [place.field or "caption" for place in caption.places]
+        counted = pool.map(partial(_counted, cache=cache, columns=columns), finished)
         bar = tqdm(counted, total=len(finished), desc="reading statistics", delay=1, leave=False)
         counts = [(shard, bare) for shard, bare in bar if shard.pairs]
 
-    _say_without_text(counts, column, caption)
+    _say_without_text(counts, columns, caption)
     return [shard for shard, _ in counts]
 
 
 def _say_without_text(
-    counts: Sequence[tuple[Shard, int]], column: str, caption: CaptionSource
+    counts: Sequence[tuple[Shard, int]], columns: Sequence[str], caption: CaptionSource
 ) -> None:
     """Says how many pairs have no text; UserError if all have none."""
     pairs = sum(shard.pairs for shard, _ in counts)
@@ -113,8 +114,8 @@ def _say_without_text(
     if bare and bare == pairs:
         raise UserError(
             f"{counts[0][0].url}: none of the {pairs:,} pairs has a text; img2dataset's tables "
-            f"have none in a column {column}: download with --caption_col, or set caption "
-            f"(now {caption})"
+            f"have none in a column {' or '.join(columns)}: download with --caption_col, or set "
+            f"caption (now {caption})"
         )
     if bare:
         first = next(shard.url for shard, count in counts if count)
@@ -135,7 +136,7 @@ def _stats_beside(tar: str) -> str:
     return tar.removesuffix(".tar") + STATS_SUFFIX
 
 
-def _counted(tar: str, *, cache: ShardCache, column: str) -> tuple[Shard, int]:
+def _counted(tar: str, *, cache: ShardCache, columns: Sequence[str]) -> tuple[Shard, int]:
     """Makes a shard's row, and counts its pairs without a text.
 
     A local table counts before the statistics: they include pairs that could not be written.
@@ -147,7 +148,7 @@ def _counted(tar: str, *, cache: ShardCache, column: str) -> tuple[Shard, int]:
     size = Path(tar).stat().st_size
     if not table.is_file():
         return Shard(tar, _successes(_stats_beside(tar), cache), size), 0
-    pairs, bare = _rows_with_images(table, column)
+    pairs, bare = _rows_with_images(table, columns)
     return Shard(tar, pairs, size), bare
 
 
@@ -164,11 +165,11 @@ def _successes(path: str, cache: ShardCache) -> int:
     return pairs
 
 
-def _rows_with_images(table: Path, column: str) -> tuple[int, int]:
-    """Counts the rows that have an image, and those of them without a text in the column."""
+def _rows_with_images(table: Path, columns: Sequence[str]) -> tuple[int, int]:
+    """Counts the rows that have an image, and how many of them have a text in no column."""
     try:
         # Unlike `read_table`, this takes a column that is missing for none.
-        rows = parquet.ParquetFile(table).read(columns=["status", column])
+        rows = parquet.ParquetFile(table).read(columns=["status", *columns])
         success = pc.fill_null(pc.equal(rows["status"], "success"), False)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(
@@ -176,11 +177,16 @@ def _rows_with_images(table: Path, column: str) -> tuple[int, int]:
             f"download it again"
         ) from None
     with_image = rows.filter(success)
-    if column not in with_image.column_names:
-        return len(with_image), len(with_image)
 
-    texts = with_image[column]
+    bare = pa.array([True] * len(with_image))
+    for column in columns:
+        if column in with_image.column_names:
+            bare = pc.and_(bare, _is_bare(with_image[column]))
+    return len(with_image), int(pc.sum(bare).as_py() or 0)
+
+
+def _is_bare(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Marks the rows of a column that have no text."""
     if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-        bare = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
-        return len(with_image), int(pc.sum(bare).as_py() or 0)
-    return len(with_image), texts.null_count
+        return pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
+    return pc.is_null(texts)

@@ -16,9 +16,10 @@ from align_train.cluster.collectives import rank
 from align_train.cluster.run_store import Position, RunStore
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import UserError
-from align_train.shards import resolve as resolving
+from align_train.shards import found_caption as finding
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.count import _Counter
 from align_train.shards.resolve import resolve
 from align_train.stream import tokenizer as tokenizers
 from align_train.stream.decode import Views
@@ -48,7 +49,8 @@ def watched() -> Watchdog:
 def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
     """Opens everything on this rank: how often each thing was read, and what came of it."""
     calls: list[str] = []
-    counting(resolving, "_count", calls)
+    counting(_Counter, "count", calls)
+    counting(finding, "sample", calls)
     counting(HeldOutPairs, "_read", calls)
     counting(FolderPerClass, "_list", calls)
     tokenizers._ask_hub = lambda _: calls.append("_ask_hub") or Path(tokenizer).read_text()  # type: ignore[assignment,func-returns-value]
@@ -57,7 +59,7 @@ def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
     with watchdog.watching():
         sets = EvaluationSets(
             held_out=shards,
-            caption="txt",
+            caption=None,
             vocabulary=tokenizers.Tokenizer("somebody/tokenizer", max_tokens=16),
             views=Views(image_size=32, resize_size=36),
             cache=ShardCache(),
@@ -66,7 +68,7 @@ def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
         texts = [text for of_image, _ in sets.images_of(None).about() for text in of_image]
         images = FolderPerClass(path=classes).open(sets).about()
 
-    names = ("_count", "_read", "_list", "_ask_hub")
+    names = ("sample", "count", "_read", "_list", "_ask_hub")
     return {
         "reads": torch.tensor([calls.count(name) for name in names]),
         "texts": torch.tensor([len(text) for text in texts]),
@@ -86,7 +88,8 @@ def test_rank_0_reads_for_all(demo: Path, tmp_path: Path) -> None:
     given = (str(shards), str(classes.parent), str(demo / "tokenizer" / "tokenizer.json"))
     first, other = on_ranks(2, read_all, *given, folder=tmp_path / "found")
     tars = len(list(shards.glob("*.tar")))
-    assert first["reads"].tolist() == [tars, 1, 1, 1] and other["reads"].tolist() == [0, 0, 0, 0]
+    assert first["reads"].tolist() == [1, tars, 1, 1, 1]
+    assert other["reads"].tolist() == [0, 0, 0, 0, 0]
     assert len(first["texts"]) == 64 and int(first["images"]) == 1
     for name in ("texts", "images", "ids"):
         assert torch.equal(first[name], other[name])

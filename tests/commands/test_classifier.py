@@ -23,6 +23,7 @@ from align_train.loss.classification import ClassificationLoss
 from align_train.model import Classifier, EfficientNetTower
 from align_train.optim.schedules import StepDecay
 from align_train.pretrained.explicit import explicit_settings
+from align_train.shards.caption import TextPlace
 from align_train.stream.classes import ClassList, LabelSource
 from tests.support.commands import data_module, run
 from tests.support.optimizers import PLAIN_SGD
@@ -215,12 +216,12 @@ def test_labels_are_numbers_or_names(tmp_path: Path) -> None:
             labels.name(wrong)
     labels.save(tmp_path)
     assert ClassList(str(file)).names == labels.names
-    source = LabelSource("json", "label", labels)
+    source = LabelSource((TextPlace("json", "label"),), labels=labels)
     assert source.read(b'{"label": 2}') == ["7"] and source.read(b'{"label": [0, "7"]}') == [
         "tench",
         "7",
     ]
-    with pytest.raises(ValueError, match="the label in json:label: 'None' is none of"):
+    with pytest.raises(ValueError, match="the label in json:label: there is none"):
         source.read(b"{}")
     assert ClassList(3).names == ["0", "1", "2"]
 

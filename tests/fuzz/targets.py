@@ -24,6 +24,8 @@ from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import read_manifest
+from align_train.shards.members import MemberTable
+from align_train.shards.sample import sample
 from align_train.shards.shard import ShardReader
 from align_train.shards.tar_index import load_index
 from align_train.stream.decode import Views, decode, decode_centre
@@ -35,7 +37,7 @@ from tests.fuzz.mutate import Corpus
 Probe = Callable[[bytes], None]
 
 _VIEWS = Views(image_size=32, resize_size=40, least_scale=0.5)
-_CAPTIONS = tuple(map(CaptionSource.parse, ("txt", "json:captions")))
+_CAPTIONS = tuple(map(CaptionSource.parse, ("txt", "json:captions", "json:a.b")))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def _tar(data: bytes) -> None:
     path.write_bytes(data)
     reader = ShardReader(path, _CAPTIONS[0])
     _read_all(reader)
-    pairs = reader.index.pairs(_CAPTIONS[1])
+    pairs = MemberTable(reader.index).pairs(_CAPTIONS[1])
+    sample(path)
     assert pairs.max(initial=0) < max(1, len(reader.index.names))
     if reader.index.fault:
         raise ValueError(reader.index.fault)

@@ -279,10 +279,8 @@ def test_the_second_pair_with_the_same_key_is_bad(tmp_path: Path, demo: Path) ->
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_long_foreign_dotted_and_nested_names_are_read(
-    format: int, tmp_path: Path, demo: Path
-) -> None:
-    names = ["img.1", "deep/er/img", "x" * 220, "日本/ÄÖ", "./dot", "a b", "%2F", ".hidden"]
+def test_long_foreign_and_nested_names_are_read(format: int, tmp_path: Path, demo: Path) -> None:
+    names = ["img", "de.ep/er/img", "x" * 220, "日本/ÄÖ", "./dot", "a b", "%2F"]
     odd = [
         (f"{name}.{ext}", data)
         for name in names

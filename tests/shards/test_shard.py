@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.count import scan
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from align_train.shards.resolve import resolve, scan
+from align_train.shards.members import Members
+from align_train.shards.resolve import resolve
 from align_train.shards.shard import ShardReader
 from align_train.shards.tar_index import build_index, load_index
 from align_train.shards.write import write_shard
@@ -68,8 +70,10 @@ def test_dotted_nested_long_and_foreign_keys_and_lone_members_are_read(tmp_path:
             member = tarfile.TarInfo(name)
             member.size = len(name.encode())
             tar.addfile(member, io.BytesIO(name.encode()))
+    with pytest.raises(UserError, match=r"img\.1\.jpg is .* data\.keys=last_dot"):
+        ShardReader(tmp_path / "a.tar", TXT)
     # The members are out of order: all images come first.
-    reader = ShardReader(tmp_path / "a.tar", TXT)
+    reader = ShardReader(tmp_path / "a.tar", TXT, members=Members(keys="last_dot"))
     assert [reader.key(index) for index in range(len(reader))] == [
         f"a/{name}" for name in (*names, "lone")
     ]
@@ -102,7 +106,7 @@ def test_errors_name_the_broken_shard(tmp_path: Path) -> None:
         "cut.tar": "cut short|not a readable",
         "garbage.tar": "not a readable",
         "empty.tar": "no members|not a readable",
-        "texts.tar": "0 of 20 members are images",
+        "texts.tar": "1 tars without an image",
         "missing.tar": "No such file",
     }.items():
         with pytest.raises(UserError, match=reason) as caught:
@@ -192,6 +196,6 @@ def test_captions_are_read_from_text_and_json() -> None:
     ]:
         with pytest.raises(ValueError, match=r"\w"):
             CaptionSource.parse(source).read(member)
-    for wrong in ("json", "txt:field", ""):
-        with pytest.raises(UserError):
-            CaptionSource.parse(wrong)
+    for wrong in ("json:", "txt:field", "", [], ["txt", "txt"], ["txt", 3]):
+        with pytest.raises(UserError, match=r"data\.caption="):
+            CaptionSource.parse(wrong)  # type: ignore[arg-type]

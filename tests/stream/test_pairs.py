@@ -105,3 +105,36 @@ def test_a_limit_keeps_the_first_held_out_pairs(demo: Path) -> None:
     assert (len(whole), len(first)) == (64, 5)
     assert first.about() == whole.about()[:5]
     assert np.array_equal(first[4], whole[4])
+
+
+def test_each_visit_draws_one_of_several_places(tmp_path: Path, demo: Path) -> None:
+    record = json.dumps({"alt": ["alt 1", "alt 2"]}).encode()
+    pairs = []
+    for index in range(8):
+        members = {"png": plain_image((9, 9, 9)), "txt": b"text", "json": record}
+        # One pair in four has no text in one of the places: it takes the other.
+        if index % 4 == 3:
+            members["json" if index == 3 else "txt"] = b"{}" if index == 3 else b" "
+        pairs.append((f"{index}", members))
+    write_shard(tmp_path / "0.tar", pairs)
+
+    def drawn(*weights: float) -> Counter[str]:
+        source = CaptionSource.parse(["txt", "json:alt"], weights or None)
+        pieces = pieces_of(tmp_path, demo, caption=source)
+        captions = captions_of_epochs(pieces, 60)
+        assert captions == captions_of_epochs(pieces, 60)
+        return Counter(captions)
+
+    # Of 480 visits, 60 are of each pair; of six pairs both places can be drawn.
+    alike, weighted = drawn(), drawn(1, 3)
+    assert 60 + 140 < alike["text"] < 60 + 220
+    assert 60 + 60 < weighted["text"] < 60 + 120
+    for counts in (alike, weighted):
+        assert counts.total() == 480
+        assert 0.8 < counts["alt 1"] / counts["alt 2"] < 1.25
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")]])
+def test_weights_that_do_not_fit_the_places_are_refused(weights: list[float]) -> None:
+    with pytest.raises(UserError, match=r"data\.caption_weights=.*a number above 0 for each item"):
+        CaptionSource.parse(["txt", "json:alt"], weights)

@@ -1,0 +1,160 @@
+"""Counts the pairs of tars by their indices, and what the tars hold beside good pairs.
+
+Price: an index is built once, by one pass over the tar's headers, and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from align_train.cluster.pools import threads
+from align_train.cluster.sharing import from_first, note_progress
+from align_train.errors import UserError
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import SECOND, CaptionSource
+from align_train.shards.find import FOREIGN
+from align_train.shards.left_out import LeftOut
+from align_train.shards.manifest import HOW_TO_PREPARE, Manifest, Shard, checked
+from align_train.shards.members import ANY, Members, member_table
+from align_train.shards.tar_index import EMPTY, ShardIndex, load_index
+
+_COUNTED_AT_A_TIME = 8
+
+
+def scan(
+    urls: Sequence[str],
+    *,
+    caption: CaptionSource,
+    members: Members = ANY,
+    source: str,
+    cache: ShardCache | None = None,
+    progress: bool = True,
+) -> Manifest:
+    """Counts the pairs of tars by their indices, and builds those that are missing.
+
+    What holds no pair is left out with a line: empty tars, texts without an image, other members.
+
+    Args:
+        urls: The tars' paths or URLs.
+        caption: Where the texts lie.
+        members: How members of the tars make pairs.
+        source: Where the tars come from, for errors.
+        cache: Fetches remote tars; None: one with the default settings.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The manifest, in the order of `urls`.
+
+    Raises:
+        Vanished: A remote tar does not exist.
+        UserError: A tar cannot be read, is broken, or its images have no texts; or there are no
+            pairs.
+    """
+    counter = _Counter(caption, members, cache or ShardCache())
+    left_out = LeftOut()
+    bad = LeftOut()
+
+    def count() -> list[tuple[str, int, int]]:
+        rows = []
+        # Threads suffice: each waits for the disk or the network most of its time.
+        with threads(_COUNTED_AT_A_TIME) as pool:
+            for counted in tqdm(
+                pool.map(counter.count, urls),
+                total=len(urls),
+                desc="counting shards",
+                disable=not progress,
+                leave=False,
+                delay=1,
+            ):
+                if counted.shard.pairs:
+                    rows.append((counted.shard.url, counted.shard.pairs, counted.shard.bytes))
+                left_out.update(counted.left_out)
+                bad.update(counted.bad)
+                note_progress()
+
+        if not rows:
+            raise UserError(f"{source}: no pairs: there are {left_out}; {HOW_TO_PREPARE}")
+        return rows
+
+    counted = from_first(f"shards {source} {caption} {members}", count)
+    left_out.say(source)
+    bad.say(source, what="bad pairs:")
+    return checked(Manifest(tuple(Shard(*row) for row in counted), source))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A shard's row, with what its tar holds beside good pairs."""
+
+    shard: Shard
+    left_out: LeftOut
+    bad: LeftOut
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """Counts the pairs of tars."""
+
+    caption: CaptionSource
+    members: Members
+    cache: ShardCache
+
+    def count(self, url: str) -> _Counted:
+        """Counts a tar's pairs, by its index."""
+        # With the size, or a copy from before the tar was made anew would be counted.
+        path = self.cache.local(url, self.cache.size(url))
+        try:
+            index = load_index(path)
+            size = path.stat().st_size
+        except OSError as error:
+            raise UserError(
+                f"{url}: cannot be read ({error.strerror}); check data.shards, or rebuild the "
+                f"manifest"
+            ) from None
+
+        left_out = LeftOut()
+        left_out.add(FOREIGN, url, count=index.foreign)
+        left_out.add("members without an extension", url, count=index.bare)
+        if index.fault == EMPTY:
+            left_out.add("empty tars", url)
+            return _Counted(Shard(url, 0, size), left_out, LeftOut())
+        if index.fault:
+            fix = (
+                "" if "unpack" in index.fault else "; fetch it again or leave it out of data.shards"
+            )
+            raise UserError(f"{url}: {index.fault}{fix}")
+        return self._count_members(url, size, index, left_out)
+
+    def _count_members(self, url: str, size: int, index: ShardIndex, left_out: LeftOut) -> _Counted:
+        table = member_table(index, self.members, self.caption, tar=url)
+        pairs = table.pairs(self.caption)
+        has_text = (pairs[:, 1:] >= 0).any(axis=1)
+        is_second = (pairs[:, 1:] == SECOND).any(axis=1)
+        if len(pairs) and not has_text.any():
+            raise UserError(
+                f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and "
+                f"texts are looked for in {self.caption.members}; there are "
+                f"{table.spelled_extensions()}; give data.caption=…"
+            )
+
+        texts = table.texts_without_image(self.caption)
+        unread = table.unread(self.caption)
+        left_out.add("tars without an image", url, count=int(not len(pairs)))
+        left_out.add("texts without an image", _first(url, texts), count=len(texts))
+        left_out.add("members of other kinds", _first(url, unread), count=len(unread))
+
+        bad = LeftOut()
+        names = index.names[pairs[:, 0]]
+        without = names[~has_text & ~is_second].tolist()
+        seconds = names[is_second].tolist()
+        bad.add("images without a text", _first(url, without), count=len(without))
+        bad.add("second images of a key", _first(url, seconds), count=len(seconds))
+        return _Counted(Shard(url, len(pairs), size), left_out, bad)
+
+
+def _first(url: str, names: Sequence[bytes]) -> str:
+    """The first of some members or keys, with its tar; empty if there are none."""
+    return f"{url}: {names[0].decode('utf-8', 'replace')}" if names else ""

@@ -1,0 +1,122 @@
+"""What shards hold, as `data.manifest` reports it: members, fields of JSON, and the settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from align_train.errors import printable, shown
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.found_caption import spelled_captions
+from align_train.shards.manifest import Manifest
+from align_train.shards.members import Members
+from align_train.shards.sample import PAIRS, SampledPair, Value, extensions, fields, sample
+
+_SHARDS = 3  # the first, a middle and the last one
+_LONGEST_NAME = 32
+_LONGEST_EXAMPLE = 60  # characters
+
+
+def contents_of(
+    manifest: Manifest, caption: CaptionSource, members: Members, cache: ShardCache, path: Path
+) -> str:
+    """Reports what shards hold, from a sample of their pairs.
+
+    Args:
+        manifest: The shards.
+        caption: Where the texts lie.
+        members: How members of the tars make pairs.
+        cache: Fetches remote shards; of these only the first is looked into.
+        path: The manifest's file, for the next command.
+
+    Returns:
+        A table of several lines.
+    """
+    urls = list(dict.fromkeys(shard.url for shard in manifest.shards if shard.pairs))
+    if any(map(cache.wants, urls)):
+        chosen = urls[:1]
+    else:
+        chosen = list(dict.fromkeys([urls[0], urls[len(urls) // 2], urls[-1]]))[:_SHARDS]
+
+    pairs: list[SampledPair] = []
+    for url in chosen:
+        pairs += sample(cache.local(url, cache.size(url)), members)
+    shards = f"{len(chosen)} shard{'s' if len(chosen) > 1 else ''}"
+    title = f"what they hold, by the first {PAIRS} names of {shards}:"
+
+    lines = [title, *_table(pairs), *_missing(pairs, caption), *_several_images(pairs)]
+    lines.append(f"captions: {spelled_captions(caption, pairs)}")
+    settings = " ".join(_settings(caption, members, pairs))
+    lines.append(f"settings that fit: {settings}")
+    lines.append(
+        f"next: python -m align_train data=webdataset data.shards={path} {settings} "
+        f"data.tokenizer=bert-base-uncased"
+    )
+    return "\n".join(lines)
+
+
+def _table(pairs: Sequence[SampledPair]) -> Iterable[str]:
+    """A row for each extension, and below it one for each field of its JSON."""
+    yield f"  {'member':<{_LONGEST_NAME}} {'of names':>8}  {'kind':<16}  example"
+    for extension in extensions(pairs):
+        yield _row(extension, [pair.members.get(extension) for pair in pairs])
+        for name in fields(pairs):
+            member, _, path = name.partition(":")
+            if member == extension:
+                yield _row(f"  :{path}", [pair.fields.get(name) for pair in pairs])
+
+
+def _row(name: str, values: Sequence[Value | None]) -> str:
+    there = [value for value in values if value is not None]
+    kind = Counter(value.kind for value in there).most_common(1)[0][0]
+    several = [len(value.texts) for value in there]
+    if kind.startswith("list of text"):
+        kind = f"{fmean(several):.3g} texts"
+
+    example = next((value.example for value in there if value.example), "")
+    share = f"{len(there) / len(values):.0%}"
+    line = shown(" ".join(example.split()), _LONGEST_EXAMPLE)
+    return (
+        f"  {shown(name, _LONGEST_NAME):<{_LONGEST_NAME}} {share:>8}  {kind:<16}  {line}".rstrip()
+    )
+
+
+def _missing(pairs: Sequence[SampledPair], caption: CaptionSource) -> Iterable[str]:
+    """Names without an image, and images without a text."""
+    bare = [pair.key for pair in pairs if pair.image is None]
+    if bare:
+        yield f"{len(bare)} names have no image, first {shown(bare[0])}"
+
+    silent = []
+    for pair in pairs:
+        if pair.image is not None and not any(map(pair.texts, caption.places)):
+            silent.append(pair.key)
+    if silent:
+        yield f"{len(silent)} images have no text in {caption}, first {shown(silent[0])}"
+
+
+def _several_images(pairs: Sequence[SampledPair]) -> Iterable[str]:
+    """The images beside those that are read."""
+    others: Counter[str] = Counter()
+    for pair in pairs:
+        kinds = pair.members.items()
+        others.update(name for name, value in kinds if value.kind == "image" and name != pair.image)
+    if others:
+        used = Counter(pair.image for pair in pairs if pair.image).most_common(1)[0][0]
+        names = ", ".join(f"data.image={printable(name)}" for name in others)
+        yield f"names have several images: {printable(used)} is read; {names} would read another"
+
+
+def _settings(
+    caption: CaptionSource, members: Members, pairs: Sequence[SampledPair]
+) -> Iterable[str]:
+    if members.keys == "last_dot":
+        yield "data.keys=last_dot"
+    images = {pair.image for pair in pairs if pair.image is not None}
+    if len(images) == 1:
+        yield f"data.image={images.pop()}"
+    spelled = f"data.caption={caption}"
+    yield f"'{spelled}'" if "[" in spelled else spelled
