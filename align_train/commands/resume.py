@@ -39,11 +39,16 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
     if not finished_steps or not folder.config.exists():
         return {}
 
-    before = _flat(asdict(read_run(folder.config)))
+    run = read_run(folder.config)
+    before = _flat(asdict(run))
     now = _flat(asdict(settings))
+    untold = set(_OF_THIS_START)
+    if run.epochs is not None and settings.epochs is not None:
+        untold.add("max_steps")  # it follows from the epochs (`length.py`)
+
     changes: Changes = {}
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and key not in _OF_THIS_START:
+    for key in sorted({*before, *now} - untold):
+        if before.get(key) != now.get(key):
             changes[key] = (before.get(key), now.get(key))
 
     for key in ACCEPTABLE:

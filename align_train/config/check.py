@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
-from align_train.config.schema import PRECISIONS, TrainSettings
+from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
 from align_train.errors import UserError
 from align_train.shards.caption import is_unicode
@@ -70,10 +70,7 @@ def _check_root(settings: TrainSettings) -> None:
         raise UserError(
             f"name={name!r}: expected a plain folder name; the run is written to output_dir/name"
         )
-    if (settings.max_steps is None) == (settings.max_pairs is None):
-        raise UserError(
-            "exactly one of max_steps and max_pairs says how long the run is; set the other to null"
-        )
+    _check_length(settings)
 
     for key in _FROM_ONE:
         value = getattr(settings, key)
@@ -98,6 +95,29 @@ def _check_root(settings: TrainSettings) -> None:
             why = "; fp16 would want a loss scaler, bf16 has float32's range and wants none"
         expected = ", ".join(PRECISIONS)
         raise UserError(f"precision={settings.precision}: expected one of {expected}{why}")
+
+
+def _check_length(settings: TrainSettings) -> None:
+    """Exactly one setting says how long the run is."""
+    given = [key for key in LENGTHS if getattr(settings, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise UserError(
+            f"{', '.join(LENGTHS)}: exactly one of them says how long the run is, here {found} "
+            f"is set; set one, and the others to null"
+        )
+
+    epochs = settings.epochs
+    if epochs is None:
+        return
+    # `not <` refuses NaN too.
+    if not 0 < epochs < _LONG:
+        raise UserError(f"epochs={epochs:g}: expected more than 0, e.g. 3 or 0.5")
+    if settings.data.get("weights") is not None:
+        raise UserError(
+            f"epochs={epochs:g}: data.weights mixes sources that have epochs of their own; give "
+            f"max_pairs=… or max_steps=… instead"
+        )
 
 
 def _check_auto(settings: TrainSettings) -> None:

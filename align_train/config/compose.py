@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
+from align_train.cluster.gpus import gpus
 from align_train.config.components import build, check_component
 from align_train.config.messages import (
     ending_in_one_line,
@@ -53,6 +54,14 @@ _swept: set[str] = set()  # folders of this sweep's runs
 
 # E.g. `nodes: ${cluster:nodes}` in conf/trainer/multinode.yaml.
 OmegaConf.register_new_resolver("cluster", lambda name: getattr(launcher, name)(), replace=True)
+
+
+# E.g. `precision: ${if_gpu:bf16,fp32}` in conf/trainer/auto.yaml.
+def _if_gpu(value: object, otherwise: object) -> object:
+    return value if gpus().usable else otherwise
+
+
+OmegaConf.register_new_resolver("if_gpu", _if_gpu, replace=True)
 
 
 def command(
@@ -120,6 +129,20 @@ def _folder(config_name: str) -> str:
     """The folder of a root's YAML file, within conf/."""
     is_command = (conf_dir() / "commands" / f"{config_name}.yaml").is_file()
     return "commands" if is_command else ""
+
+
+def choice_of(group: str) -> str:
+    """Names the choice of a group that a command's settings were composed with.
+
+    Args:
+        group: E.g. `model`.
+
+    Returns:
+        E.g. `tiny`; empty if no command has composed settings, or if the group has no choice.
+    """
+    if not HydraConfig.initialized():
+        return ""
+    return HydraConfig.get().runtime.choices.get(group) or ""
 
 
 def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:

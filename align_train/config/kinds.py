@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from align_train.config.components import parameter_hint
-from align_train.config.schema import TEXTS, VERBATIM, Node, conf_dir
+from align_train.config.schema import FREE_KEYS, TEXTS, VERBATIM, Node, conf_dir
 from align_train.errors import UserError
 
 _NUMBERS = (int, float, bool)
@@ -38,15 +38,9 @@ def kind_of(schema: type, key: str) -> Kind:
     Returns:
         Its kind.
     """
-    name, _, rest = key.partition(".")
-    field = getattr(schema, "__dataclass_fields__", {}).get(name)
+    field, hint, rest = _find(schema, key)
     if field is None:
         return Kind.OTHER
-
-    hint = typing.get_type_hints(schema)[name]
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return kind_of(hint, rest)
     if field.metadata.keys() & VERBATIM.keys():
         return Kind.VERBATIM
     if field.metadata.keys() & TEXTS.keys() or hint in (list[str], dict[str, str]):
@@ -54,6 +48,37 @@ def kind_of(schema: type, key: str) -> Kind:
     if rest:
         return Kind.OF_COMPONENT
     return Kind.TEXT if set(_parts(hint)) == {str} else Kind.OTHER
+
+
+def has_free_keys(schema: type, key: str) -> bool:
+    """Whether a key names an entry of a mapping that takes any key, e.g. `where.split`."""
+    field, hint, rest = _find(schema, key)
+    if field is None or not rest:
+        return False
+    # A component's node is a mapping too, but its keys are known by its class.
+    marked = field.metadata.keys()
+    holds_texts = typing.get_origin(hint) is dict and bool(marked & TEXTS.keys())
+    return holds_texts or hint == dict[str, str] or bool(marked & FREE_KEYS.keys())
+
+
+def is_list(schema: type, key: str) -> bool:
+    """Whether a key names a list of texts, e.g. `accept`."""
+    _, hint, rest = _find(schema, key)
+    return hint == list[str] and not rest
+
+
+def _find(schema: type, key: str) -> tuple[dataclasses.Field[Any] | None, Any, str]:
+    """A dotted key in the schema: its field, the field's type, and the rest of the key."""
+    name, _, rest = key.partition(".")
+    field = getattr(schema, "__dataclass_fields__", {}).get(name)
+    if field is None:
+        return None, None, rest
+
+    hint = typing.get_type_hints(schema)[name]
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _find(hint, rest)
+    return field, hint, rest
 
 
 def takes_text(key: str, compose: Callable[[], Node]) -> bool:
