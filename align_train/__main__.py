@@ -24,9 +24,14 @@ def explicit(model: Node, data: Node) -> Node:
 def run(settings: TrainSettings) -> None:
     """Checks the settings and trains."""
     # Here: `--help` and a misspelt key must wait for neither.
-    from align_train.config.check import check
+    from align_train.config.check import check, check_values
 
     with report_once():
+        # What needs no class first: classes bring torch.
+        check_values(settings)
+        from align_train.commands.early import look_before_training
+
+        look_before_training(settings)
         check(settings)
 
     from align_train.commands.train import train

@@ -10,6 +10,7 @@ looked for; `trainer=gpu` takes them.
 from __future__ import annotations
 
 import ctypes
+import glob
 import importlib.util
 import os
 import re
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _NVML = "libnvidia-ml.so.1"
+
+_DEVICE_FILES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg")
 
 # As torch/version.py has it: `cuda: Optional[str] = '13.2'`, or None.
 _BUILT_FOR = re.compile(r"^(?:cuda|hip)\b[^=\n]*=\s*['\"]", re.MULTILINE)
@@ -74,6 +77,12 @@ def look(nvml: Any, visible: str | None, *, torch_knows_gpus: bool) -> Gpus:
     if not torch_knows_gpus:
         return Gpus(0, _CPU_BUILD)
     return Gpus(seen)
+
+
+def surely_none() -> bool:
+    """Whether there is no GPU of any maker; False if only torch can tell."""
+    # Some have no NVML: AMD's, Jetson's, and those of Windows under WSL.
+    return not gpus().usable and not any(map(glob.glob, _DEVICE_FILES))
 
 
 def _visible(number: int, variable: str | None) -> int:

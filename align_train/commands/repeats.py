@@ -6,12 +6,16 @@ ends and the next begins may hold some: the order says which, and the summary ho
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from align_train.config.schema import TrainSettings
 from align_train.config.split import nearest_split
 from align_train.errors import UserError
-from align_train.stream.datamodule import PairsDataModule
+
+if TYPE_CHECKING:
+    from align_train.stream.datamodule import PairsDataModule
 
 _WORTH_A_LINE = 0.01  # share of a batch; a large data set has a pair or two now and then
 
@@ -27,17 +31,25 @@ def check_batch(settings: TrainSettings, data: PairsDataModule) -> None:
         UserError: The batch is larger than the data, or a source's part of it than the source.
     """
     for source in data.order.sources:
-        part = data.batch_size * source.lanes // data.lanes
-        if part <= source.epoch_pairs:
-            continue
+        # A source has its share of the lanes, and so of the batch.
+        refuse_larger(settings, source.epoch_pairs * data.lanes // source.lanes)
 
-        has = f"the data has {source.epoch_pairs:,} pairs"
-        if len(data.order.sources) > 1:
-            has = f"a source of data.shards has {source.epoch_pairs:,} pairs for its {part:,}"
-        most = source.epoch_pairs * settings.batch_size // part
+
+def refuse_larger(settings: TrainSettings, pairs: int) -> None:
+    """Refuses a batch of more pairs than these.
+
+    Args:
+        settings: The run's settings.
+        pairs: Pairs of an epoch; of several sources, as many as fill batches until one of them
+            ends.
+
+    Raises:
+        UserError: The batch is larger.
+    """
+    if settings.batch_size > pairs:
         raise UserError(
-            f"batch_size={settings.batch_size}: {has}, so that a pair would meet itself in every "
-            f"batch; take {nearest_split(settings, most)}"
+            f"batch_size={settings.batch_size}: the data fills batches of {pairs:,} pairs at most; "
+            f"in a larger one a pair would meet itself; take {nearest_split(settings, pairs)}"
         )
 
 

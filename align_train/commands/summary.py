@@ -8,8 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus
+from align_train.commands.changes import Changes, spell_changes
 from align_train.commands.repeats import repeats
-from align_train.commands.resume import Changes, spell_changes
 from align_train.commands.trainer import compiles
 from align_train.config.components import build, class_name
 from align_train.config.compose import choice_of

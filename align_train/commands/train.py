@@ -12,13 +12,14 @@ from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
+from align_train.commands.changes import changed_settings
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import say_finished
 from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.repeats import check_batch
-from align_train.commands.resume import WriteSettings, changed_settings, continue_stretch
+from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten

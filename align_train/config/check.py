@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
+from align_train.config.numbers import check_numbers
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
 from align_train.errors import UserError
@@ -36,7 +37,32 @@ _FROM_ONE = (
 # Settings of the data that are always those of the run.
 _OF_RUN = ("seed", "batch_size")
 
+_OF_TEXTS = "align_train.model.DualEncoder"
+
+_NO_TOKENIZER = (
+    "data.tokenizer is not set; give data.tokenizer=…, a folder with tokenizer.json or a hub name"
+)
+
 _LONG = 1e9  # seconds; a larger number is a mistake
+
+
+def check_values(settings: TrainSettings) -> None:
+    """Checks what needs no class, and so no torch: the first part of `check`.
+
+    Args:
+        settings: Composed and typed.
+
+    Raises:
+        UserError: As `check`.
+    """
+    _check_root(settings)
+    _check_trainer(settings)
+    _check_accept(settings)
+    _check_data_numbers(settings)
+    check_split(settings)
+    for key in _COMPONENTS:
+        check_numbers(getattr(settings, key), key)
+    _check_vocabulary(settings)
 
 
 def check(settings: TrainSettings) -> None:
@@ -48,11 +74,7 @@ def check(settings: TrainSettings) -> None:
     Raises:
         UserError: One line with the key, what was found, what was expected, and what to do.
     """
-    _check_root(settings)
-    _check_trainer(settings)
-    _check_accept(settings)
-    _check_data_numbers(settings)
-    check_split(settings)
+    check_values(settings)
 
     # From here on classes are imported.
     _check_task(settings)
@@ -186,6 +208,14 @@ def _check_data_numbers(settings: TrainSettings) -> None:
             raise UserError(f"data.{key}={value}: expected an integer, at least {least}")
 
 
+def _check_vocabulary(settings: TrainSettings) -> None:
+    """Our own model for texts wants a tokenizer; of others `_check_task` knows."""
+    texts = settings.model.get("_target_") == _OF_TEXTS
+    data = settings.data
+    if texts and data.get("classes") is None and data.get("tokenizer") is None:
+        raise UserError(_NO_TOKENIZER)
+
+
 def _check_task(settings: TrainSettings) -> None:
     """Images go with texts, or with labels: model, loss and data must agree."""
     # A user's own classes say by the same attributes which kind they are.
@@ -209,10 +239,7 @@ def _check_task(settings: TrainSettings) -> None:
             f"these go together; experiment=linear_probe sets all but the last"
         )
     if classes is None and tokenizer is None:
-        raise UserError(
-            "data.tokenizer is not set; "
-            "give data.tokenizer=…, a folder with tokenizer.json or a hub name"
-        )
+        raise UserError(_NO_TOKENIZER)
 
 
 def _check_bias(settings: TrainSettings) -> None:

@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus
 from align_train.config.components import build, check_component
+from align_train.config.lengths import with_one_length
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
@@ -62,6 +63,14 @@ def _if_gpu(value: object, otherwise: object) -> object:
 
 
 OmegaConf.register_new_resolver("if_gpu", _if_gpu, replace=True)
+
+
+# E.g. `resize_size: ${scaled:${.image_size},346,289}` in conf/model/b7_base.yaml.
+def _scaled(size: int, by: int, of: int) -> int:
+    return round(size * by / of)
+
+
+OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
 
 
 def command(
@@ -190,7 +199,8 @@ def unresolved_training(*overrides: str) -> DictConfig:
 def _compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
     _register(config_name, schema)
     compose = partial(_plain, config_name)
-    return _compose_words(config_name, as_typed(overrides, schema, compose))
+    words = with_one_length(as_typed(overrides, schema, compose), schema)
+    return _compose_words(config_name, words)
 
 
 def _plain(config_name: str, words: Sequence[str]) -> Node:

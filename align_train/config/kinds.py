@@ -16,6 +16,7 @@ from align_train.config.schema import FREE_KEYS, TEXTS, VERBATIM, Node, conf_dir
 from align_train.errors import UserError
 
 _NUMBERS = (int, float, bool)
+_SCALED = "${scaled:"  # see `compose.py`
 
 
 class Kind(Enum):
@@ -81,12 +82,13 @@ def _find(schema: type, key: str) -> tuple[dataclasses.Field[Any] | None, Any, s
     return field, hint, rest
 
 
-def takes_text(key: str, compose: Callable[[], Node]) -> bool:
+def takes_text(key: str, compose: Callable[[], Node], *, added: bool) -> bool:
     """Whether a component takes a text, or a list of texts, and no number.
 
     Args:
         key: Dotted, e.g. `data.tokenizer`.
         compose: Composes the settings without this one, unresolved.
+        added: Whether a plus says that the key is a new one.
 
     Returns:
         False if nobody knows: a setting that only `**kwargs` takes.
@@ -97,15 +99,30 @@ def takes_text(key: str, compose: Callable[[], Node]) -> bool:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         # A file of `@package _global_` spells the whole key.
         for value in (_select(content, inner), _select(content, key)):
-            if isinstance(value[0] if isinstance(value, list) and value else value, _NUMBERS):
+            if _is_number(value[0] if isinstance(value, list) and value else value):
                 return False
 
     try:
-        hint = parameter_hint(compose(), key)
+        settings = compose()
+        # Another key is misspelt: the composition says so, and the class is not asked for it.
+        if not added and not _has(settings, key):
+            return False
+        hint = parameter_hint(settings, key)
     except UserError:
         return False  # the composition says it, in one line
     kinds = set(_parts(hint)) if hint is not None else set()
     return str in kinds and not kinds.intersection(_NUMBERS)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of a group's file is a number, or is computed from one."""
+    return isinstance(value, _NUMBERS) or (isinstance(value, str) and value.startswith(_SCALED))
+
+
+def _has(node: object, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    inner = _select(node, parent) if parent else node
+    return isinstance(inner, dict) and name in inner
 
 
 def _select(node: object, key: str) -> object:

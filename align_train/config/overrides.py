@@ -99,7 +99,8 @@ def as_typed(
     """
 
     def is_text(key: str) -> bool:
-        return takes_text(key, lambda: compose(_choices(words)))
+        name = key.lstrip("+")
+        return takes_text(name, lambda: compose(_choices(words)), added=key != name)
 
     typed = []
     for word in words:
@@ -152,7 +153,7 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
     @cache
     def is_text() -> bool:
         if kind is Kind.OF_COMPONENT:
-            return takes_text(name)
+            return takes_text(key)
         return kind is not Kind.OTHER
 
     for_hydra = f"{key}={''.join(with_quotes(value, is_text))}"

@@ -24,6 +24,7 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.find import (
     FOREIGN,
     MISSING,
+    Found,
     braces,
     ends_with,
     find_files,
@@ -92,6 +93,44 @@ def resolve(
         lengths.append(len(part.shards))
     sources = tuple(lengths) if mixed else None
     return checked(Manifest(tuple(rows), ", ".join(shards), sources))
+
+
+def refuse_absent(shards: str | Sequence[str], *, key: str) -> None:
+    """Refuses local shards that are not there, without opening any.
+
+    Args:
+        shards: As of `resolve`; URLs, and values that `resolve` refuses, are left to it.
+        key: The setting that errors name.
+
+    Raises:
+        UserError: As `resolve`.
+    """
+    for item in [shards] if isinstance(shards, str) else shards:
+        if not isinstance(item, str) or is_url(item):
+            continue
+        path = path_of(item)
+        if not os.path.isfile(path) and not os.path.isfile(path / MANIFEST_NAME):
+            _find_tars(item, key)
+
+
+def _find_tars(shards: str, key: str) -> Found:
+    """Finds the tars of a folder, a glob or a brace range; UserError if one is missing."""
+    found = find_files(shards, _TAR, deep=False)
+    missing = found.left_out.counts.get(MISSING, 0)
+    if missing:
+        raise UserError(
+            f"{key}={shards}: {missing} of {missing + len(found.files)} shards are "
+            f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
+        )
+
+    if not found.files:
+        # Whatever was left out may be the reason.
+        found.left_out.say(shards)
+        what = "no such manifest, folder or shard"
+        if os.path.isdir(path_of(shards)):
+            what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
+        raise UserError(f"{key}={shards}: {what}; {HOW_TO_PREPARE}")
+    return found
 
 
 def scan(
@@ -190,20 +229,8 @@ class _Resolver:
         return self._scan(from_first(f"tars {shards}", partial(self._find, shards)), shards)
 
     def _find(self, shards: str) -> list[str]:
-        found = find_files(shards, _TAR, deep=False)
-        missing = found.left_out.counts.get(MISSING, 0)
-        if missing:
-            raise UserError(
-                f"{self.key}={shards}: {missing} of {missing + len(found.files)} shards are "
-                f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
-            )
-
+        found = _find_tars(shards, self.key)
         found.left_out.say(shards)
-        if not found.files:
-            what = "no such manifest, folder or shard"
-            if os.path.isdir(path_of(shards)):
-                what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
-            raise UserError(f"{self.key}={shards}: {what}; {HOW_TO_PREPARE}")
         return list(map(str, found.files))
 
     def _remote(self, shards: str) -> Manifest:
