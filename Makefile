@@ -10,6 +10,13 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 demo: .venv/.done
 	$(BIN)/python -m align_train
+	@echo
+	@echo "How to go on:"
+	@echo "  $(BIN)/python -m align_train.show name=demo step=1        # the pairs of a step"
+	@echo "  $(BIN)/python -m align_train.embed model=outputs/demo shards=demo_data/held_out to=demo_data/index"
+	@echo "  $(BIN)/python -m align_train.search index=demo_data/index text='a red star'"
+	@echo "  $(BIN)/python -m data.pack source=IMAGES to=shards/mine vocabulary=8000   # your own pairs"
+	@echo "README.md, data/README.md and docs/ say more."
 
 test: .venv/.done
 	$(BIN)/python -m pytest -n auto -m "not long"

@@ -461,11 +461,53 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("__main__", "data=webdataset data.shards=no data.tokenizer=x", "data.shards=no: no such"),
+        ("__main__", "data=webdataset data.shards=x.tar data.tokenizer=./no", "tokenizer=./no: no"),
+        ("__main__", "data=webdataset data.shards=x.tar", "data.tokenizer is not set"),
+        ("evaluate", "model=./no", "./no: no such folder"),
+        ("show", "name=no step=1", "name=no: no run"),
+        ("export", "model=./no to=x", "./no: no such folder"),
+        ("embed", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
+        ("search", "index=x image=no.jpg", "image=no.jpg: no such file"),
+        ("search", "index=no text=dog", "index=no: no such folder"),
+    ],
+)
+def test_what_is_not_there_is_said_before_torch_is_imported(
+    module: str, arguments: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.tar").touch()
+    code = (
+        "import sys\n"
+        f"from align_train.{module} import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print('imported:', *{'torch', 'transformers', 'lightning'}.intersection(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout.endswith("imported:\n"), done.stdout[-300:]
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--help"], ""),
         (["modle=tiny"], "modle: no such setting, did you mean model?"),
         (["batch_size=100", "trainer.devices=3"], "batch_size=100 cannot be split evenly"),
+        (["model.image_tower.widht=2"], "did you mean model.image_tower.width?"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
     ],
 )
 def test_help_and_wrong_settings_wait_for_no_large_library(
