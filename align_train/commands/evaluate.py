@@ -228,9 +228,8 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
     sizes: dict[str, int] = {key: data[key] for key in _SIZES}
     if "image_size" in given and "resize_size" not in given:
         # The crop stays the same part of the image.
-        sizes["resize_size"] = round(
-            given["image_size"] * sizes["resize_size"] / sizes["image_size"]
-        )
+        ratio = sizes["resize_size"] / sizes["image_size"]
+        sizes["resize_size"] = round(given["image_size"] * ratio)
     sizes |= given
     if not _LEAST_SIDE <= sizes["image_size"] <= sizes["resize_size"] <= _LARGEST_SIDE:
         spelled = ", ".join(f"{key}={size}" for key, size in sizes.items())

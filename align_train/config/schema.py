@@ -34,7 +34,7 @@ Paths = Any
 union with a list."""
 
 LENGTHS = ("max_steps", "max_pairs", "epochs")
-"""Settings of which exactly one gives the length of a run."""
+"""Exactly one of these settings gives the length of a run."""
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """`precision` -> Lightning's name for it."""
@@ -139,8 +139,7 @@ class TrainSettings:
     """Length of the run in pairs, rounded up to whole steps; null if another setting gives it."""
 
     epochs: float | None
-    """Length of the run in visits of every pair, rounded up to whole steps; null if another setting
-    gives it."""
+    """Length of the run in visits of every pair, rounded up; null if another setting gives it."""
 
     log_every: int
     """Steps between two rows of metrics.csv."""
@@ -236,10 +235,7 @@ class TrainSettings:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run: `max_steps`, or the fewest that see `max_pairs`.
-
-        Under `epochs` they are known once the data is open (`commands/length.py`).
-        """
+        """Optimizer steps of the run: `max_steps`, or the fewest that see `max_pairs`."""
         if self.max_steps is not None:
             return self.max_steps
 

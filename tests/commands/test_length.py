@@ -38,8 +38,8 @@ def test_a_run_of_epochs_is_that_of_their_steps_also_resumed(
 
     # Finished, it says so without its data.
     gone = f"data.make.folder={tmp_path}/gone"
-    first = RunFolder(of_epochs).config
-    first.write_text(first.read_text().replace(str(demo), f"{tmp_path}/gone"))
+    recorded = RunFolder(of_epochs).config
+    recorded.write_text(recorded.read_text().replace(str(demo), f"{tmp_path}/gone"))
     said = run(*options, gone, "name=epochs", "epochs=1", cwd=tmp_path).stdout
     assert "finished at step 16 of 16; go on with epochs=…" in said
     assert not (tmp_path / "gone").exists()

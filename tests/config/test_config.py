@@ -484,7 +484,8 @@ def test_what_is_not_there_is_said_before_torch_is_imported(
         "try:\n"
         "    main()\n"
         "finally:\n"
-        "    print('imported:', *{'torch', 'transformers', 'lightning'}.intersection(sys.modules))\n"
+        "    large = {'torch', 'transformers', 'lightning'}\n"
+        "    print('imported:', *large.intersection(sys.modules))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments.split()],
