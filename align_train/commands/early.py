@@ -7,6 +7,8 @@ itself, which checks again: a name on the hub, a URL, components of the user's o
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from align_train.cluster import launcher
@@ -31,6 +33,7 @@ from align_train.shards.resolve import refuse_absent
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
 _MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
+_COLLECTION = "collection.json"  # of `index/collection.py`
 _MODEL_FILES = ("config.yaml", "config.json")
 
 
@@ -122,11 +125,12 @@ def look_before_searching(settings: SearchSettings) -> None:
     if settings.text is None and image is None:
         raise UserError("give text=…, image=…, or both")
     if image is not None and not is_url(image) and not Path(image).expanduser().exists():
-        raise UserError(f"image={shown(image)}: no such file; give another one")
+        reason = f"cannot be read ({os.strerror(errno.ENOENT)})"
+        raise UserError(f"image={shown(image)}: {reason}; give another file")
 
-    index = Path(settings.index).expanduser()
-    if not index.is_dir():
+    index = Path(settings.index).expanduser().absolute()
+    if not (index / _COLLECTION).is_file():
         raise UserError(
-            f"index={settings.index}: no such folder; make it with "
-            f"python -m align_train.embed model=… shards=… to={settings.index}"
+            f"{index}: no {_COLLECTION} there; make it with "
+            f"python -m align_train.embed model=… shards=… to={index}"
         )

@@ -470,8 +470,8 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ("show", "name=no step=1", "name=no: no run"),
         ("export", "model=./no to=x", "./no: no such folder"),
         ("embed", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
-        ("search", "index=x image=no.jpg", "image=no.jpg: no such file"),
-        ("search", "index=no text=dog", "index=no: no such folder"),
+        ("search", "index=x image=no.jpg", "image=no.jpg: cannot be read"),
+        ("search", "index=no text=dog", "no: no collection.json there"),
     ],
 )
 def test_what_is_not_there_is_said_before_torch_is_imported(
