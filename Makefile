@@ -11,10 +11,12 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 demo: .venv/.done
 	$(BIN)/python -m align_train
 	@printf '%s\n' '' 'How to go on:' \
-	  '  $(BIN)/align-train embed model=outputs/demo shards=demo_data/held_out to=demo_index' \
-	  '  $(BIN)/align-train search index=demo_index text="two green stars"     # draws search.png' \
-	  '  $(BIN)/align-train pack source=FOLDER to=shards/mine vocabulary=8000  # your own images and texts' \
-	  '  $(BIN)/align-train                                                    # lists all commands'
+	  '  $(BIN)/align-train show name=demo step=1                            # the pairs of a step' \
+	  '  $(BIN)/align-train embed model=outputs/demo shards=demo_data/held_out to=demo_data/index' \
+	  '  $(BIN)/align-train search index=demo_data/index text="two green stars"   # draws search.png' \
+	  '  $(BIN)/align-train pack source=FOLDER to=shards/mine vocabulary=8000     # your own images and texts' \
+	  '  $(BIN)/align-train                                                  # lists all commands' \
+	  'README.md, data/README.md and docs/ say more.'
 
 test: .venv/.done
 	$(BIN)/python -m pytest -n auto -m "not long"

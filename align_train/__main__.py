@@ -31,9 +31,13 @@ def explicit(model: Node, data: Node) -> Node:
 
 def check_early(settings: TrainSettings) -> None:
     """Checks what needs no class: a trained model or tower is asked only after that."""
-    from align_train.config.check import check_values
+    from align_train.config.check import check_root
 
-    check_values(settings)
+    check_root(settings)
+    # It reads files, after all settings that can be judged by themselves.
+    from align_train.commands.early import look_before_training
+
+    look_before_training(settings)
 
 
 def run(settings: TrainSettings) -> None:

@@ -6,12 +6,18 @@ Embeds the images of shards once, so that `align_train.search` can search them.
 from __future__ import annotations
 
 from align_train.config.compose import command
+from align_train.config.messages import report_once
 from align_train.config.schema import EmbedSettings
 
 
 def run(settings: EmbedSettings) -> None:
     """Embeds images."""
-    # Here: an error in the settings must not wait for torch.
+    # Here, and in this order: an error in the settings must not wait for torch.
+    from align_train.commands.early import look_before_opening
+
+    with report_once():
+        look_before_opening(settings)
+
     from align_train.commands.embed import embed
 
     embed(settings)

@@ -6,12 +6,18 @@ Prints a table and writes `results.json` and the evaluators' images.
 from __future__ import annotations
 
 from align_train.config.compose import command
+from align_train.config.messages import report_once
 from align_train.config.schema import EvaluateSettings
 
 
 def run(settings: EvaluateSettings) -> None:
     """Evaluates a model."""
-    # Here: an error in the settings must not wait for torch.
+    # Here, and in this order: an error in the settings must not wait for torch.
+    from align_train.commands.early import look_before_opening
+
+    with report_once():
+        look_before_opening(settings)
+
     from align_train.commands.evaluate import evaluate
 
     evaluate(settings)

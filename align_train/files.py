@@ -36,6 +36,20 @@ _POLL_BLOCK = 0.05
 _SILENT = 2.0  # seconds that a start waits for a lock without a word
 
 
+def is_missing_path(name: str) -> bool:
+    """Whether a name that may be one of the Hugging Face hub's is a path that is not there.
+
+    Args:
+        name: The hub has NAME and OWNER/NAME. A path has more folders, begins with `.`, `/` or `~`,
+            or lies in a folder that is there: `outputs/demo`.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return False
+    lies_here = "/" in name and path.parent.is_dir()
+    return lies_here or name.count("/") > 1 or name.startswith((".", "/", "~"))
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Writes a file or a folder whole or not at all.

@@ -6,12 +6,18 @@ Prints them as a table and draws a contact sheet.
 from __future__ import annotations
 
 from align_train.config.compose import command
+from align_train.config.messages import report_once
 from align_train.config.schema import SearchSettings
 
 
 def run(settings: SearchSettings) -> None:
     """Searches a collection."""
-    # Here: an error in the settings must not wait for torch.
+    # Here, and in this order: an error in the settings must not wait for torch.
+    from align_train.commands.early import look_before_searching
+
+    with report_once():
+        look_before_searching(settings)
+
     from align_train.commands.search import search
 
     search(settings)

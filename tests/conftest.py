@@ -18,6 +18,9 @@ settings.load_profile("shared_machine")
 # The tests' processes share the cores: with more threads each would wait for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Runs of the tests are a CPU's, on machines with a GPU too: `trainer=auto` would take it.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -226,6 +226,9 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
             raise UserError(f"{reason}; {part} is needed to evaluate")
 
     sizes: dict[str, int] = {key: data[key] for key in _SIZES}
+    if "image_size" in given and "resize_size" not in given:
+        # The crop stays the same part of the image.
+        given["resize_size"] = round(given["image_size"] * data["resize_size"] / data["image_size"])
     sizes |= given
     if not _LEAST_SIDE <= sizes["image_size"] <= sizes["resize_size"] <= _LARGEST_SIDE:
         spelled = ", ".join(f"{key}={size}" for key, size in sizes.items())

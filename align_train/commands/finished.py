@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
@@ -13,13 +14,10 @@ from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
 
 
-def show_or_evaluate(
+def say_finished(
     folder: RunFolder, settings: TrainSettings, finished_steps: int, watchdog: Watchdog
 ) -> None:
-    """Prints a finished run's results; evaluates the run first if that is still to do.
-
-    A run can end between its last checkpoint and the end of its evaluation. Price if nothing is
-    left to do: results.json is read; neither data nor model is opened.
+    """Says that a run is finished, and shows its results. The first process alone does so.
 
     Args:
         folder: The run's folder.
@@ -29,6 +27,26 @@ def show_or_evaluate(
 
     Raises:
         UserError: The data that is evaluated is missing.
+    """
+    if not launcher.is_first_process():
+        return
+
+    longer = "max_steps" if settings.epochs is None else "epochs"
+    print(
+        f"{folder.path}: finished at step {finished_steps} of {settings.steps}; "
+        f"go on with {longer}=…, or choose another name"
+    )
+    if not settings.dry_run:
+        _show_or_evaluate(folder, settings, finished_steps, watchdog)
+
+
+def _show_or_evaluate(
+    folder: RunFolder, settings: TrainSettings, finished_steps: int, watchdog: Watchdog
+) -> None:
+    """Prints a finished run's results; evaluates the run first if that is still to do.
+
+    A run can end between its last checkpoint and the end of its evaluation. Price if nothing is
+    left to do: results.json is read; neither data nor model is opened.
     """
     if _is_evaluated(folder, settings, finished_steps):
         print_results(folder)

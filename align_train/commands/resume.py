@@ -1,14 +1,15 @@
-"""What changed since the last start of a run: refused, accepted, and written down."""
+"""A run that goes on: its data and its settings, written down once they are known to hold."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import lightning
 
 from align_train.cluster import launcher
 from align_train.commands.begun import FOUND_OUT
-from align_train.config.saved import read_run, to_yaml
+from align_train.commands.changes import Changes, spell_changes
+from align_train.config.saved import to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.files import Lock, write_whole
@@ -16,43 +17,7 @@ from align_train.pretrained.origin import origin
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
-from align_train.stream.recipe import ACCEPTABLE, Start, refusal
-
-Changes = dict[str, tuple[object, object]]
-"""Key of a setting -> its value before, and now."""
-
-_OF_THIS_START = ("accept", "dry_run")  # settings that say nothing about the run itself
-
-
-def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> Changes:
-    """Compares settings with those that the run was started or last resumed with.
-
-    Args:
-        folder: The run's folder.
-        settings: The settings of this start.
-        finished_steps: Steps in the last checkpoint; 0: the run is new, and nothing has changed.
-
-    Returns:
-        The settings that differ.
-
-    Raises:
-        UserError: One of them decides pairs or norm groups of a step, and was not accepted.
-    """
-    if not finished_steps or not folder.config.exists():
-        return {}
-
-    before = _flat(asdict(read_run(folder.config)))
-    now = _flat(asdict(settings))
-    changes: Changes = {}
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and key not in _OF_THIS_START:
-            changes[key] = (before.get(key), now.get(key))
-
-    for key in ACCEPTABLE:
-        # Shards are known by their content: whether that changed shows once they are open.
-        if key in changes and key != "data.shards" and key not in settings.accept:
-            raise UserError(refusal(key, *changes[key], finished_steps))
-    return changes
+from align_train.stream.recipe import Start
 
 
 def _with_found_captions(settings: TrainSettings, data: PairsDataModule) -> TrainSettings:
@@ -61,17 +26,6 @@ def _with_found_captions(settings: TrainSettings, data: PairsDataModule) -> Trai
         return settings
     found = {key: getattr(data, key) for key in FOUND_OUT}
     return replace(settings, data=settings.data | found)
-
-
-def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    """Settings by dotted key."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-
-    values: dict[str, object] = {}
-    for name, item in node.items():
-        values |= _flat(item, f"{prefix}.{name}".lstrip("."))
-    return values
 
 
 def continue_stretch(data: PairsDataModule, folder: RunFolder, finished_steps: int) -> None:
@@ -189,8 +143,3 @@ class WriteSettings(lightning.Callback):
         if self._changes:
             pairs = {key: list(pair) for key, pair in self._changes.items()}
             folder.lineage.note_changes(pairs, step=self._finished_steps)
-
-
-def spell_changes(changes: Changes) -> str:
-    """Spells changes as `key: before -> now`."""
-    return "; ".join(f"{key}: {before} -> {now}" for key, (before, now) in changes.items())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,15 @@ from align_train.config.components import build
 from align_train.config.saved import read_run, with_values
 from align_train.config.schema import ShowSettings, TrainSettings
 from align_train.errors import UserError, printable, shown
-from align_train.figures.sheets import contact_sheet, save_sheet
 from align_train.files import check_writable
 from align_train.run.folder import RunFolder
 from align_train.shards.source_name import column, shown_name, source_name
-from align_train.stream.datamodule import PairsDataModule
-from align_train.stream.pieces import TrainingPieces
-from align_train.stream.replacement import BadPair, Gone
+
+if TYPE_CHECKING:
+    # They bring torch and Lightning: a misspelt name or step must not wait for these.
+    from align_train.stream.datamodule import PairsDataModule
+    from align_train.stream.pieces import TrainingPieces
+    from align_train.stream.replacement import BadPair
 
 # Characters of a line: beside the caption, and for the caption at least.
 _BESIDE_CAPTION = 63
@@ -146,6 +148,8 @@ def _show_step(step: int, made: _Shown, pieces: TrainingPieces, limit: int) -> N
 
 
 def _draw(step: int, made: _Shown, folder: RunFolder) -> None:
+    from align_train.figures.sheets import contact_sheet, save_sheet
+
     sheet = folder.sheet(step, of="show")
     save_sheet(contact_sheet(made.images, made.captions), sheet)
     print(f"as the model sees them: {sheet}", flush=True)
@@ -153,6 +157,8 @@ def _draw(step: int, made: _Shown, folder: RunFolder) -> None:
 
 def _make(pieces: TrainingPieces, finished_steps: int, limit: int) -> _Shown:
     """Makes the first pairs of a batch."""
+    from align_train.stream.replacement import Gone
+
     slots = range(min(limit, pieces.batch_size))
     images = np.empty(pieces.shape(len(slots)), dtype=np.uint8)
     made = pieces.make(finished_steps, slots, images)

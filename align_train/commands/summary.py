@@ -7,9 +7,13 @@ from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from align_train.commands.resume import Changes, spell_changes
+from align_train.cluster import launcher
+from align_train.cluster.gpus import gpus
+from align_train.commands.changes import Changes, spell_changes
+from align_train.commands.repeats import repeats
 from align_train.commands.trainer import compiles
-from align_train.config.components import build
+from align_train.config.components import build, class_name
+from align_train.config.compose import choice_of
 from align_train.config.schema import Node, TrainSettings
 from align_train.model import TrainableModel
 from align_train.model.expected_images import spell_images
@@ -19,6 +23,7 @@ from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
 
+_DEFAULT = "tiny"  # of `model=`; the demo's, too small for anybody's own pictures
 
 # Parts of a model whose parameters are counted -> how the summary calls them.
 _PARTS = {"image_tower": "image tower", "text_tower": "text tower", "head": "linear layer"}
@@ -54,12 +59,15 @@ def summary(
 
     lines = {
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
+        "device": _device(settings),
         "global batch": _batch(settings, model),
         "length": f"{settings.steps:,} steps = {pairs:,} pairs = {_epochs(data, settings.steps)}",
         "data": f"{manifest.pairs:,} pairs in {len(manifest.shards):,} shards ({manifest.source}), "
         f"of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
         "captions" if data.classes is None else "labels": _captions(data),
+        "repeats": repeats(data, settings.steps),
+        "model": _model(settings),
         "parameters": _parameters(settings, model),
         "begins with": begins_with,
         "staging": staging,
@@ -72,6 +80,30 @@ def summary(
     lines["changed"] = spell_changes(changes)
 
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items() if value)
+
+
+def _device(settings: TrainSettings) -> str:
+    """The devices of this machine that the run takes, and how it would take others."""
+    trainer = settings.trainer
+    here = gpus()
+    if not trainer.on_gpu:
+        return f"CPU: {here.why_none or 'trainer=gpu takes a GPU'}"
+
+    taken = _count(trainer.devices, "GPU") + " a machine" * (trainer.nodes > 1)
+    idle = here.usable - trainer.devices
+    # Whoever started several processes has shared out the GPUs.
+    if idle < 1 or launcher.current().started_all:
+        return taken
+    return f"{taken}; {_count(idle, 'other')} here: trainer.devices={here.usable} takes all"
+
+
+def _model(settings: TrainSettings) -> str:
+    """The choice of the model, and the pixels that it sees."""
+    name = choice_of("model") or class_name(settings.model)
+    line = f"{name}, {settings.model.get('image_size')} px"
+    if name == _DEFAULT and settings.data.get("make") is None:
+        line += "; it is for trying out: --help says what other model=… are for"
+    return line
 
 
 def _batch(settings: TrainSettings, model: TrainableModel) -> str:

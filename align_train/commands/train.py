@@ -13,11 +13,14 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
+from align_train.commands.changes import changed_settings
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
-from align_train.commands.finished import show_or_evaluate
+from align_train.commands.finished import say_finished
+from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
-from align_train.commands.resume import WriteSettings, changed_settings, continue_stretch
+from align_train.commands.repeats import check_batch
+from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten
@@ -82,15 +85,11 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
         return folder.last_step()
 
     finished_steps = watchdog.from_first("finished steps", look)
-    if finished_steps < settings.steps:
+    settings = length_of_last_start(settings, folder, finished_steps)
+    if settings.length_is_known and finished_steps >= settings.steps:
+        say_finished(folder, settings, finished_steps, watchdog)
+    else:
         _run(settings, folder, lock, watchdog, finished_steps)
-    elif launcher.is_first_process():
-        print(
-            f"{folder.path}: finished at step {finished_steps} of {settings.steps}; "
-            f"go on with max_steps=…, or choose another name"
-        )
-        if not settings.dry_run:
-            show_or_evaluate(folder, settings, finished_steps, watchdog)
 
 
 def _run(
@@ -108,6 +107,11 @@ def _run(
     changes = changed_settings(folder, settings, finished_steps)
     revisions = folder.lineage.revisions(finished_steps)
     data = prepare_data(settings, revisions, progress=first)
+    settings = with_length(settings, data)
+    if finished_steps >= settings.steps:
+        say_finished(folder, settings, finished_steps, watchdog)
+        return
+    check_batch(settings, data)
     if finished_steps:
         continue_stretch(data, folder, finished_steps)
     if not settings.dry_run:

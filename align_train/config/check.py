@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
-from align_train.config.schema import PRECISIONS, TrainSettings
+from align_train.config.numbers import check_numbers
+from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
 from align_train.errors import UserError
 from align_train.shards.caption import is_unicode
@@ -36,7 +37,44 @@ _FROM_ONE = (
 # Settings of the data that are always those of the run.
 _OF_RUN = ("seed", "batch_size")
 
+_OF_TEXTS = "align_train.model.DualEncoder"
+
+_NO_TOKENIZER = (
+    "data.tokenizer is not set; give data.tokenizer=…, a folder with tokenizer.json or a hub name"
+)
+
 _LONG = 1e9  # seconds; a larger number is a mistake
+
+
+def check_root(settings: TrainSettings) -> None:
+    """Checks the run's own settings, and needs no class, and so no torch.
+
+    Args:
+        settings: Composed and typed; trained models and towers may not be spelled out yet.
+
+    Raises:
+        UserError: As `check`.
+    """
+    _check_root(settings)
+    _check_trainer(settings)
+    _check_accept(settings)
+    _check_data_numbers(settings)
+    check_split(settings)
+
+
+def check_values(settings: TrainSettings) -> None:
+    """Checks what needs no class, and so no torch: the first part of `check`.
+
+    Args:
+        settings: Composed and typed.
+
+    Raises:
+        UserError: As `check`.
+    """
+    check_root(settings)
+    for key in _COMPONENTS:
+        check_numbers(getattr(settings, key), key)
+    _check_vocabulary(settings)
 
 
 def check(settings: TrainSettings) -> None:
@@ -59,22 +97,6 @@ def check(settings: TrainSettings) -> None:
     check_evaluators(settings.eval)
 
 
-def check_values(settings: TrainSettings) -> None:
-    """Checks what needs no class, and with it no torch.
-
-    Args:
-        settings: As for `check`; trained models and towers may not be spelled out yet.
-
-    Raises:
-        UserError: As `check` does.
-    """
-    _check_root(settings)
-    _check_trainer(settings)
-    _check_accept(settings)
-    _check_data_numbers(settings)
-    check_split(settings)
-
-
 def _check_root(settings: TrainSettings) -> None:
     """Bounds of the root's own values."""
     name = settings.name
@@ -82,10 +104,7 @@ def _check_root(settings: TrainSettings) -> None:
         raise UserError(
             f"name={name!r}: expected a plain folder name; the run is written to output_dir/name"
         )
-    if (settings.max_steps is None) == (settings.max_pairs is None):
-        raise UserError(
-            "exactly one of max_steps and max_pairs says how long the run is; set the other to null"
-        )
+    _check_length(settings)
 
     for key in _FROM_ONE:
         value = getattr(settings, key)
@@ -110,6 +129,29 @@ def _check_root(settings: TrainSettings) -> None:
             why = "; fp16 would want a loss scaler, bf16 has float32's range and wants none"
         expected = ", ".join(PRECISIONS)
         raise UserError(f"precision={settings.precision}: expected one of {expected}{why}")
+
+
+def _check_length(settings: TrainSettings) -> None:
+    """Exactly one setting says how long the run is."""
+    given = [key for key in LENGTHS if getattr(settings, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise UserError(
+            f"{', '.join(LENGTHS)}: exactly one of them says how long the run is, here {found} "
+            f"is set; set one, and the others to null"
+        )
+
+    epochs = settings.epochs
+    if epochs is None:
+        return
+    # `not <` refuses NaN too.
+    if not 0 < epochs < _LONG:
+        raise UserError(f"epochs={epochs:g}: expected more than 0, e.g. 3 or 0.5")
+    if settings.data.get("weights") is not None:
+        raise UserError(
+            f"epochs={epochs:g}: data.weights mixes sources that have epochs of their own; give "
+            f"max_pairs=… or max_steps=… instead"
+        )
 
 
 def _check_auto(settings: TrainSettings) -> None:
@@ -178,6 +220,14 @@ def _check_data_numbers(settings: TrainSettings) -> None:
             raise UserError(f"data.{key}={value}: expected an integer, at least {least}")
 
 
+def _check_vocabulary(settings: TrainSettings) -> None:
+    """Our own model for texts wants a tokenizer; of others `_check_task` knows."""
+    texts = settings.model.get("_target_") == _OF_TEXTS
+    data = settings.data
+    if texts and data.get("classes") is None and data.get("tokenizer") is None:
+        raise UserError(_NO_TOKENIZER)
+
+
 def _check_task(settings: TrainSettings) -> None:
     """Images go with texts, or with labels: model, loss and data must agree."""
     # A user's own classes say by the same attributes which kind they are.
@@ -201,10 +251,7 @@ def _check_task(settings: TrainSettings) -> None:
             f"these go together; experiment=linear_probe sets all but the last"
         )
     if classes is None and tokenizer is None:
-        raise UserError(
-            "data.tokenizer is not set; "
-            "give data.tokenizer=…, a folder with tokenizer.json or a hub name"
-        )
+        raise UserError(_NO_TOKENIZER)
 
 
 def _check_bias(settings: TrainSettings) -> None:

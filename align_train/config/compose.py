@@ -28,8 +28,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
+from align_train.cluster.gpus import gpus
 from align_train.config.components import build, check_component
 from align_train.config.help import answer_to
+from align_train.config.lengths import with_one_length
 from align_train.config.messages import (
     ending_in_one_line,
     fail,
@@ -56,6 +58,22 @@ _swept: set[str] = set()  # folders of this sweep's runs
 
 # E.g. `nodes: ${cluster:nodes}` in conf/trainer/multinode.yaml.
 OmegaConf.register_new_resolver("cluster", lambda name: getattr(launcher, name)(), replace=True)
+
+
+# E.g. `precision: ${if_gpu:bf16,fp32}` in conf/trainer/auto.yaml.
+def _if_gpu(value: object, otherwise: object) -> object:
+    return value if gpus().usable else otherwise
+
+
+OmegaConf.register_new_resolver("if_gpu", _if_gpu, replace=True)
+
+
+# E.g. `resize_size: ${scaled:${.image_size},346,289}` in conf/model/b7_base.yaml.
+def _scaled(size: int, by: int, of: int) -> int:
+    return round(size * by / of)
+
+
+OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
 
 
 def command(
@@ -153,6 +171,20 @@ def _folder(config_name: str) -> str:
     return "commands" if is_command else ""
 
 
+def choice_of(group: str) -> str:
+    """Names the choice of a group that a command's settings were composed with.
+
+    Args:
+        group: E.g. `model`.
+
+    Returns:
+        E.g. `tiny`; empty if no command has composed settings, or if the group has no choice.
+    """
+    if not HydraConfig.initialized():
+        return ""
+    return HydraConfig.get().runtime.choices.get(group) or ""
+
+
 def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:
     """Composes the settings of a run as its command would.
 
@@ -198,7 +230,8 @@ def unresolved_training(*overrides: str) -> DictConfig:
 def _compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
     _register(config_name, schema)
     compose = partial(_plain, config_name)
-    return _compose_words(config_name, as_typed(overrides, schema, compose))
+    words = with_one_length(as_typed(overrides, schema, compose), schema)
+    return _compose_words(config_name, words)
 
 
 def _plain(config_name: str, words: Sequence[str]) -> Node:

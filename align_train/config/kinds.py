@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from align_train.config.components import parameter_hint
-from align_train.config.schema import TEXTS, VERBATIM, Node, conf_dir
+from align_train.config.schema import FREE_KEYS, TEXTS, VERBATIM, Node, conf_dir
 from align_train.errors import UserError
 
 _NUMBERS = (int, float, bool)
+_SCALED = "${scaled:"  # see `compose.py`
 
 
 class Kind(Enum):
@@ -38,15 +39,9 @@ def kind_of(schema: type, key: str) -> Kind:
     Returns:
         Its kind.
     """
-    name, _, rest = key.partition(".")
-    field = getattr(schema, "__dataclass_fields__", {}).get(name)
+    field, hint, rest = _find(schema, key)
     if field is None:
         return Kind.OTHER
-
-    hint = typing.get_type_hints(schema)[name]
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return kind_of(hint, rest)
     if field.metadata.keys() & VERBATIM.keys():
         return Kind.VERBATIM
     if field.metadata.keys() & TEXTS.keys() or hint in (list[str], dict[str, str]):
@@ -56,12 +51,44 @@ def kind_of(schema: type, key: str) -> Kind:
     return Kind.TEXT if set(_parts(hint)) == {str} else Kind.OTHER
 
 
-def takes_text(key: str, compose: Callable[[], Node]) -> bool:
+def has_free_keys(schema: type, key: str) -> bool:
+    """Whether a key names an entry of a mapping that takes any key, e.g. `where.split`."""
+    field, hint, rest = _find(schema, key)
+    if field is None or not rest:
+        return False
+    # A component's node is a mapping too, but its keys are known by its class.
+    marked = field.metadata.keys()
+    holds_texts = typing.get_origin(hint) is dict and bool(marked & TEXTS.keys())
+    return holds_texts or hint == dict[str, str] or bool(marked & FREE_KEYS.keys())
+
+
+def is_list(schema: type, key: str) -> bool:
+    """Whether a key names a list of texts, e.g. `accept`."""
+    _, hint, rest = _find(schema, key)
+    return hint == list[str] and not rest
+
+
+def _find(schema: type, key: str) -> tuple[dataclasses.Field[Any] | None, Any, str]:
+    """A dotted key in the schema: its field, the field's type, and the rest of the key."""
+    name, _, rest = key.partition(".")
+    field = getattr(schema, "__dataclass_fields__", {}).get(name)
+    if field is None:
+        return None, None, rest
+
+    hint = typing.get_type_hints(schema)[name]
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _find(hint, rest)
+    return field, hint, rest
+
+
+def takes_text(key: str, compose: Callable[[], Node], *, added: bool) -> bool:
     """Whether a component takes a text, or a list of texts, and no number.
 
     Args:
         key: Dotted, e.g. `data.tokenizer`.
         compose: Composes the settings without this one, unresolved.
+        added: Whether a plus says that the key is a new one.
 
     Returns:
         False if nobody knows: a setting that only `**kwargs` takes.
@@ -72,15 +99,30 @@ def takes_text(key: str, compose: Callable[[], Node]) -> bool:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         # A file of `@package _global_` spells the whole key.
         for value in (_select(content, inner), _select(content, key)):
-            if isinstance(value[0] if isinstance(value, list) and value else value, _NUMBERS):
+            if _is_number(value[0] if isinstance(value, list) and value else value):
                 return False
 
     try:
-        hint = parameter_hint(compose(), key)
+        settings = compose()
+        # Another key is misspelt: the composition says so, and the class is not asked for it.
+        if not added and not _has(settings, key):
+            return False
+        hint = parameter_hint(settings, key)
     except UserError:
         return False  # the composition says it, in one line
     kinds = set(_parts(hint)) if hint is not None else set()
     return str in kinds and not kinds.intersection(_NUMBERS)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of a group's file is a number, or is computed from one."""
+    return isinstance(value, _NUMBERS) or (isinstance(value, str) and value.startswith(_SCALED))
+
+
+def _has(node: object, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    inner = _select(node, parent) if parent else node
+    return isinstance(inner, dict) and name in inner
 
 
 def _select(node: object, key: str) -> object:

@@ -22,7 +22,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from align_train.config.grammar import is_read_as_text, quoted, refused_at, with_quotes
-from align_train.config.kinds import Kind, kind_of, takes_text
+from align_train.config.kinds import Kind, has_free_keys, is_list, kind_of, takes_text
+from align_train.config.lengths import with_one_length
 from align_train.config.messages import no_such_setting
 from align_train.config.schema import Node
 from align_train.errors import UserError, shown
@@ -63,7 +64,7 @@ def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> l
     words = as_typed(given.overrides, schema, compose, sweep=sweep)
 
     by_word = dict(zip(given.overrides, words, strict=True))
-    return [by_word.get(word, word) for word in arguments]
+    return with_one_length([by_word.get(word, word) for word in arguments], schema)
 
 
 def _is_sweep(words: Sequence[str], compose: Compose) -> bool:
@@ -98,7 +99,8 @@ def as_typed(
     """
 
     def is_text(key: str) -> bool:
-        return takes_text(key, lambda: compose(_choices(words)))
+        name = key.lstrip("+")
+        return takes_text(name, lambda: compose(_choices(words)), added=key != name)
 
     typed = []
     for word in words:
@@ -135,6 +137,11 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
         return word
 
     key, name, value = match["key"], match["name"], match["value"]
+    if not key.startswith("+") and has_free_keys(schema, name):
+        key = f"++{name}"
+    if is_list(schema, name) and _is_one_item(value):
+        value = f"[{value}]"
+
     # Hydra's own settings, and groups by their folder, have no texts of ours.
     kind = Kind.OTHER if name.startswith("hydra") else kind_of(schema, name)
     if not sweep and kind is Kind.VERBATIM:
@@ -146,7 +153,7 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
     @cache
     def is_text() -> bool:
         if kind is Kind.OF_COMPONENT:
-            return takes_text(name)
+            return takes_text(key)
         return kind is not Kind.OTHER
 
     for_hydra = f"{key}={''.join(with_quotes(value, is_text))}"
@@ -156,6 +163,12 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
         return f"{key}={quoted(value)}"
     _refuse(word, key, value, for_hydra, refused, sweep)
     return for_hydra
+
+
+def _is_one_item(value: str) -> bool:
+    """Whether the value of a list is typed without brackets: `text=caption`."""
+    # A comma may mean a list or a sweep: the refusal says how each is written.
+    return bool(value) and value != "null" and "," not in value and value[0] not in "[$"
 
 
 def _without_references(text: str) -> str:

@@ -33,6 +33,9 @@ Paths = Any
 """A path or URL (manifest, folder, glob, brace range), or a list of these. Hydra's schemas have no
 union with a list."""
 
+LENGTHS = ("max_steps", "max_pairs", "epochs")
+"""Exactly one of these settings gives the length of a run."""
+
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """`precision` -> Lightning's name for it."""
 
@@ -43,6 +46,9 @@ UNRESOLVED = {"unresolved": True}
 
 TEXTS = {"texts": True}
 """Metadata of a field that holds texts although its type cannot say so (`Paths`)."""
+
+FREE_KEYS = {"free_keys": True}
+"""Metadata of a mapping that takes any key, and whose type cannot say so."""
 
 VERBATIM = {"verbatim": True}
 """Metadata of a text whose characters mean nothing on the command line, not even quotes."""
@@ -124,12 +130,16 @@ class TrainSettings:
     process's part of the batch. It decides memory and speed, not the numbers. `auto`: the most
     that fit."""
 
-    # Of the next two, exactly one is null: `check.py` makes sure.
+    # Of the next three, exactly one is given, and the others are null: `check.py` makes sure.
+    # Beside `epochs`, a run records the `max_steps` that follow (`commands/length.py`).
     max_steps: int | None
-    """Length of the run in optimizer steps; null if `max_pairs` gives it."""
+    """Length of the run in optimizer steps; null if another setting gives it."""
 
     max_pairs: int | None
-    """Length of the run in pairs, rounded up to whole steps; null if `max_steps` gives it."""
+    """Length of the run in pairs, rounded up to whole steps; null if another setting gives it."""
+
+    epochs: float | None
+    """Length of the run in visits of every pair, rounded up; null if another setting gives it."""
 
     log_every: int
     """Steps between two rows of metrics.csv."""
@@ -219,12 +229,17 @@ class TrainSettings:
     """Evaluators by name, each a component; a null entry takes one out of the choice."""
 
     @property
+    def length_is_known(self) -> bool:
+        """Whether `steps` is known: under `epochs`, once the data has said it."""
+        return self.max_steps is not None or self.max_pairs is not None
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the run: `max_steps`, or the fewest that see `max_pairs`."""
         if self.max_steps is not None:
             return self.max_steps
 
-        assert self.max_pairs is not None
+        assert self.max_pairs is not None, "the data says how many steps the epochs have"
         return -(-self.max_pairs // self.batch_size)
 
     @property
@@ -347,7 +362,7 @@ class EmbedSettings:
     precision: str
     """Of the files: `float16` or `float32`."""
 
-    storage_options: OptionalNode
+    storage_options: OptionalNode = field(metadata=FREE_KEYS)
     """Options for fsspec, e.g. `{anon:true}`."""
 
     chunk_size: int
@@ -386,7 +401,7 @@ class SearchSettings:
     approximate_from: int
     """Images from which on faiss searches; a smaller collection is compared as a whole."""
 
-    storage_options: OptionalNode
+    storage_options: OptionalNode = field(metadata=FREE_KEYS)
     """Options for fsspec, for the shards of the images that are shown."""
 
     model: str | None

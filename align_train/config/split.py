@@ -6,6 +6,8 @@ fits.
 
 from __future__ import annotations
 
+from math import lcm
+
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 
@@ -24,6 +26,38 @@ def check_split(settings: TrainSettings) -> None:
     _check_chunk(settings)
     _check_lanes(settings)
     _check_mixture(settings)
+
+
+def nearest_split(settings: TrainSettings, most: int) -> str:
+    """Spells the largest batch of at most so many pairs that splits, with what must go with it.
+
+    Args:
+        settings: Checked settings.
+        most: Pairs; at least as many as processes.
+
+    Returns:
+        Overrides, e.g. `batch_size=32 norm_group=32 chunk_size=32`.
+    """
+    processes = settings.trainer.processes
+    group = settings.norm_group or 1
+    chunk = group if settings.chunk_size == "auto" else settings.chunk_size
+    lanes = settings.data.get("lanes", processes)
+
+    whole = lcm(lanes, processes * chunk)
+    if most >= whole:
+        return f"batch_size={most // whole * whole}"
+
+    # Nothing fits as it is: a power of two for each process, and what divides it.
+    share = 1 << max(most // processes, 1).bit_length() - 1
+    found = {
+        "batch_size": share * processes,
+        "norm_group": _largest_divisor(share, group),
+        "chunk_size": _largest_divisor(share, chunk),
+        "data.lanes": processes * _largest_divisor(share, max(lanes // processes, 1)),
+    }
+    now = {"norm_group": settings.norm_group, "chunk_size": settings.chunk_size}
+    kept = {key for key, value in found.items() if now.get(key, lanes) in (value, None, "auto")}
+    return " ".join(f"{key}={value}" for key, value in found.items() if key not in kept)
 
 
 def _check_processes(settings: TrainSettings) -> None:

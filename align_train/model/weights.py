@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from align_train.errors import UserError, one_line
+from align_train.files import is_missing_path
 
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
@@ -38,8 +39,7 @@ def find(path: str, *, wanted: str) -> Path:
     local = Path(path).expanduser()
     if local.exists():
         return local
-    # The hub names models OWNER/NAME; anything else is a misspelt path.
-    if path.count("/") > 1 or path.startswith((".", "/", "~")):
+    if is_missing_path(path):
         raise UserError(f"{path}: no such folder; expected {wanted}")
 
     from huggingface_hub import snapshot_download  # only if the hub is asked

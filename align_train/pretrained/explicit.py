@@ -43,6 +43,9 @@ def explicit_settings(model: Node, data: Node) -> Node:
 
     # Null means "as in the trained model": conf/model lists the keys that way.
     given = {key: value for key, value in model.items() if key != "path" and value is not None}
+    if "image_size" in given and "resize_size" not in given and node["image_size"]:
+        # The crop stays the same part of the image.
+        given["resize_size"] = round(given["image_size"] * node["resize_size"] / node["image_size"])
     node = _merged(node, given)
 
     settings: Node = {"model": node, "initial_weights": path}

@@ -90,6 +90,55 @@ def resolve(
     return checked(Manifest(tuple(rows), ", ".join(items), sources))
 
 
+def refuse_absent(shards: str | Sequence[str], *, key: str) -> None:
+    """Refuses local shards that are not there, without opening any.
+
+    Args:
+        shards: As of `resolve`; URLs, and values that `resolve` refuses, are left to it.
+        key: The setting that errors name.
+
+    Raises:
+        UserError: As `resolve`.
+    """
+    for item in [shards] if isinstance(shards, str) else shards:
+        if not isinstance(item, str) or is_url(item):
+            continue
+        path = path_of(item)
+        if not os.path.isfile(path) and not os.path.isfile(path / MANIFEST_NAME):
+            _find_tars(item, key)
+
+
+def _find_tars(shards: str, key: str) -> Found:
+    """Finds the tars of a folder, a glob or a brace range; UserError if one is missing."""
+    found = find_files(shards, _TAR, deep=False)
+    missing = found.left_out.counts.get(MISSING, 0)
+    if missing:
+        raise UserError(
+            f"{key}={shards}: {missing} of {missing + len(found.files)} shards are "
+            f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
+        )
+
+    _refuse_compressed(shards, found, key)
+    if not found.files:
+        # Whatever was left out may be the reason.
+        found.left_out.say(shards)
+        what = "no such manifest, folder or shard"
+        if os.path.isdir(path_of(shards)):
+            what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
+        raise UserError(f"{key}={shards}: {what}; {HOW_TO_PREPARE}")
+    return found
+
+
+def _refuse_compressed(shards: str, found: Found, key: str) -> None:
+    packed = [path for path in (*found.files, *found.others) if _is_compressed(path)]
+    if packed:
+        many = f"the first of {len(packed)} such files, " if len(packed) > 1 else ""
+        raise UserError(
+            f"{key}={shards}: {packed[0]} is {many}{compression(b'', packed[0].name)}, "
+            f"which makes *.tar of it"
+        )
+
+
 def first_shards(
     shards: str | Sequence[str], most: int, *, cache: ShardCache, key: str = "data.shards"
 ) -> list[str]:
@@ -154,31 +203,9 @@ class _Resolver:
         return from_first(f"tars {shards}", partial(self._find, shards))
 
     def _find(self, shards: str) -> list[str]:
-        found = find_files(shards, _TAR, deep=False)
-        missing = found.left_out.counts.get(MISSING, 0)
-        if missing:
-            raise UserError(
-                f"{self.key}={shards}: {missing} of {missing + len(found.files)} shards are "
-                f"missing, first {found.left_out.first(MISSING)}; {HOW_TO_PREPARE}"
-            )
-
-        self._refuse_compressed(shards, found)
+        found = _find_tars(shards, self.key)
         found.left_out.say(shards)
-        if not found.files:
-            what = "no such manifest, folder or shard"
-            if os.path.isdir(path_of(shards)):
-                what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
-            raise UserError(f"{self.key}={shards}: {what}; {HOW_TO_PREPARE}")
         return list(map(str, found.files))
-
-    def _refuse_compressed(self, shards: str, found: Found) -> None:
-        packed = [path for path in (*found.files, *found.others) if _is_compressed(path)]
-        if packed:
-            many = f"the first of {len(packed)} such files, " if len(packed) > 1 else ""
-            raise UserError(
-                f"{self.key}={shards}: {packed[0]} is {many}{compression(b'', packed[0].name)}, "
-                f"which makes *.tar of it"
-            )
 
     def _remote(self, shards: str) -> Manifest | list[str]:
         """Finds what lies at a URL.

@@ -19,6 +19,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
+from align_train.files import is_missing_path
 from align_train.stream.token_ids import PAD_ID, padded
 from align_train.stream.wordpiece import NAMES
 
@@ -130,8 +131,7 @@ def _load(path: str) -> TokenizersTokenizer:
         converted: TokenizersTokenizer = BertTokenizer.from_pretrained(local).backend_tokenizer
         return converted
 
-    # A name on the hub is NAME or OWNER/NAME. Anything else is meant as a path: do not ask the hub.
-    if local.exists() or path.count("/") > 1 or path.startswith((".", "/")):
+    if local.exists() or is_missing_path(path):
         raise UserError(
             f"data.tokenizer={path}: no tokenizer.json there; make one with `align-train pack` "
             f"or give a hub name"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from align_train.commands.begun import as_begun
-from align_train.commands.resume import changed_settings
+from align_train.commands.changes import changed_settings
 from align_train.commands.summary import _captions
 from align_train.config.saved import to_yaml
 from align_train.run.folder import RunFolder

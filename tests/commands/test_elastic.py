@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from align_train.commands.resume import changed_settings
+from align_train.commands.changes import changed_settings
 from align_train.commands.show import show
 from align_train.config.check import check
 from align_train.config.schema import ShowSettings

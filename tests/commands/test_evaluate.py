@@ -355,7 +355,7 @@ def test_two_processes_of_torchrun_find_the_same(
             "eval.cwd: os.getcwd makes no evaluator",
         ),
         (
-            ["eval=pairs", "image_size=64"],
+            ["eval=pairs", "image_size=64", "resize_size=36"],
             "image_size=64, resize_size=36: expected 8 to 4,096 pixels",
         ),
         (["eval=pairs", "shards=5"], "shards=5: no such manifest, folder or shard"),

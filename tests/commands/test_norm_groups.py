@@ -12,8 +12,8 @@ from torch import nn
 
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands import summary
+from align_train.commands.changes import changed_settings
 from align_train.commands.failures import explaining
-from align_train.commands.resume import changed_settings
 from align_train.config.saved import to_yaml
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder

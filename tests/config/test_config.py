@@ -253,8 +253,13 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
             "data.weights=.*expected a list \\(each an integer\\)",
         ),
         (["data.batch_size=16"], "data.batch_size=16: is always the run's own; set batch_size="),
-        (["max_steps=null"], "exactly one of max_steps and max_pairs"),
-        (["max_pairs=5"], "exactly one of max_steps and max_pairs"),
+        (["max_steps=null"], "max_steps, max_pairs, epochs: exactly one .*, here none is set"),
+        (["max_pairs=5", "epochs=3"], "max_pairs=5, epochs=3: each of them gives the length"),
+        (["epochs=nan"], "epochs=nan: expected more than 0"),
+        (
+            ["epochs=3", "data.shards=[a,b]", "data.weights=[3,1]"],
+            "epochs=3: data.weights mixes sources .*; give max_pairs",
+        ),
         (["max_steps=0"], "max_steps=0: expected at least 1"),
         (["precision=fp16"], "precision=fp16: expected one of fp32, bf16"),
         (["precision=fp16"], "fp16 would want a loss scaler, bf16"),
@@ -456,11 +461,54 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("__main__", "data=webdataset data.shards=no data.tokenizer=x", "data.shards=no: no such"),
+        ("__main__", "data=webdataset data.shards=x.tar data.tokenizer=./no", "tokenizer=./no: no"),
+        ("__main__", "data=webdataset data.shards=x.tar", "data.tokenizer is not set"),
+        ("evaluate", "model=./no", "./no: no such folder"),
+        ("show", "name=no step=1", "name=no: no run"),
+        ("export", "model=./no to=x", "./no: no such folder"),
+        ("embed", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
+        ("search", "index=x image=no.jpg", "image=no.jpg: cannot be read"),
+        ("search", "index=no text=dog", "no: no collection.json there"),
+    ],
+)
+def test_what_is_not_there_is_said_before_torch_is_imported(
+    module: str, arguments: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.tar").touch()
+    code = (
+        "import sys\n"
+        f"from align_train.{module} import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    large = {'torch', 'transformers', 'lightning'}\n"
+        "    print('imported:', *large.intersection(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout.endswith("imported:\n"), done.stdout[-300:]
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--help"], ""),
         (["modle=tiny"], "modle: no such setting, did you mean model?"),
         (["batch_size=100", "trainer.devices=3"], "batch_size=100 cannot be split evenly"),
+        (["model.image_tower.widht=2"], "did you mean model.image_tower.width?"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
     ],
 )
 def test_help_and_wrong_settings_wait_for_no_large_library(

@@ -57,6 +57,43 @@ def test_a_text_arrives_as_typed_and_is_read_back_equal(text: str, tmp_path: Pat
     assert read_run(file) == settings
 
 
+def test_one_text_is_a_list_and_a_new_key_of_a_mapping_needs_no_plus() -> None:
+    words = ("source=x", "to=y", "text=caption", "where.split=train", "where.year=2_000")
+    packing = compose_command("pack", PackSettings, *words)
+    assert packing.text == ["caption"]
+    assert packing.where == {"split": "train", "year": "2_000"}
+
+    options = ("model=x", "shards=x", "to=y", "storage_options.anon=true")
+    assert compose_command("embed", EmbedSettings, *options).storage_options == {"anon": True}
+    assert compose_training("accept=data.shards").accept == ["data.shards"]
+    # The keys of a component are known by its class: a misspelt one stays an error.
+    with pytest.raises(HydraException):
+        compose_training("model.image_tower.widht=2")
+
+
+def test_the_length_that_is_typed_takes_the_place_of_the_others() -> None:
+    def lengths(*words: str) -> tuple[object, ...]:
+        settings = compose_training(*words)
+        return settings.max_steps, settings.max_pairs, settings.epochs
+
+    assert lengths("epochs=0.5") == (None, None, 0.5)
+    assert lengths("experiment=emoji", "epochs=3") == (None, None, 3.0)
+    assert lengths("max_pairs=1280") == (None, 1280, None)
+    assert lengths("max_steps=null", "max_pairs=1280") == (None, 1280, None)
+    assert lengths("max_steps=7", "epochs=null") == (7, None, None)
+
+
+def test_the_size_of_images_sets_that_before_the_crop() -> None:
+    def sizes(*words: str) -> tuple[object, object]:
+        model = compose_training("data.tokenizer=x", *words).model
+        return model["image_size"], model["resize_size"]
+
+    assert sizes("model=b7_base") == (289, 346)
+    assert sizes("model=b3_mini", "model.image_size=475") == (475, 569)
+    assert sizes("model=tiny", "model.image_size=224") == (224, 252)
+    assert sizes("model.image_size=224", "model.resize_size=230") == (224, 230)
+
+
 def test_lists_and_mappings_of_texts_arrive_as_typed() -> None:
     given = ("model=~/x", "to=0.50", "shards=[~/a,2025_11_30,1e2,'b,c']")
     embedding = compose_command("embed", EmbedSettings, *given)

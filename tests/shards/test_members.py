@@ -70,7 +70,7 @@ def read_by_webdataset(path: Path) -> list[dict[str, Any]]:
             lambda read: {read["caption.txt"], read["json"]["a"]["alt"]},
         ),
     ],
-    ids=str,
+    ids=["txt", "member", "cls", "field", "list", "several"],
 )
 def test_pairs_and_captions_are_those_that_webdataset_reads(
     setting: str | list[str], texts_of: Any, tmp_path: Path

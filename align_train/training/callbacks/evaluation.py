@@ -11,10 +11,13 @@ Price: the weights once more, on the CPU, and on the device while evaluating.
 from __future__ import annotations
 
 import copy
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 
 import lightning
+from tqdm import tqdm
 
 from align_train.cluster import interruption
 from align_train.cluster.collectives import stop_together
@@ -110,6 +113,8 @@ class Evaluation:
             chunk_done=self.watchdog.pass_done,
         )
 
+        begin = time.monotonic()
+        told: dict[str, float] = {}
         try:
             for name, evaluate in self.evaluators.items():
                 self.watchdog.at(f"{EVALUATING} by {name}")
@@ -118,6 +123,7 @@ class Evaluation:
                     values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
                 # After each of them: a later one that fails costs only its own.
                 self.metrics.add(trainer, values)
+                told |= main_values(values)
                 stop_together(interruption.received(), module.device)
         except Interrupted:
             # Raised on all ranks; those without the signal learn of it here.
@@ -126,3 +132,31 @@ class Evaluation:
             # On all ranks alike: the run ends by one line, which names the saved step.
             self.agreement.error = error
         self.plain.cpu()  # training needs the device's memory
+        if trainer.is_global_zero and told:
+            self._tell(trainer.global_step, told, seconds=time.monotonic() - begin)
+
+    def _tell(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
+        """Prints a line; above the progress bar, if there is one."""
+        spelled = [f"{name} {value:.4f}" for name, value in values.items()]
+        loss = self.metrics.latest["loss"]
+        tqdm.write("  ".join([f"step {step:,}: loss {loss:.4f}", *spelled, f"({seconds:.0f} s)"]))
+        sys.stdout.flush()
+
+
+def main_values(values: Mapping[str, float]) -> dict[str, float]:
+    """Chooses the values of an evaluator that its line has: its first metric.
+
+    Args:
+        values: By their names in results.json, e.g. `retrieval/image_to_text/recall@1`.
+
+    Returns:
+        The first of them, and the same metric of another direction.
+    """
+    first = next(iter(values), "")
+    metric = first.rpartition("/")[2]
+    depth = first.count("/")
+    return {
+        name: value
+        for name, value in values.items()
+        if name.rpartition("/")[2] == metric and name.count("/") == depth
+    }

@@ -1,0 +1,68 @@
+"""What changed since the last start of a run: refused, or accepted and told. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from align_train.config.saved import read_run
+from align_train.config.schema import TrainSettings
+from align_train.errors import UserError
+from align_train.run.folder import RunFolder
+from align_train.stream.recipe import ACCEPTABLE, refusal
+
+Changes = dict[str, tuple[object, object]]
+"""Key of a setting -> its value before, and now."""
+
+_OF_THIS_START = ("accept", "dry_run")  # settings that say nothing about the run itself
+
+
+def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> Changes:
+    """Compares settings with those that the run was started or last resumed with.
+
+    Args:
+        folder: The run's folder.
+        settings: The settings of this start.
+        finished_steps: Steps in the last checkpoint; 0: the run is new, and nothing has changed.
+
+    Returns:
+        The settings that differ.
+
+    Raises:
+        UserError: One of them decides pairs or norm groups of a step, and was not accepted.
+    """
+    if not finished_steps or not folder.config.exists():
+        return {}
+
+    run = read_run(folder.config)
+    before = _flat(asdict(run))
+    now = _flat(asdict(settings))
+    untold = set(_OF_THIS_START)
+    if run.epochs is not None and settings.epochs is not None:
+        untold.add("max_steps")  # it follows from the epochs (`length.py`)
+
+    changes: Changes = {}
+    for key in sorted({*before, *now} - untold):
+        if before.get(key) != now.get(key):
+            changes[key] = (before.get(key), now.get(key))
+
+    for key in ACCEPTABLE:
+        # Shards are known by their content: whether that changed shows once they are open.
+        if key in changes and key != "data.shards" and key not in settings.accept:
+            raise UserError(refusal(key, *changes[key], finished_steps))
+    return changes
+
+
+def _flat(node: object, prefix: str = "") -> dict[str, object]:
+    """Settings by dotted key."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+
+    values: dict[str, object] = {}
+    for name, item in node.items():
+        values |= _flat(item, f"{prefix}.{name}".lstrip("."))
+    return values
+
+
+def spell_changes(changes: Changes) -> str:
+    """Spells changes as `key: before -> now`."""
+    return "; ".join(f"{key}: {before} -> {now}" for key, (before, now) in changes.items())

@@ -1,0 +1,136 @@
+"""Files and folders that are not there, found before torch is imported.
+
+So the mistakes of a first day end a command after a second, and not after the eight that torch and
+Lightning take to import. These checks only look, and leave what they cannot know to the work
+itself, which checks again: a name on the hub, a URL, components of the user's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from align_train.cluster import launcher
+from align_train.cluster.gpus import surely_none
+from align_train.commands.changes import changed_settings
+from align_train.commands.repeats import refuse_larger
+from align_train.config.schema import (
+    EmbedSettings,
+    EvaluateSettings,
+    ExportSettings,
+    SearchSettings,
+    TrainSettings,
+)
+from align_train.errors import UserError, shown
+from align_train.files import is_missing_path
+from align_train.run.folder import RunFolder
+from align_train.shards.cache import ShardCache
+from align_train.shards.manifest import MANIFEST_NAME, read_manifest
+from align_train.shards.remote import is_url
+from align_train.shards.resolve import refuse_absent
+
+_OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
+
+_MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
+_COLLECTION = "collection.json"  # of `index/collection.py`
+_MODEL_FILES = ("config.yaml", "config.json")
+
+
+def look_before_training(settings: TrainSettings) -> None:
+    """Looks at the run's folder, its data and the machine.
+
+    Args:
+        settings: Composed settings; those that need no class are checked.
+
+    Raises:
+        UserError: As the run itself would raise it.
+    """
+    started = launcher.current()
+    if started.started_all or not launcher.is_first_process():
+        # A thousand ranks would ask the file system at once: later rank 0 asks for all.
+        return
+
+    folder = RunFolder(settings.path)
+    changed_settings(folder, settings, folder.last_step())
+    if settings.data.get("_target_") == _OUR_DATA:
+        _look_at_data(settings)
+    if settings.trainer.on_gpu and not settings.dry_run and surely_none():
+        devices = settings.trainer.devices
+        raise UserError(
+            f"trainer.devices={devices}: 0 GPUs found here; {started.more_gpus(devices)}"
+        )
+
+
+def _look_at_data(settings: TrainSettings) -> None:
+    data = settings.data
+    if data.get("make") is None:
+        refuse_absent(data["shards"], key="data.shards")
+        if data.get("held_out") is not None:
+            refuse_absent(data["held_out"], key="data.held_out")
+        _look_at_batch(settings)
+
+        tokenizer = data.get("tokenizer")
+        if isinstance(tokenizer, str) and is_missing_path(tokenizer):
+            raise UserError(
+                f"data.tokenizer={tokenizer}: no tokenizer.json there; make one with "
+                f"`align-train pack` or give a hub name"
+            )
+
+
+def _look_at_batch(settings: TrainSettings) -> None:
+    """Compares the batch with the data, if a manifest says how many pairs there are."""
+    shards = settings.data["shards"]
+    if not isinstance(shards, str) or is_url(shards):
+        return
+    path = Path(shards).expanduser()
+    file = path / MANIFEST_NAME if path.is_dir() else path
+    if file.is_file() and file.suffix.lower() != ".tar":
+        lanes = settings.data["lanes"]
+        pairs = int(read_manifest(str(file), cache=ShardCache()).counts.sum())
+        refuse_larger(settings, pairs // lanes * lanes)
+
+
+def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSettings) -> None:
+    """Looks for the model, and for the shards, of a command that opens a trained model.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: They are not there.
+    """
+    path = settings.model
+    folder = Path(path).expanduser()
+    if is_missing_path(path):
+        raise UserError(f"{path}: no such folder; expected {_MODEL}")
+    if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
+        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {_MODEL}")
+
+    shards = getattr(settings, "shards", None)
+    if shards is not None and not launcher.current().started_all:
+        refuse_absent(shards, key="shards")
+
+
+def look_before_searching(settings: SearchSettings) -> None:
+    """Looks for the query and the embeddings.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: There is no query, or they are not there.
+    """
+    image = settings.image
+    if settings.text is None and image is None:
+        raise UserError("give text=…, image=…, or both")
+    if image is not None and not is_url(image) and not Path(image).expanduser().exists():
+        reason = f"cannot be read ({os.strerror(errno.ENOENT)})"
+        raise UserError(f"image={shown(image)}: {reason}; give another file")
+
+    index = Path(settings.index).expanduser().absolute()
+    if not (index / _COLLECTION).is_file():
+        raise UserError(
+            f"{index}: no {_COLLECTION} there; make it with "
+            f"align-train embed model=… shards=… to={index}"
+        )

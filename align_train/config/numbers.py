@@ -1,0 +1,45 @@
+"""A text in place of a component's number, seen without its class, which would bring torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from align_train.config.schema import Node, conf_dir
+from align_train.errors import UserError, shown
+
+
+def check_numbers(node: object, group: str) -> None:
+    """Compares a component with the files of its group that name the same class.
+
+    Args:
+        node: The component; anything else is left alone.
+        group: Its key, which is the folder in conf/ too.
+
+    Raises:
+        UserError: A file has a number where the component has a text.
+    """
+    if not isinstance(node, dict):
+        return
+    for file in sorted((conf_dir() / group).glob("*.yaml")):
+        # PyYAML would read 4e-3 as a text.
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        # A file of `@package _global_` has the component under its key.
+        for default in (content, content.get(group)):
+            if isinstance(default, dict) and default.get("_target_") == node.get("_target_"):
+                _compare(node, default, group)
+
+
+def _compare(node: Node, default: Node, path: str) -> None:
+    for name, number in default.items():
+        value = node.get(name)
+        if isinstance(number, dict) and isinstance(value, dict):
+            if number.get("_target_") == value.get("_target_"):
+                _compare(value, number, f"{path}.{name}")
+        elif _is_number(number) and isinstance(value, str):
+            raise UserError(f"{path}.{name}={shown(value)}: expected a number")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,52 @@
+"""Mistakes of a first day with align_train: each a command, and a word that its error must have."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mistake(NamedTuple):
+    """A command that ends in an error.
+
+    Attributes:
+        what: What is wrong, for the table.
+        command: The module and its arguments, run in the folder that `made.py` has filled.
+        word: A part of the error: the setting or the value that is wrong.
+    """
+
+    what: str
+    command: str
+    word: str
+
+
+# Own shards with their tokenizer.
+_OWN = "align_train data=webdataset data.shards=pairs/train data.tokenizer=pairs/tokenizer"
+
+MISTAKES = (
+    Mistake("a misspelt setting", "align_train batchsize=32", "batchsize"),
+    Mistake("a misspelt choice", "align_train model=tinny", "tinny"),
+    Mistake("a misspelt setting of the model", "align_train model.image_tower.widht=2", "widht"),
+    Mistake("a text for a number", "align_train optimizer.lr=fast", "optimizer.lr"),
+    Mistake("two lengths", "align_train epochs=3 max_steps=100", "epochs=3"),
+    Mistake("a batch that does not split", "align_train batch_size=100", "norm_group"),
+    Mistake("a batch larger than the data", f"{_OWN} batch_size=1024", "batch_size=1024"),
+    Mistake("no GPU here", f"{_OWN} trainer=gpu", "0 GPUs"),
+    Mistake("no shards there", f"{_OWN} data.shards=nowhere", "data.shards=nowhere"),
+    Mistake("an empty folder of shards", f"{_OWN} data.shards=empty", "data.shards=empty"),
+    Mistake("an image for shards", f"{_OWN} data.shards=picture.jpg", "picture.jpg"),
+    Mistake("no tokenizer given", "align_train data=webdataset data.shards=x", "tokenizer"),
+    Mistake("no tokenizer there", f"{_OWN} data.tokenizer=./no", "data.tokenizer=./no"),
+    Mistake("resumed with another batch", f"{_OWN} name=done batch_size=64", "batch_size was"),
+    Mistake("no run to evaluate", "align_train.evaluate model=outputs/no", "outputs/no"),
+    Mistake("no evaluator of that name", "align_train.evaluate model=x eval=knm", "knm"),
+    Mistake("no run to show", "align_train.show name=no step=1", "name=no"),
+    Mistake("no such step", "align_train.show name=done step=99", "step=99"),
+    Mistake("no run to export", "align_train.export model=outputs/no to=x", "outputs/no"),
+    Mistake("no shards to embed", "align_train.embed model=outputs/done shards=no to=x", "no"),
+    Mistake("no image to search", "align_train.search index=x image=no.jpg", "image=no.jpg"),
+    Mistake("no embeddings to search", "align_train.search index=no text=dog", "no"),
+    Mistake("no source to pack", "data.pack source=no.csv to=x", "no.csv"),
+    Mistake("no such column", "data.pack source=table.csv to=x text=titel", "titel"),
+    Mistake("an image for a table", "data.pack source=picture.jpg to=x", "picture.jpg"),
+    Mistake("no shards to count", "data.manifest shards=no", "no"),
+)
