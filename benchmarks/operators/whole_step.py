@@ -44,6 +44,7 @@ def waits_by_step(folder: Path) -> dict[int, list[str]]:
         "optimizer=lamb",
         "precision=bf16",
         f"log_every={LOGGED}",
+        "trainer=cpu",
         f"max_steps={LAST}",
         "evaluate_every=0",
         f"output_dir={folder}",

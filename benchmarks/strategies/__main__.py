@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FOLDER = REPOSITORY / "outputs" / "benchmarks" / "strategies"
 
 RECIPE = (
+    "trainer=cpu",
     "max_steps=50",
     "log_every=1",
     "norm_group=32",
