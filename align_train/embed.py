@@ -5,9 +5,9 @@ Embeds the images of shards once, so that `align_train.search` can search them.
 
 from __future__ import annotations
 
+from align_train.config.command_schema import EmbedSettings
 from align_train.config.compose import command
 from align_train.config.messages import report_once
-from align_train.config.schema import EmbedSettings
 
 
 def run(settings: EmbedSettings) -> None:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from align_train.config.command_schema import ExportSettings
 from align_train.config.compose import command
 from align_train.config.messages import report_once
-from align_train.config.schema import ExportSettings
 
 
 def run(settings: ExportSettings) -> None:

@@ -5,8 +5,8 @@ Prints them as a table and draws a contact sheet; `key=…` prints the steps at 
 
 from __future__ import annotations
 
+from align_train.config.command_schema import ShowSettings
 from align_train.config.compose import command
-from align_train.config.schema import ShowSettings
 
 
 def run(settings: ShowSettings) -> None:

@@ -11,7 +11,7 @@ import torch
 from align_train.cluster import launcher
 from align_train.cluster.collectives import join
 from align_train.commands.torch_flags import set_torch_flags
-from align_train.config.schema import EmbedSettings, EvaluateSettings
+from align_train.config.command_schema import EmbedSettings, EvaluateSettings
 from align_train.errors import UserError
 
 # Far beyond any machine: they catch typing errors before something overflows.

@@ -15,15 +15,15 @@ from align_train.cluster import launcher
 from align_train.cluster.gpus import surely_none
 from align_train.commands.changes import changed_settings
 from align_train.commands.repeats import refuse_larger
-from align_train.config.schema import (
+from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
     SearchSettings,
-    TrainSettings,
 )
+from align_train.config.schema import TrainSettings
 from align_train.errors import UserError, shown
-from align_train.files import is_missing_path
+from align_train.files import check_writable, is_missing_path
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import MANIFEST_NAME, read_manifest
@@ -34,6 +34,7 @@ _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
 _MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
 _COLLECTION = "collection.json"  # of `index/collection.py`
+_FIX = "give to=…, a folder that you can write"
 _MODEL_FILES = ("config.yaml", "config.json")
 
 
@@ -100,6 +101,11 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
     Raises:
         UserError: They are not there.
     """
+    if settings.to is not None:
+        to = Path(settings.to).expanduser().absolute()
+        # A folder that exists takes a file.
+        check_writable(to / "results" if to.is_dir() else to, _FIX)
+
     path = settings.model
     folder = Path(path).expanduser()
     if is_missing_path(path):
@@ -121,6 +127,10 @@ def look_before_searching(settings: SearchSettings) -> None:
     Raises:
         UserError: There is no query, or they are not there.
     """
+    if settings.to is not None:
+        sheet = Path(settings.to).expanduser().absolute()
+        check_writable(sheet, "give to=…, an image in a folder that you can write")
+
     image = settings.image
     if settings.text is None and image is None:
         raise UserError("give text=…, image=…, or both")

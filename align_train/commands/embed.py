@@ -26,7 +26,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import check_loader, device_of
 from align_train.commands.evaluate import MEMORY, SILENCE, TIMEOUT
 from align_train.commands.failures import explaining
-from align_train.config.schema import EmbedSettings
+from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable
 from align_train.index.collection import Collection

@@ -25,6 +25,7 @@ from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import results_folder
+from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
 from align_train.config.evaluators import (
     build_evaluators,
@@ -33,7 +34,7 @@ from align_train.config.evaluators import (
     resolved_for_run,
 )
 from align_train.config.saved import read_run
-from align_train.config.schema import EvaluateSettings, Node, TrainSettings
+from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.files import check_writable, write_whole

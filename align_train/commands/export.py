@@ -21,8 +21,9 @@ from transformers import (
     ProcessorMixin,
 )
 
+from align_train.config.command_schema import ExportSettings
 from align_train.config.saved import to_yaml
-from align_train.config.schema import ExportSettings, Node
+from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.files import check_writable, whole
 from align_train.model.trainable import checked_normalisation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align_train.config.schema import EvaluateSettings
+from align_train.config.command_schema import EvaluateSettings
 from align_train.pretrained.pretrained import Pretrained
 
 

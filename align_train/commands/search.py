@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from align_train.commands.devices import device_of
-from align_train.config.schema import SearchSettings
+from align_train.config.command_schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from align_train.config.command_schema import ShowSettings
 from align_train.config.components import build
 from align_train.config.saved import read_run, with_values
-from align_train.config.schema import ShowSettings, TrainSettings
+from align_train.config.schema import TrainSettings
 from align_train.errors import UserError, printable, shown
 from align_train.files import check_writable
 from align_train.run.folder import RunFolder

@@ -111,9 +111,9 @@ def _run(
     if finished_steps >= settings.steps:
         say_finished(folder, settings, finished_steps, watchdog)
         return
-    check_batch(settings, data)
     if finished_steps:
         continue_stretch(data, folder, finished_steps)
+    check_batch(settings, data)
     if not settings.dry_run:
         check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
@@ -132,10 +132,9 @@ def _run(
     write_settings = WriteSettings(folder, settings, data, changes, finished_steps)
     write_settings.begin(lock)
     trainer = build_trainer(settings, folder, data, evaluators, write_settings, watchdog)
-    checkpoint = str(folder.last_checkpoint()) if finished_steps else None
-
     with explaining(watchdog, write_settings.refusal):
         watchdog.at(MEETING)
+        checkpoint = str(folder.last_checkpoint()) if finished_steps else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
             print(f"{folder.path}: trained to step {settings.steps}", flush=True)

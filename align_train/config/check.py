@@ -47,7 +47,7 @@ _LONG = 1e9  # seconds; a larger number is a mistake
 
 
 def check_root(settings: TrainSettings) -> None:
-    """Checks the run's own settings, and needs no class, and so no torch.
+    """Checks the run's own settings and numbers; needs no class, and so no torch.
 
     Args:
         settings: Composed and typed; trained models and towers may not be spelled out yet.
@@ -60,6 +60,8 @@ def check_root(settings: TrainSettings) -> None:
     _check_accept(settings)
     _check_data_numbers(settings)
     check_split(settings)
+    for key in _COMPONENTS:
+        check_numbers(getattr(settings, key), key)
 
 
 def check_values(settings: TrainSettings) -> None:
@@ -72,8 +74,6 @@ def check_values(settings: TrainSettings) -> None:
         UserError: As `check`.
     """
     check_root(settings)
-    for key in _COMPONENTS:
-        check_numbers(getattr(settings, key), key)
     _check_vocabulary(settings)
 
 

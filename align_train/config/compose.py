@@ -28,7 +28,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
-from align_train.cluster.gpus import gpus
 from align_train.config.components import build, check_component
 from align_train.config.help import answer_to
 from align_train.config.lengths import with_one_length
@@ -41,6 +40,7 @@ from align_train.config.messages import (
 )
 from align_train.config.output import escaping_output
 from align_train.config.overrides import as_typed, line_as_typed
+from align_train.config.resolvers import register_resolvers
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 from align_train.files import settle_home
@@ -56,24 +56,7 @@ S = TypeVar("S")
 
 _swept: set[str] = set()  # folders of this sweep's runs
 
-# E.g. `nodes: ${cluster:nodes}` in conf/trainer/multinode.yaml.
-OmegaConf.register_new_resolver("cluster", lambda name: getattr(launcher, name)(), replace=True)
-
-
-# E.g. `precision: ${if_gpu:bf16,fp32}` in conf/trainer/auto.yaml.
-def _if_gpu(value: object, otherwise: object) -> object:
-    return value if gpus().usable else otherwise
-
-
-OmegaConf.register_new_resolver("if_gpu", _if_gpu, replace=True)
-
-
-# E.g. `resize_size: ${scaled:${.image_size},346,289}` in conf/model/b7_base.yaml.
-def _scaled(size: int, by: int, of: int) -> int:
-    return round(size * by / of)
-
-
-OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
+register_resolvers()
 
 
 def command(

@@ -76,7 +76,7 @@ def scan(
                 note_progress()
 
         if not rows:
-            raise UserError(f"{source}: no pairs: there are {left_out}; {HOW_TO_PREPARE}")
+            raise UserError(f"{source}: no pairs; found: {left_out}; {HOW_TO_PREPARE}")
         return rows
 
     counted = from_first(f"shards {source} {caption} {members}", count)

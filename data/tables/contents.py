@@ -52,7 +52,7 @@ def contents_of(
     settings = " ".join(_settings(caption, members, pairs))
     lines.append(f"settings that fit: {settings}")
     lines.append(
-        f"next: python -m align_train data=webdataset data.shards={path} {settings} "
+        f"next: align-train data=webdataset data.shards={path} {settings} "
         f"data.tokenizer=bert-base-uncased"
     )
     return "\n".join(lines)

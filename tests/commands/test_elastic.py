@@ -19,7 +19,7 @@ import pytest
 from align_train.commands.changes import changed_settings
 from align_train.commands.show import show
 from align_train.config.check import check
-from align_train.config.schema import ShowSettings
+from align_train.config.command_schema import ShowSettings
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from tests.support.commands import UNEVALUATED, Started, finish, made_once, run, start

@@ -21,8 +21,8 @@ import torch
 
 from align_train.commands.devices import device_of
 from align_train.commands.evaluate import evaluate
+from align_train.config.command_schema import EvaluateSettings
 from align_train.config.compose import compose_command
-from align_train.config.schema import EvaluateSettings
 from align_train.demo.scene import class_names
 from align_train.errors import Lost, UserError
 from align_train.run.folder import RunFolder

@@ -479,7 +479,7 @@ SLURM: dict[str, Any] = {
 def dry(rank: int, *overrides: str, demo: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs the README's command for the large run as one of its 32 tasks.
 
-    It reads the demo's pairs and ends after the summary.
+    It reads the demo's pairs, many times, and ends after the summary.
     """
     script, *arguments = LARGE[LARGE.index("launch/train.sbatch") :].split()
     assert (
@@ -487,9 +487,12 @@ def dry(rank: int, *overrides: str, demo: Path, cwd: Path) -> subprocess.Complet
         and "trainer=multinode" in arguments
         and "data=coyo700m" in arguments
     )
+    # A batch may not be larger than the data.
+    manifest = (demo / "train" / "manifest.jsonl").read_text().replace('": "', f'": "{demo}/train/')
+    (cwd / "many.jsonl").write_text(manifest * 512)
     given = (
         *arguments,
-        f"data.shards={demo}/train",
+        f"data.shards={cwd}/many.jsonl",
         f"data.tokenizer={demo}/tokenizer",
         "data.lanes=512",
         "dry_run=true",

@@ -14,8 +14,8 @@ from PIL import Image
 import align_train
 from align_train.commands.embed import embed
 from align_train.commands.search import search
+from align_train.config.command_schema import EmbedSettings, SearchSettings
 from align_train.config.compose import compose_command
-from align_train.config.schema import EmbedSettings, SearchSettings
 from align_train.errors import UserError
 from align_train.shards.shard import ShardReader
 from tests.support.images import encoded, picture

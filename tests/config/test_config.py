@@ -15,16 +15,16 @@ import pytest
 
 from align_train.__main__ import explicit
 from align_train.config.check import check
-from align_train.config.components import build
-from align_train.config.compose import compose_command, compose_training, unresolved_training
-from align_train.config.schema import (
+from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
     SearchSettings,
     ShowSettings,
-    TrainSettings,
 )
+from align_train.config.components import build
+from align_train.config.compose import compose_command, compose_training, unresolved_training
+from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.shards.write import write_shard
 from align_train.strategy import RunFacts
@@ -401,12 +401,13 @@ def test_shards_that_cannot_be_opened_are_named(tmp_path: Path, demo: Path) -> N
         "hollow": "hollow: the folder holds neither manifest.jsonl nor \\*.tar; make shards",
         "empty.jsonl": "empty.jsonl: the manifest lists no pairs",
         "nonsense.jsonl": "nonsense.jsonl, line 1",
-        "texts.tar": "texts.tar: no pairs: 0 of 3 members are images",
+        "texts.tar": "texts.tar: no pairs; found: 1 tars without an image",
     }.items():
         config = composed(
             "data=webdataset",
             f"data.shards={tmp_path / shards}",
             f"data.tokenizer={demo}/tokenizer",
+            "data.caption=txt",
         )
         check(config)
         with pytest.raises(UserError, match=words):

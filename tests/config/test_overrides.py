@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
+from align_train.config.command_schema import EmbedSettings, SearchSettings
 from align_train.config.compose import compose_command, compose_training
 from align_train.config.messages import in_one_line
 from align_train.config.overrides import line_as_typed
 from align_train.config.saved import read_run, to_yaml
-from align_train.config.schema import EmbedSettings, SearchSettings, TrainSettings
+from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from data.packing.settings import PackSettings
 from tests.support.commands import REPOSITORY
@@ -181,7 +182,7 @@ def test_a_real_command_line_sweeps_texts_and_refuses_windows(tmp_path: Path) ->
     """Hydra parts a sweep itself, and parses each part once more."""
     code = (
         "from align_train.config.compose import command\n"
-        "from align_train.config.schema import ShowSettings\n"
+        "from align_train.config.command_schema import ShowSettings\n"
         "command(lambda settings: print(repr(settings.name)), config_name='show',\n"
         "        schema=ShowSettings)\n"
     )

@@ -1,0 +1,29 @@
+"""What `${name:…}` means in the YAML files of conf/."""
+
+from __future__ import annotations
+
+from omegaconf import OmegaConf
+
+from align_train.cluster import launcher
+from align_train.cluster.gpus import gpus
+
+
+def register_resolvers() -> None:
+    """Makes the names known to OmegaConf."""
+    for name, resolver in (("cluster", _cluster), ("if_gpu", _if_gpu), ("scaled", _scaled)):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def _cluster(name: str) -> object:
+    """`nodes: ${cluster:nodes}` in conf/trainer/multinode.yaml: what the launcher says."""
+    return getattr(launcher, name)()
+
+
+def _if_gpu(value: object, otherwise: object) -> object:
+    """`precision: ${if_gpu:bf16,fp32}` in conf/trainer/auto.yaml."""
+    return value if gpus().usable else otherwise
+
+
+def _scaled(size: int, by: int, of: int) -> int:
+    """`resize_size: ${scaled:${.image_size},346,289}` in conf/model/b7_base.yaml."""
+    return round(size * by / of)
