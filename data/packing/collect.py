@@ -16,6 +16,7 @@ from .left_out import LeftOutList
 from .missing import without_missing
 from .names import names_in
 from .remote import Places
+from .separator import Separator
 from .settings import PackSettings
 from .source import open_source
 from .template import Template
@@ -30,11 +31,13 @@ class Collected:
     Attributes:
         pairs: In the source's order.
         rows: How many rows were chosen.
+        notes: What the user should know of the texts, a line each.
         left_out: Counts all that is in the source and in no pair.
     """
 
     pairs: list[Pair]
     rows: int
+    notes: list[str] = field(default_factory=list)
     left_out: LeftOutList = field(default_factory=LeftOutList)
 
 
@@ -56,10 +59,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     table = source.table
     names = names_in(table, settings)
     chosen = Chosen(settings.where, table)
-
-    cells = [column for column in names.path.columns if column != names.path.image]
-    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
-    total, count = 0, 0
+    separator = Separator(settings.separator)
 
     cells = [column for column in names.path.columns if column != names.path.image]
     asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
@@ -78,7 +78,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
 
         texts = texts_of.setdefault(image, [])
         for column in names.texts:
-            _add_texts(texts, row, column, settings.separator, left_out)
+            _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
     print(named(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows"))
     chosen.say()
@@ -95,7 +95,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         )
 
     there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
-    return Collected(there, count, left_out)
+    return Collected(there, count, list(separator.notes()), left_out)
 
 
 def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Image | None:
@@ -108,7 +108,7 @@ def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Ima
 
 
 def _add_texts(
-    texts: list[str], row: Row, column: str, separator: str | None, left_out: LeftOut
+    texts: list[str], row: Row, column: str, separator: Separator, left_out: LeftOut
 ) -> None:
     """Adds the texts of a cell that are not there yet, and counts those that are none."""
     values = row.texts[column]
@@ -123,8 +123,7 @@ def _add_texts(
             left_out.add(f"{NOT_DECODED} texts", row.place)
             continue
 
-        parts = value.split(separator) if separator else [value]
-        stripped = [part.strip().strip(_BYTE_ORDER_MARK).strip() for part in parts]
+        stripped = [part.strip().strip(_BYTE_ORDER_MARK).strip() for part in separator.parts(value)]
         if not any(stripped):
             left_out.add("blank texts" if value else "empty texts", row.place)
         for text in stripped:
