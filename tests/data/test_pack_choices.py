@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from align_train.errors import UserError
 from data import pack
 from tests.support.forms import IMAGES, write_images
 from tests.support.packing import pack_settings, packed
@@ -34,3 +35,30 @@ def test_lines_of_a_text_are_texts_if_the_separator_says_so(
     assert packed(tmp_path / "packed")[IMAGES["a.png"]][1] == captions
     out = capsys.readouterr().out
     assert note in out and (note or "several lines" not in out)
+
+
+@pytest.mark.parametrize(
+    ("header", "taken"),
+    [
+        ("image,caption_1,caption_0,other_0", "caption_0, caption_1"),
+        ("image,Caption10,Caption9,likes1", "Caption9, Caption10"),
+        ("image,caption,caption_2,x", "caption"),
+        ("image,caption_1,title_1,x", None),
+    ],
+)
+def test_numbered_columns_of_a_usual_name_are_taken_together(
+    header: str, taken: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path)
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"{header}\na.png,one,two,three\n")
+    settings = pack_settings(table, tmp_path / "packed")
+    if taken is None:
+        with pytest.raises(UserError, match=r"such as caption_1, title_1 may all .* text=\[…\]"):
+            pack.run(settings)
+        return
+
+    pack.run(settings)
+    assert f"path=image, text=[{taken}]," in capsys.readouterr().out
+    captions = {"one", "two"} if "," in taken else {"one"}
+    assert packed(tmp_path / "packed")[IMAGES["a.png"]][1] == captions
