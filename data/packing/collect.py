@@ -13,13 +13,13 @@ from ..tables.rows import NOT_DECODED, Asked, NoText, Row
 from .chosen import Chosen
 from .images import Image, Pair, Spool
 from .left_out import LeftOutList
+from .listed import Listed
 from .missing import without_missing
-from .names import names_in
+from .names import Names, names_in
 from .remote import Places
 from .separator import Separator
 from .settings import PackSettings
 from .source import open_source
-from .template import Template
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -54,6 +54,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         UserError: A column, a value or an image is missing, or no image has a text.
     """
     left_out = LeftOutList()
+    listed = Listed(settings.names)
     source = open_source(settings, left_out)
     places = Places(source.root, settings.storage_options or {})
     table = source.table
@@ -68,43 +69,41 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     texts_of: dict[Image, list[str]] = {}
     for row in table.rows(asked):
         total += 1
-        if row not in chosen:
+        name = names.path.fill(row) if row.image is None else row.image.name
+        if row not in chosen or not (name is None or listed.takes(name)):
             continue
         count += 1
-        image = _image_of(row, names.path, places, spool)
-        if image is None:
+        if name is None:
             left_out.add("rows without a path", row.place)
             continue
 
+        image = places.image(name) if row.image is None else spool.keep(row.image.data, name)
         texts = texts_of.setdefault(image, [])
         for column in names.texts:
             _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
     print(named(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows"))
     chosen.say()
+    for line in listed.notes():
+        print(line)
+    listed.refuse_none()
+    listed.count_absent(left_out)
 
     # An image without a text is no pair.
     for image, texts in texts_of.items():
         left_out.add("images without a text", image.name, count=int(not texts))
     pairs = [Pair(image, texts) for image, texts in texts_of.items() if texts]
     if not pairs:
-        instead = f"; there are {left_out}" if left_out.total() else ""
-        raise UserError(
-            f"source={settings.source}: no images with a text in {shown_names(names.texts)}"
-            f"{instead}"
-        )
-
+        raise _no_pairs(settings, names, left_out)
     there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
     return Collected(there, count, list(separator.notes()), left_out)
 
 
-def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Image | None:
-    """The image of a row; None if the row has neither bytes nor a path."""
-    if row.image is not None:
-        return spool.keep(row.image.data, row.image.name)
-
-    filled = template.fill(row)
-    return None if filled is None else places.image(filled)
+def _no_pairs(settings: PackSettings, names: Names, left_out: LeftOut) -> UserError:
+    instead = f"; there are {left_out}" if left_out.total() else ""
+    return UserError(
+        f"source={settings.source}: no images with a text in {shown_names(names.texts)}{instead}"
+    )
 
 
 def _add_texts(

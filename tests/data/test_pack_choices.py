@@ -8,7 +8,7 @@ import pytest
 
 from align_train.errors import UserError
 from data import pack
-from tests.support.forms import IMAGES, write_images
+from tests.support.forms import IMAGES, write_form, write_images
 from tests.support.packing import pack_settings, packed
 
 
@@ -62,3 +62,24 @@ def test_numbered_columns_of_a_usual_name_are_taken_together(
     assert f"path=image, text=[{taken}]," in capsys.readouterr().out
     captions = {"one", "two"} if "," in taken else {"one"}
     assert packed(tmp_path / "packed")[IMAGES["a.png"]][1] == captions
+
+
+@pytest.mark.parametrize("form", ["hugging_face.parquet", "karpathy.json", "Flickr8k.token.txt"])
+def test_names_in_a_list_choose_images(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_form(tmp_path / "in", form)
+    names = tmp_path / "names.txt"
+    names.write_bytes(b"a.png\r\nsome/c\nc\n\ngone.png\n")
+    pack.run(pack_settings(table, tmp_path / "packed", names=str(names)))
+    assert packed(tmp_path / "packed").keys() == {IMAGES["a.png"], IMAGES["c.png"]}
+    out = capsys.readouterr().out
+    assert f"names={names}: 2 images taken, 2 not in the list" in out
+    assert "left out: 2 names without an image (first some/c)" in out
+
+    for text, words in (("x.png", "no image of the source .* has x.png, the"), ("\n", "no names")):
+        names.write_text(text)
+        with pytest.raises(UserError, match=words):
+            pack.run(pack_settings(table, tmp_path / "other", names=str(names)))
+    with pytest.raises(UserError, match="names=nowhere: No such file"):
+        pack.run(pack_settings(table, tmp_path / "other", names="nowhere"))
