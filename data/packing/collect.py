@@ -9,8 +9,9 @@ from align_train.errors import UserError, printable, shown_names
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
 
-from ..tables.rows import NOT_DECODED, Asked, NoText, Row
+from ..tables.rows import NOT_DECODED, Asked, NoText, Row, Table
 from .chosen import Chosen
+from .folder import ImagesAndTexts
 from .images import Image, Pair, Spool
 from .left_out import LeftOutList
 from .listed import Listed
@@ -82,7 +83,9 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         for column in names.texts:
             _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
-    print(named(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows"))
+    is_folder = isinstance(table, ImagesAndTexts)
+    said = table.said(names.texts) if is_folder else f"{names}, {table.form}"
+    print(named(f"{printable(table.name)}: {said}, {total:,} rows"))
     chosen.say()
     for line in listed.notes():
         print(line)
@@ -94,13 +97,15 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         left_out.add("images without a text", image.name, count=int(not texts))
     pairs = [Pair(image, texts) for image, texts in texts_of.items() if texts]
     if not pairs:
-        raise _no_pairs(settings, names, left_out)
+        raise _no_pairs(settings, table, names, left_out)
     there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
     return Collected(there, count, list(separator.notes()), left_out)
 
 
-def _no_pairs(settings: PackSettings, names: Names, left_out: LeftOut) -> UserError:
+def _no_pairs(settings: PackSettings, table: Table, names: Names, left_out: LeftOut) -> UserError:
     instead = f"; there are {left_out}" if left_out.total() else ""
+    if isinstance(table, ImagesAndTexts):
+        instead += f"; {table.instead(settings)}"
     return UserError(
         f"source={settings.source}: no images with a text in {shown_names(names.texts)}{instead}"
     )

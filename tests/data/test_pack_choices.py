@@ -83,3 +83,47 @@ def test_names_in_a_list_choose_images(
             pack.run(pack_settings(table, tmp_path / "other", names=str(names)))
     with pytest.raises(UserError, match="names=nowhere: No such file"):
         pack.run(pack_settings(table, tmp_path / "other", names="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("captions.txt", "image,caption\na.png,one\n", "source={}/captions.txt root={}/Images"),
+        ("captions.csv", "image,caption\nImages/a.png,one\n", "source={}/captions.csv"),
+        ("x.jsonl", '{"image": "a.png", "text": "one"}', "source={}/x.jsonl root={}/Images"),
+        ("Flickr8k.token.txt", "a.png#0\tone\n", "source={}/Flickr8k.token.txt root={}/Images"),
+        ("odd.tsv", "a\tb\nx\ty\n", "source={}/odd.tsv"),
+        ("README.txt", "title, image\n", None),
+    ],
+)
+def test_a_table_beside_images_is_named_if_they_have_no_texts(
+    name: str, text: str, words: str | None, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in" / "Images")
+    (tmp_path / "in" / name).write_text(text)
+    source = tmp_path / "in"
+    with pytest.raises(UserError, match="no images with a text in sidecar") as error:
+        pack.run(pack_settings(source, tmp_path / "packed"))
+    line = str(error.value)
+    if words is None:
+        assert line.endswith("text=[folder] takes the folders' names")
+    else:
+        assert line.endswith(f"looks like a table: give {words.format(source, source)}")
+
+
+@pytest.mark.parametrize("beside", ["manifest.jsonl", "00000.parquet", "contact_sheet.png"])
+def test_a_folder_of_shards_is_no_table(beside: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "00000.tar").write_bytes(bytes(1024))
+    (tmp_path / "in" / "manifest.jsonl").write_text('{"path": "00000.tar", "text": "x"}\n')
+    (tmp_path / "in" / beside).write_bytes(IMAGES["a.png"])
+    match = f"these are shards .00000.tar.*: align-train manifest shards={tmp_path}/in;"
+    with pytest.raises(UserError, match=match):
+        pack.run(pack_settings(tmp_path / "in", tmp_path / "packed"))
+
+
+def test_a_folder_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "in")
+    pack.run(pack_settings(tmp_path / "in", tmp_path / "packed", text=["folder", "name"]))
+    words = "in: images, texts from the names of their folders and their own names (text=[folder"
+    assert words in capsys.readouterr().out
