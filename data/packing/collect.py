@@ -83,9 +83,10 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         for column in names.texts:
             _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
-    is_folder = isinstance(table, ImagesAndTexts)
-    said = table.said(names.texts) if is_folder else f"{names}, {table.form}"
-    print(named(f"{printable(table.name)}: {said}, {total:,} rows"))
+    said = f"{names}, {table.form}, {total:,} rows"
+    if isinstance(table, ImagesAndTexts):
+        said = f"{total:,} {table.said(names.texts)}"
+    print(named(f"{printable(table.name)}: {said}"))
     chosen.say()
     for line in listed.notes():
         print(line)

@@ -125,5 +125,5 @@ def test_a_folder_of_shards_is_no_table(beside: str, tmp_path: Path) -> None:
 def test_a_folder_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path / "in")
     pack.run(pack_settings(tmp_path / "in", tmp_path / "packed", text=["folder", "name"]))
-    words = "in: images, texts from the names of their folders and their own names (text=[folder"
+    words = "in: 4 images, texts from the names of their folders and their own names (text=[folder"
     assert words in capsys.readouterr().out
