@@ -21,8 +21,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import align_train
-from align_train.errors import UserError
 from align_train.commands.search import print_table
+from align_train.errors import UserError
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
 from align_train.index.identity import Identity
