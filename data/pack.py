@@ -44,7 +44,8 @@ def run(settings: PackSettings) -> None:
             draw_sheet(written, aside)
             found.left_out.write(aside, source.as_given)
 
-    for line in report(written, to, rows=found.rows, left_out=found.left_out):
+    left_out = found.left_out
+    for line in report(written, to, rows=found.rows, notes=found.notes, left_out=left_out):
         print(source.as_given(line))
 
 

@@ -33,7 +33,7 @@ from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import resolve
-from align_train.shards.source_name import column, shown_name
+from align_train.shards.source_name import HEADING, column, shown_name
 from align_train.stream.bad_image import BadImage
 from align_train.stream.decode import Pixels, Views, centre, decode_centre
 from align_train.stream.image_file import open_image
@@ -84,7 +84,7 @@ def search(settings: SearchSettings) -> list[Match]:
     query = _query(model, settings.text, image, settings.text_weight).cpu()
     matches = _nearest(collection, query, settings)
 
-    _print_table(collection, matches)
+    print_table(collection, matches)
     _draw(collection, matches, settings, image, cache)
     return matches
 
@@ -145,18 +145,23 @@ def _nearest(collection: Collection, query: Tensor, settings: SearchSettings) ->
     return matches
 
 
-def _print_table(collection: Collection, matches: list[Match]) -> None:
+def print_table(collection: Collection, matches: list[Match]) -> None:
+    """Prints the hits, nearest first."""
     columns = shutil.get_terminal_size((160, 40)).columns
     records = [collection.about(match.image) for match in matches]
     heading, *names = column([about["source"] for about in records])
     width = max(_LEAST_TEXT, columns - _BESIDE_TEXT - len(heading))
+    # Files of a folder are known by their names, and often have no texts.
+    key = HEADING if collection.settings.plain else "key"
+    has_texts = any(about["texts"] for about in records)
 
-    print(f"{'cosine':>7}  {heading}{'key':<36}  text")
+    print(f"{'cosine':>7}  {heading}{key:<36}  {'text' if has_texts else ''}".rstrip())
     for match, about, name in zip(matches, records, names, strict=True):
         # An image whose text cannot be read is in the collection all the same.
         texts = about["texts"] or [""]
         text = shown(" ".join(texts[0].split()), width)
-        print(f"{match.cosine:>7.4f}  {name}{printable(about['key']):<36}  {text}")
+        line = f"{match.cosine:>7.4f}  {name}{printable(about['key']):<36}  {text}"
+        print(line.rstrip())
 
 
 def _draw(

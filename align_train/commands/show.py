@@ -241,11 +241,11 @@ def _pairs_of(key: str, pieces: TrainingPieces) -> list[tuple[int, int]]:
     if slash and pairs:
         return pairs
 
-    reason = "no shard of that name"
-    if shards:
-        reason = f"the shard has keys such as {pieces.pairs.reader(shards[0]).key(0)}"
+    example = printable(pieces.pairs.reader(shards[0] if shards else 0).key(0))
+    reason = f"the shard has keys such as {example}" if shards else "no shard of that name"
     raise UserError(
-        f"key={key}: no such pair ({reason}); expected shard/key, as in the table of a step"
+        f"key={shown(key)}: no such pair ({reason}); expected shard/key, e.g. {example}, from the "
+        f"columns of show step=N or search; a name of an image is no key"
     )
 
 

@@ -9,16 +9,18 @@ from align_train.errors import UserError, printable, shown_names
 from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
 
-from ..tables.rows import NOT_DECODED, Asked, NoText, Row
+from ..tables.rows import NOT_DECODED, Asked, NoText, Row, Table
 from .chosen import Chosen
+from .folder import ImagesAndTexts
 from .images import Image, Pair, Spool
 from .left_out import LeftOutList
+from .listed import Listed
 from .missing import without_missing
-from .names import names_in
+from .names import Names, names_in
 from .remote import Places
+from .separator import Separator
 from .settings import PackSettings
 from .source import open_source
-from .template import Template
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -30,11 +32,13 @@ class Collected:
     Attributes:
         pairs: In the source's order.
         rows: How many rows were chosen.
+        notes: What the user should know of the texts, a line each.
         left_out: Counts all that is in the source and in no pair.
     """
 
     pairs: list[Pair]
     rows: int
+    notes: list[str] = field(default_factory=list)
     left_out: LeftOutList = field(default_factory=LeftOutList)
 
 
@@ -51,15 +55,13 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         UserError: A column, a value or an image is missing, or no image has a text.
     """
     left_out = LeftOutList()
+    listed = Listed(settings.names)
     source = open_source(settings, left_out)
     places = Places(source.root, settings.storage_options or {})
     table = source.table
     names = names_in(table, settings)
     chosen = Chosen(settings.where, table)
-
-    cells = [column for column in names.path.columns if column != names.path.image]
-    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
-    total, count = 0, 0
+    separator = Separator(settings.separator)
 
     cells = [column for column in names.path.columns if column != names.path.image]
     asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
@@ -68,47 +70,50 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     texts_of: dict[Image, list[str]] = {}
     for row in table.rows(asked):
         total += 1
-        if row not in chosen:
+        name = names.path.fill(row) if row.image is None else row.image.name
+        if row not in chosen or not (name is None or listed.takes(name)):
             continue
         count += 1
-        image = _image_of(row, names.path, places, spool)
-        if image is None:
+        if name is None:
             left_out.add("rows without a path", row.place)
             continue
 
+        image = places.image(name) if row.image is None else spool.keep(row.image.data, name)
         texts = texts_of.setdefault(image, [])
         for column in names.texts:
-            _add_texts(texts, row, column, settings.separator, left_out)
+            _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
-    print(named(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows"))
+    said = f"{names}, {table.form}, {total:,} rows"
+    if isinstance(table, ImagesAndTexts):
+        said = f"{total:,} {table.said(names.texts)}"
+    print(named(f"{printable(table.name)}: {said}"))
     chosen.say()
+    for line in listed.notes():
+        print(line)
+    listed.refuse_none()
+    listed.count_absent(left_out)
 
     # An image without a text is no pair.
     for image, texts in texts_of.items():
         left_out.add("images without a text", image.name, count=int(not texts))
     pairs = [Pair(image, texts) for image, texts in texts_of.items() if texts]
     if not pairs:
-        instead = f"; there are {left_out}" if left_out.total() else ""
-        raise UserError(
-            f"source={settings.source}: no images with a text in {shown_names(names.texts)}"
-            f"{instead}"
-        )
-
+        raise _no_pairs(settings, table, names, left_out)
     there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
-    return Collected(there, count, left_out)
+    return Collected(there, count, list(separator.notes()), left_out)
 
 
-def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Image | None:
-    """The image of a row; None if the row has neither bytes nor a path."""
-    if row.image is not None:
-        return spool.keep(row.image.data, row.image.name)
-
-    filled = template.fill(row)
-    return None if filled is None else places.image(filled)
+def _no_pairs(settings: PackSettings, table: Table, names: Names, left_out: LeftOut) -> UserError:
+    instead = f"; there are {left_out}" if left_out.total() else ""
+    if isinstance(table, ImagesAndTexts):
+        instead += f"; {table.instead(settings)}"
+    return UserError(
+        f"source={settings.source}: no images with a text in {shown_names(names.texts)}{instead}"
+    )
 
 
 def _add_texts(
-    texts: list[str], row: Row, column: str, separator: str | None, left_out: LeftOut
+    texts: list[str], row: Row, column: str, separator: Separator, left_out: LeftOut
 ) -> None:
     """Adds the texts of a cell that are not there yet, and counts those that are none."""
     values = row.texts[column]
@@ -123,8 +128,7 @@ def _add_texts(
             left_out.add(f"{NOT_DECODED} texts", row.place)
             continue
 
-        parts = value.split(separator) if separator else [value]
-        stripped = [part.strip().strip(_BYTE_ORDER_MARK).strip() for part in parts]
+        stripped = [part.strip().strip(_BYTE_ORDER_MARK).strip() for part in separator.parts(value)]
         if not any(stripped):
             left_out.add("blank texts" if value else "empty texts", row.place)
         for text in stripped:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from align_train.errors import shown_names
 from align_train.shards.find import Found
 from align_train.shards.left_out import LeftOut
 
 from ..tables.rows import NOT_DECODED, Asked, NoText, Row, check_columns
+from .instead import table_instead
+from .settings import PackSettings
 
 _NO_SIDECAR = "missing"
+
+# What the columns are, as it follows "texts from".
+_MEANINGS = {
+    "path": "their paths",
+    "sidecar": "the .txt files beside them",
+    "folder": "the names of their folders",
+    "name": "their own names",
+}
 
 
 class ImagesAndTexts:
@@ -21,7 +32,7 @@ class ImagesAndTexts:
     """
 
     form = "images and .txt files"
-    columns = ("path", "sidecar", "folder", "name")
+    columns = tuple(_MEANINGS)
     images = ()
 
     def __init__(self, folder: Path, found: Found, left_out: LeftOut) -> None:
@@ -36,6 +47,15 @@ class ImagesAndTexts:
         self._folder = folder
         self._found = found
         self._left_out = left_out
+
+    def said(self, texts: Sequence[str]) -> str:
+        """What the folder is read as. texts: the columns that are taken as texts."""
+        meanings = [_MEANINGS.get(column, column) for column in texts]
+        return f"images, texts from {' and '.join(meanings)} (text=[{shown_names(texts)}])"
+
+    def instead(self, settings: PackSettings) -> str:
+        """How to pack the folder, if its images have no texts."""
+        return table_instead(self._folder, self._found, settings)
 
     def rows(self, asked: Asked) -> Iterator[Row]:
         """Reads the rows, by the order of their paths."""

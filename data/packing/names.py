@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,9 @@ TEXTS = (
     "sidecar",
 )
 
+# Several captions of an image, a column each: `caption_0`, `caption1`, `Caption 2`.
+_NUMBERED = re.compile(r"(\D+?)[_ .-]?([0-9]{1,4})")
+
 # Karpathy's JSON of COCO splits a path in two. Elsewhere a `filepath` is a whole path.
 _SPLIT_PATH = {"filepath", "filename", "sentences.raw"}
 
@@ -73,8 +77,29 @@ def names_in(table: Table, settings: PackSettings) -> Names:
         UserError: None has a usual name, or several have one; or `path` is no pattern.
     """
     path = settings.path or _path_in(table)
-    texts = settings.text or [_only(TEXTS, table.columns, table, "text=[…]")]
+    texts = settings.text or _texts_in(table)
     return Names(Template(os.path.expanduser(path)), list(texts))
+
+
+def _texts_in(table: Table) -> list[str]:
+    """The column of a usual name, or else those of a usual name and a number: `caption_0`, …."""
+    families: dict[str, list[tuple[int, str]]] = {}
+    for column in dict.fromkeys(table.columns):
+        numbered = _NUMBERED.fullmatch(column)
+        if numbered and numbered[1].lower() in TEXTS:
+            families.setdefault(numbered[1], []).append((int(numbered[2]), column))
+
+    has_plain = any(column.lower() in TEXTS for column in table.columns)
+    if has_plain or not families:
+        return [_only(TEXTS, table.columns, table, "text=[…]")]
+    if len(families) > 1:
+        firsts = [min(family)[1] for family in families.values()]
+        raise UserError(
+            f"{table.name}: columns such as {shown_names(firsts)} may all be meant; choose with "
+            f"text=[…]"
+        )
+    (family,) = families.values()
+    return [column for _, column in sorted(family)]
 
 
 def _path_in(table: Table) -> str:

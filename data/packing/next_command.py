@@ -72,7 +72,7 @@ def next_command(to: Path, *, pairs: int, side: int) -> str:
     if batch < _LANES:
         words.append(f"data.lanes={batch}")
     words.append(f"name={_run_name(to)}")
-    return shlex.join(["python", "-m", "align_train", *words])
+    return shlex.join(["align-train", *words])
 
 
 def _power_of_two(number: int) -> int:

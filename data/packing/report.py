@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from align_train.errors import printable, shown
@@ -31,13 +31,16 @@ def draw_sheet(written: Written, folder: Path) -> None:
         save_sheet(contact_sheet(sample.pixels, captions), folder / SHEET)
 
 
-def report(written: Written, to: Path, *, rows: int, left_out: LeftOutList) -> Iterator[str]:
+def report(
+    written: Written, to: Path, *, rows: int, notes: Sequence[str], left_out: LeftOutList
+) -> Iterator[str]:
     """Says what was packed.
 
     Args:
         written: What was written.
         to: The folder of the shards.
         rows: The rows of the source.
+        notes: Lines about its texts.
         left_out: What is in no pair.
 
     Yields:
@@ -50,6 +53,7 @@ def report(written: Written, to: Path, *, rows: int, left_out: LeftOutList) -> I
     )
     mean = sum(counts) / len(counts)
     yield f"captions of a pair: {min(counts)} to {max(counts)}, {mean:.1f} on average"
+    yield from notes
     if left_out.total():
         yield f"left out: {left_out}; all of it in {to / FILE}"
 

@@ -26,6 +26,7 @@ class PackSettings:
     columns: list[str]
     separator: str | None
     where: dict[str, Any] = field(metadata=TEXTS)  # a value, or a list of values, by column
+    names: str | None
     storage_options: Any  # a mapping or None
     hub_config: str | None
     hub_revision: str | None

@@ -19,6 +19,7 @@ from ..tables.saved_names import NO_DATASETS, is_hub_name, is_saved_dataset
 from ..tables.several import SeveralTables
 from .folder import ImagesAndTexts
 from .imagefolder import METADATA, ImageFolder
+from .instead import refuse_shards
 from .remote import root_of
 from .settings import PackSettings
 
@@ -96,7 +97,9 @@ def _name(source: object) -> str:
 
 def _files_of(path: Path, left_out: LeftOut) -> Sequence[Path]:
     if path.is_dir():
-        files = _tables_among(find_files(path, is_image, deep=True), left_out)
+        found = find_files(path, is_image, deep=True)
+        refuse_shards(path, found)
+        files = _tables_among(found, left_out)
         if not files:
             raise UserError(f"source={path}: no table in that folder ({', '.join(_endings())})")
         return files
@@ -119,6 +122,7 @@ def _of_folder(folder: Path, settings: PackSettings, left_out: LeftOut) -> Table
     if is_saved_dataset(folder):
         return _of_saved(folder)
     found = find_files(folder, is_image, deep=True)
+    refuse_shards(folder, found)
     metadata = [path for path in found.others if path.name.lower() in METADATA]
     if metadata:
         return ImageFolder(folder, found, metadata, left_out)

@@ -219,6 +219,7 @@ def test_show_names_what_was_trained_on_and_when_a_pair_comes(
         ({"step": "x"}, "expected a step such as 100"),
         ({}, "give step=N"),
         ({"key": "nothing"}, "key=nothing: no such pair"),
+        ({"key": "a/cat.jpg"}, "(no shard of that name); expected shard/key, e.g. 00000000/0"),
         ({"key": "00000000/nothing"}, "the shard has keys such as 00000000/0"),
         ({"step": "1", "name": "other"}, "name=other: no run in"),
         ({"step": "1", "limit": 0}, "limit=0: expected at least 1"),

@@ -21,8 +21,9 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import align_train
+from align_train.commands.search import print_table
 from align_train.errors import UserError
-from align_train.index.collection import Collection
+from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
 from align_train.index.identity import Identity
 from align_train.index.settings import Settings
@@ -84,6 +85,20 @@ def test_faiss_finds_nearly_the_same(tmp_path: Path) -> None:
         assert not any(number % 10 == 0 for number, _ in near)
     assert same >= 190
     assert (tmp_path / "all" / "index.faiss").is_file()
+
+
+@pytest.mark.parametrize("text", ["", "a cat"])
+def test_files_of_a_folder_are_listed_as_images(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings("m", IDENTITY, "s", "txt", "i", [1], 12, "float32", plain=True)
+    found = Collection.begin(tmp_path / "all", settings)
+    about = [{"key": "cats/1.jpg", "texts": [text] if text else []}]
+    found.write(0, np.ones((1, 12), dtype=np.float32), about)
+    print_table(found, [Match(0, 0.5)])
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["cosine", "image", *(["text"] if text else [])]
+    assert line.split() == ["0.5000", "cats/1.jpg", *text.split()] and line == line.rstrip()
 
 
 def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:

@@ -57,15 +57,17 @@ def test_texts_come_from_files_beside_images_or_from_folder_names(tmp_path: Path
             )
             (tmp_path / "in" / colour / f"{index}.txt").write_text(f"a {colour} one")
     Image.new("RGB", (5, 5)).save(tmp_path / "in" / "red" / "old.bmp")
-    (tmp_path / "in" / "red" / "old.txt").write_text("an old one")
-    run("source=in", "to=beside", cwd=tmp_path, module="data.pack")
+    (tmp_path / "in" / "red" / "old.txt").write_text("an old one\r\n\nand ugly\n")
+    run("source=in", "to=beside", r'separator="\n"', cwd=tmp_path, module="data.pack")
     texts = sorted(
         data.decode() for name, data in contents(tmp_path / "beside") if name.endswith("txt")
     )
     assert texts == ["a blue one"] * 3 + ["a red one"] * 3 + ["an old one"]
     # Only the bitmap is converted to PNG.
     assert sum(name.endswith(".png") for name, _ in contents(tmp_path / "beside")) == 1
-    run("source=in", "to=folders", "text=[folder]", cwd=tmp_path, module="data.pack")
+    words = ("source=in", "to=folders", "text=[folder]", r"separator=\n")
+    out = run(*words, cwd=tmp_path, module="data.pack").stdout
+    assert r"separator='\n' occurs in no text" in out
     texts = sorted(
         data.decode() for name, data in contents(tmp_path / "folders") if name.endswith("txt")
     )

@@ -46,8 +46,8 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
     assert (tmp_path / "my shards" / "contact_sheet.png").read_bytes()[1:4] == b"PNG"
 
     command = shlex.split(out.splitlines()[out.splitlines().index("next, train on them:") + 1])
-    assert command[:3] == ["python", "-m", "align_train"] and "name=my_shards" in command
-    run(*command[3:], "max_steps=1", cwd=tmp_path)
+    assert command[0] == "align-train" and "name=my_shards" in command
+    run(*command[1:], "max_steps=1", cwd=tmp_path)
 
     shown = run("name=my_shards", "step=1", cwd=tmp_path, module="align_train.show").stdout
     run(
@@ -70,7 +70,7 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
 
 @pytest.mark.parametrize("pairs", [2, 3, 7, 12, 50, 6_000, 300_000])
 def test_the_command_splits_its_batch_evenly(pairs: int, tmp_path: Path) -> None:
-    words = shlex.split(next_command(tmp_path, pairs=pairs, side=300))[3:]
+    words = shlex.split(next_command(tmp_path, pairs=pairs, side=300))[1:]
     train = compose_training(*words)
     check_split(train)
     assert train.batch_size <= pairs

@@ -28,6 +28,7 @@ def pack_settings(source: object, to: Path, **given: Any) -> PackSettings:
         "columns": [],
         "separator": None,
         "where": {},
+        "names": None,
         "storage_options": None,
         "hub_config": None,
         "hub_revision": None,
