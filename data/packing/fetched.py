@@ -128,13 +128,17 @@ class _One:
         self.base = url.rstrip("/")
         self.is_table = False
         self._source = source
+        try:
+            self._path = PurePosixPath(urlsplit(url).path)
+        except ValueError as error:
+            raise UserError(f"source={shown(url)}: no URL ({error})") from None
 
     def fetch(self) -> list[Path]:
         """Returns the local files of tables, or the local folder."""
         # A query is no pattern: `?id=7`.
-        if "*" in self.url or glob.has_magic(urlsplit(self.url).path):
+        if "*" in self.url or glob.has_magic(str(self._path)):
             found = self._listed(self.url, lambda fs, path: fs.glob(path))
-        elif PurePosixPath(urlsplit(self.url).path).suffix:
+        elif self._path.suffix:
             found = [self.url]
         else:
             return self._fetch_folder()
@@ -154,7 +158,10 @@ class _One:
         inner = [url for url in found if url.startswith(prefix) and not url.endswith("/")]
         own = [url for url in inner if not is_foreign(PurePosixPath(url.removeprefix(prefix)))]
         if not own:
-            raise UserError(f"source={shown(self.url)}: no files in that folder, or no such folder")
+            raise UserError(
+                f"source={shown(self.url)}: no files in that folder, or no such folder; a URL "
+                f"names a folder if its last part has no ending such as .csv"
+            )
         self._fetch_all(own)
         return [self.folder]
 
