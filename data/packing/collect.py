@@ -17,7 +17,7 @@ from .missing import without_missing
 from .names import names_in
 from .remote import Places
 from .settings import PackSettings
-from .source import open_source
+from .source import open_source, reading
 from .template import Template
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -60,25 +60,22 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     cells = [column for column in names.path.columns if column != names.path.image]
     asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
     total, count = 0, 0
-
-    cells = [column for column in names.path.columns if column != names.path.image]
-    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
-    total, count = 0, 0
     # A dict keeps the order of the first row of each image.
     texts_of: dict[Image, list[str]] = {}
-    for row in table.rows(asked):
-        total += 1
-        if row not in chosen:
-            continue
-        count += 1
-        image = _image_of(row, names.path, places, spool)
-        if image is None:
-            left_out.add("rows without a path", row.place)
-            continue
+    with reading(table.name):
+        for row in table.rows(asked):
+            total += 1
+            if row not in chosen:
+                continue
+            count += 1
+            image = _image_of(row, names.path, places, spool)
+            if image is None:
+                left_out.add("rows without a path", row.place)
+                continue
 
-        texts = texts_of.setdefault(image, [])
-        for column in names.texts:
-            _add_texts(texts, row, column, settings.separator, left_out)
+            texts = texts_of.setdefault(image, [])
+            for column in names.texts:
+                _add_texts(texts, row, column, settings.separator, left_out)
     chosen.refuse_unmet()
     print(named(f"{printable(table.name)}: {names}, {table.form}, {total:,} rows"))
     chosen.say()
