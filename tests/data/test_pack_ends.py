@@ -73,12 +73,14 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
             assert key_of[name] in line
 
 
-@pytest.mark.parametrize("pairs", [2, 3, 7, 12, 50, 6_000, 300_000])
+@pytest.mark.parametrize("pairs", [2, 3, 7, 12, 50, 6_000, 300_000, 5_000_000, 20_000_000])
 def test_the_command_splits_its_batch_evenly(pairs: int, tmp_path: Path) -> None:
     words = shlex.split(next_command(tmp_path, pairs=pairs, side=300))[3:]
     train = compose_training(*words)
     check_split(train)
     assert train.batch_size <= pairs
+    # Each pair is visited at least once.
+    assert train.epochs == 1 or (train.max_steps or 0) * train.batch_size >= pairs
 
 
 def test_missing_images_are_refused_or_listed(
