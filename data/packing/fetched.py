@@ -7,6 +7,7 @@ folder is fetched whole, images included, by several threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import tempfile
 import time
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from align_train.cluster.pools import threads
 from align_train.errors import UserError, shown
 from align_train.shards.find import is_foreign
-from align_train.shards.remote import Vanished, is_url, stored_size
+from align_train.shards.remote import Unreachable, Vanished, is_url, stored_size
 from align_train.shards.retry import Source
 
 from ..tables.paths import paths_of
@@ -35,6 +36,9 @@ _WEB = ("http://", "https://")
 _PATIENCE = 20.0
 _LONGEST_FETCH = 3600.0
 _STALL = 30.0
+_IN_VAIN = 3  # attempts
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -190,20 +194,57 @@ class _One:
 
     def _fetch_one(self, url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + _LONGEST_FETCH
-
-        def arrived() -> int:
-            return path.stat().st_size
-
         with _of_source(url):
-            size = self._source.ask(url, stored_size)
+            attempts = _Attempts(path, self._source.ask(url, stored_size), self._source)
+            # A large file may take an hour; the patience counts from the last attempt that got
+            # further than those before.
+            while True:
+                patience = time.monotonic() + _PATIENCE
+                try:
+                    return self._source.insist(url, attempts.once, patience)
+                except Unreachable:
+                    if attempts.in_vain >= _IN_VAIN or time.monotonic() > attempts.deadline:
+                        raise
 
-            def once(fs: Any, there: str) -> None:
-                self._source.attempt(
-                    lambda: fs.get_file(there, str(path)), deadline, progress=arrived
-                )
-                # A table that was cut would be read as one with fewer rows.
-                if size is not None and arrived() != size:
-                    raise OSError(f"{arrived()} of {size} bytes arrived")
 
-            self._source.insist(url, once, deadline)
+class _Attempts:
+    """Attempts at one file.
+
+    Attributes:
+        in_vain: Those since the last one that got further than all before it.
+        deadline: When the last one ends, by `time.monotonic`.
+    """
+
+    def __init__(self, path: Path, size: int | None, source: Source) -> None:
+        self.in_vain = 0
+        self.deadline = time.monotonic() + _LONGEST_FETCH
+        self._path = path
+        self._size = size
+        self._source = source
+        self._most = 0
+
+    def _arrived(self) -> int:
+        return self._path.stat().st_size
+
+    def once(self, fs: Any, there: str) -> None:
+        """One attempt, from its beginning: not all servers know ranges."""
+        try:
+            self._source.attempt(
+                lambda: fs.get_file(there, str(self._path)), self.deadline, progress=self._arrived
+            )
+            # A table that was cut would be read as one with fewer rows.
+            if self._size is not None and self._arrived() != self._size:
+                raise OSError(f"{self._arrived()} of {self._size} bytes arrived")
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise UserError(
+                    f"{self._path}: cannot be written ({error.strerror}); free some space, or "
+                    f"choose another to=…"
+                ) from None
+            self._note()
+            raise
+
+    def _note(self) -> None:
+        arrived = self._arrived() if self._path.exists() else 0
+        self.in_vain = 0 if arrived > self._most else self.in_vain + 1
+        self._most = max(self._most, arrived)
