@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
+from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 from align_train.errors import UserError
 from align_train.files import whole
@@ -33,6 +34,7 @@ def run(settings: PackSettings) -> None:
     """Packs the source into a new folder."""
     to = Path(settings.to).expanduser()
     check(settings, to)
+    leave("nothing is saved, and the same command begins anew")
 
     with Spool(to) as spool, fetched(settings, to) as source:
         found = collect(source.settings, spool, source.as_given)
@@ -46,6 +48,7 @@ def run(settings: PackSettings) -> None:
             written = write(found.pairs, aside, settings, found.left_out)
             draw_sheet(written, aside)
             found.left_out.write(aside, source.as_given)
+        leave(f"{to} is complete")
 
     for line in report(written, to, rows=found.rows, left_out=found.left_out):
         print(source.as_given(line))
