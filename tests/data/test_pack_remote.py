@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -38,15 +40,22 @@ def test_a_table_on_a_web_server_names_its_images_by_paths(tmp_path: Path) -> No
     names = list(images(served))
     lines = [f"{name},text {index}" for index, name in enumerate(names)]
     (served / "pairs.csv").write_text("\n".join(["path,text", *lines]))
+    # Of two commands for the same folder, one was killed and one lives.
+    (tmp_path / ".packed.source.killed" / "0").mkdir(parents=True)
+    (tmp_path / ".packed.source.lives").mkdir()
+    lives = os.open(tmp_path / ".packed.source.lives", os.O_RDONLY)
+    fcntl.flock(lives, fcntl.LOCK_EX)
     with flaky_http(served, fail=0.2, stall=0.1) as server:
         pack.run(at(f"{server.url}/pairs.csv", tmp_path))
+    os.close(lives)
 
     records = packed_records(tmp_path / "packed").values()
     assert {record["source"]: record["captions"] for record in records} == {
         name: [f"text {index}"] for index, name in enumerate(names)
     }
     # Nothing of the source is left beside the result.
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "served"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".packed.source.lives", "packed", "served"]
 
 
 @pytest.mark.parametrize("store", ["http", "s3"])
