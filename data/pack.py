@@ -24,6 +24,7 @@ from align_train.config.compose import command
 from align_train.errors import UserError
 from align_train.files import whole
 
+from .packing.beside import locked_folder, remove_left
 from .packing.collect import collect
 from .packing.fetched import fetched
 from .packing.images import Spool
@@ -56,11 +57,14 @@ def run(settings: PackSettings) -> None:
 
 @contextmanager
 def _whole(to: Path) -> Iterator[Path]:
-    """`whole`, with the folder's own name in errors."""
+    """`whole`, with the folder's own name in errors, and without what killed commands left."""
     aside = to
     try:
+        remove_left(to, r"\d+")
         with whole(to) as aside:
-            yield aside
+            aside.mkdir()
+            with locked_folder(aside):
+                yield aside
     except UserError as error:
         raise UserError(str(error).replace(str(aside), str(to))) from None
     except OSError as error:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +26,7 @@ from align_train.shards.remote import Unreachable, Vanished, is_url, stored_size
 from align_train.shards.retry import Source
 
 from ..tables.paths import paths_of
+from .beside import locked_folder, remove_left
 from .remote import as_of_pack
 from .settings import PackSettings
 
@@ -107,32 +105,11 @@ def fetched(settings: PackSettings, to: Path) -> Iterator[Fetched]:
 @contextlib.contextmanager
 def _folder_beside(to: Path) -> Iterator[str]:
     """A temporary folder; those that killed commands left for the same result are removed."""
-    prefix = f".{to.name}.source."
     to.parent.mkdir(parents=True, exist_ok=True)
-    for left in to.parent.glob(f"{glob.escape(prefix)}*"):
-        with _lock(left) as is_ours:
-            if is_ours:
-                shutil.rmtree(left, ignore_errors=True)
-
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=to.parent) as folder, _lock(Path(folder)):
+    remove_left(to, r"source\.\w+")
+    made = tempfile.TemporaryDirectory(prefix=f".{to.name}.source.", dir=to.parent)
+    with made as folder, locked_folder(Path(folder)):
         yield folder
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Locks a folder for the life of this process; yields whether no other one has locked it."""
-    file = None
-    try:
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = True
-    except OSError:  # some network file systems lock no folders: what lies there stays
-        is_ours = False
-    try:
-        yield is_ours
-    finally:
-        if file is not None:
-            os.close(file)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,8 @@ def test_a_table_on_a_web_server_names_its_images_by_paths(tmp_path: Path) -> No
     lines = [f"{name},text {index}" for index, name in enumerate(names)]
     (served / "pairs.csv").write_text("\n".join(["path,text", *lines]))
     # Of two commands for the same folder, one was killed and one lives.
-    (tmp_path / ".packed.source.killed" / "0").mkdir(parents=True)
-    (tmp_path / ".packed.source.lives").mkdir()
+    for name in ("source.killed", "source.lives", "1234"):
+        (tmp_path / f".packed.{name}" / "0").mkdir(parents=True)
     lives = os.open(tmp_path / ".packed.source.lives", os.O_RDONLY)
     fcntl.flock(lives, fcntl.LOCK_EX)
     with flaky_http(served, fail=0.2, stall=0.1) as server:
