@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 from .images import Image, Pair
 from .remote import NotFetched, RemoteImage
@@ -49,7 +50,8 @@ def contents(pairs: Sequence[Pair], *, first: bool) -> Iterator[tuple[Pair, Cont
         while waiting:
             pair, content = waiting.popleft()
             if first:
-                wait((content, readers.failed), return_when=FIRST_COMPLETED)
+                either: list[Future[Any]] = [content, readers.failed]
+                wait(either, return_when=FIRST_COMPLETED)
                 if readers.failed.done():
                     yield readers.failed.result()
             yield pair, content.result()
