@@ -14,6 +14,9 @@ import unicodedata
 from collections.abc import Iterable
 
 _SHOWN = 80  # characters of a value that a line shows
+
+GOES_ON = "what was saved before stays, and the same command goes on from there"
+
 _JOINERS = "\u200c\u200d"
 
 
@@ -139,16 +142,14 @@ class Interrupted(KeyboardInterrupt):
         status: The exit status of the command, as a shell gives it.
     """
 
-    def __init__(self, number: int = signal.SIGINT) -> None:
+    def __init__(self, number: int = signal.SIGINT, left: str = GOES_ON) -> None:
         """Names the signal.
 
         Args:
             number: The signal's number.
+            left: What is left of the command's work.
         """
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        super().__init__(
-            f"stopped by {name}; what was saved before stays, and the same command goes on from "
-            f"there"
-        )
+        super().__init__(f"stopped by {name}; {left}")
         self.number = number
         self.status = 128 + number

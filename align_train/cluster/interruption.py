@@ -28,7 +28,7 @@ from types import FrameType
 
 from align_train.cluster import launcher
 from align_train.cluster.ending import end_now
-from align_train.errors import Interrupted
+from align_train.errors import GOES_ON, Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -47,6 +47,7 @@ class _State:
         self.waits = 0  # `at_once`, one in the other
         self.raised = False
         self.over = threading.Event()
+        self.left = GOES_ON
 
 
 _state = _State()
@@ -83,6 +84,15 @@ def catching() -> Iterator[None]:
         os.close(write)  # which ends the thread
 
 
+def leave(left: str) -> None:
+    """Sets what the line of a command that a signal ends says of its work.
+
+    Args:
+        left: `nothing is saved`.
+    """
+    _state.left = left
+
+
 def received() -> int:
     """The first signal that has come to this process, or to another rank; 0: none has."""
     return _state.received
@@ -107,7 +117,7 @@ def raise_if_received() -> None:
     """
     if _state.received:
         _state.raised = True
-        raise Interrupted(_state.received)
+        raise Interrupted(_state.received, _state.left)
 
 
 class at_once:  # in small letters: it is used as a function
@@ -152,11 +162,11 @@ def _handle(number: int, frame: FrameType | None) -> None:
     state.received = state.received or number
     state.ctrl_c += number == signal.SIGINT
     if state.ctrl_c > 1:
-        raise Interrupted(signal.SIGINT)
+        raise Interrupted(signal.SIGINT, state.left)
     if state.raised or (state.deferred and not state.waits):
         return
     state.raised = True
-    raise Interrupted(state.received)
+    raise Interrupted(state.received, state.left)
 
 
 def _listen(read: int, state: _State) -> None:
@@ -178,7 +188,7 @@ def _ensure_end(state: _State) -> None:
         return
     if state.raised and state.over.wait(_TO_END):
         return
-    error = Interrupted(state.received)
+    error = Interrupted(state.received, state.left)
     end_now(error.status, str(error) if launcher.is_first_process() else "")
 
 

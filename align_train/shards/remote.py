@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from align_train.errors import UserError, one_line, shown
 from align_train.shards.hub import Address, headers, is_hub, is_offline
@@ -35,6 +36,9 @@ _SESSION_OF = {
     "gs": "session_kwargs",
     "gcs": "session_kwargs",
 }
+
+# Errors of aiohttp.
+_NOWHERE = ("InvalidUrlClientError", "TooManyRedirects", "NonHttpUrlRedirectClientError")
 
 
 # Both, so that callers can go on without the file, and a user reads one line otherwise.
@@ -74,8 +78,9 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
         The file system, and the path within it.
 
     Raises:
-        UserError: A package is missing, or fsspec does not take the URL or the options.
+        UserError: This is no URL, a package is missing, or fsspec does not take the options.
     """
+    _check_url(url)
     import fsspec  # asyncio comes with it, a tenth of a second
 
     if is_hub(url):
@@ -108,6 +113,20 @@ def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[
             f"{url}: fsspec cannot open it ({reason}); check data.storage_options"
         ) from None
     return fs, path
+
+
+def _check_url(url: str) -> None:
+    """Refuses a URL that no server can have: attempts would not mend it."""
+    if url.partition("://")[0] not in _WEB:
+        return
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode("idna")
+        names_a_server = host != "" and parts.port != 0
+    except ValueError as error:
+        raise UserError(f"{url}: no URL ({one_line(error, _LONGEST_REASON)})") from None
+    if not names_a_server:
+        raise UserError(f"{url}: no URL (it names no server)")
 
 
 def _with_token(address: Address, options: Mapping[str, object]) -> dict[str, object]:
@@ -165,7 +184,8 @@ def reason_of(error: BaseException) -> str:
     message = getattr(error, "message", None)
     # Not the URL of the error: it is long, and a redirect's has a signature that lets anyone in.
     if status is not None and isinstance(message, str):
-        return one_line(f"{status} {message}", _LONGEST_REASON)
+        # A loop of redirects has the status 0.
+        return one_line(f"{status or type(error).__name__} {message}", _LONGEST_REASON).strip()
     return one_line(f"{type(error).__name__}: {error}", _LONGEST_REASON)
 
 
@@ -177,13 +197,25 @@ def is_refusal(error: BaseException) -> bool:
     return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
+def is_hopeless(error: BaseException) -> bool:
+    """Whether no attempt can mend it: options that the library lacks, or redirects to nowhere."""
+    # By name: aiohttp is slow to import.
+    return isinstance(error, TypeError) or type(error).__name__ in _NOWHERE
+
+
 def refusal(url: str, error: BaseException) -> UserError:
-    """The error of a source that refuses.
+    """The error of a source that refuses, or that no attempt can mend.
 
     Args:
         url: The file.
         error: The source's own.
     """
+    if isinstance(error, TypeError):
+        return UserError(
+            f"{url}: fsspec cannot open it ({reason_of(error)}); check data.storage_options"
+        )
+    if is_hopeless(error):
+        return UserError(f"{url}: cannot be fetched ({reason_of(error)}); check the URL")
     if is_hub(url):
         return UserError(Address.parse(url).refusal(_answer(error)[0]))
     return UserError(
@@ -198,7 +230,9 @@ def is_missing(error: FileNotFoundError) -> bool:
     fsspec raises FileNotFoundError for any failed HTTP request, with the real error as its cause.
     """
     cause = error.__cause__
-    unreachable = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    unreachable = isinstance(cause, OSError | TypeError) or type(cause).__module__.startswith(
+        "aiohttp"
+    )
     return not unreachable or getattr(cause, "status", None) == 404
 
 

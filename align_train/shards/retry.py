@@ -26,6 +26,7 @@ from align_train.shards.remote import (
     Vanished,
     behind,
     filesystem,
+    is_hopeless,
     is_missing,
     is_refusal,
     reason_of,
@@ -268,6 +269,6 @@ class _Failures:
         self._missing = 0
         real = behind(error)
         self.reason = str(error) if isinstance(error, Stalled) else reason_of(real)
-        self._refused += is_refusal(real)
+        self._refused += is_refusal(real) or is_hopeless(real)
         if self._refused >= _TIMES:
             raise refusal(self.url, real) from None

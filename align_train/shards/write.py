@@ -31,7 +31,12 @@ def write_shard(path: Path, pairs: Iterable[tuple[str, Mapping[str, bytes]]]) ->
     count = 0
     try:
         # The same bytes each time: no time of change, and no encoding that a version may change.
-        with whole(path) as aside, TarWriter(str(aside), encoder=False, mtime=0) as tar:
+        # By a name, webdataset would open a URL or start a shell's command (`pipe:`).
+        with (
+            whole(path) as aside,
+            aside.open("wb") as file,
+            TarWriter(file, encoder=False, mtime=0) as tar,
+        ):
             for key, members in pairs:
                 tar.write({"__key__": key, **members})
                 count += 1

@@ -6,12 +6,14 @@ others can be fetched.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from itertools import islice
-
-from align_train.cluster.pools import threads
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
 from .images import Image, Pair
 from .remote import NotFetched, RemoteImage
@@ -23,11 +25,12 @@ Content = bytes | OSError | NotFetched
 """An image's bytes, or why there are none."""
 
 
-def contents(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Content]]:
+def contents(pairs: Sequence[Pair], *, first: bool) -> Iterator[tuple[Pair, Content]]:
     """Reads the image of each pair.
 
     Args:
         pairs: In their order.
+        first: Whether a pair whose image did not come takes the first place, because it ends all.
 
     Yields:
         Each pair with its image's bytes, or the error.
@@ -37,17 +40,66 @@ def contents(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Content]]:
             yield pair, _read(pair.image)
         return
 
-    with threads(_THREADS) as pool:
+    readers = _Readers()
+    try:
         left = iter(pairs)
         waiting: deque[tuple[Pair, Future[Content]]] = deque()
         for pair in islice(left, _AHEAD):
-            waiting.append((pair, pool.submit(_read, pair.image)))
+            waiting.append((pair, readers.read(pair)))
 
         while waiting:
             pair, content = waiting.popleft()
+            if first:
+                either: list[Future[Any]] = [content, readers.failed]
+                wait(either, return_when=FIRST_COMPLETED)
+                if readers.failed.done():
+                    yield readers.failed.result()
             yield pair, content.result()
             for following in islice(left, 1):
-                waiting.append((following, pool.submit(_read, following.image)))
+                waiting.append((following, readers.read(following)))
+    finally:
+        readers.end()
+
+
+class _Readers:
+    """Threads for which nobody waits in the end: each may insist on an image for half a minute.
+
+    Attributes:
+        failed: The first pair whose image did not come, with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.failed: Future[tuple[Pair, Content]] = Future()
+        self._jobs: SimpleQueue[tuple[Pair, Future[Content]] | None] = SimpleQueue()
+        self._ended = False
+        for _ in range(_THREADS):
+            Thread(target=self._run, daemon=True).start()
+
+    def read(self, pair: Pair) -> Future[Content]:
+        """Has the image of a pair read."""
+        content: Future[Content] = Future()
+        self._jobs.put((pair, content))
+        return content
+
+    def end(self) -> None:
+        """Lets the threads end; what was asked for is no longer read."""
+        self._ended = True
+        for _ in range(_THREADS):
+            self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._ended:
+            pair, content = job
+            try:
+                found = _read(pair.image)
+            except BaseException as error:  # it belongs to the thread that waits
+                content.set_exception(error)
+                continue
+            if isinstance(found, NotFetched):
+                # Another thread's may have come first.
+                with contextlib.suppress(InvalidStateError):
+                    self.failed.set_result((pair, found))
+            content.set_result(found)
 
 
 def _read(image: Image) -> Content:

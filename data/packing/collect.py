@@ -20,7 +20,7 @@ from .names import Names, names_in
 from .remote import Places
 from .separator import Separator
 from .settings import PackSettings
-from .source import open_source
+from .source import open_source, reading
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -68,20 +68,21 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     total, count = 0, 0
     # A dict keeps the order of the first row of each image.
     texts_of: dict[Image, list[str]] = {}
-    for row in table.rows(asked):
-        total += 1
-        name = names.path.fill(row) if row.image is None else row.image.name
-        if row not in chosen or not (name is None or listed.takes(name)):
-            continue
-        count += 1
-        if name is None:
-            left_out.add("rows without a path", row.place)
-            continue
+    with reading(table.name):
+        for row in table.rows(asked):
+            total += 1
+            name = names.path.fill(row) if row.image is None else row.image.name
+            if row not in chosen or not (name is None or listed.takes(name)):
+                continue
+            count += 1
+            if name is None:
+                left_out.add("rows without a path", row.place)
+                continue
 
-        image = places.image(name) if row.image is None else spool.keep(row.image.data, name)
-        texts = texts_of.setdefault(image, [])
-        for column in names.texts:
-            _add_texts(texts, row, column, separator, left_out)
+            image = places.image(name) if row.image is None else spool.keep(row.image.data, name)
+            texts = texts_of.setdefault(image, [])
+            for column in names.texts:
+                _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
     said = f"{names}, {table.form}, {total:,} rows"
     if isinstance(table, ImagesAndTexts):

@@ -7,6 +7,7 @@ folder is fetched whole, images included, by several threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import tempfile
 import time
@@ -21,10 +22,11 @@ from tqdm import tqdm
 from align_train.cluster.pools import threads
 from align_train.errors import UserError, shown
 from align_train.shards.find import is_foreign
-from align_train.shards.remote import Vanished, is_url, stored_size
+from align_train.shards.remote import Unreachable, Vanished, is_url, stored_size
 from align_train.shards.retry import Source
 
 from ..tables.paths import paths_of
+from .beside import locked_folder, remove_left
 from .remote import as_of_pack
 from .settings import PackSettings
 
@@ -35,6 +37,9 @@ _WEB = ("http://", "https://")
 _PATIENCE = 20.0
 _LONGEST_FETCH = 3600.0
 _STALL = 30.0
+_IN_VAIN = 3  # attempts
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,8 @@ def fetched(settings: PackSettings, to: Path) -> Iterator[Fetched]:
         yield Fetched(settings)
         return
 
-    to.parent.mkdir(parents=True, exist_ok=True)
     source = Source(settings.storage_options or {}, _PATIENCE, _STALL)
-    with tempfile.TemporaryDirectory(prefix=f".{to.name}.source.", dir=to.parent) as folder:
+    with _folder_beside(to) as folder:
         local: list[str] = []
         url_of: dict[str, str] = {}
         root = settings.root
@@ -96,6 +100,16 @@ def fetched(settings: PackSettings, to: Path) -> Iterator[Fetched]:
             yield here
         except UserError as error:
             raise UserError(here.as_given(str(error))) from None
+
+
+@contextlib.contextmanager
+def _folder_beside(to: Path) -> Iterator[str]:
+    """A temporary folder; those that killed commands left for the same result are removed."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    remove_left(to, r"source\.\w+")
+    made = tempfile.TemporaryDirectory(prefix=f".{to.name}.source.", dir=to.parent)
+    with made as folder, locked_folder(Path(folder)):
+        yield folder
 
 
 @contextlib.contextmanager
@@ -128,13 +142,17 @@ class _One:
         self.base = url.rstrip("/")
         self.is_table = False
         self._source = source
+        try:
+            self._path = PurePosixPath(urlsplit(url).path)
+        except ValueError as error:
+            raise UserError(f"source={shown(url)}: no URL ({error})") from None
 
     def fetch(self) -> list[Path]:
         """Returns the local files of tables, or the local folder."""
         # A query is no pattern: `?id=7`.
-        if "*" in self.url or glob.has_magic(urlsplit(self.url).path):
+        if "*" in self.url or glob.has_magic(str(self._path)):
             found = self._listed(self.url, lambda fs, path: fs.glob(path))
-        elif PurePosixPath(urlsplit(self.url).path).suffix:
+        elif self._path.suffix:
             found = [self.url]
         else:
             return self._fetch_folder()
@@ -154,7 +172,10 @@ class _One:
         inner = [url for url in found if url.startswith(prefix) and not url.endswith("/")]
         own = [url for url in inner if not is_foreign(PurePosixPath(url.removeprefix(prefix)))]
         if not own:
-            raise UserError(f"source={shown(self.url)}: no files in that folder, or no such folder")
+            raise UserError(
+                f"source={shown(self.url)}: no files in that folder, or no such folder; a URL "
+                f"names a folder if its last part has no ending such as .csv"
+            )
         self._fetch_all(own)
         return [self.folder]
 
@@ -183,20 +204,57 @@ class _One:
 
     def _fetch_one(self, url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + _LONGEST_FETCH
-
-        def arrived() -> int:
-            return path.stat().st_size
-
         with _of_source(url):
-            size = self._source.ask(url, stored_size)
+            attempts = _Attempts(path, self._source.ask(url, stored_size), self._source)
+            # A large file may take an hour; the patience counts from the last attempt that got
+            # further than those before.
+            while True:
+                patience = time.monotonic() + _PATIENCE
+                try:
+                    return self._source.insist(url, attempts.once, patience)
+                except Unreachable:
+                    if attempts.in_vain >= _IN_VAIN or time.monotonic() > attempts.deadline:
+                        raise
 
-            def once(fs: Any, there: str) -> None:
-                self._source.attempt(
-                    lambda: fs.get_file(there, str(path)), deadline, progress=arrived
-                )
-                # A table that was cut would be read as one with fewer rows.
-                if size is not None and arrived() != size:
-                    raise OSError(f"{arrived()} of {size} bytes arrived")
 
-            self._source.insist(url, once, deadline)
+class _Attempts:
+    """Attempts at one file.
+
+    Attributes:
+        in_vain: Those since the last one that got further than all before it.
+        deadline: When the last one ends, by `time.monotonic`.
+    """
+
+    def __init__(self, path: Path, size: int | None, source: Source) -> None:
+        self.in_vain = 0
+        self.deadline = time.monotonic() + _LONGEST_FETCH
+        self._path = path
+        self._size = size
+        self._source = source
+        self._most = 0
+
+    def _arrived(self) -> int:
+        return self._path.stat().st_size
+
+    def once(self, fs: Any, there: str) -> None:
+        """One attempt, from its beginning: not all servers know ranges."""
+        try:
+            self._source.attempt(
+                lambda: fs.get_file(there, str(self._path)), self.deadline, progress=self._arrived
+            )
+            # A table that was cut would be read as one with fewer rows.
+            if self._size is not None and self._arrived() != self._size:
+                raise OSError(f"{self._arrived()} of {self._size} bytes arrived")
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise UserError(
+                    f"{self._path}: cannot be written ({error.strerror}); free some space, or "
+                    f"choose another to=…"
+                ) from None
+            self._note()
+            raise
+
+    def _note(self) -> None:
+        arrived = self._arrived() if self._path.exists() else 0
+        self.in_vain = 0 if arrived > self._most else self.in_vain + 1
+        self._most = max(self._most, arrived)

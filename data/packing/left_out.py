@@ -5,7 +5,6 @@ The line at the command's end has one example of each reason. Who wants to mend 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,9 +46,9 @@ class LeftOutList(LeftOut):
         if not self._lines:
             return
 
-        # Tabs and line breaks in a name would break the table: all text is spelled in one line.
+        # By hand: `csv` refuses quotation marks that it may not quote. Tabs and line breaks in a
+        # name are spelled as Python spells them.
         with (folder / FILE).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, "excel-tab", lineterminator="\n", quoting=csv.QUOTE_NONE)
-            writer.writerow(_COLUMNS)
+            print(*_COLUMNS, sep="\t", file=file)
             for reason, count, name, why in self._lines:
-                writer.writerow((reason, count, printable(named(name)), printable(why)))
+                print(reason, count, printable(named(name)), printable(why), sep="\t", file=file)

@@ -44,7 +44,9 @@ def without_missing(
             there.append(pair)
 
     if missing and not (skip and there):
-        how = f"check path and root{f', or: {HOW_TO_SKIP}' if there else ''}"
+        found = _folder_with(missing[:_NAMED], root)
+        where = f"they are in {found}: root={found}" if found else "check path and root"
+        how = f"{where}{f', or: {HOW_TO_SKIP}' if there else ''}"
         raise UserError(
             f"{len(missing):,} of {len(pairs):,} images are missing, first "
             f"{shown_names(missing[:_NAMED])} in {root}; {how}"
@@ -52,3 +54,15 @@ def without_missing(
     for name in missing:
         left_out.add(MISSING, name)
     return there
+
+
+def _folder_with(names: Sequence[str], root: Path | str) -> Path | None:
+    """The folder directly below the root that has all these images; None: there is none."""
+    if not isinstance(root, Path) or not root.is_dir():
+        return None
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    for folder in folders:
+        if all(os.path.isfile(root / folder / name) for name in names):
+            return root / folder
+    return None

@@ -11,6 +11,7 @@ from .write import TOKENIZER
 
 HUB_TOKENIZER = "bert-base-uncased"
 
+_STEPS = 600  # conf/train.yaml's
 _STEPS_AN_EPOCH = 32  # at least, as far as the smallest batch allows
 _LEAST_BATCH = 16
 _NORM_GROUP = 64  # conf/train.yaml's
@@ -71,6 +72,9 @@ def next_command(to: Path, *, pairs: int, side: int) -> str:
         words += [f"norm_group={batch}", f"chunk_size={batch}"]
     if batch < _LANES:
         words.append(f"data.lanes={batch}")
+    # Of a large set the usual number of steps is less than one visit of each pair.
+    if pairs > _STEPS * batch:
+        words.append("epochs=1")
     words.append(f"name={_run_name(to)}")
     return shlex.join(["align-train", *words])
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISLNK
 from typing import Any
 
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown
 from align_train.files import check_writable
+from align_train.shards.remote import is_url
 
 _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
+_MOST_VOCABULARY = 1_000_000  # memory for all of them is taken at once
+_MOST_PAIRS = 1_000_000_000  # of a shard
+
+_HIDDEN = ".source.12345678"  # what a hidden name beside `to` has more, at most
 
 
 @dataclass
@@ -43,20 +49,38 @@ def check(settings: PackSettings, to: Path) -> None:
     Raises:
         UserError: The folder `to` exists or cannot be made, or a number is out of range.
     """
-    if to.exists():
-        raise UserError(f"to={settings.to} exists; remove it or choose another folder")
-    check_writable(to, "give to=…, a new folder in one that you can write")
+    _check_place(settings.to, to)
     if not isinstance(settings.storage_options, Mapping | None):
         raise UserError(
             f"storage_options={shown(settings.storage_options)}: expected settings, e.g. "
             f"{{anon:true}}, or null"
         )
-    if settings.pairs_per_shard < 1:
-        raise UserError(f"pairs_per_shard={settings.pairs_per_shard}: expected at least 1")
+    if not 1 <= settings.pairs_per_shard <= _MOST_PAIRS:
+        raise UserError(
+            f"pairs_per_shard={shown(settings.pairs_per_shard)}: expected 1 to {_MOST_PAIRS:,}"
+        )
     if not 0 <= settings.max_bad_share <= 1:
         raise UserError(f"max_bad_share={settings.max_bad_share}: expected a share of 0 to 1")
-    if settings.vocabulary is not None and settings.vocabulary < _LEAST_VOCABULARY:
+    vocabulary = settings.vocabulary
+    if vocabulary is not None and not _LEAST_VOCABULARY <= vocabulary <= _MOST_VOCABULARY:
         raise UserError(
-            f"vocabulary={settings.vocabulary}: expected at least {_LEAST_VOCABULARY} tokens, or "
-            f"null"
+            f"vocabulary={shown(vocabulary)}: expected {_LEAST_VOCABULARY} to "
+            f"{_MOST_VOCABULARY:,} tokens, or null"
         )
+
+
+def _check_place(given: str, to: Path) -> None:
+    if is_url(given):
+        raise UserError(f"to={shown(given)}: expected a folder here; upload it when it is packed")
+    # What is being written lies beside it, under a hidden name that is longer.
+    for name in (to.name, f".{to.name}{_HIDDEN}"):
+        try:
+            found = (to.parent / name).lstat()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"to={shown(given)}: cannot be written ({why})") from None
+        what = "is a link" if S_ISLNK(found.st_mode) else "exists"
+        raise UserError(f"to={given} {what}; remove it or choose another folder")
+    check_writable(to, "give to=…, a new folder in one that you can write")

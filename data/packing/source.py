@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from align_train.errors import UserError
+from align_train.errors import UserError, one_line, shown
 from align_train.shards.find import Found, find_files, path_of
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
@@ -25,6 +26,9 @@ from .settings import PackSettings
 
 # Of a folder of tables, the files with the first of these endings that one has.
 _TABLES = (COLUMNAR_ENDINGS, DELIMITED_ENDINGS, (".jsonl", ".ndjson"), (".json",))
+
+_LONGEST_NAME = 300  # characters
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def open_source(settings: PackSettings, left_out: LeftOut) -> Source:
     root = root_of(settings.root)
     if any(map(is_hub_name, listed)):
         return Source(_of_hub(listed, settings), root or Path())
+    _refuse_hub_settings(settings)
     given = [path_of(name) for name in listed]
 
     if len(given) == 1 and given[0].is_dir():
@@ -63,14 +68,59 @@ def open_source(settings: PackSettings, left_out: LeftOut) -> Source:
     files: list[Path] = []
     for path in given:
         files += _files_of(path, left_out)
-    tables = [open_table(file, settings.columns) for file in files]
-    table = tables[0] if len(tables) == 1 else SeveralTables(_name(settings.source), tables)
-    return Source(table, root or Path(os.path.commonpath([file.parent for file in files])))
+    table = _opened(files, settings, _name(settings.source))
+    return Source(table, root or _common(files))
+
+
+def _common(files: Sequence[Path]) -> Path:
+    """The folder that has all the files."""
+    if len({file.parent for file in files}) == 1:
+        return files[0].parent
+    return Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Names the table in an error of the system: not all of these name a file."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or one_line(error, _LONGEST_REASON)
+        raise UserError(f"{shown(name, _LONGEST_NAME)}: cannot be read ({why})") from None
+
+
+def _opened(files: Sequence[Path], settings: PackSettings, name: str) -> Table:
+    tables = []
+    for file in files:
+        with reading(str(file)):
+            tables.append(open_table(file, settings.columns))
+    return tables[0] if len(tables) == 1 else SeveralTables(name, tables)
+
+
+def _refuse_hub_settings(settings: PackSettings) -> None:
+    for key, value in (
+        ("hub_config", settings.hub_config),
+        ("hub_revision", settings.hub_revision),
+    ):
+        if value is not None:
+            raise UserError(
+                f"{key}={shown(value)}: source={_name(settings.source)} is not on the hub "
+                f"(hf:OWNER/NAME); leave {key} out"
+            )
+
+
+def _refuse_columns(settings: PackSettings, what: str) -> None:
+    if settings.columns:
+        raise UserError(
+            f"columns={shown(list(settings.columns))}: source={_name(settings.source)} is {what}, "
+            f"whose columns have names already; leave columns out"
+        )
 
 
 def _of_hub(listed: Sequence[str], settings: PackSettings) -> Table:
     if len(listed) > 1:
         raise UserError(f"source={_name(settings.source)}: one name on the hub at a time")
+    _refuse_columns(settings, "a data set of the hub")
     # Imported here: pyarrow is in an extra.
     try:
         from ..tables.columnar import ColumnarFile
@@ -120,18 +170,21 @@ def _endings() -> list[str]:
 def _of_folder(folder: Path, settings: PackSettings, left_out: LeftOut) -> Table:
     """A folder is one of images with a table, of images with texts, or of tables alone."""
     if is_saved_dataset(folder):
+        _refuse_columns(settings, "a data set that was saved")
         return _of_saved(folder)
     found = find_files(folder, is_image, deep=True)
     refuse_shards(folder, found)
     metadata = [path for path in found.others if path.name.lower() in METADATA]
     if metadata:
-        return ImageFolder(folder, found, metadata, left_out)
+        _refuse_columns(settings, "a folder of images with a table")
+        with reading(str(folder)):
+            return ImageFolder(folder, found, metadata, left_out)
 
     files = [] if found.files else _tables_among(found, left_out)
     if not files:
+        _refuse_columns(settings, "a folder of images")
         return ImagesAndTexts(folder, found, left_out)
-    tables = [open_table(file, settings.columns) for file in files]
-    return tables[0] if len(tables) == 1 else SeveralTables(str(folder), tables)
+    return _opened(files, settings, str(folder))
 
 
 def _tables_among(found: Found, left_out: LeftOut) -> Sequence[Path]:

@@ -102,7 +102,7 @@ class Written:
 
     def members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
         """Yields the key and the members of each pair whose image is good."""
-        for pair, content in contents(pairs):
+        for pair, content in contents(pairs, first=not self._settings.skip_missing):
             bar.update()
             try:
                 extension, image = _packed(content, pair.image.name)

@@ -77,6 +77,12 @@ def test_a_signal_ends_any_wait_in_one_line(wait: str, number: int, name: str) -
     assert seconds < 5
 
 
+@pytest.mark.parametrize("wait", ["a sleep", "a call that no signal ends"])
+def test_a_command_says_what_a_signal_leaves_of_its_work(wait: str) -> None:
+    _, error, _ = outcome(f"interruption.leave('nothing is saved')\n{WAITS[wait]}", signal.SIGTERM)
+    assert error == "align_train: stopped by SIGTERM; nothing is saved\n"
+
+
 DEFERRED = """
 defer()
 ready()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 
@@ -34,6 +35,10 @@ def table_of(folder: Path) -> Path:
     with (folder / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder / "pairs.csv"
+
+
+def read_tabs(file: Iterable[str]) -> Iterable[dict[str, str]]:
+    return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path: Path) -> None:
@@ -68,12 +73,14 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
             assert key_of[name] in line
 
 
-@pytest.mark.parametrize("pairs", [2, 3, 7, 12, 50, 6_000, 300_000])
+@pytest.mark.parametrize("pairs", [2, 3, 7, 12, 50, 6_000, 300_000, 5_000_000, 20_000_000])
 def test_the_command_splits_its_batch_evenly(pairs: int, tmp_path: Path) -> None:
     words = shlex.split(next_command(tmp_path, pairs=pairs, side=300))[1:]
     train = compose_training(*words)
     check_split(train)
     assert train.batch_size <= pairs
+    # Each pair is visited at least once.
+    assert train.epochs == 1 or (train.max_steps or 0) * train.batch_size >= pairs
 
 
 def test_missing_images_are_refused_or_listed(
@@ -83,23 +90,25 @@ def test_missing_images_are_refused_or_listed(
     gone = [f"left/photo {index}.jpg" for index in (3, 7, 11, 15)]
     for name in gone:
         (tmp_path / name).unlink()
+    with table.open("a") as file:
+        file.write('"""a"" \t.jpg",no such image\n')
     (tmp_path / "right" / "photo 1.jpg").write_bytes(b"\n<!DOCTYPE html>\n<html>gone</html>")
 
     with pytest.raises(UserError) as error:
         pack.run(pack_settings(table, tmp_path / "packed"))
-    assert f"4 of 40 images are missing, first {', '.join(gone[:3])} in " in str(error.value)
+    assert f"5 of 41 images are missing, first {', '.join(gone[:3])} in " in str(error.value)
     assert "skip_missing=true" in str(error.value)
 
     pack.run(pack_settings(table, tmp_path / "packed", skip_missing=True))
     out = capsys.readouterr().out
     assert "35 pairs with 70 texts" in out
-    assert "left out: 4 missing images (first left/photo 3.jpg), 1 files that are no images" in out
+    assert "left out: 5 missing images (first left/photo 3.jpg), 1 files that are no images" in out
     with (tmp_path / "packed" / "left_out.tsv").open() as file:
-        listed = [(row["name"], row["why"]) for row in csv.DictReader(file, delimiter="\t")]
+        listed = [(row["name"], row["why"]) for row in read_tabs(file)]
     page = ("right/photo 1.jpg", "HTML, not an image")
-    assert listed == [*((name, "") for name in gone), page]
+    assert listed == [*((name, "") for name in gone), ('"a" \\t.jpg', ""), page]
 
     for path in [*(tmp_path / "left").iterdir(), *(tmp_path / "right").iterdir()]:
         path.unlink()
-    with pytest.raises(UserError, match=r"40 of 40 images are missing, .*; check path and root$"):
+    with pytest.raises(UserError, match=r"41 of 41 images are missing, .*; check path and root$"):
         pack.run(pack_settings(table, tmp_path / "no", skip_missing=True))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +40,22 @@ def test_a_table_on_a_web_server_names_its_images_by_paths(tmp_path: Path) -> No
     names = list(images(served))
     lines = [f"{name},text {index}" for index, name in enumerate(names)]
     (served / "pairs.csv").write_text("\n".join(["path,text", *lines]))
+    # Of two commands for the same folder, one was killed and one lives.
+    for name in ("source.killed", "source.lives", "1234"):
+        (tmp_path / f".packed.{name}" / "0").mkdir(parents=True)
+    lives = os.open(tmp_path / ".packed.source.lives", os.O_RDONLY)
+    fcntl.flock(lives, fcntl.LOCK_EX)
     with flaky_http(served, fail=0.2, stall=0.1) as server:
         pack.run(at(f"{server.url}/pairs.csv", tmp_path))
+    os.close(lives)
 
     records = packed_records(tmp_path / "packed").values()
     assert {record["source"]: record["captions"] for record in records} == {
         name: [f"text {index}"] for index, name in enumerate(names)
     }
     # Nothing of the source is left beside the result.
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "served"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".packed.source.lives", "packed", "served"]
 
 
 @pytest.mark.parametrize("store", ["http", "s3"])
@@ -97,3 +107,37 @@ def test_a_source_that_is_not_there_is_one_line(tmp_path: Path) -> None:
             with pytest.raises(UserError, match=words):
                 pack.run(at(f"{server.url}/{name}", tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["served"]
+
+
+FAULTS: dict[str, tuple[str, Any, str]] = {
+    "no server": ("http:///x.csv", None, r"^source=http:///x\.csv: no URL \(it names no server\)"),
+    "no such port": ("http://127.0.0.1:99999/x.csv", None, r": no URL \(Port out of range"),
+    "a loop": ("/loop/x.csv", None, r": cannot be fetched \(TooManyRedirects\); check the URL"),
+    "an option": ("/good/x.csv", {"bogus": 1}, r"argument 'bogus'\); check storage_options"),
+    "a table that is always cut": ("/cut/x.csv", None, r"given up after \d attempts"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_no_attempt_mends_is_given_up_soon(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.packing.fetched._PATIENCE", 2.0 if "cut" in fault else 20.0)
+    url, options, words = FAULTS[fault]
+    begun = time.monotonic()
+    with web({"x.csv": b"path,text\n" * 100}) as server:
+        url = url if "://" in url else server.url + url
+        with pytest.raises(UserError, match=words):
+            pack.run(at(url, tmp_path, storage_options=options))
+    assert time.monotonic() - begun < 10
+
+
+def test_a_missing_image_ends_the_packing_while_others_are_asked_for_again(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    begun = time.monotonic()
+    with web({"0.png": b"some bytes"}) as server:
+        paths = [f"{server.url}/cut/0.png", f"{server.url}/gone/0.png"]
+        table.write_text("\n".join(["path,text", *(f"{path},a text" for path in paths)]))
+        with pytest.raises(UserError, match=r"gone/0\.png: cannot be fetched \(no such file"):
+            pack.run(pack_settings(table, tmp_path / "packed"))
+    assert time.monotonic() - begun < 10

@@ -249,6 +249,7 @@ class Web:
 
     - good: the image;
     - moved: a redirect to it;
+    - loop: a redirect to the same place;
     - gone: 404;
     - page: HTML with status 200;
     - cut: half of the body under the whole length;
@@ -267,8 +268,9 @@ class Web:
         self.asked.append(f"{kind}/{name}")
         if kind == "gone":
             return NotFound()(environ, start_response)
-        if kind == "moved":
-            return Response(status=302, headers={"Location": f"/good/{name}"})(
+        if kind in ("moved", "loop"):
+            to = "good" if kind == "moved" else kind
+            return Response(status=302, headers={"Location": f"/{to}/{name}"})(
                 environ, start_response
             )
         if kind == "page":
