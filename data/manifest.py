@@ -73,9 +73,7 @@ def run(settings: ManifestSettings) -> None:
     downloaded = manifest is not None
     if manifest is None:
         if settings.caption is None:
-            caption = found_caption(
-                tars, members=members, cache=cache, key="shards", setting="caption"
-            )
+            caption = found_caption(tars, members=members, cache=cache, key="shards")
             source = CaptionSource.parse(caption, key="caption")
         manifest = resolve(tars, caption=source, members=members, cache=cache, key="shards")
 

@@ -76,7 +76,9 @@ def resolve(
     """
     items = _items(shards, key)
     resolver = _Resolver(cache or ShardCache(), key)
-    count = partial(scan, caption=caption, members=members, cache=resolver.cache, progress=progress)
+    count = partial(
+        scan, caption=caption, members=members, cache=resolver.cache, progress=progress, key=key
+    )
     if isinstance(shards, str):
         return resolver.resolve(shards, count)
 
