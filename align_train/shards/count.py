@@ -56,8 +56,7 @@ def scan(
             pairs.
     """
     counter = _Counter(caption, members, cache or ShardCache(), key)
-    left_out = LeftOut()
-    bad = LeftOut()
+    left_out, bad = LeftOut(), LeftOut()
 
     def count() -> list[tuple[str, int, int]]:
         rows = []

@@ -45,6 +45,7 @@ def found_caption(
     members: Members = ANY,
     cache: ShardCache,
     labels: bool = False,
+    anew: bool = False,
     key: str = "data.shards",
 ) -> str:
     """Finds out where the texts of shards lie. Collective.
@@ -54,6 +55,7 @@ def found_caption(
         members: How members of the tars make pairs.
         cache: Fetches remote shards.
         labels: Whether labels are looked for: a member `cls`, or else `txt`.
+        anew: As of `resolve`.
         key: The setting of the shards, for errors.
 
     Returns:
@@ -63,7 +65,7 @@ def found_caption(
         UserError: There are no shards, no images or no texts in their first pairs, or the names
             have dots and nobody has chosen a rule of keys.
     """
-    urls = first_shards(shards, _TARS, cache=cache, key=key)
+    urls = first_shards(shards, _TARS, cache=cache, anew=anew, key=key)
     look = partial(_look, urls, members, cache, labels, prefix_of(key))
     return from_first(f"caption {shards} {members} {labels}", look)
 
