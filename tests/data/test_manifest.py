@@ -63,7 +63,7 @@ def test_the_command_reports_what_shards_hold(tmp_path: Path) -> None:
         "settings that fit: data.image=jpg data.caption=txt",
     ):
         assert row in table
-    assert table[-1].startswith("next: python -m align_train data=webdataset data.shards=in/")
+    assert table[-1].startswith("next: align-train data=webdataset data.shards=in/")
 
 
 @pytest.mark.parametrize(
