@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.files import check_writable
 
 from .tables.contents import contents_of
@@ -46,11 +46,12 @@ def run(settings: ManifestSettings) -> None:
     from align_train.shards.found_caption import found_caption
     from align_train.shards.manifest import MANIFEST_NAME
     from align_train.shards.members import Members
-    from align_train.shards.resolve import resolve
+    from align_train.shards.resolve import refuse_absent, resolve
 
     shards = paths_of(settings.shards, "shards")
     folder = _only_folder(shards)
     if settings.to is None and folder is None:
+        refuse_absent(shards, key="shards")
         raise UserError(
             f"shards={settings.shards} is no folder: give to=…, the path of the manifest to write"
         )
@@ -64,20 +65,21 @@ def run(settings: ManifestSettings) -> None:
 
     cache = ShardCache(storage_options=dict(settings.storage_options or {}))
     members = Members.parse(settings.image, settings.keys, prefix="")
-    # The folder's tars, not the folder: this command replaces its present manifest.
-    tars = f"{folder}/*.tar" if folder else shards
-    source = CaptionSource.parse(settings.caption or "txt", key="caption")
+    # This command replaces a folder's present manifest, so that it does not read it.
+    tars, anew = folder or shards, folder is not None
+    caption = _caption_of(settings.caption)
+    source = CaptionSource.parse(caption or "txt", key="caption")
 
     # img2dataset's pairs have a txt, and a download of theirs need not be looked into.
     manifest = _of_download(shards, cache, source)
     downloaded = manifest is not None
     if manifest is None:
-        if settings.caption is None:
-            caption = found_caption(
-                tars, members=members, cache=cache, key="shards", setting="caption"
-            )
+        if caption is None:
+            caption = found_caption(tars, members=members, cache=cache, anew=anew, key="shards")
             source = CaptionSource.parse(caption, key="caption")
-        manifest = resolve(tars, caption=source, members=members, cache=cache, key="shards")
+        manifest = resolve(
+            tars, caption=source, members=members, cache=cache, anew=anew, key="shards"
+        )
 
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
@@ -95,6 +97,20 @@ def _only_folder(shards: list[str]) -> str | None:
     if len(shards) == 1 and Path(shards[0]).expanduser().is_dir():
         return shards[0]
     return None
+
+
+def _caption_of(setting: object) -> str | list[str] | None:
+    """Reads the setting `caption`; UserError if it is no text, no list of texts and not null."""
+    if setting is None or isinstance(setting, str):
+        return setting
+    items = setting if isinstance(setting, list | tuple) else []
+    texts = [item for item in items if isinstance(item, str)]
+    if not texts or len(texts) < len(items):
+        raise UserError(
+            f"caption={shown(setting)}: expected a member such as txt, json:FIELD, a list of "
+            f"these, or null"
+        )
+    return texts
 
 
 def _of_download(folders: list[str], cache: ShardCache, caption: CaptionSource) -> Manifest | None:

@@ -35,6 +35,7 @@ from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
 from align_train.shards.image_kind import promises_image
+from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest, place_in
 from align_train.shards.members import Members
 from align_train.shards.remote import is_url
@@ -48,6 +49,8 @@ from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.workers import Workers
 
 _PREFETCHED = 4  # chunks for each loader process
+
+_BAD = "of those embedded just now could not be decoded"
 
 _FIX = "give to=…, a folder that you can write"
 
@@ -111,8 +114,8 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         done = sum(collection.has(shard) for shard in range(total))
         print(
             f"{collection.path}: {len(collection):,} images, {done} of {total} shards done, "
-            f"{settings.dim} numbers each in {settings.precision}; {bad} of those embedded just "
-            f"now could not be decoded",
+            f"{settings.dim} numbers each in {settings.precision}; "
+            f"{bad if bad.total() else f'0 {_BAD}'}",
             flush=True,
         )
 
@@ -277,8 +280,8 @@ def _embed(
     shards: list[int],
     given: EmbedSettings,
     watchdog: Watchdog,
-) -> int:
-    """Embeds shards. Returns how many images could not be decoded."""
+) -> LeftOut:
+    """Embeds shards. Returns the images that could not be decoded."""
     rows = _Rows(pairs, shards)
     chunks: Workers[list[_Row | str]] = Workers(
         rows,
@@ -291,7 +294,7 @@ def _embed(
     )
 
     writer = _ShardWriter(collection, shards)
-    bad = 0
+    bad = LeftOut()
     hidden = not launcher.is_first_process()
     watchdog.at(EMBEDDING)
     with (
@@ -305,7 +308,7 @@ def _embed(
                 if "bad" in row.about:
                     # No search finds a row of zeros.
                     embeddings[index] = 0
-                    bad += 1
+                    bad.add(_BAD, row.about["key"])
 
             writer.add(embeddings, [row.about for row in batch])
             watchdog.pass_done()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained
 from align_train.stream.bad_image import BadImage
@@ -152,6 +152,25 @@ def _several(images: Images) -> Sequence[AnyImage]:
     return [images] if is_one else list(images)  # type: ignore[arg-type, list-item]
 
 
+def _checked_texts(texts: object) -> list[str]:
+    """The texts one by one; a single one counts as well. UserError if one is none."""
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, Iterable):
+        raise UserError(f"texts: {shown(texts)}; expected a text, or a list of texts")
+
+    checked = []
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"texts[{index}]: {shown(text)}; expected a text")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"texts[{index}]: {shown(text)}: half a letter in it (a surrogate)")
+        checked.append(text)
+    if not checked:
+        raise UserError("texts: none given; expected at least one")
+    return checked
+
+
 class TrainedClassifier(_Trained):
     """A classifier in evaluation mode.
 
@@ -228,12 +247,11 @@ class TrainedModel(_Trained):
         """Texts -> int64 `[texts, max_tokens]`, cut and padded to that length.
 
         Raises:
-            UserError: The model's folder has no tokenizer.
+            UserError: The model's folder has no tokenizer, or these are no texts; says which.
         """
         if self._tokenizer is None:
             raise UserError(self._missing["tokenizer"])
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        return torch.from_numpy(self._tokenizer(texts)).long()
+        return torch.from_numpy(self._tokenizer(_checked_texts(texts))).long()
 
     @property
     def tokenizer_digest(self) -> str | None:

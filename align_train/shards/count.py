@@ -18,7 +18,7 @@ from align_train.shards.caption import SECOND, CaptionSource
 from align_train.shards.find import FOREIGN
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import HOW_TO_PREPARE, Manifest, Shard, checked
-from align_train.shards.members import ANY, Members, member_table
+from align_train.shards.members import ANY, Members, member_table, prefix_of
 from align_train.shards.tar_index import EMPTY, ShardIndex, load_index
 
 _COUNTED_AT_A_TIME = 8
@@ -32,6 +32,7 @@ def scan(
     source: str,
     cache: ShardCache | None = None,
     progress: bool = True,
+    key: str = "data.shards",
 ) -> Manifest:
     """Counts the pairs of tars by their indices, and builds those that are missing.
 
@@ -44,6 +45,7 @@ def scan(
         source: Where the tars come from, for errors.
         cache: Fetches remote tars; None: one with the default settings.
         progress: Whether to show a progress bar.
+        key: The setting of the shards, for errors.
 
     Returns:
         The manifest, in the order of `urls`.
@@ -53,9 +55,8 @@ def scan(
         UserError: A tar cannot be read, is broken, or its images have no texts; or there are no
             pairs.
     """
-    counter = _Counter(caption, members, cache or ShardCache())
-    left_out = LeftOut()
-    bad = LeftOut()
+    counter = _Counter(caption, members, cache or ShardCache(), key)
+    left_out, bad = LeftOut(), LeftOut()
 
     def count() -> list[tuple[str, int, int]]:
         rows = []
@@ -96,11 +97,12 @@ class _Counted:
 
 @dataclass(frozen=True)
 class _Counter:
-    """Counts the pairs of tars."""
+    """Counts the pairs of tars. key: the setting that errors name."""
 
     caption: CaptionSource
     members: Members
     cache: ShardCache
+    key: str
 
     def count(self, url: str) -> _Counted:
         """Counts a tar's pairs, by its index."""
@@ -111,7 +113,7 @@ class _Counter:
             size = path.stat().st_size
         except OSError as error:
             raise UserError(
-                f"{url}: cannot be read ({error.strerror}); check data.shards, or rebuild the "
+                f"{url}: cannot be read ({error.strerror}); check {self.key}, or rebuild the "
                 f"manifest"
             ) from None
 
@@ -122,14 +124,14 @@ class _Counter:
             left_out.add("empty tars", url)
             return _Counted(Shard(url, 0, size), left_out, LeftOut())
         if index.fault:
-            fix = (
-                "" if "unpack" in index.fault else "; fetch it again or leave it out of data.shards"
-            )
+            fix = f"; fetch it again or leave it out of {self.key}"
+            fix = "" if "unpack" in index.fault else fix
             raise UserError(f"{url}: {index.fault}{fix}")
         return self._count_members(url, size, index, left_out)
 
     def _count_members(self, url: str, size: int, index: ShardIndex, left_out: LeftOut) -> _Counted:
-        table = member_table(index, self.members, self.caption, tar=url)
+        prefix = prefix_of(self.key)
+        table = member_table(index, self.members, self.caption, tar=url, prefix=prefix)
         pairs = table.pairs(self.caption)
         has_text = (pairs[:, 1:] >= 0).any(axis=1)
         is_second = (pairs[:, 1:] == SECOND).any(axis=1)
@@ -137,7 +139,7 @@ class _Counter:
             raise UserError(
                 f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and "
                 f"texts are looked for in {self.caption.members}; there are "
-                f"{table.spelled_extensions()}; give data.caption=…"
+                f"{table.spelled_extensions()}; give {prefix}caption=…"
             )
 
         texts = table.texts_without_image(self.caption)

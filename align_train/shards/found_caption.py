@@ -11,12 +11,13 @@ from functools import partial
 from statistics import fmean
 
 from align_train.cluster.sharing import from_first
-from align_train.errors import UserError, shown_names
+from align_train.errors import UserError, shown, shown_names
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.members import ANY, Members
+from align_train.shards.members import ANY, USUAL_TEXTS, Members, prefix_of, refuse_dots
 from align_train.shards.resolve import first_shards
 from align_train.shards.sample import SampledPair, extensions, fields, sample
+from align_train.shards.tar_index import load_index
 
 _TARS = 3  # are looked at, at most: the first ones may be empty
 
@@ -34,7 +35,6 @@ _FIELDS = (
     "description",
 )
 _SEVERAL = ("captions", "texts", "sentences.raw", "sentences")
-_TEXT_ENDINGS = ("txt", "text", "caption", "captions")
 
 _MOST_PAIRS = 0.5  # the share of pairs that have texts where captions are
 
@@ -45,8 +45,8 @@ def found_caption(
     members: Members = ANY,
     cache: ShardCache,
     labels: bool = False,
+    anew: bool = False,
     key: str = "data.shards",
-    setting: str = "data.caption",
 ) -> str:
     """Finds out where the texts of shards lie. Collective.
 
@@ -55,39 +55,53 @@ def found_caption(
         members: How members of the tars make pairs.
         cache: Fetches remote shards.
         labels: Whether labels are looked for: a member `cls`, or else `txt`.
+        anew: As of `resolve`.
         key: The setting of the shards, for errors.
-        setting: The setting that is found out, for errors.
 
     Returns:
         The value of `data.caption`.
 
     Raises:
-        UserError: There are no shards, or no texts in their first pairs.
+        UserError: There are no shards, no images or no texts in their first pairs, or the names
+            have dots and nobody has chosen a rule of keys.
     """
-    urls = first_shards(shards, _TARS, cache=cache, key=key)
-    look = partial(_look, urls, members, cache, labels, setting)
+    urls = first_shards(shards, _TARS, cache=cache, anew=anew, key=key)
+    look = partial(_look, urls, members, cache, labels, prefix_of(key))
     return from_first(f"caption {shards} {members} {labels}", look)
 
 
 def _look(
-    urls: Sequence[str], members: Members, cache: ShardCache, labels: bool, setting: str
+    urls: Sequence[str], members: Members, cache: ShardCache, labels: bool, prefix: str
 ) -> str:
     pairs: list[SampledPair] = []
     for url in urls:
         try:
-            pairs = sample(cache.local(url, cache.size(url)), members)
+            path = cache.local(url, cache.size(url))
+            refuse_dots(load_index(path), members, tar=url, prefix=prefix)
+            pairs = sample(path, members)
         except OSError:
             continue  # whoever counts the pairs says why
-        if pairs:
+        if any(pair.image is not None for pair in pairs):
             break
 
+    if not pairs:
+        return "txt"
     caption = best_caption(pairs, labels=labels)
-    if caption is not None or not pairs:
-        return caption or "txt"
+    if caption is not None:
+        return caption
+
     seen = shown_names([*(f".{extension}" for extension in extensions(pairs)), *fields(pairs)])
+    if all(pair.image is None for pair in pairs):
+        what = " is not set, and no member holds an image"
+        if members.image is not None:
+            what = f"={shown(members.image)}: no member has this extension"
+        raise UserError(
+            f"{prefix}image{what} in the first pairs of {url}; they have {seen}; give shards with "
+            f"images, or {prefix}image=…"
+        )
     raise UserError(
-        f"{setting} is not set, and the first pairs of {url} have texts neither in .txt nor in a "
-        f"field of .json such as captions; they have {seen}; give {setting}=…"
+        f"{prefix}caption is not set, and the first pairs of {url} have texts neither in .txt nor "
+        f"in a field of .json such as captions; they have {seen}; give {prefix}caption=…"
     )
 
 
@@ -116,7 +130,10 @@ def _places(pairs: Sequence[SampledPair]) -> Iterator[str]:
     yield "json:captions"
     yield "txt"
     for extension in extensions(pairs):
-        if extension != "txt" and extension.rpartition(".")[2] in _TEXT_ENDINGS:
+        _, dot, ending = extension.rpartition(".")
+        # A dotted extension that few names share is a part of a name: `0.txt` of `img.0.txt`.
+        is_shared = not dot or _share(pairs, extension) >= _MOST_PAIRS
+        if extension != "txt" and ending in USUAL_TEXTS and is_shared:
             yield extension
     found = fields(pairs)
     for name in _FIELDS:

@@ -11,6 +11,7 @@ Price: some 2 µs a member whenever a shard is opened; names are kept as the ind
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -22,6 +23,11 @@ from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource
 from align_train.shards.tar_index import IMAGE_EXTENSIONS, ShardIndex
 
 Keys = Literal["first_dot", "last_dot"]
+
+# Members that are captions by their names.
+USUAL_TEXTS = ("txt", "text", "caption", "captions")
+# These, and others that make a pair of an image.
+_TEXT_ENDINGS = {*(ending.encode() for ending in USUAL_TEXTS), b"json", b"cls"}
 
 # Members that everybody knows: that they are not read is no news.
 _USUAL = (b"json", b"txt")
@@ -184,8 +190,13 @@ def _extensions(caption: CaptionSource) -> set[bytes]:
     return {place.extension.encode() for place in caption.places}
 
 
+def prefix_of(key: str) -> str:
+    """What begins the names of a node's settings: `data.` of `data.shards`, nothing of `shards`."""
+    return key[: max(key.rfind("."), key.rfind(" ")) + 1]
+
+
 def member_table(
-    index: ShardIndex, members: Members, caption: CaptionSource, *, tar: str
+    index: ShardIndex, members: Members, caption: CaptionSource, *, tar: str, prefix: str = "data."
 ) -> MemberTable:
     """The members of a tar, by a rule that loses none of its pairs.
 
@@ -194,19 +205,51 @@ def member_table(
         members: How its members make pairs.
         caption: Where their texts lie.
         tar: Its path or URL, for the error.
+        prefix: Of the settings, for the error.
 
     Raises:
         UserError: Nobody has chosen a rule, and the usual one finds fewer whole pairs than the
             other.
     """
+    return _table_that_loses_none(
+        index, members, lambda table: _whole(table, caption), tar=tar, prefix=prefix
+    )
+
+
+def refuse_dots(index: ShardIndex, members: Members, *, tar: str, prefix: str = "data.") -> None:
+    """Refuses a tar whose usual rule loses pairs, before anyone knows where the texts lie.
+
+    Of `img.0.jpg` and `img.0.txt` the usual rule makes a member `0.txt` of one key, which must not
+    be taken for the captions.
+
+    Args:
+        index: The tar's.
+        members: How its members make pairs.
+        tar: Its path or URL, for the error.
+        prefix: Of the settings, for the error.
+
+    Raises:
+        UserError: As `member_table`.
+    """
+    _table_that_loses_none(index, members, _with_usual_text, tar=tar, prefix=prefix)
+
+
+def _table_that_loses_none(
+    index: ShardIndex,
+    members: Members,
+    whole_of: Callable[[MemberTable], list[int]],
+    *,
+    tar: str,
+    prefix: str,
+) -> MemberTable:
     table = MemberTable(index, members)
     # Without a second dot both rules are one. A broken tar is refused for something else.
     if members.keys is not None or index.fault or not any(b"." in own for own in table.extensions):
         return table
 
     other = MemberTable(index, Members(members.image, "last_dot"))
-    whole = set(_whole(table, caption))
-    instead = _whole(other, caption)
+    whole = set(whole_of(table))
+    instead = whole_of(other)
     if len(whole) >= len(instead):
         return table
 
@@ -217,7 +260,7 @@ def member_table(
     raise UserError(
         f"{tar}: names have dots: keys that end at the first one make {len(whole):,} pairs, at the "
         f"last one {len(instead):,} ({key}.{extension} is the member {extension} of the key "
-        f"{key}); give data.keys=last_dot, or data.keys=first_dot to leave the others out"
+        f"{key}); give {prefix}keys=last_dot, or {prefix}keys=first_dot to leave the others out"
     )
 
 
@@ -226,3 +269,14 @@ def _whole(table: MemberTable, caption: CaptionSource) -> list[int]:
     pairs = table.pairs(caption)
     images: list[int] = pairs[(pairs[:, 1:] >= 0).any(axis=1), 0].tolist()
     return images
+
+
+def _with_usual_text(table: MemberTable) -> list[int]:
+    """The images, one a key, whose key has a member that is a text or a label by its name."""
+    own = zip(table.keys, table.extensions, strict=True)
+    with_text = {key for key, extension in own if extension.rpartition(b".")[2] in _TEXT_ENDINGS}
+
+    first_image: dict[bytes, int] = {}
+    for member in table.images(CaptionSource(())):
+        first_image.setdefault(table.keys[member], member)
+    return [member for key, member in first_image.items() if key in with_text]

@@ -54,6 +54,7 @@ def resolve(
     members: Members = ANY,
     cache: ShardCache | None = None,
     mixed: bool = False,
+    anew: bool = False,
     progress: bool = True,
     key: str = "data.shards",
 ) -> Manifest:
@@ -65,6 +66,7 @@ def resolve(
         members: How members of the tars make pairs.
         cache: Fetches remote files; None: one with the default settings.
         mixed: Whether the items of the list are data sets of their own, to be mixed by weights.
+        anew: Whether the tars of a local folder are counted though it has a manifest.
         progress: Whether to show a progress bar while tars are counted.
         key: The setting that errors name.
 
@@ -75,8 +77,10 @@ def resolve(
         UserError: The value names no shards, or a shard cannot be read.
     """
     items = _items(shards, key)
-    resolver = _Resolver(cache or ShardCache(), key)
-    count = partial(scan, caption=caption, members=members, cache=resolver.cache, progress=progress)
+    resolver = _Resolver(cache or ShardCache(), key, anew)
+    count = partial(
+        scan, caption=caption, members=members, cache=resolver.cache, progress=progress, key=key
+    )
     if isinstance(shards, str):
         return resolver.resolve(shards, count)
 
@@ -140,7 +144,12 @@ def _refuse_compressed(shards: str, found: Found, key: str) -> None:
 
 
 def first_shards(
-    shards: str | Sequence[str], most: int, *, cache: ShardCache, key: str = "data.shards"
+    shards: str | Sequence[str],
+    most: int,
+    *,
+    cache: ShardCache,
+    anew: bool = False,
+    key: str = "data.shards",
 ) -> list[str]:
     """Names the first shards of a value of `data.shards`; counts nothing. Collective.
 
@@ -148,6 +157,7 @@ def first_shards(
         shards: As `resolve` takes them; of a list the first item.
         most: How many are wanted.
         cache: Fetches a remote manifest.
+        anew: As of `resolve`.
         key: The setting that errors name.
 
     Returns:
@@ -156,7 +166,7 @@ def first_shards(
     Raises:
         UserError: The value names no shards.
     """
-    found = _Resolver(cache, key).find(_items(shards, key)[0])
+    found = _Resolver(cache, key, anew).find(_items(shards, key)[0])
     if isinstance(found, Manifest):
         return [shard.url for shard in found.shards if shard.pairs][:most]
     return found[:most]
@@ -176,10 +186,11 @@ def _items(shards: object, key: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Resolver:
-    """Opens one item of `data.shards`. key: the setting that errors name."""
+    """Opens one item of `data.shards`; for `key` and `anew` see `resolve`."""
 
     cache: ShardCache
     key: str
+    anew: bool = False
 
     def resolve(self, shards: str, count: Callable[..., Manifest]) -> Manifest:
         found = self.find(shards)
@@ -196,7 +207,7 @@ class _Resolver:
             return self._remote(shards)
 
         path = path_of(shards)
-        if os.path.isfile(path / MANIFEST_NAME):
+        if not self.anew and os.path.isfile(path / MANIFEST_NAME):
             path /= MANIFEST_NAME
         if os.path.isfile(path) and not _TAR(path) and not _is_compressed(path):
             return self._read(str(path))

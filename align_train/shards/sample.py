@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from align_train.shards.caption import CaptionSource, TextPlace, parse_json, texts_of
+from align_train.shards.image_kind import image_kind
 from align_train.shards.members import ANY, Members, MemberTable
 from align_train.shards.tar_index import load_index
 
@@ -93,12 +94,13 @@ def sample(path: Path, members: Members = ANY, most: int = PAIRS) -> list[Sample
                 extension = table.extensions[member].decode("utf-8", "replace")
                 size, offset = int(index.sizes[member]), int(index.offsets[member])
                 is_json = extension.rpartition(".")[2] == "json" and size <= _LONGEST_JSON
-                if member in images or index.looks[member]:
-                    pair.members[extension] = Value("image")
-                    continue
                 wanted = size if is_json else min(size, _HEAD)
                 content = os.pread(file.fileno(), wanted, offset) if size > 0 else b""
-                if is_json:
+                # A page of a website may be called 0.jpg.
+                is_named = member in images and image_kind(content) is not None
+                if is_named or index.looks[member]:
+                    pair.members[extension] = Value("image")
+                elif is_json:
                     pair.members[extension] = _add_fields(extension, content, pair.fields)
                 else:
                     pair.members[extension] = _value_of_member(content)

@@ -73,10 +73,10 @@ def _row(name: str, values: Sequence[Value | None]) -> str:
     there = [value for value in values if value is not None]
     kind = Counter(value.kind for value in there).most_common(1)[0][0]
     several = [len(value.texts) for value in there]
+    example = next((value.example for value in there if value.example and value.kind == kind), "")
     if kind.startswith("list of text"):
         kind = f"{fmean(several):.3g} texts"
 
-    example = next((value.example for value in there if value.example), "")
     share = f"{len(there) / len(values):.0%}"
     line = shown(" ".join(example.split()), _LONGEST_EXAMPLE)
     return (
@@ -85,17 +85,27 @@ def _row(name: str, values: Sequence[Value | None]) -> str:
 
 
 def _missing(pairs: Sequence[SampledPair], caption: CaptionSource) -> Iterable[str]:
-    """Names without an image, and images without a text."""
+    """Names without an image, images that are none, and images without a text."""
     bare = [pair.key for pair in pairs if pair.image is None]
     if bare:
-        yield f"{len(bare)} names have no image, first {shown(bare[0])}"
+        have = "name has" if len(bare) == 1 else "names have"
+        yield f"{len(bare)} {have} no image, first {shown(bare[0])}"
+
+    false = []
+    for pair in pairs:
+        if pair.image is not None and pair.members[pair.image].kind != "image":
+            false.append(f"{pair.key}.{pair.image}")
+    if false:
+        hold = "image member holds" if len(false) == 1 else "image members hold"
+        yield f"{len(false)} {hold} something else, first {shown(false[0])}"
 
     silent = []
     for pair in pairs:
         if pair.image is not None and not any(map(pair.texts, caption.places)):
             silent.append(pair.key)
     if silent:
-        yield f"{len(silent)} images have no text in {caption}, first {shown(silent[0])}"
+        have = "image has" if len(silent) == 1 else "images have"
+        yield f"{len(silent)} {have} no text in {caption}, first {shown(silent[0])}"
 
 
 def _several_images(pairs: Sequence[SampledPair]) -> Iterable[str]:

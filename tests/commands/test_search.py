@@ -376,7 +376,7 @@ def test_a_picture_that_cannot_be_decoded_stops_nothing(trained: Path, tmp_path:
     out = run(
         f"model={trained}", "shards=shards", "to=all", cwd=tmp_path, module="align_train.embed"
     ).stdout
-    assert "1 of those embedded just now could not be decoded" in out
+    assert "1 of those embedded just now could not be decoded (first 0/2)" in out
     assert not np.load(tmp_path / "all" / "00000.npy")[2].any()
     assert "broken image" in Collection.open(tmp_path / "all").about(2)["bad"]
     keys, _ = searched("index=all", "text=x", "top=20", cwd=tmp_path)

@@ -265,7 +265,9 @@ def test_an_export_says_how_images_are_prepared_and_no_path(
     assert json.loads(results.read_text())["held_out/pairs"] == 64 and str(results) in said
 
 
-def test_images_are_given_by_their_paths(lit: Path, tmp_path: Path) -> None:
+def test_images_are_given_by_their_paths_and_what_is_none_is_named(
+    lit: Path, tmp_path: Path
+) -> None:
     model = align_train.load(str(lit / "outputs" / "lit"))
     image = Image.new("RGB", (50, 40), "red")
     image.save(tmp_path / "red.png")
@@ -280,6 +282,15 @@ def test_images_are_given_by_their_paths(lit: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             model.encode_images([image, bad])  # type: ignore[list-item]
+
+    for texts, words in (
+        ([], "texts: none given"),
+        (["a", 3], r"texts\[1\]: 3; expected a text"),
+        (["\ud800"], r"texts\[0\]: .*half a letter"),
+        (3, "texts: 3; expected a text, or a list of texts"),
+    ):
+        with pytest.raises(UserError, match=words):
+            model.similarity([image], texts)
 
 
 def test_a_folder_of_images_is_searched_by_file_names(lit: Path, tmp_path: Path) -> None:

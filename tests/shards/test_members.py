@@ -130,6 +130,34 @@ def test_names_with_dots_are_refused_until_a_rule_is_chosen(tmp_path: Path) -> N
     assert [chosen.key(pair) for pair in range(len(chosen))] == ["a/a", "a/b"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "ending"),
+    [
+        ("img.{0}", "txt"),
+        ("www.site.com_{0}", "txt"),
+        ("v1.{0}.png_{0}.x", "json"),
+        ("{1}.{2}", "txt"),
+        ("train.v2/{0}.x", "caption"),
+    ],
+)
+def test_names_with_dots_are_refused_before_captions_are_found_out(
+    pattern: str, ending: str, tmp_path: Path
+) -> None:
+    members: dict[str, bytes] = {}
+    for index in range(40):
+        name = pattern.format(index, index // 2, index % 2)
+        members |= {f"{name}.jpg": JPEG, f"{name}.{ending}": b'{"caption": "a"}'}
+    path = str(tar_of(tmp_path / "a.tar", members))
+    # `0.x.jpg` of many keys is an extension that they share.
+    if pattern.startswith("train"):
+        assert found_caption(path, cache=CACHE) == "x.caption"
+        return
+    with pytest.raises(UserError, match=r"the last one 40 .* give keys=last_dot"):
+        found_caption(path, cache=CACHE, key="shards")
+    last = Members(keys="last_dot")
+    assert found_caption(path, members=last, cache=CACHE) in ("txt", "json:caption")
+
+
 def test_what_is_in_no_pair_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -180,6 +208,15 @@ def test_captions_are_found_out(tmp_path: Path) -> None:
     assert found("labels", {**image, "txt": "a", "cls": 3}, labels=True) == "cls"
     with pytest.raises(UserError, match=r"they have \.jpg, \.json, json:url; give data.caption=…"):
         found("none", {**image, "json": {"url": "x"}})
+
+
+def test_a_missing_image_is_said_before_a_missing_caption(tmp_path: Path) -> None:
+    texts = str(written(tmp_path / "a.tar", {"a": {"txt": "a"}}))
+    with pytest.raises(UserError, match=r"^image is not set, and no member holds an image in"):
+        found_caption(texts, cache=CACHE, key="shards")
+    pairs = str(written(tmp_path / "b.tar", foreign()))
+    with pytest.raises(UserError, match=r"^data.image=gif: no member has this extension in"):
+        found_caption(pairs, members=Members("gif"), cache=CACHE)
 
 
 def test_captions_that_are_not_used_are_said(tmp_path: Path) -> None:
