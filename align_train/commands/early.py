@@ -21,6 +21,7 @@ from align_train.config.command_schema import (
     ExportSettings,
     SearchSettings,
 )
+from align_train.config.saved import read_run
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
@@ -53,7 +54,12 @@ def look_before_training(settings: TrainSettings) -> None:
         return
 
     folder = RunFolder(settings.path)
-    changed_settings(folder, settings, folder.last_step())
+    finished_steps = folder.last_step()
+    changed_settings(folder, settings, finished_steps)
+    if _may_be_finished(folder, settings, finished_steps):
+        # It then shows its results, for which it needs neither data nor GPU: both may be gone.
+        return
+
     if settings.data.get("_target_") == _OUR_DATA:
         _look_at_data(settings)
     if settings.trainer.on_gpu and not settings.dry_run and surely_none():
@@ -61,6 +67,20 @@ def look_before_training(settings: TrainSettings) -> None:
         raise UserError(
             f"trainer.devices={devices}: 0 GPUs found here; {started.more_gpus(devices)}"
         )
+
+
+def _may_be_finished(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> bool:
+    """Whether a run is at its last step, if its data is still the same."""
+    if not finished_steps:
+        return False
+    if settings.length_is_known:
+        return finished_steps >= settings.steps
+    if not folder.config.exists():
+        return False
+
+    before = read_run(folder.config)
+    same = before.epochs == settings.epochs and before.max_steps is not None
+    return same and finished_steps >= before.steps
 
 
 def _look_at_data(settings: TrainSettings) -> None:
