@@ -35,7 +35,9 @@ MISTAKES = (
     Mistake("no shards there", f"{_OWN} data.shards=nowhere", "data.shards=nowhere"),
     Mistake("an empty folder of shards", f"{_OWN} data.shards=empty", "data.shards=empty"),
     Mistake("an image for shards", f"{_OWN} data.shards=picture.jpg", "picture.jpg"),
-    Mistake("no tokenizer given", "align_train data=webdataset data.shards=x", "tokenizer"),
+    Mistake(
+        "no tokenizer given", "align_train data=webdataset data.shards=pairs/train", "tokenizer"
+    ),
     Mistake("no tokenizer there", f"{_OWN} data.tokenizer=./no", "data.tokenizer=./no"),
     Mistake("resumed with another batch", f"{_OWN} name=done batch_size=64", "batch_size was"),
     Mistake("no run to evaluate", "align_train.evaluate model=outputs/no", "outputs/no"),
