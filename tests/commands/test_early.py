@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_a_mistake_is_told_early(
     gpus.gpus.cache_clear()
 
     command, *words = line.split()
-    settings = compose_command(command, SCHEMAS[command], *words)
+    settings: Any = compose_command(command, SCHEMAS[command], *words)
     with pytest.raises(UserError, match=told):
         look_before_opening(settings)
     gpus.gpus.cache_clear()
