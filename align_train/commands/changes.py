@@ -65,4 +65,12 @@ def _flat(node: object, prefix: str = "") -> dict[str, object]:
 
 def spell_changes(changes: Changes) -> str:
     """Spells changes as `key: before -> now`."""
-    return "; ".join(f"{key}: {before} -> {now}" for key, (before, now) in changes.items())
+    told = dict(changes)
+    if changes.get("epochs", (None, None))[1] is not None:
+        told.pop("max_steps", None)  # the epochs say the length now
+
+    parts = []
+    for key, values in told.items():
+        before, now = ("null" if value is None else value for value in values)
+        parts.append(f"{key}: {before} -> {now}")
+    return "; ".join(parts)

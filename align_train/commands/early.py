@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from align_train.cluster import launcher
-from align_train.cluster.gpus import surely_none
+from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.changes import changed_settings
 from align_train.commands.repeats import refuse_larger
 from align_train.config.command_schema import (
@@ -21,11 +21,14 @@ from align_train.config.command_schema import (
     ExportSettings,
     SearchSettings,
 )
+from align_train.config.saved import read_run
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
+from align_train.index.settings import PRECISIONS
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
+from align_train.shards.image_kind import promises_image
 from align_train.shards.manifest import MANIFEST_NAME, read_manifest
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import refuse_absent
@@ -53,7 +56,12 @@ def look_before_training(settings: TrainSettings) -> None:
         return
 
     folder = RunFolder(settings.path)
-    changed_settings(folder, settings, folder.last_step())
+    finished_steps = folder.last_step()
+    changed_settings(folder, settings, finished_steps)
+    if _may_be_finished(folder, settings, finished_steps):
+        # It then shows its results, for which it needs neither data nor GPU: both may be gone.
+        return
+
     if settings.data.get("_target_") == _OUR_DATA:
         _look_at_data(settings)
     if settings.trainer.on_gpu and not settings.dry_run and surely_none():
@@ -61,6 +69,20 @@ def look_before_training(settings: TrainSettings) -> None:
         raise UserError(
             f"trainer.devices={devices}: 0 GPUs found here; {started.more_gpus(devices)}"
         )
+
+
+def _may_be_finished(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> bool:
+    """Whether a run is at its last step, if its data is still the same."""
+    if not finished_steps:
+        return False
+    if settings.length_is_known:
+        return finished_steps >= settings.steps
+    if not folder.config.exists():
+        return False
+
+    before = read_run(folder.config)
+    same = before.epochs == settings.epochs and before.max_steps is not None
+    return same and finished_steps >= before.steps
 
 
 def _look_at_data(settings: TrainSettings) -> None:
@@ -93,29 +115,84 @@ def _look_at_batch(settings: TrainSettings) -> None:
 
 
 def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSettings) -> None:
-    """Looks for the model, and for the shards, of a command that opens a trained model.
+    """Looks for the model, the images and the device of a command that opens a trained model.
 
     Args:
         settings: The command's settings.
 
     Raises:
-        UserError: They are not there.
+        UserError: They are not there, or settings contradict each other.
     """
+    if isinstance(settings, EmbedSettings):
+        _check_embedding(settings)
     if settings.to is not None:
         to = Path(settings.to).expanduser().absolute()
+        if isinstance(settings, ExportSettings):
+            refuse_existing(to, settings.to)
         # A folder that exists takes a file.
         check_writable(to / "results" if to.is_dir() else to, _FIX)
 
     path = settings.model
     folder = Path(path).expanduser()
-    if is_missing_path(path):
+    # The hub has names without an owner, too, but no ALIGN among them.
+    if is_missing_path(path) or ("/" not in path and not folder.exists()):
         raise UserError(f"{path}: no such folder; expected {_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
         raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {_MODEL}")
 
-    shards = getattr(settings, "shards", None)
-    if shards is not None and not launcher.current().started_all:
-        refuse_absent(shards, key="shards")
+    if isinstance(settings, EmbedSettings) and not launcher.current().started_all:
+        _look_for_images(settings)
+    if not isinstance(settings, ExportSettings):
+        _look_for_device(settings.device)
+
+
+def refuse_existing(folder: Path, to: str) -> None:
+    """Refuses a folder with content in place of a new one.
+
+    Args:
+        folder: The folder.
+        to: The setting `to`, for the error.
+
+    Raises:
+        UserError: It is a file, or has files.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"to={to}: exists already; choose a new folder")
+
+
+def _check_embedding(settings: EmbedSettings) -> None:
+    if settings.precision not in PRECISIONS:
+        raise UserError(f"precision={settings.precision}: expected {' or '.join(PRECISIONS)}")
+    if (settings.shards is None) == (settings.images is None):
+        raise UserError(
+            "give shards=…, a data set of shards, or images=…, a folder of image files; one of them"
+        )
+    images = settings.images
+    if images is not None and is_url(images):
+        raise UserError(f"images={shown(images)}: a URL; expected a folder on this machine")
+
+
+def _look_for_images(settings: EmbedSettings) -> None:
+    images = settings.images
+    if images is not None:
+        if not Path(images).expanduser().is_dir():
+            raise UserError(f"images={shown(images)}: no such folder; expected one with images")
+        return
+
+    try:
+        refuse_absent(settings.shards, key="shards")
+    except UserError as error:
+        folder = Path(str(settings.shards)).expanduser()
+        if folder.is_dir() and any(map(promises_image, folder.iterdir())):
+            raise UserError(f"{error}; or give images={shown(settings.shards)}") from None
+        raise
+
+
+def _look_for_device(name: str) -> None:
+    """Refuses a GPU if there is none; `devices.py` asks torch for all other names."""
+    if name.partition(":")[0] == "cuda" and surely_none():
+        reason = gpus().why_none
+        raise UserError(f"device={name}: not there ({reason}); take device=cpu")
 
 
 def look_before_searching(settings: SearchSettings) -> None:

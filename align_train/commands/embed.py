@@ -27,14 +27,13 @@ from align_train.commands.devices import check_loader, device_of
 from align_train.commands.evaluate import MEMORY, SILENCE, TIMEOUT
 from align_train.commands.failures import explaining
 from align_train.config.command_schema import EmbedSettings
-from align_train.errors import UserError, shown
+from align_train.errors import UserError
 from align_train.files import check_writable
 from align_train.index.collection import Collection
-from align_train.index.settings import PRECISIONS, Settings
+from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.caption import CaptionSource
-from align_train.shards.image_kind import promises_image
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest, place_in
 from align_train.shards.members import Members
@@ -62,19 +61,11 @@ def embed(given: EmbedSettings) -> None:
     """Embeds the images of shards, or of a folder: `python -m align_train.embed`.
 
     Args:
-        given: The command's settings.
+        given: The command's settings, after `early.py` has looked at them.
 
     Raises:
         UserError: A setting, the model or a shard is not as expected, or the folder is another's.
     """
-    if given.precision not in PRECISIONS:
-        raise UserError(f"precision={given.precision}: expected {' or '.join(PRECISIONS)}")
-    if (given.shards is None) == (given.images is None):
-        raise UserError(
-            "give shards=…, a data set of shards, or images=…, a folder of image files; one of them"
-        )
-    if given.images is not None and is_url(given.images):
-        raise UserError(f"images={shown(given.images)}: a URL; expected a folder on this machine")
     check_loader(given)
     folder = Path(given.to).expanduser().absolute()
     # A collection that is done may be a colleague's: nothing is written to it.
@@ -127,20 +118,14 @@ def _open(given: EmbedSettings, caption: CaptionSource, views: Views, *, progres
 
     cache = shard_cache_of(None, given.storage_options)
     members = Members.parse(given.image, given.keys, prefix="")
-    try:
-        manifest = resolve(
-            given.shards,
-            caption=caption,
-            members=members,
-            cache=cache,
-            progress=progress,
-            key="shards",
-        )
-    except UserError as error:
-        folder = Path(str(given.shards)).expanduser()
-        if folder.is_dir() and any(promises_image(path) for path in folder.iterdir()):
-            raise UserError(f"{error}; or give images={shown(given.shards)}") from None
-        raise
+    manifest = resolve(
+        given.shards,
+        caption=caption,
+        members=members,
+        cache=cache,
+        progress=progress,
+        key="shards",
+    )
     return Pairs(manifest=manifest, caption=caption, views=views, members=members, cache=cache)
 
 

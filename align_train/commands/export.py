@@ -21,6 +21,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from align_train.commands.early import refuse_existing
 from align_train.config.command_schema import ExportSettings
 from align_train.config.saved import to_yaml
 from align_train.config.schema import Node
@@ -56,8 +57,7 @@ def export(settings: ExportSettings) -> None:
     if settings.format not in (None, *_FORMATS):
         raise UserError(f"format={settings.format}: expected {' or '.join(_FORMATS)}, or null")
     folder = Path(settings.to).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"to={settings.to}: exists already; choose a new folder")
+    refuse_existing(folder, settings.to)
     check_writable(folder, "give to=…, a new folder in one that you can write")
 
     pretrained = open_pretrained(settings.model)

@@ -6,7 +6,6 @@ import torch
 
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
-from align_train.commands.begun import as_begun
 from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
@@ -21,7 +20,7 @@ def say_finished(
 
     Args:
         folder: The run's folder.
-        settings: The settings of this start.
+        settings: The settings of this start, with what the run keeps for good (`begun.py`).
         finished_steps: The run's last step.
         watchdog: Learns where this process is: others wait for it.
 
@@ -52,7 +51,6 @@ def _show_or_evaluate(
         print_results(folder)
         return
 
-    settings = as_begun(folder, settings, finished_steps)
     revisions = folder.lineage.revisions(finished_steps)
     data = prepare_data(settings, revisions, progress=True)
     evaluators = evaluators_of(settings, data.sets)

@@ -24,7 +24,7 @@ def length_of_last_start(
     A finished run then says so without its data, which may be gone.
 
     Args:
-        settings: The settings of this start.
+        settings: The settings of this start, with what the run keeps for good (`begun.py`).
         folder: The run's folder.
         finished_steps: Steps in the last checkpoint; 0: there was no start that counts.
 

@@ -85,6 +85,8 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
         return folder.last_step()
 
     finished_steps = watchdog.from_first("finished steps", look)
+    # With the captions that the run found out, its data compares equal to that of the last start.
+    settings = as_begun(folder, settings, finished_steps)
     settings = length_of_last_start(settings, folder, finished_steps)
     if settings.length_is_known and finished_steps >= settings.steps:
         say_finished(folder, settings, finished_steps, watchdog)
@@ -103,7 +105,6 @@ def _run(
     first = launcher.is_first_process()
 
     # Read and build. Paths come before devices, and all of it before anything is written.
-    settings = as_begun(folder, settings, finished_steps)
     changes = changed_settings(folder, settings, finished_steps)
     revisions = folder.lineage.revisions(finished_steps)
     data = prepare_data(settings, revisions, progress=first)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import align_train
 from align_train.config.grammar import quoted
@@ -141,15 +143,19 @@ class Help:
 
     def settings(self) -> list[Setting]:
         """Each setting in the order of the composed file."""
-        rows = _rows(self.config, meanings(self.root, self.chosen, self.folders), "")
+        means = meanings(self.root, self.chosen, self.folders)
+        rows = _rows(self.config, means, "", OmegaConf.create(self.config))
         # `logger={}`: a choice without settings of its own.
         return [row for row in rows if row.value != "{}" or row.key not in self.chosen]
 
     def choices(self) -> Iterator[tuple[str, str, str]]:
-        """Each group, choice, and the first sentence of the choice's file."""
+        """Each group, choice, and for what the choice is."""
         for group in self.chosen:
             for name, file in files_of(group, self.folders).items():
-                yield group, name, _renamed(first_sentence(read_comments(file).header))
+                comments = read_comments(file)
+                # Of models it takes more than a sentence to choose one: parameters, pixels, memory.
+                about = comments.purpose if group == "model" else first_sentence(comments.header)
+                yield group, name, _renamed(about)
 
     def text(self, doc: str, only: Sequence[str] = ()) -> str:
         """Spells the help.
@@ -213,20 +219,33 @@ def _names(group: str, choices: Node, words: Sequence[str]) -> list[str]:
     return [choice] if isinstance(choice, str) else []
 
 
-def _rows(node: Node, means: dict[str, str], prefix: str) -> Iterator[Setting]:
+def _rows(
+    node: Node, means: dict[str, str], prefix: str, composed: DictConfig
+) -> Iterator[Setting]:
     for name, value in node.items():
         if name in ("_target_", "_partial_"):
             continue
         key = f"{prefix}{name}"
         meaning = _renamed(means.get(key, ""))
         if not isinstance(value, dict) or not value:
-            spelled = shown(_spelled(value), _LONGEST_VALUE)
-            other = _REFERENCE.fullmatch(spelled)
+            other = _REFERENCE.fullmatch(_spelled(value))
+            spelled = shown(_spelled(_resolved(composed, key, value)), _LONGEST_VALUE)
             yield Setting(key, spelled, meaning or (f"as {other[1]}" if other else ""))
             continue
 
         yield Setting(key, None, value.get("_target_") or meaning)
-        yield from _rows(value, means, f"{key}.")
+        yield from _rows(value, means, f"{key}.", composed)
+
+
+def _resolved(composed: DictConfig, key: str, value: object) -> object:
+    """The value to which an interpolation leads; itself if it refers to what is not there yet."""
+    if "${" not in _spelled(value):
+        return value
+    try:
+        found = OmegaConf.select(composed, key)
+    except OmegaConfBaseException:
+        return value
+    return value if OmegaConf.is_config(found) else found
 
 
 def _spelled(value: object) -> str:

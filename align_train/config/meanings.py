@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -24,12 +25,14 @@ class Comments:
 
     Attributes:
         header: The comment above all, as one paragraph.
+        purpose: The header's lines up to an empty one.
         is_global: Whether the file's keys are the root's, and not its group's.
         bases: Names of files of the same group that this one starts from.
         of_keys: Dotted key -> its comment.
     """
 
     header: str = ""
+    purpose: str = ""
     is_global: bool = False
     bases: list[str] = field(default_factory=list)
     of_keys: dict[str, str] = field(default_factory=dict)
@@ -50,7 +53,9 @@ def read_comments(file: Path) -> Comments:
         if not line.startswith("#"):
             break
         above.append(line)
-    comments.header = _joined(line for line in above if _PACKAGE not in line)
+    header = [line for line in above if _PACKAGE not in line]
+    comments.header = _joined(header)
+    comments.purpose = _joined(takewhile(lambda line: line.strip("# "), header))
     comments.is_global = any(_PACKAGE in line and "_global_" in line for line in above)
 
     if isinstance(root, yaml.MappingNode):

@@ -6,7 +6,8 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -56,10 +57,21 @@ def read_run(path: Path) -> TrainSettings:
         UserError: The file cannot be read, or does not hold the settings of a run.
     """
     try:
-        return _typed(read_nodes(path))
+        return _typed(_with_new_keys(read_nodes(path)))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not the settings of a run ({reason}); restore it") from None
+
+
+def _with_new_keys(plain: Node) -> Node:
+    """Adds the settings that did not exist when the run began: null, if that is allowed.
+
+    A new setting that may be null must therefore mean by null what runs did before it existed.
+    One that may not be null needs a line of its own here.
+    """
+    types = get_type_hints(TrainSettings)
+    nullable = [name for name, kind in types.items() if kind is Any or NoneType in get_args(kind)]
+    return dict.fromkeys(nullable) | plain
 
 
 def with_values(settings: TrainSettings, values: Mapping[str, object]) -> TrainSettings:

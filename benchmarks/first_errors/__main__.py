@@ -67,7 +67,9 @@ def make() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "empty").mkdir(exist_ok=True)
     (FOLDER / "table.csv").write_text("path,text\npicture.jpg,a blue square\n")
-    Image.new("RGB", (64, 64), "blue").save(FOLDER / "picture.jpg")
+    (FOLDER / "images").mkdir(exist_ok=True)
+    for path in (FOLDER / "picture.jpg", FOLDER / "images" / "picture.jpg"):
+        Image.new("RGB", (64, 64), "blue").save(path)
 
     for path, command in ((FOLDER / "pairs", _DEMO), (FOLDER / "outputs" / "done", _RUN)):
         if not path.exists() and (outcome := run(command)).status:

@@ -21,6 +21,7 @@ class Mistake(NamedTuple):
 
 # Own shards with their tokenizer.
 _OWN = "align_train data=webdataset data.shards=pairs/train data.tokenizer=pairs/tokenizer"
+_EMBED = "align_train.embed model=outputs/done to=x"
 
 MISTAKES = (
     Mistake("a misspelt setting", "align_train batchsize=32", "batchsize"),
@@ -34,7 +35,9 @@ MISTAKES = (
     Mistake("no shards there", f"{_OWN} data.shards=nowhere", "data.shards=nowhere"),
     Mistake("an empty folder of shards", f"{_OWN} data.shards=empty", "data.shards=empty"),
     Mistake("an image for shards", f"{_OWN} data.shards=picture.jpg", "picture.jpg"),
-    Mistake("no tokenizer given", "align_train data=webdataset data.shards=x", "tokenizer"),
+    Mistake(
+        "no tokenizer given", "align_train data=webdataset data.shards=pairs/train", "tokenizer"
+    ),
     Mistake("no tokenizer there", f"{_OWN} data.tokenizer=./no", "data.tokenizer=./no"),
     Mistake("resumed with another batch", f"{_OWN} name=done batch_size=64", "batch_size was"),
     Mistake("no run to evaluate", "align_train.evaluate model=outputs/no", "outputs/no"),
@@ -43,6 +46,15 @@ MISTAKES = (
     Mistake("no such step", "align_train.show name=done step=99", "step=99"),
     Mistake("no run to export", "align_train.export model=outputs/no to=x", "outputs/no"),
     Mistake("no shards to embed", "align_train.embed model=outputs/done shards=no to=x", "no"),
+    Mistake("an embedding of nothing", f"{_EMBED}", "images="),
+    Mistake("an embedding of both", f"{_EMBED} shards=pairs/train images=images", "images="),
+    Mistake("no images to embed", f"{_EMBED} images=/nowhere", "images=/nowhere"),
+    Mistake("images for shards", f"{_EMBED} shards=images", "give images="),
+    Mistake("no such precision", f"{_EMBED} images=images precision=int8", "precision=int8"),
+    Mistake("no GPU to embed", f"{_EMBED} images=images device=cuda", "device=cuda"),
+    Mistake("no GPU to evaluate", "align_train.evaluate model=outputs/done device=cuda", "cuda"),
+    Mistake("an export that is there", "align_train.export model=outputs/done to=pairs", "pairs"),
+    Mistake("a word for a model", "align_train.export model=nope to=x", "nope"),
     Mistake("no image to search", "align_train.search index=x image=no.jpg", "image=no.jpg"),
     Mistake("no embeddings to search", "align_train.search index=no text=dog", "no"),
     Mistake("no source to pack", "data.pack source=no.csv to=x", "no.csv"),

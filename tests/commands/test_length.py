@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from align_train.commands.changes import spell_changes
 from align_train.commands.length import with_length
 from align_train.commands.repeats import check_batch, repeats
 from align_train.config.compose import compose_training
@@ -54,6 +55,12 @@ def test_epochs_are_rounded_up_to_whole_steps(epochs: str, steps: int, demo: Pat
     assert (
         with_length(settings, data_module(str(demo / "train"), demo / "tokenizer")).steps == steps
     )
+
+
+def test_a_length_that_changed_is_told_once() -> None:
+    assert spell_changes({"epochs": (None, 0.05), "max_steps": (8, None)}) == "epochs: null -> 0.05"
+    back = "epochs: 0.05 -> null; max_steps: 1 -> 8"
+    assert spell_changes({"epochs": (0.05, None), "max_steps": (1, 8)}) == back
 
 
 def test_a_batch_that_no_epoch_fills_is_refused_with_one_that_fits(demo: Path) -> None:

@@ -25,7 +25,7 @@ from align_train.config.saved import read_run
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from align_train.stream.order import Order
-from tests.support.commands import NO_COMPOSED, UNEVALUATED, finish, run, start
+from tests.support.commands import NO_COMPOSED, SMALL_RUN, UNEVALUATED, finish, run, start
 from tests.support.runs import metrics, numbers, wait_for_step
 
 
@@ -208,15 +208,18 @@ def copy_of(trained: Path, to: Path) -> RunFolder:
     return RunFolder(to / "outputs" / "run")
 
 
+@pytest.mark.parametrize("length", ["max_steps=1", "epochs=0.0625"])
 def test_a_finished_run_without_held_out_pairs_needs_no_data(
-    small_run: tuple[str, ...], demo: Path, tmp_path: Path
+    length: str, demo: Path, tmp_path: Path
 ) -> None:
+    """Nor has it to be told the captions that it found out."""
     shards = shutil.copytree(demo / "train", tmp_path / "shards")
     options = (
-        *small_run,
+        *(option for option in SMALL_RUN if not option.startswith("max_steps=")),
+        "data=webdataset",
         f"data.shards={shards}",
-        "data.held_out=null",
-        "max_steps=1",
+        f"data.tokenizer={demo / 'tokenizer'}",
+        length,
         "name=bare",
         "eval=pairs",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ def test_a_text_arrives_as_typed_and_is_read_back_equal(text: str, tmp_path: Pat
     file.write_text(to_yaml(settings), encoding="utf-8")
     assert read_run(file).name == text
     assert read_run(file) == settings
+
+
+@pytest.mark.parametrize("key", ["epochs", "keep_before_spike", "logger"])
+def test_a_run_of_before_a_setting_existed_has_null(key: str, tmp_path: Path) -> None:
+    settings = compose_training()
+    lines = to_yaml(settings).splitlines()
+    file = tmp_path / "config.yaml"
+    file.write_text("\n".join(line for line in lines if not line.startswith(f"{key}:")))
+    assert read_run(file) == replace(settings, **{key: None})
+
+    file.write_text("model: {}\n")
+    with pytest.raises(UserError, match="not the settings of a run"):
+        read_run(file)
 
 
 def test_one_text_is_a_list_and_a_new_key_of_a_mapping_needs_no_plus() -> None:

@@ -1,0 +1,56 @@
+"""Mistakes of a first day with a trained model are found before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align_train.cluster import gpus
+from align_train.commands.early import look_before_opening
+from align_train.config.command_schema import EmbedSettings, EvaluateSettings, ExportSettings
+from align_train.config.compose import compose_command
+from align_train.errors import UserError
+from tests.support.images import plain_image
+
+SCHEMAS = {"embed": EmbedSettings, "evaluate": EvaluateSettings, "export": ExportSettings}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("embed model=run to=new images=/nowhere", "images=/nowhere: no such folder"),
+        ("embed model=run to=new images=s3://a/b", "images=s3://a/b: a URL"),
+        ("embed model=run to=new", "give shards=…, .* or images=…"),
+        ("embed model=run to=new shards=images images=images", "; one of them"),
+        ("embed model=run to=new shards=images", "shards=images: .*; or give images=images"),
+        ("embed model=run to=new images=images precision=int8", "precision=int8: expected float16"),
+        ("embed model=run to=new images=images device=cuda", "device=cuda: not there .no NVIDIA"),
+        ("evaluate model=run device=cuda:1", "device=cuda:1: not there .* take device=cpu"),
+        ("export model=run to=images", "to=images: exists already"),
+        ("export model=nope to=new", "nope: no such folder; expected a run's folder"),
+    ],
+)
+def test_a_mistake_is_told_early(
+    line: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run", "config.yaml").touch()
+    Path("images").mkdir()
+    Path("images", "cat.png").write_bytes(plain_image((0, 0, 255)))
+    monkeypatch.setattr(gpus, "_DEVICE_FILES", ())
+    monkeypatch.setattr(gpus, "_nvml", lambda: None)
+    gpus.gpus.cache_clear()
+
+    command, *words = line.split()
+    settings: Any = compose_command(command, SCHEMAS[command], *words)
+    with pytest.raises(UserError, match=told):
+        look_before_opening(settings)
+    gpus.gpus.cache_clear()
+
+
+def test_images_and_a_name_on_the_hub_pass(tmp_path: Path) -> None:
+    words = ("model=owner/name", f"images={tmp_path}", f"to={tmp_path / 'new'}")
+    look_before_opening(compose_command("embed", EmbedSettings, *words))
