@@ -44,6 +44,7 @@ def run(settings: ManifestSettings) -> None:
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
     from align_train.shards.found_caption import found_caption
+    from align_train.shards.left_out import counted
     from align_train.shards.manifest import MANIFEST_NAME
     from align_train.shards.members import Members
     from align_train.shards.resolve import refuse_absent, resolve
@@ -84,8 +85,8 @@ def run(settings: ManifestSettings) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
     print(
-        f"{to}: {manifest.pairs:,} pairs in {len(manifest.shards):,} shards, identity "
-        f"{manifest.identity}"
+        f"{to}: {counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')}, "
+        f"identity {manifest.identity}"
     )
     # Counting has fetched the others already.
     if not downloaded or not cache.wants(manifest.shards[0].url):

@@ -18,6 +18,7 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.model import TrainableModel
 from align_train.model.expected_images import spell_images
 from align_train.shards.found_caption import spelled_captions
+from align_train.shards.left_out import counted
 from align_train.shards.sample import sample
 from align_train.stream.datamodule import PairsDataModule
 
@@ -62,8 +63,8 @@ def summary(
         "device": _device(settings),
         "global batch": _batch(settings, model),
         "length": f"{settings.steps:,} steps = {pairs:,} pairs = {_epochs(data, settings.steps)}",
-        "data": f"{manifest.pairs:,} pairs in {len(manifest.shards):,} shards ({manifest.source}), "
-        f"of which an epoch visits {_visited(data)}; held out: {held_out:,}",
+        "data": f"{counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')} "
+        f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
         "captions" if data.classes is None else "labels": _captions(data),
         "repeats": repeats(data, settings.steps),

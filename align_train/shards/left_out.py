@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Mapping
 
@@ -29,7 +30,7 @@ class LeftOut:
         """Counts something.
 
         Args:
-            reason: Follows the number in the line: `2 broken links`.
+            reason: Follows the number in the line: `2 broken links`, and `1 broken link`.
             example: Names it; the first one of a reason is said. Empty: none is.
             count: How much of it.
         """
@@ -63,7 +64,7 @@ class LeftOut:
             if len(first) > _LONGEST_EXAMPLE:
                 first = f"…{first[1 - _LONGEST_EXAMPLE :]}"
             named = f" (first {shown(first)})" if first else ""
-            parts.append(f"{count:,} {reason}{named}")
+            parts.append(f"{count:,} {_of_one(reason) if count == 1 else reason}{named}")
         return ", ".join(parts)
 
     def say(self, place: object, what: str = "left out") -> None:
@@ -76,5 +77,25 @@ class LeftOut:
         if self._counts and is_first_process():
             print(f"{printable(str(place))}: {what} {self}", file=sys.stderr, flush=True)
 
+
+def counted(count: int, noun: str) -> str:
+    """A number and a noun: `1 pair`, `2,000 pairs`.
+
+    Args:
+        count: The number.
+        noun: Takes an s if there is not one.
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _of_one(reason: str) -> str:
+    """A reason whose first noun, and the verb after it, are those of one thing."""
+    if reason.startswith("neither"):
+        return reason
+    one = _NOUNS.sub(r"\1", reason, count=1)
+    return one.replace(" that are ", " that is ").replace(" that were ", " that was ")
+
+
+_NOUNS = re.compile(r"\b(file|folder|image|link|list|member|row|tar|text)s\b")
 
 _LONGEST_EXAMPLE = 80  # characters

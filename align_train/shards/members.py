@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError, shown
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource
+from align_train.shards.left_out import counted
 from align_train.shards.tar_index import IMAGE_EXTENSIONS, ShardIndex
 
 Keys = Literal["first_dot", "last_dot"]
@@ -258,9 +259,10 @@ def _table_that_loses_none(
     key = shown(table.keys[lost].decode("utf-8", "replace"))
     extension = shown(table.extensions[lost].decode("utf-8", "replace"))
     raise UserError(
-        f"{tar}: names have dots: keys that end at the first one make {len(whole):,} pairs, at the "
-        f"last one {len(instead):,} ({key}.{extension} is the member {extension} of the key "
-        f"{key}); give {prefix}keys=last_dot, or {prefix}keys=first_dot to leave the others out"
+        f"{tar}: names have dots: keys that end at the first one make "
+        f"{counted(len(whole), 'pair')}, at the last one {len(instead):,} "
+        f"({key}.{extension} is the member {extension} of the key {key}); give "
+        f"{prefix}keys=last_dot, or {prefix}keys=first_dot to leave the others out"
     )
 
 

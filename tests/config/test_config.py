@@ -401,7 +401,7 @@ def test_shards_that_cannot_be_opened_are_named(tmp_path: Path, demo: Path) -> N
         "hollow": "hollow: the folder holds neither manifest.jsonl nor \\*.tar; make shards",
         "empty.jsonl": "empty.jsonl: the manifest lists no pairs",
         "nonsense.jsonl": "nonsense.jsonl, line 1",
-        "texts.tar": "texts.tar: no pairs; found: 1 tars without an image",
+        "texts.tar": "texts.tar: no pairs; found: 1 tar without an image",
     }.items():
         config = composed(
             "data=webdataset",

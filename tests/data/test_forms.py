@@ -146,7 +146,7 @@ def test_an_imagefolder_has_its_metadata_at_the_top_or_in_its_splits(
     pack.run(pack_settings(source, tmp_path / "packed"))
     assert captions(tmp_path / "packed") == ALL
     out = capsys.readouterr().out
-    assert "1 images without a row (first" in out and "split: " in out
+    assert "1 image without a row (first" in out and "split: " in out
     assert packed(tmp_path / "packed")[IMAGES["d.png"]][0] == "test/d.png"
 
     pack.run(pack_settings(source, tmp_path / "train", where={"split": "train"}))

@@ -140,7 +140,7 @@ def test_empty_and_foreign_files_are_left_out_with_a_line(
         found = find(str(source))
         assert [path.name for path in found.files] == ["0.parquet", "2.parquet"]
         line = capsys.readouterr().err
-        assert "1 files without a row" in line and "1 files without a byte" in line
+        assert "1 file without a row" in line and "1 file without a byte" in line
     with pytest.raises(UserError, match=r"3\.parquet is empty; fetch it again"):
         find(str(folder / "3.parquet"))
 

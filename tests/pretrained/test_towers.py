@@ -305,7 +305,7 @@ def test_a_folder_of_images_is_searched_by_file_names(lit: Path, tmp_path: Path)
     embed = (f"model={lit}/outputs/lit", "images=pictures", "to=index", "workers=0")
     done = run(*embed, cwd=tmp_path, module="align_train.embed")
     assert "4 images" in done.stdout and "1 of those embedded just now" in done.stdout
-    assert "left out 1 files without an image" in done.stderr and "notes.md" in done.stderr
+    assert "left out 1 file without an image" in done.stderr and "notes.md" in done.stderr
 
     query = ("index=index", f"image={folder}/sub/Blaues Bild.jpg", "top=2")
     found = run(*query, cwd=tmp_path, module="align_train.search").stdout

@@ -231,7 +231,7 @@ def test_images_are_known_by_content_and_bad_ones_by_name(tmp_path: Path) -> Non
     assert {path.name for path in found.others} == set(none)
     assert found.left_out.counts == {find.FOREIGN: 1}
     line = str(found.left_out)
-    assert line.startswith("1 files of another system") and "._plain.jpg" in line
+    assert line.startswith("1 file of another system") and "._plain.jpg" in line
 
 
 def test_a_folder_that_nobody_may_read_is_counted(

@@ -115,7 +115,7 @@ def test_names_with_dots_are_refused_until_a_rule_is_chosen(tmp_path: Path) -> N
 
     with pytest.raises(
         UserError,
-        match=r"first one make 1 pairs, at the last one 3 \(a\.1\.jpg is the member 1\.jpg of the "
+        match=r"first one make 1 pair, at the last one 3 \(a\.1\.jpg is the member 1\.jpg of the "
         r"key a\); give data\.keys=last_dot, or data\.keys=first_dot",
     ):
         resolve(path, caption=TXT, progress=False)
@@ -170,15 +170,15 @@ def test_what_is_in_no_pair_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     for words in (
-        "1 members without an extension",
-        "1 texts without an image",
-        "1 members of other kinds",
-        "1 empty tars",
-        "1 tars without an image",
+        "1 member without an extension",
+        "1 text without an image",
+        "1 member of other kinds",
+        "1 empty tar",
+        "1 tar without an image",
     ):
         assert words in lines[0]
-    assert "bad pairs: 1 images without a text" in lines[1]
-    assert "1 second images of a key" in lines[1]
+    assert "bad pairs: 1 image without a text" in lines[1]
+    assert "1 second image of a key" in lines[1]
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar"])

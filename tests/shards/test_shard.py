@@ -106,7 +106,7 @@ def test_errors_name_the_broken_shard(tmp_path: Path) -> None:
         "cut.tar": "cut short|not a readable",
         "garbage.tar": "not a readable",
         "empty.tar": "no members|not a readable",
-        "texts.tar": "1 tars without an image",
+        "texts.tar": "1 tar without an image",
         "missing.tar": "No such file",
     }.items():
         with pytest.raises(UserError, match=reason) as caught:

@@ -70,8 +70,8 @@ def test_images_of_every_kind_and_behind_links_are_evaluated(
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("hidden", "1 hidden (first {0}/.green), 1 files of another system "),
-        ("broken link", "1 broken links (first {0}/green)"),
+        ("hidden", "1 hidden (first {0}/.green), 1 file of another system "),
+        ("broken link", "1 broken link (first {0}/green)"),
         ("loose images", "2 files beside the class folders (first {0}/a.png)"),
     ],
 )
