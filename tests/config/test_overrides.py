@@ -65,7 +65,9 @@ def test_a_run_of_before_a_setting_existed_has_null(key: str, tmp_path: Path) ->
     lines = to_yaml(settings).splitlines()
     file = tmp_path / "config.yaml"
     file.write_text("\n".join(line for line in lines if not line.startswith(f"{key}:")))
-    assert read_run(file) == replace(settings, **{key: None})
+    expected = replace(settings)
+    setattr(expected, key, None)
+    assert read_run(file) == expected
 
     file.write_text("model: {}\n")
     with pytest.raises(UserError, match="not the settings of a run"):

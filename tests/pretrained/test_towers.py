@@ -290,7 +290,7 @@ def test_images_are_given_by_their_paths_and_what_is_none_is_named(
         (3, "texts: 3; expected a text, or a list of texts"),
     ):
         with pytest.raises(UserError, match=words):
-            model.similarity([image], texts)
+            model.similarity([image], texts)  # type: ignore[arg-type]
 
 
 def test_a_folder_of_images_is_searched_by_file_names(lit: Path, tmp_path: Path) -> None:
