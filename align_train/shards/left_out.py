@@ -92,7 +92,7 @@ def _of_one(reason: str) -> str:
     """A reason whose first noun, and the verb after it, are those of one thing."""
     if reason.startswith("neither"):
         return reason
-    one = _NOUNS.sub(r"\1", reason, count=1)
+    one = _NOUNS.sub(r"\1", reason, count=1).replace(" that are no images", " that is no image")
     return one.replace(" that are ", " that is ").replace(" that were ", " that was ")
 
 

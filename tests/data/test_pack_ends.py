@@ -102,7 +102,7 @@ def test_missing_images_are_refused_or_listed(
     pack.run(pack_settings(table, tmp_path / "packed", skip_missing=True))
     out = capsys.readouterr().out
     assert "35 pairs with 70 texts" in out
-    assert "left out: 5 missing images (first left/photo 3.jpg), 1 files that are no images" in out
+    assert "left out: 5 missing images (first left/photo 3.jpg), 1 file that is no image" in out
     with (tmp_path / "packed" / "left_out.tsv").open() as file:
         listed = [(row["name"], row["why"]) for row in read_tabs(file)]
     page = ("right/photo 1.jpg", "HTML, not an image")
