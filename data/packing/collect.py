@@ -61,11 +61,8 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
     total, count = 0, 0
 
-    cells = [column for column in names.path.columns if column != names.path.image]
-    asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
-    total, count = 0, 0
-    # A dict keeps the order of the first row of each image.
-    texts_of: dict[Image, list[str]] = {}
+    # Dicts keep the order of the first row of each image, and of its texts, which may be thousands.
+    texts_of: dict[Image, dict[str, None]] = {}
     for row in table.rows(asked):
         total += 1
         if row not in chosen:
@@ -76,7 +73,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
             left_out.add("rows without a path", row.place)
             continue
 
-        texts = texts_of.setdefault(image, [])
+        texts = texts_of.setdefault(image, {})
         for column in names.texts:
             _add_texts(texts, row, column, settings.separator, left_out)
     chosen.refuse_unmet()
@@ -86,7 +83,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     # An image without a text is no pair.
     for image, texts in texts_of.items():
         left_out.add("images without a text", image.name, count=int(not texts))
-    pairs = [Pair(image, texts) for image, texts in texts_of.items() if texts]
+    pairs = [Pair(image, list(texts)) for image, texts in texts_of.items() if texts]
     if not pairs:
         instead = f"; there are {left_out}" if left_out.total() else ""
         raise UserError(
@@ -108,7 +105,7 @@ def _image_of(row: Row, template: Template, places: Places, spool: Spool) -> Ima
 
 
 def _add_texts(
-    texts: list[str], row: Row, column: str, separator: str | None, left_out: LeftOut
+    texts: dict[str, None], row: Row, column: str, separator: str | None, left_out: LeftOut
 ) -> None:
     """Adds the texts of a cell that are not there yet, and counts those that are none."""
     values = row.texts[column]
@@ -127,6 +124,4 @@ def _add_texts(
         stripped = [part.strip().strip(_BYTE_ORDER_MARK).strip() for part in parts]
         if not any(stripped):
             left_out.add("blank texts" if value else "empty texts", row.place)
-        for text in stripped:
-            if text and text not in texts:
-                texts.append(text)
+        texts.update(dict.fromkeys(text for text in stripped if text))
