@@ -200,6 +200,20 @@ def test_equal_images_in_several_rows_are_one_pair(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "t.parquet"]
 
 
+def test_an_arrow_stream_that_has_lost_its_end_or_holds_two_is_not_taken_as_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_form(tmp_path, "hugging_face.arrow")
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-8])
+    pack.run(pack_settings(table, tmp_path / "packed"))
+    assert "face.arrow: ends without the mark of an Arrow stream's end" in capsys.readouterr().err
+
+    table.write_bytes(whole * 2)
+    with pytest.raises(UserError, match=f"another Arrow stream .* at byte {len(whole)}; give each"):
+        pack.run(pack_settings(table, tmp_path / "two"))
+
+
 LATE = ["a.png,plain"] * 20_501
 
 
