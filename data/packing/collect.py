@@ -66,8 +66,8 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     cells = [column for column in names.path.columns if column != names.path.image]
     asked = Asked(names.texts, [*cells, *chosen.columns], names.path.image)
     total, count = 0, 0
-    # A dict keeps the order of the first row of each image.
-    texts_of: dict[Image, list[str]] = {}
+    # Dicts keep the order of the first row of each image, and of its texts, which may be thousands.
+    texts_of: dict[Image, dict[str, None]] = {}
     with reading(table.name):
         for row in table.rows(asked):
             total += 1
@@ -80,7 +80,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
                 continue
 
             image = places.image(name) if row.image is None else spool.keep(row.image.data, name)
-            texts = texts_of.setdefault(image, [])
+            texts = texts_of.setdefault(image, {})
             for column in names.texts:
                 _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
@@ -97,7 +97,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     # An image without a text is no pair.
     for image, texts in texts_of.items():
         left_out.add("images without a text", image.name, count=int(not texts))
-    pairs = [Pair(image, texts) for image, texts in texts_of.items() if texts]
+    pairs = [Pair(image, list(texts)) for image, texts in texts_of.items() if texts]
     if not pairs:
         raise _no_pairs(settings, table, names, left_out)
     there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
@@ -114,7 +114,7 @@ def _no_pairs(settings: PackSettings, table: Table, names: Names, left_out: Left
 
 
 def _add_texts(
-    texts: list[str], row: Row, column: str, separator: Separator, left_out: LeftOut
+    texts: dict[str, None], row: Row, column: str, separator: Separator, left_out: LeftOut
 ) -> None:
     """Adds the texts of a cell that are not there yet, and counts those that are none."""
     values = row.texts[column]
@@ -133,5 +133,5 @@ def _add_texts(
         if not any(stripped):
             left_out.add("blank texts" if value else "empty texts", row.place)
         for text in stripped:
-            if text and text not in texts:
-                texts.append(text)
+            if text:
+                texts[text] = None

@@ -132,13 +132,13 @@ def _of_hub(listed: Sequence[str], settings: PackSettings) -> Table:
     return ColumnarFile(listed[0], found)
 
 
-def _of_saved(folder: Path) -> Table:
+def _of_saved(folder: Path, left_out: LeftOut) -> Table:
     try:
         from ..tables.columnar import ColumnarFile
         from ..tables.saved_dataset import SavedDataset
     except ImportError:
         raise UserError(NO_PYARROW) from None
-    return ColumnarFile(folder, SavedDataset(folder))
+    return ColumnarFile(folder, SavedDataset(folder, left_out))
 
 
 def _name(source: object) -> str:
@@ -171,7 +171,7 @@ def _of_folder(folder: Path, settings: PackSettings, left_out: LeftOut) -> Table
     """A folder is one of images with a table, of images with texts, or of tables alone."""
     if is_saved_dataset(folder):
         _refuse_columns(settings, "a data set that was saved")
-        return _of_saved(folder)
+        return _of_saved(folder, left_out)
     found = find_files(folder, is_image, deep=True)
     refuse_shards(folder, found)
     metadata = [path for path in found.others if path.name.lower() in METADATA]

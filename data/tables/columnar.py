@@ -62,7 +62,7 @@ class ColumnarFile:
                 place = f"row {number}"
                 image, path = None, None
                 if has_images and asked.image is not None:
-                    image, path = self._image(values[asked.image], place)
+                    image, path = self._image(values, asked.image, place)
 
                 row_cells = {name: self._cell(self._get(values, name), name) for name in cells}
                 if has_images and asked.image is not None:
@@ -95,6 +95,8 @@ class ColumnarFile:
         for column in asked.plain:
             if column != asked.image or column not in self.images:
                 self._check_type(column, _is_plain, "texts or numbers")
+            elif _PATH in _fields(self._types[column]):
+                self._check_type(f"{column}.{_PATH}", _is_plain, "texts or numbers")
 
     def _check_type(self, column: str, is_right: _Test, expected: str) -> None:
         kind = self._type_of(column)
@@ -110,15 +112,22 @@ class ColumnarFile:
         if column in self._types:
             return self._types[column]
 
-        outer, _, inner = column.partition(".")
+        outer, _, inner = column.rpartition(".")
+        if outer not in self._types:
+            outer, _, inner = column.partition(".")
         kind = _plain(self._types[outer])
         if _is_list(kind):
             return pa.list_(_plain(kind.value_type).field(inner).type)
         return kind.field(inner).type
 
-    def _image(self, value: object, place: str) -> tuple[ImageBytes | None, str | None]:
+    def _image(
+        self, values: Mapping[str, object], column: str, place: str
+    ) -> tuple[ImageBytes | None, str | None]:
         """The image of a cell, or its path."""
-        path = value.get(_PATH) if isinstance(value, dict) else None
+        value = values[column]
+        path = None
+        if isinstance(value, dict):
+            path = self._cell(value.get(_PATH), f"{column}.{_PATH}")
         data = value.get(_BYTES) if isinstance(value, dict) else value
         if isinstance(data, bytes):
             return ImageBytes(data, path or f"{Path(self.name).name}, {place}"), path

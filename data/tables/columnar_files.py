@@ -6,6 +6,7 @@ of its own for each column, pyarrow reads a page after the other.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
-from align_train.errors import UserError
+from align_train.errors import UserError, printable
 
 from .batches import first_line
 
 _PARQUET = b"PAR1"
 _ARROW = b"ARROW1"
 _FEATHER_1 = b"FEA1"
+
+# Ends a stream; each message in it begins with the first half.
+_MESSAGE = b"\xff" * 4
+_END = _MESSAGE + b"\0" * 4
 
 _BUFFER = 2**20  # bytes, of each column
 _BATCH = 8 * 2**20  # bytes of a batch, about
@@ -46,8 +51,13 @@ class Columnar(Protocol):
         """
 
 
-def open_columnar(path: Path) -> Columnar:
+def open_columnar(path: Path, *, closed: bool = False) -> Columnar:
     """Opens a file by its first bytes.
+
+    Args:
+        path: The file, of any ending.
+        closed: Its writer marks the end of each Arrow stream: one without that mark is refused.
+            False: a line says that the mark is missing.
 
     Raises:
         UserError: It is neither a parquet nor an Arrow file.
@@ -60,7 +70,7 @@ def open_columnar(path: Path) -> Columnar:
     try:
         if head.startswith(_PARQUET):
             return _Parquet(path)
-        return _Arrow(path, is_file=head.startswith(_ARROW))
+        return _Arrow(path, is_file=head.startswith(_ARROW), closed=closed)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path}: not a readable parquet or Arrow file ({first_line(error)}); fetch it again"
@@ -91,10 +101,11 @@ class _Parquet:
 class _Arrow:
     """Arrow's IPC format: as a file, or as a stream, in which Hugging Face's library writes."""
 
-    def __init__(self, path: Path, *, is_file: bool) -> None:
+    def __init__(self, path: Path, *, is_file: bool, closed: bool) -> None:
         self.form = "Arrow" if is_file else "Arrow stream"
         self._path = path
         self._is_file = is_file
+        self._closed = closed
         with pa.memory_map(str(path)) as file:
             self.schema = (ipc.open_file if is_file else ipc.open_stream)(file).schema
 
@@ -113,10 +124,38 @@ class _Arrow:
     ) -> Iterator[pa.RecordBatch]:
         if not self._is_file:
             yield from ipc.open_stream(file, options=options)
+            self._check_end(file)
             return
         reader = ipc.open_file(file, options=options)
         for index in range(reader.num_record_batches):
             yield reader.get_batch(index)
+
+    def _check_end(self, file: pa.MemoryMappedFile) -> None:
+        """Tells a whole stream from one that was cut between two messages."""
+        end = file.tell()
+        if file.read(len(_MESSAGE)) == _MESSAGE:
+            raise UserError(
+                f"{self._path}: another Arrow stream follows the first, which ends at byte {end}; "
+                f"give each a file of its own"
+            )
+
+        file.seek(max(end - len(_END), 0))
+        if file.read(len(_END)) == _END:
+            return
+        if self._closed:
+            raise UserError(
+                f"{self._path}: ends without the mark of an Arrow stream's end, so rows may be "
+                f"missing; fetch it again"
+            )
+        # Arrow's format lets a writer leave the mark out.
+        print(
+            printable(
+                f"{self._path}: ends without the mark of an Arrow stream's end; unless its writer "
+                f"leaves that out, the file was cut and rows are missing: fetch it again"
+            ),
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _rows_of_batch(size: int, rows: int) -> int:

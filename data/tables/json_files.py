@@ -12,6 +12,7 @@ from .objects import JsonLines, JsonList
 from .rows import NOT_UTF8
 
 _LINES = (".jsonl", ".ndjson")
+_ID = (int, float, str)  # what an id may be
 
 
 def open_json(path: Path) -> JsonLines | JsonList:
@@ -93,14 +94,17 @@ def _coco(
     captions: dict[object, list[object]] = {}
     for image in images:
         number = image.get("id") if isinstance(image, dict) else None
-        if not isinstance(image, dict) or number is None or number in rows:
-            raise UserError(f"{path}: two images have the id {shown(number)}, or one has none")
+        if not isinstance(image, dict) or not isinstance(number, _ID) or number in rows:
+            raise UserError(
+                f"{path}: two images have the id {shown(number)}, or it is no number and no text"
+            )
         captions[number] = []
         rows[number] = {**image, "caption": captions[number]}
 
     for annotation in annotations:
         of = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not isinstance(annotation, dict) or of not in rows or "caption" not in annotation:
+        is_known = isinstance(of, _ID) and of in rows
+        if not is_known or not isinstance(annotation, dict) or "caption" not in annotation:
             raise UserError(
                 f"{path}: expected annotations with image_id, of an image, and caption, as in "
                 f"COCO's captions_*.json, found {shown(annotation)}"

@@ -7,17 +7,21 @@ and `dataset_dict.json`. A column `split` is added, unless the data have one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from align_train.errors import UserError, shown
+from align_train.shards.left_out import LeftOut
 
 from .columnar_files import open_columnar
 from .saved_names import SPLITS_FILE, STATE_FILE
 
 SPLIT = "split"
+
+# The library's caches beside them have other names.
+_DATA_FILES = "data*.arrow"
 
 
 class SavedDataset:
@@ -25,24 +29,25 @@ class SavedDataset:
 
     form = "saved by Hugging Face's datasets"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, left_out: LeftOut) -> None:
         """Reads the types of the columns.
 
         Args:
             folder: `saved_names` has found it to be one.
+            left_out: Counts the data that the folder's JSON does not name.
 
         Raises:
             UserError: The folder is not whole, or its splits have different columns.
         """
         self.folder = folder
-        self._files = [
-            (split, open_columnar(path))
-            for split, inner in _splits(folder)
-            for path in _data_files(inner)
-        ]
+        splits = _splits(folder)
+        paths = [(split, path) for split, inner in splits for path in _data_files(inner)]
+        self._files = [(split, open_columnar(path, closed=True)) for split, path in paths]
         if not self._files:
-            raise UserError(f"{folder}: names no data files; save the data set again")
+            raise UserError(f"{folder}: names no splits; save the data set again")
 
+        data = {path for _, path in paths}
+        left_out.update(_unnamed(folder, [inner for _, inner in splits], data))
         schemas = [file.schema.remove_metadata() for _, file in self._files]
         if any(schema != schemas[0] for schema in schemas):
             raise UserError(
@@ -78,12 +83,32 @@ def _data_files(folder: Path) -> list[Path]:
             f"save it again with a newer one"
         )
     entries = _list(state.get("_data_files"), folder)
+    # The library writes a file for a split without rows too.
+    if not entries:
+        raise UserError(
+            f"{folder}: its {STATE_FILE} names no data files; save the data set again, or give the "
+            f"folders of other splits"
+        )
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
     paths = [folder / _plain(name, folder) for name in names]
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such file, although {STATE_FILE} names it; copy it too")
     return paths
+
+
+def _unnamed(folder: Path, inner: Sequence[Path], data: Collection[Path]) -> LeftOut:
+    """Data files and splits that lie in the folders, but that their JSON does not name."""
+    left_out = LeftOut()
+    for path in sorted(folder.iterdir()):
+        if path not in inner and (path / STATE_FILE).is_file():
+            left_out.add(f"splits that {SPLITS_FILE} does not name", path)
+
+    for split in inner:
+        for path in sorted(split.glob(_DATA_FILES)):
+            if path not in data:
+                left_out.add(f"data files that {STATE_FILE} does not name", path)
+    return left_out
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -22,13 +22,9 @@ from tests.support.forms import (
     write_form,
     write_images,
 )
-from tests.support.packing import pack_settings, packed
+from tests.support.packing import captions, pack_settings, packed
 
 ALL = {IMAGES[name]: set(CAPTIONS[name]) for name in NAMES}
-
-
-def captions(shards: Path) -> dict[bytes, set[str]]:
-    return {image: texts for image, (_, texts) in packed(shards).items()}
 
 
 def pack_form(folder: Path, form: str, **given: Any) -> dict[bytes, set[str]]:
@@ -213,37 +209,3 @@ def test_a_delimiter_found_in_the_first_lines_holds_for_the_last(
     pack.run(pack_settings(table, tmp_path / "packed"))
     assert captions(tmp_path / "packed")[IMAGES["b.png"]] == {'last, but; not "least"'}
     assert "comma-separated, 20,502 rows" in capsys.readouterr().out
-
-
-REFUSED = {
-    "a row too long": ("t.csv", "path,text\na.png,one\na.png,one, two\n", "line 3: expected 2 col"),
-    "a row too short": ("t.tsv", "path\ttext\n\na.png one\n", "line 3: expected 2 columns between"),
-    "a bar forgotten": ("results.csv", "image| n| text\na.png| 0 a dog\n", "line 2: expected 3"),
-    "an open quote": ("t.txt", 'path;text\na.png;"5 inch\na.png;x\n', "line 2: a cell begins with"),
-    "no number": ("x.token", "a.png#0\tone\na.png\ttwo\n", "line 2: expected NAME#NUMBER"),
-    "a broken line": ("t.jsonl", '{"path":"a.png","text":"x"}\n{"path":\n', "line 2: no JSON"),
-    "a line of another kind": ("t.jsonl", '{"path":"a.png","text":"x"}\n[1]\n', "line 2: .* is no"),
-    "a number for a text": ("t.json", '[{"path":"a.png","text":5}]', "row 1: 'text' holds 5"),
-    "a misspelt column": ("t.jsonl", '{"path":"a.png","texte":"x"}\n', "has path, texte; choose"),
-    "two lists": ("t.json", '{"a":[{"x":1}],"b":[{"y":1}]}', "one list of objects, found .* a, b"),
-    "no annotation of captions": (
-        "instances.json",
-        '{"images":[{"id":1,"file_name":"a.png"}],"annotations":[{"image_id":1,"bbox":[1]}]}',
-        "image_id, of an image, and caption",
-    ),
-    "half a file": ("t.json", '[{"path":"a.png","te', "no JSON"),
-    "two paths": ("t.csv", "image,file_name,text\na,b,c\n", "image, file_name may all be meant"),
-    "compressed": ("t.csv", "\x1f\x8b", "is compressed; unpack"),
-    "an empty file": ("t.csv", "\n", "has no rows"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_table_that_is_not_understood_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
-    name, text, words = REFUSED[case]
-    write_images(tmp_path)
-    (tmp_path / name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=words) as error:
-        pack.run(pack_settings(tmp_path / name, tmp_path / "packed"))
-    assert "\n" not in str(error.value) and len(str(error.value)) < 500
-    assert not (tmp_path / "packed").exists()

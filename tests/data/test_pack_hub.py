@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,34 @@ def test_a_folder_of_save_to_disk_is_read_split_by_split(pets: Any, tmp_path: Pa
     (folder / "train" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(UserError, match=r"data-00001-of-00002\.arrow"):
         packed(folder, tmp_path / "none")
+
+
+def test_no_data_of_a_saved_folder_are_lost_without_a_word(
+    pets: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "saved"
+    pets.save_to_disk(str(folder), num_shards={"train": 2, "test": 1})
+    last = folder / "train" / "data-00001-of-00002.arrow"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-8])
+    with pytest.raises(UserError, match=r"00002\.arrow: ends without the mark .* may be missing"):
+        packed(folder, tmp_path / "none")
+    last.write_bytes(whole)
+
+    state = json.loads((folder / "train" / "state.json").read_text())
+    del state["_data_files"][1]
+    (folder / "train" / "state.json").write_text(json.dumps(state))
+    assert packed(folder, tmp_path / "less") == of(0, 1, 2, 6, 7, 8)
+    assert "1 data files that state.json does not name (first" in capsys.readouterr().out
+
+    state["_data_files"] = []
+    (folder / "train" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"train: its state\.json names no data files"):
+        packed(folder, tmp_path / "none")
+
+    (folder / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    assert packed(folder, tmp_path / "test") == of(6, 7, 8)
+    assert "1 splits that dataset_dict.json does not name" in capsys.readouterr().out
 
 
 def test_a_name_on_the_hub_is_streamed(

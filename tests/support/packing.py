@@ -58,6 +58,11 @@ def packed(shards: Path) -> dict[bytes, tuple[str, set[str]]]:
     return pairs
 
 
+def captions(shards: Path) -> dict[bytes, set[str]]:
+    """The captions of each image in shards."""
+    return {image: texts for image, (_, texts) in packed(shards).items()}
+
+
 def packed_records(folder: Path) -> dict[str, dict[str, Any]]:
     """The JSON of each pair of packed shards, by its key."""
     return {
