@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from align_train.errors import UserError, shown, shown_names
+from align_train.errors import UserError, printable, shown, shown_names
 from align_train.shards.left_out import LeftOut
 
 from ..tables.rows import NOT_UTF8
@@ -25,7 +25,7 @@ class Listed:
         Raises:
             UserError: There is no such file, or nothing in it, or it is no text.
         """
-        self._path = shown(path or "")
+        self._path = printable(path or "")
         self._listed = dict.fromkeys(() if path is None else _lines(Path(path).expanduser()))
         self._is_all = path is None
         self._met: set[str] = set()

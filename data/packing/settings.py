@@ -20,6 +20,9 @@ _MOST_PAIRS = 1_000_000_000  # of a shard
 _HIDDEN = ".source.12345678"  # what a hidden name beside `to` has more, at most
 
 
+_FIX = "give to=…, a new folder in one that you can write"
+
+
 @dataclass
 class PackSettings:
     """`conf/commands/pack.yaml` explains each key and has the defaults."""
@@ -80,7 +83,7 @@ def _check_place(given: str, to: Path) -> None:
             continue
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            raise UserError(f"to={shown(given)}: cannot be written ({why})") from None
+            raise UserError(f"to={shown(given)}: cannot be written ({why}); {_FIX}") from None
         what = "is a link" if S_ISLNK(found.st_mode) else "exists"
         raise UserError(f"to={given} {what}; remove it or choose another folder")
-    check_writable(to, "give to=…, a new folder in one that you can write")
+    check_writable(to, _FIX)

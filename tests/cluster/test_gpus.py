@@ -71,7 +71,7 @@ def test_a_build_of_torch_is_known_by_its_text() -> None:
 
 @pytest.mark.parametrize("usable", [0, 8])
 def test_auto_is_gpu_or_cpu_exactly(usable: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("align_train.config.compose.gpus", lambda: Gpus(usable))
+    monkeypatch.setattr("align_train.config.resolvers.gpus", lambda: Gpus(usable))
     other = "gpu" if usable else "cpu"
     assert compose_training() == compose_training(f"trainer={other}")
     assert compose_training("chunk_size=32").chunk_size == 32

@@ -74,7 +74,7 @@ def test_names_in_a_list_choose_images(
     pack.run(pack_settings(table, tmp_path / "packed", names=str(names)))
     assert packed(tmp_path / "packed").keys() == {IMAGES["a.png"], IMAGES["c.png"]}
     out = capsys.readouterr().out
-    assert f"names={names}: 2 images taken, 2 not in the list" in out
+    assert f"names={names}: 2 images taken, 2 not in the list" in out, out
     assert "left out: 2 names without an image (first some/c)" in out
 
     for text, words in (("x.png", "no image of the source .* has x.png, the"), ("\n", "no names")):

@@ -86,7 +86,7 @@ def test_images_by_urls_that_do_not_come_are_listed(
         given.skip_missing = True
         pack.run(given)
 
-    assert "left out: 1 missing images (first http" in (out := capsys.readouterr().out), out
+    assert "left out: 1 missing image (first http" in (out := capsys.readouterr().out), out
     records = packed_records(tmp_path / "packed").values()
     assert sorted(record["source"] for record in records) == urls
     listed = (tmp_path / "packed" / "left_out.tsv").read_text()
