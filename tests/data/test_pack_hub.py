@@ -82,7 +82,7 @@ def test_no_data_of_a_saved_folder_are_lost_without_a_word(
     del state["_data_files"][1]
     (folder / "train" / "state.json").write_text(json.dumps(state))
     assert packed(folder, tmp_path / "less") == of(0, 1, 2, 6, 7, 8)
-    assert "1 data files that state.json does not name (first" in capsys.readouterr().out
+    assert "1 data file that state.json does not name (first" in capsys.readouterr().out
 
     state["_data_files"] = []
     (folder / "train" / "state.json").write_text(json.dumps(state))
@@ -91,7 +91,7 @@ def test_no_data_of_a_saved_folder_are_lost_without_a_word(
 
     (folder / "dataset_dict.json").write_text('{"splits": ["test"]}')
     assert packed(folder, tmp_path / "test") == of(6, 7, 8)
-    assert "1 splits that dataset_dict.json does not name" in capsys.readouterr().out
+    assert "that dataset_dict.json does not name (first" in capsys.readouterr().out
 
 
 def test_a_name_on_the_hub_is_streamed(
