@@ -19,7 +19,6 @@ _MOST_PAIRS = 1_000_000_000  # of a shard
 
 _HIDDEN = ".source.12345678"  # what a hidden name beside `to` has more, at most
 
-
 _FIX = "give to=…, a new folder in one that you can write"
 
 

@@ -174,30 +174,41 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return getattr(inner, "storage_type", inner)  # of an extension type
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    tests = (
-        types.is_list,
-        types.is_large_list,
-        types.is_fixed_size_list,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
+_LISTS: tuple[_Test, ...] = (
+    types.is_list,
+    types.is_large_list,
+    types.is_fixed_size_list,
+    types.is_list_view,
+    types.is_large_list_view,
+)
+_BINARIES: tuple[_Test, ...] = (
+    types.is_binary,
+    types.is_large_binary,
+    types.is_binary_view,
+    types.is_fixed_size_binary,
+)
+_STRINGS: tuple[_Test, ...] = (
+    types.is_string,
+    types.is_large_string,
+    types.is_string_view,
+    types.is_null,
+)
+
+
+def _is_any(kind: pa.DataType, tests: tuple[_Test, ...]) -> bool:
     return any(test(kind) for test in tests)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return _is_any(kind, _LISTS)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    tests = (
-        types.is_binary,
-        types.is_large_binary,
-        types.is_binary_view,
-        types.is_fixed_size_binary,
-    )
-    return any(test(kind) for test in tests)
+    return _is_any(kind, _BINARIES)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
-    return any(test(kind) for test in tests) or _is_bytes(kind)
+    return _is_any(kind, _STRINGS + _BINARIES)
 
 
 def _is_texts(kind: pa.DataType) -> bool:
