@@ -26,6 +26,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import check_loader, device_of
 from align_train.commands.evaluate import MEMORY, SILENCE, TIMEOUT
 from align_train.commands.failures import explaining
+from align_train.commands.open_images import open_images
 from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError
 from align_train.files import check_writable
@@ -33,17 +34,13 @@ from align_train.index.collection import Collection
 from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
-from align_train.shards.caption import CaptionSource
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import Manifest, place_in
-from align_train.shards.members import Members
 from align_train.shards.remote import is_url
-from align_train.shards.resolve import resolve
 from align_train.shards.source_name import source_name
 from align_train.stream.batch import normalise
-from align_train.stream.decode import Pixels, Views, decode_centre
+from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
-from align_train.stream.plain_images import PlainImages
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.workers import Workers
 
@@ -84,9 +81,17 @@ def embed(given: EmbedSettings) -> None:
 def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> None:
     """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
-    caption = CaptionSource.parse(given.caption, key="caption")
     first = launcher.is_first_process()
-    pairs = _open(given, caption, model.views, progress=first)
+    pairs = open_images(
+        given.shards if given.images is None else _from_anywhere(given.images),
+        plain=given.images is not None,
+        caption=given.caption,
+        image=given.image,
+        keys=given.keys,
+        views=model.views,
+        cache=shard_cache_of(None, given.storage_options),
+        progress=first,
+    )
 
     settings = _settings(given, model, pairs.manifest)
     collection = Collection.begin(folder, settings)
@@ -109,24 +114,6 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
             f"{bad if bad.total() else f'0 {_BAD}'}",
             flush=True,
         )
-
-
-def _open(given: EmbedSettings, caption: CaptionSource, views: Views, *, progress: bool) -> Pairs:
-    """Opens the shards, or the folder of images."""
-    if given.images is not None:
-        return PlainImages(_from_anywhere(given.images), caption=caption, views=views, key="images")
-
-    cache = shard_cache_of(None, given.storage_options)
-    members = Members.parse(given.image, given.keys, prefix="")
-    manifest = resolve(
-        given.shards,
-        caption=caption,
-        members=members,
-        cache=cache,
-        progress=progress,
-        key="shards",
-    )
-    return Pairs(manifest=manifest, caption=caption, views=views, members=members, cache=cache)
 
 
 def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:

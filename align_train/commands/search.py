@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from align_train.commands.devices import device_of
+from align_train.commands.open_images import open_images
 from align_train.config.command_schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
@@ -25,20 +26,15 @@ from align_train.figures.sheets import Hit, hit_sheet
 from align_train.files import check_writable, whole
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
-from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
-from align_train.shards.caption import CaptionSource, is_unicode
-from align_train.shards.members import Members
+from align_train.shards.caption import is_unicode
 from align_train.shards.remote import is_url
-from align_train.shards.resolve import resolve
 from align_train.shards.source_name import HEADING, column, shown_name
 from align_train.stream.bad_image import BadImage
 from align_train.stream.decode import Pixels, Views, centre, decode_centre
 from align_train.stream.image_file import open_image
-from align_train.stream.pairs import Pairs
-from align_train.stream.plain_images import PlainImages
 from align_train.stream.shard_cache import shard_cache_of
 
 # Whole images, whatever the model saw of them.
@@ -201,8 +197,16 @@ def _draw(
 def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> list[Pixels]:
     """Reads the images from their shards; UserError or ValueError if these have changed."""
     made_with = collection.settings
-    caption = CaptionSource.parse(made_with.caption)
-    pairs = _pairs(made_with, caption, cache)
+    pairs = open_images(
+        made_with.shards,
+        plain=made_with.plain,
+        caption=made_with.caption,
+        image=made_with.image,
+        keys=made_with.keys,
+        views=_SHOWN,
+        cache=cache,
+        progress=False,
+    )
     # Other shards would give other images under the same indices.
     if pairs.manifest.identity != made_with.manifest:
         raise UserError(
@@ -215,19 +219,3 @@ def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> 
         shard, row = collection.place(match.image)
         pixels.append(decode_centre(pairs.reader(shard).image(row), _SHOWN))
     return pixels
-
-
-def _pairs(made_with: Settings, caption: CaptionSource, cache: ShardCache) -> Pairs:
-    """The images of a collection, as they are now."""
-    if made_with.plain:
-        return PlainImages(str(made_with.shards), caption=caption, views=_SHOWN, key="images")
-    members = Members.parse(made_with.image, made_with.keys, prefix="")
-    manifest = resolve(
-        made_with.shards,
-        caption=caption,
-        members=members,
-        cache=cache,
-        progress=False,
-        key="shards",
-    )
-    return Pairs(manifest=manifest, caption=caption, views=_SHOWN, members=members, cache=cache)

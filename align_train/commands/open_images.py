@@ -1,0 +1,51 @@
+"""Opens the images that a collection has, or will have: those of shards, or of a plain folder."""
+
+from __future__ import annotations
+
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.members import Members
+from align_train.shards.resolve import resolve
+from align_train.stream.decode import Views
+from align_train.stream.pairs import Pairs
+from align_train.stream.plain_images import PlainImages
+
+
+def open_images(
+    place: str | list[str],
+    *,
+    plain: bool,
+    caption: str,
+    image: str | None,
+    keys: str | None,
+    views: Views,
+    cache: ShardCache,
+    progress: bool,
+) -> Pairs:
+    """Opens images with their texts.
+
+    Args:
+        place: Shards as `data.shards` takes them, or a folder.
+        plain: Whether `place` is a folder of image files.
+        caption: As `data.caption`.
+        image: As `data.image`, for shards.
+        keys: As `data.keys`, for shards.
+        views: Decide how an image is seen.
+        cache: Fetches shards at URLs.
+        progress: Whether to show a bar while shards are counted.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        UserError: There are none, or a setting is wrong.
+    """
+    source = CaptionSource.parse(caption, key="caption")
+    if plain:
+        return PlainImages(str(place), caption=source, views=views, key="images")
+
+    members = Members.parse(image, keys, prefix="")
+    manifest = resolve(
+        place, caption=source, members=members, cache=cache, progress=progress, key="shards"
+    )
+    return Pairs(manifest=manifest, caption=source, views=views, members=members, cache=cache)
