@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -92,7 +93,7 @@ def test_an_odd_table_is_taken_whole(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("odd", [[], None, {}, ["a text", "another"], [None, {"raw": "a text"}]])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_an_image_without_captions_does_not_change_the_columns(
-    odd: object, is_first: bool, tmp_path: Path
+    odd: list[Any] | dict[str, Any] | None, is_first: bool, tmp_path: Path
 ) -> None:
     table = write_form(tmp_path, "karpathy.json")
     content = json.loads(table.read_text())
