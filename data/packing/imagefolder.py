@@ -17,7 +17,7 @@ from align_train.shards.find import Found
 from align_train.shards.left_out import LeftOut
 
 from ..tables.open import open_table
-from ..tables.rows import Asked, Row
+from ..tables.rows import Asked, Row, Table
 from ..tables.several import SeveralTables
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -51,13 +51,8 @@ class ImageFolder:
         self._metadata = metadata
         self._left_out = left_out
         self._tables = [open_table(path) for path in metadata]
-        for table in self._tables:
-            if _FILE_NAME not in table.columns:
-                raise UserError(
-                    f"{table.name} has no column '{_FILE_NAME}', which names the images of its "
-                    f"folder; it has {shown_names(table.columns)}"
-                )
-
+        names_of_files = [_file_name_in(table) for table in self._tables]
+        self._file_name = names_of_files[0]
         several = SeveralTables(self.name, self._tables)
         self._has_split = _SPLIT in several.columns
         self.columns = [*several.columns, *([] if self._has_split else [_SPLIT])]
@@ -67,7 +62,7 @@ class ImageFolder:
     def rows(self, asked: Asked) -> Iterator[Row]:
         """Reads the rows; paths start from the folder then."""
         # The name of the file is always read: it says which images have a row.
-        cells = dict.fromkeys([*asked.plain, _FILE_NAME])
+        cells = dict.fromkeys([*asked.plain, self._file_name])
         if not self._has_split:
             cells.pop(_SPLIT, None)
         inner = Asked(asked.texts, list(cells))
@@ -81,12 +76,12 @@ class ImageFolder:
 
     def _moved(self, row: Row, below: PurePath, place: str, seen: set[str]) -> Row:
         """A row whose path starts from the whole folder."""
-        name = row.cells[_FILE_NAME]
+        name = row.cells[self._file_name]
         cells = dict(row.cells)
         if name is not None and name.strip():
             name = os.path.normpath(below / name)
             seen.add(name)
-            cells[_FILE_NAME] = name
+            cells[self._file_name] = name
 
         if not self._has_split:
             parts = PurePath(name or "").parts
@@ -102,3 +97,16 @@ class ImageFolder:
             self._left_out.add(
                 "files without an image", path, count=int(path not in self._metadata)
             )
+
+
+def _file_name_in(table: Table) -> str:
+    """The column that names the images, whose letters may be capitals."""
+    found = [column for column in table.columns if column.lower() == _FILE_NAME]
+    if _FILE_NAME in found:
+        return _FILE_NAME
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        f"{table.name} has no column '{_FILE_NAME}', which names the images of its folder; it has "
+        f"{shown_names(table.columns)}"
+    )

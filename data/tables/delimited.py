@@ -71,7 +71,12 @@ class DelimitedText:
 
     def _uneven(self, line: int, found: int) -> UserError:
         word = NAMES[self._delimiter]
-        fix = f"a cell that holds a {word} stands in quotes" if self._is_quoted() else "mend it"
+        if found < len(self.columns):
+            fix = "add the cells that are missing, or remove the line"
+        elif self._is_quoted():
+            fix = f"a cell that holds a {word} stands in quotes"
+        else:
+            fix = "mend it"
         return UserError(
             f"{self.name}, line {line}: expected {len(self.columns)} columns between {word}s, "
             f"found {found}; {fix}"
@@ -84,6 +89,8 @@ class DelimitedText:
         """Yields the number of each row's line, and its cells."""
         read = rows_of_quoted if self._is_quoted() else rows_of_lines
         for number, row in read(self._lines(), self.name, self._delimiter):
+            if _is_empty(row):
+                continue
             yield number, [cell.strip() for cell in row] if self._delimiter == "|" else row
 
     def _lines(self) -> Iterator[str]:
@@ -127,5 +134,10 @@ def _counts(sample: Sequence[str], delimiter: str) -> list[int]:
 
     counts: list[int] = []
     with suppress(csv.Error):
-        counts += [len(row) for row in reader if row]
+        counts += [len(row) for row in reader if not _is_empty(row)]
     return counts
+
+
+def _is_empty(row: Sequence[str]) -> bool:
+    """Whether a line had nothing but blanks; one of delimiters alone has cells."""
+    return not row or (len(row) == 1 and not row[0].strip())

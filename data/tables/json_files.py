@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from align_train.errors import UserError, shown, shown_names
 
-from .objects import JsonLines, JsonList
+from .objects import JsonLines, JsonList, parsed
 from .rows import NOT_UTF8
 
 _LINES = (".jsonl", ".ndjson")
+_BEGINNING = re.compile(rb"""\s*(\{\s*["}]|\[\s*[\]{])""")
 _ID = (int, float, str)  # what an id may be
 
 
@@ -25,7 +27,7 @@ def open_json(path: Path) -> JsonLines | JsonList:
         return JsonLines(path)
 
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parsed(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {NOT_UTF8.format(error)}") from None
     except (ValueError, RecursionError) as error:
@@ -36,6 +38,15 @@ def open_json(path: Path) -> JsonLines | JsonList:
     if isinstance(content, dict):
         return _of_object(content, path)
     raise UserError(f"{path}: expected a list of objects, found {shown(content, 40)}")
+
+
+def begins_json(head: bytes) -> bool:
+    """Whether a file begins as an object or a list of objects: `[img],caption` does not.
+
+    Args:
+        head: Its first bytes.
+    """
+    return _BEGINNING.match(head.removeprefix(b"\xef\xbb\xbf")) is not None
 
 
 def _has_lines(path: Path) -> bool:

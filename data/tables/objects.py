@@ -61,11 +61,14 @@ class JsonLines:
             path: The file, UTF-8.
 
         Raises:
-            UserError: One of these lines is broken.
+            UserError: One of these lines is broken, or there is none.
         """
         self.name = str(path)
         self._path = path
-        self.columns = names_of(item for _, item in islice(self._read(), _SAMPLE))
+        sample = [item for _, item in islice(self._read(), _SAMPLE)]
+        if not sample:
+            raise UserError(f"{path} has no rows; check the path")
+        self.columns = names_of(sample)
 
     def rows(self, asked: Asked) -> Iterator[Row]:
         """Reads the rows; a broken line is refused with its number."""
@@ -88,7 +91,7 @@ class JsonLines:
     def _parsed(self, number: int, line: str) -> tuple[object, str]:
         place = f"{self.name}, line {number}"
         try:
-            return json.loads(line), place
+            return parsed(line), place
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{place}: no JSON ({shown(str(error))}), it begins {shown(line.strip(), 40)}; "
@@ -96,14 +99,46 @@ class JsonLines:
             ) from None
 
 
+def parsed(text: str) -> object:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: It is no JSON, or an object in it has a name twice, of which one would be lost.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_twins)
+
+
+def _without_twins(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the name '{twin}' twice")
+    return found
+
+
 def names_of(objects: Iterable[Object]) -> list[str]:
-    """The names of all values, in the order in which they come first."""
+    """The names of all values, in the order in which they come first.
+
+    Images may have no captions, or lists of texts, where others have lists of objects: `sentences`
+    is then no column of its own, for `sentences.raw` reads all of them.
+    """
     names: dict[str, None] = {}
+    outer: set[str] = set()
+    plain: set[str] = set()
     for item in objects:
         for name, value in item.items():
             inner = _inner(value)
-            names.update(dict.fromkeys(f"{name}.{key}" for key in inner) if inner else {name: None})
-    return list(names)
+            if inner:
+                outer.add(name)
+                names.update(dict.fromkeys(f"{name}.{key}" for key in inner))
+                continue
+
+            names[name] = None
+            if value is not None and not isinstance(value, list | dict):
+                plain.add(name)
+    return [name for name in names if name not in outer or name in plain]
 
 
 def has_column(item: Object, column: str) -> bool:
@@ -130,9 +165,10 @@ def _object(item: object, place: str) -> Object:
 
 
 def _inner(value: object) -> Sequence[str]:
-    """The names within an object, or within the first of a list of objects."""
-    first = value[0] if isinstance(value, list) and value else value
-    return list(first) if isinstance(first, dict) else ()
+    """The names within an object, or within the first object of a list."""
+    items = value if isinstance(value, list) else [value]
+    first = next((item for item in items if isinstance(item, dict)), {})
+    return list(first)
 
 
 def _get(item: Object, column: str) -> object:

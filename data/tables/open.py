@@ -10,7 +10,7 @@ from align_train.shards.image_kind import HEAD, image_kind
 
 from .captions import NumberedCaptions, is_caption
 from .delimited import DelimitedText
-from .json_files import open_json
+from .json_files import begins_json, open_json
 from .rows import NO_PYARROW, Table
 
 COLUMNAR_ENDINGS = (".parquet", ".arrow", ".feather", ".ipc")
@@ -51,8 +51,7 @@ def open_table(path: Path, columns: Sequence[str] = ()) -> Table:
         return _columnar(path)
 
     _refuse_other(head, path)
-    begins = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if ending in JSON_ENDINGS or (ending not in DELIMITED_ENDINGS and begins in (b"{", b"[")):
+    if ending in JSON_ENDINGS or (ending not in DELIMITED_ENDINGS and begins_json(head)):
         _refuse_columns(columns, path, "JSON")
         return open_json(path)
 
@@ -83,5 +82,12 @@ def _refuse_other(head: bytes, path: Path) -> None:
             raise UserError(f"{path} {why}")
     if head[_TAR_MARK] == b"ustar":
         raise UserError(f"{path} is a tar; shards are not packed again, give them as data.shards")
-    if image_kind(head[:HEAD]) or b"\0" in head:
+    if image_kind(head[:HEAD]):
         raise UserError(f"{path} is no table; give the table of images, or their folder")
+    if b"\0" in head:
+        # In UTF-16 every other byte of English is null.
+        order = "be" if head.startswith(b"\0") else "le"
+        raise UserError(
+            f"{path} is no table: it holds NUL characters; if it is UTF-16, convert it with iconv "
+            f"-f utf-16{order} -t utf-8"
+        )

@@ -116,7 +116,8 @@ def _metadata(folder: Path, names: tuple[str, ...], kind: str) -> None:
         lines = [json.dumps({"file_name": name, "text": text}) + "\n" for name, text in rows]
     else:
         quoted = [(name, text.replace('"', '""')) for name, text in rows]
-        lines = ["file_name,text\n", *(f'{name},"{text}"\n' for name, text in quoted)]
+        # Letters may be capitals.
+        lines = ["File_Name,text\n", *(f'{name},"{text}"\n' for name, text in quoted)]
     (folder / f"metadata.{kind}").write_text("".join(lines), encoding="utf-8")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -10,7 +12,7 @@ from pyarrow import parquet
 
 from align_train.errors import UserError
 from data import pack
-from tests.support.forms import IMAGES, write_form, write_images
+from tests.support.forms import CAPTIONS, IMAGES, write_form, write_images
 from tests.support.packing import captions, pack_settings, packed
 
 PATHS_OF_STRUCTS = {
@@ -62,6 +64,53 @@ def test_an_arrow_stream_that_has_lost_its_end_or_holds_two_is_not_taken_as_whol
         pack.run(pack_settings(table, tmp_path / "two"))
 
 
+# Name of the file -> its text, and the captions of a.png and b.png.
+TAKEN = {
+    "lines of blanks": ("t.csv", "  \npath,text\na.png,one\n\n   \nb.png,two\n\t\n", "one", "two"),
+    "columns in brackets": ("t.txt", "[img],caption\na.png,one\nb.png,two\n", "one", "two"),
+    "JSON of another ending": (
+        "t.txt",
+        '\ufeff\n[ {"[img]": "a.png", "caption": "one"},{"[img]":"b.png","caption":"two"}]',
+        "one",
+        "two",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_an_odd_table_is_taken_whole(case: str, tmp_path: Path) -> None:
+    name, text, *texts = TAKEN[case]
+    write_images(tmp_path)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    path = "[img]" if "[img]" in text else None
+    pack.run(pack_settings(tmp_path / name, tmp_path / "packed", path=path))
+    assert captions(tmp_path / "packed") == {
+        IMAGES["a.png"]: {texts[0]},
+        IMAGES["b.png"]: {texts[1]},
+    }
+
+
+@pytest.mark.parametrize("odd", [[], None, {}, ["a text", "another"], [None, {"raw": "a text"}]])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_image_without_captions_does_not_change_the_columns(
+    odd: list[Any] | dict[str, Any] | None, is_first: bool, tmp_path: Path
+) -> None:
+    table = write_form(tmp_path, "karpathy.json")
+    content = json.loads(table.read_text())
+    content["images"][0 if is_first else 3]["sentences"] = odd
+    table.write_text(json.dumps(content))
+    pack.run(pack_settings(table, tmp_path / "packed"))
+
+    expected = {IMAGES[name]: set(texts) for name, texts in CAPTIONS.items()}
+    image = IMAGES["a.png" if is_first else "d.png"]
+    if odd:
+        texts = [item["raw"] if isinstance(item, dict) else item for item in odd]
+        expected[image] = {text for text in texts if text}
+    else:
+        del expected[image]
+    assert captions(tmp_path / "packed") == expected
+
+
 REFUSED = {
     "a row too long": ("t.csv", "path,text\na.png,one\na.png,one, two\n", "line 3: expected 2 col"),
     "a row too short": ("t.tsv", "path\ttext\n\na.png one\n", "line 3: expected 2 columns between"),
@@ -92,6 +141,16 @@ REFUSED = {
     "two paths": ("t.csv", "image,file_name,text\na,b,c\n", "image, file_name may all be meant"),
     "compressed": ("t.csv", "\x1f\x8b", "is compressed; unpack"),
     "an empty file": ("t.csv", "\n", "has no rows"),
+    "lines of nothing": ("t.jsonl", "\n \n", "has no rows"),
+    "cells forgotten": ("t.csv", "path,text\na.png\n", "found 1; add the cells that are missing"),
+    "a name twice": (
+        "t.jsonl",
+        '{"path":"a.png","text":"x"}\n{"path":"b.png","text":"x","text":"y"}\n',
+        "line 2: no JSON .*the name 'text' twice",
+    ),
+    "a name twice in a list": ("t.json", '[{"path":"a.png","path":"b.png"}]', "'path' twice"),
+    "UTF-16": ("t.csv", "p\0,\0t\0\n\0", "NUL characters; .* iconv -f utf-16le -t utf-8"),
+    "UTF-16, big end": ("t.json", "\0[\0{", "NUL characters; .* iconv -f utf-16be -t utf-8"),
 }
 
 
