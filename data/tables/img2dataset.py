@@ -178,7 +178,7 @@ def _rows_with_images(table: Path, columns: Sequence[str]) -> tuple[int, int]:
         ) from None
     with_image = rows.filter(success)
 
-    bare = pa.array([True] * len(with_image))
+    bare = pa.array([True] * len(with_image), pa.bool_())
     for column in columns:
         if column in with_image.column_names:
             bare = pc.and_(bare, _is_bare(with_image[column]))
