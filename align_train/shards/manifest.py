@@ -108,16 +108,24 @@ class Manifest:
             text += f"\n\n{count}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def write(self, path: Path, *, kept: Iterable[NDArray[np.bool_]] | None = None) -> None:
+    def write(
+        self,
+        path: Path,
+        *,
+        kept: Iterable[NDArray[np.bool_]] | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
         """Writes the manifest, and the bits of its selections beside it.
 
         Args:
             path: The manifest's file.
             kept: For each shard which of its pairs are kept, in the order of their sorted keys,
-                `[pairs]`; None: all pairs of all shards.
+                `[pairs]`; None: all pairs of all shards. Of a shard with a selection these are
+                the pairs that the selection keeps, which is narrowed.
+            cache: Reads the selections that are narrowed; None: no shard may have one.
 
         Raises:
-            UserError: The files cannot be written.
+            UserError: The files cannot be written, or an earlier selection cannot be read.
             ValueError: The choices do not fit the shards, or a shard has a selection already.
         """
         choices: Iterable[NDArray[np.bool_] | None]
@@ -137,13 +145,9 @@ class Manifest:
                     raise ValueError(f"{shard.url}: a selection is written where it is made")
                 continue
 
-            if shard.selection or len(keep) != shard.pairs:
-                raise ValueError(
-                    f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from "
-                    f"before"
-                )
-            packed = np.packbits(keep).tobytes()
-            row.update(pairs=int(keep.sum()), of=len(keep), at=at, kept=short_hash(packed))
+            chosen = _narrowed(shard, keep, cache)
+            packed = np.packbits(chosen).tobytes()
+            row.update(pairs=int(chosen.sum()), of=len(chosen), at=at, kept=short_hash(packed))
             bits.append(packed)
             at += len(packed)
 
@@ -152,6 +156,20 @@ class Manifest:
         if bits:
             write_whole(path.with_name(selection_name(path.name)), b"".join(bits), fix=fix)
         write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
+
+
+def _narrowed(shard: Shard, keep: NDArray[np.bool_], cache: ShardCache | None) -> NDArray[np.bool_]:
+    """The choice among all pairs of a tar, of a choice among those that are kept already."""
+    if len(keep) != shard.pairs or (shard.selection and cache is None):
+        raise ValueError(
+            f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from before"
+        )
+    if shard.selection is None or cache is None:
+        return keep
+
+    chosen = shard.selection.read(cache)
+    chosen[chosen] = keep
+    return chosen
 
 
 def place_in(ends: NDArray[np.int64], pair: int) -> tuple[int, int]:
