@@ -91,6 +91,8 @@ def _how_to_go_on(written: Written, to: Path) -> Iterator[str]:
     yield "next, train on them:"
     # A folder may have any name; the shell reads what the quotes hold as it is.
     yield f"  {printable(next_command(to, pairs=pairs, side=written.sample.side))}"
+    if not written.held_out:
+        yield "  (held_out=0.05 would pack some pairs apart, to evaluate the run on)"
     if not (to / TOKENIZER).is_dir():
         yield (
             f"  ({HUB_TOKENIZER} comes from the Hugging Face hub; with vocabulary={_VOCABULARY} "
