@@ -33,7 +33,7 @@ class HeldOut:
             pairs: How many there are, at most: images may be bad.
 
         Raises:
-            UserError: Hardly any pair would be left to train on.
+            UserError: No pair would be left to train on.
         """
         self._setting = setting
         self._bound = 0.0

@@ -49,7 +49,7 @@ def write(
         What was written.
 
     Raises:
-        UserError: Too many images are bad, or the disk is full.
+        UserError: Too many images are bad or held out, or the disk is full.
     """
     written = Written(settings, len(pairs), left_out)
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
