@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from align_train.shards.manifest import MANIFEST_NAME
 
 from .held_out import FOLDER as HELD_OUT
 from .write import TOKENIZER
@@ -46,13 +49,16 @@ _PHOTOGRAPH = 128  # pixels of the shorter side
 _TINY_FOR_PHOTOGRAPHS = 64
 
 
-def next_command(to: Path, *, pairs: int, side: int) -> str:
+def next_command(
+    to: Path, *, pairs: int, side: int, data: Sequence[str] = ("data.caption=json:captions",)
+) -> str:
     """Spells the command for a shell.
 
     Args:
-        to: The folder of the shards, as the user spells it.
+        to: The folder of the shards, or their manifest, as the user spells it.
         pairs: How many there are.
         side: The usual shorter side of the images, in pixels; 0: nobody knows.
+        data: Settings of the captions and members.
     """
     model = next(model for model in _MODELS if pairs >= model.pairs)
     batch = _power_of_two(min(max(pairs // _STEPS_AN_EPOCH, _LEAST_BATCH), model.batch, pairs))
@@ -63,7 +69,7 @@ def next_command(to: Path, *, pairs: int, side: int) -> str:
         "data=webdataset",
         f"data.shards={to}",
         *([f"data.held_out={held_out}"] if held_out.is_dir() else []),
-        "data.caption=json:captions",
+        *data,
         f"data.tokenizer={vocabulary if vocabulary.is_dir() else HUB_TOKENIZER}",
         f"model={model.name}",
         *_size(model, side),
@@ -100,6 +106,9 @@ def _size(model: _Model, side: int) -> list[str]:
 
 
 def _run_name(to: Path) -> str:
-    """A plain name for the run, after the folder."""
-    name = re.sub(r"[^\w.-]", "_", to.absolute().name).lstrip(".")
+    """A plain name for the run, after the folder, or the manifest that is not its folder's."""
+    path = to.absolute()
+    if path.suffix == ".jsonl":
+        path = path.parent if path.name == MANIFEST_NAME else path.with_suffix("")
+    name = re.sub(r"[^\w.-]", "_", path.name).lstrip(".")
     return name or "mine"
