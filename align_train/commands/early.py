@@ -13,6 +13,7 @@ from pathlib import Path
 
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus, surely_none
+from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
 from align_train.commands.repeats import refuse_larger
 from align_train.config.command_schema import (
@@ -22,14 +23,16 @@ from align_train.config.command_schema import (
     SearchSettings,
 )
 from align_train.config.saved import read_run
-from align_train.config.schema import TrainSettings
+from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
 from align_train.index.settings import PRECISIONS
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
 from align_train.shards.image_kind import promises_image
 from align_train.shards.manifest import MANIFEST_NAME, read_manifest
+from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import refuse_absent
 
@@ -92,6 +95,7 @@ def _look_at_data(settings: TrainSettings) -> None:
         if data.get("held_out") is not None:
             refuse_absent(data["held_out"], key="data.held_out")
         _look_at_batch(settings)
+        _look_at_captions(data)
 
         tokenizer = data.get("tokenizer")
         if isinstance(tokenizer, str) and is_missing_path(tokenizer):
@@ -99,6 +103,21 @@ def _look_at_data(settings: TrainSettings) -> None:
                 f"data.tokenizer={tokenizer}: no tokenizer.json there; make one with "
                 f"`align-train pack` or give a hub name"
             )
+
+
+def _look_at_captions(data: Node) -> None:
+    """Refuses captions that no pair has, if a setting names them."""
+    members = Members.parse(data.get("image"), data.get("keys"))
+    labels = data.get("classes") is not None
+    for of, key in (("shards", "caption"), ("held_out", "held_out_caption")):
+        shards, caption = data.get(of), data.get(key)
+        if shards is None or caption is None:
+            continue
+        weights = data.get("caption_weights") if key == "caption" else None
+        source = CaptionSource.parse(caption, weights, key=f"data.{key}")
+        refuse_absent_captions(
+            shards, source, members, labels=labels, key=f"data.{key}", of=f"data.{of}"
+        )
 
 
 def _look_at_batch(settings: TrainSettings) -> None:

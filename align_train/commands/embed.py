@@ -30,12 +30,12 @@ from align_train.commands.open_images import open_images
 from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError
 from align_train.files import check_writable
-from align_train.index.collection import Collection
+from align_train.index.collection import SETTINGS_NAME, Collection
 from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.left_out import LeftOut
-from align_train.shards.manifest import Manifest, place_in
+from align_train.shards.manifest import place_in
 from align_train.shards.remote import is_url
 from align_train.shards.source_name import source_name
 from align_train.stream.batch import normalise
@@ -85,7 +85,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     pairs = open_images(
         given.shards if given.images is None else _from_anywhere(given.images),
         plain=given.images is not None,
-        caption=given.caption,
+        caption=given.caption or _begun_with(folder),
         image=given.image,
         keys=given.keys,
         views=model.views,
@@ -93,7 +93,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         progress=first,
     )
 
-    settings = _settings(given, model, pairs.manifest)
+    settings = _settings(given, model, pairs)
     collection = Collection.begin(folder, settings)
 
     # Every world-th shard is this process's. Those of a former start are done.
@@ -116,8 +116,15 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         )
 
 
-def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:
+def _begun_with(folder: Path) -> str | None:
+    """The captions that a former start has found out, and that the collection keeps."""
+    file = folder / SETTINGS_NAME
+    return Settings.read(file).caption if file.exists() else None
+
+
+def _settings(given: EmbedSettings, model: TrainedModel, pairs: Pairs) -> Settings:
     """The settings that the collection records."""
+    manifest = pairs.manifest
     # A search may start in another folder. A name on the hub is no path.
     path = given.model
     if Path(path).expanduser().exists():
@@ -135,7 +142,7 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
         model=path,
         identity=identity_of(model),
         shards=shards,
-        caption=given.caption,
+        caption=str(pairs.caption),
         image=given.image,
         keys=given.keys,
         manifest=manifest.identity,

@@ -21,6 +21,7 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
+from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
@@ -246,14 +247,15 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
     revisions = run.lineage.revisions(run.last_step()) if run else {}
+    members = Members.parse(
+        settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
+    )
     return EvaluationSets(
         held_out=data["held_out"],
-        caption=settings.caption or data["held_out_caption"] or data["caption"],
+        caption=settings.caption or caption_of_run(settings.shards, data, members),
         vocabulary=vocabulary,
         views=pretrained.views(**sizes),
-        members=Members.parse(
-            settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
-        ),
+        members=members,
         cache=shard_cache_of(build(data["staging"]), data["storage_options"], revisions),
         # Errors name the setting that the user has given.
         key="shards" if settings.shards is not None else "data.held_out",
