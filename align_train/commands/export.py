@@ -21,6 +21,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from align_train.cluster.interruption import leave
 from align_train.commands.early import refuse_existing
 from align_train.config.command_schema import ExportSettings
 from align_train.config.saved import to_yaml
@@ -76,6 +77,7 @@ def export(settings: ExportSettings) -> None:
             tensors = _write_own(aside, pretrained, model)
         text = card(pretrained, folder.name, hugging_face=config is not None)
         (aside / "README.md").write_text(text, encoding="utf-8")
+    leave(f"{folder} is complete")
 
     if config is not None:
         loader = "transformers.AlignModel"

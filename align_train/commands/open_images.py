@@ -13,7 +13,7 @@ from align_train.stream.plain_images import PlainImages
 from align_train.stream.sets import say_found
 
 BESIDE_FILES = "txt"
-"""The texts of image files, unless a setting says otherwise: those of `cat.txt` beside `cat.jpg`."""
+"""The texts of image files, unless a setting says otherwise: `cat.txt` beside `cat.jpg`."""
 
 
 def open_images(

@@ -269,8 +269,8 @@ class Collection:
         shape = (self.settings.counts[shard], self.settings.dim)
         if rows.shape != shape or rows.dtype != self.settings.precision:
             raise UserError(
-                f"{file}: {rows.shape} of {rows.dtype} is not what {SETTINGS_NAME} says; remove it and "
-                f"run align-train embed again"
+                f"{file}: {rows.shape} of {rows.dtype} is not what {SETTINGS_NAME} says; remove it "
+                f"and run align-train embed again"
             )
         return rows
 

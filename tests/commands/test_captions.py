@@ -92,7 +92,7 @@ def test_captions_that_no_pair_has_are_refused_early(place: str, shards: Path, d
     assert str(error.value).startswith(named)
 
     held_out = (f"data.held_out={shards}", f"data.held_out_caption={place}")
-    with pytest.raises(UserError, match="data.held_out_caption="):
+    with pytest.raises(UserError, match=r"data\.held_out_caption="):
         look_before_training(composed(*words, *held_out))
 
 
