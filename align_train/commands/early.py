@@ -16,6 +16,12 @@ from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
 from align_train.commands.repeats import refuse_larger
+from align_train.commands.targets import (
+    check_collection_folder,
+    check_new_folder,
+    check_results_folder,
+    check_sheet,
+)
 from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
@@ -25,7 +31,7 @@ from align_train.config.command_schema import (
 from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
-from align_train.files import check_writable, is_missing_path
+from align_train.files import is_missing_path
 from align_train.index.settings import PRECISIONS
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
@@ -35,12 +41,12 @@ from align_train.shards.manifest import MANIFEST_NAME, read_manifest
 from align_train.shards.members import Members
 from align_train.shards.remote import is_url
 from align_train.shards.resolve import refuse_absent
+from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
 _MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
 _COLLECTION = "collection.json"  # of `index/collection.py`
-_FIX = "give to=…, a folder that you can write"
 _MODEL_FILES = ("config.yaml", "config.json")
 
 
@@ -98,11 +104,8 @@ def _look_at_data(settings: TrainSettings) -> None:
         _look_at_captions(data)
 
         tokenizer = data.get("tokenizer")
-        if isinstance(tokenizer, str) and is_missing_path(tokenizer):
-            raise UserError(
-                f"data.tokenizer={tokenizer}: no tokenizer.json there; make one with "
-                f"`align-train pack` or give a hub name"
-            )
+        if isinstance(tokenizer, str):
+            refuse_absent_tokenizer(tokenizer)
 
 
 def _look_at_captions(data: Node) -> None:
@@ -144,12 +147,12 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
     """
     if isinstance(settings, EmbedSettings):
         _check_embedding(settings)
-    if settings.to is not None:
-        to = Path(settings.to).expanduser().absolute()
-        if isinstance(settings, ExportSettings):
-            refuse_existing(to, settings.to)
-        # A folder that exists takes a file.
-        check_writable(to / "results" if to.is_dir() else to, _FIX)
+    if isinstance(settings, ExportSettings):
+        check_new_folder(settings.to)
+    elif isinstance(settings, EmbedSettings):
+        check_collection_folder(settings.to)
+    elif settings.to is not None:
+        check_results_folder(Path(settings.to).expanduser().absolute())
 
     path = settings.model
     folder = Path(path).expanduser()
@@ -163,20 +166,6 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
         _look_for_images(settings)
     if not isinstance(settings, ExportSettings):
         _look_for_device(settings.device)
-
-
-def refuse_existing(folder: Path, to: str) -> None:
-    """Refuses a folder with content in place of a new one.
-
-    Args:
-        folder: The folder.
-        to: The setting `to`, for the error.
-
-    Raises:
-        UserError: It is a file, or has files.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"to={to}: exists already; choose a new folder")
 
 
 def _check_embedding(settings: EmbedSettings) -> None:
@@ -223,10 +212,7 @@ def look_before_searching(settings: SearchSettings) -> None:
     Raises:
         UserError: There is no query, or they are not there.
     """
-    if settings.to is not None:
-        sheet = Path(settings.to).expanduser().absolute()
-        check_writable(sheet, "give to=…, an image in a folder that you can write")
-
+    check_sheet(settings.to)
     image = settings.image
     if settings.text is None and image is None:
         raise UserError("give text=…, image=…, or both")

@@ -27,9 +27,9 @@ from align_train.commands.devices import check_loader, device_of
 from align_train.commands.evaluate import MEMORY, SILENCE, TIMEOUT
 from align_train.commands.failures import explaining
 from align_train.commands.open_images import open_images
+from align_train.commands.targets import check_collection_folder
 from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError
-from align_train.files import check_writable
 from align_train.index.collection import SETTINGS_NAME, Collection
 from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
@@ -48,8 +48,6 @@ _PREFETCHED = 4  # chunks for each loader process
 
 _BAD = "of those embedded just now could not be decoded"
 
-_FIX = "give to=…, a folder that you can write"
-
 About = dict[str, object]
 """The record of an image, as `Collection.about` returns it."""
 
@@ -64,10 +62,7 @@ def embed(given: EmbedSettings) -> None:
         UserError: A setting, the model or a shard is not as expected, or the folder is another's.
     """
     check_loader(given)
-    folder = Path(given.to).expanduser().absolute()
-    # A collection that is done may be a colleague's: nothing is written to it.
-    if not folder.is_dir():
-        check_writable(folder / "collection", _FIX)
+    folder = check_collection_folder(given.to)
 
     # Each process for itself: they share the shards without a word to each other.
     watchdog = Watchdog(
@@ -101,7 +96,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     own = range(started.rank, len(pairs.manifest.shards), started.world_size)
     left = [shard for shard in own if not collection.has(shard)]
     if left:
-        check_writable(folder / "collection", _FIX)
+        check_collection_folder(given.to, writes=True)
     bad = _embed(model, collection, pairs, left, given, watchdog)
 
     if first:

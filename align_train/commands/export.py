@@ -22,12 +22,12 @@ from transformers import (
 )
 
 from align_train.cluster.interruption import leave
-from align_train.commands.early import refuse_existing
+from align_train.commands.targets import check_new_folder
 from align_train.config.command_schema import ExportSettings
 from align_train.config.saved import to_yaml
 from align_train.config.schema import Node
 from align_train.errors import UserError
-from align_train.files import check_writable, whole
+from align_train.files import whole
 from align_train.model.trainable import checked_normalisation
 from align_train.model.weights import WEIGHTS
 from align_train.pretrained.align_config import Inexpressible, to_config
@@ -57,9 +57,7 @@ def export(settings: ExportSettings) -> None:
     """
     if settings.format not in (None, *_FORMATS):
         raise UserError(f"format={settings.format}: expected {' or '.join(_FORMATS)}, or null")
-    folder = Path(settings.to).expanduser().absolute()
-    refuse_existing(folder, settings.to)
-    check_writable(folder, "give to=…, a new folder in one that you can write")
+    folder = check_new_folder(settings.to)
 
     pretrained = open_pretrained(settings.model)
     loader = "align_train.load"

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from align_train.commands.devices import device_of
 from align_train.commands.open_images import open_images
+from align_train.commands.targets import check_sheet
 from align_train.config.command_schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
-from align_train.files import check_writable, whole
+from align_train.files import whole
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
 from align_train.pretrained.identity import identity_of
@@ -46,8 +47,6 @@ _BESIDE_TEXT = 60
 _LEAST_TEXT = 40
 
 _NOTE = 16  # characters of a name under its image
-
-_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 Row = tuple[str, NDArray[np.uint8] | None, list[Hit]]
 
@@ -96,10 +95,7 @@ def _check(settings: SearchSettings) -> None:
     if not 0 <= settings.text_weight < float("inf"):
         raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
 
-    sheet = Path(settings.to).expanduser()
-    if sheet.suffix.lower() not in _SHEET_SUFFIXES or sheet.is_dir():
-        raise UserError(f"to={settings.to}: expected an image's path that ends in .png or .jpg")
-    check_writable(sheet.absolute(), "give to=…, an image in a folder that you can write")
+    check_sheet(settings.to)
 
 
 def _open(image: str) -> Image.Image:

@@ -59,6 +59,12 @@ def test_a_mistake_is_told_early(
     gpus.gpus.cache_clear()
 
 
+def test_a_collection_in_a_colleagues_folder_is_only_read(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    words = ("model=owner/name", f"images={tmp_path}", f"to={tmp_path}/theirs")
+    look_before_opening(compose_command("embed", EmbedSettings, *words))
+
+
 def test_images_and_a_name_on_the_hub_pass(tmp_path: Path) -> None:
     words = ("model=owner/name", f"images={tmp_path}", f"to={tmp_path / 'new'}")
     look_before_opening(compose_command("embed", EmbedSettings, *words))

@@ -1,0 +1,29 @@
+"""Whether a tokenizer lies at a path: asked before transformers, which reads it, is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from align_train.errors import UserError
+from align_train.files import is_missing_path
+
+_FILES = ("tokenizer.json", "vocab.txt")
+
+
+def refuse_absent_tokenizer(path: str) -> None:
+    """Refuses a path without a tokenizer; of a name on the hub only the hub knows.
+
+    Args:
+        path: The setting `data.tokenizer`.
+
+    Raises:
+        UserError: It is a path, and neither a file nor a folder with a tokenizer's file.
+    """
+    local = Path(path).expanduser()
+    if local.is_file() or any((local / name).is_file() for name in _FILES):
+        return
+    if local.exists() or is_missing_path(path):
+        raise UserError(
+            f"data.tokenizer={path}: no tokenizer.json there; make one with `align-train pack` "
+            f"or give a hub name"
+        )
