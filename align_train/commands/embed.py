@@ -34,7 +34,7 @@ from align_train.index.collection import SETTINGS_NAME, Collection
 from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
-from align_train.shards.left_out import LeftOut
+from align_train.shards.left_out import LeftOut, counted
 from align_train.shards.manifest import place_in
 from align_train.shards.remote import is_url
 from align_train.shards.source_name import source_name
@@ -104,8 +104,8 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         total = len(pairs.manifest.shards)
         done = sum(collection.has(shard) for shard in range(total))
         print(
-            f"{collection.path}: {len(collection):,} images, {done} of {total} shards done, "
-            f"{settings.dim} numbers each in {settings.precision}; "
+            f"{collection.path}: {counted(len(collection), 'image')}, "
+            f"{done} of {counted(total, 'shard')} done, {settings.dim} numbers each in {settings.precision}; "
             f"{bad if bad.total() else f'0 {_BAD}'}",
             flush=True,
         )

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from align_train.cluster.interruption import leave
+from align_train.commands.early import check_format
 from align_train.commands.targets import check_new_folder
 from align_train.config.command_schema import ExportSettings
 from align_train.config.saved import to_yaml
@@ -43,8 +44,6 @@ _POOLER = "text_model.pooler.dense"
 
 _PILLOWS_NUMBERS = {"bilinear": 2, "bicubic": 3}
 
-_FORMATS = ("huggingface", "align_train")
-
 
 def export(settings: ExportSettings) -> None:
     """Writes a trained model as a new folder: `python -m align_train.export`.
@@ -55,8 +54,7 @@ def export(settings: ExportSettings) -> None:
     Raises:
         UserError: The model cannot be read or expressed, or the folder is not new.
     """
-    if settings.format not in (None, *_FORMATS):
-        raise UserError(f"format={settings.format}: expected {' or '.join(_FORMATS)}, or null")
+    check_format(settings.format)
     folder = check_new_folder(settings.to)
 
     pretrained = open_pretrained(settings.model)
