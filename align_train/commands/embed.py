@@ -105,7 +105,8 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         done = sum(collection.has(shard) for shard in range(total))
         print(
             f"{collection.path}: {counted(len(collection), 'image')}, "
-            f"{done} of {counted(total, 'shard')} done, {settings.dim} numbers each in {settings.precision}; "
+            f"{done} of {counted(total, 'shard')} done, "
+            f"{settings.dim} numbers each in {settings.precision}; "
             f"{bad if bad.total() else f'0 {_BAD}'}",
             flush=True,
         )
