@@ -104,7 +104,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a list of names": (_names, ("source=in/Flickr8k.token.txt", "names=in/names.txt")),
     "Karpathy's splits": (
         lambda folder: write_form(folder, "karpathy.json"),
-        ("source=in/karpathy.json", "+where.split=[train,restval]"),
+        ("source=in/karpathy.json", "where.split=[train,restval]"),
     ),
     "a folder of tables": (_parts, ("source=in",)),
     "a glob of tables": (_parts, ("source=in/train-*.parquet",)),
@@ -112,7 +112,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         _parts,
         (f"source=[{','.join(f'in/train-{index}.parquet' for index in range(4))}]",),
     ),
-    "imagefolder, csv": (_imagefolder("csv"), ("source=in", "+where.split=train")),
+    "imagefolder, csv": (_imagefolder("csv"), ("source=in", "where.split=train")),
     "imagefolder, jsonl": (_imagefolder("jsonl"), ("source=in",)),
     "imagefolder, parquet": (_imagefolder("parquet"), ("source=in",)),
     "save_to_disk": (_saved, ("source=in",)),
@@ -124,7 +124,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "images at URLs": (write_images, ("source=in/pairs.csv", "path=url")),
     "a name on the hub": (
         lambda folder: _parts(folder / "data"),
-        ("source=hf:me/pets", "+where.split=train"),
+        ("source=hf:me/pets", "where.split=train"),
     ),
 }
 CHOSEN = {

@@ -35,7 +35,7 @@ def test_rows_are_chosen_by_value_and_all_kinds_of_tables_agree(
     found = []
     for kind in ("tsv", "csv", "parquet"):
         to = f"shards_{kind}"
-        words = (f"source=table.{kind}", f"to={to}", "+where.language=de", *PACK)
+        words = (f"source=table.{kind}", f"to={to}", "where.language=de", *PACK)
         settings = compose_command("pack", PackSettings, *words)
         pack.run(settings)
         found.append(contents(root / to))
