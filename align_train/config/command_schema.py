@@ -107,8 +107,9 @@ class EmbedSettings:
     to: str
     """The folder of the collection."""
 
-    caption: str
-    """The member or field with the text to show beside an image: `txt`, or `json:FIELD`."""
+    caption: str | None
+    """The member or field with the text to show beside an image, such as `json:FIELD`; null: found
+    out as in training, and of image files `txt`."""
 
     image: str | None
     """As `data.image`."""

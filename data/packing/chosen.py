@@ -55,7 +55,7 @@ class Chosen:
             values = self._wanted.get(column)
             if values is None:
                 if len(met) > 1:
-                    print(f"{column}: {_counts(met)}: all are taken; +where.{column}=… chooses")
+                    print(f"{column}: {_counts(met)}: all are taken; where.{column}=… chooses")
                 continue
 
             taken = {value: met[value] for value in dict.fromkeys(values)}

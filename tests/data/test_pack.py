@@ -81,7 +81,7 @@ def test_texts_come_from_files_beside_images_or_from_folder_names(tmp_path: Path
         (["text=[title]", 'path="images/{file}.png"'], "has no column 'title'"),
         (["text=[name]", 'path="elsewhere/{file}.png"'], "100 of 100 images are missing, first"),
         (
-            ["text=[name]", 'path="images/{file}.png"', "+where.language=xx"],
+            ["text=[name]", 'path="images/{file}.png"', "where.language=xx"],
             "where.language: no row of table.tsv has 'xx' there",
         ),
         (["source=nowhere"], "no such folder or table"),
