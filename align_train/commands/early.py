@@ -37,7 +37,10 @@ from align_train.shards.resolve import refuse_absent
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
-_MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
+_MODEL = (
+    "a run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the "
+    "hub)"
+)
 _COLLECTION = "collection.json"  # of `index/collection.py`
 _FIX = "give to=…, a folder that you can write"
 _MODEL_FILES = ("config.yaml", "config.json")

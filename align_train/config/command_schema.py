@@ -96,7 +96,7 @@ class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN."""
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""

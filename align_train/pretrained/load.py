@@ -29,8 +29,8 @@ def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
     """Loads a dual encoder, in evaluation mode.
 
     Args:
-        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN; or a name on
-            the Hugging Face hub.
+        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN or CLIP; or a
+            name on the Hugging Face hub.
         device: The device that the model runs on.
 
     Raises:
@@ -223,7 +223,10 @@ class TrainedModel(_Trained):
         if pretrained.tokenizer is not None:
             # CLIP's evaluation code wants all texts of one length.
             self._tokenizer = Tokenizer(
-                pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"], trim=False
+                pretrained.tokenizer,
+                max_tokens=pretrained.node["max_tokens"],
+                trim=False,
+                kind=pretrained.tokens,
             )
 
     @property
