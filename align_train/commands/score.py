@@ -12,10 +12,10 @@ memory a process has the scores of one shard and a few chunks of images.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from align_train.commands.devices import check_loader, device_of, loader_workers
 from align_train.commands.open_images import open_images
 from align_train.commands.score_report import report
 from align_train.commands.shard_work import (
+    Place,
     chunks_of,
     model_from_anywhere,
     own_shards,
@@ -58,6 +59,9 @@ _SAYS = {
     "first": "cosine of the image and its first text",
 }
 
+_NO_PIXELS = np.empty((0, 0, 0, 3), dtype=np.uint8)
+_NO_IDS = np.empty((0, 0), dtype=np.int32)
+
 _FIX = "give to=…, a folder that you can write"
 
 Floats = NDArray[np.float32]
@@ -79,13 +83,14 @@ def score(given: ScoreSettings) -> None:
         check_writable(folder / "scores", _FIX)
 
     with watched() as watchdog:
-        _score_shards(given, folder, watchdog)
+        _score_own(given, folder, watchdog)
 
 
-def _score_shards(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
+def _score_own(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
     """Scores the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
-    tokenizer = model.trimming_tokenizer()
+    # A model without a tokenizer scores nothing: told before the shards are counted.
+    model.trimming_tokenizer()
     pairs = open_images(
         given.shards,
         plain=False,
@@ -97,15 +102,16 @@ def _score_shards(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> Non
         progress=launcher.is_first_process(),
     )
 
-    scores = Scores.begin(folder, _header(given, model, pairs.manifest))
+    scores = Scores.begin(folder, header_of(given, model, pairs.manifest))
     left = own_shards(pairs.manifest, scores.has)
     if left:
         check_writable(folder / "scores", _FIX)
-    _score(model, tokenizer, scores, pairs, left, given, watchdog)
+    score_shards(model, scores, pairs, left, given, watchdog)
     report(scores, wrote=bool(left))
 
 
-def _header(given: ScoreSettings, model: TrainedModel, manifest: Manifest) -> ScoresHeader:
+def header_of(given: ScoreSettings, model: TrainedModel, manifest: Manifest) -> ScoresHeader:
+    """What the folder records. manifest: all shards."""
     return ScoresHeader(
         model=model_from_anywhere(given.model),
         identity=identity_of(model),
@@ -128,8 +134,10 @@ class _Row(NamedTuple):
     texts: list[str]
 
 
-class _Chunk(NamedTuple):
+class ReadyChunk(NamedTuple):
     """Pairs as the towers take them.
+
+    Arrays and no tensors: torch would hand them over in /dev/shm, of which a container has little.
 
     Attributes:
         keys: Of all pairs.
@@ -142,8 +150,8 @@ class _Chunk(NamedTuple):
 
     keys: list[bytes]
     good: NDArray[np.bool_]
-    pixels: Tensor
-    ids: Tensor
+    pixels: Pixels
+    ids: NDArray[np.int32]
     texts: NDArray[np.int64]
     tally: Tally
 
@@ -164,45 +172,38 @@ def _read(reader: ShardReader, pair: int, *, views: Views, first: bool) -> _Row:
     return _Row(reader.key_bytes(pair), pixels, texts[:1] if first else texts)
 
 
-def _collate(rows: list[_Row], tokenizer: Tokenizer) -> _Chunk:
+def _collate(rows: list[_Row], tokenizer: Tokenizer) -> ReadyChunk:
     """Makes a chunk in a loader process."""
     good = [row for row in rows if row.pixels is not None]
-    pixels = [torch.from_numpy(row.pixels) for row in good]
+    pixels = [row.pixels for row in good]
     texts = [text for row in good for text in row.texts]
 
-    ids = np.empty((0, 0), dtype=np.int32)
+    ids = _NO_IDS
     cut = 0
     if texts:
         ids, cut = tokenizer.with_cut(texts)
 
     no_text = sum(not row.texts for row in rows)
     tally = Tally(len(rows) - len(good) - no_text, no_text, len(texts), cut)
-    return _Chunk(
+    return ReadyChunk(
         keys=[row.key for row in rows],
         good=np.array([row.pixels is not None for row in rows], dtype=bool),
-        pixels=torch.stack(pixels) if pixels else torch.empty(0),
-        ids=torch.from_numpy(ids),
+        pixels=np.stack(pixels) if pixels else _NO_PIXELS,
+        ids=ids,
         texts=np.array([len(row.texts) for row in good], dtype=np.int64),
         tally=tally,
     )
 
 
-@torch.inference_mode()
-def _score(
-    model: TrainedModel,
-    tokenizer: Tokenizer,
-    scores: Scores,
-    pairs: Pairs,
-    shards: list[int],
-    given: ScoreSettings,
-    watchdog: Watchdog,
-) -> None:
-    """Scores shards."""
-    chunks = chunks_of(
+def ready_chunks(
+    model: TrainedModel, pairs: Pairs, shards: list[int], given: ScoreSettings, watchdog: Watchdog
+) -> Generator[tuple[Place, ReadyChunk], None, None]:
+    """Reads the pairs of some shards as the towers take them; see `chunks_of`."""
+    return chunks_of(
         pairs,
         shards,
         read=partial(_read, views=pairs.views, first=given.texts == "first"),
-        collate=partial(_collate, tokenizer=tokenizer),
+        collate=partial(_collate, tokenizer=model.trimming_tokenizer()),
         chunk_size=given.chunk_size,
         workers=loader_workers(given.workers, model.device),
         doing=SCORING,
@@ -210,14 +211,37 @@ def _score(
         watchdog=watchdog,
     )
 
+
+@torch.inference_mode()
+def score_shards(
+    model: TrainedModel,
+    scores: Scores,
+    pairs: Pairs,
+    shards: list[int],
+    given: ScoreSettings,
+    watchdog: Watchdog,
+) -> None:
+    """Scores shards, and writes each as soon as it is complete.
+
+    Args:
+        model: The model.
+        scores: The folder.
+        pairs: The pairs of all shards.
+        shards: The indices of the shards.
+        given: The command's settings.
+        watchdog: Learns of each chunk.
+
+    Raises:
+        UserError: A shard cannot be read, a file cannot be written, or the weights are broken.
+    """
     of_pair = _OF_SEVERAL[given.texts]
-    done: list[tuple[_Chunk, Tensor]] = []
+    done: list[tuple[ReadyChunk, Tensor]] = []
     # Closed, or an error here would leave the loader's processes behind.
-    with contextlib.closing(chunks):
+    with contextlib.closing(ready_chunks(model, pairs, shards, given, watchdog)) as chunks:
         for place, chunk in chunks:
-            cosines = _cosines(model, chunk, given.chunk_size)
-            # Its pixels are of no more use.
-            done.append((chunk._replace(pixels=torch.empty(0)), cosines))
+            cosines = cosines_of(model, chunk, given.chunk_size)
+            # Nobody needs the pixels any more.
+            done.append((chunk._replace(pixels=_NO_PIXELS, ids=_NO_IDS), cosines))
 
             if place.completes:
                 values = _of_shard(done, of_pair, given.model)
@@ -227,24 +251,32 @@ def _score(
                 done = []
 
 
-def _cosines(model: TrainedModel, chunk: _Chunk, chunk_size: int) -> Tensor:
-    """The cosine of each text and its image, float32 `[texts]`, on the device.
+def cosines_of(model: TrainedModel, chunk: ReadyChunk, chunk_size: int) -> Tensor:
+    """Computes the cosine of each text and its image.
 
     Nothing here waits for the device, so that the next chunk is prepared while it computes.
+
+    Args:
+        model: The model.
+        chunk: Pairs.
+        chunk_size: Texts that go through their tower together: a pair may have many.
+
+    Returns:
+        float32 `[texts]`, on the device.
     """
     if not len(chunk.texts):
         return torch.empty(0, device=model.device)
 
     images = model.encode_image(normalise(_moved(chunk.pixels, model.device), model.model))
-    # A pair may have many texts: as many as images go through their tower together.
     parts = _moved(chunk.ids, model.device).split(chunk_size)
     texts = torch.cat([model.encode_text(part) for part in parts])
 
-    owners = torch.from_numpy(np.repeat(np.arange(len(chunk.texts)), chunk.texts))
+    owners = np.repeat(np.arange(len(chunk.texts)), chunk.texts)
     return (images.float()[_moved(owners, model.device)] * texts.float()).sum(dim=1)
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
     # From page-locked memory a GPU fetches it by itself, between two passes.
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -252,7 +284,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _of_shard(
-    done: list[tuple[_Chunk, Tensor]],
+    done: list[tuple[ReadyChunk, Tensor]],
     of_pair: Callable[[Floats, NDArray[np.int64]], Floats],
     path: str,
 ) -> Floats:

@@ -10,7 +10,7 @@ which shards are done already, changes no chunk, and so no digit of a result.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -107,7 +107,7 @@ def chunks_of(
     doing: str,
     unit: str,
     watchdog: Watchdog,
-) -> Iterator[tuple[Place, C]]:
+) -> Generator[tuple[Place, C], None, None]:
     """Reads all pairs of some shards in loader processes, with a progress bar.
 
     Args:

@@ -15,7 +15,8 @@ class EvaluateSettings:
     """The root of `python -m align_train.evaluate`. What is null is as in the run."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)."""
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the
+    hub)."""
 
     shards: Paths = field(metadata=TEXTS)
     """Held-out pairs; null: those of the run."""

@@ -121,6 +121,13 @@ def test_scores_are_theirs(clip: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(columns["similarity"], wanted.numpy(), atol=2e-5)
 
 
+def test_it_is_evaluated(clip: Path, demo: Path, tmp_path: Path) -> None:
+    words = (f"model={clip}", f"shards={demo}/held_out", "eval=pairs", f"to={tmp_path}/results")
+    run(*words, cwd=tmp_path, module="align_train.evaluate")
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert results["held_out/pairs"] == 64 and "retrieval/text_to_image/recall@1" in results
+
+
 def test_a_tokenizer_that_does_not_end_texts_is_refused(clip: Path, tmp_path: Path) -> None:
     """Its texts would all be the state of the first token."""
     copy = shutil.copytree(clip, tmp_path / "copy")
