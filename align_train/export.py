@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from align_train.cluster.interruption import leave
 from align_train.config.command_schema import ExportSettings
 from align_train.config.compose import command
 from align_train.config.messages import report_once
@@ -12,6 +13,7 @@ from align_train.config.messages import report_once
 
 def run(settings: ExportSettings) -> None:
     """Exports a model."""
+    leave("nothing is exported, and the same command begins anew")
     # Here, and in this order: an error in the settings must not wait for torch.
     from align_train.commands.early import look_before_opening
 

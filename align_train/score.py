@@ -5,6 +5,7 @@ Writes the cosine of image and text of every pair, beside each shard, for `align
 
 from __future__ import annotations
 
+from align_train.cluster.interruption import leave
 from align_train.config.command_schema import ScoreSettings
 from align_train.config.compose import command
 from align_train.config.messages import report_once
@@ -12,6 +13,7 @@ from align_train.config.messages import report_once
 
 def run(settings: ScoreSettings) -> None:
     """Scores pairs."""
+    leave("shards that were done stay, and the same command scores the others")
     # Here, and in this order: an error in the settings must not wait for torch.
     from align_train.commands.early import look_before_opening
 

@@ -5,12 +5,14 @@ Prints them as a table and draws a contact sheet; `key=…` prints the steps at 
 
 from __future__ import annotations
 
+from align_train.cluster.interruption import leave
 from align_train.config.command_schema import ShowSettings
 from align_train.config.compose import command
 
 
 def run(settings: ShowSettings) -> None:
     """Shows steps of a run."""
+    leave("nothing is saved, and the same command begins anew")
     # Here: an error in the settings must not wait for torch.
     from align_train.commands.show import show
 

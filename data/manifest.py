@@ -1,29 +1,31 @@
 """`python -m data.manifest shards=FOLDER`: the manifest of WebDataset shards that exist.
 
 In a folder that img2dataset filled, the statistics and tables beside the tars give the counts
-(`data/tables/img2dataset.py`), and no tar is opened. Other tars are indexed, which reads their
-headers. Whichever it is, a sample of the pairs is read for the report of what the shards hold.
+(`data/tables/img2dataset.py`). Other tars are indexed, which reads their headers. A sample of the
+pairs is read for the report of what the shards hold; not of a download at a URL, where no tar is
+fetched.
 """
 
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown
 from align_train.files import check_writable
 
-from .tables.contents import contents_of
+from .tables.contents import contents_of, held, settings_of, side_of
 from .tables.paths import paths_of
 
 if TYPE_CHECKING:
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
     from align_train.shards.manifest import Manifest
+    from align_train.shards.members import Members
 
 
 @dataclass
@@ -39,15 +41,16 @@ class ManifestSettings:
 
 
 def run(settings: ManifestSettings) -> None:
-    """Writes the manifest."""
+    """Writes the manifest, and reports what the shards hold."""
     # Imported here, so that `--help` does not wait for them.
     from align_train.shards.cache import ShardCache
     from align_train.shards.caption import CaptionSource
-    from align_train.shards.found_caption import found_caption
     from align_train.shards.left_out import counted
     from align_train.shards.manifest import MANIFEST_NAME
     from align_train.shards.members import Members
-    from align_train.shards.resolve import refuse_absent, resolve
+    from align_train.shards.resolve import refuse_absent
+
+    from .packing.next_command import next_command
 
     shards = paths_of(settings.shards, "shards")
     folder = _only_folder(shards)
@@ -66,21 +69,8 @@ def run(settings: ManifestSettings) -> None:
 
     cache = ShardCache(storage_options=dict(settings.storage_options or {}))
     members = Members.parse(settings.image, settings.keys, prefix="")
-    # This command replaces a folder's present manifest, so that it does not read it.
-    tars, anew = folder or shards, folder is not None
     caption = _caption_of(settings.caption)
-    source = CaptionSource.parse(caption or "txt", key="caption")
-
-    # img2dataset's pairs have a txt, and a download of theirs need not be looked into.
-    manifest = _of_download(shards, cache, source)
-    downloaded = manifest is not None
-    if manifest is None:
-        if caption is None:
-            caption = found_caption(tars, members=members, cache=cache, anew=anew, key="shards")
-            source = CaptionSource.parse(caption, key="caption")
-        manifest = resolve(
-            tars, caption=source, members=members, cache=cache, anew=anew, key="shards"
-        )
+    manifest, opened = _counted(shards, folder, caption, members, cache)
 
     to.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(to)
@@ -88,9 +78,67 @@ def run(settings: ManifestSettings) -> None:
         f"{to}: {counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')}, "
         f"identity {manifest.identity}"
     )
-    # Counting has fetched the others already.
-    if not downloaded or not cache.wants(manifest.shards[0].url):
-        print(contents_of(manifest, source, members, cache, to), flush=True)
+    source = None
+    side = 0
+    if opened:
+        # As a run looks for it: the manifest leaves out shards that may have come first.
+        caption = caption or _found_caption(str(to), members, cache)
+        source = CaptionSource.parse(caption, key="caption")
+        print("\n".join(contents_of(manifest, source, members, cache)))
+        side = side_of(manifest, source, members, cache)
+    if manifest.pairs > 1:
+        data = settings_of(source, members)
+        command = next_command(to, pairs=manifest.pairs, side=side, data=data)
+        print(f"next: {printable(command)}", flush=True)
+
+
+def _counted(
+    shards: list[str],
+    folder: str | None,
+    caption: str | list[str] | None,
+    members: Members,
+    cache: ShardCache,
+) -> tuple[Manifest, bool]:
+    """Counts the pairs; returns the manifest, and whether tars are at hand to be looked into."""
+    from align_train.shards.caption import CaptionSource
+    from align_train.shards.remote import is_url
+    from align_train.shards.resolve import resolve
+
+    # This command replaces a folder's present manifest, so that it does not read it.
+    tars = folder or shards
+    anew = folder is not None
+    is_remote = any(map(is_url, shards))
+    if caption is None and not is_remote:
+        caption = _found_caption(tars, members, cache, anew=anew)
+
+    # A download of img2dataset's at a URL need not be looked into.
+    source = CaptionSource.parse(caption or "txt", key="caption")
+    manifest = _of_download(shards, cache, source)
+    opened = manifest is None or not is_remote
+    if manifest is None:
+        if caption is None:
+            caption = _found_caption(tars, members, cache, anew=anew)
+            source = CaptionSource.parse(caption, key="caption")
+        manifest = resolve(
+            tars, caption=source, members=members, cache=cache, anew=anew, key="shards"
+        )
+
+    # Whoever reads the shards must use the rules by which they were counted.
+    rows = [replace(row, image=members.image, keys=members.keys) for row in manifest.shards]
+    return replace(manifest, shards=tuple(rows)), opened
+
+
+def _found_caption(
+    shards: str | list[str], members: Members, cache: ShardCache, *, anew: bool = False
+) -> str | list[str]:
+    """Finds out where texts lie; if nobody can tell, prints what the shards hold, and refuses."""
+    from align_train.shards.found_caption import NoCaption, found_caption
+
+    try:
+        return found_caption(shards, members=members, cache=cache, anew=anew, key="shards")
+    except NoCaption as error:
+        print("\n".join(held(error.pairs, error.url)), flush=True)
+        raise
 
 
 def _only_folder(shards: list[str]) -> str | None:

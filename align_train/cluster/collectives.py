@@ -19,7 +19,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from align_train.cluster import launcher
-from align_train.errors import Interrupted, Lost, UserError, one_line
+from align_train.cluster.interruption import interrupted
+from align_train.errors import Lost, UserError, one_line
 
 _TO_MEET = timedelta(minutes=2)  # of processes that `join` each other
 _AT_A_TIME = 65_536  # bytes of each rank's text, so 64 MiB of 1,024 ranks
@@ -323,4 +324,4 @@ def stop_together(number: int, device: torch.device) -> None:
     """
     agreed = int(all_reduce_(torch.tensor(number, device=device), "max"))
     if agreed:
-        raise Interrupted(agreed)
+        raise interrupted(agreed)

@@ -93,6 +93,15 @@ def leave(left: str) -> None:
     _state.left = left
 
 
+def interrupted(number: int) -> Interrupted:
+    """The error of a signal that came to any rank, with what the command leaves of its work.
+
+    Args:
+        number: The signal's number.
+    """
+    return Interrupted(number, _state.left)
+
+
 def received() -> int:
     """The first signal that has come to this process, or to another rank; 0: none has."""
     return _state.received

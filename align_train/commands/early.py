@@ -13,8 +13,15 @@ from pathlib import Path
 
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus, surely_none
+from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
 from align_train.commands.repeats import refuse_larger
+from align_train.commands.targets import (
+    check_collection_folder,
+    check_new_folder,
+    check_results_folder,
+    check_sheet,
+)
 from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
@@ -23,17 +30,21 @@ from align_train.config.command_schema import (
     SearchSettings,
 )
 from align_train.config.saved import read_run
-from align_train.config.schema import TrainSettings
+from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
 from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.image_kind import promises_image
 from align_train.shards.manifest import MANIFEST_NAME, read_manifest
+from align_train.shards.members import Members
 from align_train.shards.remote import is_url
-from align_train.shards.resolve import refuse_absent
+from align_train.shards.resolve import first_shards, refuse_absent
+from align_train.shards.tar_end import compression
+from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
@@ -42,7 +53,7 @@ _MODEL = (
     "hub)"
 )
 _COLLECTION = "collection.json"  # of `index/collection.py`
-_FIX = "give to=…, a folder that you can write"
+_FORMATS = ("huggingface", "align_train")
 _MODEL_FILES = ("config.yaml", "config.json")
 
 
@@ -69,6 +80,8 @@ def look_before_training(settings: TrainSettings) -> None:
 
     if settings.data.get("_target_") == _OUR_DATA:
         _look_at_data(settings)
+    if not settings.dry_run:
+        check_writable(folder.config, "choose another name or output_dir")
     if settings.trainer.on_gpu and not settings.dry_run and surely_none():
         devices = settings.trainer.devices
         raise UserError(
@@ -97,13 +110,26 @@ def _look_at_data(settings: TrainSettings) -> None:
         if data.get("held_out") is not None:
             refuse_absent(data["held_out"], key="data.held_out")
         _look_at_batch(settings)
+        _look_at_captions(data)
 
         tokenizer = data.get("tokenizer")
-        if isinstance(tokenizer, str) and is_missing_path(tokenizer):
-            raise UserError(
-                f"data.tokenizer={tokenizer}: no tokenizer.json there; make one with "
-                f"`align-train pack` or give a hub name"
-            )
+        if isinstance(tokenizer, str):
+            refuse_absent_tokenizer(tokenizer)
+
+
+def _look_at_captions(data: Node) -> None:
+    """Refuses captions that no pair has, if a setting names them."""
+    members = Members.parse(data.get("image"), data.get("keys"))
+    labels = data.get("classes") is not None
+    for of, key in (("shards", "caption"), ("held_out", "held_out_caption")):
+        shards, caption = data.get(of), data.get(key)
+        if shards is None or caption is None:
+            continue
+        weights = data.get("caption_weights") if key == "caption" else None
+        source = CaptionSource.parse(caption, weights, key=f"data.{key}")
+        refuse_absent_captions(
+            shards, source, members, labels=labels, key=f"data.{key}", of=f"data.{of}"
+        )
 
 
 def _look_at_batch(settings: TrainSettings) -> None:
@@ -112,6 +138,9 @@ def _look_at_batch(settings: TrainSettings) -> None:
     if not isinstance(shards, str) or is_url(shards):
         return
     path = Path(shards).expanduser()
+    if compression(b"", path.name):
+        # As whoever opens it later.
+        first_shards(shards, 1, cache=ShardCache())
     file = path / MANIFEST_NAME if path.is_dir() else path
     if file.is_file() and file.suffix.lower() != ".tar":
         lanes = settings.data["lanes"]
@@ -134,42 +163,44 @@ def look_before_opening(
         _check_embedding(settings)
     if isinstance(settings, ScoreSettings):
         _check_scoring(settings)
-    if settings.to is not None:
-        to = Path(settings.to).expanduser().absolute()
-        if isinstance(settings, ExportSettings):
-            refuse_existing(to, settings.to)
-        # A folder that exists takes a file.
-        check_writable(to / "results" if to.is_dir() else to, _FIX)
+    if isinstance(settings, ExportSettings):
+        check_format(settings.format)
+        check_new_folder(settings.to)
+    elif isinstance(settings, EmbedSettings | ScoreSettings):
+        check_collection_folder(settings.to)
+    elif settings.to is not None:
+        check_results_folder(Path(settings.to).expanduser().absolute())
 
     path = settings.model
     folder = Path(path).expanduser()
     # The hub has names without an owner, too, but no ALIGN among them.
     if is_missing_path(path) or ("/" not in path and not folder.exists()):
         raise UserError(f"{path}: no such folder; expected {_MODEL}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{path}: a file; expected {_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
         raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {_MODEL}")
 
     if not launcher.current().started_all:
         if isinstance(settings, EmbedSettings):
             _look_for_images(settings)
-        if isinstance(settings, ScoreSettings):
+        elif not isinstance(settings, ExportSettings) and settings.shards is not None:
             refuse_absent(settings.shards, key="shards")
     if not isinstance(settings, ExportSettings):
         _look_for_device(settings.device)
 
 
-def refuse_existing(folder: Path, to: str) -> None:
-    """Refuses a folder with content in place of a new one.
+def check_format(name: str | None) -> None:
+    """Refuses a format that `export` does not write; None: the command chooses.
 
     Args:
-        folder: The folder.
-        to: The setting `to`, for the error.
+        name: The setting.
 
     Raises:
-        UserError: It is a file, or has files.
+        UserError: It is another.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"to={to}: exists already; choose a new folder")
+    if name not in (None, *_FORMATS):
+        raise UserError(f"format={shown(name)}: expected {' or '.join(_FORMATS)}, or null")
 
 
 def _check_embedding(settings: EmbedSettings) -> None:
@@ -195,8 +226,10 @@ def _check_scoring(settings: ScoreSettings) -> None:
 def _look_for_images(settings: EmbedSettings) -> None:
     images = settings.images
     if images is not None:
-        if not Path(images).expanduser().is_dir():
-            raise UserError(f"images={shown(images)}: no such folder; expected one with images")
+        folder = Path(images).expanduser()
+        if not folder.is_dir():
+            what = "a file" if folder.exists() else "no such folder"
+            raise UserError(f"images={shown(images)}: {what}; expected a folder with images")
         return
 
     try:
@@ -210,9 +243,32 @@ def _look_for_images(settings: EmbedSettings) -> None:
 
 def _look_for_device(name: str) -> None:
     """Refuses a GPU if there is none; `devices.py` asks torch for all other names."""
-    if name.partition(":")[0] == "cuda" and surely_none():
+    kind = name.partition(":")[0]
+    if kind == "gpu":
+        raise UserError(f"device={name}: expected cpu, cuda, cuda:1, …; take device=cuda")
+    if kind == "cuda" and surely_none():
         reason = gpus().why_none
         raise UserError(f"device={name}: not there ({reason}); take device=cpu")
+
+
+def check_query(settings: SearchSettings) -> None:
+    """Checks the settings of a search, without opening anything.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: One of them is wrong.
+    """
+    if settings.text is None and settings.image is None:
+        raise UserError("give text=…, image=…, or both")
+    if settings.text is not None and not is_unicode(settings.text):
+        raise UserError(f"text={shown(settings.text)}: not UTF-8; type it in a UTF-8 terminal")
+    if settings.top < 1:
+        raise UserError(f"top={settings.top}: expected at least 1 image")
+    if not 0 <= settings.text_weight < float("inf"):
+        raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
+    check_sheet(settings.to)
 
 
 def look_before_searching(settings: SearchSettings) -> None:
@@ -224,13 +280,8 @@ def look_before_searching(settings: SearchSettings) -> None:
     Raises:
         UserError: There is no query, or they are not there.
     """
-    if settings.to is not None:
-        sheet = Path(settings.to).expanduser().absolute()
-        check_writable(sheet, "give to=…, an image in a folder that you can write")
-
+    check_query(settings)
     image = settings.image
-    if settings.text is None and image is None:
-        raise UserError("give text=…, image=…, or both")
     if image is not None and not is_url(image) and not Path(image).expanduser().exists():
         reason = f"cannot be read ({os.strerror(errno.ENOENT)})"
         raise UserError(f"image={shown(image)}: {reason}; give another file")

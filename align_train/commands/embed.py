@@ -31,15 +31,14 @@ from align_train.commands.shard_work import (
     shards_from_anywhere,
     watched,
 )
+from align_train.commands.targets import check_collection_folder
 from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError
-from align_train.files import check_writable
-from align_train.index.collection import Collection
+from align_train.index.collection import SETTINGS_NAME, Collection
 from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
-from align_train.shards.left_out import LeftOut
-from align_train.shards.manifest import Manifest
+from align_train.shards.left_out import LeftOut, counted
 from align_train.shards.shard import ShardReader
 from align_train.shards.source_name import source_name
 from align_train.stream.batch import normalise
@@ -48,8 +47,6 @@ from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
 _BAD = "of those embedded just now could not be decoded"
-
-_FIX = "give to=…, a folder that you can write"
 
 About = dict[str, object]
 """The record of an image, as `Collection.about` returns it."""
@@ -65,10 +62,7 @@ def embed(given: EmbedSettings) -> None:
         UserError: A setting, the model or a shard is not as expected, or the folder is another's.
     """
     check_loader(given)
-    folder = Path(given.to).expanduser().absolute()
-    # A collection that is done may be a colleague's: nothing is written to it.
-    if not folder.is_dir():
-        check_writable(folder / "collection", _FIX)
+    folder = check_collection_folder(given.to)
 
     with watched() as watchdog:
         _embed_shards(given, folder, watchdog)
@@ -81,7 +75,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     pairs = open_images(
         given.shards if given.images is None else from_anywhere(given.images),
         plain=given.images is not None,
-        caption=given.caption,
+        caption=given.caption or _begun_with(folder),
         image=given.image,
         keys=given.keys,
         views=model.views,
@@ -89,12 +83,12 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         progress=first,
     )
 
-    settings = _settings(given, model, pairs.manifest)
+    settings = _settings(given, model, pairs)
     collection = Collection.begin(folder, settings)
 
     left = own_shards(pairs.manifest, collection.has)
     if left:
-        check_writable(folder / "collection", _FIX)
+        check_collection_folder(given.to, writes=True)
     bad = _embed(model, collection, pairs, left, given, watchdog)
 
     if first:
@@ -102,15 +96,23 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         total = len(pairs.manifest.shards)
         done = sum(collection.has(shard) for shard in range(total))
         print(
-            f"{collection.path}: {len(collection):,} images, {done} of {total} shards done, "
+            f"{collection.path}: {counted(len(collection), 'image')}, "
+            f"{done} of {counted(total, 'shard')} done, "
             f"{settings.dim} numbers each in {settings.precision}; "
             f"{bad if bad.total() else f'0 {_BAD}'}",
             flush=True,
         )
 
 
-def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> Settings:
+def _begun_with(folder: Path) -> str | None:
+    """The captions that a former start has found out, and that the collection keeps."""
+    file = folder / SETTINGS_NAME
+    return Settings.read(file).caption if file.exists() else None
+
+
+def _settings(given: EmbedSettings, model: TrainedModel, pairs: Pairs) -> Settings:
     """The settings that the collection records."""
+    manifest = pairs.manifest
     # A search may start in another folder.
     if given.images is not None:
         shards: str | list[str] = from_anywhere(given.images)
@@ -121,7 +123,7 @@ def _settings(given: EmbedSettings, model: TrainedModel, manifest: Manifest) -> 
         model=model_from_anywhere(given.model),
         identity=identity_of(model),
         shards=shards,
-        caption=given.caption,
+        caption=str(pairs.caption),
         image=given.image,
         keys=given.keys,
         manifest=manifest.identity,

@@ -21,10 +21,12 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
+from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import results_folder
+from align_train.commands.targets import FIX, check_results_folder
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -37,7 +39,7 @@ from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
-from align_train.files import check_writable, write_whole
+from align_train.files import write_whole
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
@@ -60,7 +62,6 @@ TIMEOUT = 900.0
 
 MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
 
-_FIX = "give to=…, a folder that you can write"
 
 _TINY = 1e-3  # below it, four digits after the point would say too little
 
@@ -116,7 +117,7 @@ def _evaluate_together(
         workers=loader_workers(settings.workers, device),
         device=device,
         watchdog=watchdog,
-        fix=f"free some space, or {_FIX}",
+        fix=f"free some space, or {FIX}",
     )
 
     if pretrained.run and _as_in_run(settings) and rank() == 0:
@@ -176,7 +177,7 @@ def _prepare(
     # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
     if rank() == 0:
-        check_writable(RunFolder(results_folder(settings, pretrained)).results, _FIX)
+        check_results_folder(results_folder(settings, pretrained))
     nodes, data = _resolved(pretrained, settings)
     check_evaluators(nodes)
     evaluators = build_evaluators(nodes)
@@ -247,14 +248,15 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
     revisions = run.lineage.revisions(run.last_step()) if run else {}
+    members = Members.parse(
+        settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
+    )
     return EvaluationSets(
         held_out=data["held_out"],
-        caption=settings.caption or data["held_out_caption"] or data["caption"],
+        caption=settings.caption or caption_of_run(settings.shards, data, members),
         vocabulary=vocabulary,
         views=pretrained.views(**sizes),
-        members=Members.parse(
-            settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
-        ),
+        members=members,
         cache=shard_cache_of(build(data["staging"]), data["storage_options"], revisions),
         # Errors name the setting that the user has given.
         key="shards" if settings.shards is not None else "data.held_out",

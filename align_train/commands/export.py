@@ -21,12 +21,14 @@ from transformers import (
     ProcessorMixin,
 )
 
-from align_train.commands.early import refuse_existing
+from align_train.cluster.interruption import leave
+from align_train.commands.early import check_format
+from align_train.commands.targets import check_new_folder
 from align_train.config.command_schema import ExportSettings
 from align_train.config.saved import to_yaml
 from align_train.config.schema import Node
 from align_train.errors import UserError
-from align_train.files import check_writable, whole
+from align_train.files import whole
 from align_train.model.trainable import checked_normalisation
 from align_train.model.weights import WEIGHTS
 from align_train.pretrained.align_config import Inexpressible, to_config
@@ -42,8 +44,6 @@ _POOLER = "text_model.pooler.dense"
 
 _PILLOWS_NUMBERS = {"bilinear": 2, "bicubic": 3}
 
-_FORMATS = ("huggingface", "align_train")
-
 
 def export(settings: ExportSettings) -> None:
     """Writes a trained model as a new folder: `python -m align_train.export`.
@@ -54,11 +54,8 @@ def export(settings: ExportSettings) -> None:
     Raises:
         UserError: The model cannot be read or expressed, or the folder is not new.
     """
-    if settings.format not in (None, *_FORMATS):
-        raise UserError(f"format={settings.format}: expected {' or '.join(_FORMATS)}, or null")
-    folder = Path(settings.to).expanduser().absolute()
-    refuse_existing(folder, settings.to)
-    check_writable(folder, "give to=…, a new folder in one that you can write")
+    check_format(settings.format)
+    folder = check_new_folder(settings.to)
 
     pretrained = open_pretrained(settings.model)
     if pretrained.tokens == "clip":
@@ -80,6 +77,7 @@ def export(settings: ExportSettings) -> None:
             tensors = _write_own(aside, pretrained, model)
         text = card(pretrained, folder.name, hugging_face=config is not None)
         (aside / "README.md").write_text(text, encoding="utf-8")
+    leave(f"{folder} is complete")
 
     if config is not None:
         loader = "transformers.AlignModel"

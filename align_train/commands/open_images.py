@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
+from align_train.shards.found_caption import found_caption
 from align_train.shards.members import Members
 from align_train.shards.resolve import resolve
 from align_train.stream.decode import Views
 from align_train.stream.pairs import Pairs
 from align_train.stream.plain_images import PlainImages
+from align_train.stream.sets import say_found
+
+BESIDE_FILES = "txt"
+"""The texts of image files, unless a setting says otherwise: `cat.txt` beside `cat.jpg`."""
 
 
 def open_images(
     place: str | list[str],
     *,
     plain: bool,
-    caption: str,
+    caption: str | list[str] | None,
     image: str | None,
     keys: str | None,
     views: Views,
@@ -27,7 +32,7 @@ def open_images(
     Args:
         place: Shards as `data.shards` takes them, or a folder.
         plain: Whether `place` is a folder of image files.
-        caption: As `data.caption`.
+        caption: As `data.caption`; None: found out, and said in a line.
         image: As `data.image`, for shards.
         keys: As `data.keys`, for shards.
         views: Decide how an image is seen.
@@ -40,11 +45,15 @@ def open_images(
     Raises:
         UserError: There are none, or a setting is wrong.
     """
-    source = CaptionSource.parse(caption, key="caption")
     if plain:
+        source = CaptionSource.parse(caption or BESIDE_FILES, key="caption")
         return PlainImages(str(place), caption=source, views=views, key="images")
 
     members = Members.parse(image, keys, prefix="")
+    if caption is None:
+        caption = found_caption(place, members=members, cache=cache, key="shards")
+        say_found(place, caption)
+    source = CaptionSource.parse(caption, key="caption")
     manifest = resolve(
         place, caption=source, members=members, cache=cache, progress=progress, key="shards"
     )

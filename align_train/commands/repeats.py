@@ -13,6 +13,7 @@ import numpy as np
 from align_train.config.schema import TrainSettings
 from align_train.config.split import nearest_split
 from align_train.errors import UserError
+from align_train.shards.left_out import counted
 
 if TYPE_CHECKING:
     from align_train.stream.datamodule import PairsDataModule
@@ -46,10 +47,17 @@ def refuse_larger(settings: TrainSettings, pairs: int) -> None:
     Raises:
         UserError: The batch is larger.
     """
+    if not pairs:
+        raise UserError(
+            f"batch_size={settings.batch_size}: the data has fewer pairs than "
+            f"data.lanes={settings.data['lanes']} and fills no batch; give more pairs, or "
+            f"data.lanes=1 and a small batch_size"
+        )
     if settings.batch_size > pairs:
         raise UserError(
-            f"batch_size={settings.batch_size}: the data fills batches of {pairs:,} pairs at most; "
-            f"in a larger one a pair would meet itself; take {nearest_split(settings, pairs)}"
+            f"batch_size={settings.batch_size}: an epoch of the data fills a batch of at most "
+            f"{counted(pairs, 'pair')}; in a larger one a pair would meet itself; take "
+            f"{nearest_split(settings, pairs)}"
         )
 
 

@@ -36,13 +36,12 @@ from align_train.commands.shard_work import (
     shards_from_anywhere,
     watched,
 )
+from align_train.commands.targets import check_collection_folder
 from align_train.config.command_schema import ScoreSettings
 from align_train.errors import UserError
-from align_train.files import check_writable
-from align_train.index.scores import Column, Scores, ScoresHeader, Tally
+from align_train.index.scores import SCORES, Column, Scores, ScoresHeader, Tally
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
-from align_train.shards.manifest import Manifest
 from align_train.shards.shard import ShardReader
 from align_train.stream.batch import normalise
 from align_train.stream.decode import Pixels, Views, decode_centre
@@ -62,8 +61,6 @@ _SAYS = {
 _NO_PIXELS = np.empty((0, 0, 0, 3), dtype=np.uint8)
 _NO_IDS = np.empty((0, 0), dtype=np.int32)
 
-_FIX = "give to=…, a folder that you can write"
-
 Floats = NDArray[np.float32]
 
 
@@ -77,10 +74,7 @@ def score(given: ScoreSettings) -> None:
         UserError: A setting, the model or a shard is not as expected, or the folder is another's.
     """
     check_loader(given)
-    folder = Path(given.to).expanduser().absolute()
-    # Scores that are done may be a colleague's: nothing is written to them.
-    if not folder.is_dir():
-        check_writable(folder / "scores", _FIX)
+    folder = check_collection_folder(given.to)
 
     with watched() as watchdog:
         _score_own(given, folder, watchdog)
@@ -94,7 +88,7 @@ def _score_own(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
     pairs = open_images(
         given.shards,
         plain=False,
-        caption=given.caption,
+        caption=given.caption or _begun_with(folder),
         image=given.image,
         keys=given.keys,
         views=model.views,
@@ -102,16 +96,23 @@ def _score_own(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
         progress=launcher.is_first_process(),
     )
 
-    scores = Scores.begin(folder, header_of(given, model, pairs.manifest))
+    scores = Scores.begin(folder, header_of(given, model, pairs))
     left = own_shards(pairs.manifest, scores.has)
     if left:
-        check_writable(folder / "scores", _FIX)
+        check_collection_folder(given.to, writes=True)
     score_shards(model, scores, pairs, left, given, watchdog)
     report(scores, wrote=bool(left))
 
 
-def header_of(given: ScoreSettings, model: TrainedModel, manifest: Manifest) -> ScoresHeader:
-    """What the folder records. manifest: all shards."""
+def _begun_with(folder: Path) -> str | list[str] | None:
+    """The captions that a former start has found out, and that the scores keep."""
+    file = folder / SCORES
+    return ScoresHeader.read(file).caption if file.exists() else None
+
+
+def header_of(given: ScoreSettings, model: TrainedModel, pairs: Pairs) -> ScoresHeader:
+    """What the folder records."""
+    manifest = pairs.manifest
     return ScoresHeader(
         model=model_from_anywhere(given.model),
         identity=identity_of(model),
@@ -120,7 +121,7 @@ def header_of(given: ScoreSettings, model: TrainedModel, manifest: Manifest) -> 
         shards=[shard.name for shard in manifest.shards],
         counts=manifest.counts.tolist(),
         columns={SIMILARITY: Column(-1, 1, _SAYS[given.texts])},
-        caption=given.caption,
+        caption=pairs.caption.setting,
         image=given.image,
         keys=given.keys,
     )

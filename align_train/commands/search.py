@@ -18,18 +18,19 @@ from PIL import Image
 from torch import Tensor
 
 from align_train.commands.devices import device_of
+from align_train.commands.early import check_query
 from align_train.commands.open_images import open_images
 from align_train.config.command_schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
 from align_train.figures.sheets import Hit, hit_sheet
-from align_train.files import check_writable, whole
+from align_train.files import whole
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
-from align_train.shards.caption import is_unicode
+from align_train.shards.left_out import counted
 from align_train.shards.remote import is_url
 from align_train.shards.source_name import HEADING, column, shown_name
 from align_train.stream.bad_image import BadImage
@@ -47,8 +48,6 @@ _LEAST_TEXT = 40
 
 _NOTE = 16  # characters of a name under its image
 
-_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
-
 Row = tuple[str, NDArray[np.uint8] | None, list[Hit]]
 
 
@@ -64,7 +63,7 @@ def search(settings: SearchSettings) -> list[Match]:
     Raises:
         UserError: A setting, the model or the collection is not as expected.
     """
-    _check(settings)
+    check_query(settings)
     image = None if settings.image is None else _open(settings.image)
     cache = shard_cache_of(None, settings.storage_options)
     collection = Collection.open(Path(settings.index).expanduser().absolute())
@@ -83,23 +82,6 @@ def search(settings: SearchSettings) -> list[Match]:
     print_table(collection, matches)
     _draw(collection, matches, settings, image, cache)
     return matches
-
-
-def _check(settings: SearchSettings) -> None:
-    """All that can be wrong before anything is opened."""
-    if settings.text is None and settings.image is None:
-        raise UserError("give text=…, image=…, or both")
-    if settings.text is not None and not is_unicode(settings.text):
-        raise UserError(f"text={shown(settings.text)}: not UTF-8; type it in a UTF-8 terminal")
-    if settings.top < 1:
-        raise UserError(f"top={settings.top}: expected at least 1 image")
-    if not 0 <= settings.text_weight < float("inf"):
-        raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
-
-    sheet = Path(settings.to).expanduser()
-    if sheet.suffix.lower() not in _SHEET_SUFFIXES or sheet.is_dir():
-        raise UserError(f"to={settings.to}: expected an image's path that ends in .png or .jpg")
-    check_writable(sheet.absolute(), "give to=…, an image in a folder that you can write")
 
 
 def _open(image: str) -> Image.Image:
@@ -131,7 +113,7 @@ def _query(
 
 
 def _nearest(collection: Collection, query: Tensor, settings: SearchSettings) -> list[Match]:
-    images = f"{len(collection):,} images"
+    images = counted(len(collection), "image")
     if len(collection) >= settings.approximate_from:
         matches = search_approximately(collection, query, settings.top)
         print(f"{images}, by index.faiss, which finds nearly all of the nearest")

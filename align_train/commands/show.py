@@ -24,6 +24,7 @@ from align_train.config.schema import TrainSettings
 from align_train.errors import UserError, printable, shown
 from align_train.files import check_writable
 from align_train.run.folder import RunFolder
+from align_train.shards.left_out import counted
 from align_train.shards.source_name import column, shown_name, source_name
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class _Shown(NamedTuple):
 
 def _show_step(step: int, made: _Shown, pieces: TrainingPieces, limit: int) -> None:
     count = f"{len(made.keys):,} are shown (limit={limit})"
-    print(f"step {step}: {pieces.batch_size:,} pairs, of which {count}")
+    print(f"step {step}: {counted(pieces.batch_size, 'pair')}, of which {count}")
     _print_table(made, pieces, step - 1)
 
 

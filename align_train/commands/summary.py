@@ -62,7 +62,8 @@ def summary(
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
         "device": _device(settings),
         "global batch": _batch(settings, model),
-        "length": f"{settings.steps:,} steps = {pairs:,} pairs = {_epochs(data, settings.steps)}",
+        "length": f"{counted(settings.steps, 'step')} = {counted(pairs, 'pair')} = "
+        f"{_epochs(data, settings.steps)}",
         "data": f"{counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')} "
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
@@ -113,7 +114,7 @@ def _batch(settings: TrainSettings, model: TrainableModel) -> str:
     share = settings.batch_size // processes
 
     split = f"{_count(processes, 'process', 'es')} x {share:,}"
-    parts = [f"{settings.batch_size:,} pairs = {split}"]
+    parts = [f"{counted(settings.batch_size, 'pair')} = {split}"]
     if settings.norm_group and _has_norm_groups(model):
         parts.append(f"BatchNorm over groups of {settings.norm_group}")
     parts.append(_chunks(settings.chunk_size, share))

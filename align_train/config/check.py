@@ -14,7 +14,7 @@ from align_train.config.evaluators import check_evaluators
 from align_train.config.numbers import check_numbers
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.shards.caption import is_unicode
 
 if TYPE_CHECKING:
@@ -218,6 +218,13 @@ def _check_data_numbers(settings: TrainSettings) -> None:
         value = settings.data.get(key, least)
         if not isinstance(value, int) or value < least:
             raise UserError(f"data.{key}={value}: expected an integer, at least {least}")
+
+    weights = settings.data.get("caption_weights")
+    if weights is not None and settings.data.get("caption") is None:
+        raise UserError(
+            f"data.caption_weights={shown(weights)}: data.caption is not set; give the list that "
+            f"they weigh, 'data.caption=[…]'"
+        )
 
 
 def _check_vocabulary(settings: TrainSettings) -> None:

@@ -108,8 +108,9 @@ class EmbedSettings:
     to: str
     """The folder of the collection."""
 
-    caption: str
-    """The member or field with the text to show beside an image: `txt`, or `json:FIELD`."""
+    caption: str | None
+    """The member or field with the text to show beside an image, such as `json:FIELD`; null: found
+    out as in training, and of image files `txt`."""
 
     image: str | None
     """As `data.image`."""
@@ -150,7 +151,7 @@ class ScoreSettings:
     """The folder of the scores."""
 
     caption: Paths = field(metadata=TEXTS)
-    """As `data.caption`: where the texts lie."""
+    """As `data.caption`: where the texts lie; null: found out as in training."""
 
     texts: str
     """Of a pair with several texts: `best`, `mean` or `first`."""

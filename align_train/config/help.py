@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,7 +24,7 @@ import align_train
 from align_train.config.grammar import quoted
 from align_train.config.meanings import files_of, first_sentence, meanings, read_comments
 from align_train.config.messages import no_such_setting
-from align_train.config.overrides import Compose, as_typed
+from align_train.config.overrides import Compose, as_typed, options_parser
 from align_train.config.schema import Node, conf_dir
 from align_train.errors import UserError, shown
 
@@ -94,7 +93,7 @@ def answer_to(
     """
     if "--version" in arguments:
         return f"align_train {align_train.__version__}"
-    given, rest = get_args_parser().parse_known_args(arguments[1:])
+    given, rest = options_parser().parse_known_args(arguments[1:])
     if not given.help:
         return ""
 

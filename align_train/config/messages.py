@@ -133,6 +133,10 @@ def in_one_line(error: Exception) -> str:
         key = getattr(error, "full_key", None) or "a setting"
         return f"{key}: refers to {missing}, which is no setting here"
 
+    if reason := _between(text, " raised while resolving interpolation: ", "\n"):
+        key = getattr(error, "full_key", None) or "a setting"
+        return f"{key}: cannot be computed from other settings ({reason}); check their values"
+
     # Hydra's message says which override it was, OmegaConf's what was wrong with it.
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException):

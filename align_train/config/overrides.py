@@ -11,10 +11,13 @@ of its class.
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,7 +29,7 @@ from align_train.config.kinds import Kind, has_free_keys, is_list, kind_of, take
 from align_train.config.lengths import with_one_length
 from align_train.config.messages import no_such_setting
 from align_train.config.schema import Node
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown
 
 _WORD = re.compile(r"(?P<key>\+{0,2}(?P<name>[^=~]*))=(?P<value>.*)", re.DOTALL)
 
@@ -55,7 +58,7 @@ def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> l
         UserError: As `as_typed`; or a word ends with a carriage return.
     """
     _refuse_carriage_returns(arguments)
-    given, _ = get_args_parser().parse_known_args(arguments[1:])
+    given = _parsed(arguments[1:])
 
     @cache
     def sweep() -> bool:
@@ -65,6 +68,33 @@ def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> l
 
     by_word = dict(zip(given.overrides, words, strict=True))
     return with_one_length([by_word.get(word, word) for word in arguments], schema)
+
+
+def options_parser() -> ArgumentParser:
+    """Hydra's parser of the line, with one line for an error in place of argparse's usage."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{printable(message)}; --help explains the settings")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _parsed(words: Sequence[str]) -> Namespace:
+    parser = options_parser()
+    given, unknown = parser.parse_known_args(words)
+
+    for word in unknown:
+        if not word.startswith("-"):
+            continue
+        option = word.partition("=")[0]
+        # Hydra's own: `parser` keeps them by name.
+        close = difflib.get_close_matches(option, parser._option_string_actions, n=1)
+        key = option.lstrip("-").replace("-", "_")
+        meant = f"did you mean {close[0]}?" if close else f"settings have no dashes: {shown(key)}=…"
+        raise UserError(f"{shown(option)}: no such option; {meant}")
+    return given
 
 
 def _is_sweep(words: Sequence[str], compose: Compose) -> bool:

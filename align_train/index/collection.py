@@ -29,7 +29,7 @@ from align_train.index.folder import holds_anything, refuse_other, write_file
 from align_train.index.settings import Settings
 from align_train.shards.manifest import place_in
 
-_SETTINGS = "collection.json"
+SETTINGS_NAME = "collection.json"
 _BLOCK = 16_384  # rows compared at a time
 
 # If one of these differs, the folder belongs to another command. The text says to which.
@@ -81,7 +81,7 @@ class Collection:
         Raises:
             UserError: The folder belongs to other shards or another model, or to something else.
         """
-        file = path / _SETTINGS
+        file = path / SETTINGS_NAME
         # Before the next question: another process may make the folder right now.
         is_foreign = holds_anything(path)
 
@@ -108,10 +108,10 @@ class Collection:
         Raises:
             UserError: There is none, or shards are missing.
         """
-        file = path / _SETTINGS
+        file = path / SETTINGS_NAME
         if not file.is_file():
             raise UserError(
-                f"{path}: no {_SETTINGS} there; make it with "
+                f"{path}: no {SETTINGS_NAME} there; make it with "
                 f"align-train embed model=… shards=… to={path}"
             )
 
@@ -259,8 +259,8 @@ class Collection:
         shape = (self.settings.counts[shard], self.settings.dim)
         if rows.shape != shape or rows.dtype != self.settings.precision:
             raise UserError(
-                f"{file}: {rows.shape} of {rows.dtype} is not what {_SETTINGS} says; remove it and "
-                f"run align-train embed again"
+                f"{file}: {rows.shape} of {rows.dtype} is not what {SETTINGS_NAME} says; remove it "
+                f"and run align-train embed again"
             )
         return rows
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,12 @@ from align_train.files import write_whole
 from align_train.shards.cache_space import CacheSpace
 from align_train.shards.hub import Address, headers, is_offline
 from align_train.shards.remote import Unreachable, Vanished
-from align_train.shards.retry import Source
+from align_train.shards.retry import Result, Source
 
 _listing = Lock()
 
 _TRIES = 3  # to reach the hub, if an answer of before would do
+_CONTACT = 60.0  # seconds in which a hub that nobody has reached yet must answer
 
 
 class Hub:
@@ -57,6 +58,7 @@ class Hub:
         self._space = space
         self._known = known
         self._sizes: dict[str, int] = {}
+        self._is_reached = False
 
     def pinned(self, url: str) -> str:
         """Returns a URL with the commit in place of the revision.
@@ -131,9 +133,8 @@ class Hub:
             answer, _ = _get(fs, address.api("revision"))
             return str(answer["sha"])
 
-        source = self._source if last is None else replace(self._source, tries=_TRIES)
         try:
-            commit = source.ask(repository, ask)
+            commit = self._ask(repository, ask, tries=None if last is None else _TRIES)
         except Vanished:
             raise UserError(
                 f"{repository}: 404: no such data set or revision; check both names, or set "
@@ -169,9 +170,20 @@ class Hub:
                 f"unset it"
             )
 
+        if not self._is_reached:
+            self._ask(folder.url, lambda fs, _: _get(fs, folder.api("revision")))
         sizes = self._source.ask(folder.url, lambda fs, _: _list(fs, folder, deep))
         self._keep(kept, json.dumps(sizes))
         return sizes
+
+    def _ask(
+        self, url: str, question: Callable[[Any, str], Result], *, tries: int | None = None
+    ) -> Result:
+        """Asks for something small, which shows at once whether the hub can be reached."""
+        contact = None if self._is_reached else min(_CONTACT, self._source.patience)
+        answer = replace(self._source, tries=tries, contact=contact).ask(url, question)
+        self._is_reached = True
+        return answer
 
     def _kept(self, question: str) -> Path:
         """The file of an answer."""

@@ -3,7 +3,9 @@
 A row is `{"shard", "pairs", "bytes"}`. Shards are named by URL, or by a path relative to the
 manifest, so that a data set can be moved as a folder. A row may also carry a selection
 (`selection.py`): `"of"` (pairs in the tar), `"at"` (a byte in `NAME.selection` beside the manifest)
-and `"kept"` (a hash of the bits). `pairs` then counts the kept ones.
+and `"kept"` (a hash of the bits). `pairs` then counts the kept ones. `"image"` and `"keys"` are the
+settings `data.image` and `data.keys` by which its pairs were counted, if they were set: whoever
+reads the shard must set them too.
 
 The identity of the data is a hash of names, counts and selections, not of paths: a run resumes on
 another machine. `resolve.py` opens any value of `data.shards`.
@@ -20,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,7 @@ from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
+from align_train.shards.members import Keys
 from align_train.shards.remote import is_url
 from align_train.shards.selection import Selection, selection_name, short_hash
 
@@ -49,12 +53,16 @@ class Shard:
         pairs: How many pairs it gives.
         bytes: Its size.
         selection: Which of its pairs are kept; None: all.
+        image: The setting `image` by which its pairs were counted; None: not set, or not known.
+        keys: The setting `keys`, alike.
     """
 
     url: str
     pairs: int
     bytes: int
     selection: Selection | None = None
+    image: str | None = None
+    keys: Keys | None = None
 
     @property
     def name(self) -> str:
@@ -137,6 +145,8 @@ class Manifest:
         for shard, keep in zip(self.shards, choices, strict=True):
             url = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
             row: Row = {"shard": url, "pairs": shard.pairs, "bytes": shard.bytes}
+            row |= {"image": shard.image} if shard.image else {}
+            row |= {"keys": shard.keys} if shard.keys else {}
             rows.append(row)
 
             if keep is None:
@@ -249,7 +259,13 @@ def _parse_row(line: str, folder: str, bits: str) -> Shard:
             url = f"{folder}/{url}"
         elif not url.startswith("/"):
             url = os.path.normpath(f"{folder}/{url}")
-    return Shard(url, _count(row["pairs"]), _count(row["bytes"]), selection)
+    image = row.get("image")
+    keys = row.get("keys")
+    if not isinstance(image, str | None) or keys not in (None, *get_args(Keys)):
+        raise ValueError("no settings of members")
+    pairs = _count(row["pairs"])
+    size = _count(row["bytes"])
+    return Shard(url, pairs, size, selection, image, cast(Keys | None, keys))
 
 
 def _count(value: object) -> int:

@@ -22,13 +22,12 @@ from align_train.errors import UserError, shown
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource
 from align_train.shards.left_out import counted
 from align_train.shards.tar_index import IMAGE_EXTENSIONS, ShardIndex
+from align_train.shards.usual_names import MEMBERS
 
 Keys = Literal["first_dot", "last_dot"]
 
-# Members that are captions by their names.
-USUAL_TEXTS = ("txt", "text", "caption", "captions")
-# These, and others that make a pair of an image.
-_TEXT_ENDINGS = {*(ending.encode() for ending in USUAL_TEXTS), b"json", b"cls"}
+# Members that make a pair of an image.
+_TEXT_ENDINGS = {*(ending.encode() for ending in MEMBERS), b"json", b"cls"}
 
 # Members that everybody knows: that they are not read is no news.
 _USUAL = (b"json", b"txt")

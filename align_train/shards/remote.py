@@ -189,6 +189,11 @@ def reason_of(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}", _LONGEST_REASON)
 
 
+def is_answer(error: BaseException) -> bool:
+    """Whether a server has answered, by a status."""
+    return _answer(behind(error))[0] is not None
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether the source refuses: credentials that are missing or wrong do not mend themselves."""
     if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):

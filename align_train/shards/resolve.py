@@ -39,7 +39,7 @@ from align_train.shards.manifest import (
     checked,
     read_manifest,
 )
-from align_train.shards.members import ANY, Members
+from align_train.shards.members import ANY, Members, prefix_of
 from align_train.shards.remote import is_url
 from align_train.shards.tar_end import COMPRESSED, compression
 
@@ -74,10 +74,11 @@ def resolve(
         One manifest of all.
 
     Raises:
-        UserError: The value names no shards, or a shard cannot be read.
+        UserError: The value names no shards, or a shard cannot be read; or a manifest was made for
+            other members.
     """
     items = _items(shards, key)
-    resolver = _Resolver(cache or ShardCache(), key, anew)
+    resolver = _Resolver(cache or ShardCache(), key, members, anew)
     count = partial(
         scan, caption=caption, members=members, cache=resolver.cache, progress=progress, key=key
     )
@@ -147,6 +148,7 @@ def first_shards(
     shards: str | Sequence[str],
     most: int,
     *,
+    members: Members = ANY,
     cache: ShardCache,
     anew: bool = False,
     key: str = "data.shards",
@@ -156,6 +158,7 @@ def first_shards(
     Args:
         shards: As `resolve` takes them; of a list the first item.
         most: How many are wanted.
+        members: How members of the tars make pairs.
         cache: Fetches a remote manifest.
         anew: As of `resolve`.
         key: The setting that errors name.
@@ -164,9 +167,9 @@ def first_shards(
         Paths or URLs: at least one.
 
     Raises:
-        UserError: The value names no shards.
+        UserError: The value names no shards, or its manifest was made for other members.
     """
-    found = _Resolver(cache, key, anew).find(_items(shards, key)[0])
+    found = _Resolver(cache, key, members, anew).find(_items(shards, key)[0])
     if isinstance(found, Manifest):
         return [shard.url for shard in found.shards if shard.pairs][:most]
     return found[:most]
@@ -186,10 +189,11 @@ def _items(shards: object, key: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Resolver:
-    """Opens one item of `data.shards`; for `key` and `anew` see `resolve`."""
+    """Opens one item of `data.shards`; for the others see `resolve`."""
 
     cache: ShardCache
     key: str
+    members: Members
     anew: bool = False
 
     def resolve(self, shards: str, count: Callable[..., Manifest]) -> Manifest:
@@ -269,7 +273,26 @@ class _Resolver:
 
     def _read(self, url: str) -> Manifest:
         manifest = read_manifest(url, cache=self.cache)
+        self._refuse_other_members(manifest)
         if not any(is_hub(row.url) for row in manifest.shards):
             return manifest
         rows = [replace(row, url=self.cache.pinned(row.url)) for row in manifest.shards]
         return replace(manifest, shards=tuple(rows))
+
+    def _refuse_other_members(self, manifest: Manifest) -> None:
+        """Refuses settings other than those by which the pairs were counted.
+
+        By these a tar would have other pairs, which a run would notice when it opens the tar.
+        """
+        prefix = prefix_of(self.key)
+        for name in ("keys", "image"):
+            setting = getattr(self.members, name)
+            for row in manifest.shards:
+                made = getattr(row, name)
+                if made is None or made == setting:
+                    continue
+                what = " is not set" if setting is None else f"={setting}"
+                raise UserError(
+                    f"{prefix}{name}{what}, and {manifest.source} was made with {name}={made}; "
+                    f"give {prefix}{name}={made}, or make the manifest anew"
+                )

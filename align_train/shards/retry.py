@@ -6,11 +6,15 @@ growing pauses. After `patience` seconds there is one clear error.
 
 A source that says when to come again (429 or 503 with Retry-After) is left alone so long. That is
 no failure, but it counts towards the patience.
+
+A server that nobody has reached yet may be a wrong name, or a machine without a network. So the
+first question to the hub has a shorter limit, for as long as no answer of any kind has come.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import sys
 import time
@@ -26,6 +30,7 @@ from align_train.shards.remote import (
     Vanished,
     behind,
     filesystem,
+    is_answer,
     is_hopeless,
     is_missing,
     is_refusal,
@@ -40,6 +45,8 @@ _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
 _TOLD_AT = 4.0  # when the pause has grown to this, the user reads of the trouble, once
 _SAID_FOR = 60.0  # how much later a wait must end than the last one to be worth a line of its own
+
+_ATTEMPTS = 4  # of a first contact, if a server is silent
 
 # A store may err once. If it says the same so often, it means it.
 _TIMES = 3
@@ -58,12 +65,15 @@ class Source:
         patience: Seconds until a source that does not answer is an error.
         stall: Seconds without progress after which one attempt is given up.
         tries: Failures after which it is given up; None: as many as the patience allows.
+        contact: Seconds in which a first answer must come, of whatever status; None: no such limit.
+            Each attempt before that is told.
     """
 
     options: Mapping[str, object]
     patience: float
     stall: float
     tries: int | None = None
+    contact: float | None = None
 
     def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
         """Asks for a size or a listing: for anything that shows no progress while it runs.
@@ -82,6 +92,8 @@ class Source:
         """
         deadline = time.monotonic() + self.patience
         limit = max(self.stall, self.patience / 2)
+        if self.contact is not None:
+            limit = self.contact / _ATTEMPTS
 
         def once(fs: Any, path: str) -> Result:
             return self.attempt(lambda: question(fs, path), deadline, stall=limit)
@@ -106,31 +118,43 @@ class Source:
         # From the second try on with connections of its own: those of before may be stuck.
         failures = _Failures(url)
         pause = _FIRST_PAUSE
+        contact = time.monotonic() + (self.contact or math.inf)
         while True:
             try:
                 return once(*filesystem(url, self.options, anew=failures.count > 0))
             except UserError:
                 raise
             except Exception as error:  # each store has errors of its own kind
+                if is_answer(error):
+                    contact = math.inf
                 if told := told_to_wait(error):
                     self._wait_as_told(url, *told, deadline)
                     continue
                 failures.add(error)
 
-            if time.monotonic() + pause > deadline or failures.count == self.tries:
-                within = f" in {self.patience:g} s (data.staging.patience)"
-                raise Unreachable(
-                    f"{url}: cannot be fetched; given up after {failures.count} attempts"
-                    f"{within if self.tries is None else ''}, the last: {failures.reason}"
-                )
+            until = min(deadline, contact)
+            if time.monotonic() + pause > until or failures.count == self.tries:
+                raise self._given_up(failures, in_contact=contact < deadline)
 
             # Jitter: otherwise all nodes of a cluster would come back at the same moment.
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            if pause == _TOLD_AT:
-                left = deadline - time.monotonic()
+            if pause == _TOLD_AT or contact < math.inf:
+                left = max(until - time.monotonic(), 0)
                 line = f"align_train: {url}: {failures.reason}; trying again for {left:.0f} s"
                 print(line, file=sys.stderr, flush=True)
+
+    def _given_up(self, failures: _Failures, *, in_contact: bool) -> Unreachable:
+        """The error of a source that has not answered. in_contact: it has never done so."""
+        within = f" in {self.patience:g} s (data.staging.patience)"
+        fix = ""
+        if in_contact:
+            within = f" in {self.contact:g} s, without a first answer"
+            fix = "; check the network, its proxy (https_proxy), and HF_ENDPOINT"
+        return Unreachable(
+            f"{failures.url}: cannot be fetched; given up after {failures.count} attempts"
+            f"{within if self.tries is None else ''}, the last: {failures.reason}{fix}"
+        )
 
     def _wait_as_told(self, url: str, seconds: float, reason: str, deadline: float) -> None:
         """Waits as a server asks; UserError if that would go beyond the deadline."""

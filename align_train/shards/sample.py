@@ -133,14 +133,17 @@ def _add_fields(extension: str, content: bytes, fields: dict[str, Value]) -> Val
         record = parse_json(content)
     except ValueError:
         return Value("broken JSON")
-    if not isinstance(record, dict):
+    items = record if isinstance(record, list) else [record]
+    objects = [item for item in items if isinstance(item, dict)]
+    if not objects:
         return _value_of_field([record])
 
     found: dict[str, list[object]] = {}
-    _walk(record, "", 0, found)
+    for item in objects:
+        _walk(item, "", 0, found)
     for name, values in found.items():
         fields[str(TextPlace(extension, name))] = _value_of_field(values)
-    return Value("JSON")
+    return Value("JSON" if isinstance(record, dict) else "list of objects")
 
 
 def _walk(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from align_train.cluster.launcher import is_first_process
 from align_train.cluster.sharing import from_first, note_progress
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.find import find_files, find_folders
@@ -131,6 +132,7 @@ class EvaluationSets:
             caption = found_caption(
                 shards, members=members, cache=self.cache, labels=labels, key=key
             )
+            say_found(shards, caption, labels=labels)
         return source_of(CaptionSource.parse(caption), self.vocabulary)
 
     def images_of(self, data: ImageSet | None) -> OpenSet:
@@ -159,6 +161,20 @@ class EvaluationSets:
             cache=self.cache,
         )
         return HeldOutPairs(pairs=pairs)
+
+
+def say_found(shards: str | Sequence[str], caption: str, *, labels: bool = False) -> None:
+    """Prints the captions that were found out: one line, on the first process.
+
+    Args:
+        shards: The shards.
+        caption: What `found_caption` returned.
+        labels: Whether they are labels.
+    """
+    if is_first_process():
+        place = shards if isinstance(shards, str) else ", ".join(shards)
+        what = "labels" if labels else "captions"
+        print(f"{shown(place)}: {what} in {shown(caption)}, found out", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
-from align_train.files import is_missing_path
 from align_train.stream.token_ids import PAD_ID, padded
+from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 from align_train.stream.wordpiece import NAMES
 
 # Parts of tokenizer.json on which the ids depend. The others decode, pad and cut.
@@ -166,11 +166,7 @@ def _load(path: str) -> TokenizersTokenizer:
         converted: TokenizersTokenizer = BertTokenizer.from_pretrained(local).backend_tokenizer
         return converted
 
-    if local.exists() or is_missing_path(path):
-        raise UserError(
-            f"data.tokenizer={path}: no tokenizer.json there; make one with `align-train pack` "
-            f"or give a hub name"
-        )
+    refuse_absent_tokenizer(path)
     text = from_first(f"tokenizer {path}", lambda: _ask_hub(path))
     return TokenizersTokenizer.from_str(text)
 

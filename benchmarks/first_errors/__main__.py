@@ -12,6 +12,7 @@ make the folder, and three for the rounds.
 
 from __future__ import annotations
 
+import gzip
 import os
 import shlex
 import subprocess
@@ -67,6 +68,7 @@ def make() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "empty").mkdir(exist_ok=True)
     (FOLDER / "table.csv").write_text("path,text\npicture.jpg,a blue square\n")
+    (FOLDER / "shards.tar.gz").write_bytes(gzip.compress(bytes(10_240)))
     (FOLDER / "images").mkdir(exist_ok=True)
     for path in (FOLDER / "picture.jpg", FOLDER / "images" / "picture.jpg"):
         Image.new("RGB", (64, 64), "blue").save(path)

@@ -21,6 +21,7 @@ class Mistake(NamedTuple):
 
 # Own shards with their tokenizer.
 _OWN = "align_train data=webdataset data.shards=pairs/train data.tokenizer=pairs/tokenizer"
+_EVALUATE = "align_train.evaluate model=outputs/done"
 _EMBED = "align_train.embed model=outputs/done to=x"
 
 MISTAKES = (
@@ -28,6 +29,12 @@ MISTAKES = (
     Mistake("a misspelt choice", "align_train model=tinny", "tinny"),
     Mistake("a misspelt setting of the model", "align_train model.image_tower.widht=2", "widht"),
     Mistake("a text for a number", "align_train optimizer.lr=fast", "optimizer.lr"),
+    Mistake("a text for a size", "align_train model.image_size=abc", "model.resize_size"),
+    Mistake("a misspelt option", "align_train --hlep", "--hlep"),
+    Mistake("a setting with dashes", "align_train --batch_size 32", "batch_size=…"),
+    Mistake("no batch", "align_train batch_size=0", "batch_size=0"),
+    Mistake("no epochs", "align_train epochs=0", "epochs=0"),
+    Mistake("a chunk larger than the batch", f"{_OWN} chunk_size=1024", "chunk_size=1024"),
     Mistake("two lengths", "align_train epochs=3 max_steps=100", "epochs=3"),
     Mistake("a batch that does not split", "align_train batch_size=100", "norm_group"),
     Mistake("a batch larger than the data", f"{_OWN} batch_size=1024", "batch_size=1024"),
@@ -38,6 +45,11 @@ MISTAKES = (
     Mistake(
         "no tokenizer given", "align_train data=webdataset data.shards=pairs/train", "tokenizer"
     ),
+    Mistake("a compressed tar", f"{_OWN} data.shards=shards.tar.gz", "gunzip"),
+    Mistake("images for shards to train", f"{_OWN} data.shards=images", "data.shards=images"),
+    Mistake("captions of no pair", f"{_OWN} data.caption=json:foo", "data.caption=json:foo"),
+    Mistake("a table for a tokenizer", f"{_OWN} data.tokenizer=table.csv", "table.csv"),
+    Mistake("a file for a folder", f"{_OWN} output_dir=picture.jpg", "output_dir"),
     Mistake("no tokenizer there", f"{_OWN} data.tokenizer=./no", "data.tokenizer=./no"),
     Mistake("resumed with another batch", f"{_OWN} name=done batch_size=64", "batch_size was"),
     Mistake("no run to evaluate", "align_train.evaluate model=outputs/no", "outputs/no"),
@@ -55,6 +67,13 @@ MISTAKES = (
     Mistake("no GPU to evaluate", "align_train.evaluate model=outputs/done device=cuda", "cuda"),
     Mistake("an export that is there", "align_train.export model=outputs/done to=pairs", "pairs"),
     Mistake("a word for a model", "align_train.export model=nope to=x", "nope"),
+    Mistake(
+        "a file for a model", "align_train.embed model=picture.jpg images=images to=x", "a file"
+    ),
+    Mistake("no shards to evaluate", f"{_EVALUATE} shards=images", "shards=images"),
+    Mistake("a device called gpu", f"{_EVALUATE} device=gpu", "device=gpu"),
+    Mistake("no such format", "align_train.export model=outputs/done to=x format=onnx", "onnx"),
+    Mistake("nothing to find", "align_train.search index=x text=dog top=0", "top=0"),
     Mistake("no image to search", "align_train.search index=x image=no.jpg", "image=no.jpg"),
     Mistake("no embeddings to search", "align_train.search index=no text=dog", "no"),
     Mistake("no source to pack", "data.pack source=no.csv to=x", "no.csv"),

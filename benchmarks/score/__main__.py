@@ -158,7 +158,7 @@ class Bench:
     def score(self) -> None:
         folder = Path(self.given.to)
         shutil.rmtree(folder, ignore_errors=True)
-        header = header_of(self.given, self.model, self.pairs.manifest)
+        header = header_of(self.given, self.model, self.pairs)
         scores = Scores.begin(folder, header)
         with watched() as watchdog:
             score_shards(self.model, scores, self.pairs, self.shards, self.given, watchdog)

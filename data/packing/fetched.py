@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,6 +124,11 @@ def _of_source(url: str) -> Iterator[None]:
         raise UserError(f"source={as_of_pack(error)}") from None
 
 
+def _without_query(url: str) -> str:
+    """The URL up to its path's end. A query may have slashes; to a store `?` is a letter."""
+    return re.split("[?#]", url, maxsplit=1)[0] if url.startswith(_WEB) else url
+
+
 def _one_or_all(paths: Sequence[str]) -> Any:
     return paths[0] if len(paths) == 1 else list(paths)
 
@@ -158,7 +164,7 @@ class _One:
             return self._fetch_folder()
 
         self.is_table = True
-        self.base = self.url.rpartition("/")[0]
+        self.base = _without_query(self.url).rpartition("/")[0]
         if not found:
             raise UserError(f"source={shown(self.url)}: no such file there")
         # Of a pattern with folders, the part before them is the base.
@@ -196,7 +202,7 @@ class _One:
 
     def _path_of(self, url: str) -> Path:
         """The place of a file; never outside the folder, whatever a store calls its objects."""
-        name = url.removeprefix(f"{self.base}/").partition("?")[0]
+        name = _without_query(url).removeprefix(f"{self.base}/")
         parts = PurePosixPath(unquote(name) if url.startswith(_WEB) else name).parts
         if not parts or ".." in parts or parts[0] == "/":
             raise UserError(f"source={shown(self.url)}: {shown(url)} is no name of a file")

@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from align_train.errors import UserError, shown, shown_names
+from align_train.shards.usual_names import FIELDS
 
 from ..tables.rows import Table
 from .settings import PackSettings
 from .template import Template
 
-# Letters may be capitals. data/README.md has these lists too.
+# Letters may be capitals. docs/data.md has these lists too.
 PATHS = (
     "path",
     "file_name",
@@ -31,21 +32,7 @@ PATHS = (
     "png",
     "webp",
 )
-TEXTS = (
-    "text",
-    "texts",
-    "caption",
-    "captions",
-    "sentence",
-    "sentences",
-    "sentences.raw",
-    "title",
-    "alt",
-    "alt_text",
-    "comment",
-    "description",
-    "sidecar",
-)
+TEXTS = (*FIELDS, "sidecar")
 
 # Several captions of an image, a column each: `caption_0`, `caption1`, `Caption 2`.
 _NUMBERED = re.compile(r"(\D+?)[_ .-]?([0-9]{1,4})")

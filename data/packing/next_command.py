@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from align_train.shards.manifest import MANIFEST_NAME
+
+from .held_out import FOLDER as HELD_OUT
 from .write import TOKENIZER
 
 HUB_TOKENIZER = "bert-base-uncased"
@@ -16,7 +20,6 @@ _STEPS_AN_EPOCH = 32  # at least, as far as the smallest batch allows
 _LEAST_BATCH = 16
 _NORM_GROUP = 64  # conf/train.yaml's
 _LANES = 8  # conf/data/webdataset.yaml's
-_CROP = 289 / 346  # of the paper's resize_size
 
 
 class _Model(NamedTuple):
@@ -46,25 +49,30 @@ _PHOTOGRAPH = 128  # pixels of the shorter side
 _TINY_FOR_PHOTOGRAPHS = 64
 
 
-def next_command(to: Path, *, pairs: int, side: int) -> str:
+def next_command(
+    to: Path, *, pairs: int, side: int, data: Sequence[str] = ("data.caption=json:captions",)
+) -> str:
     """Spells the command for a shell.
 
     Args:
-        to: The folder of the shards, as the user spells it.
+        to: The folder of the shards, or their manifest, as the user spells it.
         pairs: How many there are.
         side: The usual shorter side of the images, in pixels; 0: nobody knows.
+        data: Settings of the captions and members.
     """
     model = next(model for model in _MODELS if pairs >= model.pairs)
     batch = _power_of_two(min(max(pairs // _STEPS_AN_EPOCH, _LEAST_BATCH), model.batch, pairs))
     vocabulary = to / TOKENIZER
+    held_out = to / HELD_OUT
 
     words = [
         "data=webdataset",
         f"data.shards={to}",
-        "data.caption=json:captions",
+        *([f"data.held_out={held_out}"] if held_out.is_dir() else []),
+        *data,
         f"data.tokenizer={vocabulary if vocabulary.is_dir() else HUB_TOKENIZER}",
         f"model={model.name}",
-        *_sizes(model, side),
+        *_size(model, side),
         f"batch_size={batch}",
     ]
     # A batch is whole norm groups, chunks and lanes.
@@ -84,8 +92,8 @@ def _power_of_two(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def _sizes(model: _Model, side: int) -> list[str]:
-    """Settings of the image's size, if the model's own does not fit the images."""
+def _size(model: _Model, side: int) -> list[str]:
+    """The setting of the image's size, if the model's own does not fit the images."""
     size = model.image_size
     if model.name == "tiny" and side >= _PHOTOGRAPH:
         size = _TINY_FOR_PHOTOGRAPHS
@@ -93,12 +101,14 @@ def _sizes(model: _Model, side: int) -> list[str]:
         # Towers halve their image five times.
         size = max(side // 32, 1) * 32
 
-    if size == model.image_size:
-        return []
-    return [f"model.image_size={size}", f"model.resize_size={round(size / _CROP)}"]
+    # The model's file counts its resize_size from that.
+    return [] if size == model.image_size else [f"model.image_size={size}"]
 
 
 def _run_name(to: Path) -> str:
-    """A plain name for the run, after the folder."""
-    name = re.sub(r"[^\w.-]", "_", to.absolute().name).lstrip(".")
+    """A plain name for the run, after the folder, or the manifest that is not its folder's."""
+    path = to.absolute()
+    if path.suffix == ".jsonl":
+        path = path.parent if path.name == MANIFEST_NAME else path.with_suffix("")
+    name = re.sub(r"[^\w.-]", "_", path.name).lstrip(".")
     return name or "mine"

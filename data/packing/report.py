@@ -9,6 +9,7 @@ from pathlib import Path
 from align_train.errors import printable, shown
 from align_train.figures.sheets import contact_sheet, save_sheet
 
+from .held_out import FOLDER as HELD_OUT
 from .left_out import FILE, LeftOutList
 from .next_command import HUB_TOKENIZER, next_command
 from .write import TOKENIZER, Written
@@ -51,6 +52,9 @@ def report(
         f"{to}: {len(counts):,} pairs with {sum(counts):,} texts in {written.shards:,} shards, "
         f"of {rows:,} rows"
     )
+    if written.held_out:
+        texts = sum(map(len, written.held_out))
+        yield f"{to / HELD_OUT}: {len(written.held_out):,} pairs with {texts:,} texts, held out"
     mean = sum(counts) / len(counts)
     yield f"captions of a pair: {min(counts)} to {max(counts)}, {mean:.1f} on average"
     yield from notes
@@ -87,6 +91,8 @@ def _how_to_go_on(written: Written, to: Path) -> Iterator[str]:
     yield "next, train on them:"
     # A folder may have any name; the shell reads what the quotes hold as it is.
     yield f"  {printable(next_command(to, pairs=pairs, side=written.sample.side))}"
+    if not written.held_out:
+        yield "  (held_out=0.05 would pack some pairs apart, to evaluate the run on)"
     if not (to / TOKENIZER).is_dir():
         yield (
             f"  ({HUB_TOKENIZER} comes from the Hugging Face hub; with vocabulary={_VOCABULARY} "

@@ -41,6 +41,7 @@ class PackSettings:
     skip_missing: bool
     max_bad_share: float
     pairs_per_shard: int
+    held_out: float
     vocabulary: int | None
     seed: int
 
@@ -63,6 +64,7 @@ def check(settings: PackSettings, to: Path) -> None:
         )
     if not 0 <= settings.max_bad_share <= 1:
         raise UserError(f"max_bad_share={settings.max_bad_share}: expected a share of 0 to 1")
+    _check_held_out(settings.held_out)
     vocabulary = settings.vocabulary
     if vocabulary is not None and not _LEAST_VOCABULARY <= vocabulary <= _MOST_VOCABULARY:
         raise UserError(
@@ -86,3 +88,12 @@ def _check_place(given: str, to: Path) -> None:
         what = "is a link" if S_ISLNK(found.st_mode) else "exists"
         raise UserError(f"to={given} {what}; remove it or choose another folder")
     check_writable(to, _FIX)
+
+
+def _check_held_out(setting: float) -> None:
+    """Refuses what is neither a share nor a number of pairs."""
+    if not (0 <= setting < 1 or (setting >= 1 and setting.is_integer())):
+        raise UserError(
+            f"held_out={setting:g}: expected a share of the pairs below 1, e.g. 0.05, or their "
+            f"number, e.g. 1000; 0: none"
+        )

@@ -18,6 +18,7 @@ from align_train.stream.wordpiece import train_tokenizer
 
 from .ahead import Content, contents
 from .content import NoImage, packed
+from .held_out import FOLDER, HeldOut
 from .images import Image, Pair
 from .left_out import LeftOutList
 from .missing import HOW_TO_SKIP, MISSING
@@ -48,20 +49,15 @@ def write(
         What was written.
 
     Raises:
-        UserError: Too many images are bad, or the disk is full.
+        UserError: Too many images are bad or held out, or the disk is full.
     """
     written = Written(settings, len(pairs), left_out)
-    size = settings.pairs_per_shard
-    shards: list[Shard] = []
-
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
         members = written.members(pairs, bar)
-        # The next pair first: without it the shard would be empty.
-        for first in members:
-            path = folder / f"{len(shards):05d}.tar"
-            shards.append(write_shard(path, chain([first], islice(members, size - 1))))
+        written.shards = _write_shards(members, folder, settings.pairs_per_shard)
     written.refuse_none()
-    Manifest(tuple(shards), str(folder)).write(folder / MANIFEST_NAME)
+    if settings.held_out:
+        _write_shards(written.held_out_members(), folder / FOLDER, settings.pairs_per_shard)
 
     if settings.vocabulary:
         train_tokenizer(
@@ -69,15 +65,27 @@ def write(
             size=settings.vocabulary,
             folder=folder / TOKENIZER,
         )
-    written.shards = len(shards)
     return written
+
+
+def _write_shards(members: Iterator[Members], folder: Path, size: int) -> int:
+    """Writes tars of so many pairs, and their manifest. Returns how many."""
+    shards: list[Shard] = []
+    # The next pair first: without it the shard would be empty.
+    for first in members:
+        path = folder / f"{len(shards):05d}.tar"
+        shards.append(write_shard(path, chain([first], islice(members, size - 1))))
+    if shards:
+        Manifest(tuple(shards), str(folder)).write(folder / MANIFEST_NAME)
+    return len(shards)
 
 
 class Written:
     """What was written, and what was not.
 
     Attributes:
-        texts: Those of each pair that was written.
+        texts: Those of each pair that was written to train on.
+        held_out: Those of each pair that is held out.
         sample: Some of the pairs, to be looked at.
         shards: How many there are.
     """
@@ -91,37 +99,66 @@ class Written:
             left_out: Counts the images that are not packed.
         """
         self.texts: list[list[str]] = []
+        self.held_out: list[list[str]] = []
         self.sample = Sample()
         self.shards = 0
         self._left_out = left_out
         self._settings = settings
         self._pairs = pairs
+        self._drawn = HeldOut(settings.held_out, pairs)
+        self._to_hold_out: list[Pair] = []
         self._most = settings.max_bad_share * max(pairs, _LEAST_JUDGED)
         self._bad = 0
         self._first = ""
 
     def members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
-        """Yields the key and the members of each pair whose image is good."""
+        """Yields the key and the members of each pair whose image is good, to train on."""
+        for pair, extension, image in self._good(pairs, bar):
+            try:
+                if self._drawn.puts_aside(pair, image):
+                    continue
+            except BadImage as error:
+                self._add_bad(pair.image, error)
+                continue
+            yield self._members(pair, extension, image, self.texts)
+
+        self._to_hold_out, others = self._drawn.split(len(self.texts))
+        for pair, extension, image in self._good(others):
+            yield self._members(pair, extension, image, self.texts)
+
+    def held_out_members(self) -> Iterator[Members]:
+        """Yields those of the pairs to evaluate on; `members` must have ended."""
+        for pair, extension, image in self._good(self._to_hold_out):
+            yield self._members(pair, extension, image, self.held_out)
+
+    def _good(
+        self, pairs: Sequence[Pair], bar: tqdm[None] | None = None
+    ) -> Iterator[tuple[Pair, str, bytes]]:
+        """Yields each pair whose image is good, with the image's extension and bytes."""
         for pair, content in contents(pairs, first=not self._settings.skip_missing):
-            bar.update()
+            if bar is not None:
+                bar.update()
             try:
                 extension, image = _packed(content, pair.image.name)
             except (BadImage, OSError) as error:
                 self._add_bad(pair.image, error)
-                continue
             except NotFetched as error:
                 self._add_missing(pair.image, error)
-                continue
+            else:
+                yield pair, extension, image
 
+    def _members(self, pair: Pair, extension: str, image: bytes, texts: list[list[str]]) -> Members:
+        """Notes a pair among the written ones. texts: those of its side."""
+        if texts is self.texts:
             self.sample.offer(pair, image)
-            # A name may be any bytes.
-            name = pair.image.name.encode("utf-8", "backslashreplace").decode()
-            record = json.dumps({CAPTIONS: pair.texts, FIELD: name}, ensure_ascii=False)
-            # Keys are unique among all shards.
-            key = f"{len(self.texts):09d}"
-            self.texts.append(pair.texts)
-            # The first text is a member too, for readers that expect one caption.
-            yield key, {extension: image, "txt": pair.texts[0].encode(), "json": record.encode()}
+        # A name may be any bytes.
+        name = pair.image.name.encode("utf-8", "backslashreplace").decode()
+        record = json.dumps({CAPTIONS: pair.texts, FIELD: name}, ensure_ascii=False)
+        # Keys are unique among all shards.
+        key = f"{len(self.texts) + len(self.held_out):09d}"
+        texts.append(pair.texts)
+        # The first text is a member too, for readers that expect one caption.
+        return key, {extension: image, "txt": pair.texts[0].encode(), "json": record.encode()}
 
     def _add_bad(self, image: Image, error: BadImage | OSError) -> None:
         reason = "files that are no images" if isinstance(error, NoImage) else "broken images"

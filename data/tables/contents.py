@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from statistics import fmean
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean, median
 
 from align_train.errors import printable, shown
 from align_train.shards.cache import ShardCache
@@ -14,15 +15,19 @@ from align_train.shards.found_caption import spelled_captions
 from align_train.shards.manifest import Manifest
 from align_train.shards.members import Members
 from align_train.shards.sample import PAIRS, SampledPair, Value, extensions, fields, sample
+from align_train.shards.shard import ShardReader
+from align_train.stream.bad_image import BadImage
+from align_train.stream.upright import upright
 
 _SHARDS = 3  # the first, a middle and the last one
+_IMAGES = 24  # are decoded, for their sizes
 _LONGEST_NAME = 32
 _LONGEST_EXAMPLE = 60  # characters
 
 
 def contents_of(
-    manifest: Manifest, caption: CaptionSource, members: Members, cache: ShardCache, path: Path
-) -> str:
+    manifest: Manifest, caption: CaptionSource, members: Members, cache: ShardCache
+) -> Iterator[str]:
     """Reports what shards hold, from a sample of their pairs.
 
     Args:
@@ -30,10 +35,9 @@ def contents_of(
         caption: Where the texts lie.
         members: How members of the tars make pairs.
         cache: Fetches remote shards; of these only the first is looked into.
-        path: The manifest's file, for the next command.
 
-    Returns:
-        A table of several lines.
+    Yields:
+        Lines: a table, what is missing, and the settings that fit.
     """
     urls = list(dict.fromkeys(shard.url for shard in manifest.shards if shard.pairs))
     if any(map(cache.wants, urls)):
@@ -45,17 +49,38 @@ def contents_of(
     for url in chosen:
         pairs += sample(cache.local(url, cache.size(url)), members)
     shards = f"{len(chosen)} shard{'s' if len(chosen) > 1 else ''}"
-    title = f"what they hold, by the first {PAIRS} names of {shards}:"
+    yield from held(pairs, shards)
+    yield from _missing(pairs, caption)
+    yield f"captions: {spelled_captions(caption, pairs)}"
+    yield f"settings that fit: {shlex.join(settings_of(caption, members))}"
 
-    lines = [title, *_table(pairs), *_missing(pairs, caption), *_several_images(pairs)]
-    lines.append(f"captions: {spelled_captions(caption, pairs)}")
-    settings = " ".join(_settings(caption, members, pairs))
-    lines.append(f"settings that fit: {settings}")
-    lines.append(
-        f"next: align-train data=webdataset data.shards={path} {settings} "
-        f"data.tokenizer=bert-base-uncased"
-    )
-    return "\n".join(lines)
+
+def held(pairs: Sequence[SampledPair], where: str) -> Iterator[str]:
+    """Says which members and fields pairs have.
+
+    Args:
+        pairs: Sampled pairs.
+        where: The shards that they come from.
+
+    Yields:
+        Lines.
+    """
+    yield f"what they hold, by the first {PAIRS} names of {where}:"
+    yield from _table(pairs)
+    yield from _several_images(pairs)
+
+
+def side_of(manifest: Manifest, caption: CaptionSource, members: Members, cache: ShardCache) -> int:
+    """The usual shorter side of the first images, in pixels; 0 if none of them can be decoded."""
+    url = next(shard.url for shard in manifest.shards if shard.pairs)
+    reader = ShardReader(cache.local(url, cache.size(url)), caption, members=members)
+    sides = []
+    for pair in range(min(len(reader), _IMAGES)):
+        # A link or a sparse file is a ValueError.
+        with contextlib.suppress(BadImage, ValueError):
+            sides.append(min(upright(reader.image(pair)).size))
+    reader.close()
+    return int(median(sides)) if sides else 0
 
 
 def _table(pairs: Sequence[SampledPair]) -> Iterable[str]:
@@ -120,13 +145,10 @@ def _several_images(pairs: Sequence[SampledPair]) -> Iterable[str]:
         yield f"names have several images: {printable(used)} is read; {names} would read another"
 
 
-def _settings(
-    caption: CaptionSource, members: Members, pairs: Sequence[SampledPair]
-) -> Iterable[str]:
-    if members.keys == "last_dot":
-        yield "data.keys=last_dot"
-    images = {pair.image for pair in pairs if pair.image is not None}
-    if len(images) == 1:
-        yield f"data.image={images.pop()}"
-    spelled = f"data.caption={caption}"
-    yield f"'{spelled}'" if "[" in spelled else spelled
+def settings_of(caption: CaptionSource | None, members: Members) -> list[str]:
+    """The settings of a run that reads the shards. caption: None: the run finds it out."""
+    # The image's member only if it was chosen: shards that nobody has sampled may have others.
+    settings = [f"data.keys={members.keys}"] if members.keys else []
+    settings += [f"data.image={members.image}"] if members.image else []
+    settings += [f"data.caption={caption}"] if caption else []
+    return settings

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from align_train.commands.begun import as_begun
+from align_train.commands.captions import caption_of_run
 from align_train.commands.changes import changed_settings
+from align_train.commands.early import look_before_training
+from align_train.commands.open_images import open_images
 from align_train.commands.summary import _captions
 from align_train.config.saved import to_yaml
+from align_train.errors import UserError
 from align_train.run.folder import RunFolder
+from align_train.shards.cache import ShardCache
+from align_train.shards.members import ANY
 from align_train.shards.write import write_shard
+from align_train.stream.decode import Views
 from tests.support.commands import data_module
 from tests.support.images import plain_image
 from tests.support.settings import composed
@@ -54,3 +63,70 @@ def test_captions_are_found_out_for_each_set_of_shards(tmp_path: Path, demo: Pat
     assert _captions(data) == (
         "txt, 1 a pair; pairs have 2 captions in json:captions: data.caption=json:captions uses all"
     )
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Pairs of others: a hundred without a text, then 28 with two, in the field `captions`."""
+    image = plain_image((0, 0, 0))
+    pairs = []
+    for index in range(128):
+        captions = ["one", "two"] if index >= 100 else []
+        record = {"captions": captions, "size": 3, "alt": None}
+        members = {"png": image, "json": json.dumps(record).encode()}
+        if index >= 100:
+            members["text.txt"] = b"three"
+        pairs.append((f"{index:03}", members))
+    write_shard(tmp_path / "others" / "0.tar", pairs)
+    return tmp_path / "others"
+
+
+@pytest.mark.parametrize(
+    "place", ["json:foo", "json:size", "json:captions.raw", "foo", "[foo,cls]"]
+)
+def test_captions_that_no_pair_has_are_refused_early(place: str, shards: Path, demo: Path) -> None:
+    words = ("data=webdataset", f"data.shards={shards}", f"data.tokenizer={demo}/tokenizer")
+    with pytest.raises(UserError) as error:
+        look_before_training(composed(*words, f"data.caption={place}"))
+    named = f"data.caption={place}: the first pairs of {shards}/0.tar have no text there; they have"
+    assert str(error.value).startswith(named)
+
+    held_out = (f"data.held_out={shards}", f"data.held_out_caption={place}")
+    with pytest.raises(UserError, match=r"data\.held_out_caption="):
+        look_before_training(composed(*words, *held_out))
+
+
+@pytest.mark.parametrize("place", ["json:captions", "json:alt", "text.txt", "[foo,text.txt]"])
+def test_pairs_that_lack_a_text_pass_the_early_look(place: str, shards: Path, demo: Path) -> None:
+    words = ("data=webdataset", f"data.shards={shards}", f"data.tokenizer={demo}/tokenizer")
+    look_before_training(composed(*words, f"data.caption={place}"))
+
+
+def test_images_to_embed_have_the_captions_that_training_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.dumps({"captions": ["one", "two"]}).encode()
+    pair = {"png": plain_image((0, 0, 0)), "json": record}
+    write_shard(tmp_path / "0.tar", [("0", pair)])
+    pairs = open_images(
+        str(tmp_path),
+        plain=False,
+        caption=None,
+        image=None,
+        keys=None,
+        views=Views(image_size=8, resize_size=8),
+        cache=ShardCache(),
+        progress=False,
+    )
+    assert pairs.reader(0).all_texts(0) == ["one", "two"]
+    assert capsys.readouterr().out == f"{tmp_path}: captions in json:captions, found out\n"
+
+
+def test_other_shards_are_evaluated_by_the_captions_of_the_run_if_they_have_them(
+    shards: Path,
+) -> None:
+    data: dict[str, object] = {"caption": "json:captions", "held_out_caption": None}
+    assert caption_of_run(str(shards), data, ANY) == "json:captions"
+    data["caption"] = "txt"
+    assert caption_of_run(None, data, ANY) == "txt"
+    assert caption_of_run(str(shards), data, ANY) is None

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import signal
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from align_train.cluster import gpus
+from align_train.cluster.interruption import catching
 from align_train.commands.early import look_before_opening
-from align_train.config.command_schema import EmbedSettings, EvaluateSettings, ExportSettings
+from align_train.config.command_schema import (
+    EmbedSettings,
+    EvaluateSettings,
+    ExportSettings,
+    ScoreSettings,
+    SearchSettings,
+)
 from align_train.config.compose import compose_command
-from align_train.errors import UserError
+from align_train.errors import Interrupted, UserError
 from tests.support.images import plain_image
 
 SCHEMAS = {"embed": EmbedSettings, "evaluate": EvaluateSettings, "export": ExportSettings}
@@ -51,6 +60,34 @@ def test_a_mistake_is_told_early(
     gpus.gpus.cache_clear()
 
 
+def test_a_collection_in_a_colleagues_folder_is_only_read(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    words = ("model=owner/name", f"images={tmp_path}", f"to={tmp_path}/theirs")
+    look_before_opening(compose_command("embed", EmbedSettings, *words))
+
+
 def test_images_and_a_name_on_the_hub_pass(tmp_path: Path) -> None:
     words = ("model=owner/name", f"images={tmp_path}", f"to={tmp_path / 'new'}")
     look_before_opening(compose_command("embed", EmbedSettings, *words))
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("embed model=no to=new images=no", "shards that were done stay, and the same command"),
+        ("score model=no to=new shards=no", "shards that were done stay, and the same command"),
+        ("evaluate model=no", "no results are saved, and the same command begins anew"),
+        ("export model=no to=new", "nothing is exported, and the same command begins anew"),
+        ("search index=no text=dog", "the search is not finished, and the same command begins"),
+    ],
+)
+def test_a_command_that_a_signal_ends_says_what_is_left(line: str, left: str) -> None:
+    command, *words = line.split()
+    settings: Any = compose_command(
+        command, (SCHEMAS | {"score": ScoreSettings, "search": SearchSettings})[command], *words
+    )
+    with catching():
+        with pytest.raises(UserError):
+            import_module(f"align_train.{command}").run(settings)
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM; {left}"):
+            signal.raise_signal(signal.SIGTERM)

@@ -209,7 +209,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
         (["shards=nowhere"], "shards=nowhere: no such manifest"),
         (["model=./nowhere"], "./nowhere: no such folder; expected a run's folder"),
         (["chunk_size=0"], "chunk_size=0, workers=0: expected 1 to"),
-        (["caption=txt"], "was begun with another caption"),
+        (["caption=[json:alt,txt]"], "was begun with another caption"),
         (["texts=mean"], "was begun with other scores"),
     ],
 )

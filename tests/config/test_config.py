@@ -293,6 +293,10 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["data=webdataset"], "data.shards is not set"),
         (["data.lanes=0"], "data.lanes=0: expected an integer, at least 1"),
         (["data.lanes=-8"], "data.lanes=-8: expected an integer, at least 1"),
+        (
+            ["data.caption=null", "data.caption_weights=[1]"],
+            r"data\.caption_weights=\[1\]: data\.caption is not set; give the list",
+        ),
         (["data.window=0"], "data.window=0: expected an integer, at least 1"),
         (["data.workers=-1"], "data.workers=-1: expected an integer, at least 0"),
         (["evaluate_every=-1"], "evaluate_every=-1: expected an integer, at least 0"),

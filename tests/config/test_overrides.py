@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
+from align_train.__main__ import main
 from align_train.config.command_schema import EmbedSettings, SearchSettings
 from align_train.config.compose import compose_command, compose_training
 from align_train.config.messages import in_one_line
@@ -117,7 +118,7 @@ def test_lists_and_mappings_of_texts_arrive_as_typed() -> None:
     assert embedding.shards == ["~/a", "2025_11_30", "1e2", "b,c"]
     assert (embedding.model, embedding.to) == ("~/x", "0.50")
 
-    words = ("source=x", "to=y", "text=[1e2,b]", "+where.year=2_000", "+where.code=[007,1.0]")
+    words = ("source=x", "to=y", "text=[1e2,b]", "where.year=2_000", "+where.code=[007,1.0]")
     packing = compose_command("pack", PackSettings, *words)
     assert packing.text == ["1e2", "b"]
     assert packing.where == {"year": "2_000", "code": ["007", "1.0"]}
@@ -222,3 +223,20 @@ def test_a_real_command_line_sweeps_texts_and_refuses_windows(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "name=x: the line ends with a carriage return" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--hlep", "--hlep: no such option; did you mean --help?"),
+        ("--batch-size=32", "--batch-size: no such option; settings have no dashes: batch_size=…"),
+        ("--cfg", "argument --cfg/-c: expected one argument; --help explains the settings"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_one_line(
+    option: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["align_train", "max_steps=1", option])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"align_train: {line}\n"

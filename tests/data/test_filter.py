@@ -300,7 +300,9 @@ def words_by(name: str, texts: list[str], folder: Path) -> list[list[str]]:
 
 
 def every_character() -> list[str]:
-    characters = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
+    """All of Unicode's first two planes, which have all capitals and spaces; samples of others."""
+    codes = [*range(1, 0x20000), *range(0x20000, 0x110000, 0x100)]
+    characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
     return [f"A{character}Σ {character}" for character in characters]
 
 
@@ -322,7 +324,9 @@ def test_words_of_every_character_equal_those_of_duckdb_on_spark(tmp_path: Path)
     assert words_by("spark", texts, tmp_path) == words_by("duckdb", texts, tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [1, pytest.param(0, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
+)
 def test_random_tables_are_filtered_as_in_plain_python(seed: int, tmp_path: Path) -> None:
     chooser = random.Random(seed)
     texts = [

@@ -12,7 +12,6 @@ from pyarrow import parquet
 
 from align_train.errors import UserError
 from data import pack
-from tests.support.commands import run
 from tests.support.forms import (
     CAPTIONS,
     FORMS,
@@ -40,24 +39,6 @@ def test_a_form_is_read_without_a_setting_and_its_rows_are_said(
     assert pack_form(tmp_path, form) == ALL
     line = capsys.readouterr().out.splitlines()[0]
     assert f"{form}: path=" in line and line.endswith((" 4 rows", " 8 rows")), line
-
-
-def test_a_hugging_face_table_goes_from_the_command_line_to_trained_steps(
-    tmp_path: Path, small_run: tuple[str, ...]
-) -> None:
-    """`where` as a user types it; the captions of the shards are all trained on."""
-    write_form(tmp_path, "hugging_face.parquet")
-    words = ("source=hugging_face.parquet", "to=shards", "+where.filename=x", "vocabulary=60")
-    out = run(*words, cwd=tmp_path, module="data.pack").stdout
-    assert "hugging_face.parquet: path=image, text=[text], parquet, 4 rows" in out
-    assert captions(tmp_path / "shards") == ALL
-
-    recipe = [item for item in small_run if "data.make." not in item]
-    data = ("data=webdataset", "data.shards=shards", "data.tokenizer=shards/tokenizer")
-    sizes = ("batch_size=4", "norm_group=4", "chunk_size=4", "data.lanes=1", "max_steps=2")
-    run(*recipe, *data, *sizes, "eval=pairs", "data.caption=json:captions", cwd=tmp_path)
-    (run_folder,) = (tmp_path / "outputs").iterdir()
-    assert any((run_folder / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(

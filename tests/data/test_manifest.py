@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from align_train.errors import UserError
+from align_train.shards.cache import ShardCache
+from align_train.shards.caption import CaptionSource
+from align_train.shards.found_caption import found_caption
+from align_train.shards.members import Members
 from align_train.shards.resolve import resolve
 from align_train.shards.write import write_shard
 from tests.support.commands import finish, run, start
@@ -60,10 +67,79 @@ def test_the_command_reports_what_shards_hold(tmp_path: Path) -> None:
         "1 image has no text in txt, first 3",
         "1 image member holds something else, first 5.jpg",
         "names have several images: jpg is read; data.image=seg.png would read another",
-        "settings that fit: data.image=jpg data.caption=txt",
+        "settings that fit: data.caption=txt",
     ):
         assert row in table
-    assert table[-1].startswith("next: align-train data=webdataset data.shards=in/")
+    # As data.pack's: with sizes, a batch and a name.
+    command = shlex.split(table[-1].removeprefix("next: "))
+    assert command[:4] == [
+        "align-train",
+        "data=webdataset",
+        "data.shards=in/manifest.jsonl",
+        "data.caption=txt",
+    ]
+    assert {"model=tiny", "batch_size=4", "data.lanes=4", "name=in"} <= set(command)
+
+
+LISTED = b'{"caption": "a", "captions": ["a", "b"]}'
+
+
+@pytest.mark.parametrize(
+    ("members", "caption"),
+    [
+        ({"txt": b"a", "json": LISTED}, "json:captions"),
+        ({"caption0.txt": b"a", "caption1.txt": b"b"}, ["caption0.txt", "caption1.txt"]),
+    ],
+)
+def test_the_report_names_the_captions_that_a_run_takes(
+    members: dict[str, bytes], caption: str | list[str], tmp_path: Path
+) -> None:
+    # As img2dataset leaves them. The first tars hold no pair, so the manifest leaves them out.
+    for shard in range(4):
+        pairs = [("0", {"jpg": plain_image((0, 0, 0), "JPEG"), **members})] if shard == 3 else []
+        write_shard(tmp_path / "in" / f"{shard}.tar", pairs)
+        (tmp_path / "in" / f"{shard}_stats.json").write_text(f'{{"successes": {len(pairs)}}}')
+    told = run("shards=in", cwd=tmp_path, module="data.manifest").stdout
+
+    taken = found_caption(str(tmp_path / "in" / "manifest.jsonl"), cache=ShardCache())
+    assert taken == caption
+    assert f"captions: {CaptionSource.parse(taken)}, 2 a pair" in told
+
+
+def test_shards_without_a_usual_caption_are_shown_before_they_are_refused(tmp_path: Path) -> None:
+    pair = {"jpg": plain_image((0, 0, 0), "JPEG"), "json": b'{"words": "a red car"}'}
+    write_shard(tmp_path / "in" / "0.tar", [("0", pair), ("1", pair)])
+    done = finish(start("shards=in", cwd=tmp_path, module="data.manifest"))
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert ":words 100% text a red car" in rows
+    assert done.returncode == 2 and done.stderr.strip().endswith("give caption=…")
+    assert not (tmp_path / "in" / "manifest.jsonl").exists()
+
+    told = run("shards=in", "caption=json:words", cwd=tmp_path, module="data.manifest").stdout
+    assert "settings that fit: data.caption=json:words" in told
+
+
+def test_a_manifest_is_refused_with_other_members_than_it_was_counted_by(tmp_path: Path) -> None:
+    pair = {"jpg": plain_image((0, 0, 0), "JPEG"), "txt": b"text"}
+    write_shard(tmp_path / "in" / "0.tar", [("a.1", pair), ("a.2", pair)])
+    run("shards=in", "keys=last_dot", "image=jpg", cwd=tmp_path, module="data.manifest")
+    made = str(tmp_path / "in" / "manifest.jsonl")
+
+    for members, words in (
+        (Members(image="jpg"), r"^data\.keys is not set, and .*jsonl was made with keys=last_dot"),
+        (Members("jpg", "first_dot"), r"^data\.keys=first_dot, and .* give data\.keys=last_dot"),
+        (Members(keys="last_dot"), r"^data\.image is not set, and .* was made with image=jpg"),
+    ):
+        with pytest.raises(UserError, match=words):
+            resolve(made, caption=TXT, members=members)
+        with pytest.raises(UserError, match=words):
+            found_caption(made, members=members, cache=ShardCache())
+
+    # The rules are no part of the data's identity: a run that was told them goes on.
+    manifest = resolve(made, caption=TXT, members=Members("jpg", "last_dot"))
+    plain = [replace(shard, image=None, keys=None) for shard in manifest.shards]
+    assert manifest.pairs == 2
+    assert replace(manifest, shards=tuple(plain)).identity == manifest.identity
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.images import encoded, picture
 from tests.support.packing import pack_settings, packed_records
 
 PAIRS = 40
+HELD_OUT = 8
 
 
 def table_of(folder: Path) -> Path:
@@ -43,9 +45,16 @@ def read_tabs(file: Iterable[str]) -> Iterable[dict[str, str]]:
 
 def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path: Path) -> None:
     table_of(tmp_path)
-    words = ("source=pairs.csv", "to=my shards", "text=[caption]", "vocabulary=200")
+    words = (
+        "source=pairs.csv",
+        "to=my shards",
+        "text=[caption]",
+        "vocabulary=200",
+        f"held_out={HELD_OUT}",
+    )
     out = run(*words, cwd=tmp_path, module="data.pack").stdout
-    assert "my shards: 40 pairs with 80 texts in 1 shards, of 80 rows" in out
+    assert "my shards: 32 pairs with 64 texts in 1 shards, of 80 rows" in out
+    assert "my shards/held_out: 8 pairs with 16 texts, held out" in out
     assert "captions of a pair: 2 to 2, 2.0 on average" in out
     assert out.count(" of its kind") == 6 and out.count("/photo ") == 3
     assert (tmp_path / "my shards" / "contact_sheet.png").read_bytes()[1:4] == b"PNG"
@@ -53,6 +62,10 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
     command = shlex.split(out.splitlines()[out.splitlines().index("next, train on them:") + 1])
     assert command[0] == "align-train" and "name=my_shards" in command
     run(*command[1:], "max_steps=1", cwd=tmp_path)
+    results = json.loads((tmp_path / "outputs" / "my_shards" / "results.json").read_text())
+    assert (
+        results["held_out/pairs"] == HELD_OUT and results["retrieval/text_to_image/recall@10"] == 1
+    )
 
     shown = run("name=my_shards", "step=1", cwd=tmp_path, module="align_train.show").stdout
     run(
@@ -64,7 +77,7 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
     key_of = {}
     for key, record in packed_records(tmp_path / "my shards").items():
         key_of[record["source"]] = key
-    assert len(key_of) == PAIRS
+    assert len(key_of) == PAIRS - HELD_OUT
     for table, rows in ((shown, 16), (found, 12)):
         named = [line for line in table.splitlines() if "/photo " in line]
         assert len(named) == rows
@@ -81,6 +94,18 @@ def test_the_command_splits_its_batch_evenly(pairs: int, tmp_path: Path) -> None
     assert train.batch_size <= pairs
     # Each pair is visited at least once.
     assert train.epochs == 1 or (train.max_steps or 0) * train.batch_size >= pairs
+
+
+@pytest.mark.parametrize(
+    ("pairs", "side", "sizes"),
+    [(100, 300, (64, 72)), (300_000, 100, (96, 115)), (100, 0, (48, 54))],
+)
+def test_the_size_before_the_crop_is_the_models_own(
+    pairs: int, side: int, sizes: tuple[int, int], tmp_path: Path
+) -> None:
+    command = next_command(tmp_path, pairs=pairs, side=side)
+    model = compose_training(*shlex.split(command)[1:]).model
+    assert (model["image_size"], model["resize_size"]) == sizes and "resize_size" not in command
 
 
 def test_missing_images_are_refused_or_listed(

@@ -104,8 +104,15 @@ def test_spark_reads_files_of_nulls_as_duckdb_does(tmp_path: Path) -> None:
             assert ours == theirs and len(ours) == 4
 
 
-@pytest.mark.parametrize("missing", ["ibis", "pyarrow", "duckdb,imagehash", "sqlglot"])
-@pytest.mark.parametrize("command", ["failed", "filter"])
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("failed", "ibis"),
+        ("failed", "pyarrow"),
+        ("filter", "duckdb,imagehash"),
+        ("filter", "sqlglot"),
+    ],
+)
 def test_a_missing_package_is_named_with_its_extra(
     command: str, missing: str, tmp_path: Path
 ) -> None:

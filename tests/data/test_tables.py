@@ -6,17 +6,25 @@ import csv
 import json
 from pathlib import Path
 
-from tests.support.commands import finish, run, start
+import pytest
+
+from align_train.config.compose import compose_command
+from align_train.errors import UserError
+from data import pack
+from data.packing.settings import PackSettings
 from tests.support.images import plain_image
-from tests.support.packing import PACK
+from tests.support.packing import PACK, pack_settings
 from tests.support.shards import contents
 
 
-def test_rows_are_chosen_by_value_and_all_kinds_of_tables_agree(sorted_table: Path) -> None:
+def test_rows_are_chosen_by_value_and_all_kinds_of_tables_agree(
+    sorted_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     root = sorted_table.parent
+    monkeypatch.chdir(root)
     with sorted_table.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     with (root / "table.csv").open("w", newline="") as file:
@@ -27,14 +35,9 @@ def test_rows_are_chosen_by_value_and_all_kinds_of_tables_agree(sorted_table: Pa
     found = []
     for kind in ("tsv", "csv", "parquet"):
         to = f"shards_{kind}"
-        run(
-            f"source=table.{kind}",
-            f"to={to}",
-            "+where.language=de",
-            *PACK,
-            cwd=root,
-            module="data.pack",
-        )
+        words = (f"source=table.{kind}", f"to={to}", "+where.language=de", *PACK)
+        settings = compose_command("pack", PackSettings, *words)
+        pack.run(settings)
         found.append(contents(root / to))
     assert found[0] == found[1] == found[2]
     assert all(
@@ -47,14 +50,11 @@ def test_rows_are_chosen_by_value_and_all_kinds_of_tables_agree(sorted_table: Pa
 def test_spreadsheet_tables_are_read_and_other_encodings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(plain_image((1, 2, 3)))
     (tmp_path / "excel.CSV").write_text("path,text\na.png,eins\n", encoding="utf-8-sig")
-    run("source=excel.CSV", "to=shards", cwd=tmp_path, module="data.pack")
+    pack.run(pack_settings(tmp_path / "excel.CSV", tmp_path / "shards"))
     assert [data for name, data in contents(tmp_path / "shards") if name.endswith("txt")] == [
         b"eins"
     ]
     (tmp_path / "latin.csv").write_bytes("path,text\na.png,fünf\n".encode("latin-1"))
-    done = finish(start("source=latin.csv", "to=other", cwd=tmp_path, module="data.pack"))
-    assert (
-        done.returncode == 2
-        and "latin.csv: is not UTF-8" in done.stderr
-        and done.stderr.count("\n") == 1
-    ), done.stderr
+    with pytest.raises(UserError, match=r"latin\.csv: is not UTF-8") as error:
+        pack.run(pack_settings(tmp_path / "latin.csv", tmp_path / "other"))
+    assert "\n" not in str(error.value)

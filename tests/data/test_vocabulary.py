@@ -74,10 +74,8 @@ def test_the_vocabulary_does_not_depend_on_the_order_or_the_files(tmp_path: Path
 @needs_names
 def test_texts_of_five_languages_have_no_unknown_tokens(tmp_path: Path) -> None:
     arguments = (f"source={NAMES}", "text=[tts,keywords]", "separator='|'", "size=250000")
-    for name in ("one", "two"):
-        run(*arguments, f"to={name}", cwd=tmp_path, module="data.vocabulary")
-    assert vocabulary(tmp_path / "one") == vocabulary(tmp_path / "two")
-    tokenizer = Tokenizer(str(tmp_path / "one"), max_tokens=64)
+    run(*arguments, "to=words", cwd=tmp_path, module="data.vocabulary")
+    tokenizer = Tokenizer(str(tmp_path / "words"), max_tokens=64)
     unknown = tokenizer.tokenizer.token_to_id("[UNK]")
     languages = set()
     with NAMES.open(encoding="utf-8", newline="") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
 from functools import partial
 from itertools import pairwise
@@ -15,7 +16,7 @@ from yarl import URL
 
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
-from align_train.shards import retry
+from align_train.shards import hub_listing, retry
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import MANIFEST_NAME
 from align_train.shards.remote import Vanished, told_to_wait
@@ -281,6 +282,34 @@ def test_without_the_hub_a_data_set_that_is_here_is_used(
         resolve(f"{SET}/bare #1", caption=TXT, cache=cache_in(cache), progress=False)
     with pytest.raises(UserError, match="this revision was never read here"):
         resolve(f"{SET}@v2/packed", caption=TXT, cache=cache_in(cache))
+
+
+@pytest.mark.parametrize("revision", ["main", "a" * 40])
+def test_a_hub_that_never_answers_is_given_up_soon(
+    revision: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(hub_listing, "_CONTACT", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"in 2 s, without a first answer, .* the network"):
+            resolve(f"{SET}@{revision}/packed", caption=TXT, cache=cache_in(tmp_path / "cache", 60))
+        assert time.monotonic() - began < 10
+    assert "nothing arrived for 0.5 s; trying again for" in capsys.readouterr().err
+
+
+def test_a_hub_that_answers_by_errors_has_all_the_patience(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_listing, "_CONTACT", 0.2)
+    with hub(repository, limit=Limit(0, 60, 0, status=500)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        with pytest.raises(UserError, match=r"in 2 s \(data\.staging\.patience\), the last: 500"):
+            resolve(f"{SET}/packed", caption=TXT, cache=cache_in(tmp_path / "cache", 2))
+        assert len(server.asked) > 2
 
 
 def recipe(many: Path, shards: str, *more: str) -> tuple[str, ...]:

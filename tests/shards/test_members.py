@@ -193,7 +193,7 @@ def test_a_compressed_tar_says_what_unpacks_it(name: str, tmp_path: Path) -> Non
 
 
 def test_captions_are_found_out(tmp_path: Path) -> None:
-    def found(name: str, members: dict[str, Any], **options: Any) -> str:
+    def found(name: str, members: dict[str, Any], **options: Any) -> str | list[str]:
         path = written(tmp_path / f"{name}.tar", dict.fromkeys("abc", members))
         return found_caption(str(path), cache=CACHE, **options)
 
@@ -206,6 +206,21 @@ def test_captions_are_found_out(tmp_path: Path) -> None:
     assert found("nested", {**image, "json": {"sentences": [{"raw": "a"}]}}) == "json:sentences.raw"
     assert found("member", {**image, "caption.txt": "a", "cls": 3}) == "caption.txt"
     assert found("labels", {**image, "txt": "a", "cls": 3}, labels=True) == "cls"
+    # Lists: a whole member, and names that differ by a number.
+    assert found("whole", {**image, "json": ["a", "b"], "tags.json": ["c"]}) == "json"
+    assert found("named", {**image, "tags.json": ["c"], "captions.json": ["a"]}) == "captions.json"
+    assert found("objects", {**image, "json": [{"caption": "a"}, {"caption": "b"}]}) == (
+        "json:caption"
+    )
+    numbers = {f"caption{number}.txt": "a" for number in (10, 2, 1)}
+    assert found("numbered", {**image, **numbers, "score1": "b"}) == [
+        f"caption{number}.txt" for number in (1, 2, 10)
+    ]
+    assert found("bare", {**image, "0.txt": "a", "1.txt": "b"}) == ["0.txt", "1.txt"]
+    assert found("columns", {**image, "json": {"caption_1": "a", "caption_0": "b"}}) == [
+        "json:caption_0",
+        "json:caption_1",
+    ]
     with pytest.raises(UserError, match=r"they have \.jpg, \.json, json:url; give data.caption=…"):
         found("none", {**image, "json": {"url": "x"}})
 
@@ -227,6 +242,12 @@ def test_captions_that_are_not_used_are_said(tmp_path: Path) -> None:
     )
     raw = CaptionSource.parse("json:sentences.raw")
     assert spelled_captions(raw, pairs) == "json:sentences.raw, 3 a pair"
+
+    several = {"jpg": JPEG, "txt": "a", "0.txt": "a", "1.txt": "b"}
+    assert spelled_captions(TXT, sample(written(tmp_path / "c.tar", {"a": several}))) == (
+        "txt, 1 a pair; pairs have 2 captions in [0.txt,1.txt]: "
+        "'data.caption=[0.txt,1.txt]' uses all"
+    )
 
     # A list of tags is no list of captions.
     tags = {"jpg": JPEG, "txt": "a cat", "json": {"tags": ["cat", "grey"]}}

@@ -33,24 +33,30 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serves a folder as `me/pets`; yields the hub's URL."""
+    listener = make_server("127.0.0.1", 0, _app(folder), threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.port}"
+    finally:
+        listener.shutdown()
+        thread.join()
+
+
+@contextmanager
 def hub_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serves a folder as `me/pets`, and leads the libraries of this process there."""
     import datasets
     import huggingface_hub.constants as constants
 
-    listener = make_server("127.0.0.1", 0, _app(folder), threaded=True, request_handler=_Quiet)
-    thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{listener.port}"
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
-    try:
+    with serving(folder) as url:
+        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
         yield url
-    finally:
-        listener.shutdown()
-        thread.join()
 
 
 def _app(folder: Path) -> WSGIApplication:

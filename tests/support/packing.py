@@ -35,6 +35,7 @@ def pack_settings(source: object, to: Path, **given: Any) -> PackSettings:
         "skip_missing": False,
         "max_bad_share": 0.1,
         "pairs_per_shard": 3,
+        "held_out": 0.0,
         "vocabulary": None,
         "seed": 0,
     }

@@ -1,0 +1,110 @@
+"""Pairs that `data.pack` holds out: drawn by their images, apart from those to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align_train.errors import UserError
+from data import pack
+from tests.support.images import encoded, picture, plain_image
+from tests.support.packing import captions, pack_settings, packed_records
+
+DIFFERENT = 60
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """60 images with two captions each; twelve of them lie in a second file, with another."""
+    rows = ["path,text"]
+    (tmp_path / "in").mkdir()
+    for index in range(DIFFERENT):
+        names = [f"{index}.png", f"again {index}.png"] if index % 5 == 0 else [f"{index}.png"]
+        for name in names:
+            (tmp_path / "in" / name).write_bytes(plain_image((4 * index, 9, 0)))
+            rows += [f"{name},{name} one", f"{name},{name} two"]
+    (tmp_path / "in" / "pairs.csv").write_text("\n".join(rows))
+    return tmp_path / "in" / "pairs.csv"
+
+
+def texts_in(shards: Path) -> set[str]:
+    return {text for record in packed_records(shards).values() for text in record["captions"]}
+
+
+@pytest.mark.parametrize(("held_out", "count"), [(0.25, 18), (10.0, 10), (0.001, 1)])
+def test_pairs_held_out_are_apart_and_nothing_is_lost(
+    held_out: float, count: int, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack.run(pack_settings(table, tmp_path / "packed", held_out=held_out))
+    train, apart = packed_records(tmp_path / "packed"), packed_records(tmp_path / "packed/held_out")
+    # Of two equal images at the end of those that are drawn both are taken.
+    assert count <= len(apart) <= count + 1 and len(train) + len(apart) == 72
+    assert len(train.keys() | apart.keys()) == 72
+
+    both = [*train.values(), *apart.values()]
+    assert all(len(record["captions"]) == 2 for record in both)
+    assert len({text for record in both for text in record["captions"]}) == 144
+    numbers = [
+        {record["source"].removeprefix("again ") for record in side.values()}
+        for side in (train, apart)
+    ]
+    assert numbers[0].isdisjoint(numbers[1]) and len(numbers[0] | numbers[1]) == DIFFERENT
+
+    out = capsys.readouterr().out
+    assert f"held_out: {len(apart)} pairs with {2 * len(apart)} texts, held out" in out
+    assert f"data.shards={tmp_path}/packed data.held_out={tmp_path}/packed/held_out " in out
+
+
+def test_neither_the_seed_nor_the_order_moves_a_pair(table: Path, tmp_path: Path) -> None:
+    pack.run(pack_settings(table, tmp_path / "one", held_out=0.2))
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *reversed(rows)]))
+    pack.run(pack_settings(table, tmp_path / "other", held_out=0.2, seed=7))
+    assert texts_in(tmp_path / "one" / "held_out") == texts_in(tmp_path / "other" / "held_out")
+    assert texts_in(tmp_path / "one") == texts_in(tmp_path / "other")
+
+
+def test_an_image_that_no_evaluation_could_read_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its header and its end are sound; training would replace it."""
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        data = encoded(picture(index), "PNG")
+        if index == 0:
+            middle = len(data) // 2
+            data = data[:middle] + bytes(20) + data[middle + 20 :]
+        (tmp_path / "in" / f"{index}.png").write_bytes(data)
+    pack.run(pack_settings(tmp_path / "in", tmp_path / "packed", text=["name"], held_out=1.0))
+    assert len(captions(tmp_path / "packed")) == 2
+    assert len(captions(tmp_path / "packed" / "held_out")) == 1
+    assert "left out: 1 broken image (first 0.png)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        (-0.1, r"held_out=-0\.1: expected a share of the pairs below 1, e\.g\. 0\.05, or their"),
+        (1.5, r"held_out=1\.5: expected a share"),
+        (float("nan"), "held_out=nan: expected a share"),
+        (float("inf"), "held_out=inf: expected a share"),
+        (72.0, "held_out=72: of 72 pairs none would be left to train on; give a smaller"),
+        (0.999, r"held_out=0\.999: of 72 pairs none would be left"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(
+    held_out: float, words: str, table: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        pack.run(pack_settings(table, tmp_path / "packed", held_out=held_out))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_equal_images_alone_are_not_parted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(5):
+        (tmp_path / "in" / f"{index}.png").write_bytes(plain_image((1, 2, 3)))
+    with pytest.raises(UserError, match="held_out=2: of 5 pairs none would be left to train on"):
+        pack.run(pack_settings(tmp_path / "in", tmp_path / "packed", text=["name"], held_out=2.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
