@@ -176,7 +176,7 @@ def _read(reader: ShardReader, pair: int, *, views: Views, first: bool) -> _Row:
 def _collate(rows: list[_Row], tokenizer: Tokenizer) -> ReadyChunk:
     """Makes a chunk in a loader process."""
     good = [row for row in rows if row.pixels is not None]
-    pixels = [row.pixels for row in good]
+    pixels = [row.pixels for row in rows if row.pixels is not None]
     texts = [text for row in good for text in row.texts]
 
     ids = _NO_IDS
@@ -269,7 +269,8 @@ def cosines_of(model: TrainedModel, chunk: ReadyChunk, chunk_size: int) -> Tenso
         return torch.empty(0, device=model.device)
 
     images = model.encode_image(normalise(_moved(chunk.pixels, model.device), model.model))
-    parts = _moved(chunk.ids, model.device).split(chunk_size)
+    ids = _moved(chunk.ids, model.device)
+    parts = [ids[start : start + chunk_size] for start in range(0, len(ids), chunk_size)]
     texts = torch.cat([model.encode_text(part) for part in parts])
 
     owners = np.repeat(np.arange(len(chunk.texts)), chunk.texts)

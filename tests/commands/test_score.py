@@ -25,7 +25,7 @@ from tests.support.commands import Started, finish, made_once, run, start
 from tests.support.images import picture
 
 # Of each shard in the tar's order, which is not that of the sorted keys.
-KEYS = (
+KEYS: tuple[list[str], ...] = (
     ["b3", "b1", "b2", "a2", "a1", "c"],
     [],
     [str(pair) for pair in range(40, 0, -1)],
@@ -189,7 +189,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
     while not (folder / "00000.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)
     assert 1 <= len(bytes_of(folder)) < 4
 
     assert [finish(one).returncode for one in started(words, tmp_path, 2)] == [0, 0]

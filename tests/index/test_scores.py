@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +43,12 @@ def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert scores.header == HEADER and len(scores) == 4
     keys, values = scores.read(0)
     assert keys.tolist() == [b"10", b"9", b"\xff\xfe"]
-    assert np.array_equal(values["similarity"], np.float32([0.25, np.nan, -1]), equal_nan=True)
-    assert np.array_equal(values["odd name"], np.float32([-0.25, np.nan, 1]), equal_nan=True)
+    assert np.array_equal(
+        values["similarity"], np.array([0.25, np.nan, -1], dtype=np.float32), equal_nan=True
+    )
+    assert np.array_equal(
+        values["odd name"], np.array([-0.25, np.nan, 1], dtype=np.float32), equal_nan=True
+    )
     assert scores.read(1)[0].shape == (0,)
     assert scores.read(2)[0].tolist() == [b""]
 
@@ -64,7 +69,7 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
         ({"columns": columns}, "other scores"),
     ):
         with pytest.raises(UserError, match=f"was begun with {words}"):
-            Scores.begin(folder, replace(HEADER, **change))  # type: ignore[arg-type]
+            Scores.begin(folder, replace(HEADER, **change))
 
     (folder / "00001.npz").unlink()
     with pytest.raises(UserError, match="1 of 3 shards are not scored yet"):
@@ -87,7 +92,8 @@ def test_a_broken_file_is_one_line_and_never_unpickled(damage: str, tmp_path: Pa
         file.write_bytes(whole[: len(whole) // 2])
     elif damage == "an object":
         rows = np.array([print] * 3, dtype=object)
-        np.savez(file, key=rows, **{"similarity": rows, "odd name": rows})
+        arrays: dict[str, Any] = {"similarity": rows, "odd name": rows}
+        np.savez(file, key=rows, **arrays)
     else:
         file.write_bytes((tmp_path / "s" / "00002.npz").read_bytes())
 
