@@ -28,6 +28,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import check_loader, device_of, loader_workers
 from align_train.commands.open_images import open_images
 from align_train.commands.score_report import report
+from align_train.commands.score_sheets import draw_ends
 from align_train.commands.shard_work import (
     Place,
     chunks_of,
@@ -101,6 +102,8 @@ def _score_own(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
     if left:
         check_collection_folder(given.to, writes=True)
     score_shards(model, scores, pairs, left, given, watchdog)
+    if left and all(scores.has(shard) for shard in range(len(pairs.manifest.shards))):
+        draw_ends(scores, pairs, SIMILARITY)
     report(scores, wrote=bool(left))
 
 

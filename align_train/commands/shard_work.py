@@ -140,7 +140,7 @@ def chunks_of(
     )
 
     total = sum(pairs.manifest.shards[shard].pairs for shard in shards)
-    hidden = not launcher.is_first_process()
+    hidden = total == 0 or not launcher.is_first_process()
     watchdog.at(doing)
     with (
         contextlib.closing(loader),

@@ -23,8 +23,10 @@ _BOTH = (
     "layer_norm_eps",
     "attention_dropout",
 )
+# Only the end token is looked for; transformers warns of the others' defaults if they are left out.
+_SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
 _IMAGE_SETTINGS = (*_BOTH, "num_channels", "image_size", "patch_size")
-_TEXT_SETTINGS = (*_BOTH, "max_position_embeddings", "eos_token_id")
+_TEXT_SETTINGS = (*_BOTH, "max_position_embeddings", *_SPECIAL)
 
 _TEMPERATURE = "temperature"
 _LOGIT_SCALE = "logit_scale"

@@ -142,6 +142,16 @@ def test_what_cannot_be_scored_and_what_is_cut_is_told_once(scored: Path) -> Non
     assert float(row[9]) == pytest.approx(known[-1], abs=1e-4)
 
 
+def test_the_pairs_at_both_ends_are_drawn(scored: Path) -> None:
+    assert "best.png, worst.png: the pairs at both ends" in (scored / "printed").read_text()
+    pairs = {}
+    for name in ("best", "worst"):
+        with Image.open(scored / "scores" / f"{name}.png") as sheet:
+            assert sheet.size[0] > sheet.size[1] > 200
+            pairs[name] = sheet.tobytes()
+    assert pairs["best"] != pairs["worst"]
+
+
 @pytest.mark.parametrize("texts", ["mean", "first"])
 def test_other_scores_of_several_texts(
     texts: str, trained: Path, shards: Path, tmp_path: Path
