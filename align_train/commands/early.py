@@ -26,12 +26,14 @@ from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
+    ScoreSettings,
     SearchSettings,
 )
 from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
+from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
@@ -46,7 +48,10 @@ from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
-_MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
+_MODEL = (
+    "a run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the "
+    "hub)"
+)
 _COLLECTION = "collection.json"  # of `index/collection.py`
 _FORMATS = ("huggingface", "align_train")
 _MODEL_FILES = ("config.yaml", "config.json")
@@ -143,7 +148,9 @@ def _look_at_batch(settings: TrainSettings) -> None:
         refuse_larger(settings, pairs // lanes * lanes)
 
 
-def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSettings) -> None:
+def look_before_opening(
+    settings: EvaluateSettings | EmbedSettings | ScoreSettings | ExportSettings,
+) -> None:
     """Looks for the model, the images and the device of a command that opens a trained model.
 
     Args:
@@ -154,10 +161,12 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
     """
     if isinstance(settings, EmbedSettings):
         _check_embedding(settings)
+    if isinstance(settings, ScoreSettings):
+        _check_scoring(settings)
     if isinstance(settings, ExportSettings):
         check_format(settings.format)
         check_new_folder(settings.to)
-    elif isinstance(settings, EmbedSettings):
+    elif isinstance(settings, EmbedSettings | ScoreSettings):
         check_collection_folder(settings.to)
     elif settings.to is not None:
         check_results_folder(Path(settings.to).expanduser().absolute())
@@ -175,7 +184,7 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
     if not launcher.current().started_all:
         if isinstance(settings, EmbedSettings):
             _look_for_images(settings)
-        elif isinstance(settings, EvaluateSettings) and settings.shards is not None:
+        elif not isinstance(settings, ExportSettings) and settings.shards is not None:
             refuse_absent(settings.shards, key="shards")
     if not isinstance(settings, ExportSettings):
         _look_for_device(settings.device)
@@ -204,6 +213,14 @@ def _check_embedding(settings: EmbedSettings) -> None:
     images = settings.images
     if images is not None and is_url(images):
         raise UserError(f"images={shown(images)}: a URL; expected a folder on this machine")
+
+
+def _check_scoring(settings: ScoreSettings) -> None:
+    if settings.texts not in TEXT_CHOICES:
+        raise UserError(
+            f"texts={shown(settings.texts)}: expected {', '.join(TEXT_CHOICES)}: which of several "
+            f"texts of a pair its score is of"
+        )
 
 
 def _look_for_images(settings: EmbedSettings) -> None:

@@ -20,7 +20,7 @@ def open_images(
     place: str | list[str],
     *,
     plain: bool,
-    caption: str | None,
+    caption: str | list[str] | None,
     image: str | None,
     keys: str | None,
     views: Views,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
-from align_train.files import write_whole
+from align_train.index.folder import holds_anything, refuse_other, write_file
 from align_train.index.settings import Settings
 from align_train.shards.manifest import place_in
 
@@ -83,21 +83,11 @@ class Collection:
         """
         file = path / SETTINGS_NAME
         # Before the next question: another process may make the folder right now.
-        is_foreign = _holds_anything(path)
+        is_foreign = holds_anything(path)
 
         if file.exists():
             before = Settings.read(file)
-            if changed := before.identity.difference(settings.identity):
-                raise UserError(
-                    f"{path}: was begun with another model ({changed}); restore it, choose another "
-                    f"folder, or remove this one"
-                )
-            for name, difference in _MUST_AGREE.items():
-                if getattr(before, name) != getattr(settings, name):
-                    raise UserError(
-                        f"{path}: was begun with {difference}; restore it, choose another folder, "
-                        f"or remove this one"
-                    )
+            refuse_other(path, before, settings, _MUST_AGREE)
             return Collection(path, before)
 
         if is_foreign:
@@ -293,18 +283,6 @@ def decoded_rows(block: Tensor) -> Tensor:
         Indices, `[decoded]`.
     """
     return (block != 0).any(dim=1).nonzero()[:, 0]
-
-
-def write_file(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a file of a collection whole; UserError if it cannot be written."""
-    write_whole(path, content, fix="free some space or mend its rights, and run the command again")
-
-
-def _holds_anything(path: Path) -> bool:
-    """Whether a path is a file, or a folder with more in it than hidden files."""
-    if not path.exists():
-        return False
-    return not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _line(path: Path, index: int) -> str:

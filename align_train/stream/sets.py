@@ -163,7 +163,9 @@ class EvaluationSets:
         return HeldOutPairs(pairs=pairs)
 
 
-def say_found(shards: str | Sequence[str], caption: str, *, labels: bool = False) -> None:
+def say_found(
+    shards: str | Sequence[str], caption: str | Sequence[str], *, labels: bool = False
+) -> None:
     """Prints the captions that were found out: one line, on the first process.
 
     Args:
