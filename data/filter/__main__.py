@@ -24,11 +24,13 @@ def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
     need_prepare("filter")
     from ..tables.find import find
+    from .column_rules import column_rules
     from .job import DONE, run_filter
     from .plan import make_plan
     from .rules import check
 
     check(settings.rules)
+    column_rules(settings.rules.columns)
     _check_numbers(settings)
     _check_rights(settings)
 

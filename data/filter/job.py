@@ -35,6 +35,7 @@ from ..tables.batches import batches
 from ..tables.engine import Engine, EngineFailed, Source
 from ..tables.engines import engine
 from . import report, statistics
+from .chosen import choose
 from .hashes import hash_shards
 from .plan import Plan
 from .saved import SavedTables
@@ -105,7 +106,7 @@ class _Judged:
 
     verdicts: Verdicts
     rows: int
-    rare: report.RareTokens | None
+    facts: Mapping[str, report.RuleFacts]
     engine: str
 
 
@@ -127,9 +128,15 @@ def _judge(plan: Plan, work: Path) -> _Judged:
 
         saved = SavedTables(work, ready)
         failing, rare = failing_sets(rows, plan, saved)
-        saved.save("verdicts", lambda: statistics.verdicts(rows, plan.rules, plan.names, failing))
+        chosen = choose(rows, plan, saved, count)
+        saved.save(
+            "verdicts",
+            lambda: statistics.verdicts(chosen.rows, plan.rules, plan.names, failing, chosen.tests),
+        )
+
+        facts = chosen.facts | ({"rare_tokens": rare} if rare else {})
         verdicts = Verdicts(work / "verdicts", plan.tables)
-        return _Judged(verdicts=verdicts, rows=count, rare=rare, engine=ready.version())
+        return _Judged(verdicts=verdicts, rows=count, facts=facts, engine=ready.version())
 
 
 def _summarise(plan: Plan, judged: _Judged) -> report.Report:
@@ -140,7 +147,7 @@ def _summarise(plan: Plan, judged: _Judged) -> report.Report:
         passes=plan.passes(),
         examples=judged.verdicts.examples(plan.names, plan.settings.examples, plan.column_names),
         not_applied=plan.not_applied,
-        rare=judged.rare,
+        facts=judged.facts,
     )
 
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from align_train.errors import UserError, shown_names
 
 from ..tables.engine import TAKEN
 from ..tables.find import Tables
+from .column_rules import ColumnRule, check_column, check_groups, column_rules
 from .hashes import hashes_of
-from .rules import COLUMNS_OF, active, described
+from .rules import COLUMNS_OF, UIDS, active, described
 from .settings import FilterSettings, Rules
+from .uids import UID_COLUMNS, UidList
 
 Columns = dict[str, tuple[str, str]]
 
@@ -36,6 +39,8 @@ class Plan:
         names: The rules that are applied, in their order.
         not_applied: The reasons why other rules that are on cannot be applied.
         evaluation: uint64 hashes of the evaluation images; empty if they are not needed.
+        column_rules: The rules on columns, the last of `names`.
+        uids: The list of the rows to keep; None: there is none.
     """
 
     settings: FilterSettings
@@ -44,6 +49,8 @@ class Plan:
     names: tuple[str, ...]
     not_applied: Mapping[str, str]
     evaluation: NDArray[np.uint64]
+    column_rules: tuple[ColumnRule, ...] = ()
+    uids: UidList | None = None
 
     @property
     def rules(self) -> Rules:
@@ -62,7 +69,18 @@ class Plan:
 
     def passes(self) -> dict[str, str]:
         """Says in words which rows pass each applied rule."""
-        return {name: described(name, self.rules) for name in self.names}
+        on_columns = {rule.name: rule.passes() for rule in self.column_rules}
+        others = [name for name in self.names if name not in on_columns]
+        return {name: described(name, self.rules) for name in others} | on_columns
+
+    def compared(self, rule: ColumnRule) -> float:
+        """The number that values are compared with: as the column would hold it.
+
+        As float32 0.3 is a little more than 0.3, so that `most=0.3` would drop it.
+        """
+        kind = self.tables.types.get(rule.column)
+        is_single = kind is not None and pa.types.is_float32(kind)
+        return float(np.float32(rule.number)) if is_single else rule.number
 
     def as_json(self) -> dict[str, object]:
         """Everything that the output is a function of."""
@@ -84,6 +102,12 @@ class Plan:
                 "hashes": len(self.evaluation),
                 "sha256": hashlib.sha256(self.evaluation.tobytes()).hexdigest()[:16],
             }
+
+        # Absent if they are not used, as in folders of before there were these rules.
+        if self.uids is not None:
+            rules[UIDS] = {"sha256": self.uids.digest}
+        for rule in self.column_rules:
+            rules[rule.name] = {"number": rule.number, "by": rule.by}
 
         return {
             "rules": rules,
@@ -150,8 +174,15 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
         )
 
     columns, not_applied = _choose_columns(settings, tables)
+    on_columns = column_rules(settings.rules.columns)
+    columns |= _columns_of_rules(on_columns, tables)
+    uids = _uid_list(settings, tables, columns)
+
     tables.refuse_twins((column for column, _ in columns.values()), f"source={settings.source}")
-    names = tuple(name for name in active(settings.rules) if name not in not_applied)
+    on = active(settings.rules, paper=settings.paper)
+    names = [name for name in on if name not in not_applied]
+    names += [] if uids is None else [UIDS]
+    names += [rule.name for rule in on_columns]
     if not names:
         raise UserError("rules: no rule is applied; set one to a number")
 
@@ -165,9 +196,11 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
         settings=settings,
         tables=tables,
         columns=columns,
-        names=names,
+        names=tuple(names),
         not_applied=not_applied,
         evaluation=evaluation,
+        column_rules=tuple(on_columns),
+        uids=uids,
     )
 
 
@@ -177,7 +210,7 @@ def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, 
     not_applied: dict[str, str] = {}
     by_user: dict[str, str | None] = asdict(settings.columns)
 
-    for rule in active(settings.rules):
+    for rule in active(settings.rules, paper=settings.paper):
         for name in COLUMNS_OF[rule]:
             column = tables.column(name, by_user[name], f"rules.{rule}")
             if column is not None:
@@ -196,6 +229,40 @@ def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, 
     return chosen, not_applied
 
 
+def _columns_of_rules(rules: Sequence[ColumnRule], tables: Tables) -> Columns:
+    """The columns that rules on columns read; UserError if one is missing or of another type."""
+    names = list(tables.types)
+    chosen: Columns = {}
+    for rule in rules:
+        key = f"rules.{rule.name}"
+        check_column(rule.column, tables.types.get(rule.column), key, names)
+        chosen[rule.value] = (rule.column, "float64")
+
+        if rule.by is not None and rule.group is not None:
+            by_key = f"rules.columns.{rule.column}.by={rule.by}"
+            check_groups(rule.by, tables.types.get(rule.by), by_key, names)
+            chosen[rule.group] = (rule.by, "string")
+    return chosen
+
+
+def _uid_list(settings: FilterSettings, tables: Tables, columns: Columns) -> UidList | None:
+    """Opens the list of uids, and adds the column that it is of to `columns`."""
+    if settings.rules.uids.of is None:
+        return None
+
+    listed = UidList(settings.rules.uids.of)
+    listed.check()
+    chosen = settings.columns.uid or listed.column
+    column = tables.column("uid", chosen, f"rules.uids.of={settings.rules.uids.of}")
+    if column is None:
+        raise UserError(
+            f"rules.uids.of={settings.rules.uids.of}: {tables.files[0]} has no column "
+            f"{' or '.join(UID_COLUMNS)}, but {shown_names(tables.types)}; set columns.uid=…"
+        )
+    columns["uid"] = column
+    return listed
+
+
 def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
     """What differs between two plans, small enough for one line."""
     if key == "source":
@@ -204,6 +271,6 @@ def _first_difference(key: str, old: object, new: object) -> tuple[str, object, 
         return key, f"{len(old_files)} files", f"{len(new_files)} files, or changed ones"
 
     if key == "rules" and isinstance(old, dict) and isinstance(new, dict):
-        rule = next(name for name in new if old.get(name) != new[name])
-        return f"rules.{rule}", old.get(rule), new[rule]
+        rule = next(name for name in (*new, *old) if old.get(name) != new.get(name))
+        return f"rules.{rule}", old.get(rule), new.get(rule)
     return key, old, new

@@ -14,7 +14,7 @@ has no unigrams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import ibis
 from ibis.expr.types import BooleanValue, Table
@@ -25,8 +25,6 @@ from .settings import Rules
 
 _HASH_BITS = 64
 _FARTHEST = 16  # bits that a near-duplicate may differ in
-
-NAMES = tuple(Rules.__dataclass_fields__)
 
 # The columns that each rule reads.
 COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
@@ -39,6 +37,12 @@ COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
     "rare_tokens": ("text",),
     "near_duplicates": ("phash",),
 }
+
+NAMES = tuple(COLUMNS_OF)
+UIDS = "uids"  # after these, and before the rules on columns (`column_rules.py`)
+
+# Those that are on by default.
+_PAPER = NAMES[:-1]
 
 # The least number of each rule that has a single one.
 _LEAST: Mapping[str, int] = {
@@ -61,9 +65,15 @@ _DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def bit(name: str) -> int:
-    """The bit of a rule in the masks of failing rows."""
-    return 1 << NAMES.index(name)
+def bits(names: Sequence[str]) -> dict[str, int]:
+    """The bit of each rule in the masks of failing rows.
+
+    Args:
+        names: The applied rules, in their order.
+    """
+    others = [name for name in names if name not in NAMES]
+    every = [*NAMES, *others]
+    return {name: 1 << every.index(name) for name in names}
 
 
 def check(rules: Rules) -> None:
@@ -95,12 +105,17 @@ def check(rules: Rules) -> None:
         )
 
 
-def active(rules: Rules) -> list[str]:
-    """The names of the rules that are on."""
+def active(rules: Rules, *, paper: bool = True) -> list[str]:
+    """The names of the rules in `NAMES` that are on.
+
+    Args:
+        rules: Their numbers.
+        paper: False: none of the rules that have a number by default.
+    """
     on = [name for name in NAMES if getattr(rules, name) is not None]
     if rules.near_duplicates.of is None:
         on.remove("near_duplicates")
-    return on
+    return on if paper else [name for name in on if name not in _PAPER]
 
 
 def described(name: str, rules: Rules) -> str:
@@ -112,6 +127,9 @@ def described(name: str, rules: Rules) -> str:
     if name == "near_duplicates":
         near = rules.near_duplicates
         return f"more than {near.distance} bits from every picture of {near.of}"
+
+    if name == UIDS:
+        return f"a uid that is listed in {rules.uids.of}"
 
     return _DESCRIPTIONS[name].format(getattr(rules, name))
 

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from ..tables.batches import batches
 from ..tables.engine import ROWS_PER_FILE
 from ..tables.find import Tables
-from .rules import bit
+from .rules import bits
 
 Integers = NDArray[np.int64]
 
@@ -91,10 +91,11 @@ class Verdicts:
         Returns:
             The examples by rule, in the order of rows.
         """
+        bit = bits(names)
         chosen: dict[str, list[int]] = {name: [] for name in names}
         for rows, masks in self._in_order():
             for name, numbers in chosen.items():
-                failing = rows[masks & bit(name) > 0]
+                failing = rows[masks & bit[name] > 0]
                 numbers += failing[: number - len(numbers)].tolist()
             if all(len(numbers) == number for numbers in chosen.values()):
                 break

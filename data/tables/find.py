@@ -28,6 +28,7 @@ KNOWN_AS: Mapping[str, tuple[str, ...]] = {
     "height": ("original_height", "height", "HEIGHT"),
     "nsfw": ("nsfw_score_opennsfw2", "nsfw_score_gantman", "punsafe"),
     "phash": ("image_phash",),
+    "uid": ("uid", "key"),
 }
 
 _NUMBERS = ("width", "height", "nsfw")
@@ -114,8 +115,9 @@ class Tables:
                 )
             return column, "float64"
 
-        # An image may be known by a number, a text may not.
-        if not pa.types.is_string(kind) and not (name == "image" and is_number):
+        # An image may be known by a number, a text may not. Engines spell floats differently.
+        may_be = {"image": is_number, "uid": pa.types.is_integer(kind)}
+        if not pa.types.is_string(kind) and not may_be.get(name, False):
             raise UserError(
                 f"columns.{name}={column}: expected texts ({reason}), {self.files[0]} has "
                 f"{shown(str(kind))} there"
