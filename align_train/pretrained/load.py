@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,18 @@ class TrainedModel(_Trained):
         if self._tokenizer is None:
             raise UserError(self._missing["tokenizer"])
         return torch.from_numpy(self._tokenizer(_checked_texts(texts))).long()
+
+    def trimming_tokenizer(self) -> Tokenizer:
+        """The tokenizer that pads to the longest text of a call: less work for the text tower.
+
+        Raises:
+            UserError: The model's folder has no tokenizer.
+        """
+        if self._tokenizer is None:
+            raise UserError(self._missing["tokenizer"])
+        trimming = copy.copy(self._tokenizer)
+        trimming.trim = True
+        return trimming
 
     @property
     def tokenizer_digest(self) -> str | None:

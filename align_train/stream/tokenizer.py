@@ -85,8 +85,19 @@ class Tokenizer:
         Returns:
             `[len(texts), length]`, padded with 0; length is a multiple of 8, or `max_tokens`.
         """
+        ids, _ = self.with_cut(texts)
+        return ids
+
+    def with_cut(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], int]:
+        """Turns texts into token ids, and counts those that are too long.
+
+        Returns:
+            The ids as of a call, and how many of the texts were cut.
+        """
         # "fast": without the tokens' places in the text, which nobody needs.
-        rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
+        rows = [encoding.ids for encoding in encodings]
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
         length = self.max_tokens
         if self.trim:
             length = padded(max(map(len, rows)), most=length)
@@ -94,7 +105,7 @@ class Tokenizer:
         ids = np.full((len(rows), length), PAD_ID, dtype=np.int32)
         for row, tokens in zip(ids, rows, strict=True):
             row[: len(tokens)] = tokens
-        return ids
+        return ids, cut
 
     def hugging_face(self) -> PreTrainedTokenizerFast:
         """Returns the tokenizer as `transformers` has it; it cuts at max_tokens if a call asks."""
