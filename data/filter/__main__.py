@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
     need_prepare("filter")
-    from ..tables.find import find
     from .column_rules import column_rules
-    from .job import DONE, run_filter
+    from .job import DONE, WORK, partial_of, run_filter
     from .plan import make_plan
     from .rules import check
+    from .scored import open_scores
+    from .source import open_source
 
     check(settings.rules)
     column_rules(settings.rules.columns)
     _check_numbers(settings)
     _check_rights(settings)
 
-    plan = make_plan(settings, find(settings.source))
+    tables = open_source(settings, partial_of(settings.to) / WORK)
+    plan = make_plan(settings, tables, open_scores(settings.scores, tables))
     plan.print_recipe()
 
     done = plan.to / DONE

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align_train.errors import UserError, shown_names
+from align_train.errors import UserError, shown
 
 from ..tables.engine import TAKEN
 from ..tables.find import Tables
-from .column_rules import ColumnRule, check_column, check_groups, column_rules
+from ..tables.tars import KEY
+from .choose_columns import Columns, choose_columns, columns_of_rules, refuse_two_kinds, uid_list
+from .column_rules import ColumnRule, column_rules
 from .hashes import hashes_of
 from .rules import COLUMNS_OF, UIDS, active, described
+from .scored import Scored
 from .settings import FilterSettings, Rules
-from .uids import UID_COLUMNS, UidList
-
-Columns = dict[str, tuple[str, str]]
+from .uids import UidList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Plan:
         evaluation: uint64 hashes of the evaluation images; empty if they are not needed.
         column_rules: The rules on columns, the last of `names`.
         uids: The list of the rows to keep; None: there is none.
+        scored: The folders of scores; None: there are none.
     """
 
     settings: FilterSettings
@@ -51,6 +53,7 @@ class Plan:
     evaluation: NDArray[np.uint64]
     column_rules: tuple[ColumnRule, ...] = ()
     uids: UidList | None = None
+    scored: Scored | None = None
 
     @property
     def rules(self) -> Rules:
@@ -63,9 +66,30 @@ class Plan:
         return Path(self.settings.to).expanduser().absolute()
 
     @property
+    def of_tables(self) -> Columns:
+        """Those of `columns` that are in the tables."""
+        scores = self.of_scores
+        return {name: column for name, column in self.columns.items() if name not in scores}
+
+    @property
+    def of_scores(self) -> dict[str, str]:
+        """Those of `columns` that are in folders of scores: the name and the column."""
+        names = self.scored.names if self.scored else ()
+        return {name: column for name, (column, _) in self.columns.items() if column in names}
+
+    @property
     def column_names(self) -> list[str]:
         """The source's columns that the rules read, each once."""
-        return list(dict.fromkeys(column for column, _ in self.columns.values()))
+        return list(dict.fromkeys(column for column, _ in self.of_tables.values()))
+
+    @property
+    def example_names(self) -> list[str]:
+        """The source's columns that examples show: with scores alone nobody would know the pair."""
+        if not self.tables.tars and not self.scored:
+            return self.column_names
+        text = self.tables.column("text", self.settings.columns.text, "examples")
+        names = [KEY, *([text[0]] if text else []), *self.column_names]
+        return list(dict.fromkeys(names))
 
     def passes(self) -> dict[str, str]:
         """Says in words which rows pass each applied rule."""
@@ -84,12 +108,6 @@ class Plan:
 
     def as_json(self) -> dict[str, object]:
         """Everything that the output is a function of."""
-        # A file's name and size stand for its content: a hash would read the whole table.
-        source = [
-            {"file": file.name, "rows": rows, "bytes": file.stat().st_size}
-            for file, rows in zip(self.tables.files, self.tables.rows, strict=True)
-        ]
-
         rules: dict[str, object] = {}
         for name in COLUMNS_OF:
             rules[name] = getattr(self.rules, name) if name in self.names else None
@@ -109,12 +127,26 @@ class Plan:
         for rule in self.column_rules:
             rules[rule.name] = {"number": rule.number, "by": rule.by}
 
-        return {
+        plan = {
             "rules": rules,
             "columns": {name: column for name, (column, _) in self.columns.items()},
             "examples": self.settings.examples,
-            "source": source,
+            "source": self._source_as_json(),
         }
+        if self.tables.tars is not None:
+            plan["caption"] = str(self.tables.tars.caption)
+        if self.scored is not None:
+            plan["scores"] = self.scored.as_json()
+        return plan
+
+    def _source_as_json(self) -> list[dict[str, object]]:
+        if self.tables.tars is not None:
+            return self.tables.tars.as_json()
+        # A file's name and size stand for its content: a hash would read the whole table.
+        return [
+            {"file": file.name, "rows": rows, "bytes": file.stat().st_size}
+            for file, rows in zip(self.tables.files, self.tables.rows, strict=True)
+        ]
 
     def print_recipe(self) -> None:
         """Prints what the filter is about to do."""
@@ -122,7 +154,10 @@ class Plan:
         files = len(self.tables.files)
 
         kind = "img2dataset's shards" if self.tables.shards else "parquet files"
-        print(f"source     {rows:,} rows in {files:,} {kind}, first {self.tables.files[0]}")
+        kind = "shards without tables" if self.tables.tars else kind
+        print(f"source     {rows:,} rows in {files:,} {kind}, first {self.tables.first}")
+        for scores in self.scored.folders if self.scored else ():
+            print(f"scores     {', '.join(map(shown, scores.header.columns))} of {scores.path}")
 
         for name, text in self.passes().items():
             print(f"rule       {name}: {text}")
@@ -159,12 +194,21 @@ class Plan:
                 )
 
 
-def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
+def make_plan(settings: FilterSettings, tables: Tables, scored: Scored | None) -> Plan:
     """Chooses the columns and the rules, and hashes the evaluation images.
+
+    Args:
+        settings: Those of the command.
+        tables: The source.
+        scored: The folders of scores; None: there are none.
 
     Raises:
         UserError: A column is missing or has another type, or no rule can be applied.
     """
+    if scored is not None:
+        scores = dict.fromkeys(scored.names, pa.float32())
+        tables = replace(tables, types={**tables.types, **scores})
+
     # An engine's view of the files would hide these columns, or fail.
     taken = [name for name in TAKEN if name in tables.types]
     if taken:
@@ -173,13 +217,15 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
             f"rename that column"
         )
 
-    columns, not_applied = _choose_columns(settings, tables)
+    columns, not_applied = choose_columns(settings, tables)
     on_columns = column_rules(settings.rules.columns)
-    columns |= _columns_of_rules(on_columns, tables)
-    uids = _uid_list(settings, tables, columns)
+    columns |= columns_of_rules(on_columns, tables)
+    uids = uid_list(settings, tables, columns)
+    if tables.tars is not None:
+        refuse_two_kinds(columns)
 
     tables.refuse_twins((column for column, _ in columns.values()), f"source={settings.source}")
-    on = active(settings.rules, paper=settings.paper)
+    on = active(settings.rules)
     names = [name for name in on if name not in not_applied]
     names += [] if uids is None else [UIDS]
     names += [rule.name for rule in on_columns]
@@ -201,66 +247,8 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
         evaluation=evaluation,
         column_rules=tuple(on_columns),
         uids=uids,
+        scored=scored,
     )
-
-
-def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, dict[str, str]]:
-    """Finds the columns of the rules that are on, and the rules that must do without."""
-    chosen: Columns = {}
-    not_applied: dict[str, str] = {}
-    by_user: dict[str, str | None] = asdict(settings.columns)
-
-    for rule in active(settings.rules, paper=settings.paper):
-        for name in COLUMNS_OF[rule]:
-            column = tables.column(name, by_user[name], f"rules.{rule}")
-            if column is not None:
-                chosen[name] = column
-            elif rule == "nsfw":
-                # Most tables have no scores. The recipe and the report say so.
-                not_applied[rule] = "there is no column of scores (columns.nsfw)"
-            elif rule == "near_duplicates" and tables.shards:
-                pass  # the images lie in the tars, so that the filter hashes them
-            else:
-                raise UserError(
-                    f"columns.{name} is not set, and no column has a usual name: "
-                    f"{tables.files[0]} has {shown_names(tables.types)}; set columns.{name}=…, or "
-                    f"rules.{rule}=null"
-                )
-    return chosen, not_applied
-
-
-def _columns_of_rules(rules: Sequence[ColumnRule], tables: Tables) -> Columns:
-    """The columns that rules on columns read; UserError if one is missing or of another type."""
-    names = list(tables.types)
-    chosen: Columns = {}
-    for rule in rules:
-        key = f"rules.{rule.name}"
-        check_column(rule.column, tables.types.get(rule.column), key, names)
-        chosen[rule.value] = (rule.column, "float64")
-
-        if rule.by is not None and rule.group is not None:
-            by_key = f"rules.columns.{rule.column}.by={rule.by}"
-            check_groups(rule.by, tables.types.get(rule.by), by_key, names)
-            chosen[rule.group] = (rule.by, "string")
-    return chosen
-
-
-def _uid_list(settings: FilterSettings, tables: Tables, columns: Columns) -> UidList | None:
-    """Opens the list of uids, and adds the column that it is of to `columns`."""
-    if settings.rules.uids.of is None:
-        return None
-
-    listed = UidList(settings.rules.uids.of)
-    listed.check()
-    chosen = settings.columns.uid or listed.column
-    column = tables.column("uid", chosen, f"rules.uids.of={settings.rules.uids.of}")
-    if column is None:
-        raise UserError(
-            f"rules.uids.of={settings.rules.uids.of}: {tables.files[0]} has no column "
-            f"{' or '.join(UID_COLUMNS)}, but {shown_names(tables.types)}; set columns.uid=…"
-        )
-    columns["uid"] = column
-    return listed
 
 
 def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:

@@ -41,9 +41,6 @@ COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
 NAMES = tuple(COLUMNS_OF)
 UIDS = "uids"  # after these, and before the rules on columns (`column_rules.py`)
 
-# Those that are on by default.
-_PAPER = NAMES[:-1]
-
 # The least number of each rule that has a single one.
 _LEAST: Mapping[str, int] = {
     "short_side": 0,
@@ -105,17 +102,12 @@ def check(rules: Rules) -> None:
         )
 
 
-def active(rules: Rules, *, paper: bool = True) -> list[str]:
-    """The names of the rules in `NAMES` that are on.
-
-    Args:
-        rules: Their numbers.
-        paper: False: none of the rules that have a number by default.
-    """
+def active(rules: Rules) -> list[str]:
+    """The names of the rules in `NAMES` that are on."""
     on = [name for name in NAMES if getattr(rules, name) is not None]
     if rules.near_duplicates.of is None:
         on.remove("near_duplicates")
-    return on if paper else [name for name in on if name not in _PAPER]
+    return on
 
 
 def described(name: str, rules: Rules) -> str:

@@ -71,6 +71,11 @@ class FilterSettings:
 
     source: Paths = field(metadata=TEXTS)
     to: str
+    scores: Paths = field(metadata=TEXTS)
+    caption: Any = field(metadata=TEXTS)  # a text, a list of texts, or None
+    image: str | None
+    keys: str | None
+    storage_options: Any = field(metadata=FREE_KEYS)  # a mapping or None
     engine: str
     paper: bool
     rules: Rules
