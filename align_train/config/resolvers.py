@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from omegaconf import OmegaConf
 
 from align_train.cluster import launcher
@@ -10,7 +12,12 @@ from align_train.cluster.gpus import gpus
 
 def register_resolvers() -> None:
     """Makes the names known to OmegaConf."""
-    resolvers = {"cluster": _cluster, "if_gpu": _if_gpu, "if_on": _if_on, "scaled": _scaled}
+    resolvers: dict[str, Callable[..., object]] = {
+        "cluster": _cluster,
+        "if_gpu": _if_gpu,
+        "if_on": _if_on,
+        "scaled": _scaled,
+    }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 

@@ -5,7 +5,8 @@
 3. The kept rows, file by file; of shards also a selection.
 4. The report.
 
-An engine runs the first two, DuckDB or Spark, from one definition of each rule. The others are the
+Before them it builds what the source lacks: tables of shards, hashes of images, scores by row. An
+engine runs the first two, DuckDB or Spark, from one definition of each rule. The others are the
 same for both, and so is every byte of the output.
 
 The output is written to `.NAME.partial` beside its folder, each part whole or not at all, and

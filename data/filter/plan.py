@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from align_train.errors import UserError, shown
 
 from ..tables.engine import TAKEN
-from ..tables.find import Tables
+from ..tables.find import KNOWN_AS, Tables
 from ..tables.tars import KEY
 from .choose_columns import Columns, choose_columns, columns_of_rules, refuse_two_kinds, uid_list
 from .column_rules import ColumnRule, column_rules
@@ -84,12 +84,10 @@ class Plan:
 
     @property
     def example_names(self) -> list[str]:
-        """The source's columns that examples show: with scores alone nobody would know the pair."""
-        if not self.tables.tars and not self.scored:
+        """The source's columns that examples show: by a score alone nobody knows a row."""
+        if not self.column_rules and not self.tables.tars:
             return self.column_names
-        text = self.tables.column("text", self.settings.columns.text, "examples")
-        names = [KEY, *([text[0]] if text else []), *self.column_names]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys([*_of_a_row(self.settings, self.tables), *self.column_names]))
 
     def passes(self) -> dict[str, str]:
         """Says in words which rows pass each applied rule."""
@@ -249,6 +247,19 @@ def make_plan(settings: FilterSettings, tables: Tables, scored: Scored | None) -
         uids=uids,
         scored=scored,
     )
+
+
+def _of_a_row(settings: FilterSettings, tables: Tables) -> list[str]:
+    """The columns of texts by which a reader knows a row: key, URL and text, as far as there."""
+    names = [[KEY]]
+    for name, chosen in (("image", settings.columns.image), ("text", settings.columns.text)):
+        names.append([chosen] if chosen else list(KNOWN_AS[name]))
+
+    found: list[str] = []
+    for usual in names:
+        texts = (name for name in usual if name in tables.types)
+        found += [name for name in texts if pa.types.is_string(tables.types[name])][:1]
+    return found
 
 
 def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:

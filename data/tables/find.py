@@ -75,9 +75,11 @@ class Tables:
         Raises:
             UserError: Names two of them.
         """
-        asked = {column.lower() for column in wanted}
+        names = list(wanted)
+        asked = {column.lower() for column in names}
         by_name: dict[str, str] = {}
-        for column in self.types:
+        # A table that is yet to be built gets no other columns.
+        for column in dict.fromkeys(names) if self.tars else self.types:
             other = by_name.setdefault(column.lower(), column)
             if other != column and column.lower() in asked:
                 raise UserError(

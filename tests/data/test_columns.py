@@ -167,9 +167,9 @@ def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "duckdb", tmp_path / "spark"
     names = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
-    for name in names:
-        if name.name != "filter.json":  # says which engine it was
-            assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    for path in names:
+        if path.name != "filter.json":  # says which engine it was
+            assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
     assert json.loads((theirs / "filter.json").read_text())["engine"].startswith("spark 4")
 
     # Without the rule that keeps nothing both keep what the oracle keeps.

@@ -34,6 +34,7 @@ from data.filter.settings import FilterSettings
 from tests.support import filter_oracle
 from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
+from tests.support.java import needs_java
 from tests.support.shards import TXT
 
 PAIRS = 40
@@ -238,7 +239,8 @@ def test_scores_are_looked_up_by_key() -> None:
     values = np.array([0.1, 0.9, 0.8, 0.2], np.float32)
     found = looked_up(keys, scored, values)
     # Of a key that comes twice the first is the pair.
-    assert np.array_equal(found, np.float32([0.9, 0.1, np.nan, np.nan, np.nan]), equal_nan=True)
+    wanted = np.array([0.9, 0.1, np.nan, np.nan, np.nan], np.float32)
+    assert np.array_equal(found, wanted, equal_nan=True)
     assert np.isnan(looked_up(keys, np.empty(0, "S1"), np.empty(0, np.float32))).all()
     assert np.array_equal(looked_up(scored, scored, values), values)
 
@@ -315,3 +317,21 @@ def test_the_new_manifest_lists_the_kept_pairs_alone(shards: Path, tmp_path: Pat
     assert "next:" not in out
     rows = [json.loads(text) for text in (tmp_path / "none" / "manifest.jsonl").open()]
     assert [row["pairs"] for row in rows] == [0, 0, 0]
+
+
+@pytest.mark.long
+@needs_java
+def test_spark_writes_the_same_bytes_for_shards_with_scores(shards: Path, tmp_path: Path) -> None:
+    line = (f"source={shards}", f"scores={shards / 'scores'}", *ONLY, "rules.short_side=25")
+    rules = ("similarity.top=0.4", "similarity.by=lang", "clip.most=0.5", "clip.top=0.7")
+    bounds = [f"rules.columns.{rule}" for rule in rules]
+    for name in ("duckdb", "spark"):
+        run(*line, *bounds, f"to={name}", f"engine={name}", cwd=tmp_path, module="data.filter")
+
+    ours, theirs = tmp_path / "duckdb", tmp_path / "spark"
+    names = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
+    for path in names:
+        if path.name != "filter.json":  # says which engine it was
+            assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
+    assert 0 < len(kept_pairs(theirs / "manifest.jsonl")) < len(ROWS) / 2
