@@ -20,6 +20,7 @@ from pyarrow import parquet
 from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from data.filter.__main__ import run as run_filter
+from data.filter.column_rules import column_rules
 from data.filter.settings import FilterSettings
 from tests.support import filter_oracle
 from tests.support.commands import finish, run, start
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
         ("lang", pa.string()),
         ("alone", pa.int64()),
         ("nothing", pa.float64()),
+        ("long", pa.decimal128(38, 2)),
     ]
 )
 
@@ -81,6 +83,7 @@ def column_table() -> list[dict[str, Any]]:
                 # Ten groups of one row, and one of all others.
                 "alone": index if index < 10 else 99,
                 "nothing": None,
+                "long": Decimal("0.01"),
             }
         )
     return rows
@@ -236,22 +239,33 @@ def test_a_wrong_scale_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"a": 0.3}, "rules.columns.a=0.3: expected a bound, rules.columns.a.least=0.28"),
+        ({"a": {"lest": 0.3}}, "rules.columns.a.lest: expected least, most, top or by, did you"),
+        ({"a": {"top": 30}}, "rules.columns.a.top=30: expected a share"),
+        ({"a": {"top": 0}}, "rules.columns.a.top=0: expected a share"),
+        ({"a": {"top": 0.1234567}}, "at most 6 digits after the point"),
+        ({"a": {"least": math.nan}}, "rules.columns.a.least=nan: expected a number"),
+        ({"a": {"b": {"most": "high"}}}, "rules.columns.a.b.most=high: expected a number"),
+        ({"a": {"most": True}}, "rules.columns.a.most=True: expected a number"),
+        ({"a": {"least": 1, "most": 0.5}}, "least=1 is above most=0.5"),
+        ({"a": {"by": "lang"}}, "groups want a share, rules.columns.a.top=0.3"),
+        ({f"a{index}": {"least": 0} for index in range(49)}, "49 rules; expected at most 48"),
+    ],
+)
+def test_wrong_bounds_are_told_in_one_line(setting: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        column_rules(setting)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["rules.columns.score=0.3"], "rules.columns.score=0.3: expected a bound, rules.columns."),
         (["rules.columns.scor.top=0.3"], "no column scor, did you mean score?; there are url,"),
-        (["rules.columns.score.lest=0.3"], "expected least, most, top or by, did you mean least?"),
         (["rules.columns.text.least=1"], "rules.columns.text.least: expected numbers, text is str"),
-        (["rules.columns.score.top=30"], "rules.columns.score.top=30: expected a share"),
-        (["rules.columns.score.top=0"], "rules.columns.score.top=0: expected a share"),
-        (["rules.columns.score.top=0.1234567"], "at most 6 digits after the point"),
-        (["rules.columns.score.least=nan"], "rules.columns.score.least=nan: expected a number"),
-        (["rules.columns.score.least=high"], "rules.columns.score.least=high: expected a number"),
-        (
-            ["rules.columns.score.least=1", "rules.columns.score.most=0.5"],
-            "least=1 is above most=0.5",
-        ),
-        (["rules.columns.score.by=lang"], "groups want a share, rules.columns.score.top=0.3"),
+        (["rules.columns.long.least=1"], "long is decimal128(38, 2), which has more digits than"),
         (
             ["rules.columns.score.top=0.3", "rules.columns.score.by=langs"],
             "rules.columns.score.by=langs: no column langs, did you mean lang?",
