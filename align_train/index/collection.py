@@ -171,9 +171,25 @@ class Collection:
             named = {"source": str(record.get("source", ""))}
             return {**record, **named, "key": str(record["key"]), "texts": list(record["texts"])}
         except (OSError, ValueError, KeyError, TypeError, IndexError):
-            raise UserError(
-                f"{path}: cannot be read; remove it and run the same align-train embed again"
-            ) from None
+            raise _broken(path) from None
+
+    def keys(self, shard: int) -> list[str]:
+        """Reads the keys of a shard's images. shard: its index.
+
+        Raises:
+            UserError: The shard's file is broken.
+        """
+        path = self._file(shard, "jsonl")
+        keys = []
+        try:
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    keys.append(str(json.loads(line)["key"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            keys = []
+        if len(keys) != self.settings.counts[shard]:
+            raise _broken(path)
+        return keys
 
     def place(self, image: int) -> tuple[int, int]:
         """The index of an image's shard, and its row there."""
@@ -283,6 +299,10 @@ def decoded_rows(block: Tensor) -> Tensor:
         Indices, `[decoded]`.
     """
     return (block != 0).any(dim=1).nonzero()[:, 0]
+
+
+def _broken(path: Path) -> UserError:
+    return UserError(f"{path}: cannot be read; remove it and run the same align-train embed again")
 
 
 def _line(path: Path, index: int) -> str:

@@ -166,6 +166,10 @@ class ShardReader(HasTexts):
             return f"{self.name}/#{pair}"  # its name is lost with the rest of the tar
         return f"{self.name}/{self._key(pair).decode('utf-8', 'replace')}"
 
+    def key_bytes(self, pair: int) -> bytes:
+        """The key of a pair as the tar has it; empty if it is lost with the rest of the tar."""
+        return self._key(pair) if pair < len(self.pairs) else b""
+
     def _key(self, pair: int) -> bytes:
         return split(self.index.names[self.pairs[pair, 0]], self.members.keys)[0]
 
