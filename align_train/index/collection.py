@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,9 @@ from align_train.shards.manifest import place_in
 
 _SETTINGS = "collection.json"
 _BLOCK = 16_384  # rows compared at a time
+
+# How a line begins, if its key needs no escape.
+_PLAIN_KEY = re.compile(r'\{"key": "([^"\\]*)"')
 
 # If one of these differs, the folder belongs to another command. The text says to which.
 _MUST_AGREE = {
@@ -184,7 +188,9 @@ class Collection:
         try:
             with path.open(encoding="utf-8") as file:
                 for line in file:
-                    keys.append(str(json.loads(line)["key"]))
+                    # The texts may be long, and millions of lines take a while to parse.
+                    plain = _PLAIN_KEY.match(line)
+                    keys.append(plain[1] if plain else str(json.loads(line)["key"]))
         except (OSError, ValueError, KeyError, TypeError):
             keys = []
         if len(keys) != self.settings.counts[shard]:

@@ -1,8 +1,8 @@
 """A collection of generated embeddings with planted copies, whose cosines are known.
 
-Rows lie about topics, as embeddings of real images do: two rows of a topic have a cosine of about
-0.56, and others of about 0. A tenth of the rows are copies of earlier ones, each of one of `COSINES`
-with its original. There are no shards: the manifest names tars that do not exist.
+Rows lie about topics, of 500 rows each, as embeddings of real images do. A tenth of the rows are
+copies of earlier ones, each of one of `COSINES` with its original. There are no shards: the
+manifest names tars that do not exist.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ COSINES = (1.0, 0.99, 0.98, 0.97, 0.96, 0.94, 0.9)
 
 _PAIRS_A_SHARD = 100_000
 _ROWS_A_TOPIC = 500
-_TOPIC = 0.75  # the cosine of a row and its topic
 _COPIES = 0.1  # their share
 _SEED = 3
 
@@ -33,12 +32,13 @@ Truth = NDArray[np.int64]
 """The copy, its original and the index of their cosine, `[copies, 3]`."""
 
 
-def make_collection(folder: Path, rows: int) -> Truth:
+def make_collection(folder: Path, rows: int, topic: float) -> Truth:
     """Writes a collection into `folder / "index"`, and a manifest beside it.
 
     Args:
         folder: A new folder.
         rows: How many rows.
+        topic: The cosine of each row and its topic; 0: directions at random.
     """
     counts = [min(_PAIRS_A_SHARD, rows - first) for first in range(0, rows, _PAIRS_A_SHARD)]
     folder.mkdir(parents=True)
@@ -58,7 +58,7 @@ def make_collection(folder: Path, rows: int) -> Truth:
     truth = []
     for shard, count in enumerate(counts):
         first = shard * _PAIRS_A_SHARD
-        embeddings, copies = _shard(collection, topics, first, count, random)
+        embeddings, copies = _shard(collection, topic, topics, first, count, random)
         truth.append(copies)
         about = [{"key": f"{shard:05d}/{pair:09d}", "texts": []} for pair in range(count)]
         collection.write(shard, embeddings, about)
@@ -66,11 +66,15 @@ def make_collection(folder: Path, rows: int) -> Truth:
 
 
 def _shard(
-    collection: Collection, topics: Floats, first: int, count: int, random: np.random.Generator
+    collection: Collection,
+    topic: float,
+    topics: Floats,
+    first: int,
+    count: int,
+    random: np.random.Generator,
 ) -> tuple[Floats, Truth]:
     """The rows of a shard, whose last ones are copies of rows of earlier shards, or of its own."""
-    topic = topics[random.integers(0, len(topics), count)]
-    rows = beside(topic, np.float32(_TOPIC), random)
+    rows = beside(topics[random.integers(0, len(topics), count)], np.float32(topic), random)
 
     fresh = count - int(count * _COPIES)
     copies = np.arange(fresh, count)

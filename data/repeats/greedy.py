@@ -29,7 +29,7 @@ STAYS = np.iinfo(np.int64).max
 """In place of a keeper."""
 
 _FIRST_WAVE = 1024
-_LARGEST_WAVE = 2**20
+_LARGEST_WAVE = 2**21
 _MOST_PAIRS = 2**23  # near pairs of a wave
 
 # Of a block of cosines.
@@ -137,13 +137,15 @@ class _Choice:
         for first in range(0, len(others), _OTHERS):
             block = others[first : first + _OTHERS]
             theirs = self.rows.take(block)
+            is_whole = ranks is others and len(block) == len(others)
 
             for start in range(0, len(ranks), _ROWS):
                 some = ranks[start : start + _ROWS]
                 better = int(np.searchsorted(block, some[-1]))
                 if better:
-                    cosines = self.rows.take(some) @ theirs[:better].T
-                    yield self._pairs(cosines, some, block)
+                    # A wave that is compared with itself is read once.
+                    mine = theirs[start : start + _ROWS] if is_whole else self.rows.take(some)
+                    yield self._pairs(mine @ theirs[:better].T, some, block)
 
     def _pairs(self, cosines: Floats, ranks: Ranks, others: Ranks) -> Near:
         """The near pairs of a block of cosines."""

@@ -120,8 +120,10 @@ def _write_selection(collection: Collection, pairs: Pairs, keeper_of: Ints, fold
     def kept() -> Iterator[NDArray[np.bool_]]:
         for shard, count in enumerate(counts):
             stays = keeper_of[ends[shard] - count : ends[shard]] < 0
-            # A collection counts pairs in the tar's order, a selection by their sorted keys.
-            yield stays[np.argsort(_tar_keys(collection, pairs, shard), kind="stable")]
+            if not stays.all():
+                # A collection counts pairs in the tar's order, a selection by their sorted keys.
+                stays = stays[np.argsort(_tar_keys(collection, pairs, shard), kind="stable")]
+            yield stays
 
     pairs.manifest.write(folder / MANIFEST_NAME, kept=kept(), cache=pairs.cache)
 
