@@ -73,9 +73,7 @@ def measured(folder: Path, truth: Truth, rows: int, probes: int) -> str:
 
     copies, originals, which = truth.T
     found = ~(stays[copies] & stays[originals])
-    recalls = " | ".join(
-        f"{found[which == COSINES.index(cosine)].mean():.2%}" for cosine in NEAR
-    )
+    recalls = " | ".join(f"{found[which == COSINES.index(cosine)].mean():.2%}" for cosine in NEAR)
     may_go = np.zeros(rows, dtype=bool)
     near = np.array(COSINES)[which] >= THRESHOLD
     may_go[copies[near]] = True

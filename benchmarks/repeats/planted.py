@@ -107,5 +107,3 @@ def beside(rows: Floats, cosine: Floats | np.float32, random: np.random.Generato
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     beside: Floats = cosine * rows + np.sqrt(1 - cosine**2) * others
     return beside
-
-

@@ -205,9 +205,7 @@ def embed(
 ) -> None:
     """As `align_train.embed` writes it, with embeddings that are given."""
     counts = manifest.counts.tolist()
-    settings = Settings(
-        "m", IDENTITY, shards, "txt", manifest.identity, counts, DIM, "float16"
-    )
+    settings = Settings("m", IDENTITY, shards, "txt", manifest.identity, counts, DIM, "float16")
     collection = Collection.begin(to, settings)
     pairs = pairs_of(manifest)
     for shard in range(len(counts)):
@@ -391,9 +389,7 @@ def test_what_belongs_to_other_pairs_is_refused(made: Made) -> None:
     refused("other pairs than those that were embedded")
 
 
-def test_an_interrupted_command_leaves_nothing(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_command_leaves_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> Report:
         raise KeyboardInterrupt
 
