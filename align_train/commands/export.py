@@ -61,6 +61,10 @@ def export(settings: ExportSettings) -> None:
     check_writable(folder, "give to=…, a new folder in one that you can write")
 
     pretrained = open_pretrained(settings.model)
+    if pretrained.tokens == "clip":
+        raise UserError(
+            f"{settings.model}: Hugging Face's CLIP, in a format that transformers loads already"
+        )
     loader = "align_train.load"
     if pretrained.is_classifier:
         loader = "align_train.load_classifier"

@@ -25,6 +25,7 @@ MODULES = {
     "export": "align_train.export",
     "embed": "align_train.embed",
     "search": "align_train.search",
+    "score": "align_train.score",
     "demo": "align_train.data.demo",
     "pack": "align_train.data.pack",
     "manifest": "align_train.data.manifest",

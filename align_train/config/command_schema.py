@@ -96,7 +96,7 @@ class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN."""
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
@@ -127,6 +127,47 @@ class EmbedSettings:
 
     workers: int
     """Loader processes."""
+
+    device: str
+    """`cpu`, `cuda`, `cuda:1`, …"""
+
+    launcher: OptionalNode
+    """As `trainer.launcher` of training."""
+
+
+@dataclass
+class ScoreSettings:
+    """The root of `python -m align_train.score`."""
+
+    model: str
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
+
+    shards: Paths = field(metadata=TEXTS)
+    """The shards whose pairs are scored."""
+
+    to: str
+    """The folder of the scores."""
+
+    caption: Paths = field(metadata=TEXTS)
+    """As `data.caption`: where the texts lie."""
+
+    texts: str
+    """Of a pair with several texts: `best`, `mean` or `first`."""
+
+    image: str | None
+    """As `data.image`."""
+
+    keys: str | None
+    """As `data.keys`."""
+
+    storage_options: OptionalNode = field(metadata=FREE_KEYS)
+    """Options for fsspec, e.g. `{anon:true}`."""
+
+    chunk_size: int
+    """Images, or texts, that go through a tower together."""
+
+    workers: int | None
+    """Loader processes of a rank; null: 1 on a CPU; on a GPU its CPU cores, at most 16."""
 
     device: str
     """`cpu`, `cuda`, `cuda:1`, …"""

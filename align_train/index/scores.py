@@ -1,8 +1,8 @@
 """Scores of pairs on disk: one number a pair and column, made once, read by whoever chooses pairs.
 
 The folder holds `scores.json`, and for each shard `00000.npz`: `key`, the pairs' keys in the order
-of the manifest's pairs, and one float32 array a column. NaN stands for a pair that cannot be
-scored. A shard's file appears whole: a shard that has one is done.
+of the manifest's pairs, one float32 array a column, and `tally`, some counts. NaN stands for a pair
+that cannot be scored. A shard's file appears whole: a shard that has one is done.
 
 Readers join by the shard's name and the pair's key. A position says nothing: a selection counts
 pairs in the order of sorted keys, and another manifest may keep fewer of them.
@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,13 @@ from align_train.index.identity import Identity
 
 SCORES = "scores.json"
 
+TEXT_CHOICES = ("best", "mean", "first")
+"""The scores of a pair with several texts: of the text nearest to the image, and so on."""
+
 _KEY = "key"
+_TALLY = "tally"
+
+_FIX = "remove it and run the same align-train score again"
 
 # If one of these differs, the folder belongs to another command. The text says to which.
 _MUST_AGREE = {
@@ -39,6 +46,26 @@ _MUST_AGREE = {
 
 Values = dict[str, NDArray[np.float32]]
 """Column -> the values of a shard's pairs, `[pairs]`."""
+
+
+class Tally(NamedTuple):
+    """What is counted of a shard beside its scores.
+
+    Attributes:
+        no_image: Pairs with a text whose image cannot be decoded.
+        no_text: Pairs without a text.
+        texts: Texts that were scored.
+        cut: Texts that are longer than the model takes.
+    """
+
+    no_image: int = 0
+    no_text: int = 0
+    texts: int = 0
+    cut: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        """The sums."""
+        return Tally(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -120,6 +147,8 @@ class ScoresHeader:
         )
         if not right_types:
             raise ValueError("other types than it is written with")
+        if reserved := {_KEY, _TALLY} & set(self.columns):
+            raise ValueError(f"a column called {min(reserved)}")
         if not self.columns or not self.counts or len(self.counts) != len(self.shards):
             raise ValueError("no columns, or not as many counts as shards")
 
@@ -200,7 +229,11 @@ class Scores:
         return self._file(shard).is_file()
 
     def write(
-        self, shard: int, keys: list[bytes], columns: Mapping[str, NDArray[np.float32]]
+        self,
+        shard: int,
+        keys: list[bytes],
+        columns: Mapping[str, NDArray[np.float32]],
+        tally: Tally = Tally(),  # noqa: B008  immutable
     ) -> None:
         """Writes a shard's file.
 
@@ -209,6 +242,7 @@ class Scores:
             keys: The pairs' keys as the tar has them, in the order of the manifest's pairs; empty
                 for a pair whose key is lost with the rest of a broken tar.
             columns: The values of each column; NaN for a pair that cannot be scored.
+            tally: What is counted beside them.
 
         Raises:
             UserError: The file cannot be written.
@@ -217,7 +251,8 @@ class Scores:
         rows = io.BytesIO()
         # "S1" at least: numpy has no text of length 0 that can be read back.
         key = np.array(keys, dtype=np.bytes_) if keys else np.empty(0, dtype="S1")
-        np.savez(rows, allow_pickle=False, **{_KEY: key}, **arrays)
+        counts = np.array(tally, dtype=np.int64)
+        np.savez(rows, allow_pickle=False, **{_KEY: key, _TALLY: counts}, **arrays)
         write_file(self._file(shard), rows.getbuffer())
 
     def read(self, shard: int) -> tuple[NDArray[np.bytes_], Values]:
@@ -232,21 +267,30 @@ class Scores:
         Raises:
             UserError: The file is broken, or is not what `scores.json` says.
         """
-        file = self._file(shard)
-        fix = "remove it and run the same align-train score again"
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                keys = arrays[_KEY]
-                values = {name: arrays[name] for name in self.header.columns}
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file}: cannot be read ({one_line(error, 100)}); {fix}") from None
+        arrays = self._load(shard, [_KEY, *self.header.columns])
+        keys = arrays.pop(_KEY)
 
         shape = (self.header.counts[shard],)
-        types = {array.dtype for array in values.values()}
-        shapes = {keys.shape, *(array.shape for array in values.values())}
+        types = {array.dtype for array in arrays.values()}
+        shapes = {keys.shape, *(array.shape for array in arrays.values())}
         if types != {np.dtype(np.float32)} or keys.dtype.kind != "S" or shapes != {shape}:
-            raise UserError(f"{file}: holds other arrays than {SCORES} says; {fix}")
-        return keys, values
+            raise UserError(f"{self._file(shard)}: holds other arrays than {SCORES} says; {_FIX}")
+        return keys, arrays
+
+    def tally(self, shard: int) -> Tally:
+        """What was counted of a shard. shard: its index; UserError if its file is broken."""
+        counts = self._load(shard, [_TALLY])[_TALLY]
+        if counts.shape != (len(Tally()),) or counts.dtype != np.int64:
+            raise UserError(f"{self._file(shard)}: holds another tally than score writes; {_FIX}")
+        return Tally(*counts.tolist())
+
+    def _load(self, shard: int, names: list[str]) -> dict[str, NDArray[Any]]:
+        file = self._file(shard)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in names}
+        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file}: cannot be read ({one_line(error, 100)}); {_FIX}") from None
 
     def _file(self, shard: int) -> Path:
         return self.path / f"{shard:05d}.npz"

@@ -1,6 +1,6 @@
-"""A trained model in a folder: a run's, one of `align_train.export`, or Hugging Face's ALIGN.
+"""A trained model in a folder: a run's, `align_train.export`'s, or Hugging Face's ALIGN or CLIP.
 
-All three come down to the same parts: a node that says how the model is built (explicitly, as
+All of them come down to the same parts: a node that says how the model is built (explicitly, as
 `conf/model/*.yaml` would), tensors, a tokenizer, and the sizes of its images.
 
 Price: a run whose config.yaml leaves the vocabulary open is asked for its weights. They are mapped
@@ -20,7 +20,10 @@ from align_train.pretrained.pretrained import Pretrained, is_classifier, run_wei
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import CLASS_FILE
 
-_WANTED = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
+_WANTED = (
+    "a run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the "
+    "hub)"
+)
 
 # Tensors with a row for each token, or for each class.
 _TOKEN_ROWS = "text_tower.network.embeddings.word_embeddings.weight"

@@ -21,6 +21,7 @@ def commands(trained: Path) -> dict[str, tuple[str, ...]]:
         "align_train.evaluate": (f"model={trained}", f"to={BELOW}", "shards=nowhere"),
         "align_train.export": ("model=nowhere", f"to={BELOW}"),
         "align_train.embed": ("model=nowhere", "shards=nowhere", f"to={BELOW}"),
+        "align_train.score": ("model=nowhere", "shards=nowhere", f"to={BELOW}"),
         "align_train.search": ("index=nowhere", "text=x", f"to={BELOW}.png"),
         "data.pack": ("source=nowhere", f"to={BELOW}"),
         "data.manifest": ("shards=nowhere", f"to={BELOW}.jsonl"),

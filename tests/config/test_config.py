@@ -19,6 +19,7 @@ from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
+    ScoreSettings,
     SearchSettings,
     ShowSettings,
 )
@@ -372,6 +373,7 @@ GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "make_demo": (DemoSettings, ()),
     "make_manifest": (ManifestSettings, ("shards=x",)),
     "pack": (PackSettings, ("source=x", "to=x")),
+    "score": (ScoreSettings, ("model=x", "shards=x", "to=x")),
     "search": (SearchSettings, ("index=x",)),
     "show": (ShowSettings, ("name=x",)),
     "vocabulary": (VocabularySettings, ("source=x", "to=x")),
@@ -471,6 +473,7 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ("show", "name=no step=1", "name=no: no run"),
         ("export", "model=./no to=x", "./no: no such folder"),
         ("embed", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
+        ("score", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
         ("search", "index=x image=no.jpg", "image=no.jpg: cannot be read"),
         ("search", "index=no text=dog", "no: no collection.json there"),
     ],
