@@ -2,8 +2,9 @@
 
 Three sets: photos, emoji of one font, and the demo's drawings. Of each image there are copies,
 altered as on the web. For each kind of alteration, a set's originals and its copies of that kind
-are compared with each other, the originals first. *Recall* is the share of the copies that go. *False*:
-of the originals alone, the share that goes.
+are compared with each other, the originals first. A row shows the share of these copies that go,
+at several thresholds; the row *false* shows the share of the originals alone that goes. A copy may
+stay although it is near its original, if that has gone for the sake of another image.
 """
 
 from __future__ import annotations

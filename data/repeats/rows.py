@@ -10,6 +10,8 @@ Images that could not be decoded have rows of zeros, which are all alike: they h
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from align_train.errors import UserError
 from align_train.index.collection import Collection, decoded_rows
 
 from .joined import JoinedScores
@@ -100,7 +103,7 @@ def read_rows(collection: Collection, scores: JoinedScores | None, path: Path) -
     images = len(collection)
     made_with = collection.settings
     shape = (images, made_with.dim)
-    file = np.memmap(path, dtype=made_with.precision, mode="w+", shape=shape)
+    file = _new_file(path, shape, made_with.precision)
     decoded = np.zeros(images, dtype=bool)
 
     with tqdm(total=images, desc="reading embeddings", unit="image", unit_scale=True) as bar:
@@ -122,6 +125,20 @@ def read_rows(collection: Collection, scores: JoinedScores | None, path: Path) -
     if scores is not None:
         scores.refuse_none(np.isfinite(values[decoded]))
     return _ranked(file, np.flatnonzero(decoded), hashes, values)
+
+
+def _new_file(path: Path, shape: tuple[int, int], precision: str) -> np.memmap:
+    """A mapped file whose space on the disk is reserved: a full disk would end the process."""
+    size = math.prod(shape) * np.dtype(precision).itemsize
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: {size / 1e9:.1f} GB are needed there while the command runs "
+            f"({error.strerror}); free some space or choose another folder"
+        ) from None
+    return np.memmap(path, dtype=precision, mode="r+", shape=shape)
 
 
 def _hash(key: str) -> int:

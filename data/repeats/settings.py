@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from align_train.errors import UserError, shown, shown_names
 from align_train.files import check_writable
@@ -76,7 +73,7 @@ def check(settings: RepeatsSettings) -> Settings:
             f"{sum(collection.counts):,} images want faiss: pip install 'align_train[search]', or "
             f"compare all of them with cells=1, which takes long"
         )
-    _check_place(settings, collection)
+    _check_place(settings)
     return collection
 
 
@@ -104,7 +101,7 @@ def _file(given: str, name: str, key: str, command: str) -> Path:
     return path
 
 
-def _check_place(settings: RepeatsSettings, collection: Settings) -> None:
+def _check_place(settings: RepeatsSettings) -> None:
     if is_url(settings.to):
         raise UserError(
             f"to={shown(settings.to)}: expected a folder here; upload it when it is done"
@@ -113,14 +110,3 @@ def _check_place(settings: RepeatsSettings, collection: Settings) -> None:
     if to.exists() or to.is_symlink():
         raise UserError(f"to={settings.to} exists; remove it or choose another folder")
     check_writable(to, _FIX)
-
-    folder = to.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    needed = sum(collection.counts) * collection.dim * np.dtype(collection.precision).itemsize
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"to={settings.to}: {needed / 1e9:.1f} GB are needed there while the command runs, "
-            f"{free / 1e9:.1f} GB are free; free some space or choose another place"
-        )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +35,7 @@ from data.repeats.job import select
 from data.repeats.report import Report
 from data.repeats.rows import Rows
 from data.repeats.settings import RepeatsSettings, check
+from tests.support.commands import REPOSITORY
 from tests.support.images import encoded, picture
 from tests.support.shards import TXT
 
@@ -304,7 +310,7 @@ def test_shards_in_another_order_and_without_scores(made: Made) -> None:
         for scores in (None, str(made.folder / "scores")):
             to = f"to_{name}_{scores is None}"
             source = str(made.folder / name)
-            select(made.settings(source=source, scores=scores, to=str(made.folder / to)))
+            select(made.settings(source=source, scores=scores, to=str(made.folder / to), cells=4))
             kept.append(gone(made, to=to))
     assert kept[0] == kept[2] and kept[1] == kept[3] == {"00000/a", "00002/c", "00002/h"}
     # One of each group stays.
@@ -326,6 +332,57 @@ def test_a_selection_is_narrowed_and_scores_are_joined_by_key(made: Made) -> Non
     assert gone(made, keys_of(narrow)) == {"00000/a"}
     assert (report["images"], report["undecodable"], report["unscored"]) == (18, 1, 0)
     assert {key.partition("/")[2] for key in gone(made)} == {"a", "c", "h"}
+
+
+def test_keys_that_are_no_utf_8(tmp_path: Path) -> None:
+    """A selection sorts the bytes of the keys, a collection has texts in their place."""
+    raw = [b"\xff", "\U0001f600".encode(), b"a"]
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for name in raw:
+            image = encoded(picture(1), "PNG")
+            for member, data in ((b".png", image), (b".txt", b"x")):
+                info = tarfile.TarInfo(os.fsdecode(name + member))
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    manifest = resolve(str(tmp_path / "00000.tar"), caption=TXT)
+    keys = keys_of(manifest)
+    assert sorted(raw) != sorted(raw, key=lambda key: key.decode("utf-8", "replace").encode())
+    rows = units(3)
+    rows[2] = rows[1]  # the emoji and "a"
+    embeddings = dict(zip(keys, rows, strict=True))
+    embed(manifest, str(tmp_path / "00000.tar"), embeddings, tmp_path / "index")
+    made = Made(tmp_path, embeddings, {})
+    select(made.settings(scores=None))
+    assert len(gone(made)) == 1 and not gone(made) & {keys[0]}
+
+
+@pytest.mark.long
+def test_the_number_of_threads_changes_nothing() -> None:
+    code = (
+        "import hashlib, numpy as np, pathlib, tempfile\n"
+        "from tests.data.test_repeats import ranked, units\n"
+        "from data.repeats.cells import make_cells\n"
+        "from data.repeats.greedy import find_keepers\n"
+        "which = np.random.default_rng(0).integers(0, 3000, 6000)\n"
+        "rows = units(3000)[which] + 0.1 * units(6000, 1)\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    rows = ranked(rows, pathlib.Path(folder) / 'rows')\n"
+        "    keepers = find_keepers(rows, make_cells(rows, 60, 2), 0.8)\n"
+        "print(hashlib.sha256(keepers.tobytes()).hexdigest(), (keepers < 6000).sum())\n"
+    )
+    found = set()
+    for threads in ("1", "2", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(done.stdout)
+    assert len(found) == 1, found
 
 
 def _without_faiss(made: Made, patch: pytest.MonkeyPatch) -> RepeatsSettings:
