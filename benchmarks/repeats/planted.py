@@ -105,5 +105,5 @@ def beside(rows: Floats, cosine: Floats | np.float32, random: np.random.Generato
     others = units(random, len(rows))
     others -= (others * rows).sum(axis=1, keepdims=True) * rows
     others /= np.linalg.norm(others, axis=1, keepdims=True)
-    beside: Floats = cosine * rows + np.sqrt(1 - cosine**2) * others
-    return beside
+    found = cosine * rows + np.sqrt(1 - cosine * cosine) * others
+    return found.astype(np.float32, copy=False)

@@ -31,16 +31,16 @@ class Cells:
 
     Attributes:
         starts: Where each cell begins in `ranks`, `[cells + 1]`.
-        ranks: Rising within a cell, int32 or int64, `[probes * ranked]`.
+        ranks: Rising within a cell, `[probes * ranked]`.
     """
 
     starts: Ints
-    ranks: NDArray[np.integer]
+    ranks: Ints
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def members(self, cell: int) -> NDArray[np.integer]:
+    def members(self, cell: int) -> Ints:
         """The ranks in a cell, rising."""
         return self.ranks[self.starts[cell] : self.starts[cell + 1]]
 
@@ -88,8 +88,8 @@ def _centres(rows: Rows, cells: int) -> Floats:
         max_points_per_centroid=_SAMPLE,
     )
     means.train(sample, init_centroids=sample[:cells])
-    centres: Floats = means.centroids
-    return centres
+    assert means.centroids is not None
+    return means.centroids
 
 
 def _assigned(rows: Rows, centres: Floats, probes: int) -> NDArray[np.int32]:

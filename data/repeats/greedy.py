@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .cells import DOUBT, Cells
@@ -36,9 +35,8 @@ _MOST_PAIRS = 2**23  # near pairs of a wave
 _ROWS = 1024
 _OTHERS = 8192
 
-Ranks = NDArray[np.integer]
-Near = tuple[Ranks, Ranks]
-"""Ranks, and for each one another, better rank near it."""
+Near = tuple[Ints, Ints]
+"""Ints, and for each one another, better rank near it."""
 
 
 def find_keepers(rows: Rows, cells: Cells, threshold: float) -> Ints:
@@ -103,8 +101,8 @@ class _Choice:
 
     def _near_within(self, first: int, last: int) -> Near:
         """The near pairs of a wave, of images without a keeper so far."""
-        ranks: list[Ranks] = []
-        others: list[Ranks] = []
+        ranks: list[Ints] = []
+        others: list[Ints] = []
         found = 0
 
         for cell in range(len(self.cells)):
@@ -121,7 +119,7 @@ class _Choice:
         none = np.empty(0, dtype=np.int64)
         return np.concatenate([none, *ranks]), np.concatenate([none, *others])
 
-    def _choose(self, ranks: Ranks, others: Ranks) -> None:
+    def _choose(self, ranks: Ints, others: Ints) -> None:
         """Goes through the pairs of a wave in the order of ranks."""
         order = np.lexsort((others, ranks))
         # The better image of a pair is decided before the other is asked for.
@@ -129,10 +127,11 @@ class _Choice:
             if self.keepers[rank] == STAYS and self.keepers[other] == STAYS:
                 self.keepers[rank] = other
 
-    def _staying(self, ranks: Ranks) -> Ranks:
-        return ranks[self.keepers[ranks] == STAYS]
+    def _staying(self, ranks: Ints) -> Ints:
+        staying: Ints = ranks[self.keepers[ranks] == STAYS]
+        return staying
 
-    def _near(self, ranks: Ranks, others: Ranks) -> Iterator[Near]:
+    def _near(self, ranks: Ints, others: Ints) -> Iterator[Near]:
         """The near pairs of some ranks with better ones among others. Both rise."""
         for first in range(0, len(others), _OTHERS):
             block = others[first : first + _OTHERS]
@@ -147,7 +146,7 @@ class _Choice:
                     mine = theirs[start : start + _ROWS] if is_whole else self.rows.take(some)
                     yield self._pairs(mine @ theirs[:better].T, some, block)
 
-    def _pairs(self, cosines: Floats, ranks: Ranks, others: Ranks) -> Near:
+    def _pairs(self, cosines: Floats, ranks: Ints, others: Ints) -> Near:
         """The near pairs of a block of cosines."""
         least = self.threshold - DOUBT
         # Most rows have none, and the largest of a row is found quickly.

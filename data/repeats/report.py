@@ -26,6 +26,7 @@ SHEET = "groups.png"
 
 _GROUPS = 12  # on the sheet
 _SHOWN = 6  # images of a group that go
+_LONGEST_KEY = 18  # characters, beside an image
 _SIZES = (2, 3, 4, 5, 10, 100)  # the least size of each line of the table
 _FIX = "free some space, or choose another folder with to=…"
 
@@ -175,7 +176,8 @@ def write_sheet(
             hits = []
             for image, cosine in zip(group.repeats.tolist(), group.cosines.tolist(), strict=True):
                 hits.append(Hit(_pixels(image, collection, pairs), f"{cosine:.3f}"))
-            text = f"stays: {shown(collection.about(group.keeper)['key'], 40)}"
+            _, _, key = collection.about(group.keeper)["key"].partition("/")
+            text = shown(key, _LONGEST_KEY)
             rows.append((text, _pixels(group.keeper, collection, pairs), hits))
     except (UserError, ValueError) as error:
         # The selection needs no images.
