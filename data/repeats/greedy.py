@@ -11,7 +11,7 @@ thousand equal images would be half a million near pairs within one, but only a 
 of them stays. A wave with too many pairs is cut to a quarter.
 
 Price: N images of dimension D in C cells of P probes take P² N² D / C products. Memory: the near
-pairs of a wave, at most 8 million, and blocks of rows.
+pairs of a wave, at most 4 million, and blocks of rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STAYS = np.iinfo(np.int64).max
 
 _FIRST_WAVE = 1024
 _LARGEST_WAVE = 2**21
-_MOST_PAIRS = 2**23  # near pairs of a wave
+_MOST_PAIRS = 2**22  # near pairs of a wave
 
 # Of a block of cosines.
 _ROWS = 1024

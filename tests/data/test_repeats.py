@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -449,6 +450,19 @@ def test_what_belongs_to_other_pairs_is_refused(made: Made) -> None:
     for path in (made.folder / "shards").glob("*.jsonl"):
         path.unlink()
     refused("other pairs than those that were embedded")
+
+
+def test_a_full_disk_is_told_before_anything_is_copied(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    words = r"/to: 0\.0 GB are needed there while the command runs \(No space left"
+    with pytest.raises(UserError, match=words):
+        select(made.settings())
+    assert not list(made.folder.glob("*to*"))
 
 
 def test_an_interrupted_command_leaves_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
