@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,14 +26,12 @@ from torch import Tensor
 from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
 from align_train.index.folder import holds_anything, refuse_other, write_file
+from align_train.index.records import read_keys, read_record
 from align_train.index.settings import Settings
 from align_train.shards.manifest import place_in
 
 _SETTINGS = "collection.json"
 _BLOCK = 16_384  # rows compared at a time
-
-# How a line begins, if its key needs no escape.
-_PLAIN_KEY = re.compile(r'\{"key": "([^"\\]*)"')
 
 # If one of these differs, the folder belongs to another command. The text says to which.
 _MUST_AGREE = {
@@ -168,14 +165,7 @@ class Collection:
             UserError: The shard's file is broken.
         """
         shard, row = self.place(image)
-        path = self._file(shard, "jsonl")
-        try:
-            record = json.loads(_line(path, row))
-            # Collections made before names were kept have none.
-            named = {"source": str(record.get("source", ""))}
-            return {**record, **named, "key": str(record["key"]), "texts": list(record["texts"])}
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            raise _broken(path) from None
+        return read_record(self._file(shard, "jsonl"), row)
 
     def keys(self, shard: int) -> list[str]:
         """Reads the keys of a shard's images. shard: its index.
@@ -183,19 +173,7 @@ class Collection:
         Raises:
             UserError: The shard's file is broken.
         """
-        path = self._file(shard, "jsonl")
-        keys = []
-        try:
-            with path.open(encoding="utf-8") as file:
-                for line in file:
-                    # The texts may be long, and millions of lines take a while to parse.
-                    plain = _PLAIN_KEY.match(line)
-                    keys.append(plain[1] if plain else str(json.loads(line)["key"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            keys = []
-        if len(keys) != self.settings.counts[shard]:
-            raise _broken(path)
-        return keys
+        return read_keys(self._file(shard, "jsonl"), self.settings.counts[shard])
 
     def place(self, image: int) -> tuple[int, int]:
         """The index of an image's shard, and its row there."""
@@ -305,15 +283,3 @@ def decoded_rows(block: Tensor) -> Tensor:
         Indices, `[decoded]`.
     """
     return (block != 0).any(dim=1).nonzero()[:, 0]
-
-
-def _broken(path: Path) -> UserError:
-    return UserError(f"{path}: cannot be read; remove it and run the same align-train embed again")
-
-
-def _line(path: Path, index: int) -> str:
-    with path.open(encoding="utf-8") as file:
-        for at, line in enumerate(file):
-            if at == index:
-                return line
-    raise IndexError(f"{path} has no line {index + 1}")
