@@ -32,6 +32,7 @@ MODULES = {
     "vocabulary": "align_train.data.vocabulary",
     "filter": "align_train.data.filter",
     "failed": "align_train.data.failed",
+    "repeats": "align_train.data.repeats",
 }
 """Command -> the module that `python -m` runs."""
 

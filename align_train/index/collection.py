@@ -26,6 +26,7 @@ from torch import Tensor
 from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
 from align_train.index.folder import holds_anything, refuse_other, write_file
+from align_train.index.records import read_keys, read_record
 from align_train.index.settings import Settings
 from align_train.shards.manifest import place_in
 
@@ -164,16 +165,15 @@ class Collection:
             UserError: The shard's file is broken.
         """
         shard, row = self.place(image)
-        path = self._file(shard, "jsonl")
-        try:
-            record = json.loads(_line(path, row))
-            # Collections made before names were kept have none.
-            named = {"source": str(record.get("source", ""))}
-            return {**record, **named, "key": str(record["key"]), "texts": list(record["texts"])}
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            raise UserError(
-                f"{path}: cannot be read; remove it and run the same align-train embed again"
-            ) from None
+        return read_record(self._file(shard, "jsonl"), row)
+
+    def keys(self, shard: int) -> list[str]:
+        """Reads the keys of a shard's images. shard: its index.
+
+        Raises:
+            UserError: The shard's file is broken.
+        """
+        return read_keys(self._file(shard, "jsonl"), self.settings.counts[shard])
 
     def place(self, image: int) -> tuple[int, int]:
         """The index of an image's shard, and its row there."""
@@ -283,11 +283,3 @@ def decoded_rows(block: Tensor) -> Tensor:
         Indices, `[decoded]`.
     """
     return (block != 0).any(dim=1).nonzero()[:, 0]
-
-
-def _line(path: Path, index: int) -> str:
-    with path.open(encoding="utf-8") as file:
-        for at, line in enumerate(file):
-            if at == index:
-                return line
-    raise IndexError(f"{path} has no line {index + 1}")

@@ -1,0 +1,78 @@
+"""Scores of a folder for the images of a collection: joined by shard and key, never by place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align_train.errors import UserError
+from align_train.index.scores import Scores
+from align_train.shards.manifest import Manifest
+
+
+class JoinedScores:
+    """One column of scores, by the shards and keys of another manifest."""
+
+    def __init__(self, folder: str, column: str, manifest: Manifest) -> None:
+        """Opens the folder.
+
+        Args:
+            folder: A folder that `align_train.score` wrote.
+            column: The name of the score.
+            manifest: The shards whose pairs are asked for. It may keep other pairs of them.
+
+        Raises:
+            UserError: The folder is not whole, or shards of one name cannot be told apart.
+        """
+        self.folder = folder
+        self.column = column
+        self.manifest = manifest
+        self.scores = Scores.open(Path(folder).expanduser())
+
+        names = self.scores.header.shards
+        self._same = self.scores.header.manifest == manifest.identity
+        if not self._same and len(set(names)) < len(names):
+            raise UserError(
+                f"scores={folder}: several of its shards have one name, and it was made of other "
+                f"pairs than source=…; score the shards of source=… again"
+            )
+        self._index = {name: index for index, name in enumerate(names)}
+
+    def read(self, shard: int, keys: list[str]) -> NDArray[np.float32]:
+        """Reads the scores of a shard's images.
+
+        Args:
+            shard: Its index in the manifest.
+            keys: The keys of the images, `shard/key`.
+
+        Returns:
+            The scores, `[keys]`; NaN where there is none.
+
+        Raises:
+            UserError: The shard's file is broken.
+        """
+        index = shard if self._same else self._index.get(self.manifest.shards[shard].name)
+        if index is None:
+            return np.full(len(keys), np.nan, dtype=np.float32)
+
+        found, columns = self.scores.read(index)
+        values = columns[self.column]
+        # As a collection spells them.
+        stem = Path(self.manifest.shards[shard].name).stem
+        theirs = [f"{stem}/{key.decode('utf-8', 'replace')}" for key in found.tolist()]
+        if theirs == keys:
+            return values
+
+        # Of a key that comes twice the first pair counts, as everywhere.
+        by_key = dict(zip(reversed(theirs), reversed(values.tolist()), strict=True))
+        return np.array([by_key.get(key, np.nan) for key in keys], dtype=np.float32)
+
+    def refuse_none(self, has_score: NDArray[np.bool_]) -> None:
+        """Refuses scores of other images. has_score: of each image that could be decoded."""
+        if len(has_score) and not has_score.any():
+            raise UserError(
+                f"scores={self.folder}: has no {self.column} of any image of source=…; score the "
+                f"shards that were embedded"
+            )
