@@ -143,6 +143,36 @@ def test_a_manifest_is_refused_with_other_members_than_it_was_counted_by(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        (['"keys": "middle_dot"'], r"line 1: keys=middle_dot: expected first_dot or last_dot$"),
+        (["", '"keys": ""'], r"line 2: keys='': expected first_dot or last_dot$"),
+        (['"keys": 5'], r"line 1: keys=5: expected first_dot or last_dot$"),
+        (['"image": "a\\u001bb"'], r"line 1: image='a\\x1bb': expected a member such as 'jpg'"),
+        (['"image": ["jpg"]'], r"line 1: image=\['jpg'\]: expected a member"),
+        (['"image": ".PNG"'], r"^data\.image is not set, .* give data\.image=png, or"),
+        ([f'"image": "{"x" * 200}"'], r"give data\.image=x{79}…, or"),
+        (
+            ['"keys": "last_dot"', "", '"keys": "first_dot"'],
+            r"rows disagree: keys=last_dot in line 1, keys=first_dot in line 3; make",
+        ),
+    ],
+)
+def test_rows_with_wrong_settings_are_refused_by_their_line(
+    rows: list[str], error: str, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    row = '{"shard": "0.tar", "pairs": 1, "bytes": 1'
+    manifest.write_text("".join(f"{row}{', ' if more else ''}{more}}}\n" for more in rows))
+    with pytest.raises(UserError, match=error):
+        resolve(str(manifest), caption=TXT)
+
+    # Spelled otherwise it is the same setting.
+    if "PNG" in rows[0]:
+        assert resolve(str(manifest), caption=TXT, members=Members("png")).pairs == 1
+
+
+@pytest.mark.parametrize(
     ("settings", "error"),
     [
         (["shards=packed"], "shards=packed: packed/1.tar.gz is the first of 2 such files"),
