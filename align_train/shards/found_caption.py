@@ -148,11 +148,11 @@ def spelled_captions(caption: CaptionSource, pairs: Sequence[SampledPair]) -> st
     """
     whole = with_image(pairs)
     if not whole:
-        return _shortened(caption)
+        return shortened(caption)
 
     own_places = list(map(str, caption.places))
     used = [_texts(pair, own_places) for pair in whole]
-    line = f"{_shortened(caption)}, {fmean(map(len, used)):.3g} a pair{_shares(whole, own_places)}"
+    line = f"{shortened(caption)}, {fmean(map(len, used)):.3g} a pair{_shares(whole, own_places)}"
     for places in _lists(whole):
         others = [_texts(pair, places) for pair in whole]
         is_longer = fmean(map(len, others)) > fmean(map(len, used))
@@ -169,7 +169,7 @@ def _uses_all(pairs: Sequence[SampledPair], places: Sequence[str]) -> str:
     source = CaptionSource.parse(places)
     count = fmean(len(_texts(pair, places)) for pair in pairs)
     setting = printable(shlex.quote(f"data.caption={source}"))
-    return f"pairs have {count:.3g} captions in {_shortened(source)}: {setting} uses all"
+    return f"pairs have {count:.3g} captions in {shortened(source)}: {setting} uses all"
 
 
 def _shares(pairs: Sequence[SampledPair], places: Sequence[str]) -> str:
@@ -185,8 +185,8 @@ def _shares(pairs: Sequence[SampledPair], places: Sequence[str]) -> str:
     return f" ({', '.join(rare[:_MOST_NAMED])}{more} of them)" if rare else ""
 
 
-def _shortened(caption: CaptionSource) -> str:
-    """The places of captions; of many the first ones and their number."""
+def shortened(caption: CaptionSource) -> str:
+    """Spells the places of captions for one line; of many the first ones and their number."""
     places = list(map(str, caption.places))
     if len(places) <= _MOST_NAMED:
         return printable(str(caption))

@@ -67,7 +67,9 @@ def test_the_command_reports_what_shards_hold(tmp_path: Path) -> None:
         "1 image has no text in txt, first 3",
         "1 image member holds something else, first 5.jpg",
         "names have several images: jpg is read; data.image=seg.png would read another",
-        "settings that fit: data.caption=txt",
+        "settings that fit best: data.caption=txt",
+        "a run would stop: 2 of 5 sampled pairs are bad, and data.max_bad_share=0.1 allows fewer; "
+        "give another caption=…, or the run a larger share",
     ):
         assert row in table
     # As data.pack's: with sizes, a batch and a name.
@@ -104,6 +106,23 @@ def test_the_report_names_the_captions_that_a_run_takes(
     taken = found_caption(str(tmp_path / "in" / "manifest.jsonl"), cache=ShardCache())
     assert taken == caption
     assert f"captions: {CaptionSource.parse(taken)}, 2 a pair" in told
+    assert told.endswith("one pair is too few to train on\n")
+
+
+def test_the_counts_of_bad_pairs_agree(tmp_path: Path) -> None:
+    image = plain_image((0, 0, 0), "JPEG")
+    texts = [b'["a"]', b"[1]", b"[]", None]
+    pairs = []
+    for index in range(20):
+        text = texts[index % 4]
+        pairs.append((f"{index:02}", {"jpg": image} | ({"json": text} if text else {})))
+    write_shard(tmp_path / "in" / "0.tar", pairs)
+    done = run("shards=in", "caption=json", cwd=tmp_path, module="data.manifest")
+    assert "bad pairs: 5 images without .json (first" in done.stderr
+    assert "15 images have no text in json (5 of them no .json), first 01" in done.stdout
+    warning, command = done.stdout.splitlines()[-2:]
+    assert warning.startswith("a run would stop: 15 of 20 sampled pairs are bad")
+    assert command.startswith("next: ")
 
 
 def test_shards_without_a_usual_caption_are_shown_before_they_are_refused(tmp_path: Path) -> None:

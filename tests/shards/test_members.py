@@ -311,6 +311,13 @@ def test_captions_that_are_not_used_are_said(tmp_path: Path) -> None:
         "'data.caption=[txt,txt1,txt2]' uses all"
     )
 
+    # Of many places a line names the first ones.
+    many = {"jpg": JPEG, **{f"caption{number}.txt": f"{number}" for number in range(100)}}
+    path = written(tmp_path / "e.tar", {"a": many})
+    source = CaptionSource.parse(found_caption(str(path), cache=CACHE))
+    line = spelled_captions(source, sample(path))
+    assert line.endswith("caption7.txt,…] (100 places), 100 a pair") and len(line) < 200
+
     # A list of tags is no list of captions.
     tags = {"jpg": JPEG, "txt": "a cat", "json": {"tags": ["cat", "grey"]}}
     pairs = sample(written(tmp_path / "b.tar", {"a": tags}))
