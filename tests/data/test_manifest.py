@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shlex
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from align_train.errors import UserError
+from align_train.cluster.interruption import catching
+from align_train.errors import Interrupted, UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.found_caption import found_caption
 from align_train.shards.members import Members
 from align_train.shards.resolve import resolve
 from align_train.shards.write import write_shard
+from data import manifest
 from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
 from tests.support.shards import TXT
@@ -155,10 +159,40 @@ def test_a_manifest_is_refused_with_other_members_than_it_was_counted_by(tmp_pat
             found_caption(made, members=members, cache=ShardCache())
 
     # The rules are no part of the data's identity: a run that was told them goes on.
-    manifest = resolve(made, caption=TXT, members=Members("jpg", "last_dot"))
-    plain = [replace(shard, image=None, keys=None) for shard in manifest.shards]
-    assert manifest.pairs == 2
-    assert replace(manifest, shards=tuple(plain)).identity == manifest.identity
+    opened = resolve(made, caption=TXT, members=Members("jpg", "last_dot"))
+    plain = [replace(shard, image=None, keys=None) for shard in opened.shards]
+    assert opened.pairs == 2
+    assert replace(opened, shards=tuple(plain)).identity == opened.identity
+
+
+@pytest.mark.parametrize(
+    ("patched", "left"),
+    [
+        ("_found_caption", "no manifest is written, and the same command begins anew"),
+        ("contents_of", "in/manifest.jsonl is complete, without a report"),
+    ],
+)
+def test_a_signal_says_whether_the_manifest_is_written(
+    patched: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {"jpg": plain_image((0, 0, 0), "JPEG"), "txt": b"text"}
+    write_shard(tmp_path / "in" / "0.tar", [("0", pair)])
+    settings = manifest.ManifestSettings(
+        shards=[str(tmp_path / "in")],
+        to=None,
+        caption=None if patched == "_found_caption" else "txt",
+        image=None,
+        keys=None,
+        storage_options=None,
+    )
+    monkeypatch.setattr(manifest, patched, _interrupt)
+    with catching(), pytest.raises(Interrupted, match=f"^stopped by Ctrl-C; .*{left}$"):
+        manifest.run(settings)
+    assert (tmp_path / "in" / "manifest.jsonl").exists() == left.startswith("in/")
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +214,15 @@ def test_a_manifest_is_refused_with_other_members_than_it_was_counted_by(tmp_pat
 def test_rows_with_wrong_settings_are_refused_by_their_line(
     rows: list[str], error: str, tmp_path: Path
 ) -> None:
-    manifest = tmp_path / "manifest.jsonl"
+    path = tmp_path / "manifest.jsonl"
     row = '{"shard": "0.tar", "pairs": 1, "bytes": 1'
-    manifest.write_text("".join(f"{row}{', ' if more else ''}{more}}}\n" for more in rows))
+    path.write_text("".join(f"{row}{', ' if more else ''}{more}}}\n" for more in rows))
     with pytest.raises(UserError, match=error):
-        resolve(str(manifest), caption=TXT)
+        resolve(str(path), caption=TXT)
 
     # Spelled otherwise it is the same setting.
     if "PNG" in rows[0]:
-        assert resolve(str(manifest), caption=TXT, members=Members("png")).pairs == 1
+        assert resolve(str(path), caption=TXT, members=Members("png")).pairs == 1
 
 
 @pytest.mark.parametrize(
