@@ -100,11 +100,14 @@ def _look(
     places = best_caption(pairs, labels=labels)
     if places:
         return places[0] if len(places) == 1 else places
-    raise NoCaption(_reason(pairs, members, url, prefix), pairs, url)
+    empty = [] if labels else empty_captions(pairs)
+    raise NoCaption(_reason(pairs, empty, members, url, prefix), pairs, url)
 
 
-def _reason(pairs: Sequence[SampledPair], members: Members, url: str, prefix: str) -> str:
-    """Says why there is no caption, and what to do."""
+def _reason(
+    pairs: Sequence[SampledPair], empty: Sequence[str], members: Members, url: str, prefix: str
+) -> str:
+    """Says why there is no caption, and what to do. empty: usual places without a value."""
     whole = with_image(pairs)
     seen = _seen(whole or pairs)
     if not whole and members.image is not None:
@@ -118,7 +121,6 @@ def _reason(pairs: Sequence[SampledPair], members: Members, url: str, prefix: st
             f"they have {seen}; give shards with images, or {prefix}image=…"
         )
 
-    empty = empty_captions(pairs)
     if empty:
         return (
             f"{prefix}caption is not set, and {shown(empty[0])} is empty in the first "

@@ -132,9 +132,9 @@ def _missing(pairs: Sequence[SampledPair], caption: CaptionSource) -> Iterable[s
     silent = [pair for pair in with_image(pairs) if _is_silent(pair, caption)]
     if silent:
         have = "image has" if len(silent) == 1 else "images have"
-        bare = sum(not _has_member(pair, caption) for pair in silent)
         # Whoever counts the pairs of a tar knows of these alone.
-        of_these = f" ({bare} of them no {caption.members})" if 0 < bare < len(silent) else ""
+        absent = sum(not _has_member(pair, caption) for pair in silent)
+        of_these = f" ({absent} of them no {caption.members})" if 0 < absent < len(silent) else ""
         first = shown(silent[0].key)
         yield f"{len(silent)} {have} no text in {shortened(caption)}{of_these}, first {first}"
 
