@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from align_train.errors import UserError, shown
+from align_train.shards.left_out import counted
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.source_name import CAPTIONS, FIELD
 from align_train.shards.write import write_shard
@@ -53,11 +54,12 @@ def write(
     """
     written = Written(settings, len(pairs), left_out)
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
-        members = written.members(pairs, bar)
+        members = written.training_members(pairs, bar)
         written.shards = _write_shards(members, folder, settings.pairs_per_shard)
     written.refuse_none()
     if settings.held_out:
         _write_shards(written.held_out_members(), folder / FOLDER, settings.pairs_per_shard)
+        written.refuse_none_held_out()
 
     if settings.vocabulary:
         train_tokenizer(
@@ -97,6 +99,9 @@ class Written:
             settings: Those of the command.
             pairs: How many are to be written.
             left_out: Counts the images that are not packed.
+
+        Raises:
+            UserError: `held_out` would leave no pair to train on.
         """
         self.texts: list[list[str]] = []
         self.held_out: list[list[str]] = []
@@ -105,31 +110,53 @@ class Written:
         self._left_out = left_out
         self._settings = settings
         self._pairs = pairs
-        self._drawn = HeldOut(settings.held_out, pairs)
-        self._to_hold_out: list[Pair] = []
+        self._choice = HeldOut(settings.held_out, pairs)
+        self._to_hold_out: list[Pair] | None = None  # None: not all images are read yet
         self._most = settings.max_bad_share * max(pairs, _LEAST_JUDGED)
         self._bad = 0
         self._first = ""
 
-    def members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
-        """Yields the key and the members of each pair whose image is good, to train on."""
+    def training_members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
+        """Yields the key and the members of each pair whose image is good, to train on.
+
+        Reads all images, which decides about those that are held out.
+        """
         for pair, extension, image in self._good(pairs, bar):
             try:
-                if self._drawn.puts_aside(pair, image):
+                if self._choice.is_candidate(pair, image):
                     continue
             except BadImage as error:
                 self._add_bad(pair.image, error)
                 continue
-            yield self._members(pair, extension, image, self.texts)
+            yield self._members(pair, extension, image, held_out=False)
 
-        self._to_hold_out, others = self._drawn.split(len(self.texts))
+        self._to_hold_out, others = self._choice.decide(len(self.texts))
         for pair, extension, image in self._good(others):
-            yield self._members(pair, extension, image, self.texts)
+            yield self._members(pair, extension, image, held_out=False)
 
     def held_out_members(self) -> Iterator[Members]:
-        """Yields those of the pairs to evaluate on; `members` must have ended."""
+        """Yields those of the pairs to evaluate on.
+
+        Raises:
+            RuntimeError: Not all of `training_members` was read before.
+        """
+        if self._to_hold_out is None:
+            raise RuntimeError("which pairs are held out is known when all images are read")
         for pair, extension, image in self._good(self._to_hold_out):
-            yield self._members(pair, extension, image, self.held_out)
+            yield self._members(pair, extension, image, held_out=True)
+
+    def fewer(self) -> str:
+        """A line if fewer pairs are held out than the setting asks for, else nothing."""
+        held_out, wanted = len(self.held_out), self._choice.wanted
+        if held_out >= wanted:
+            return ""
+        why = "some of their images were good at first, and could not be read again"
+        if self._choice.repeats:
+            why = (
+                f"of the next images each comes {self._choice.repeats:,} times or more, and equal "
+                f"images are not parted"
+            )
+        return f"held out {counted(held_out, 'pair')}, not {wanted:,}: {why}"
 
     def _good(
         self, pairs: Sequence[Pair], bar: tqdm[None] | None = None
@@ -147,16 +174,16 @@ class Written:
             else:
                 yield pair, extension, image
 
-    def _members(self, pair: Pair, extension: str, image: bytes, texts: list[list[str]]) -> Members:
-        """Notes a pair among the written ones. texts: those of its side."""
-        if texts is self.texts:
+    def _members(self, pair: Pair, extension: str, image: bytes, *, held_out: bool) -> Members:
+        """Notes a pair among the written ones of its side."""
+        if not held_out:
             self.sample.offer(pair, image)
         # A name may be any bytes.
         name = pair.image.name.encode("utf-8", "backslashreplace").decode()
         record = json.dumps({CAPTIONS: pair.texts, FIELD: name}, ensure_ascii=False)
         # Keys are unique among all shards.
         key = f"{len(self.texts) + len(self.held_out):09d}"
-        texts.append(pair.texts)
+        (self.held_out if held_out else self.texts).append(pair.texts)
         # The first text is a member too, for readers that expect one caption.
         return key, {extension: image, "txt": pair.texts[0].encode(), "json": record.encode()}
 
@@ -188,6 +215,14 @@ class Written:
         if not self.texts:
             self._bad = self._pairs
             self._refuse("hence no pair is left")
+
+    def refuse_none_held_out(self) -> None:
+        """Refuses shards without a held-out pair."""
+        if not self.held_out:
+            raise UserError(
+                f"held_out={self._settings.held_out:g}: none of the images that were chosen could "
+                f"be read again; first {self._first}; repair them or leave them out"
+            )
 
     def _refuse(self, why: str) -> None:
         raise UserError(
