@@ -14,6 +14,7 @@ images: only `pairs / wanted` of them can come more than `wanted` times, so ther
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from heapq import heappush, heappushpop
 
@@ -21,7 +22,8 @@ from align_train.errors import UserError
 from align_train.shards.left_out import counted
 from align_train.stream.upright import upright
 
-from .images import Pair
+from .images import Pair, Spool
+from .remote import RemoteImage
 
 FOLDER = "held_out"  # in the folder of the shards
 
@@ -36,17 +38,19 @@ class HeldOut:
         repeats: How often the rarest image that was passed over comes; 0: none was.
     """
 
-    def __init__(self, setting: float, pairs: int) -> None:
+    def __init__(self, setting: float, pairs: int, spool: Spool) -> None:
         """Computes how many images are candidates.
 
         Args:
             setting: A share of the pairs, or their number; 0: none.
             pairs: How many there are, at most: images may be bad.
+            spool: Keeps candidates from a URL.
 
         Raises:
             UserError: No pair would be left to train on.
         """
         self._setting = setting
+        self._spool = spool
         self.wanted = self._wanted(pairs) if setting else 0
         self.repeats = 0
         self._most = 0
@@ -73,14 +77,14 @@ class HeldOut:
             return False
         number = int.from_bytes(blake2b(image, digest_size=_DIGEST).digest())
         if number in self._candidates:
-            self._candidates[number].append(pair)
+            self._candidates[number].append(self._kept(pair, image))
             return True
 
         is_full = len(self._candidates) == self._most
         if is_full and number > -self._largest[0]:
             return False
         upright(image)
-        self._candidates[number] = [pair]
+        self._candidates[number] = [self._kept(pair, image)]
         if is_full:
             # No pair of that image can become a candidate again: smaller hashes fill the heap.
             self._rejected += self._candidates.pop(-heappushpop(self._largest, -number))
@@ -129,6 +133,13 @@ class HeldOut:
                 f"parted; give held_out={self.repeats} or more, or 0"
             )
         return held_out, [*self._rejected, *_joined(passed_over)]
+
+    def _kept(self, pair: Pair, image: bytes) -> Pair:
+        """A pair that can be read again: a second download may fail, or bring another image."""
+        if not isinstance(pair.image, RemoteImage):
+            return pair
+        name = pair.image.name
+        return Pair(replace(self._spool.keep(image, name), name=name), pair.texts)
 
     def _wanted(self, pairs: int) -> int:
         if self._setting >= 1:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from align_train.errors import UserError, printable, shown, shown_names
-from align_train.shards.left_out import LeftOut
+from align_train.shards.left_out import LeftOut, counted
 
 from ..tables.rows import NOT_UTF8
 
@@ -58,8 +58,8 @@ class Listed:
         """Yields a line that counts the images in the list, and those that are not in it."""
         if not self._is_all:
             yield (
-                f"names={self._path}: {len(self._taken):,} images taken, {len(self._others):,} "
-                f"not in the list"
+                f"names={self._path}: {counted(len(self._taken), 'image')} taken, "
+                f"{len(self._others):,} not in the list"
             )
 
     def count_absent(self, left_out: LeftOut) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from align_train.errors import UserError, shown
-from align_train.shards.left_out import counted
+from align_train.shards.left_out import are, counted
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.source_name import CAPTIONS, FIELD
 from align_train.shards.write import write_shard
@@ -20,7 +20,7 @@ from align_train.stream.wordpiece import train_tokenizer
 from .ahead import Content, contents
 from .content import NoImage, packed
 from .held_out import FOLDER, HeldOut
-from .images import Image, Pair
+from .images import Image, Pair, Spool
 from .left_out import LeftOutList
 from .missing import HOW_TO_SKIP, MISSING
 from .remote import NotFetched
@@ -36,7 +36,11 @@ Members = tuple[str, Mapping[str, bytes]]
 
 
 def write(
-    pairs: Sequence[Pair], folder: Path, settings: PackSettings, left_out: LeftOutList
+    pairs: Sequence[Pair],
+    folder: Path,
+    settings: PackSettings,
+    left_out: LeftOutList,
+    spool: Spool,
 ) -> Written:
     """Writes shards, the manifest and, if the setting asks for one, a vocabulary.
 
@@ -45,6 +49,7 @@ def write(
         folder: Is made.
         settings: Those of the command.
         left_out: Counts the images that are not packed.
+        spool: Keeps images that would be fetched twice.
 
     Returns:
         What was written.
@@ -52,7 +57,7 @@ def write(
     Raises:
         UserError: Too many images are bad or held out, or the disk is full.
     """
-    written = Written(settings, len(pairs), left_out)
+    written = Written(settings, len(pairs), left_out, spool)
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
         members = written.training_members(pairs, bar)
         written.shards = _write_shards(members, folder, settings.pairs_per_shard)
@@ -92,13 +97,16 @@ class Written:
         shards: How many there are.
     """
 
-    def __init__(self, settings: PackSettings, pairs: int, left_out: LeftOutList) -> None:
+    def __init__(
+        self, settings: PackSettings, pairs: int, left_out: LeftOutList, spool: Spool
+    ) -> None:
         """Begins with nothing.
 
         Args:
             settings: Those of the command.
             pairs: How many are to be written.
             left_out: Counts the images that are not packed.
+            spool: Keeps images that would be fetched twice.
 
         Raises:
             UserError: `held_out` would leave no pair to train on.
@@ -110,7 +118,7 @@ class Written:
         self._left_out = left_out
         self._settings = settings
         self._pairs = pairs
-        self._choice = HeldOut(settings.held_out, pairs)
+        self._choice = HeldOut(settings.held_out, pairs, spool)
         self._to_hold_out: list[Pair] | None = None  # None: not all images are read yet
         self._most = settings.max_bad_share * max(pairs, _LEAST_JUDGED)
         self._bad = 0
@@ -226,8 +234,8 @@ class Written:
 
     def _refuse(self, why: str) -> None:
         raise UserError(
-            f"{self._bad:,} of {self._pairs:,} images are bad, {why}; first {self._first}; "
-            f"repair them or leave them out"
+            f"{self._bad:,} of {counted(self._pairs, 'image')} {are(self._bad)} bad, {why}; first "
+            f"{self._first}; repair them or leave them out"
         )
 
 

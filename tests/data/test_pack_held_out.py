@@ -9,6 +9,7 @@ import pytest
 
 from align_train.errors import UserError
 from data import pack
+from data.packing.images import Spool
 from data.packing.left_out import LeftOutList
 from data.packing.write import Written
 from tests.support.images import encoded, picture, plain_image
@@ -157,6 +158,7 @@ def test_repeated_images_are_held_out_as_far_as_they_fit(
 
 
 def test_held_out_pairs_are_known_only_when_all_are_read() -> None:
-    written = Written(pack_settings("in", Path("to"), held_out=1.0), 3, LeftOutList())
+    settings = pack_settings("in", Path("to"), held_out=1.0)
+    written = Written(settings, 3, LeftOutList(), Spool(Path("to")))
     with pytest.raises(RuntimeError, match="known when all images are read"):
         next(written.held_out_members())
