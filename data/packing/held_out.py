@@ -13,8 +13,7 @@ images: only `pairs / wanted` of them can come more than `wanted` times, so ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from heapq import heappush, heappushpop
 
@@ -28,6 +27,19 @@ from .remote import RemoteImage
 FOLDER = "held_out"  # in the folder of the shards
 
 _DIGEST = 16  # bytes
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """An image that may be held out.
+
+    Attributes:
+        count: How often it came.
+        pairs: Its pairs; none if they are too many.
+    """
+
+    count: int
+    pairs: list[Pair]
 
 
 class HeldOut:
@@ -58,8 +70,8 @@ class HeldOut:
             if self.wanted >= pairs:
                 raise self._none_left(pairs)
             self._most = self.wanted + pairs // self.wanted + 1
-        # The pairs of each candidate by its hash, and a heap with the largest hash first.
-        self._candidates: dict[int, list[Pair]] = {}
+        # By their hashes, and a heap with the largest hash first.
+        self._candidates: dict[int, _Candidate] = {}
         self._largest: list[int] = []
         self._rejected: list[Pair] = []
 
@@ -77,17 +89,16 @@ class HeldOut:
             return False
         number = int.from_bytes(blake2b(image, digest_size=_DIGEST).digest())
         if number in self._candidates:
-            self._candidates[number].append(self._kept(pair, image))
-            return True
+            return self._add(self._candidates[number], pair, image)
 
         is_full = len(self._candidates) == self._most
         if is_full and number > -self._largest[0]:
             return False
         upright(image)
-        self._candidates[number] = [self._kept(pair, image)]
+        self._candidates[number] = _Candidate(1, [self._kept(pair, image)])
         if is_full:
             # No pair of that image can become a candidate again: smaller hashes fill the heap.
-            self._rejected += self._candidates.pop(-heappushpop(self._largest, -number))
+            self._rejected += self._candidates.pop(-heappushpop(self._largest, -number)).pairs
         else:
             heappush(self._largest, -number)
         return True
@@ -99,16 +110,18 @@ class HeldOut:
             others: How many good pairs are none.
 
         Returns:
-            The pairs that are held out, and those to train on.
+            The pairs that are held out, and those to train on; equal images lie side by side.
 
         Raises:
             UserError: No pair could be held out, or none would be left to train on.
         """
-        pairs = others + len(self._rejected) + sum(map(len, self._candidates.values()))
+        candidates = [candidate for _, candidate in sorted(self._candidates.items())]
+        kept = sum(len(candidate.pairs) for candidate in candidates)
+        pairs = others + len(self._rejected) + kept
         if not self._setting or not pairs:
             return [], []
         self.wanted = self._wanted(pairs)
-        if len(self._candidates) == 1 and others + len(self._rejected) == 0:
+        if candidates[0].count == pairs:
             raise UserError(
                 f"held_out={self._setting:g}: the images of all {counted(pairs, 'pair')} are "
                 f"equal, and equal images are not parted; give held_out=0"
@@ -117,22 +130,34 @@ class HeldOut:
             raise self._none_left(pairs)
 
         held_out: list[Pair] = []
-        passed_over: list[list[Pair]] = []
-        for _, same in sorted(self._candidates.items()):
-            if len(held_out) + len(same) <= self.wanted:
-                held_out += same
+        passed_over: list[int] = []
+        for candidate in candidates:
+            if len(held_out) + candidate.count <= self.wanted:
+                held_out += candidate.pairs
             else:
-                passed_over.append(same)
+                self._rejected += candidate.pairs
+                passed_over.append(candidate.count)
 
         if len(held_out) < self.wanted:
-            self.repeats = min(map(len, passed_over), default=0)
+            self.repeats = min(passed_over)
         if not held_out:
             raise UserError(
                 f"held_out={self._setting:g}: {counted(self.wanted, 'pair')} cannot be held out: "
                 f"each image comes {self.repeats:,} times or more, and equal images are not "
                 f"parted; give held_out={self.repeats} or more, or 0"
             )
-        return held_out, [*self._rejected, *_joined(passed_over)]
+        return held_out, self._rejected
+
+    def _add(self, candidate: _Candidate, pair: Pair, image: bytes) -> bool:
+        """Counts another pair of a candidate; returns whether it may be held out."""
+        candidate.count += 1
+        if candidate.count > self.wanted:
+            # Thousands of equal images would follow each other at the end of the shards.
+            self._rejected += candidate.pairs
+            candidate.pairs = []
+            return False
+        candidate.pairs.append(self._kept(pair, image))
+        return True
 
     def _kept(self, pair: Pair, image: bytes) -> Pair:
         """A pair that can be read again: a second download may fail, or bring another image."""
@@ -151,7 +176,3 @@ class HeldOut:
             f"held_out={self._setting:g}: of {counted(pairs, 'pair')} none would be left to train "
             f"on; give a smaller share or number"
         )
-
-
-def _joined(lists: Sequence[list[Pair]]) -> list[Pair]:
-    return [pair for pairs in lists for pair in pairs]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from random import Random
 
 from tqdm import tqdm
 
@@ -139,6 +140,8 @@ class Written:
             yield self._members(pair, extension, image, held_out=False)
 
         self._to_hold_out, others = self._choice.decide(len(self.texts))
+        # Equal images next to each other would make batches of one image.
+        Random(self._settings.seed).shuffle(others)
         for pair, extension, image in self._good(others):
             yield self._members(pair, extension, image, held_out=False)
 
