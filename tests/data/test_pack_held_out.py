@@ -157,6 +157,21 @@ def test_repeated_images_are_held_out_as_far_as_they_fit(
     assert (line in capsys.readouterr().out) == (held_out == 12)
 
 
+def test_pairs_are_held_out_of_those_that_are_chosen(table: Path, tmp_path: Path) -> None:
+    header, *rows = table.read_text().splitlines()
+    lines = [f"{row},{'ab'[index % 4 // 2]}" for index, row in enumerate(rows)]
+    table.write_text("\n".join([f"{header},split", *lines]))
+    names = tmp_path / "in" / "names.txt"
+    names.write_text("\n".join(f"{index}.png" for index in range(40)))
+    given = {"where": {"split": "a"}, "names": str(names), "held_out": 0.5}
+    pack.run(pack_settings(table, tmp_path / "packed", **given))
+    train, apart = (texts_in(tmp_path / side) for side in ("packed", "packed/held_out"))
+    chosen = {line.split(",")[1] for line in lines if line.endswith(",a")}
+    expected = {text for text in chosen if text.split(".")[0] in map(str, range(40))}
+    assert train | apart == expected and train.isdisjoint(apart)
+    assert len(apart) == round(len(expected) / 4) * 2
+
+
 def test_held_out_pairs_are_known_only_when_all_are_read() -> None:
     settings = pack_settings("in", Path("to"), held_out=1.0)
     written = Written(settings, 3, LeftOutList(), Spool(Path("to")))

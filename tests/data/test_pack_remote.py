@@ -105,6 +105,22 @@ def test_images_by_urls_that_do_not_come_are_listed(
     assert f"files that are no images\t1\t{bad[1]}\tHTML, not an image" in listed
 
 
+def test_held_out_images_at_urls_are_fetched_once(tmp_path: Path) -> None:
+    pictures = {f"{index}.png": encoded(picture(index), "PNG") for index in range(COUNT)}
+    table = tmp_path / "pairs.csv"
+    with web(pictures) as server:
+        urls = [f"{server.url}/good/{name}?size={n}" for name in pictures for n in (1, 2)]
+        table.write_text("\n".join(["url,caption", *(f"{url},a text" for url in urls)]))
+        pack.run(pack_settings(table, tmp_path / "packed", path="url", held_out=5.0))
+
+    sides = [packed_records(tmp_path / side).values() for side in ("packed", "packed/held_out")]
+    sources = [{record["source"] for record in side} for side in sides]
+    # Both sizes are the same image, so that there are pairs of pairs.
+    assert (len(sources[1]), sources[0] | sources[1]) == (4, set(urls))
+    assert {url[:-1] for url in sources[0]}.isdisjoint(url[:-1] for url in sources[1])
+    assert sorted(server.asked) == sorted(2 * [f"good/{name}" for name in pictures])
+
+
 def test_a_source_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     served = tmp_path / "served"
     images(served)
