@@ -71,15 +71,25 @@ def test_a_folder_at_a_url_is_packed_as_if_it_were_here(store: str, tmp_path: Pa
     }
 
 
-def test_a_query_is_no_part_of_a_tables_folder(tmp_path: Path) -> None:
+def test_a_query_is_no_part_of_a_folder(tmp_path: Path) -> None:
     """Signed URLs have slashes there."""
     served = tmp_path / "served" / "deep"
     name = next(iter(images(served)))
     (served / "pairs.csv").write_text(f"path,text\n{name},a text\n")
     with flaky_http(tmp_path / "served", fail=0.0) as server:
         pack.run(at(f"{server.url}/deep/pairs.csv?sign=a/b.c/d#e/f", tmp_path))
-    (record,) = packed_records(tmp_path / "packed").values()
-    assert record["source"] == name
+        # A root with a query signs all that is below it.
+        table, root = served / "pairs.csv", f"{server.url}/deep?sign=a/b"
+        pack.run(pack_settings(table, tmp_path / "rooted", root=root))
+        with pytest.raises(
+            UserError, match=r"listed at a URL without a query; give source=http.*p, "
+        ):
+            pack.run(at(f"{server.url}/deep?sign=a/b", tmp_path / "none"))
+        with pytest.raises(UserError, match=r"names=http://.*: expected a file here"):
+            pack.run(pack_settings(table, tmp_path / "listed", names=f"{server.url}/list.txt"))
+    for folder in ("packed", "rooted"):
+        (record,) = packed_records(tmp_path / folder).values()
+        assert record["source"] == name
 
 
 def test_images_by_urls_that_do_not_come_are_listed(
