@@ -9,7 +9,7 @@ import pytest
 
 from align_train.errors import UserError
 from data import pack
-from data.packing.images import Spool
+from data.packing.images import ImageFile, Spool
 from data.packing.left_out import LeftOutList
 from data.packing.write import Written
 from tests.support.images import encoded, picture, plain_image
@@ -170,6 +170,34 @@ def test_pairs_are_held_out_of_those_that_are_chosen(table: Path, tmp_path: Path
     expected = {text for text in chosen if text.split(".")[0] in map(str, range(40))}
     assert train | apart == expected and train.isdisjoint(apart)
     assert len(apart) == round(len(expected) / 4) * 2
+
+
+def test_held_out_pairs_that_vanish_meanwhile_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = repeated(tmp_path / "in", [1] * 20)
+    pack.run(pack_settings(source, tmp_path / "whole", text=["name"], held_out=2.0))
+    gone = sorted(
+        record["source"] for record in packed_records(tmp_path / "whole/held_out").values()
+    )
+    read = ImageFile.read
+    asked: list[str] = []
+
+    def once(image: ImageFile) -> bytes:
+        asked.append(image.name)
+        if image.name in gone and asked.count(image.name) > 1:
+            raise FileNotFoundError(2, "No such file or directory")
+        return read(image)
+
+    monkeypatch.setattr(ImageFile, "read", once)
+    with pytest.raises(UserError, match="held_out=2: none of the images that were chosen could be"):
+        pack.run(pack_settings(source, tmp_path / "none", text=["name"], held_out=2.0))
+    gone.pop()
+    asked.clear()
+    pack.run(pack_settings(source, tmp_path / "one", text=["name"], held_out=2.0))
+    out = capsys.readouterr().out
+    assert "held out 1 pair, not 2: some of their images were good at first, and could not" in out
+    assert f"left out: 1 unreadable image (first {gone[0]})" in out
 
 
 def test_held_out_pairs_are_known_only_when_all_are_read() -> None:
