@@ -12,6 +12,7 @@ from align_train.errors import printable, shown
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.found_caption import spelled_captions
+from align_train.shards.left_out import counted
 from align_train.shards.manifest import Manifest
 from align_train.shards.members import Members
 from align_train.shards.sample import PAIRS, SampledPair, Value, extensions, fields, sample
@@ -48,7 +49,7 @@ def contents_of(
     pairs: list[SampledPair] = []
     for url in chosen:
         pairs += sample(cache.local(url, cache.size(url)), members)
-    shards = f"{len(chosen)} shard{'s' if len(chosen) > 1 else ''}"
+    shards = counted(len(chosen), "shard")
     yield from held(pairs, shards)
     yield from _missing(pairs, caption)
     yield f"captions: {spelled_captions(caption, pairs)}"
