@@ -7,6 +7,7 @@ none. A tar without an index gets it here, and whoever opens the tar later finds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from align_train.config.schema import Node
@@ -46,7 +47,7 @@ def refuse_absent_captions(
     Raises:
         UserError: No pair has a member or a field of these names, or all have numbers there.
     """
-    tar = tar_without_captions(shards, caption, members, labels=labels, of=of)
+    tar = first_tar_without(shards, caption, members, labels=labels, of=of)
     if tar is None:
         return
 
@@ -59,7 +60,7 @@ def refuse_absent_captions(
     )
 
 
-def tar_without_captions(
+def first_tar_without(
     shards: str | Sequence[str],
     caption: CaptionSource,
     members: Members,
@@ -67,20 +68,21 @@ def tar_without_captions(
     labels: bool,
     of: str,
 ) -> Path | None:
-    """Returns the first tar if no first pair has a place of the captions; else None.
+    """Returns the first tar if none of its first pairs has a place of the captions.
 
-    For the parameters see `refuse_absent_captions`.
+    None if one has, or if nobody can tell. For the parameters see `refuse_absent_captions`.
     """
     first = shards if isinstance(shards, str) else next(iter(shards), "")
     if not isinstance(first, str) or is_url(first):
         return None
 
-    urls = first_shards(first, _TARS, cache=ShardCache(), key=of)
+    urls = first_shards(first, _TARS, members=members, cache=ShardCache(), key=of)
     paths = [Path(url) for url in urls if not is_url(url)]
     for path in paths:
         try:
-            if _may_have(ShardReader(path, caption, members=members), labels):
-                return None
+            with closing(ShardReader(path, caption, members=members)) as reader:
+                if _may_have_captions(reader, labels):
+                    return None
             if any(_has_empty_list(pair, caption) for pair in sample(path, members)):
                 return None
         except OSError:
@@ -94,7 +96,7 @@ def _has_empty_list(pair: SampledPair, caption: CaptionSource) -> bool:
     return any(value is not None and value.kind == "empty list" for value in values)
 
 
-def _may_have(reader: ShardReader, labels: bool) -> bool:
+def _may_have_captions(reader: ShardReader, labels: bool) -> bool:
     """Whether a tar has a place of the captions, or cannot say so."""
     if reader.index.fault or not len(reader.pairs):
         return True
@@ -108,18 +110,21 @@ def _may_have_place(reader: ShardReader, place: int, labels: bool) -> bool:
     if where.field is None or not with_member.any():
         return bool(with_member.any())
 
-    was_read = False
+    any_readable = False
     for pair in with_member.nonzero()[0][:PAIRS].tolist():
         try:
             values = where.values(reader.text(pair, place))
             if any(labels or value is None or isinstance(value, str) for value in values):
                 return True
         except UserError:
+            # It is a ValueError too, but about the tar and not about the pair.
             raise
         except ValueError:
-            continue  # a bad pair
-        was_read = True
-    return not was_read
+            continue
+        any_readable = True
+
+    # If no pair can be read, the run counts them as bad.
+    return not any_readable
 
 
 def caption_of_run(
@@ -144,5 +149,5 @@ def caption_of_run(
 
     source = CaptionSource.parse(caption)
     labels = data.get("classes") is not None
-    tar = tar_without_captions(shards, source, members, labels=labels, of="shards")
+    tar = first_tar_without(shards, source, members, labels=labels, of="shards")
     return caption if tar is None else None

@@ -80,7 +80,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     pairs = open_images(
         given.shards if given.images is None else _from_anywhere(given.images),
         plain=given.images is not None,
-        caption=given.caption or _begun_with(folder),
+        caption=_begun_with(folder) if given.caption is None else given.caption,
         image=given.image,
         keys=given.keys,
         views=model.views,
@@ -112,7 +112,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         )
 
 
-def _begun_with(folder: Path) -> str | None:
+def _begun_with(folder: Path) -> str | list[str] | None:
     """The captions that a former start has found out, and that the collection keeps."""
     file = folder / SETTINGS_NAME
     return Settings.read(file).caption if file.exists() else None
@@ -138,7 +138,7 @@ def _settings(given: EmbedSettings, model: TrainedModel, pairs: Pairs) -> Settin
         model=path,
         identity=identity_of(model),
         shards=shards,
-        caption=str(pairs.caption),
+        caption=pairs.caption.setting,
         image=given.image,
         keys=given.keys,
         manifest=manifest.identity,

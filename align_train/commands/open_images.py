@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from align_train.cluster.launcher import is_first_process
 from align_train.shards.cache import ShardCache
-from align_train.shards.caption import CaptionSource
-from align_train.shards.found_caption import found_caption
+from align_train.shards.caption import NO_CAPTIONS, CaptionSource
+from align_train.shards.found_caption import NoCaption, found_caption
 from align_train.shards.members import Members
 from align_train.shards.resolve import resolve
 from align_train.stream.decode import Views
@@ -20,7 +21,7 @@ def open_images(
     place: str | list[str],
     *,
     plain: bool,
-    caption: str | None,
+    caption: str | list[str] | None,
     image: str | None,
     keys: str | None,
     views: Views,
@@ -32,7 +33,7 @@ def open_images(
     Args:
         place: Shards as `data.shards` takes them, or a folder.
         plain: Whether `place` is a folder of image files.
-        caption: As `data.caption`; None: found out, and said in a line.
+        caption: As `data.caption`; `[]`: images alone; None: found out, and said in a line.
         image: As `data.image`, for shards.
         keys: As `data.keys`, for shards.
         views: Decide how an image is seen.
@@ -51,10 +52,25 @@ def open_images(
 
     members = Members.parse(image, keys, prefix="")
     if caption is None:
-        caption = found_caption(place, members=members, cache=cache, key="shards")
-        say_found(place, caption)
-    source = CaptionSource.parse(caption, key="caption")
+        source = _found(place, members, cache)
+    else:
+        source = CaptionSource.parse_or_none(caption, key="caption")
     manifest = resolve(
         place, caption=source, members=members, cache=cache, progress=progress, key="shards"
     )
     return Pairs(manifest=manifest, caption=source, views=views, members=members, cache=cache)
+
+
+def _found(place: str | list[str], members: Members, cache: ShardCache) -> CaptionSource:
+    """Finds captions out, and says so. Images can be found without any."""
+    try:
+        caption = found_caption(place, members=members, cache=cache, key="shards")
+    except NoCaption as error:
+        if all(pair.image is None for pair in error.pairs):
+            raise
+        if is_first_process():
+            print(f"{error}; without it no image has a text", flush=True)
+        return NO_CAPTIONS
+
+    say_found(place, caption)
+    return CaptionSource.parse(caption, key="caption")

@@ -18,8 +18,6 @@ from align_train.shards.left_out import counted
 if TYPE_CHECKING:
     from align_train.stream.datamodule import PairsDataModule
 
-_WORTH_A_LINE = 0.01  # share of a batch; a large data set has a pair or two now and then
-
 
 def check_batch(settings: TrainSettings, data: PairsDataModule) -> None:
     """Refuses a batch that no epoch fills.
@@ -69,8 +67,8 @@ def repeats(data: PairsDataModule, steps: int) -> str:
         steps: Steps of the run.
 
     Returns:
-        A line for the summary; empty if there are few such pairs, or none, or if the loss knows
-        equal pairs or has labels.
+        A line for the summary; empty if there are none, or if the loss knows equal pairs or has
+        labels.
     """
     if data.content_ids or data.classes is not None:
         return ""
@@ -85,9 +83,11 @@ def repeats(data: PairsDataModule, steps: int) -> str:
     visits = data.order.global_batch(cursor, data.batch_size, np.arange(data.batch_size))
     pairs = np.stack([visits.shard, visits.pair])
     twice = data.batch_size - np.unique(pairs, axis=1).shape[1]
-    if twice < _WORTH_A_LINE * data.batch_size:
+    if not twice:
         return ""
+    comes, themselves = ("comes", "itself") if twice == 1 else ("come", "themselves")
     return (
-        f"{twice:,} pairs come twice in the batch of step {finished_steps + 1:,}, where two epochs "
-        f"meet, and are negatives of themselves there; loss.mask_duplicates=true leaves them out"
+        f"{counted(twice, 'pair')} {comes} twice in the batch of step {finished_steps + 1:,}, "
+        f"where two epochs meet: a negative of {themselves} there; loss.mask_duplicates=true "
+        f"leaves out equal pairs"
     )

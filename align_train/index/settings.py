@@ -20,7 +20,7 @@ class Settings:
         model: The model's path or name.
         identity: What the embeddings depend on.
         shards: The shards, as `data.shards` takes them; or a folder of image files.
-        caption: Where the texts lie, as `data.caption` says it.
+        caption: Where the texts lie, as `data.caption` says it; `[]`: images alone.
         manifest: The manifest's hash.
         counts: Images of each shard.
         dim: Numbers of an embedding.
@@ -33,7 +33,7 @@ class Settings:
     model: str
     identity: Identity
     shards: str | list[str]
-    caption: str
+    caption: str | list[str]
     manifest: str
     counts: list[int]
     dim: int
@@ -68,7 +68,8 @@ class Settings:
         return settings
 
     def _check(self) -> None:
-        texts = (self.model, self.caption, self.manifest, self.precision)
+        captions = self.caption if isinstance(self.caption, list) else [self.caption]
+        texts = (self.model, *captions, self.manifest, self.precision)
         numbers = (self.dim, *self.counts)
         # JSON gives any types, and a dataclass does not check its own.
         right_types = all(isinstance(text, str) for text in texts) and all(

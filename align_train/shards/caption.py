@@ -127,9 +127,14 @@ class CaptionSource:
             )
         return cls(places, tuple(weights))
 
+    @classmethod
+    def parse_or_none(cls, setting: str | Sequence[str], *, key: str) -> CaptionSource:
+        """As `parse`, but an empty list is taken: images without texts."""
+        return cls.parse(setting, key=key) if setting != [] else NO_CAPTIONS
+
     @property
     def setting(self) -> str | list[str]:
-        """The value of `data.caption`."""
+        """The value of `data.caption`; `[]`: there are none."""
         spelled = list(map(str, self.places))
         return spelled[0] if len(spelled) == 1 else spelled
 
@@ -149,6 +154,10 @@ class CaptionSource:
             ValueError: The pair has no text there; says why.
         """
         return self.places[place].read(member)
+
+
+NO_CAPTIONS = CaptionSource(())
+"""Of images that are read without a text."""
 
 
 def _place(item: object, key: str) -> TextPlace:

@@ -141,7 +141,7 @@ class _Counter:
         pairs = table.pairs(self.caption)
         has_text = (pairs[:, 1:] >= 0).any(axis=1)
         is_second = (pairs[:, 1:] == SECOND).any(axis=1)
-        if len(pairs) and not has_text.any():
+        if len(pairs) and self.caption.places and not has_text.any():
             raise UserError(
                 f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and "
                 f"texts are looked for in {self.caption.members}; there are "
@@ -156,7 +156,8 @@ class _Counter:
 
         bad = LeftOut()
         names = index.names[pairs[:, 0]]
-        without = names[~has_text & ~is_second].tolist()
+        wants_text = bool(self.caption.places)
+        without = names[~has_text & ~is_second & wants_text].tolist()
         seconds = names[is_second].tolist()
         # Of JSON only the member is known here: its field may have no text all the same.
         is_json = any(place.field is not None for place in self.caption.places)

@@ -163,7 +163,9 @@ class EvaluationSets:
         return HeldOutPairs(pairs=pairs)
 
 
-def say_found(shards: str | Sequence[str], caption: str, *, labels: bool = False) -> None:
+def say_found(
+    shards: str | Sequence[str], caption: str | list[str], *, labels: bool = False
+) -> None:
     """Prints the captions that were found out: one line, on the first process.
 
     Args:
@@ -174,7 +176,7 @@ def say_found(shards: str | Sequence[str], caption: str, *, labels: bool = False
     if is_first_process():
         place = shards if isinstance(shards, str) else ", ".join(shards)
         what = "labels" if labels else "captions"
-        print(f"{shown(place)}: {what} in {shown(caption)}, found out", flush=True)
+        print(f"{shown(place)}: {what} in {CaptionSource.parse(caption)}, found out", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,6 +142,7 @@ def _ask_hub(name: str) -> str:
     except Exception:
         raise UserError(
             f"data.tokenizer={name}: neither a folder with tokenizer.json here nor reachable on "
-            f"the Hugging Face hub; nodes without a network want a folder"
+            f"the Hugging Face hub; without a network, give a folder: align-train pack "
+            f"vocabulary=30000 and align-train vocabulary make one"
         ) from None
     return text

@@ -53,7 +53,7 @@ def contents_of(
     pairs: list[SampledPair] = []
     for url in chosen:
         pairs += sample(cache.local(url, cache.size(url)), members)
-    shards = f"{len(chosen)} shard{'s' if len(chosen) > 1 else ''}"
+    shards = counted(len(chosen), "shard")
     yield from held(pairs, shards)
     yield from _missing(pairs, caption)
     yield f"captions: {spelled_captions(caption, pairs)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ from align_train.config.saved import to_yaml
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
-from align_train.shards.members import ANY
+from align_train.shards.caption import CaptionSource
+from align_train.shards.members import ANY, Members
+from align_train.shards.resolve import resolve
 from align_train.shards.write import write_shard
 from align_train.stream.decode import Views
+from align_train.stream.pairs import Pairs
 from tests.support.commands import data_module
 from tests.support.images import plain_image
 from tests.support.settings import composed
@@ -102,24 +106,68 @@ def test_pairs_that_lack_a_text_pass_the_early_look(place: str, shards: Path, de
     look_before_training(composed(*words, f"data.caption={place}"))
 
 
-def test_images_to_embed_have_the_captions_that_training_finds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    record = json.dumps({"captions": ["one", "two"]}).encode()
-    pair = {"png": plain_image((0, 0, 0)), "json": record}
-    write_shard(tmp_path / "0.tar", [("0", pair)])
-    pairs = open_images(
-        str(tmp_path),
+def opened(shards: Path, caption: str | list[str] | None = None) -> Pairs:
+    """The pairs as `embed` and `search` open them."""
+    return open_images(
+        str(shards),
         plain=False,
-        caption=None,
+        caption=caption,
         image=None,
         keys=None,
         views=Views(image_size=8, resize_size=8),
         cache=ShardCache(),
         progress=False,
     )
-    assert pairs.reader(0).all_texts(0) == ["one", "two"]
+
+
+def test_images_to_embed_have_the_captions_that_training_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.dumps({"captions": ["one", "two"]}).encode()
+    pair = {"png": plain_image((0, 0, 0)), "json": record}
+    write_shard(tmp_path / "0.tar", [("0", pair)])
+    assert opened(tmp_path).reader(0).all_texts(0) == ["one", "two"]
     assert capsys.readouterr().out == f"{tmp_path}: captions in json:captions, found out\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "places"),
+    [
+        ({"caption0.txt": b"one", "caption2.txt": b"two"}, ["caption0.txt", "caption2.txt"]),
+        # An image can be found without a text.
+        ({}, []),
+    ],
+)
+def test_a_collection_opens_again_with_the_captions_that_it_records(
+    texts: dict[str, bytes], places: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "0.tar", [("0", {"png": plain_image((0, 0, 0)), **texts})])
+    found = opened(tmp_path)
+    assert found.caption.setting == places
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+    again = opened(tmp_path, caption=found.caption.setting)
+    assert again.caption == found.caption and len(again.reader(0)) == 1
+    if texts:
+        assert again.reader(0).all_texts(0) == ["one", "two"]
+
+
+def test_rules_of_keys_that_a_manifest_records_hold_in_the_early_look(
+    tmp_path: Path, demo: Path
+) -> None:
+    pairs = [(f"img.{index}", {"png": plain_image((0, 0, 0)), "txt": b"a"}) for index in range(9)]
+    write_shard(tmp_path / "0.tar", pairs)
+    caption = CaptionSource.parse("txt")
+    members = Members.parse(None, "last_dot")
+    manifest = resolve(str(tmp_path), caption=caption, members=members, cache=ShardCache())
+    with_rule = [replace(shard, keys="last_dot") for shard in manifest.shards]
+    replace(manifest, shards=tuple(with_rule)).write(tmp_path / "manifest.jsonl")
+
+    words = ["data=webdataset", f"data.shards={tmp_path}", f"data.tokenizer={demo}/tokenizer"]
+    words += ["data.caption=txt", "batch_size=8", "norm_group=8", "chunk_size=8"]
+    look_before_training(composed(*words, "data.keys=last_dot"))
+    with pytest.raises(UserError, match=r"data\.keys is not set"):
+        look_before_training(composed(*words))
 
 
 def test_other_shards_are_evaluated_by_the_captions_of_the_run_if_they_have_them(
