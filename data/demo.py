@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 
 
@@ -29,7 +30,9 @@ def run(settings: DemoSettings) -> None:
     # Imported here, so that `--help` does not wait for it.
     from align_train.demo import make_demo
 
+    leave("nothing is saved, and the same command begins anew")
     make_demo(**asdict(settings))
+    leave(f"{settings.folder} is complete")
     print(
         f"{settings.folder}: {settings.pairs:,} pairs, {settings.noise:.0%} noise; "
         f"{settings.held_out:,} clean held-out pairs"

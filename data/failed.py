@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError
@@ -42,7 +43,10 @@ def run(settings: FailedSettings) -> None:
     if to.suffix != ".parquet":
         raise UserError(f"to={settings.to}: expected the name of a parquet file")
     check_writable(to, "give to=…, a table in a folder that you can write")
-    print(f"{to}: {write_failed(settings, to):,} URLs to try once more")
+    leave("no table is written, and the same command begins anew")
+    urls = write_failed(settings, to)
+    leave(f"{to} is complete")
+    print(f"{to}: {urls:,} URLs to try once more")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, printable, shown
@@ -40,20 +41,55 @@ class ManifestSettings:
     storage_options: Any  # a mapping or None
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """The shards with their counts.
+
+    Attributes:
+        manifest: The manifest.
+        can_look: Whether the report may read tars: of a download at a URL none is fetched.
+    """
+
+    manifest: Manifest
+    can_look: bool
+
+
 def run(settings: ManifestSettings) -> None:
     """Writes the manifest, and reports what the shards hold."""
     # Imported here, so that `--help` does not wait for them.
     from align_train.shards.cache import ShardCache
-    from align_train.shards.caption import CaptionSource
     from align_train.shards.left_out import counted
-    from align_train.shards.manifest import MANIFEST_NAME
     from align_train.shards.members import Members
-    from align_train.shards.resolve import refuse_absent
-
-    from .packing.next_command import next_command
 
     shards = paths_of(settings.shards, "shards")
     folder = _only_folder(shards)
+    to = _target(settings, shards, folder)
+    leave("no manifest is written, and the same command begins anew")
+
+    cache = ShardCache(storage_options=dict(settings.storage_options or {}))
+    members = Members.parse(settings.image, settings.keys, prefix="")
+    given = _caption_of(settings.caption)
+    found = _count(shards, folder, given, members, cache)
+    manifest = _with_settings(found.manifest, members)
+
+    to.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write(to)
+    leave(f"{to} is complete, without a report")
+    print(
+        f"{to}: {counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')}, "
+        f"identity {manifest.identity}"
+    )
+    if found.can_look:
+        _report(manifest, to, given, members, cache)
+    else:
+        _say_next(manifest, to, side=0, data=settings_of(None, members))
+
+
+def _target(settings: ManifestSettings, shards: list[str], folder: str | None) -> Path:
+    """The path of the manifest to write; UserError if there is none, or it cannot be written."""
+    from align_train.shards.manifest import MANIFEST_NAME
+    from align_train.shards.resolve import refuse_absent
+
     if settings.to is None and folder is None:
         refuse_absent(shards, key="shards")
         raise UserError(
@@ -66,66 +102,85 @@ def run(settings: ManifestSettings) -> None:
             f"{to / MANIFEST_NAME}"
         )
     check_writable(to, "give to=…, a manifest in a folder that you can write")
-
-    cache = ShardCache(storage_options=dict(settings.storage_options or {}))
-    members = Members.parse(settings.image, settings.keys, prefix="")
-    caption = _caption_of(settings.caption)
-    manifest, opened = _counted(shards, folder, caption, members, cache)
-
-    to.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write(to)
-    print(
-        f"{to}: {counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')}, "
-        f"identity {manifest.identity}"
-    )
-    source = None
-    side = 0
-    if opened:
-        # As a run looks for it: the manifest leaves out shards that may have come first.
-        caption = caption or _found_caption(str(to), members, cache)
-        source = CaptionSource.parse(caption, key="caption")
-        print("\n".join(contents_of(manifest, source, members, cache)))
-        side = side_of(manifest, source, members, cache)
-    if manifest.pairs > 1:
-        data = settings_of(source, members)
-        command = next_command(to, pairs=manifest.pairs, side=side, data=data)
-        print(f"next: {printable(command)}", flush=True)
+    return to
 
 
-def _counted(
+def _count(
     shards: list[str],
     folder: str | None,
-    caption: str | list[str] | None,
+    given: str | list[str] | None,
     members: Members,
     cache: ShardCache,
-) -> tuple[Manifest, bool]:
-    """Counts the pairs; returns the manifest, and whether tars are at hand to be looked into."""
+) -> _Counted:
+    """Counts the pairs: by the tables of a download, or else by the tars' headers.
+
+    Args:
+        shards: The setting.
+        folder: The local folder, if they are one.
+        given: The setting `caption`; None: it is found out.
+        members: How members of the tars make pairs.
+        cache: Fetches remote shards.
+    """
     from align_train.shards.caption import CaptionSource
     from align_train.shards.remote import is_url
     from align_train.shards.resolve import resolve
 
+    is_remote = any(map(is_url, shards))
+    if is_remote:
+        # Nobody knows where texts lie, and to find out would fetch a tar: the tables suffice.
+        anywhere = CaptionSource.parse("txt" if given is None else given, key="caption")
+        download = _of_download(shards, cache, anywhere)
+        if download is not None:
+            return _Counted(download, can_look=False)
+
     # This command replaces a folder's present manifest, so that it does not read it.
     tars = folder or shards
     anew = folder is not None
-    is_remote = any(map(is_url, shards))
-    if caption is None and not is_remote:
-        caption = _found_caption(tars, members, cache, anew=anew)
+    caption = _found_caption(tars, members, cache, anew=anew) if given is None else given
+    source = CaptionSource.parse(caption, key="caption")
 
-    # A download of img2dataset's at a URL need not be looked into.
-    source = CaptionSource.parse(caption or "txt", key="caption")
-    manifest = _of_download(shards, cache, source)
-    opened = manifest is None or not is_remote
+    manifest = None if is_remote else _of_download(shards, cache, source)
     if manifest is None:
-        if caption is None:
-            caption = _found_caption(tars, members, cache, anew=anew)
-            source = CaptionSource.parse(caption, key="caption")
         manifest = resolve(
             tars, caption=source, members=members, cache=cache, anew=anew, key="shards"
         )
+    return _Counted(manifest, can_look=True)
 
-    # Whoever reads the shards must use the rules by which they were counted.
+
+def _with_settings(manifest: Manifest, members: Members) -> Manifest:
+    """The manifest with the settings of members in each row."""
+    # Other settings make other pairs: whoever reads the shards must give these.
     rows = [replace(row, image=members.image, keys=members.keys) for row in manifest.shards]
-    return replace(manifest, shards=tuple(rows)), opened
+    return replace(manifest, shards=tuple(rows))
+
+
+def _report(
+    manifest: Manifest,
+    to: Path,
+    given: str | list[str] | None,
+    members: Members,
+    cache: ShardCache,
+) -> None:
+    """Prints what the shards hold, and the command that trains on them."""
+    from align_train.shards.caption import CaptionSource
+
+    # Found out from the manifest, as a run does: it leaves out shards that the count looked at.
+    caption = _found_caption(str(to), members, cache) if given is None else given
+    source = CaptionSource.parse(caption, key="caption")
+    print("\n".join(contents_of(manifest, source, members, cache)))
+    side = side_of(manifest, source, members, cache)
+    _say_next(manifest, to, side=side, data=settings_of(source, members))
+
+
+def _say_next(manifest: Manifest, to: Path, *, side: int, data: list[str]) -> None:
+    """Prints the command that trains. side: as of `next_command`; data: settings of the data."""
+    from .packing.next_command import next_command
+
+    if manifest.pairs == 1:
+        print("one pair is too few to train on", flush=True)
+        return
+    command = next_command(to, pairs=manifest.pairs, side=side, data=data)
+    print(f"next: {printable(command)}", flush=True)
 
 
 def _found_caption(

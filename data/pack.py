@@ -46,7 +46,7 @@ def run(settings: PackSettings) -> None:
         # One shuffle of all pairs, by the seed: the same source gives the same shards.
         Random(settings.seed).shuffle(found.pairs)
         with _whole(to) as aside:
-            written = write(found.pairs, aside, settings, found.left_out)
+            written = write(found.pairs, aside, settings, found.left_out, spool)
             draw_sheet(written, aside)
             found.left_out.write(aside, source.as_given)
         leave(f"{to} is complete")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
@@ -43,6 +44,7 @@ def run(settings: VocabularySettings) -> None:
     """Trains the vocabulary and writes the tokenizer's folder."""
     to = Path(settings.to).expanduser()
     _check(settings, to)
+    leave("nothing is saved, and the same command begins anew")
 
     # Here: `--help` and a wrong setting must not wait for transformers.
     from align_train.stream.wordpiece import train_tokenizer
@@ -57,6 +59,7 @@ def run(settings: VocabularySettings) -> None:
             coverage=settings.coverage,
         )
 
+    leave(f"{to} is complete")
     # Few texts have fewer words than the vocabulary has room for.
     tokens = _count_tokens(to)
     print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")

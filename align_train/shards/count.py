@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
 from align_train.cluster.pools import threads
 from align_train.cluster.sharing import from_first, note_progress
 from align_train.errors import UserError
+from align_train.shards.best_caption import best_caption
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import SECOND, CaptionSource
 from align_train.shards.find import FOREIGN
+from align_train.shards.key_rule import member_table
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import HOW_TO_PREPARE, Manifest, Shard, checked
-from align_train.shards.members import ANY, Members, member_table, prefix_of
+from align_train.shards.members import ANY, Members, prefix_of
+from align_train.shards.sample import sample
 from align_train.shards.tar_index import EMPTY, ShardIndex, load_index
 
 _COUNTED_AT_A_TIME = 8
@@ -127,9 +131,11 @@ class _Counter:
             fix = f"; fetch it again or leave it out of {self.key}"
             fix = "" if "unpack" in index.fault else fix
             raise UserError(f"{url}: {index.fault}{fix}")
-        return self._count_members(url, size, index, left_out)
+        return self._count_members(url, path, size, index, left_out)
 
-    def _count_members(self, url: str, size: int, index: ShardIndex, left_out: LeftOut) -> _Counted:
+    def _count_members(
+        self, url: str, path: Path, size: int, index: ShardIndex, left_out: LeftOut
+    ) -> _Counted:
         prefix = prefix_of(self.key)
         table = member_table(index, self.members, self.caption, tar=url, prefix=prefix)
         pairs = table.pairs(self.caption)
@@ -139,7 +145,7 @@ class _Counter:
             raise UserError(
                 f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and "
                 f"texts are looked for in {self.caption.members}; there are "
-                f"{table.spelled_extensions()}; give {prefix}caption=…"
+                f"{table.spelled_extensions()}; give {self._fix(path, prefix)}"
             )
 
         texts = table.texts_without_image(self.caption)
@@ -153,9 +159,23 @@ class _Counter:
         wants_text = bool(self.caption.places)
         without = names[~has_text & ~is_second & wants_text].tolist()
         seconds = names[is_second].tolist()
-        bad.add("images without a text", _first(url, without), count=len(without))
+        # Of JSON only the member is known here: its field may have no text all the same.
+        is_json = any(place.field is not None for place in self.caption.places)
+        reason = f"images without {self.caption.members}" if is_json else "images without a text"
+        bad.add(reason, _first(url, without), count=len(without))
         bad.add("second images of a key", _first(url, seconds), count=len(seconds))
         return _Counted(Shard(url, len(pairs), size), left_out, bad)
+
+    def _fix(self, path: Path, prefix: str) -> str:
+        """The setting for a tar whose texts lie elsewhere, perhaps than those of other tars."""
+        places = best_caption(sample(path, self.members))
+        if not places:
+            return f"{prefix}caption=…"
+        here = CaptionSource.parse(places)
+        both = CaptionSource.parse([*map(str, self.caption.places), *places])
+        return (
+            f"{prefix}caption={here}, or {prefix}caption={both} if other shards have {self.caption}"
+        )
 
 
 def _first(url: str, names: Sequence[bytes]) -> str:

@@ -6,23 +6,33 @@ run looks here; if pairs have more captions than it uses, it says so.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
 
 from align_train.cluster.sharing import from_first
-from align_train.errors import UserError, shown, shown_names
+from align_train.errors import UserError, printable, shown, shown_names
+from align_train.shards.best_caption import (
+    MOST_PAIRS,
+    best_caption,
+    empty_captions,
+    numbered_places,
+    share_with,
+    with_image,
+)
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.members import ANY, Members, prefix_of, refuse_dots
+from align_train.shards.key_rule import refuse_dots
+from align_train.shards.left_out import counted
+from align_train.shards.members import ANY, Members, prefix_of
 from align_train.shards.resolve import first_shards
 from align_train.shards.sample import SampledPair, extensions, fields, sample
 from align_train.shards.tar_index import load_index
-from align_train.shards.usual_names import FIELDS, LISTS, is_usual_member, numbered
+from align_train.shards.usual_names import LISTS
 
 _TARS = 3  # are looked at, at most: the first ones may be empty
-
-_MOST_PAIRS = 0.5  # the share of pairs that have texts where captions are
+_MOST_NAMED = 8  # places of which a line names the shares
 
 
 class NoCaption(UserError):
@@ -87,92 +97,44 @@ def _look(
 
     if not pairs:
         return "txt"
-    caption = best_caption(pairs, labels=labels)
-    if caption is not None:
-        return caption
+    places = best_caption(pairs, labels=labels)
+    if places:
+        return places[0] if len(places) == 1 else places
+    empty = [] if labels else empty_captions(pairs)
+    raise NoCaption(_reason(pairs, empty, members, url, prefix), pairs, url)
 
-    seen = shown_names([*(f".{extension}" for extension in extensions(pairs)), *fields(pairs)])
-    if all(pair.image is None for pair in pairs):
-        what = " is not set, and no member holds an image"
-        if members.image is not None:
-            what = f"={shown(members.image)}: no member has this extension"
-        raise NoCaption(
-            f"{prefix}image{what} in the first pairs of {url}; they have {seen}; give shards with "
-            f"images, or {prefix}image=…",
-            pairs,
-            url,
+
+def _reason(
+    pairs: Sequence[SampledPair], empty: Sequence[str], members: Members, url: str, prefix: str
+) -> str:
+    """Says why there is no caption, and what to do. empty: usual places without a value."""
+    whole = with_image(pairs)
+    seen = _seen(whole or pairs)
+    if not whole and members.image is not None:
+        return (
+            f"{prefix}image={shown(members.image)}: no member has this extension in the first "
+            f"pairs of {url}; they have {seen}; give shards with images, or {prefix}image=…"
         )
-    raise NoCaption(
+    if not whole:
+        return (
+            f"{prefix}image is not set, and no member holds an image in the first pairs of {url}; "
+            f"they have {seen}; give shards with images, or {prefix}image=…"
+        )
+
+    if empty:
+        return (
+            f"{prefix}caption is not set, and {shown(empty[0])} is empty in the first "
+            f"{counted(len(whole), 'pair')} of {url}; they have {seen}; give "
+            f"{prefix}caption={shown(empty[0])} to take it, or another place"
+        )
+    return (
         f"{prefix}caption is not set, and the first pairs of {url} have texts neither in .txt nor "
-        f"in a field of .json such as captions; they have {seen}; give {prefix}caption=…",
-        pairs,
-        url,
+        f"in a field of .json such as captions; they have {seen}; give {prefix}caption=…"
     )
 
 
-def best_caption(pairs: Sequence[SampledPair], *, labels: bool = False) -> str | list[str] | None:
-    """The value of `data.caption` that fits most pairs.
-
-    Args:
-        pairs: Sampled pairs.
-        labels: Whether labels are looked for.
-
-    Returns:
-        The place: `json:captions`, `txt`, numbered members (a list), another text member, or a
-        field with a usual name; None if there is none.
-    """
-    whole = [pair for pair in pairs if pair.image is not None]
-    choices = [["cls"], ["txt"]] if labels else list(_choices(whole))
-    best: list[str] = []
-    best_share = 0.0
-    for places in choices:
-        share = _share(whole, places)
-        if share > best_share:
-            best = places
-            best_share = share
-        if share >= _MOST_PAIRS:
-            break
-    return best[0] if len(best) == 1 else best or None
-
-
-def _choices(pairs: Sequence[SampledPair]) -> Iterator[list[str]]:
-    """Places that may hold captions, the likeliest first; several are a value together."""
-    yield ["json:captions"]
-    yield ["txt"]
-    yield from _numbered(pairs, extensions(pairs))
-    for extension in extensions(pairs):
-        # Of JSON the whole member: it is a list of captions, if it is no object.
-        is_usual = is_usual_member(extension.removesuffix("json").removesuffix(".") or "txt")
-        if extension != "txt" and is_usual and _is_shared(pairs, extension):
-            yield [extension]
-
-    found = fields(pairs)
-    for name in FIELDS:
-        yield from ([place] for place in found if place.partition(":")[2] == name)
-    yield from _numbered(pairs, found)
-
-
-def _numbered(pairs: Sequence[SampledPair], places: Sequence[str]) -> Iterator[list[str]]:
-    """Members, or fields of one member, whose usual names differ by a number only."""
-    of_member: dict[str, list[str]] = {}
-    for place in places:
-        member, colon, field = place.partition(":")
-        of_member.setdefault(member + colon if colon else "", []).append(field or member)
-
-    for member, names in of_member.items():
-        for family in numbered(names):
-            # Pairs need not have as many texts as others.
-            if _is_shared(pairs, f"{member}{family[0]}"):
-                yield [f"{member}{name}" for name in family]
-
-
-def _is_shared(pairs: Sequence[SampledPair], place: str) -> bool:
-    """Whether a place is no part of a name: as `0.txt` of `img.0.txt`, which few names share."""
-    return ":" in place or "." not in place or _share(pairs, [place]) >= _MOST_PAIRS
-
-
-def _share(pairs: Sequence[SampledPair], places: Sequence[str]) -> float:
-    return fmean(any(map(pair.texts, places)) for pair in pairs) if pairs else 0.0
+def _seen(pairs: Sequence[SampledPair]) -> str:
+    return shown_names([*(f".{extension}" for extension in extensions(pairs)), *fields(pairs)])
 
 
 def spelled_captions(caption: CaptionSource, pairs: Sequence[SampledPair]) -> str:
@@ -183,24 +145,54 @@ def spelled_captions(caption: CaptionSource, pairs: Sequence[SampledPair]) -> st
         pairs: Sampled pairs.
 
     Returns:
-        `txt, 1 a pair`; and, if the used text is one of a longer list, where that lies.
+        `txt, 1 a pair`; of several places those that some pairs lack; and, if pairs have a longer
+        list of captions, the setting that uses it.
     """
-    whole = [pair for pair in pairs if pair.image is not None]
+    whole = with_image(pairs)
     if not whole:
-        return str(caption)
+        return shortened(caption)
 
-    used = [_texts(pair, map(str, caption.places)) for pair in whole]
-    mean = fmean(map(len, used))
-    line = f"{caption}, {mean:.3g} a pair"
+    own_places = list(map(str, caption.places))
+    used = [_texts(pair, own_places) for pair in whole]
+    line = f"{shortened(caption)}, {fmean(map(len, used)):.3g} a pair{_shares(whole, own_places)}"
     for places in _lists(whole):
         others = [_texts(pair, places) for pair in whole]
-        count = fmean(map(len, others))
-        if count > mean and _are_captions(places, others, used):
-            spelled = places[0] if len(places) == 1 else f"[{','.join(places)}]"
-            setting = f"data.caption={spelled}"
-            setting = f"'{setting}'" if len(places) > 1 else setting
-            return f"{line}; pairs have {count:.3g} captions in {spelled}: {setting} uses all"
+        is_longer = fmean(map(len, others)) > fmean(map(len, used))
+        if is_longer and _are_captions(places, others, used):
+            # Texts that the list lacks would be lost with the present setting.
+            if not _are_among(used, others):
+                places = list(dict.fromkeys([*own_places, *places]))
+            return f"{line}; {_uses_all(whole, places)}"
     return line
+
+
+def _uses_all(pairs: Sequence[SampledPair], places: Sequence[str]) -> str:
+    """Says which setting uses the texts of all these places."""
+    source = CaptionSource.parse(places)
+    count = fmean(len(_texts(pair, places)) for pair in pairs)
+    setting = printable(shlex.quote(f"data.caption={source}"))
+    return f"pairs have {count:.3g} captions in {shortened(source)}: {setting} uses all"
+
+
+def _shares(pairs: Sequence[SampledPair], places: Sequence[str]) -> str:
+    """Of several places says which ones some pairs lack."""
+    if len(places) == 1:
+        return ""
+    rare = []
+    for place in places:
+        share = share_with(pairs, [place])
+        if share < 1:
+            rare.append(f"{shown(place)} in {share:.0%}")
+    more = ", …" if len(rare) > _MOST_NAMED else ""
+    return f" ({', '.join(rare[:_MOST_NAMED])}{more} of them)" if rare else ""
+
+
+def shortened(caption: CaptionSource) -> str:
+    """Spells the places of captions for one line; of many the first ones and their number."""
+    places = list(map(str, caption.places))
+    if len(places) <= _MOST_NAMED:
+        return printable(str(caption))
+    return f"[{printable(','.join(places[:_MOST_NAMED]))},…] ({len(places)} places)"
 
 
 def _lists(pairs: Sequence[SampledPair]) -> Iterator[list[str]]:
@@ -209,8 +201,8 @@ def _lists(pairs: Sequence[SampledPair]) -> Iterator[list[str]]:
     found = fields(pairs)
     yield from ([place] for place in found)
     yield from ([member] for member in members if member.endswith("json"))
-    yield from _numbered(pairs, members)
-    yield from _numbered(pairs, found)
+    yield from numbered_places(pairs, members)
+    yield from numbered_places(pairs, found)
 
 
 def _texts(pair: SampledPair, places: Iterable[str]) -> list[str]:
@@ -227,4 +219,9 @@ def _are_captions(
     if len(places) > 1 or places[0].partition(":")[2] in LISTS:
         return True
     shared = [bool(set(own) & set(theirs)) for own, theirs in zip(used, others, strict=True)]
-    return fmean(shared) >= _MOST_PAIRS
+    return fmean(shared) >= MOST_PAIRS
+
+
+def _are_among(used: Sequence[list[str]], others: Sequence[list[str]]) -> bool:
+    """Whether all used texts of all pairs are among the others."""
+    return all(set(own) <= set(theirs) for own, theirs in zip(used, others, strict=True))

@@ -36,6 +36,7 @@ _listing = Lock()
 
 _TRIES = 3  # to reach the hub, if an answer of before would do
 _CONTACT = 60.0  # seconds in which a hub that nobody has reached yet must answer
+_IF_SILENT = "check the network, its proxy (https_proxy), and HF_ENDPOINT"
 
 
 class Hub:
@@ -181,7 +182,8 @@ class Hub:
     ) -> Result:
         """Asks for something small, which shows at once whether the hub can be reached."""
         contact = None if self._is_reached else min(_CONTACT, self._source.patience)
-        answer = replace(self._source, tries=tries, contact=contact).ask(url, question)
+        source = replace(self._source, tries=tries, contact=contact, if_silent=_IF_SILENT)
+        answer = source.ask(url, question)
         self._is_reached = True
         return answer
 

@@ -88,6 +88,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def are(count: int) -> str:
+    """The verb after a number."""
+    return "is" if count == 1 else "are"
+
+
 def _of_one(reason: str) -> str:
     """A reason whose first noun, and the verb after it, are those of one thing."""
     if reason.startswith("neither"):

@@ -22,7 +22,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,8 @@ from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
-from align_train.shards.members import Keys
+from align_train.shards.members import Keys, Members
+from align_train.shards.recorded import recorded, refuse_disagreeing
 from align_train.shards.remote import is_url
 from align_train.shards.selection import Selection, selection_name, short_hash
 
@@ -68,6 +68,11 @@ class Shard:
     def name(self) -> str:
         """The tar's file name, by which the shard is known wherever it lies."""
         return self.url.rpartition("/")[2]
+
+    @property
+    def members(self) -> Members:
+        """The settings by which its pairs were counted."""
+        return Members(self.image, self.keys)
 
 
 @dataclass(frozen=True)
@@ -226,12 +231,15 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
     for number, line in enumerate(lines, start=1):
         try:
             shards.append(_parse_row(line, folder, bits))
+        except UserError as error:
+            raise UserError(f"{url}, line {number}: {error}") from None
         except (ValueError, KeyError):
             raise UserError(
                 f"{url}, line {number}: expected {{shard, pairs, bytes}} with counts of 0 or more, "
                 f"found {shown(line)}"
             ) from None
 
+    refuse_disagreeing((shard.members for shard in shards), url)
     return checked(Manifest(tuple(shards), url))
 
 
@@ -240,6 +248,7 @@ def _parse_row(line: str, folder: str, bits: str) -> Shard:
 
     Raises:
         ValueError: It is no row.
+        UserError: A recorded setting has a wrong value.
         KeyError: A field is missing.
     """
     row = parse_json(line.encode())
@@ -259,13 +268,11 @@ def _parse_row(line: str, folder: str, bits: str) -> Shard:
             url = f"{folder}/{url}"
         elif not url.startswith("/"):
             url = os.path.normpath(f"{folder}/{url}")
-    image = row.get("image")
-    keys = row.get("keys")
-    if not isinstance(image, str | None) or keys not in (None, *get_args(Keys)):
-        raise ValueError("no settings of members")
+
+    members = recorded(row)
     pairs = _count(row["pairs"])
     size = _count(row["bytes"])
-    return Shard(url, pairs, size, selection, image, cast(Keys | None, keys))
+    return Shard(url, pairs, size, selection, members.image, members.keys)
 
 
 def _count(value: object) -> int:

@@ -11,7 +11,6 @@ Price: some 2 µs a member whenever a shard is opened; names are kept as the ind
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -20,14 +19,9 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError, shown
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource
-from align_train.shards.left_out import counted
 from align_train.shards.tar_index import IMAGE_EXTENSIONS, ShardIndex
-from align_train.shards.usual_names import MEMBERS
 
 Keys = Literal["first_dot", "last_dot"]
-
-# Members that make a pair of an image.
-_TEXT_ENDINGS = {*(ending.encode() for ending in MEMBERS), b"json", b"cls"}
 
 # Members that everybody knows: that they are not read is no news.
 _USUAL = (b"json", b"txt")
@@ -65,9 +59,10 @@ class Members:
         """
         if image is not None:
             extension = image.removeprefix(".").lower()
-            if not extension or "/" in extension or ":" in extension:
+            has_other = "/" in extension or ":" in extension or not extension.isprintable()
+            if not extension or has_other:
                 raise UserError(
-                    f"{prefix}image={shown(image)!r}: expected a member such as 'jpg', or null"
+                    f"{prefix}image='{shown(image)}': expected a member such as 'jpg', or null"
                 )
             image = extension
         if keys is None or keys in get_args(Keys):
@@ -193,91 +188,3 @@ def _extensions(caption: CaptionSource) -> set[bytes]:
 def prefix_of(key: str) -> str:
     """What begins the names of a node's settings: `data.` of `data.shards`, nothing of `shards`."""
     return key[: max(key.rfind("."), key.rfind(" ")) + 1]
-
-
-def member_table(
-    index: ShardIndex, members: Members, caption: CaptionSource, *, tar: str, prefix: str = "data."
-) -> MemberTable:
-    """The members of a tar, by a rule that loses none of its pairs.
-
-    Args:
-        index: The tar's.
-        members: How its members make pairs.
-        caption: Where their texts lie.
-        tar: Its path or URL, for the error.
-        prefix: Of the settings, for the error.
-
-    Raises:
-        UserError: Nobody has chosen a rule, and the usual one finds fewer whole pairs than the
-            other.
-    """
-    return _table_that_loses_none(
-        index, members, lambda table: _whole(table, caption), tar=tar, prefix=prefix
-    )
-
-
-def refuse_dots(index: ShardIndex, members: Members, *, tar: str, prefix: str = "data.") -> None:
-    """Refuses a tar whose usual rule loses pairs, before anyone knows where the texts lie.
-
-    Of `img.0.jpg` and `img.0.txt` the usual rule makes a member `0.txt` of one key, which must not
-    be taken for the captions.
-
-    Args:
-        index: The tar's.
-        members: How its members make pairs.
-        tar: Its path or URL, for the error.
-        prefix: Of the settings, for the error.
-
-    Raises:
-        UserError: As `member_table`.
-    """
-    _table_that_loses_none(index, members, _with_usual_text, tar=tar, prefix=prefix)
-
-
-def _table_that_loses_none(
-    index: ShardIndex,
-    members: Members,
-    whole_of: Callable[[MemberTable], list[int]],
-    *,
-    tar: str,
-    prefix: str,
-) -> MemberTable:
-    table = MemberTable(index, members)
-    # Without a second dot both rules are one. A broken tar is refused for something else.
-    if members.keys is not None or index.fault or not any(b"." in own for own in table.extensions):
-        return table
-
-    other = MemberTable(index, Members(members.image, "last_dot"))
-    whole = set(whole_of(table))
-    instead = whole_of(other)
-    if len(whole) >= len(instead):
-        return table
-
-    # Both rules name the same members, so that the other one has a pair more.
-    lost = next(member for member in instead if member not in whole)
-    key = shown(table.keys[lost].decode("utf-8", "replace"))
-    extension = shown(table.extensions[lost].decode("utf-8", "replace"))
-    raise UserError(
-        f"{tar}: names have dots: keys that end at the first one make "
-        f"{counted(len(whole), 'pair')}, at the last one {len(instead):,} "
-        f"({key}.{extension} is the member {extension} of the key {key}); give "
-        f"{prefix}keys=last_dot, or {prefix}keys=first_dot to leave the others out"
-    )
-
-
-def _whole(table: MemberTable, caption: CaptionSource) -> list[int]:
-    """The images that have a text."""
-    pairs = table.pairs(caption)
-    images: list[int] = pairs[(pairs[:, 1:] >= 0).any(axis=1), 0].tolist()
-    return images
-
-
-def _with_usual_text(table: MemberTable) -> list[int]:
-    """The images, one a key, whose key has a member that is a text or a label by its name."""
-    own = zip(table.keys, table.extensions, strict=True)
-    with_text = {key for key, extension in own if extension.rpartition(b".")[2] in _TEXT_ENDINGS}
-
-    first_image: dict[bytes, int] = {}
-    for member in table.images(CaptionSource(())):
-        first_image.setdefault(table.keys[member], member)
-    return [member for key, member in first_image.items() if key in with_text]

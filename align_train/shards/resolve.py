@@ -40,6 +40,7 @@ from align_train.shards.manifest import (
     read_manifest,
 )
 from align_train.shards.members import ANY, Members, prefix_of
+from align_train.shards.recorded import refuse_other_settings
 from align_train.shards.remote import is_url
 from align_train.shards.tar_end import COMPRESSED, compression
 
@@ -273,26 +274,13 @@ class _Resolver:
 
     def _read(self, url: str) -> Manifest:
         manifest = read_manifest(url, cache=self.cache)
-        self._refuse_other_members(manifest)
+        refuse_other_settings(
+            (row.members for row in manifest.shards),
+            self.members,
+            source=manifest.source,
+            prefix=prefix_of(self.key),
+        )
         if not any(is_hub(row.url) for row in manifest.shards):
             return manifest
         rows = [replace(row, url=self.cache.pinned(row.url)) for row in manifest.shards]
         return replace(manifest, shards=tuple(rows))
-
-    def _refuse_other_members(self, manifest: Manifest) -> None:
-        """Refuses settings other than those by which the pairs were counted.
-
-        By these a tar would have other pairs, which a run would notice when it opens the tar.
-        """
-        prefix = prefix_of(self.key)
-        for name in ("keys", "image"):
-            setting = getattr(self.members, name)
-            for row in manifest.shards:
-                made = getattr(row, name)
-                if made is None or made == setting:
-                    continue
-                what = " is not set" if setting is None else f"={setting}"
-                raise UserError(
-                    f"{prefix}{name}{what}, and {manifest.source} was made with {name}={made}; "
-                    f"give {prefix}{name}={made}, or make the manifest anew"
-                )

@@ -66,7 +66,8 @@ class Source:
         stall: Seconds without progress after which one attempt is given up.
         tries: Failures after which it is given up; None: as many as the patience allows.
         contact: Seconds in which a first answer must come, of whatever status; None: no such limit.
-            Each attempt before that is told.
+            Until then, each failed attempt prints a line.
+        if_silent: What to check if no first answer comes, for the error.
     """
 
     options: Mapping[str, object]
@@ -74,6 +75,7 @@ class Source:
     stall: float
     tries: int | None = None
     contact: float | None = None
+    if_silent: str = "check the network, and its proxy (https_proxy)"
 
     def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
         """Asks for a size or a listing: for anything that shows no progress while it runs.
@@ -118,39 +120,39 @@ class Source:
         # From the second try on with connections of its own: those of before may be stuck.
         failures = _Failures(url)
         pause = _FIRST_PAUSE
-        contact = time.monotonic() + (self.contact or math.inf)
+        contact_by = time.monotonic() + (self.contact or math.inf)
+        is_reached = self.contact is None
         while True:
             try:
                 return once(*filesystem(url, self.options, anew=failures.count > 0))
             except UserError:
                 raise
             except Exception as error:  # each store has errors of its own kind
-                if is_answer(error):
-                    contact = math.inf
+                is_reached = is_reached or is_answer(error)
                 if told := told_to_wait(error):
                     self._wait_as_told(url, *told, deadline)
                     continue
                 failures.add(error)
 
-            until = min(deadline, contact)
+            until = deadline if is_reached else min(deadline, contact_by)
             if time.monotonic() + pause > until or failures.count == self.tries:
-                raise self._given_up(failures, in_contact=contact < deadline)
+                raise self._given_up(failures, never_answered=not is_reached)
 
             # Jitter: otherwise all nodes of a cluster would come back at the same moment.
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            if pause == _TOLD_AT or contact < math.inf:
+            if pause == _TOLD_AT or not is_reached:
                 left = max(until - time.monotonic(), 0)
                 line = f"align_train: {url}: {failures.reason}; trying again for {left:.0f} s"
                 print(line, file=sys.stderr, flush=True)
 
-    def _given_up(self, failures: _Failures, *, in_contact: bool) -> Unreachable:
-        """The error of a source that has not answered. in_contact: it has never done so."""
+    def _given_up(self, failures: _Failures, *, never_answered: bool) -> Unreachable:
+        """The error of a source that has not answered. never_answered: not even by a status."""
         within = f" in {self.patience:g} s (data.staging.patience)"
         fix = ""
-        if in_contact:
+        if never_answered:
             within = f" in {self.contact:g} s, without a first answer"
-            fix = "; check the network, its proxy (https_proxy), and HF_ENDPOINT"
+            fix = f"; {self.if_silent}"
         return Unreachable(
             f"{failures.url}: cannot be fetched; given up after {failures.count} attempts"
             f"{within if self.tries is None else ''}, the last: {failures.reason}{fix}"

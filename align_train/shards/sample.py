@@ -40,6 +40,11 @@ class Value:
     texts: list[str] = field(default_factory=list)
     example: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is null, or a text or list without anything in it."""
+        return self.kind in ("null", "empty list") or (self.kind == "text" and not self.texts)
+
 
 @dataclass(frozen=True)
 class SampledPair:
@@ -59,9 +64,12 @@ class SampledPair:
 
     def texts(self, place: object) -> list[str]:
         """The texts in a place, as `data.caption` names it; none if there are none."""
-        name = str(place)
-        value = self.fields.get(name) or self.members.get(name)
+        value = self.value(str(place))
         return value.texts if value else []
+
+    def value(self, place: str) -> Value | None:
+        """The field or member of a place; None if the pair has none."""
+        return self.fields.get(place) or self.members.get(place)
 
 
 def sample(path: Path, members: Members = ANY, most: int = PAIRS) -> list[SampledPair]:

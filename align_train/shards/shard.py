@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.shards.caption import NO_TEXT, SECOND, CaptionSource, parse_json
-from align_train.shards.members import ANY, Members, MemberTable, member_table, split
+from align_train.shards.key_rule import member_table
+from align_train.shards.members import ANY, Members, MemberTable, split
 from align_train.shards.tar_index import ODD_TYPES, load_index
 
 

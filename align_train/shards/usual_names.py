@@ -8,7 +8,7 @@ from collections.abc import Iterable
 # Whole lists of captions, each of an image.
 LISTS = ("captions", "texts", "sentences.raw", "sentences")
 
-# Of fields of JSON, and of columns of tables, the likeliest first. data/README.md has them too.
+# Of fields of JSON, and of columns of tables, the likeliest first. docs/data.md has them too.
 FIELDS = (
     *LISTS,
     "caption",
@@ -25,6 +25,7 @@ FIELDS = (
 MEMBERS = ("txt", *(name for name in FIELDS if "." not in name))
 
 _NUMBER = re.compile(r"(\D*)(\d{1,4})(\D*)")
+_BESIDE_NUMBERS = "._- "
 
 
 def is_usual_member(extension: str) -> bool:
@@ -32,24 +33,39 @@ def is_usual_member(extension: str) -> bool:
     return extension.rpartition(".")[2] in MEMBERS
 
 
+def is_usual_json(extension: str) -> bool:
+    """Whether a JSON member may be a list of captions by its name: `json`, `captions.json`."""
+    if extension == "json":
+        return True
+    name, dot, ending = extension.rpartition(".")
+    return bool(dot) and ending == "json" and (not name or is_usual_member(name))
+
+
 def numbered(names: Iterable[str]) -> list[list[str]]:
     """Finds usual names that differ by a number only: `caption0.txt`, `caption1.txt`, ….
 
     Args:
-        names: Extensions, or names of fields, in lower case.
+        names: Extensions, or names of fields, in lower case, each once.
 
     Returns:
-        Lists of at least two names, each in the order of its numbers.
+        Lists of at least two names, each in the order of its numbers; `caption01` and `caption1`
+        are two names.
     """
-    families: dict[tuple[str, str], dict[int, str]] = {}
+    families: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name in names:
         if found := _NUMBER.fullmatch(name):
             begin, number, end = found.groups()
-            families.setdefault((begin, end), {}).setdefault(int(number), name)
+            families.setdefault((begin, end), []).append((int(number), name))
 
     lists = []
     for (begin, end), family in families.items():
-        stem = f"{begin}{end}".strip("._- ")
-        if len(family) > 1 and is_usual_member(stem):
-            lists.append([family[number] for number in sorted(family)])
+        if len(family) > 1 and _is_usual_family(begin, end):
+            lists.append([name for _, name in sorted(family)])
     return lists
+
+
+def _is_usual_family(begin: str, end: str) -> bool:
+    """Whether names are usual without their numbers."""
+    if end.endswith(".json"):
+        return is_usual_json(f"{begin.rstrip(_BESIDE_NUMBERS)}{end}")
+    return is_usual_member(f"{begin}{end}".strip(_BESIDE_NUMBERS))

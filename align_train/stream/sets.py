@@ -176,7 +176,7 @@ def say_found(
     if is_first_process():
         place = shards if isinstance(shards, str) else ", ".join(shards)
         what = "labels" if labels else "captions"
-        print(f"{shown(place)}: {what} in {shown(caption)}, found out", flush=True)
+        print(f"{shown(place)}: {what} in {CaptionSource.parse(caption)}, found out", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from align_train.errors import UserError, shown, shown_names
+from align_train.shards.left_out import counted
 
 from ..tables.rows import Row, Table
 
@@ -70,7 +71,7 @@ class Chosen:
         """Of COCO, Karpathy's `train` is 82,783 of 113,287 images that papers train on."""
         if "train" in values and _REST in others:
             both = shown_names([*values, _REST]).replace(", ", ",")
-            print(f"{_REST}: {others[_REST]:,} rows not taken; where.{column}=[{both}]")
+            print(f"{_REST}: {counted(others[_REST], 'row')} not taken; where.{column}=[{both}]")
 
 
 def _counts(numbers: Mapping[str, int]) -> str:
@@ -78,7 +79,7 @@ def _counts(numbers: Mapping[str, int]) -> str:
     if len(numbers) > _MOST_KINDS:
         return f"{sum(numbers.values()):,} rows with {len(numbers):,} values"
     parts = [f"{shown(value) or 'no value'} {number:,}" for value, number in numbers.items()]
-    return f"{', '.join(parts)} rows"
+    return f"{', '.join(parts)} {'row' if sum(numbers.values()) == 1 else 'rows'}"
 
 
 def _values(column: str, setting: object) -> list[str]:

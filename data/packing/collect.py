@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from align_train.errors import UserError, printable, shown_names
 from align_train.shards.caption import is_unicode
-from align_train.shards.left_out import LeftOut
+from align_train.shards.left_out import LeftOut, counted
 
 from ..tables.rows import NOT_DECODED, Asked, NoText, Row, Table
 from .chosen import Chosen
@@ -84,7 +84,7 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
             for column in names.texts:
                 _add_texts(texts, row, column, separator, left_out)
     chosen.refuse_unmet()
-    said = f"{names}, {table.form}, {total:,} rows"
+    said = f"{names}, {table.form}, {counted(total, 'row')}"
     if isinstance(table, ImagesAndTexts):
         said = f"{total:,} {table.said(names.texts)}"
     print(named(f"{printable(table.name)}: {said}"))

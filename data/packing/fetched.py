@@ -173,6 +173,12 @@ class _One:
         return self._fetch_all(found)
 
     def _fetch_folder(self) -> list[Path]:
+        plain = _without_query(self.url)
+        if plain != self.url:
+            raise UserError(
+                f"source={shown(self.url)}: a folder is listed at a URL without a query; give "
+                f"source={shown(plain)}, or a table, whose name has an ending such as .csv"
+            )
         found = self._listed(self.base, lambda fs, path: fs.find(path))
         prefix = f"{self.base}/"
         inner = [url for url in found if url.startswith(prefix) and not url.endswith("/")]

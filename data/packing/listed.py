@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from align_train.errors import UserError, printable, shown, shown_names
-from align_train.shards.left_out import LeftOut
+from align_train.shards.left_out import LeftOut, counted
+from align_train.shards.remote import is_url
 
 from ..tables.rows import NOT_UTF8
 
@@ -23,8 +24,10 @@ class Listed:
             path: A file with a name on each line; None: there is no list.
 
         Raises:
-            UserError: There is no such file, or nothing in it, or it is no text.
+            UserError: There is no such file here, or nothing in it, or it is no text.
         """
+        if path is not None and is_url(path):
+            raise UserError(f"names={shown(path)}: expected a file here; download it first")
         self._path = printable(path or "")
         self._listed = dict.fromkeys(() if path is None else _lines(Path(path).expanduser()))
         self._is_all = path is None
@@ -58,8 +61,8 @@ class Listed:
         """Yields a line that counts the images in the list, and those that are not in it."""
         if not self._is_all:
             yield (
-                f"names={self._path}: {len(self._taken):,} images taken, {len(self._others):,} "
-                f"not in the list"
+                f"names={self._path}: {counted(len(self._taken), 'image')} taken, "
+                f"{len(self._others):,} not in the list"
             )
 
     def count_absent(self, left_out: LeftOut) -> None:

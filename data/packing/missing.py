@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align_train.errors import UserError, shown_names
+from align_train.shards.left_out import are, counted
 
 from .images import ImageFile, Pair
 from .left_out import LeftOutList
@@ -48,8 +49,8 @@ def without_missing(
         where = f"they are in {found}: root={found}" if found else "check path and root"
         how = f"{where}{f', or: {HOW_TO_SKIP}' if there else ''}"
         raise UserError(
-            f"{len(missing):,} of {len(pairs):,} images are missing, first "
-            f"{shown_names(missing[:_NAMED])} in {root}; {how}"
+            f"{len(missing):,} of {counted(len(pairs), 'image')} {are(len(missing))} missing, "
+            f"first {shown_names(missing[:_NAMED])} in {root}; {how}"
         )
     for name in missing:
         left_out.add(MISSING, name)

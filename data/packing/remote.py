@@ -91,9 +91,11 @@ class Places:
             return ImageFile(str(Path(path)), self.root)
 
         name = Path(path).as_posix()
-        # A web server reads % and # as signs; a store's keys are as they are.
-        spelled = quote(name) if self.root.startswith(("http://", "https://")) else name
-        return RemoteImage(name, f"{self.root.rstrip('/')}/{spelled}", self._source)
+        if not self.root.startswith(("http://", "https://")):
+            return RemoteImage(name, f"{self.root.rstrip('/')}/{name}", self._source)
+        # A web server reads % and # as signs. The query may sign all that is below the root.
+        base, mark, query = self.root.partition("?")
+        return RemoteImage(name, f"{base.rstrip('/')}/{quote(name)}{mark}{query}", self._source)
 
 
 def _cat(fs: Any, path: str) -> bytes:

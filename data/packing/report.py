@@ -8,6 +8,7 @@ from pathlib import Path
 
 from align_train.errors import printable, shown
 from align_train.figures.sheets import contact_sheet, save_sheet
+from align_train.shards.left_out import counted
 
 from .held_out import FOLDER as HELD_OUT
 from .left_out import FILE, LeftOutList
@@ -49,12 +50,15 @@ def report(
     """
     counts = [len(texts) for texts in written.texts]
     yield (
-        f"{to}: {len(counts):,} pairs with {sum(counts):,} texts in {written.shards:,} shards, "
-        f"of {rows:,} rows"
+        f"{to}: {counted(len(counts), 'pair')} with {counted(sum(counts), 'text')} in "
+        f"{counted(written.shards, 'shard')}, of {counted(rows, 'row')}"
     )
     if written.held_out:
-        texts = sum(map(len, written.held_out))
-        yield f"{to / HELD_OUT}: {len(written.held_out):,} pairs with {texts:,} texts, held out"
+        pairs = counted(len(written.held_out), "pair")
+        texts = counted(sum(map(len, written.held_out)), "text")
+        yield f"{to / HELD_OUT}: {pairs} with {texts}, held out"
+    if written.fewer():
+        yield written.fewer()
     mean = sum(counts) / len(counts)
     yield f"captions of a pair: {min(counts)} to {max(counts)}, {mean:.1f} on average"
     yield from notes

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from random import Random
 
 from tqdm import tqdm
 
 from align_train.errors import UserError, shown
+from align_train.shards.left_out import are, counted
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.source_name import CAPTIONS, FIELD
 from align_train.shards.write import write_shard
@@ -19,7 +21,7 @@ from align_train.stream.wordpiece import train_tokenizer
 from .ahead import Content, contents
 from .content import NoImage, packed
 from .held_out import FOLDER, HeldOut
-from .images import Image, Pair
+from .images import Image, Pair, Spool
 from .left_out import LeftOutList
 from .missing import HOW_TO_SKIP, MISSING
 from .remote import NotFetched
@@ -35,7 +37,11 @@ Members = tuple[str, Mapping[str, bytes]]
 
 
 def write(
-    pairs: Sequence[Pair], folder: Path, settings: PackSettings, left_out: LeftOutList
+    pairs: Sequence[Pair],
+    folder: Path,
+    settings: PackSettings,
+    left_out: LeftOutList,
+    spool: Spool,
 ) -> Written:
     """Writes shards, the manifest and, if the setting asks for one, a vocabulary.
 
@@ -44,6 +50,7 @@ def write(
         folder: Is made.
         settings: Those of the command.
         left_out: Counts the images that are not packed.
+        spool: Keeps images that would be fetched twice.
 
     Returns:
         What was written.
@@ -51,13 +58,14 @@ def write(
     Raises:
         UserError: Too many images are bad or held out, or the disk is full.
     """
-    written = Written(settings, len(pairs), left_out)
+    written = Written(settings, len(pairs), left_out, spool)
     with tqdm(total=len(pairs), desc="packing", unit="pair") as bar:
-        members = written.members(pairs, bar)
+        members = written.training_members(pairs, bar)
         written.shards = _write_shards(members, folder, settings.pairs_per_shard)
     written.refuse_none()
     if settings.held_out:
         _write_shards(written.held_out_members(), folder / FOLDER, settings.pairs_per_shard)
+        written.refuse_none_held_out()
 
     if settings.vocabulary:
         train_tokenizer(
@@ -90,13 +98,19 @@ class Written:
         shards: How many there are.
     """
 
-    def __init__(self, settings: PackSettings, pairs: int, left_out: LeftOutList) -> None:
+    def __init__(
+        self, settings: PackSettings, pairs: int, left_out: LeftOutList, spool: Spool
+    ) -> None:
         """Begins with nothing.
 
         Args:
             settings: Those of the command.
             pairs: How many are to be written.
             left_out: Counts the images that are not packed.
+            spool: Keeps images that would be fetched twice.
+
+        Raises:
+            UserError: `held_out` would leave no pair to train on.
         """
         self.texts: list[list[str]] = []
         self.held_out: list[list[str]] = []
@@ -105,31 +119,55 @@ class Written:
         self._left_out = left_out
         self._settings = settings
         self._pairs = pairs
-        self._drawn = HeldOut(settings.held_out, pairs)
-        self._to_hold_out: list[Pair] = []
+        self._choice = HeldOut(settings.held_out, pairs, spool)
+        self._to_hold_out: list[Pair] | None = None  # None: not all images are read yet
         self._most = settings.max_bad_share * max(pairs, _LEAST_JUDGED)
         self._bad = 0
         self._first = ""
 
-    def members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
-        """Yields the key and the members of each pair whose image is good, to train on."""
+    def training_members(self, pairs: Sequence[Pair], bar: tqdm[None]) -> Iterator[Members]:
+        """Yields the key and the members of each pair whose image is good, to train on.
+
+        Reads all images, which decides about those that are held out.
+        """
         for pair, extension, image in self._good(pairs, bar):
             try:
-                if self._drawn.puts_aside(pair, image):
+                if self._choice.is_candidate(pair, image):
                     continue
             except BadImage as error:
                 self._add_bad(pair.image, error)
                 continue
-            yield self._members(pair, extension, image, self.texts)
+            yield self._members(pair, extension, image, held_out=False)
 
-        self._to_hold_out, others = self._drawn.split(len(self.texts))
+        self._to_hold_out, others = self._choice.decide(len(self.texts))
+        # Equal images next to each other would make batches of one image.
+        Random(self._settings.seed).shuffle(others)
         for pair, extension, image in self._good(others):
-            yield self._members(pair, extension, image, self.texts)
+            yield self._members(pair, extension, image, held_out=False)
 
     def held_out_members(self) -> Iterator[Members]:
-        """Yields those of the pairs to evaluate on; `members` must have ended."""
+        """Yields those of the pairs to evaluate on.
+
+        Raises:
+            RuntimeError: Not all of `training_members` was read before.
+        """
+        if self._to_hold_out is None:
+            raise RuntimeError("which pairs are held out is known when all images are read")
         for pair, extension, image in self._good(self._to_hold_out):
-            yield self._members(pair, extension, image, self.held_out)
+            yield self._members(pair, extension, image, held_out=True)
+
+    def fewer(self) -> str:
+        """A line if fewer pairs are held out than the setting asks for, else nothing."""
+        held_out, wanted = len(self.held_out), self._choice.wanted
+        if held_out >= wanted:
+            return ""
+        why = "some of their images were good at first, and could not be read again"
+        if self._choice.repeats:
+            why = (
+                f"of the next images each comes {self._choice.repeats:,} times or more, and equal "
+                f"images are not parted"
+            )
+        return f"held out {counted(held_out, 'pair')}, not {wanted:,}: {why}"
 
     def _good(
         self, pairs: Sequence[Pair], bar: tqdm[None] | None = None
@@ -147,16 +185,16 @@ class Written:
             else:
                 yield pair, extension, image
 
-    def _members(self, pair: Pair, extension: str, image: bytes, texts: list[list[str]]) -> Members:
-        """Notes a pair among the written ones. texts: those of its side."""
-        if texts is self.texts:
+    def _members(self, pair: Pair, extension: str, image: bytes, *, held_out: bool) -> Members:
+        """Notes a pair among the written ones of its side."""
+        if not held_out:
             self.sample.offer(pair, image)
         # A name may be any bytes.
         name = pair.image.name.encode("utf-8", "backslashreplace").decode()
         record = json.dumps({CAPTIONS: pair.texts, FIELD: name}, ensure_ascii=False)
         # Keys are unique among all shards.
         key = f"{len(self.texts) + len(self.held_out):09d}"
-        texts.append(pair.texts)
+        (self.held_out if held_out else self.texts).append(pair.texts)
         # The first text is a member too, for readers that expect one caption.
         return key, {extension: image, "txt": pair.texts[0].encode(), "json": record.encode()}
 
@@ -189,10 +227,18 @@ class Written:
             self._bad = self._pairs
             self._refuse("hence no pair is left")
 
+    def refuse_none_held_out(self) -> None:
+        """Refuses shards without a held-out pair."""
+        if not self.held_out:
+            raise UserError(
+                f"held_out={self._settings.held_out:g}: none of the images that were chosen could "
+                f"be read again; first {self._first}; repair them or leave them out"
+            )
+
     def _refuse(self, why: str) -> None:
         raise UserError(
-            f"{self._bad:,} of {self._pairs:,} images are bad, {why}; first {self._first}; "
-            f"repair them or leave them out"
+            f"{self._bad:,} of {counted(self._pairs, 'image')} {are(self._bad)} bad, {why}; first "
+            f"{self._first}; repair them or leave them out"
         )
 
 

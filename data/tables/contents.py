@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, median
 
 from align_train.errors import printable, shown
+from align_train.shards.best_caption import with_image
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.found_caption import spelled_captions
+from align_train.shards.found_caption import shortened, spelled_captions
+from align_train.shards.left_out import counted
 from align_train.shards.manifest import Manifest
 from align_train.shards.members import Members
 from align_train.shards.sample import PAIRS, SampledPair, Value, extensions, fields, sample
@@ -23,6 +25,9 @@ _SHARDS = 3  # the first, a middle and the last one
 _IMAGES = 24  # are decoded, for their sizes
 _LONGEST_NAME = 32
 _LONGEST_EXAMPLE = 60  # characters
+_MOST_NAMED = 8  # images in a line
+
+_MAX_BAD_SHARE = 0.1  # conf/data/webdataset.yaml's
 
 
 def contents_of(
@@ -48,11 +53,11 @@ def contents_of(
     pairs: list[SampledPair] = []
     for url in chosen:
         pairs += sample(cache.local(url, cache.size(url)), members)
-    shards = f"{len(chosen)} shard{'s' if len(chosen) > 1 else ''}"
+    shards = counted(len(chosen), "shard")
     yield from held(pairs, shards)
     yield from _missing(pairs, caption)
     yield f"captions: {spelled_captions(caption, pairs)}"
-    yield f"settings that fit: {shlex.join(settings_of(caption, members))}"
+    yield from _fit(pairs, caption, members)
 
 
 def held(pairs: Sequence[SampledPair], where: str) -> Iterator[str]:
@@ -124,13 +129,51 @@ def _missing(pairs: Sequence[SampledPair], caption: CaptionSource) -> Iterable[s
         hold = "image member holds" if len(false) == 1 else "image members hold"
         yield f"{len(false)} {hold} something else, first {shown(false[0])}"
 
-    silent = []
-    for pair in pairs:
-        if pair.image is not None and not any(map(pair.texts, caption.places)):
-            silent.append(pair.key)
+    silent = [pair for pair in with_image(pairs) if _is_silent(pair, caption)]
     if silent:
         have = "image has" if len(silent) == 1 else "images have"
-        yield f"{len(silent)} {have} no text in {caption}, first {shown(silent[0])}"
+        # Whoever counts the pairs of a tar knows of these alone.
+        absent = sum(not _has_member(pair, caption) for pair in silent)
+        of_these = f" ({absent} of them no {caption.members})" if 0 < absent < len(silent) else ""
+        first = shown(silent[0].key)
+        yield f"{len(silent)} {have} no text in {shortened(caption)}{of_these}, first {first}"
+
+
+def _fit(pairs: Sequence[SampledPair], caption: CaptionSource, members: Members) -> Iterable[str]:
+    """Names the settings that fit; or those that fit best, if a run would stop at bad pairs."""
+    line = " ".join(map(printable, _short_settings(caption, members)))
+    whole = with_image(pairs)
+    bad = [pair for pair in whole if _is_bad(pair, caption)]
+    if len(bad) <= _MAX_BAD_SHARE * len(whole):
+        yield f"settings that fit: {line}"
+        return
+    yield f"settings that fit best: {line}"
+    yield (
+        f"a run would stop: {len(bad)} of {counted(len(whole), 'sampled pair')} are bad, and "
+        f"data.max_bad_share={_MAX_BAD_SHARE:g} allows fewer; give another caption=…, or the run a "
+        f"larger share"
+    )
+
+
+def _short_settings(caption: CaptionSource, members: Members) -> Iterator[str]:
+    """The settings for the eye: of many places the first ones. The next command has them all."""
+    for setting in settings_of(caption, members):
+        is_short = len(caption.places) <= _MOST_NAMED or not setting.startswith("data.caption=")
+        yield shlex.quote(setting) if is_short else f"data.caption={shortened(caption)}"
+
+
+def _is_bad(pair: SampledPair, caption: CaptionSource) -> bool:
+    """Whether a run would replace a pair that has an image."""
+    assert pair.image is not None
+    return pair.members[pair.image].kind != "image" or _is_silent(pair, caption)
+
+
+def _is_silent(pair: SampledPair, caption: CaptionSource) -> bool:
+    return not any(map(pair.texts, caption.places))
+
+
+def _has_member(pair: SampledPair, caption: CaptionSource) -> bool:
+    return any(place.extension in pair.members for place in caption.places)
 
 
 def _several_images(pairs: Sequence[SampledPair]) -> Iterable[str]:
@@ -141,8 +184,10 @@ def _several_images(pairs: Sequence[SampledPair]) -> Iterable[str]:
         others.update(name for name, value in kinds if value.kind == "image" and name != pair.image)
     if others:
         used = Counter(pair.image for pair in pairs if pair.image).most_common(1)[0][0]
-        names = ", ".join(f"data.image={printable(name)}" for name in others)
-        yield f"names have several images: {printable(used)} is read; {names} would read another"
+        names = [f"data.image={shown(name)}" for name in others]
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        named = f"{', '.join(names[:_MOST_NAMED])}{more}"
+        yield f"names have several images: {printable(used)} is read; {named} would read another"
 
 
 def settings_of(caption: CaptionSource | None, members: Members) -> list[str]:

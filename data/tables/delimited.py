@@ -76,7 +76,7 @@ class DelimitedText:
         elif self._is_quoted():
             fix = f"a cell that holds a {word} stands in quotes"
         else:
-            fix = "mend it"
+            fix = "remove the extra cells"
         return UserError(
             f"{self.name}, line {line}: expected {len(self.columns)} columns between {word}s, "
             f"found {found}; {fix}"
@@ -139,5 +139,5 @@ def _counts(sample: Sequence[str], delimiter: str) -> list[int]:
 
 
 def _is_empty(row: Sequence[str]) -> bool:
-    """Whether a line had nothing but blanks; one of delimiters alone has cells."""
+    """Whether a line has nothing but blanks. A line of delimiters alone is not empty."""
     return not row or (len(row) == 1 and not row[0].strip())

@@ -23,6 +23,7 @@ from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.find import ends_with, find_files, is_foreign
+from align_train.shards.left_out import counted
 from align_train.shards.manifest import Shard
 from align_train.shards.remote import is_url
 
@@ -97,8 +98,8 @@ def finished_shards(
 
     with threads(_READERS) as pool:
         columns = [place.field or "caption" for place in caption.places]
-        counted = pool.map(partial(_counted, cache=cache, columns=columns), finished)
-        bar = tqdm(counted, total=len(finished), desc="reading statistics", delay=1, leave=False)
+        results = pool.map(partial(_counted, cache=cache, columns=columns), finished)
+        bar = tqdm(results, total=len(finished), desc="reading statistics", delay=1, leave=False)
         counts = [(shard, bare) for shard, bare in bar if shard.pairs]
 
     _say_without_text(counts, columns, caption)
@@ -113,13 +114,14 @@ def _say_without_text(
     bare = sum(count for _, count in counts)
     if bare and bare == pairs:
         raise UserError(
-            f"{counts[0][0].url}: none of the {pairs:,} pairs has a text; img2dataset's tables "
-            f"have none in a column {' or '.join(columns)}: download with --caption_col, or set "
-            f"caption (now {caption})"
+            f"{counts[0][0].url}: none of the {counted(pairs, 'pair')} has a text; img2dataset's "
+            f"tables have none in a column {' or '.join(columns)}: download with --caption_col, or "
+            f"set caption (now {caption})"
         )
     if bare:
         first = next(shard.url for shard, count in counts if count)
-        print(f"{bare:,} of {pairs:,} pairs have no text, first in {first}")
+        have = "has" if bare == 1 else "have"
+        print(f"{bare:,} of {counted(pairs, 'pair')} {have} no text, first in {first}")
 
 
 def _names(folder: str, pattern: str, cache: ShardCache) -> list[str]:

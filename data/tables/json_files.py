@@ -9,7 +9,7 @@ from pathlib import Path
 
 from align_train.errors import UserError, shown, shown_names
 
-from .objects import JsonLines, JsonList, parsed
+from .objects import JsonLines, JsonList, parse_strict
 from .rows import NOT_UTF8
 
 _LINES = (".jsonl", ".ndjson")
@@ -27,7 +27,7 @@ def open_json(path: Path) -> JsonLines | JsonList:
         return JsonLines(path)
 
     try:
-        content = parsed(path.read_text(encoding="utf-8-sig"))
+        content = parse_strict(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {NOT_UTF8.format(error)}") from None
     except (ValueError, RecursionError) as error:

@@ -91,7 +91,7 @@ class JsonLines:
     def _parsed(self, number: int, line: str) -> tuple[object, str]:
         place = f"{self.name}, line {number}"
         try:
-            return parsed(line), place
+            return parse_strict(line), place
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{place}: no JSON ({shown(str(error))}), it begins {shown(line.strip(), 40)}; "
@@ -99,7 +99,7 @@ class JsonLines:
             ) from None
 
 
-def parsed(text: str) -> object:
+def parse_strict(text: str) -> object:
     """What a JSON text holds.
 
     Raises:
@@ -110,11 +110,11 @@ def parsed(text: str) -> object:
 
 
 def _without_twins(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has the name '{twin}' twice")
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"an object has the name '{shown(name, 40)}' twice")
+        found[name] = value
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from align_train.errors import UserError, shown_names
+from align_train.shards.left_out import counted
 
 from .rows import Asked, Row, Table
 
@@ -36,7 +37,7 @@ class SeveralTables:
                     f"has {shown_names(first.columns)}; tables of one source have the same ones"
                 )
         forms = dict.fromkeys(table.form for table in tables)
-        self.form = f"{len(tables):,} files, {' and '.join(forms)}"
+        self.form = f"{counted(len(tables), 'file')}, {' and '.join(forms)}"
 
     def rows(self, asked: Asked) -> Iterator[Row]:
         """Reads the rows of all."""

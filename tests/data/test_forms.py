@@ -138,7 +138,7 @@ def test_orphans_of_an_imagefolder_are_counted_on_both_sides(tmp_path: Path) -> 
     with pytest.raises(UserError, match="no images with a text in sidecar; there are 4 missing"):
         pack.run(pack_settings(source, tmp_path / "packed"))
     (source / "metadata.csv").write_text("file_name,text\na.png,one\ngone.png,two\n")
-    with pytest.raises(UserError, match=r"1 of 2 images are missing, first gone\.png"):
+    with pytest.raises(UserError, match=r"1 of 2 images is missing, first gone\.png"):
         pack.run(pack_settings(source, tmp_path / "packed"))
     (source / "metadata.csv").write_text("name,text\na.png,one\n")
     with pytest.raises(UserError, match=r"metadata\.csv has no column 'file_name'"):
@@ -156,8 +156,8 @@ def test_splits_are_counted_and_restval_is_not_forgotten(
     pack.run(pack_settings(table, tmp_path / "train", where={"split": "train"}))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == [
-        "where.split: train 1 rows; not taken: restval 1, val 1, test 1 rows",
-        "restval: 1 rows not taken; where.split=[train,restval]",
+        "where.split: train 1 row; not taken: restval 1, val 1, test 1 rows",
+        "restval: 1 row not taken; where.split=[train,restval]",
     ]
     assert captions(tmp_path / "train") == {
         IMAGES["a.png"]: {f"caption {index}" for index in range(7)}

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shlex
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from align_train.errors import UserError
+from align_train.cluster.interruption import catching
+from align_train.errors import Interrupted, UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.found_caption import found_caption
 from align_train.shards.members import Members
 from align_train.shards.resolve import resolve
 from align_train.shards.write import write_shard
+from data import manifest
 from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
 from tests.support.shards import TXT
@@ -67,7 +71,9 @@ def test_the_command_reports_what_shards_hold(tmp_path: Path) -> None:
         "1 image has no text in txt, first 3",
         "1 image member holds something else, first 5.jpg",
         "names have several images: jpg is read; data.image=seg.png would read another",
-        "settings that fit: data.caption=txt",
+        "settings that fit best: data.caption=txt",
+        "a run would stop: 2 of 5 sampled pairs are bad, and data.max_bad_share=0.1 allows fewer; "
+        "give another caption=…, or the run a larger share",
     ):
         assert row in table
     # As data.pack's: with sizes, a batch and a name.
@@ -104,6 +110,23 @@ def test_the_report_names_the_captions_that_a_run_takes(
     taken = found_caption(str(tmp_path / "in" / "manifest.jsonl"), cache=ShardCache())
     assert taken == caption
     assert f"captions: {CaptionSource.parse(taken)}, 2 a pair" in told
+    assert told.endswith("one pair is too few to train on\n")
+
+
+def test_the_counts_of_bad_pairs_agree(tmp_path: Path) -> None:
+    image = plain_image((0, 0, 0), "JPEG")
+    texts = [b'["a"]', b"[1]", b"[]", None]
+    pairs = []
+    for index in range(20):
+        text = texts[index % 4]
+        pairs.append((f"{index:02}", {"jpg": image} | ({"json": text} if text else {})))
+    write_shard(tmp_path / "in" / "0.tar", pairs)
+    done = run("shards=in", "caption=json", cwd=tmp_path, module="data.manifest")
+    assert "bad pairs: 5 images without .json (first" in done.stderr
+    assert "15 images have no text in json (5 of them no .json), first 01" in done.stdout
+    warning, command = done.stdout.splitlines()[-2:]
+    assert warning.startswith("a run would stop: 15 of 20 sampled pairs are bad")
+    assert command.startswith("next: ")
 
 
 def test_shards_without_a_usual_caption_are_shown_before_they_are_refused(tmp_path: Path) -> None:
@@ -136,10 +159,70 @@ def test_a_manifest_is_refused_with_other_members_than_it_was_counted_by(tmp_pat
             found_caption(made, members=members, cache=ShardCache())
 
     # The rules are no part of the data's identity: a run that was told them goes on.
-    manifest = resolve(made, caption=TXT, members=Members("jpg", "last_dot"))
-    plain = [replace(shard, image=None, keys=None) for shard in manifest.shards]
-    assert manifest.pairs == 2
-    assert replace(manifest, shards=tuple(plain)).identity == manifest.identity
+    opened = resolve(made, caption=TXT, members=Members("jpg", "last_dot"))
+    plain = [replace(shard, image=None, keys=None) for shard in opened.shards]
+    assert opened.pairs == 2
+    assert replace(opened, shards=tuple(plain)).identity == opened.identity
+
+
+@pytest.mark.parametrize(
+    ("patched", "left"),
+    [
+        ("_found_caption", "no manifest is written, and the same command begins anew"),
+        ("contents_of", "in/manifest.jsonl is complete, without a report"),
+    ],
+)
+def test_a_signal_says_whether_the_manifest_is_written(
+    patched: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {"jpg": plain_image((0, 0, 0), "JPEG"), "txt": b"text"}
+    write_shard(tmp_path / "in" / "0.tar", [("0", pair)])
+    settings = manifest.ManifestSettings(
+        shards=[str(tmp_path / "in")],
+        to=None,
+        caption=None if patched == "_found_caption" else "txt",
+        image=None,
+        keys=None,
+        storage_options=None,
+    )
+    monkeypatch.setattr(manifest, patched, _interrupt)
+    with catching(), pytest.raises(Interrupted, match=f"^stopped by Ctrl-C; .*{left}$"):
+        manifest.run(settings)
+    assert (tmp_path / "in" / "manifest.jsonl").exists() == left.startswith("in/")
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        (['"keys": "middle_dot"'], r"line 1: keys=middle_dot: expected first_dot or last_dot$"),
+        (["", '"keys": ""'], r"line 2: keys='': expected first_dot or last_dot$"),
+        (['"keys": 5'], r"line 1: keys=5: expected first_dot or last_dot$"),
+        (['"image": "a\\u001bb"'], r"line 1: image='a\\x1bb': expected a member such as 'jpg'"),
+        (['"image": ["jpg"]'], r"line 1: image=\['jpg'\]: expected a member"),
+        (['"image": ".PNG"'], r"^data\.image is not set, .* give data\.image=png, or"),
+        ([f'"image": "{"x" * 200}"'], r"give data\.image=x{79}…, or"),
+        (
+            ['"keys": "last_dot"', "", '"keys": "first_dot"'],
+            r"rows disagree: keys=last_dot in line 1, keys=first_dot in line 3; make",
+        ),
+    ],
+)
+def test_rows_with_wrong_settings_are_refused_by_their_line(
+    rows: list[str], error: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "manifest.jsonl"
+    row = '{"shard": "0.tar", "pairs": 1, "bytes": 1'
+    path.write_text("".join(f"{row}{', ' if more else ''}{more}}}\n" for more in rows))
+    with pytest.raises(UserError, match=error):
+        resolve(str(path), caption=TXT)
+
+    # Spelled otherwise it is the same setting.
+    if "PNG" in rows[0]:
+        assert resolve(str(path), caption=TXT, members=Members("png")).pairs == 1
 
 
 @pytest.mark.parametrize(

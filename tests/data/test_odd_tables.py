@@ -143,6 +143,7 @@ REFUSED = {
     "an empty file": ("t.csv", "\n", "has no rows"),
     "lines of nothing": ("t.jsonl", "\n \n", "has no rows"),
     "cells forgotten": ("t.csv", "path,text\na.png\n", "found 1; add the cells that are missing"),
+    "cells too many": ("t.tsv", "path\ttext\na.png\tx\ty\n", "found 3; remove the extra cells"),
     "a name twice": (
         "t.jsonl",
         '{"path":"a.png","text":"x"}\n{"path":"b.png","text":"x","text":"y"}\n',

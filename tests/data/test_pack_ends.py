@@ -53,7 +53,7 @@ def test_the_command_at_the_end_trains_and_names_stay_with_their_pairs(tmp_path:
         f"held_out={HELD_OUT}",
     )
     out = run(*words, cwd=tmp_path, module="data.pack").stdout
-    assert "my shards: 32 pairs with 64 texts in 1 shards, of 80 rows" in out
+    assert "my shards: 32 pairs with 64 texts in 1 shard, of 80 rows" in out
     assert "my shards/held_out: 8 pairs with 16 texts, held out" in out
     assert "captions of a pair: 2 to 2, 2.0 on average" in out
     assert out.count(" of its kind") == 6 and out.count("/photo ") == 3

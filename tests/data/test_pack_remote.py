@@ -71,15 +71,25 @@ def test_a_folder_at_a_url_is_packed_as_if_it_were_here(store: str, tmp_path: Pa
     }
 
 
-def test_a_query_is_no_part_of_a_tables_folder(tmp_path: Path) -> None:
+def test_a_query_is_no_part_of_a_folder(tmp_path: Path) -> None:
     """Signed URLs have slashes there."""
     served = tmp_path / "served" / "deep"
     name = next(iter(images(served)))
     (served / "pairs.csv").write_text(f"path,text\n{name},a text\n")
     with flaky_http(tmp_path / "served", fail=0.0) as server:
         pack.run(at(f"{server.url}/deep/pairs.csv?sign=a/b.c/d#e/f", tmp_path))
-    (record,) = packed_records(tmp_path / "packed").values()
-    assert record["source"] == name
+        # A root with a query signs all that is below it.
+        table, root = served / "pairs.csv", f"{server.url}/deep?sign=a/b"
+        pack.run(pack_settings(table, tmp_path / "rooted", root=root))
+        with pytest.raises(
+            UserError, match=r"listed at a URL without a query; give source=http.*p, "
+        ):
+            pack.run(at(f"{server.url}/deep?sign=a/b", tmp_path / "none"))
+        with pytest.raises(UserError, match=r"names=http://.*: expected a file here"):
+            pack.run(pack_settings(table, tmp_path / "listed", names=f"{server.url}/list.txt"))
+    for folder in ("packed", "rooted"):
+        (record,) = packed_records(tmp_path / folder).values()
+        assert record["source"] == name
 
 
 def test_images_by_urls_that_do_not_come_are_listed(
@@ -103,6 +113,22 @@ def test_images_by_urls_that_do_not_come_are_listed(
     listed = (tmp_path / "packed" / "left_out.tsv").read_text()
     assert f"missing images\t1\t{bad[0]}\tno such file there" in listed
     assert f"files that are no images\t1\t{bad[1]}\tHTML, not an image" in listed
+
+
+def test_held_out_images_at_urls_are_fetched_once(tmp_path: Path) -> None:
+    pictures = {f"{index}.png": encoded(picture(index), "PNG") for index in range(COUNT)}
+    table = tmp_path / "pairs.csv"
+    with web(pictures) as server:
+        urls = [f"{server.url}/good/{name}?size={n}" for name in pictures for n in (1, 2)]
+        table.write_text("\n".join(["url,caption", *(f"{url},a text" for url in urls)]))
+        pack.run(pack_settings(table, tmp_path / "packed", path="url", held_out=5.0))
+
+    sides = [packed_records(tmp_path / side).values() for side in ("packed", "packed/held_out")]
+    sources = [{record["source"] for record in side} for side in sides]
+    # Both sizes are the same image, so that there are pairs of pairs.
+    assert (len(sources[1]), sources[0] | sources[1]) == (4, set(urls))
+    assert {url[:-1] for url in sources[0]}.isdisjoint(url[:-1] for url in sources[1])
+    assert sorted(server.asked) == sorted(2 * [f"good/{name}" for name in pictures])
 
 
 def test_a_source_that_is_not_there_is_one_line(tmp_path: Path) -> None:

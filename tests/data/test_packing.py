@@ -337,7 +337,7 @@ def test_too_many_bad_pictures_are_an_error_and_leave_nothing(tmp_path: Path) ->
     for index in range(3):
         (source / f"{index}.jpg").write_bytes(b"<html>")
     (source / "good.png").write_bytes(plain_image((1, 2, 3)))
-    with pytest.raises(UserError, match=r"1 of 4 images are bad, more than max_bad_share=0 allows"):
+    with pytest.raises(UserError, match=r"1 of 4 images is bad, more than max_bad_share=0 allows"):
         pack.run(settings(source, text=["name"], max_bad_share=0.0))
     (source / "good.png").unlink()
     with pytest.raises(UserError, match="3 of 3 images are bad, hence no pair is left; first"):

@@ -158,6 +158,22 @@ def test_names_with_dots_are_refused_before_captions_are_found_out(
     assert found_caption(path, members=last, cache=CACHE) in ("txt", "json:caption")
 
 
+def test_names_with_dots_and_numbered_captions_are_refused(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for index in range(20):
+        texts = {f"img.{index}.caption{number}.txt": b"a" for number in range(2)}
+        members |= {f"img.{index}.jpg": JPEG, **texts}
+    path = str(tar_of(tmp_path / "a.tar", members))
+    with pytest.raises(UserError, match=r"make 1 pair of 20 images .* name the members anew"):
+        found_caption(path, cache=CACHE, key="shards")
+
+    # A member with a longer name is no such text if each image has one.
+    member = {"rgb.png": PNG, "seg.png": PNG, "rgb.caption.txt": "a"}
+    whole = {"a": member, "b": member}
+    found = found_caption(str(written(tmp_path / "b.tar", whole)), cache=CACHE)
+    assert found == "rgb.caption.txt"
+
+
 def test_what_is_in_no_pair_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -216,6 +232,11 @@ def test_captions_are_found_out(tmp_path: Path) -> None:
     assert found("numbered", {**image, **numbers, "score1": "b"}) == [
         f"caption{number}.txt" for number in (1, 2, 10)
     ]
+    # All of them, though two have the same number; and members of JSON.
+    alike = {f"caption{number}.txt": "a" for number in ("2", "1", "01")}
+    assert found("alike", {**image, **alike}) == ["caption01.txt", "caption1.txt", "caption2.txt"]
+    lists = {"caption0.json": ["a", "b"], "caption1.json": ["c"]}
+    assert found("lists", {**image, **lists}) == ["caption0.json", "caption1.json"]
     assert found("bare", {**image, "0.txt": "a", "1.txt": "b"}) == ["0.txt", "1.txt"]
     assert found("columns", {**image, "json": {"caption_1": "a", "caption_0": "b"}}) == [
         "json:caption_0",
@@ -234,6 +255,40 @@ def test_a_missing_image_is_said_before_a_missing_caption(tmp_path: Path) -> Non
         found_caption(pairs, members=Members("gif"), cache=CACHE)
 
 
+def test_numbered_captions_that_few_pairs_have_are_taken_and_said(tmp_path: Path) -> None:
+    pairs: dict[str, dict[str, Any]] = {key: {"jpg": JPEG, "caption1.txt": "b"} for key in "abcd"}
+    pairs["a"]["caption0.txt"] = "a"
+    path = written(tmp_path / "a.tar", pairs)
+    taken = found_caption(str(path), cache=CACHE)
+    assert taken == ["caption0.txt", "caption1.txt"]
+    assert spelled_captions(CaptionSource.parse(taken), sample(path)) == (
+        "[caption0.txt,caption1.txt], 1.25 a pair (caption0.txt in 25% of them)"
+    )
+
+
+@pytest.mark.parametrize("nothing", [None, [], ""])
+def test_captions_that_the_first_pairs_lack_are_named(nothing: object, tmp_path: Path) -> None:
+    pairs = {f"{index}": {"jpg": JPEG, "json": {"captions": nothing}} for index in range(3)}
+    path = str(written(tmp_path / "a.tar", pairs))
+    with pytest.raises(
+        UserError,
+        match=r"json:captions is empty in the first 3 pairs of .* give caption=json:captions to",
+    ):
+        found_caption(path, cache=CACHE, key="shards")
+
+
+def test_a_shard_with_captions_elsewhere_names_both_places(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    written(folder / "0.tar", {"a": {"jpg": JPEG, "txt": "a"}})
+    written(folder / "1.tar", {"b": {"jpg": JPEG, "json": {"captions": ["b"]}}})
+    assert found_caption(str(folder), cache=CACHE) == "txt"
+    with pytest.raises(UserError, match=r"1\.tar: no pairs: .*data\.caption=\[txt,json:captions\]"):
+        resolve(str(folder), caption=TXT, progress=False)
+    both = CaptionSource.parse(["txt", "json:captions"])
+    assert resolve(str(folder), caption=both, progress=False).pairs == 2
+
+
 def test_captions_that_are_not_used_are_said(tmp_path: Path) -> None:
     pairs = sample(written(tmp_path / "a.tar", foreign(5)))
     assert spelled_captions(TXT, pairs) == (
@@ -248,6 +303,20 @@ def test_captions_that_are_not_used_are_said(tmp_path: Path) -> None:
         "txt, 1 a pair; pairs have 2 captions in [0.txt,1.txt]: "
         "'data.caption=[0.txt,1.txt]' uses all"
     )
+
+    # All means the used one as well.
+    beside = {"jpg": JPEG, "txt": "a", "txt1": "b", "txt2": "c"}
+    assert spelled_captions(TXT, sample(written(tmp_path / "d.tar", {"a": beside}))) == (
+        "txt, 1 a pair; pairs have 3 captions in [txt,txt1,txt2]: "
+        "'data.caption=[txt,txt1,txt2]' uses all"
+    )
+
+    # Of many places a line names the first ones.
+    many = {"jpg": JPEG, **{f"caption{number}.txt": f"{number}" for number in range(100)}}
+    path = written(tmp_path / "e.tar", {"a": many})
+    source = CaptionSource.parse(found_caption(str(path), cache=CACHE))
+    line = spelled_captions(source, sample(path))
+    assert line.endswith("caption7.txt,…] (100 places), 100 a pair") and len(line) < 200
 
     # A list of tags is no list of captions.
     tags = {"jpg": JPEG, "txt": "a cat", "json": {"tags": ["cat", "grey"]}}
