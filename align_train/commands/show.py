@@ -173,7 +173,10 @@ def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> N
     slots = np.arange(len(made.keys))
     visits = pieces.visits(finished_steps, slots)
     replaced = {pair.replaced_by: pair for pair in made.bad}
-    asked = zip(visits.shard.tolist(), visits.pair.tolist(), strict=True)
+    asked = []
+    columns_of_visits = (visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist())
+    for epoch, shard_index, place in zip(*columns_of_visits, strict=True):
+        asked.append((shard_index, pieces.pair_at(epoch, shard_index, place)))
     heading, *names = column(
         [_name(key, pieces, *pair) for key, pair in zip(made.keys, asked, strict=True)]
     )
@@ -261,11 +264,13 @@ def _visits(
     first = pieces.cursor(begin) // order.lanes
     last = pieces.cursor(end) // order.lanes
     for epoch in range(first // length, -(-last // length)):
-        place = order.find(shard, pair, epoch)
-        if place is None:
-            continue
-        lane, position = place
-        # Of the first and the last epoch the stretch may have a part only.
-        if first <= position < last:
-            steps, within = divmod(position - first, per_lane)
-            yield begin + steps + 1, epoch, lane * per_lane + within
+        # By rates a pair may come several times in an epoch, or not at all.
+        for visit in pieces.slots_of(epoch, shard, pair):
+            place = order.find(shard, visit, epoch)
+            if place is None:
+                continue
+            lane, position = place
+            # Of the first and the last epoch the stretch may have a part only.
+            if first <= position < last:
+                steps, within = divmod(position - first, per_lane)
+                yield begin + steps + 1, epoch, lane * per_lane + within
