@@ -98,6 +98,12 @@ def visits_of(rates: RateArray) -> int:
     return max((total + half) >> UNIT_BITS, int(total > 0))
 
 
+def scale_of(rates: RateArray) -> float:
+    """The factor by which an epoch's visits differ from the rates: near 1 but in tiny shards."""
+    total = int(units_of(rates).sum())
+    return visits_of(rates) * (1 << UNIT_BITS) / total if total else 1.0
+
+
 def rates_name(manifest: str) -> str:
     """The name of the file of rates that belongs to a manifest of that name."""
     return f"{manifest.removesuffix('.jsonl')}.rates"
