@@ -121,10 +121,10 @@ def read_entries(path: Path, *, lower: bool) -> list[str]:
     once = list(dict.fromkeys(entries))
 
     left_out = LeftOut()
-    left_out.add("duplicates of earlier entries", count=len(entries) - len(once))
+    left_out.add("texts that came before", count=len(entries) - len(once))
     # No text has such a word: its marks stand between spaces.
     left_out.add(
-        "phrases that no text can hold, with a mark that is not between spaces",
+        "texts that no pair can hold, with a mark that is not between spaces",
         next((entry for entry in once if not _can_be_held(entry)), ""),
         count=sum(not _can_be_held(entry) for entry in once),
     )

@@ -175,7 +175,7 @@ def test_the_report_has_entries_before_and_after(
     assert report["expected"] == pytest.approx(sum(rates.values()), rel=1e-3)
 
     told = capfd.readouterr()
-    assert "1 duplicate of earlier entries" in told.err
+    assert "1 text that came before" in told.err
     assert "d.c." in told.err and f"{bad} pairs without a text" in told.err
     assert (tmp_path / "out" / "report.png").stat().st_size > 5000
     assert {path.name for path in tmp_path.iterdir()} == {"out", "concepts.txt"}
