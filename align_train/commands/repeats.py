@@ -123,7 +123,7 @@ def _twice(data: PairsDataModule, finished_steps: int) -> int:
 
     mine = np.isin(visits.shard, looked_into)
     pairs = np.stack([visits.shard[mine], pair[mine]])
-    twice = int(mine.sum()) - np.unique(pairs, axis=1).shape[1]
+    twice: int = pairs.shape[1] - np.unique(pairs, axis=1).shape[1]
     return round(twice * len(shards) / len(looked_into))
 
 

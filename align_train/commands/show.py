@@ -265,12 +265,15 @@ def _visits(
     last = pieces.cursor(end) // order.lanes
     for epoch in range(first // length, -(-last // length)):
         # By rates a pair may come several times in an epoch, or not at all.
-        for visit in pieces.slots_of(epoch, shard, pair):
-            place = order.find(shard, visit, epoch)
-            if place is None:
-                continue
-            lane, position = place
+        slots = pieces.slots_of(epoch, shard, pair)
+        places = [order.find(shard, slot, epoch) for slot in slots]
+        there = [place for place in places if place is not None]
+        for lane, position in sorted(there, key=_position):
             # Of the first and the last epoch the stretch may have a part only.
             if first <= position < last:
                 steps, within = divmod(position - first, per_lane)
                 yield begin + steps + 1, epoch, lane * per_lane + within
+
+
+def _position(place: tuple[int, int]) -> int:
+    return place[1]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
+from align_train.files import whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.rates import Rates, rounded, visits_of
 from align_train.shards.selection import Selection, short_hash
 
-Choice = NDArray[np.bool_] | NDArray[np.floating]
+Choice = NDArray[np.bool_] | NDArray[np.floating[Any]]
 """Which pairs of a shard are kept, or how often each comes in an epoch, by sorted key."""
 
 
@@ -41,7 +46,7 @@ def narrowed(
         return choice
 
     kept = earlier.read(cache)
-    chosen: Choice = np.zeros(len(kept), dtype=choice.dtype)
+    chosen: NDArray[Any] = np.zeros(len(kept), dtype=choice.dtype)
     chosen[kept] = choice
     return chosen
 
@@ -59,8 +64,24 @@ def packed(choice: Choice) -> tuple[bytes, dict[str, str | int]]:
         part = np.packbits(choice.astype(bool)).tobytes()
         return part, {"pairs": int(choice.sum()), "of": len(choice), "kept": short_hash(part)}
 
-    rates = rounded(choice)
+    rates = rounded(choice.astype(np.float64))
     part = rates.tobytes()
     used = int((rates > 0).sum())
     visits = visits_of(rates)
     return part, {"pairs": visits, "of": len(rates), "rates": short_hash(part), "used": used}
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Writes the parts of all shards into one file, whole or not at all; it holds one at a time.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        with whole(path) as aside, aside.open("wb") as file:
+            for part in parts:
+                file.write(part)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
+        ) from None

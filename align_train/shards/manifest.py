@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
-from align_train.shards.choices import Choice, narrowed, packed
+from align_train.shards.choices import Choice, narrowed, packed, write_parts
 from align_train.shards.rates import Rates, rates_name
 from align_train.shards.remote import is_url
 from align_train.shards.selection import Selection, selection_name
@@ -114,7 +114,7 @@ class Manifest:
 
     @property
     def has_rates(self) -> bool:
-        """Whether the counts of any shard are visits by rates."""
+        """Whether any shard has rates; if it is not the manifest of `once`, that counts visits."""
         return any(isinstance(shard.selection, Rates) for shard in self.shards)
 
     def once(self) -> Manifest:
@@ -149,36 +149,33 @@ class Manifest:
                 has rates already.
             ValueError: The choices do not fit the shards, or a shard has a selection already.
         """
-        choices: Iterable[Choice | None] = [None] * len(self.shards)
-        if kept is not None or rates is not None:
-            choices = (kept if rates is None else rates) or ()
-        name = selection_name if rates is None else rates_name
         rows: list[Row] = []
-        parts: list[bytes] = []
-        at = 0
-
-        for shard, choice in zip(self.shards, choices, strict=True):
+        for shard in self.shards:
             url = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
-            row: Row = {"shard": url, "pairs": shard.pairs, "bytes": shard.bytes}
-            rows.append(row)
+            rows.append({"shard": url, "pairs": shard.pairs, "bytes": shard.bytes})
+            # The bits of an earlier selection lie beside another manifest.
+            if shard.selection and kept is None and rates is None:
+                raise ValueError(f"{shard.url}: a selection is written where it is made")
 
-            if choice is None:
-                # Its bits lie beside another manifest.
-                if shard.selection:
-                    raise ValueError(f"{shard.url}: a selection is written where it is made")
-                continue
+        # The bits first: a manifest that exists has its selection.
+        if rates is not None:
+            write_parts(path.with_name(rates_name(path.name)), self._parts(rows, rates, cache))
+        elif kept is not None:
+            write_parts(path.with_name(selection_name(path.name)), self._parts(rows, kept, cache))
+        fix = "free some space or choose another place"
+        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
 
+    def _parts(
+        self, rows: list[Row], choices: Iterable[Choice], cache: ShardCache | None
+    ) -> Iterator[bytes]:
+        """Yields the bytes of each shard's choice, and completes its row."""
+        at = 0
+        for shard, row, choice in zip(self.shards, rows, choices, strict=True):
             chosen = narrowed(choice, shard.selection, cache, url=shard.url, pairs=shard.pairs)
             part, about = packed(chosen)
             row.update(about, at=at)
-            parts.append(part)
             at += len(part)
-
-        # The bits first: a manifest that exists has its selection.
-        fix = "free some space or choose another place"
-        if parts:
-            write_whole(path.with_name(name(path.name)), b"".join(parts), fix=fix)
-        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
+            yield part
 
 
 def _once(shard: Shard) -> Shard:

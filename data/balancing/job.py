@@ -13,10 +13,9 @@ from align_train.errors import UserError
 from align_train.files import whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.choices import Choice
 from align_train.shards.found_caption import found_caption
 from align_train.shards.left_out import LeftOut
-from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.members import Members
 from align_train.shards.rates import rounded, scale_of
 from align_train.shards.resolve import resolve
@@ -65,9 +64,11 @@ def balance(settings: BalanceSettings, shards: list[str], to: Path) -> str:
         without_text = find_matches(texts, entries, work / "matches", seed=settings.seed)
 
         balanced = _Balanced(settings, pairs.manifest, entries, work / "matches")
-        choices = balanced.choices()
-        chosen = {settings.write if settings.write == "rates" else "kept": choices}
-        pairs.manifest.write(aside / MANIFEST_NAME, cache=cache, **chosen)
+        manifest = aside / MANIFEST_NAME
+        if settings.write == "rates":
+            pairs.manifest.write(manifest, rates=balanced.rates(), cache=cache)
+        else:
+            pairs.manifest.write(manifest, kept=balanced.kept(), cache=cache)
         write_entries(entries, aside / _ENTRIES)
         table = balanced.report(without_text, aside)
         shutil.rmtree(work)
@@ -123,8 +124,25 @@ class _Balanced:
             self.pairs += len(matches.counts)
             self.unmatched += int((matches.has_text & (matches.counts == 0)).sum())
 
-    def choices(self) -> Iterator[Choice]:
-        """Yields the rates of each shard, or which of its pairs are drawn; counts on the way."""
+    def rates(self) -> Iterator[NDArray[np.float64]]:
+        """Yields the rates of each shard's pairs; counts on the way what an epoch visits."""
+        for row, matches, rates in self._each():
+            # As the manifest will have them, and an epoch will visit them.
+            stored = rounded(rates)
+            scale = scale_of(stored)
+            self.scales.append((scale, row.name))
+            self._count(matches, rates, stored.astype(np.float64) * scale)
+            yield rates
+
+    def kept(self) -> Iterator[NDArray[np.bool_]]:
+        """Yields which pairs of each shard are drawn; counts them on the way."""
+        for _, matches, rates in self._each():
+            kept = matches.draws < rates
+            self._count(matches, rates, kept.astype(np.float64))
+            yield kept
+
+    def _each(self) -> Iterator[tuple[Shard, Matches, NDArray[np.float64]]]:
+        """Yields each shard with its matches and the rates of its pairs."""
         for shard, row in enumerate(self.manifest.shards):
             matches = read_matches(self.folder, shard)
             rates = rates_of(
@@ -134,17 +152,7 @@ class _Balanced:
                 most=self.settings.most,
                 unmatched=self.settings.unmatched,
             )
-            if self.settings.write == "rates":
-                # As the manifest will have them, and an epoch will visit them.
-                stored = rounded(rates)
-                scale = scale_of(stored)
-                self.scales.append((scale, row.name))
-                self._count(matches, rates, stored.astype(np.float64) * scale)
-                yield rates
-            else:
-                kept = matches.draws < rates
-                self._count(matches, rates, kept.astype(np.float64))
-                yield kept
+            yield row, matches, rates
 
     def _count(
         self, matches: Matches, rates: NDArray[np.float64], given: NDArray[np.float64]

@@ -193,7 +193,7 @@ def test_a_selection_is_drawn_by_hash_whatever_the_order_of_shards(
     assert by_key(again) == kept
 
     # Over seeds each pair is kept with its rate, and so each entry as often as expected.
-    seeds = 20
+    seeds = 6
     total: Counter[str] = Counter()
     for seed in range(seeds):
         folder = tmp_path / str(seed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import chain
 from math import floor
@@ -19,12 +21,13 @@ from align_train.commands.repeats import repeats
 from align_train.commands.show import _visits
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
+from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from align_train.shards.rates import RateArray, Rates, rounded, units_of, visits_of
 from align_train.shards.resolve import resolve
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
+from align_train.stream.replacement import Gone
 from align_train.stream.shard_visits import ShardVisits
 from align_train.stream.source_order import Visits
 from tests.support.commands import data_module
@@ -138,7 +141,7 @@ rated = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=rated, epoch=st.integers(0, 99))
 def test_an_epoch_of_the_order_has_the_pairs_by_their_rates_but_for_the_remainder(
     data: Rated, epoch: int
@@ -198,11 +201,15 @@ def by_rates(demo: Path, tmp_path: Path) -> Path:
 
 def expected_of(manifest: Manifest, demo: Path) -> dict[str, Fraction]:
     """Key -> visits an epoch."""
+    return expected_of_source(manifest.shards, demo)
+
+
+def expected_of_source(shards: Sequence[Shard], demo: Path) -> dict[str, Fraction]:
     every = resolve(str(demo / "train"), caption=TXT)
     expected: dict[str, Fraction] = {}
     for shard, row in enumerate(every.shards):
         rates = rounded(some_rates(row.pairs, shard))
-        assert manifest.shards[shard].pairs == visits_of(rates)
+        assert shards[shard].pairs == visits_of(rates)
         for key, rate in zip(sorted_keys(Path(row.url)), scaled(rates), strict=True):
             expected[key] = rate
     return expected
@@ -245,7 +252,7 @@ def test_shards_with_rates_are_read_so_by_any_ranks_and_workers_and_found(
     missing = 0.0
     for key, rate in expected.items():
         assert seen[key] < 2 * rate + 2
-        missing += max(0, 2 * rate - 2 - seen[key])
+        missing += max(0.0, float(2 * rate - 2 - seen[key]))
     assert missing <= data.batch_size + 2 * data.lanes
 
     middle = range(5, 9)
@@ -315,3 +322,51 @@ def test_pairs_that_meet_themselves_by_their_rates_are_counted(by_rates: Path, d
     )
     knows = data_module(str(by_rates), demo / "tokenizer", batch_size=160, content_ids=True)
     assert repeats(knows, 9) == ""
+
+
+def test_a_bad_pair_is_named_and_replaced_by_one_with_a_rate(
+    by_rates: Path, demo: Path, tmp_path: Path
+) -> None:
+    """The order names a slot; the record of bad pairs has the pair that the slot shows."""
+    folder = tmp_path / "shards"
+    shutil.copytree(demo / "train", folder)
+    bad = "00000000/00000003"
+    tar = folder / "00000000.tar"
+    with tarfile.open(tar) as file:
+        member = file.getmember("00000003.png")
+    content = bytearray(tar.read_bytes())
+    content[member.offset_data : member.offset_data + 8] = b"<html>  "
+    tar.write_bytes(content)
+
+    manifest = resolve(str(folder), caption=TXT)
+    rates = [np.full(shard.pairs, 0.5) for shard in manifest.shards]
+    rates[0][:3] = 0
+    rates[0][3] = 2
+    manifest.write(tmp_path / "bad" / MANIFEST_NAME, rates=rates, cache=ShardCache())
+
+    data = data_module(str(tmp_path / "bad"), demo / "tokenizer", batch_size=8)
+    pieces = data.training_pieces()
+    found = list(_visits(pieces, 0, 0, 0, 64))
+    assert len(found) >= 3
+    for step, _, slot in found:
+        pixels = np.empty(pieces.shape(8), dtype=np.uint8)
+        piece = pieces.make(step - 1, range(8), pixels)
+        assert not isinstance(piece, Gone)
+        (told,) = {(pair.key, pair.replaced_by) for pair in piece.bad_pairs}
+        assert told == (bad, "00000000/00000004") and piece.keys[slot] == "00000000/00000004"
+
+
+def test_a_source_with_rates_is_mixed_with_one_without(
+    by_rates: Path, demo: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(demo / "held_out" / "00000000.tar", tmp_path / "plain.tar")
+    sources = [str(tmp_path / "plain.tar"), str(by_rates)]
+    data = data_module(sources, demo / "tokenizer", weights=[1, 3], window=64)
+    expected = expected_of_source(data.manifest.shards[1:], demo)
+    rated_source = data.order.sources[1]
+    steps = range(rated_source.lane_length // (data.batch_size // data.lanes))
+    batches = keys_of(data, steps, world=1, workers=0)
+    seen = Counter(key for batch in batches for key in batch if key in expected)
+    assert sum(seen.values()) == len(steps) * data.batch_size * 3 // 4
+    assert all(seen[key] < rate + 1 for key, rate in expected.items())
+    assert keys_of(data, steps[2:4], world=4, workers=0) == batches[2:4]
