@@ -1,7 +1,8 @@
 """The entries that the pairs of each shard hold, found once and kept in files of a folder.
 
-Price: a text is read from its tar twice if entries are made from the texts, else once. A million
-pairs take 60 MB of disk until the command ends, and 150 MB more while entries are made.
+Price (texts of 12 words): 17 microseconds a pair to match and 72 to make entries, beside the
+reading; 80 MB of disk a million pairs until the command ends, and 30 MB or more, by how many
+different phrases there are, while entries are made.
 """
 
 from __future__ import annotations
