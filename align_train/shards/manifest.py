@@ -159,23 +159,26 @@ class Manifest:
 
         # The bits first: a manifest that exists has its selection.
         if rates is not None:
-            write_parts(path.with_name(rates_name(path.name)), self._parts(rows, rates, cache))
+            parts = _parts(self.shards, rows, rates, cache)
+            write_parts(path.with_name(rates_name(path.name)), parts)
         elif kept is not None:
-            write_parts(path.with_name(selection_name(path.name)), self._parts(rows, kept, cache))
+            parts = _parts(self.shards, rows, kept, cache)
+            write_parts(path.with_name(selection_name(path.name)), parts)
         fix = "free some space or choose another place"
         write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
 
-    def _parts(
-        self, rows: list[Row], choices: Iterable[Choice], cache: ShardCache | None
-    ) -> Iterator[bytes]:
-        """Yields the bytes of each shard's choice, and completes its row."""
-        at = 0
-        for shard, row, choice in zip(self.shards, rows, choices, strict=True):
-            chosen = narrowed(choice, shard.selection, cache, url=shard.url, pairs=shard.pairs)
-            part, about = packed(chosen)
-            row.update(about, at=at)
-            at += len(part)
-            yield part
+
+def _parts(
+    shards: Iterable[Shard], rows: list[Row], choices: Iterable[Choice], cache: ShardCache | None
+) -> Iterator[bytes]:
+    """Yields the bytes of each shard's choice, and completes its row."""
+    at = 0
+    for shard, row, choice in zip(shards, rows, choices, strict=True):
+        chosen = narrowed(choice, shard.selection, cache, url=shard.url, pairs=shard.pairs)
+        part, about = packed(chosen)
+        row.update(about, at=at)
+        at += len(part)
+        yield part
 
 
 def _once(shard: Shard) -> Shard:
