@@ -13,7 +13,7 @@ All is computed in integers, from (seed, shard, epoch, slot) and the shard's own
 that are neighbours on the line, and whose rates sum up to less than 1, never come in the same
 epoch: the price of visits that keep so near to their rates.
 
-Price (`benchmarks/order`): a shard of 9,400 pairs takes 1 ms when it is opened, and 150 kB while it
+Price (`benchmarks/order`): a shard of 9,400 pairs takes 1 ms when it is opened, and 225 kB while it
 is open; a slot takes about 10 microseconds, beside a millisecond or more to decode the image.
 """
 
