@@ -31,6 +31,7 @@ MODULES = {
     "manifest": "align_train.data.manifest",
     "vocabulary": "align_train.data.vocabulary",
     "filter": "align_train.data.filter",
+    "balance": "align_train.data.balance",
     "failed": "align_train.data.failed",
     "repeats": "align_train.data.repeats",
 }

@@ -1,7 +1,8 @@
 """Pairs that come twice in one global batch, where each is the other's negative.
 
 A batch larger than the data holds such pairs always, and is refused. A batch in which one epoch
-ends and the next begins may hold some: the order says which, and the summary how many.
+ends and the next begins may hold some, and so may any batch if rates bring pairs more than once an
+epoch: the order says which, and the summary how many.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from align_train.config.schema import TrainSettings
 from align_train.config.split import nearest_split
 from align_train.errors import UserError
 from align_train.shards.left_out import counted
+from align_train.shards.rates import Rates
+from align_train.stream.permutation import Integers
+from align_train.stream.shard_visits import ShardVisits
+from align_train.stream.source_order import Visits
 
 if TYPE_CHECKING:
     from align_train.stream.datamodule import PairsDataModule
+
+_SHARDS_LOOKED_INTO = 64  # of those in a batch; more would keep a large run waiting
 
 
 def check_batch(settings: TrainSettings, data: PairsDataModule) -> None:
@@ -60,7 +67,7 @@ def refuse_larger(settings: TrainSettings, pairs: int) -> None:
 
 
 def repeats(data: PairsDataModule, steps: int) -> str:
-    """Counts the pairs that come twice in the next batch across two epochs.
+    """Counts the pairs that come twice in the next batch, or in the next one across two epochs.
 
     Args:
         data: The open data, at the step where this start begins.
@@ -72,17 +79,31 @@ def repeats(data: PairsDataModule, steps: int) -> str:
     """
     if data.content_ids or data.classes is not None:
         return ""
+    return _within_an_epoch(data) or _across_epochs(data, steps)
 
+
+def _within_an_epoch(data: PairsDataModule) -> str:
+    """The line about the next batch, in which pairs may come twice if the data has rates."""
+    if not data.manifest.has_rates:
+        return ""
+    twice = _twice(data, data.start.finished_steps)
+    if not twice:
+        return ""
+    return (
+        f"about {twice:,} visits of the batch of step {data.start.finished_steps + 1:,} show pairs "
+        f"that it has already, by the rates of the manifest, which are negatives of themselves "
+        f"there; loss.mask_duplicates=true leaves them out"
+    )
+
+
+def _across_epochs(data: PairsDataModule, steps: int) -> str:
     begin = data.start
     ends = data.order.next_epoch(begin.cursor + 1)
     finished_steps = begin.finished_steps + (ends - begin.cursor) // data.batch_size
     if finished_steps >= steps:
         return ""
 
-    cursor = begin.after(finished_steps, data.batch_size).cursor
-    visits = data.order.global_batch(cursor, data.batch_size, np.arange(data.batch_size))
-    pairs = np.stack([visits.shard, visits.pair])
-    twice = data.batch_size - np.unique(pairs, axis=1).shape[1]
+    twice = _twice(data, finished_steps)
     if not twice:
         return ""
     comes, themselves = ("comes", "itself") if twice == 1 else ("come", "themselves")
@@ -91,3 +112,38 @@ def repeats(data: PairsDataModule, steps: int) -> str:
         f"where two epochs meet: a negative of {themselves} there; loss.mask_duplicates=true "
         f"leaves out equal pairs"
     )
+
+
+def _twice(data: PairsDataModule, finished_steps: int) -> int:
+    """How many slots of a batch show a pair that another slot shows too: all such slots but one.
+
+    Of shards with rates 64 are looked into, which stand for the others.
+    """
+    cursor = data.start.after(finished_steps, data.batch_size).cursor
+    visits = data.order.global_batch(cursor, data.batch_size, np.arange(data.batch_size))
+
+    shards = np.unique(visits.shard)
+    looked_into = shards
+    pair = visits.pair.copy()
+    if data.manifest.has_rates:
+        looked_into = shards[:: -(-len(shards) // _SHARDS_LOOKED_INTO)]
+        for shard in looked_into.tolist():
+            _replace_slots(pair, visits, shard, data)
+
+    mine = np.isin(visits.shard, looked_into)
+    pairs = np.stack([visits.shard[mine], pair[mine]])
+    twice: int = pairs.shape[1] - np.unique(pairs, axis=1).shape[1]
+    return round(twice * len(shards) / len(looked_into))
+
+
+def _replace_slots(pair: Integers, visits: Visits, shard: int, data: PairsDataModule) -> None:
+    """Puts the pairs that a shard's visits show in place of their slots, if it has rates."""
+    selection = data.manifest.shards[shard].selection
+    if not isinstance(selection, Rates):
+        return
+
+    rates = selection.rates(data.cache)
+    of_shard = ShardVisits(rates[rates > 0], seed=data.order.seed, shard=shard)
+    for epoch in np.unique(visits.epoch[visits.shard == shard]).tolist():
+        mine = (visits.shard == shard) & (visits.epoch == epoch)
+        pair[mine] = of_shard.pairs_at(epoch, visits.pair[mine])

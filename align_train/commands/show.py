@@ -174,7 +174,10 @@ def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> N
     slots = np.arange(len(made.keys))
     visits = pieces.visits(finished_steps, slots)
     replaced = {pair.replaced_by: pair for pair in made.bad}
-    asked = zip(visits.shard.tolist(), visits.pair.tolist(), strict=True)
+    asked = []
+    columns_of_visits = (visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist())
+    for epoch, shard_index, place in zip(*columns_of_visits, strict=True):
+        asked.append((shard_index, pieces.pair_at(epoch, shard_index, place)))
     heading, *names = column(
         [_name(key, pieces, *pair) for key, pair in zip(made.keys, asked, strict=True)]
     )
@@ -262,11 +265,16 @@ def _visits(
     first = pieces.cursor(begin) // order.lanes
     last = pieces.cursor(end) // order.lanes
     for epoch in range(first // length, -(-last // length)):
-        place = order.find(shard, pair, epoch)
-        if place is None:
-            continue
-        lane, position = place
-        # Of the first and the last epoch the stretch may have a part only.
-        if first <= position < last:
-            steps, within = divmod(position - first, per_lane)
-            yield begin + steps + 1, epoch, lane * per_lane + within
+        # By rates a pair may come several times in an epoch, or not at all.
+        slots = pieces.slots_of(epoch, shard, pair)
+        places = [order.find(shard, slot, epoch) for slot in slots]
+        there = [place for place in places if place is not None]
+        for lane, position in sorted(there, key=_position):
+            # Of the first and the last epoch the stretch may have a part only.
+            if first <= position < last:
+                steps, within = divmod(position - first, per_lane)
+                yield begin + steps + 1, epoch, lane * per_lane + within
+
+
+def _position(place: tuple[int, int]) -> int:
+    return place[1]

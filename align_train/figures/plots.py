@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MOST_NAMES = 80
 
 _LONGEST_CAPTION = 40  # characters
+_POINTS_OF_A_LINE = 400  # more would not show
 _FEW_POINTS = 20  # so many are marked one by one
 _CURVES_IN_A_ROW = 4
 
@@ -60,6 +61,30 @@ def draw_lines(
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
         axis.minorticks_off()
+
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    _save(figure, path, dpi=110, tight=True)
+
+
+def draw_cumulative(
+    lines: Mapping[str, NDArray[np.float64]], path: Path, *, across: str, up: str
+) -> None:
+    """Draws rising lines of any length, each through a few hundred of its values.
+
+    Args:
+        lines: Values by name, one for each place on the axis across.
+        path: The image.
+        across: The label of the axis across.
+        up: The label of the axis up.
+    """
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    for name, values in lines.items():
+        places = np.unique(np.linspace(0, len(values) - 1, _POINTS_OF_A_LINE).astype(np.int64))
+        axis.plot(places + 1, values[places], linewidth=1.8, label=name)
 
     axis.set_xlabel(across)
     axis.set_ylabel(up)

@@ -3,9 +3,12 @@
 A row is `{"shard", "pairs", "bytes"}`. Shards are named by URL, or by a path relative to the
 manifest, so that a data set can be moved as a folder. A row may also carry a selection
 (`selection.py`): `"of"` (pairs in the tar), `"at"` (a byte in `NAME.selection` beside the manifest)
-and `"kept"` (a hash of the bits). `pairs` then counts the kept ones. `"image"` and `"keys"` are the
-settings `data.image` and `data.keys` by which its pairs were counted, if they were set: whoever
-reads the shard must set them too.
+and `"kept"` (a hash of the bits). `pairs` then counts the kept ones. Or it carries rates
+(`rates.py`): `"of"`, `"at"` (a byte in `NAME.rates`), `"rates"` (a hash) and `"used"` (pairs with a
+rate above 0). `pairs` then counts visits: how often an epoch visits the shard.
+
+`"image"` and `"keys"` are the settings `data.image` and `data.keys` by which a shard's pairs were
+counted, if they were set: whoever reads the shard must set them too.
 
 The identity of the data is a hash of names, counts and selections, not of paths: a run resumes on
 another machine. `resolve.py` opens any value of `data.shards`.
@@ -18,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,10 +33,12 @@ from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
+from align_train.shards.choices import Choice, narrowed, packed, write_parts
+from align_train.shards.rates import Rates, rates_name
 from align_train.shards.members import Keys, Members
 from align_train.shards.recorded import recorded, refuse_disagreeing
 from align_train.shards.remote import is_url
-from align_train.shards.selection import Selection, selection_name, short_hash
+from align_train.shards.selection import Selection, selection_name
 
 MANIFEST_NAME = "manifest.jsonl"
 
@@ -50,9 +55,9 @@ class Shard:
 
     Attributes:
         url: The tar's path or URL.
-        pairs: How many pairs it gives.
+        pairs: How many pairs it gives in an epoch.
         bytes: Its size.
-        selection: Which of its pairs are kept; None: all.
+        selection: Which of its pairs are kept, or how often each comes; None: all, once.
         image: The setting `image` by which its pairs were counted; None: not set, or not known.
         keys: The setting `keys`, alike.
     """
@@ -121,70 +126,82 @@ class Manifest:
             text += f"\n\n{count}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
+    @property
+    def has_rates(self) -> bool:
+        """Whether any shard has rates; if it is not the manifest of `once`, that counts visits."""
+        return any(isinstance(shard.selection, Rates) for shard in self.shards)
+
+    def once(self) -> Manifest:
+        """The manifest that gives each pair once: those with a rate above 0, of a shard with rates.
+
+        Whoever embeds, scores or evaluates pairs wants this one; only training goes by rates.
+        """
+        if not self.has_rates:
+            return self
+        return replace(self, shards=tuple(map(_once, self.shards)))
+
     def write(
         self,
         path: Path,
         *,
         kept: Iterable[NDArray[np.bool_]] | None = None,
+        rates: Iterable[NDArray[np.floating]] | None = None,
         cache: ShardCache | None = None,
     ) -> None:
-        """Writes the manifest, and the bits of its selections beside it.
+        """Writes the manifest, and the bits of its selections, or its rates, beside it.
 
         Args:
             path: The manifest's file.
             kept: For each shard which of its pairs are kept, in the order of their sorted keys,
                 `[pairs]`; None: all pairs of all shards. Of a shard with a selection these are
                 the pairs that the selection keeps, which is narrowed.
+            rates: In place of `kept`: how often an epoch visits each of these pairs.
             cache: Reads the selections that are narrowed; None: no shard may have one.
 
         Raises:
-            UserError: The files cannot be written, or an earlier selection cannot be read.
+            UserError: The files cannot be written, an earlier selection cannot be read, or a shard
+                has rates already.
             ValueError: The choices do not fit the shards, or a shard has a selection already.
         """
-        choices: Iterable[NDArray[np.bool_] | None]
-        choices = [None] * len(self.shards) if kept is None else kept
         rows: list[Row] = []
-        bits: list[bytes] = []
-        at = 0
-
-        for shard, keep in zip(self.shards, choices, strict=True):
+        for shard in self.shards:
             url = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
             row: Row = {"shard": url, "pairs": shard.pairs, "bytes": shard.bytes}
             row |= {"image": shard.image} if shard.image else {}
             row |= {"keys": shard.keys} if shard.keys else {}
             rows.append(row)
-
-            if keep is None:
-                # Its bits lie beside another manifest.
-                if shard.selection:
-                    raise ValueError(f"{shard.url}: a selection is written where it is made")
-                continue
-
-            chosen = _narrowed(shard, keep, cache)
-            packed = np.packbits(chosen).tobytes()
-            row.update(pairs=int(chosen.sum()), of=len(chosen), at=at, kept=short_hash(packed))
-            bits.append(packed)
-            at += len(packed)
+            # The bits of an earlier selection lie beside another manifest.
+            if shard.selection and kept is None and rates is None:
+                raise ValueError(f"{shard.url}: a selection is written where it is made")
 
         # The bits first: a manifest that exists has its selection.
+        if rates is not None:
+            parts = _parts(self.shards, rows, rates, cache)
+            write_parts(path.with_name(rates_name(path.name)), parts)
+        elif kept is not None:
+            parts = _parts(self.shards, rows, kept, cache)
+            write_parts(path.with_name(selection_name(path.name)), parts)
         fix = "free some space or choose another place"
-        if bits:
-            write_whole(path.with_name(selection_name(path.name)), b"".join(bits), fix=fix)
         write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
 
 
-def _narrowed(shard: Shard, keep: NDArray[np.bool_], cache: ShardCache | None) -> NDArray[np.bool_]:
-    """The choice among all pairs of a tar, of a choice among those that are kept already."""
-    if len(keep) != shard.pairs or (shard.selection and cache is None):
-        raise ValueError(
-            f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from before"
-        )
-    if shard.selection is None or cache is None:
-        return keep
+def _parts(
+    shards: Iterable[Shard], rows: list[Row], choices: Iterable[Choice], cache: ShardCache | None
+) -> Iterator[bytes]:
+    """Yields the bytes of each shard's choice, and completes its row."""
+    at = 0
+    for shard, row, choice in zip(shards, rows, choices, strict=True):
+        chosen = narrowed(choice, shard.selection, cache, url=shard.url, pairs=shard.pairs)
+        part, about = packed(chosen)
+        row.update(about, at=at)
+        at += len(part)
+        yield part
 
-    chosen = shard.selection.read(cache)
-    chosen[chosen] = keep
-    return chosen
+
+def _once(shard: Shard) -> Shard:
+    if isinstance(shard.selection, Rates):
+        return replace(shard, pairs=shard.selection.used)
+    return shard
 
 
 def place_in(ends: NDArray[np.int64], pair: int) -> tuple[int, int]:
@@ -218,7 +235,6 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
     """
     folder, _, name = url.rpartition("/")
     folder = folder or "."
-    bits = f"{folder}/{selection_name(name)}"
 
     try:
         lines = cache.read(url).decode("utf-8").splitlines()
@@ -230,7 +246,7 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
     shards = []
     for number, line in enumerate(lines, start=1):
         try:
-            shards.append(_parse_row(line, folder, bits))
+            shards.append(_parse_row(line, folder, name))
         except UserError as error:
             raise UserError(f"{url}, line {number}: {error}") from None
         except (ValueError, KeyError):
@@ -243,8 +259,8 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
     return checked(Manifest(tuple(shards), url))
 
 
-def _parse_row(line: str, folder: str, bits: str) -> Shard:
-    """Parses one line. bits: path or URL of the manifest's file of bits.
+def _parse_row(line: str, folder: str, name: str) -> Shard:
+    """Parses one line of the manifest of that name in that folder.
 
     Raises:
         ValueError: It is no row.
@@ -257,7 +273,12 @@ def _parse_row(line: str, folder: str, bits: str) -> Shard:
 
     selection = None
     if "kept" in row:
-        selection = Selection(bits, _count(row["at"]), _count(row["of"]), str(row["kept"]))
+        file = f"{folder}/{selection_name(name)}"
+        selection = Selection(file, _count(row["at"]), _count(row["of"]), str(row["kept"]))
+    elif "rates" in row:
+        file = f"{folder}/{rates_name(name)}"
+        at, of, used = (_count(row[field]) for field in ("at", "of", "used"))
+        selection = Rates(file, at, of, str(row["rates"]), used)
 
     # Relative to the manifest, which itself may lie at a URL.
     url = row["shard"]

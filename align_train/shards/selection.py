@@ -2,6 +2,7 @@
 
 The bits of all shards lie in one file `NAME.selection` beside the manifest: one bit for each pair
 of a tar, in the order of the pairs' sorted keys. The bits are read when the shard is opened.
+`rates.py` has selections whose pairs come more or less often than once an epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Selection:
         file: Path or URL of the file of bits.
         at: The byte at which the bits of this tar begin.
         of: Pairs in the tar.
-        hash: A hash of the bits.
+        hash: A hash of what the file has of this tar.
     """
 
     file: str
@@ -44,25 +45,34 @@ class Selection:
         Raises:
             UserError: The file cannot be read, or is not the one that the manifest was made with.
         """
-        data = self._bits(cache)
+        bits = np.frombuffer(self.data(cache), dtype=np.uint8)
+        return np.unpackbits(bits, count=self.of).astype(bool)
+
+    @property
+    def size(self) -> int:
+        """Bytes of this tar's bits."""
+        return -(-self.of // 8)
+
+    def data(self, cache: ShardCache) -> bytes:
+        """Reads what the file has of this tar; UserError as of `read`."""
+        data = self._part(cache)
         if short_hash(data) != self.hash and cache.wants(self.file):
             # The copy may be older than the file: fetch it again, once.
             cache.forget(self.file)
-            data = self._bits(cache)
+            data = self._part(cache)
 
         if short_hash(data) != self.hash:
             raise UserError(
                 f"{self.file}: the bits at {self.at} are not those that the manifest was made "
                 f"with; make it anew"
             )
-        return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=self.of).astype(bool)
+        return data
 
-    def _bits(self, cache: ShardCache) -> bytes:
-        size = -(-self.of // 8)
+    def _part(self, cache: ShardCache) -> bytes:
         try:
             with cache.local(self.file).open("rb") as file:
                 file.seek(self.at)
-                return file.read(size)
+                return file.read(self.size)
         except OSError as error:
             raise UserError(
                 f"{self.file}: cannot be read ({error.strerror or error}); "

@@ -28,6 +28,7 @@ def commands(trained: Path) -> dict[str, tuple[str, ...]]:
         "data.vocabulary": ("source=nowhere", f"to={BELOW}"),
         "data.failed": ("shards=nowhere", "source=nowhere", f"to={BELOW}.parquet"),
         "data.filter": ("source=nowhere", f"to={BELOW}"),
+        "data.balance": ("source=nowhere", f"to={BELOW}", "threshold=1"),
     }
 
 

@@ -29,6 +29,7 @@ from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.shards.write import write_shard
 from align_train.strategy import RunFacts
+from data.balancing.settings import BalanceSettings
 from data.demo import DemoSettings
 from data.failed import FailedSettings
 from data.filter.settings import FilterSettings
@@ -369,6 +370,7 @@ def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> N
 
 
 GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "balance": (BalanceSettings, ("source=x", "to=x", "threshold=1")),
     "embed": (EmbedSettings, ("model=x", "shards=x", "to=x")),
     "evaluate": (EvaluateSettings, ("model=x",)),
     "export": (ExportSettings, ("model=x", "to=x")),
