@@ -34,8 +34,8 @@ from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
 from align_train.shards.choices import Choice, narrowed, packed, write_parts
-from align_train.shards.rates import Rates, rates_name
 from align_train.shards.members import Keys, Members
+from align_train.shards.rates import Rates, rates_name
 from align_train.shards.recorded import recorded, refuse_disagreeing
 from align_train.shards.remote import is_url
 from align_train.shards.selection import Selection, selection_name
