@@ -6,6 +6,7 @@ of pairs takes the same memory.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -104,10 +105,16 @@ def _lines(scores: Scores) -> Iterator[str]:
         )
 
     source = header.source if isinstance(header.source, str) else f"[{','.join(header.source)}]"
-    yield (
-        f"next: align-train filter source={printable(source)} scores={scores.path} "
-        f"rules.columns.{next(iter(header.columns))}.top=0.3 to=best"
+    words = (
+        "align-train",
+        "filter",
+        f"source={source}",
+        f"scores={scores.path}",
+        "paper=false",
+        f"rules.columns.{next(iter(header.columns))}.top=0.3",
+        "to=best",
     )
+    yield f"next: {printable(shlex.join(words))}"
 
 
 def _table(spreads: Mapping[str, Spread]) -> Iterator[str]:

@@ -131,6 +131,14 @@ class Manifest:
         """Whether any shard has rates; if it is not the manifest of `once`, that counts visits."""
         return any(isinstance(shard.selection, Rates) for shard in self.shards)
 
+    def refuse_rates(self, key: str) -> None:
+        """Refuses a manifest from which pairs cannot be chosen any more. key: its setting."""
+        if self.has_rates:
+            raise UserError(
+                f"{key}={self.source}: has rates already; give the manifest that they were made "
+                f"from"
+            )
+
     def once(self) -> Manifest:
         """The manifest that gives each pair once: those with a rate above 0, of a shard with rates.
 

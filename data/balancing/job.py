@@ -86,11 +86,7 @@ def _open(settings: BalanceSettings, shards: list[str], cache: ShardCache) -> Pa
     manifest = resolve(
         shards, caption=source, members=members, cache=cache, by_rates=True, key="source"
     )
-    if manifest.has_rates:
-        raise UserError(
-            f"source={manifest.source}: has rates already; give the manifest that they were made "
-            f"from"
-        )
+    manifest.refuse_rates("source")
     # No image is decoded.
     views = Views(image_size=1, resize_size=1)
     return Pairs(manifest=manifest, caption=source, views=views, members=members, cache=cache)

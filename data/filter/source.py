@@ -81,6 +81,8 @@ def _open_tars(settings: FilterSettings, paths: list[str]) -> Tars:
     source = CaptionSource.parse(caption, key="caption")
     manifest = resolve(place, caption=source, members=members, cache=cache, key=_KEY)
 
+    manifest.refuse_rates(_KEY)
+
     # An earlier selection may have left nothing of a shard.
     shards = tuple(shard for shard in manifest.shards if shard.pairs)
     print(f"{shown(settings.source)}: texts are {source}")

@@ -95,6 +95,8 @@ def _open_pairs(collection: Collection, settings: RepeatsSettings) -> Pairs:
         progress=True,
     )
 
+    pairs.manifest.refuse_rates("source")
+
     # Other shards would have other pairs in the same places.
     if pairs.manifest.identity != made_with.manifest:
         raise UserError(
