@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
 from align_train.files import whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
