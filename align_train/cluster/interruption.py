@@ -76,6 +76,8 @@ def catching() -> Iterator[None]:
         yield
     finally:
         state.over.set()
+        # What comes after the command is not stopped by its signal.
+        _state = _State()
         signal.set_wakeup_fd(file_before)
         for number, handler in before.items():
             # A scheduler may repeat it while Python ends.

@@ -11,6 +11,10 @@ import time
 
 import pytest
 
+from align_train.cluster.interruption import at_once, received
+from align_train.errors import Interrupted
+from tests.support.signals import catching_in_a_test
+
 BEFORE = """
 import ctypes, os, signal, sys, threading, time
 from align_train.cluster import interruption
@@ -179,3 +183,10 @@ def test_nohup_keeps_its_effect() -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=60) == 0
+
+
+def test_what_comes_after_a_command_is_not_stopped_by_its_signal() -> None:
+    with catching_in_a_test(), pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    with at_once():
+        assert not received()

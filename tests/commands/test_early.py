@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from align_train.cluster import gpus
-from align_train.cluster.interruption import catching
 from align_train.commands.early import look_before_opening
 from align_train.config.command_schema import (
     EmbedSettings,
@@ -22,6 +21,7 @@ from align_train.config.command_schema import (
 from align_train.config.compose import compose_command
 from align_train.errors import Interrupted, UserError
 from tests.support.images import plain_image
+from tests.support.signals import catching_in_a_test
 
 SCHEMAS = {"embed": EmbedSettings, "evaluate": EvaluateSettings, "export": ExportSettings}
 
@@ -86,7 +86,7 @@ def test_a_command_that_a_signal_ends_says_what_is_left(line: str, left: str) ->
     settings: Any = compose_command(
         command, (SCHEMAS | {"score": ScoreSettings, "search": SearchSettings})[command], *words
     )
-    with catching():
+    with catching_in_a_test():
         with pytest.raises(UserError):
             import_module(f"align_train.{command}").run(settings)
         with pytest.raises(Interrupted, match=f"stopped by SIGTERM; {left}"):

@@ -17,6 +17,7 @@ from tests.support.commands import UNEVALUATED, data_module, run
 from tests.support.runs import keys_of, numbers
 
 
+@pytest.mark.long
 def test_a_run_of_epochs_is_that_of_their_steps_also_resumed(
     small_run: tuple[str, ...], demo: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from align_train.cluster.interruption import catching
 from align_train.errors import Interrupted, UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
@@ -23,6 +22,7 @@ from data import manifest
 from tests.support.commands import finish, run, start
 from tests.support.images import plain_image
 from tests.support.shards import TXT
+from tests.support.signals import catching_in_a_test
 
 
 def test_the_command_counts_the_pairs_of_existing_shards(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_signal_says_whether_the_manifest_is_written(
         storage_options=None,
     )
     monkeypatch.setattr(manifest, patched, _interrupt)
-    with catching(), pytest.raises(Interrupted, match=f"^stopped by Ctrl-C; .*{left}$"):
+    with catching_in_a_test(), pytest.raises(Interrupted, match=f"^stopped by Ctrl-C; .*{left}$"):
         manifest.run(settings)
     assert (tmp_path / "in" / "manifest.jsonl").exists() == left.startswith("in/")
 

@@ -147,6 +147,7 @@ def test_whole_steps_are_measured_and_leave_no_model_behind(
     assert [model() for model in models] == [None]
 
 
+@pytest.mark.long
 def test_parts_without_training_run_on_a_cpu(tmp_path: Path) -> None:
     options = ("--device", "cpu", "--tiny", "--output", str(tmp_path / "found"))
     done = run("--only=machine,loss", *options, cwd=tmp_path, module="benchmarks.gpu")
