@@ -34,7 +34,7 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
 from align_train.index.scores import TEXT_CHOICES
-from align_train.index.settings import PRECISIONS
+from align_train.index.settings import PRECISIONS, refuse_absent_collection
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
@@ -52,7 +52,6 @@ _MODEL = (
     "a run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the "
     "hub)"
 )
-_COLLECTION = "collection.json"  # of `index/collection.py`
 _FORMATS = ("huggingface", "align_train")
 _MODEL_FILES = ("config.yaml", "config.json")
 
@@ -139,7 +138,7 @@ def _look_at_batch(settings: TrainSettings) -> None:
         return
     path = Path(shards).expanduser()
     if compression(b"", path.name):
-        # As whoever opens it later.
+        # This refuses it, and names the tool that unpacks it.
         first_shards(shards, 1, cache=ShardCache())
     file = path / MANIFEST_NAME if path.is_dir() else path
     if file.is_file() and file.suffix.lower() != ".tar":
@@ -287,8 +286,4 @@ def look_before_searching(settings: SearchSettings) -> None:
         raise UserError(f"image={shown(image)}: {reason}; give another file")
 
     index = Path(settings.index).expanduser().absolute()
-    if not (index / _COLLECTION).is_file():
-        raise UserError(
-            f"{index}: no {_COLLECTION} there; make it with "
-            f"align-train embed model=… shards=… to={index}"
-        )
+    refuse_absent_collection(index)

@@ -34,8 +34,8 @@ from align_train.commands.shard_work import (
 from align_train.commands.targets import check_collection_folder
 from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError
-from align_train.index.collection import SETTINGS_NAME, Collection
-from align_train.index.settings import Settings
+from align_train.index.collection import Collection
+from align_train.index.settings import SETTINGS_NAME, Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.left_out import LeftOut, counted

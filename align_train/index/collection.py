@@ -27,10 +27,9 @@ from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
 from align_train.index.folder import holds_anything, refuse_other, write_file
 from align_train.index.records import read_keys, read_record
-from align_train.index.settings import Settings
+from align_train.index.settings import SETTINGS_NAME, Settings, refuse_absent_collection
 from align_train.shards.manifest import place_in
 
-SETTINGS_NAME = "collection.json"
 _BLOCK = 16_384  # rows compared at a time
 
 # If one of these differs, the folder belongs to another command. The text says to which.
@@ -109,14 +108,8 @@ class Collection:
         Raises:
             UserError: There is none, or shards are missing.
         """
-        file = path / SETTINGS_NAME
-        if not file.is_file():
-            raise UserError(
-                f"{path}: no {SETTINGS_NAME} there; make it with "
-                f"align-train embed model=… shards=… to={path}"
-            )
-
-        collection = Collection(path, Settings.read(file))
+        refuse_absent_collection(path)
+        collection = Collection(path, Settings.read(path / SETTINGS_NAME))
         shards = len(collection.settings.counts)
         missing = [shard for shard in range(shards) if not collection.has(shard)]
         if missing:

@@ -9,6 +9,8 @@ from pathlib import Path
 from align_train.errors import UserError, one_line
 from align_train.index.identity import Identity
 
+SETTINGS_NAME = "collection.json"
+
 PRECISIONS = ("float16", "float32")
 
 
@@ -79,3 +81,19 @@ class Settings:
             raise ValueError("other types than it is written with")
         if not self.counts or self.precision not in PRECISIONS:
             raise ValueError("no counts, or an unknown precision")
+
+
+def refuse_absent_collection(path: Path) -> None:
+    """Refuses a folder that holds no collection.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: It has no `collection.json`.
+    """
+    if not (path / SETTINGS_NAME).is_file():
+        raise UserError(
+            f"{path}: no {SETTINGS_NAME} there; make it with "
+            f"align-train embed model=… shards=… to={path}"
+        )

@@ -24,8 +24,6 @@ from align_train.stream.upright import upright
 from .images import Pair, Spool
 from .remote import RemoteImage
 
-FOLDER = "held_out"  # in the folder of the shards
-
 _DIGEST = 16  # bytes
 
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from align_train.shards.manifest import MANIFEST_NAME
 
-from .held_out import FOLDER as HELD_OUT
-from .write import TOKENIZER
+from .settings import HELD_OUT, TOKENIZER
 
 HUB_TOKENIZER = "bert-base-uncased"
 

@@ -10,10 +10,10 @@ from align_train.errors import printable, shown
 from align_train.figures.sheets import contact_sheet, save_sheet
 from align_train.shards.left_out import counted
 
-from .held_out import FOLDER as HELD_OUT
 from .left_out import FILE, LeftOutList
 from .next_command import HUB_TOKENIZER, next_command
-from .write import TOKENIZER, Written
+from .settings import HELD_OUT, TOKENIZER
+from .write import Written
 
 SHEET = "contact_sheet.png"
 

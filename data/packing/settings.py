@@ -13,6 +13,10 @@ from align_train.errors import UserError, shown
 from align_train.files import check_writable
 from align_train.shards.remote import is_url
 
+# What `data.pack` puts into its folder beside the shards, if it is asked to.
+TOKENIZER = "tokenizer"
+HELD_OUT = "held_out"
+
 _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
 _MOST_VOCABULARY = 1_000_000  # memory for all of them is taken at once
 _MOST_PAIRS = 1_000_000_000  # of a shard

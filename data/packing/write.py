@@ -20,15 +20,13 @@ from align_train.stream.wordpiece import train_tokenizer
 
 from .ahead import Content, contents
 from .content import NoImage, packed
-from .held_out import FOLDER, HeldOut
+from .held_out import HeldOut
 from .images import Image, Pair, Spool
 from .left_out import LeftOutList
 from .missing import HOW_TO_SKIP, MISSING
 from .remote import NotFetched
 from .sample import Sample
-from .settings import PackSettings
-
-TOKENIZER = "tokenizer"  # the folder of the vocabulary
+from .settings import HELD_OUT, TOKENIZER, PackSettings
 
 _LEAST_JUDGED = 1000  # images: of fewer, a share means little
 _MOST_NAMED = 10  # bad images that get a line each
@@ -64,7 +62,7 @@ def write(
         written.shards = _write_shards(members, folder, settings.pairs_per_shard)
     written.refuse_none()
     if settings.held_out:
-        _write_shards(written.held_out_members(), folder / FOLDER, settings.pairs_per_shard)
+        _write_shards(written.held_out_members(), folder / HELD_OUT, settings.pairs_per_shard)
         written.refuse_none_held_out()
 
     if settings.vocabulary:
