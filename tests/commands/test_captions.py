@@ -85,11 +85,17 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "others"
 
 
+def early_words(shards: Path, demo: Path) -> tuple[str, ...]:
+    """A run of these shards, in a folder of its own: the early look also reads a run's folder."""
+    data = ("data=webdataset", f"data.shards={shards}", f"data.tokenizer={demo}/tokenizer")
+    return (*data, f"output_dir={shards.parent}")
+
+
 @pytest.mark.parametrize(
     "place", ["json:foo", "json:size", "json:captions.raw", "foo", "[foo,cls]"]
 )
 def test_captions_that_no_pair_has_are_refused_early(place: str, shards: Path, demo: Path) -> None:
-    words = ("data=webdataset", f"data.shards={shards}", f"data.tokenizer={demo}/tokenizer")
+    words = early_words(shards, demo)
     with pytest.raises(UserError) as error:
         look_before_training(composed(*words, f"data.caption={place}"))
     named = f"data.caption={place}: the first pairs of {shards}/0.tar have no text there; they have"
@@ -102,7 +108,7 @@ def test_captions_that_no_pair_has_are_refused_early(place: str, shards: Path, d
 
 @pytest.mark.parametrize("place", ["json:captions", "json:alt", "text.txt", "[foo,text.txt]"])
 def test_pairs_that_lack_a_text_pass_the_early_look(place: str, shards: Path, demo: Path) -> None:
-    words = ("data=webdataset", f"data.shards={shards}", f"data.tokenizer={demo}/tokenizer")
+    words = early_words(shards, demo)
     look_before_training(composed(*words, f"data.caption={place}"))
 
 
@@ -163,8 +169,8 @@ def test_rules_of_keys_that_a_manifest_records_hold_in_the_early_look(
     with_rule = [replace(shard, keys="last_dot") for shard in manifest.shards]
     replace(manifest, shards=tuple(with_rule)).write(tmp_path / "manifest.jsonl")
 
-    words = ["data=webdataset", f"data.shards={tmp_path}", f"data.tokenizer={demo}/tokenizer"]
-    words += ["data.caption=txt", "batch_size=8", "norm_group=8", "chunk_size=8"]
+    batch = ("batch_size=8", "norm_group=8", "chunk_size=8")
+    words = (*early_words(tmp_path, demo), "data.caption=txt", *batch)
     look_before_training(composed(*words, "data.keys=last_dot"))
     with pytest.raises(UserError, match=r"data\.keys is not set"):
         look_before_training(composed(*words))
