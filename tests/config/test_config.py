@@ -35,6 +35,7 @@ from data.failed import FailedSettings
 from data.filter.settings import FilterSettings
 from data.manifest import ManifestSettings
 from data.packing.settings import PackSettings
+from data.repeats.settings import RepeatsSettings
 from data.vocabulary import VocabularySettings
 from tests.support.commands import REPOSITORY, SMALL_MAKE, finish, start
 from tests.support.settings import CONF, composed
@@ -379,6 +380,7 @@ GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "make_demo": (DemoSettings, ()),
     "make_manifest": (ManifestSettings, ("shards=x",)),
     "pack": (PackSettings, ("source=x", "to=x")),
+    "repeats": (RepeatsSettings, ("source=x", "to=x")),
     "score": (ScoreSettings, ("model=x", "shards=x", "to=x")),
     "search": (SearchSettings, ("index=x",)),
     "show": (ShowSettings, ("name=x",)),
