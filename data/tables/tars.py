@@ -8,6 +8,7 @@ that would be read from the image counts before it.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest, Shard
@@ -166,13 +167,20 @@ def files_of(tars: Tars, folder: Path) -> tuple[Path, ...]:
     Raises:
         UserError: Two shards have the same name.
     """
-    names: dict[str, str] = {}
+    shards: dict[str, str] = {}
     for shard in tars.manifest.shards:
-        stem = stem_of(shard.name)
-        other = names.setdefault(stem, shard.url)
+        name = _file_name(stem_of(shard.name))
+        other = shards.setdefault(name, shard.url)
         if other != shard.url:
             raise UserError(
-                f"source: {other} and {shard.url} have the same name; shards are known by their "
-                f"names: rename one"
+                f"source: {shown(other)} and {shown(shard.url)} have the same name; shards are "
+                f"known by their names: rename one"
             )
-    return tuple(folder / f"{stem}.parquet" for stem in names)
+    return tuple(folder / name for name in shards)
+
+
+def _file_name(stem: str) -> str:
+    """The name of a shard's table: one that no engine hides, and that is UTF-8."""
+    spelled = os.fsencode(stem).decode("utf-8", "replace")
+    prefix = "shard" if spelled.startswith((".", "_")) else ""
+    return f"{prefix}{spelled}.parquet"
