@@ -9,11 +9,10 @@ that would be read from the image counts before it.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -143,22 +142,34 @@ def json_of(reader: ShardReader, pair: int) -> Mapping[str, object]:
 
 
 def _type_of(values: Sequence[object]) -> pa.DataType:
-    """The type of a field: of numbers, texts or booleans, or a list's, which no rule reads."""
+    """The type of most of a field's values: numbers, texts, booleans, or lists, which no rule reads.
+
+    A single odd value in millions must not change it.
+    """
     known = [value for value in values if value is not None]
     if not known:
         return pa.null()
-    if all(isinstance(value, str) for value in known):
+
+    kind = Counter(map(_kind_of, known)).most_common(1)[0][0]
+    if kind == pa.int64() and not all(_is_integer(value) for value in known if _is_number(value)):
+        return pa.float64()
+    return kind
+
+
+def _kind_of(value: object) -> pa.DataType:
+    if isinstance(value, str):
         return pa.string()
-    if all(isinstance(value, bool) for value in known):
-        return pa.bool_()
-    if all(isinstance(value, int | float) for value in known):
-        return pa.int64() if all(map(_is_integer, known)) else pa.float64()
-    return pa.list_(pa.null())
+    if _is_number(value):
+        return pa.int64()
+    return pa.bool_() if isinstance(value, bool) else pa.list_(pa.null())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_integer(value: object) -> bool:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return is_integer and abs(cast(int, value)) < _LARGEST
+    return isinstance(value, int) and abs(value) < _LARGEST
 
 
 def files_of(tars: Tars, folder: Path) -> tuple[Path, ...]:

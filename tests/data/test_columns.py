@@ -26,6 +26,9 @@ from tests.support import filter_oracle
 from tests.support.commands import run
 from tests.support.java import needs_java
 
+NOTHING = "no $thing/$"
+OF_NOTHING = f"rules.columns={{{NOTHING}:{{top:0.5}}}}"
+
 SCHEMA = pa.schema(
     [
         ("url", pa.string()),
@@ -41,7 +44,7 @@ SCHEMA = pa.schema(
         ("a.b", pa.float64()),
         ("lang", pa.dictionary(pa.int8(), pa.large_string())),
         ("alone", pa.int64()),
-        ("nothing", pa.float64()),
+        (NOTHING, pa.float64()),
         ("long", pa.decimal128(38, 2)),
     ]
 )
@@ -82,7 +85,7 @@ def column_table() -> list[dict[str, Any]]:
                 "lang": chooser.choice(["en", "en", "de", "日本", "", None]),
                 # Ten groups of one row, and one of all others.
                 "alone": index if index < 10 else 99,
-                "nothing": None,
+                NOTHING: None,
                 "long": Decimal("0.01"),
             }
         )
@@ -168,7 +171,7 @@ def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
     write(rows, tmp_path / "table")
     listed = [row["uid"] for row in rows[::2]]
     (tmp_path / "uids.txt").write_text("\n".join([*listed, "elsewhere"]))
-    rules = (*settings_of(RULES), "rules.columns.nothing.top=0.5", "rules.uids.of=uids.txt")
+    rules = (*settings_of(RULES), OF_NOTHING, "rules.uids.of=uids.txt")
     line = ("source=table", "paper=false", "examples=10000")
     for name in ("duckdb", "spark"):
         run(*line, *rules, f"to={name}", f"engine={name}", cwd=tmp_path, module="data.filter")
@@ -238,13 +241,12 @@ def test_a_wrong_scale_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
         row["single"] = index / 128
     write(rows, tmp_path / "table")
     # The second is beyond float32, and the third column has no value.
-    bounds = ("score.least=28", "single.least=1e300", "nothing.top=0.5")
-    rules = [f"rules.columns.{bound}" for bound in bounds]
+    rules = ("rules.columns.score.least=28", "rules.columns.single.least=1e300", OF_NOTHING)
     filter_with(f"source={tmp_path / 'table'}", f"to={tmp_path / 'out'}", "paper=false", *rules)
     for told in (capsys.readouterr().out, (tmp_path / "out" / "report.md").read_text()):
         assert "columns.score.least keeps 0 of 100; the column runs from 0.05 to 0.41" in told
         assert "columns.single.least keeps 0 of 100; the column runs from 0 to 0.773438" in told
-        assert "columns.nothing.top keeps 0 of 100; the column has no value" in told
+        assert f"columns.{NOTHING}.top keeps 0 of 100; the column has no value" in told
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,7 @@ def test_wrong_bounds_are_told_in_one_line(setting: dict[str, Any], told: str) -
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["rules.columns.my col.top=0.3"], "' ' cannot stand in a key; give the whole mapping, as"),
         (["rules.columns.scor.top=0.3"], "no column scor, did you mean score?; there are url,"),
         (["rules.columns.text.least=1"], "rules.columns.text.least: expected numbers, text is str"),
         (["rules.columns.long.least=1"], "long is decimal128(38, 2), which has more digits than"),
