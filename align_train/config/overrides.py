@@ -221,8 +221,8 @@ def _refuse(word: str, key: str, value: str, for_hydra: str, at: int | None, swe
         # A column may have any name.
         if key.startswith("++") and not word.startswith("+"):
             raise UserError(
-                f"{shown(key[2:])}: {for_hydra[at]!r} cannot stand in a key; give the whole mapping, "
-                f"as 'rules.columns={{my column:{{top:0.3}}}}'"
+                f"{shown(key[2:])}: {for_hydra[at]!r} cannot stand in a key; give the whole "
+                f"mapping, as 'rules.columns={{my column:{{top:0.3}}}}'"
             )
         raise UserError(no_such_setting(shown(key)))
 

@@ -142,9 +142,9 @@ def json_of(reader: ShardReader, pair: int) -> Mapping[str, object]:
 
 
 def _type_of(values: Sequence[object]) -> pa.DataType:
-    """The type of most of a field's values: numbers, texts, booleans, or lists, which no rule reads.
+    """The type of most of a field's values, so that an odd one does not change it.
 
-    A single odd value in millions must not change it.
+    It is of numbers, texts or booleans, or a list's, which no rule reads.
     """
     known = [value for value in values if value is not None]
     if not known:
