@@ -123,6 +123,7 @@ def header_of(given: ScoreSettings, model: TrainedModel, pairs: Pairs) -> Scores
         manifest=manifest.identity,
         shards=[shard.name for shard in manifest.shards],
         counts=manifest.counts.tolist(),
+        sizes=[shard.bytes for shard in manifest.shards],
         columns={SIMILARITY: Column(-1, 1, _SAYS[given.texts])},
         caption=pairs.caption.setting,
         image=given.image,

@@ -51,10 +51,10 @@ def kind_of(schema: type, key: str) -> Kind:
     return Kind.TEXT if set(_parts(hint)) == {str} else Kind.OTHER
 
 
-def has_free_keys(schema: type, key: str) -> bool:
-    """Whether a key names an entry of a mapping that takes any key, e.g. `where.split`."""
+def has_free_keys(schema: type, key: str, value: str) -> bool:
+    """Whether a word sets entries of a mapping that takes any key: `where.split=x`, `where={…}`."""
     field, hint, rest = _find(schema, key)
-    if field is None or not rest:
+    if field is None or not (rest or value.startswith("{")):
         return False
     # A component's node is a mapping too, but its keys are known by its class.
     marked = field.metadata.keys()

@@ -167,7 +167,7 @@ def _as_typed(word: str, schema: type, sweep: bool, takes_text: Callable[[str], 
         return word
 
     key, name, value = match["key"], match["name"], match["value"]
-    if not key.startswith("+") and has_free_keys(schema, name):
+    if not key.startswith("+") and has_free_keys(schema, name, value):
         key = f"++{name}"
     if is_list(schema, name) and _is_one_item(value):
         value = f"[{value}]"
@@ -218,6 +218,12 @@ def _refuse(word: str, key: str, value: str, for_hydra: str, at: int | None, swe
         sweep: Commas part the runs of a sweep.
     """
     if at is not None and at < len(key):
+        # A column may have any name.
+        if key.startswith("++") and not word.startswith("+"):
+            raise UserError(
+                f"{shown(key[2:])}: {for_hydra[at]!r} cannot stand in a key; give the whole "
+                f"mapping, as 'rules.columns={{my column:{{top:0.3}}}}'"
+            )
         raise UserError(no_such_setting(shown(key)))
 
     as_text = shlex.quote(f"{key}={quoted(value)}")

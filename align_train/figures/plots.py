@@ -93,6 +93,41 @@ def draw_cumulative(
     _save(figure, path, dpi=110, tight=True)
 
 
+def draw_bars(
+    names: Sequence[str],
+    bars: Mapping[str, Sequence[float]],
+    path: Path,
+    *,
+    title: str,
+    across: str,
+) -> None:
+    """Draws bars that lie, from the top down: of each name one for each kind, with its number.
+
+    Args:
+        names: Of the rows.
+        bars: For each kind a number for each name.
+        path: The image.
+        title: The image's title.
+        across: The label of the axis across.
+    """
+    figure = _figure(8, 1.2 + 0.55 * len(names))
+    axis = figure.subplots()
+    thickness = 0.8 / len(bars)
+    for kind, (label, numbers) in enumerate(bars.items()):
+        heights = np.arange(len(names)) + (kind - (len(bars) - 1) / 2) * thickness
+        colour = ("#9ecae1", "#08519c")[kind % 2]
+        drawn = axis.barh(heights, numbers, height=0.95 * thickness, label=label, color=colour)
+        axis.bar_label(drawn, [f"{number:.2f}" for number in numbers], fontsize=7, padding=2)
+
+    axis.set_yticks(range(len(names)), [shown(name, _LONGEST_CAPTION) for name in names])
+    axis.invert_yaxis()
+    axis.set_xlabel(across)
+    axis.set_title(title, fontsize=10)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path, dpi=110, tight=True)
+
+
 def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) -> None:
     """Draws a small plot for each column of metrics.csv over the step, in one image.
 

@@ -40,6 +40,7 @@ _MUST_AGREE = {
     "manifest": "other shards or pairs",
     "shards": "other shards or pairs",
     "counts": "other shards or pairs",
+    "sizes": "other shards or pairs",
     "caption": "another caption",
     "columns": "other scores",
 }
@@ -94,6 +95,7 @@ class ScoresHeader:
         manifest: The manifest's hash.
         shards: The names of the shards, in the manifest's order.
         counts: Pairs of each shard.
+        sizes: Bytes of each shard's tar.
         columns: The meaning of each column.
         caption: As `data.caption`.
         image: As `data.image`.
@@ -106,6 +108,7 @@ class ScoresHeader:
     manifest: str
     shards: list[str]
     counts: list[int]
+    sizes: list[int]
     columns: dict[str, Column]
     caption: str | list[str]
     image: str | None
@@ -142,15 +145,16 @@ class ScoresHeader:
         ]
         right_types = (
             all(isinstance(text, str) for text in texts)
-            and all(isinstance(count, int) and count >= 0 for count in self.counts)
+            and all(isinstance(count, int) and count >= 0 for count in (*self.counts, *self.sizes))
             and all(isinstance(bound, int | float) for bound in bounds)
         )
         if not right_types:
             raise ValueError("other types than it is written with")
         if reserved := {_KEY, _TALLY} & set(self.columns):
             raise ValueError(f"a column called {min(reserved)}")
-        if not self.columns or not self.counts or len(self.counts) != len(self.shards):
-            raise ValueError("no columns, or not as many counts as shards")
+        lengths = {len(self.shards), len(self.counts), len(self.sizes)}
+        if not self.columns or not self.counts or len(lengths) > 1:
+            raise ValueError("no columns, or not as many counts or sizes as shards")
 
 
 class Scores:

@@ -28,16 +28,21 @@ def run(settings: FilterSettings) -> None:
     from .job import DONE, WORK, partial_of, run_filter
     from .plan import make_plan
     from .rules import check
-    from .scored import open_scores
+    from .scored import match_scores, open_scores
     from .source import open_source
+    from .uids import open_list
 
     check(settings.rules)
     column_rules(settings.rules.columns)
     _check_numbers(settings)
     _check_rights(settings)
 
+    # Before the source, which may have to be counted.
+    uids = open_list(settings.rules.uids.of)
+    scores = open_scores(settings.scores)
+
     tables = open_source(settings, partial_of(settings.to) / WORK)
-    plan = make_plan(settings, tables, open_scores(settings.scores, tables))
+    plan = make_plan(settings, tables, scored=match_scores(scores, tables), uids=uids)
     plan.print_recipe()
 
     done = plan.to / DONE

@@ -58,22 +58,15 @@ def columns_of_rules(rules: Sequence[ColumnRule], tables: Tables) -> Columns:
     return chosen
 
 
-def uid_list(settings: FilterSettings, tables: Tables, columns: Columns) -> UidList | None:
-    """Opens the list of uids, and adds the column that it is of to `columns`."""
-    if settings.rules.uids.of is None:
-        return None
-
-    listed = UidList(settings.rules.uids.of)
-    listed.check()
-    chosen = settings.columns.uid or listed.column
-    column = tables.column("uid", chosen, f"rules.uids.of={settings.rules.uids.of}")
+def column_of_uids(listed: UidList, chosen: str | None, tables: Tables) -> Columns:
+    """The column that a list of uids is of. chosen: the user's choice."""
+    column = tables.column("uid", chosen or listed.column, listed.key)
     if column is None:
         raise UserError(
-            f"rules.uids.of={settings.rules.uids.of}: {tables.first} has no column "
-            f"{' or '.join(UID_COLUMNS)}, but {shown_names(tables.types)}; set columns.uid=…"
+            f"{listed.key}: {tables.first} has no column {' or '.join(UID_COLUMNS)}, but "
+            f"{shown_names(tables.types)}; set columns.uid=…"
         )
-    columns["uid"] = column
-    return listed
+    return {"uid": column}
 
 
 def refuse_two_kinds(columns: Columns) -> None:

@@ -84,8 +84,8 @@ def _by_columns(chosen: Chosen, plan: Plan, saved: SavedTables, count: int) -> N
     for index, rule in enumerate(rules):
         chosen.facts[rule.name] = {
             "without_value": count - int(numbers[f"values_{index}"]),
-            "least": _finite(numbers[f"least_{index}"]),
-            "most": _finite(numbers[f"most_{index}"]),
+            "least": _unsigned(numbers[f"least_{index}"]),
+            "most": _unsigned(numbers[f"most_{index}"]),
         }
         _add_test(chosen, rule, plan, saved, rows)
 
@@ -101,7 +101,7 @@ def _add_test(
         if rule.group is None:
             found = borders.to_pyarrow().to_pylist()
             border = float(found[0]["least"]) if found else None
-            facts["begins_at"] = _finite(border)
+            facts["begins_at"] = _unsigned(border)
         else:
             facts["groups"] = int(borders.count().to_pyarrow().as_py())
             named = borders.select(**{rule.group: borders.group, rule.border: borders.least})
@@ -111,8 +111,6 @@ def _add_test(
     chosen.tests[rule.name] = partial(column_statistics.passing, rule=rule, border=border)
 
 
-def _finite(number: float | None) -> float | str | None:
-    """A number as JSON has it: infinities are texts there, and zero has no sign."""
-    if number is None:
-        return None
-    return str(number) if number in (float("inf"), float("-inf")) else number + 0.0
+def _unsigned(number: float | None) -> float | None:
+    """A number whose zero has no sign: which of two zeros is found is the engine's whim."""
+    return None if number is None else number + 0.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -164,8 +165,11 @@ def _check(column: str, bounds: Mapping[str, object]) -> None:
 
 def _check_number(key: str, value: object) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(cast(float, value)):
+    # An integer compares with infinity, however long it is.
+    if not is_number or not -math.inf < cast(float, value) < math.inf:
         raise UserError(f"{key}={shown(value)}: expected a number, or null (the rule is off)")
+    if abs(cast(float, value)) > sys.float_info.max or float(cast(float, value)) != value:
+        raise UserError(f"{key}={shown(value)}: columns are compared as float64, which rounds it")
 
 
 def _check_share(key: str, share: float) -> None:
@@ -226,8 +230,7 @@ def check_groups(column: str, kind: pa.DataType | None, key: str, names: Sequenc
     """
     if kind is None:
         raise _no_column(column, key, names)
-    plain = kind.value_type if types.is_dictionary(kind) else kind
-    if not types.is_string(plain) and not types.is_integer(plain) and not types.is_boolean(plain):
+    if not types.is_string(kind) and not types.is_integer(kind) and not types.is_boolean(kind):
         raise UserError(
             f"{key}: expected texts, integers or booleans as groups, {shown(column)} is "
             f"{shown(str(kind))}"

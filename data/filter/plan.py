@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,13 @@ from align_train.errors import UserError, shown
 from ..tables.engine import TAKEN
 from ..tables.find import KNOWN_AS, Tables
 from ..tables.tars import KEY
-from .choose_columns import Columns, choose_columns, columns_of_rules, refuse_two_kinds, uid_list
+from .choose_columns import (
+    Columns,
+    choose_columns,
+    column_of_uids,
+    columns_of_rules,
+    refuse_two_kinds,
+)
 from .column_rules import ColumnRule, column_rules
 from .hashes import hashes_of
 from .rules import COLUMNS_OF, UIDS, active, described
@@ -101,8 +107,11 @@ class Plan:
         As float32 0.3 is a little more than 0.3, so that `most=0.3` would drop it.
         """
         kind = self.tables.types.get(rule.column)
-        is_single = kind is not None and pa.types.is_float32(kind)
-        return float(np.float32(rule.number)) if is_single else rule.number
+        if kind is None or not pa.types.is_float32(kind):
+            return rule.number
+        # Beyond float32 it is infinite, as it should be.
+        with np.errstate(over="ignore"):
+            return float(np.float32(rule.number))
 
     def as_json(self) -> dict[str, object]:
         """Everything that the output is a function of."""
@@ -133,6 +142,7 @@ class Plan:
         }
         if self.tables.tars is not None:
             plan["caption"] = str(self.tables.tars.caption)
+            plan["members"] = asdict(self.tables.tars.members)
         if self.scored is not None:
             plan["scores"] = self.scored.as_json()
         return plan
@@ -162,8 +172,10 @@ class Plan:
         for name, reason in self.not_applied.items():
             print(f"rule       {name}: not applied, {reason}")
 
-        columns = (f"{name}: {column}" for name, (column, _) in self.columns.items())
-        print(f"columns    {', '.join(columns)}")
+        # Rules on columns say theirs.
+        columns = [f"{name}: {self.columns[name][0]}" for name in KNOWN_AS if name in self.columns]
+        if columns:
+            print(f"columns    {', '.join(columns)}")
         print(f"engine     {self.settings.engine}, {self.settings.memory_gb:g} GB of memory")
         print(f"to         {self.to}", flush=True)
 
@@ -192,13 +204,16 @@ class Plan:
                 )
 
 
-def make_plan(settings: FilterSettings, tables: Tables, scored: Scored | None) -> Plan:
+def make_plan(
+    settings: FilterSettings, tables: Tables, *, scored: Scored | None, uids: UidList | None
+) -> Plan:
     """Chooses the columns and the rules, and hashes the evaluation images.
 
     Args:
         settings: Those of the command.
         tables: The source.
         scored: The folders of scores; None: there are none.
+        uids: The list of the rows to keep; None: there is none.
 
     Raises:
         UserError: A column is missing or has another type, or no rule can be applied.
@@ -207,22 +222,15 @@ def make_plan(settings: FilterSettings, tables: Tables, scored: Scored | None) -
         scores = dict.fromkeys(scored.names, pa.float32())
         tables = replace(tables, types={**tables.types, **scores})
 
-    # An engine's view of the files would hide these columns, or fail.
-    taken = [name for name in TAKEN if name in tables.types]
-    if taken:
-        raise UserError(
-            f"source={settings.source}: {taken[0]} is what engines call something of their own; "
-            f"rename that column"
-        )
-
     columns, not_applied = choose_columns(settings, tables)
     on_columns = column_rules(settings.rules.columns)
     columns |= columns_of_rules(on_columns, tables)
-    uids = uid_list(settings, tables, columns)
+    if uids is not None:
+        columns |= column_of_uids(uids, settings.columns.uid, tables)
     if tables.tars is not None:
         refuse_two_kinds(columns)
+    _refuse_names(settings, tables, [column for column, _ in columns.values()])
 
-    tables.refuse_twins((column for column, _ in columns.values()), f"source={settings.source}")
     on = active(settings.rules)
     names = [name for name in on if name not in not_applied]
     names += [] if uids is None else [UIDS]
@@ -247,6 +255,23 @@ def make_plan(settings: FilterSettings, tables: Tables, scored: Scored | None) -
         uids=uids,
         scored=scored,
     )
+
+
+def _refuse_names(settings: FilterSettings, tables: Tables, read: list[str]) -> None:
+    """Refuses names of columns that the engine would mistake. read: what the rules read."""
+    key = f"source={settings.source}"
+    # A table that is yet to be built gets no columns but these.
+    if tables.tars is not None:
+        read = [*read, *_of_a_row(settings, tables)]
+    there = read if tables.tars is not None else tables.types
+
+    # An engine's view of the files would hide these columns, or fail.
+    taken = [name for name in TAKEN if name in there]
+    if taken:
+        raise UserError(
+            f"{key}: {taken[0]} is what engines call something of their own; rename that column"
+        )
+    tables.refuse_twins(read, key)
 
 
 def _of_a_row(settings: FilterSettings, tables: Tables) -> list[str]:

@@ -6,10 +6,12 @@ It is written as JSON, as a Markdown table with examples, and as an image.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from align_train.figures.plots import draw_bars
 from align_train.files import write_whole
 
 from .rules import bits
@@ -26,7 +28,7 @@ class RuleFacts(TypedDict, total=False):
         frequent_tokens: The number of frequent tokens.
         tokens: The number of all tokens.
         without_value: Rows that a rule on a column cannot judge: a null, a NaN, no score, no group.
-        least: The column's least value.
+        least: The column's least value; in JSON an infinity is a text.
         most: The column's largest value.
         begins_at: The least value that is among the best.
         groups: The groups of which the best are kept.
@@ -183,7 +185,7 @@ def write(report: Report, folder: Path) -> None:
         folder: A folder that exists.
     """
     # Examples may hold dates and decimals: json writes them as texts.
-    text = json.dumps(report, indent=1, ensure_ascii=False, default=str)
+    text = json.dumps(_finite(report), indent=1, ensure_ascii=False, default=str)
     write_whole(folder / "report.json", text + "\n", fix=_FIX)
 
     parts = ["# What was dropped", as_table(report)]
@@ -196,6 +198,15 @@ def write(report: Report, folder: Path) -> None:
     _draw(report, folder / "report.png")
 
 
+def _finite(value: object) -> object:
+    """The value with texts in place of NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(cell) for name, cell in value.items()}
+    if isinstance(value, list):
+        return [_finite(cell) for cell in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _example(row: Mapping[str, object]) -> str:
     cells: list[str] = []
     for name, value in row.items():
@@ -205,33 +216,11 @@ def _example(row: Mapping[str, object]) -> str:
 
 
 def _draw(report: Report, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display
-    from matplotlib import pyplot
-
-    rules = report["rules"]
-    alone = [100 * rule["dropped_alone_share"] for rule in rules.values()]
-    sequence = [100 * rule["dropped_in_sequence_share"] for rule in rules.values()]
-
-    figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.55 * len(rules)))
-    for offset, shares, label, colour in (
-        (-0.2, alone, "alone", "#9ecae1"),
-        (0.2, sequence, "in sequence", "#08519c"),
-    ):
-        heights = [index + offset for index in range(len(rules))]
-        bars = axis.barh(heights, shares, height=0.38, label=label, color=colour)
-        axis.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=7, padding=2)
-
-    axis.set_yticks(range(len(rules)), list(rules))
-    axis.invert_yaxis()
-    axis.set_xlabel("% of all rows that the rule drops")
+    rules = report["rules"].values()
+    bars = {
+        "alone": [100 * rule["dropped_alone_share"] for rule in rules],
+        "in sequence": [100 * rule["dropped_in_sequence_share"] for rule in rules],
+    }
     kept = f"{report['kept']:,} of {report['rows']:,} rows are kept ({report['kept_share']:.1%})"
-    axis.set_title(kept, fontsize=10)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-
-    # Without matplotlib's version in it, so that the same report gives the same bytes.
-    figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
-    pyplot.close(figure)
+    across = "% of all rows that the rule drops"
+    draw_bars(list(report["rules"]), bars, path, title=kept, across=across)

@@ -1,7 +1,8 @@
 """Columns of scores: folders that `align_train.score` made, joined by the shard's name and the key.
 
 A score is looked up by its key, never by its place: the scores may be of more shards, of an earlier
-selection, or in another order. A row without a score has no value.
+selection, or in another order. A row without a score has no value. Scores of a shard that changed
+since are refused.
 
 Price: the scores of a shard are read and written once as parquet, with the rows' numbers.
 """
@@ -21,12 +22,13 @@ from tqdm import tqdm
 
 from align_train.errors import UserError, shown
 from align_train.files import whole
+from align_train.index.scored_shards import NamedShard, scored_places
 from align_train.index.scores import SCORES, Scores
 
 from ..tables.engine import ROWS_PER_FILE
 from ..tables.find import Tables
 from ..tables.paths import paths_of
-from ..tables.tars import KEY, stem_of
+from ..tables.tars import KEY
 
 Keys = NDArray[np.bytes_]
 Floats = NDArray[np.float32]
@@ -40,10 +42,12 @@ class Scored:
 
     Attributes:
         folders: The scores.
+        places: For each folder, where it has the shard of each file of the source; None: nowhere.
         tables: The source.
     """
 
     folders: tuple[Scores, ...]
+    places: tuple[Sequence[int | None], ...]
     tables: Tables
 
     @property
@@ -57,32 +61,28 @@ class Scored:
         return [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files]
 
     def write(self, columns: Mapping[str, str], folder: Path) -> None:
-        """Writes a parquet file of (row, …) for each file of the source that has scores.
+        """Writes a parquet file of (row, …) for each file of the source.
 
         Args:
             columns: For each name that the rules use, the column of scores.
             folder: Is made if it is missing. Files of an earlier attempt stay.
         """
         folder.mkdir(exist_ok=True)
-        shards = [_by_stem(scores) for scores in self.folders]
-        files = enumerate(self.tables.files)
-        bar = tqdm(files, total=len(self.tables.files), desc="joining scores", delay=1)
-        for index, file in bar:
-            to = folder / file.name
+        files = range(len(self.tables.files))
+        for index in tqdm(files, desc="joining scores", delay=1):
+            to = scores_file(folder, index)
             if not to.exists():
-                self._write_file(index, shards, columns, to)
+                self._write_file(index, columns, to)
 
-    def _write_file(
-        self, index: int, shards: Sequence[Mapping[str, int]], columns: Mapping[str, str], to: Path
-    ) -> None:
+    def _write_file(self, index: int, columns: Mapping[str, str], to: Path) -> None:
         keys = self._keys(index)
         arrays: dict[str, pa.Array] = {
             "row": pa.array(index * ROWS_PER_FILE + np.arange(len(keys), dtype=np.int64))
         }
         for name, column in columns.items():
             values = np.full(len(keys), np.nan, dtype=np.float32)
-            for scores, shard_of in zip(self.folders, shards, strict=True):
-                shard = shard_of.get(to.stem)
+            for scores, places in zip(self.folders, self.places, strict=True):
+                shard = places[index]
                 if shard is not None and column in scores.header.columns:
                     scored, of_column = scores.read(shard)
                     values = looked_up(keys, scored, of_column[column])
@@ -100,33 +100,47 @@ class Scored:
         return np.array([(key or "").encode() for key in keys], dtype=np.bytes_)
 
 
-def open_scores(setting: object, tables: Tables) -> Scored | None:
+def open_scores(setting: object) -> tuple[Scores, ...]:
     """Opens the folders of scores.
 
     Args:
         setting: A folder, a list of folders, or None.
+
+    Raises:
+        UserError: A folder has no scores.
+    """
+    if setting is None:
+        return ()
+    return tuple(Scores.open(Path(path).expanduser()) for path in paths_of(setting, "scores"))
+
+
+def match_scores(folders: Sequence[Scores], tables: Tables) -> Scored | None:
+    """Finds the source's shards in the folders.
+
+    Args:
+        folders: As `open_scores` gives them; None comes back if there are none.
         tables: The source.
 
     Raises:
-        UserError: A folder has no scores, or none of the source; or two have the same column.
+        UserError: A folder has no scores of the source, or of what a shard was before; or two have
+            the same column.
     """
-    if setting is None:
+    if not folders:
         return None
-    folders = [Scores.open(Path(path).expanduser()) for path in paths_of(setting, "scores")]
     if not tables.shards and tables.tars is None:
         raise UserError(
-            f"scores={shown(setting)}: belong to shards, and source is a table of URLs; give "
+            f"scores={folders[0].path}: belong to shards, and source is a table of URLs; give "
             f"source=SHARDS"
         )
 
-    here = {file.stem for file in tables.files}
+    shards = _shards_of(tables)
+    places = tuple(scored_places(scores, shards) for scores in folders)
     seen = dict.fromkeys(tables.types, "the source")
-    for scores in folders:
-        stems = _by_stem(scores)
-        if not here & stems.keys():
+    for scores, found in zip(folders, places, strict=True):
+        if set(found) == {None}:
             raise UserError(
-                f"scores={scores.path}: are of other shards ({scores.header.shards[0]}, …; "
-                f"the source has {tables.files[0].stem}, …)"
+                f"scores={scores.path}: are of other shards ({shown(scores.header.shards[0])}, …; "
+                f"the source has {shown(shards[0].name)}, …)"
             )
         for name in scores.header.columns:
             other = seen.setdefault(name, str(scores.path))
@@ -135,12 +149,20 @@ def open_scores(setting: object, tables: Tables) -> Scored | None:
                     f"scores={scores.path}: the column {shown(name)} is in {other} too; leave one "
                     f"out"
                 )
-    return Scored(tuple(folders), tables)
+    return Scored(tuple(folders), places, tables)
 
 
-def _by_stem(scores: Scores) -> dict[str, int]:
-    """The index of each shard by its name without the ending."""
-    return {stem_of(name): index for index, name in enumerate(scores.header.shards)}
+def _shards_of(tables: Tables) -> list[NamedShard]:
+    """The shard of each file of the source."""
+    if tables.tars is not None:
+        return [NamedShard(shard.name, shard.bytes) for shard in tables.tars.manifest.shards]
+    tars = [file.with_suffix(".tar") for file in tables.files]
+    return [NamedShard(tar.name, tar.stat().st_size) for tar in tars]
+
+
+def scores_file(folder: Path, index: int) -> Path:
+    """The joined scores of a file of the source. index: its own; a name may be hidden, or odd."""
+    return folder / f"{index:05d}.parquet"
 
 
 def looked_up(keys: Keys, scored: Keys, values: Floats) -> Floats:

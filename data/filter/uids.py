@@ -29,6 +29,7 @@ from align_train.errors import UserError, one_line, shown, shown_names
 from align_train.files import whole
 
 from ..tables.batches import batches, schema_of
+from ..tables.find import plain_type
 
 UID_COLUMNS = ("uid", "key")  # in lists and in sources, the likelier first
 
@@ -57,7 +58,8 @@ class UidList:
         return Path(self.setting).expanduser()
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """The setting, for errors."""
         return f"rules.uids.of={self.setting}"
 
     @cached_property
@@ -79,7 +81,7 @@ class UidList:
             UserError: It cannot be read, is of another kind, or is empty.
         """
         if next(self._entries(), None) is None:
-            raise UserError(f"{self._key}: is empty; {_EXPECTED}")
+            raise UserError(f"{self.key}: is empty; {_EXPECTED}")
 
     @cached_property
     def digest(self) -> str:
@@ -106,7 +108,7 @@ class UidList:
                 head = file.read(6)
         except OSError as error:
             raise UserError(
-                f"{self._key}: cannot be read ({error.strerror or error}); {_EXPECTED}"
+                f"{self.key}: cannot be read ({error.strerror or error}); {_EXPECTED}"
             ) from None
         if head == b"\x93NUMPY":
             return "npy"
@@ -119,7 +121,7 @@ class UidList:
             array: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             reason = one_line(error, 100)
-            raise UserError(f"{self._key}: cannot be read ({reason}); {_EXPECTED}") from None
+            raise UserError(f"{self.key}: cannot be read ({reason}); {_EXPECTED}") from None
 
         fields = [array.dtype[name] for name in array.dtype.names or ()]
         is_pair = len(fields) == 2 and all(
@@ -127,17 +129,24 @@ class UidList:
         )
         if array.ndim != 1 or not (is_pair or array.dtype.kind in "SUiu"):
             raise UserError(
-                f"{self._key}: holds {shown(str(array.dtype))} of shape {array.shape}; {_EXPECTED}"
+                f"{self.key}: holds {shown(str(array.dtype))} of shape {array.shape}; {_EXPECTED}"
             )
         return array
 
     @cached_property
     def _parquet_column(self) -> str:
-        names = schema_of(self.path).names
-        column = next((name for name in UID_COLUMNS if name in names), None)
+        schema = schema_of(self.path)
+        column = next((name for name in UID_COLUMNS if name in schema.names), None)
         if column is None:
             raise UserError(
-                f"{self._key}: no column uid or key; it has {shown_names(names)}; rename one"
+                f"{self.key}: no column uid or key; it has {shown_names(schema.names)}; rename one"
+            )
+
+        kind = plain_type(schema.field(column).type)
+        # Bytes and floats would be spelled otherwise than the source's.
+        if not pa.types.is_string(kind) and not pa.types.is_integer(kind):
+            raise UserError(
+                f"{self.key}: expected texts or integers, {column} is {shown(str(kind))}; cast it"
             )
         return column
 
@@ -153,10 +162,8 @@ class UidList:
             part = self._array[start : start + _AT_A_TIME]
             if self.is_hexadecimal:
                 yield [f"{high:016x}{low:016x}" for high, low in part.tolist()]
-            elif part.dtype.kind == "S":
-                yield [self._decoded(entry) for entry in part.tolist()]
             else:
-                yield [str(entry) for entry in part.tolist()]
+                yield [self._text(entry) for entry in part.tolist()]
 
     def _of_parquet(self) -> Iterator[list[str]]:
         column = self._parquet_column
@@ -169,16 +176,28 @@ class UidList:
             lines = (line.removeprefix(b"\xef\xbb\xbf").strip() for line in file)
             filled = filter(None, lines)
             while part := list(islice(filled, _AT_A_TIME)):
-                yield [self._decoded(line) for line in part]
+                yield [self._text(line) for line in part]
 
-    def _decoded(self, entry: bytes) -> str:
+    def _text(self, entry: bytes | str | int) -> str:
+        if isinstance(entry, int):
+            return str(entry)
         try:
-            text = entry.decode("utf-8")
-        except UnicodeDecodeError:
+            # Also a text may be none: half a surrogate pair.
+            text = (entry.encode("utf-8") if isinstance(entry, str) else entry).decode("utf-8")
+        except UnicodeError:
             text = "\0"
         if "\0" in text:
-            raise UserError(f"{self._key}: {shown(entry)} is no text; {_EXPECTED}")
+            raise UserError(f"{self.key}: {shown(entry)} is no text; {_EXPECTED}")
         return text
+
+
+def open_list(setting: str | None) -> UidList | None:
+    """Opens the list of `rules.uids.of`; UserError if it is none. None: the rule is off."""
+    if setting is None:
+        return None
+    listed = UidList(setting)
+    listed.check()
+    return listed
 
 
 def spelled(rows: Table, is_hexadecimal: bool) -> Table:

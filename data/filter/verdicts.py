@@ -21,6 +21,7 @@ from ..tables.batches import batches
 from ..tables.engine import ROWS_PER_FILE
 from ..tables.find import Tables
 from .rules import bits
+from .scored import scores_file
 
 Integers = NDArray[np.int64]
 
@@ -132,18 +133,17 @@ class Verdicts:
         # A row's number holds the index of its file and its index in the file.
         for index, group in itertools.groupby(numbers, lambda row: row // ROWS_PER_FILE):
             in_file = np.array([row % ROWS_PER_FILE for row in group])
-            path = self.tables.files[index]
-            with parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(self.tables.files[index]) as file:
                 records = _records_of_file(file, in_file, columns)
-                scores = self._scores(path.name, in_file)
+                scores = self._scores(index, in_file)
                 yield from ({**record, **row} for record, row in zip(records, scores, strict=True))
 
-    def _scores(self, name: str, rows: Integers) -> list[dict[str, float | None]]:
+    def _scores(self, file: int, rows: Integers) -> list[dict[str, float | None]]:
         """The scores of these rows of a file; None stands for no score."""
         if self.scores is None:
             return [{} for _ in rows]
         folder, columns = self.scores
-        table = parquet.read_table(folder / name).select(list(columns)).take(rows)
+        table = parquet.read_table(scores_file(folder, file)).select(list(columns)).take(rows)
         table = table.rename_columns(list(columns.values()))
         return [dict(zip(row, map(_short, row.values()), strict=True)) for row in table.to_pylist()]
 

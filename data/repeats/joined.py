@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
+from align_train.index.scored_shards import NamedShard, scored_places
 from align_train.index.scores import Scores
 from align_train.shards.manifest import Manifest
 
@@ -24,21 +25,15 @@ class JoinedScores:
             manifest: The shards whose pairs are asked for. It may keep other pairs of them.
 
         Raises:
-            UserError: The folder is not whole, or shards of one name cannot be told apart.
+            UserError: The folder is not whole, a shard changed since it was scored, or shards of
+                one name cannot be told apart.
         """
         self.folder = folder
         self.column = column
         self.manifest = manifest
         self.scores = Scores.open(Path(folder).expanduser())
-
-        names = self.scores.header.shards
-        self._same = self.scores.header.manifest == manifest.identity
-        if not self._same and len(set(names)) < len(names):
-            raise UserError(
-                f"scores={folder}: several of its shards have one name, and it was made of other "
-                f"pairs than source=…; score the shards of source=… again"
-            )
-        self._index = {name: index for index, name in enumerate(names)}
+        shards = [NamedShard(shard.name, shard.bytes) for shard in manifest.shards]
+        self._places = scored_places(self.scores, shards)
 
     def read(self, shard: int, keys: list[str]) -> NDArray[np.float32]:
         """Reads the scores of a shard's images.
@@ -53,7 +48,7 @@ class JoinedScores:
         Raises:
             UserError: The shard's file is broken.
         """
-        index = shard if self._same else self._index.get(self.manifest.shards[shard].name)
+        index = self._places[shard]
         if index is None:
             return np.full(len(keys), np.nan, dtype=np.float32)
 

@@ -263,7 +263,7 @@ def _footer(path: Path) -> tuple[int, dict[str, pa.DataType]]:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            types = [_plain(kind) for kind in schema.types]
+            types = [plain_type(kind) for kind in schema.types]
             _refuse_doubles(path, schema.names)
             return file.metadata.num_rows, dict(zip(schema.names, types, strict=True))
     except (pa.ArrowException, OSError) as error:
@@ -279,6 +279,8 @@ def _refuse_doubles(path: Path, names: Sequence[str]) -> None:
         raise UserError(f"{path}: two columns have the name {shown(double[0])}; rename one")
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    # Readers see no difference between long and plain texts; img2dataset keeps its table's type.
-    return pa.string() if pa.types.is_large_string(kind) else kind
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type as engines see it: texts are texts, however a writer has laid them out."""
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_large_string(values) or pa.types.is_string_view(values)
+    return pa.string() if is_text else values

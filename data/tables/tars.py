@@ -8,17 +8,17 @@ that would be read from the image counts before it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest, Shard
@@ -142,22 +142,34 @@ def json_of(reader: ShardReader, pair: int) -> Mapping[str, object]:
 
 
 def _type_of(values: Sequence[object]) -> pa.DataType:
-    """The type of a field: of numbers, texts or booleans, or a list's, which no rule reads."""
+    """The type of most of a field's values, so that an odd one does not change it.
+
+    It is of numbers, texts or booleans, or a list's, which no rule reads.
+    """
     known = [value for value in values if value is not None]
     if not known:
         return pa.null()
-    if all(isinstance(value, str) for value in known):
+
+    kind = Counter(map(_kind_of, known)).most_common(1)[0][0]
+    if kind == pa.int64() and not all(_is_integer(value) for value in known if _is_number(value)):
+        return pa.float64()
+    return kind
+
+
+def _kind_of(value: object) -> pa.DataType:
+    if isinstance(value, str):
         return pa.string()
-    if all(isinstance(value, bool) for value in known):
-        return pa.bool_()
-    if all(isinstance(value, int | float) for value in known):
-        return pa.int64() if all(map(_is_integer, known)) else pa.float64()
-    return pa.list_(pa.null())
+    if _is_number(value):
+        return pa.int64()
+    return pa.bool_() if isinstance(value, bool) else pa.list_(pa.null())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_integer(value: object) -> bool:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return is_integer and abs(cast(int, value)) < _LARGEST
+    return isinstance(value, int) and abs(value) < _LARGEST
 
 
 def files_of(tars: Tars, folder: Path) -> tuple[Path, ...]:
@@ -166,13 +178,20 @@ def files_of(tars: Tars, folder: Path) -> tuple[Path, ...]:
     Raises:
         UserError: Two shards have the same name.
     """
-    names: dict[str, str] = {}
+    shards: dict[str, str] = {}
     for shard in tars.manifest.shards:
-        stem = stem_of(shard.name)
-        other = names.setdefault(stem, shard.url)
+        name = _file_name(stem_of(shard.name))
+        other = shards.setdefault(name, shard.url)
         if other != shard.url:
             raise UserError(
-                f"source: {other} and {shard.url} have the same name; shards are known by their "
-                f"names: rename one"
+                f"source: {shown(other)} and {shown(shard.url)} have the same name; shards are "
+                f"known by their names: rename one"
             )
-    return tuple(folder / f"{stem}.parquet" for stem in names)
+    return tuple(folder / name for name in shards)
+
+
+def _file_name(stem: str) -> str:
+    """The name of a shard's table: one that no engine hides, and that is UTF-8."""
+    spelled = os.fsencode(stem).decode("utf-8", "replace")
+    prefix = "shard" if spelled.startswith((".", "_")) else ""
+    return f"{prefix}{spelled}.parquet"

@@ -234,6 +234,7 @@ def score(manifest: Manifest, shards: str, scores: Mapping[str, float], to: Path
         manifest=manifest.identity,
         shards=[shard.name for shard in manifest.shards],
         counts=manifest.counts.tolist(),
+        sizes=[shard.bytes for shard in manifest.shards],
         columns={"similarity": Column(-1, 1, "cosine")},
         caption="txt",
         image=None,

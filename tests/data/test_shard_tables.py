@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,24 @@ from align_train.errors import UserError
 from align_train.index.identity import Identity
 from align_train.index.scores import Column, Scores, ScoresHeader
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import read_manifest
+from align_train.shards.manifest import Manifest, Shard, read_manifest
+from align_train.shards.members import Members
 from align_train.shards.shard import ShardReader
 from align_train.shards.write import write_shard
+from benchmarks.shared.crawl_table import write_table
 from data.filter.__main__ import run as run_filter
 from data.filter.scored import looked_up
 from data.filter.settings import FilterSettings
+from data.tables.tars import Tars, files_of
 from tests.support import filter_oracle
-from tests.support.commands import finish, run, start
+from tests.support.commands import REPOSITORY, finish, run, start
 from tests.support.images import plain_image
 from tests.support.java import needs_java
 from tests.support.shards import TXT
 
 PAIRS = 40
-SHARDS = ("first", "second", "third")
+# Two of the names are patterns to DuckDB.
+SHARDS = ("first", "sec[on]d 50%", "third*")
 
 ONLY = ("paper=false", "examples=1000", "threads=1")
 
@@ -69,6 +74,10 @@ def members_of(row: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
     members = {"png": image, "txt": f"text {row['key']}".encode()}
     if index != 7:
         fields = {"uid": row["uid"], "clip": row["clip"], "lang": row["lang"], "list": [1]}
+        # Names that mean something else to an engine harm nobody who does not ask for them.
+        fields |= {"filename": "a", "Key": 1}
+        # A text in a column of numbers is none.
+        fields |= {"clip": "0.9"} if index == 13 else {}
         members["json"] = json.dumps(fields).encode()
     return row["key"], members
 
@@ -87,7 +96,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_scores(folder: Path) -> None:
     """Scores of the shards in another order, of one more, and of pairs in another order."""
-    names = ["other", "third", "first", "second"]
+    names = ["other", SHARDS[2], SHARDS[0], SHARDS[1]]
+    sizes = [1, *((folder.parent / f"{name}.tar").stat().st_size for name in names[1:])]
     header = ScoresHeader(
         model="m",
         identity=Identity("w", "t", 32, 36, 16, {}, [[1.0, 0.0]]),
@@ -95,6 +105,7 @@ def write_scores(folder: Path) -> None:
         manifest="i",
         shards=[f"{name}.tar" for name in names],
         counts=[1, PAIRS, PAIRS, PAIRS - 1],
+        sizes=sizes,
         columns={"similarity": Column(-1, 1, "cosine")},
         caption="txt",
         image=None,
@@ -104,7 +115,7 @@ def write_scores(folder: Path) -> None:
     scores.write(0, [b"9"], {"similarity": np.ones(1, np.float32)})
     for index, name in enumerate(names[1:], start=1):
         rows = PAIRS_OF[SHARDS.index(name)]
-        # "third" in its own order, "first" turned around, and of "second" a pair is missing.
+        # The third in its own order, the first turned around, and of the second a pair is missing.
         rows = [rows, rows[::-1], [row for row in rows if row["key"] != "20"]][index - 1]
         values = [np.nan if row["score"] is None else row["score"] for row in rows]
         keys = [row["key"].encode() for row in rows]
@@ -116,7 +127,7 @@ def scored_rows() -> list[dict[str, Any]]:
     rows = []
     for row in ROWS:
         score = row["score"]
-        if row["shard"] == "second" and row["key"] == "20":
+        if row["shard"] == SHARDS[1] and row["key"] == "20":
             score = None
         rows.append({**row, "similarity": None if score is None else float(np.float32(score))})
     return rows
@@ -140,18 +151,30 @@ def left(rows: list[dict[str, Any]], *drops: dict[str, set[int]]) -> list[str]:
     return [f"{row['shard']}/{row['key']}" for row in kept]
 
 
-def filter_with(*arguments: str) -> None:
-    run_filter(compose_command("filter", FilterSettings, *arguments))
+InFolder = Callable[..., str]
 
 
-def test_rules_on_json_scores_and_an_earlier_selection(shards: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def in_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> InFolder:
+    """The filter in this process, in the test's folder; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def filter_with(*arguments: str) -> str:
+        run_filter(compose_command("filter", FilterSettings, *arguments))
+        return capsys.readouterr().out
+
+    return filter_with
+
+
+def test_rules_on_json_scores_and_an_earlier_selection(
+    shards: Path, tmp_path: Path, in_folder: InFolder
+) -> None:
     rows = scored_rows()
     clip = filter_oracle.column_rule_drops(rows, "clip", least=0.2, top=0.8, by="lang")
     first = ("rules.columns.clip.least=0.2", "rules.columns.clip.top=0.8")
-    out = run(
-        f"source={shards}", "to=one", *ONLY, *first, "rules.columns.clip.by=lang",
-        cwd=tmp_path, module="data.filter",
-    ).stdout  # fmt: skip
+    out = in_folder(f"source={shards}", "to=one", *ONLY, *first, "rules.columns.clip.by=lang")
     assert kept_pairs(tmp_path / "one" / "manifest.jsonl") == left(rows, clip)
     bad = sum(row["clip"] is None for row in rows)
     assert f"columns.clip.least: {bad} rows without a value; the column runs from 0.1 to" in out
@@ -169,7 +192,7 @@ def test_rules_on_json_scores_and_an_earlier_selection(shards: Path, tmp_path: P
     top = filter_oracle.column_rule_drops(still, "similarity", top=0.3, least=least)
     second = ("rules.columns.similarity.top=0.3", "rules.columns.similarity.least=-0.2")
     line = ("source=one/manifest.jsonl", f"scores={shards / 'scores'}", "to=two", *ONLY, *second)
-    run(*line, cwd=tmp_path, module="data.filter")
+    in_folder(*line)
     assert kept_pairs(tmp_path / "two" / "manifest.jsonl") == left(still, top)
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["rows"] == len(still)
@@ -180,7 +203,7 @@ def test_rules_on_json_scores_and_an_earlier_selection(shards: Path, tmp_path: P
     assert [one["key"] for one in examples] == [row["key"] for row in dropped]
     scores = [one["similarity"] for one in examples if one["similarity"] is not None]
     assert scores == pytest.approx([one for row in dropped if (one := row["similarity"])], abs=1e-6)
-    assert "is finished" in run(*line, cwd=tmp_path, module="data.filter").stdout
+    assert "is finished" in in_folder(*line)
 
 
 def test_images_are_read_where_a_rule_needs_them(shards: Path, tmp_path: Path) -> None:
@@ -190,7 +213,8 @@ def test_images_are_read_where_a_rule_needs_them(shards: Path, tmp_path: Path) -
     shutil.copytree(shards, tmp_path / "shards", ignore=shutil.ignore_patterns("scores", ".*"))
     (tmp_path / "photo.png").write_bytes(plain_image((0, 0, 0), side=300))
     run(
-        "source=shards/{first,second}.tar", "to=out", *ONLY[:2], "rules.short_side=25",
+        f"source=[shards/{SHARDS[0]}.tar,'shards/{SHARDS[1]}.tar']", "to=out", *ONLY[:2],
+        "rules.short_side=25",
         "rules.uids.of=uids.txt", "rules.near_duplicates.of=.", "rules.images_per_text=1",
         cwd=tmp_path, module="data.filter",
     )  # fmt: skip
@@ -207,7 +231,55 @@ def test_images_are_read_where_a_rule_needs_them(shards: Path, tmp_path: Path) -
     assert rules["uids"]["found"] == len(listed)
 
 
-def test_scores_of_img2datasets_shards(shards: Path, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_on_coyos_columns(in_folder: InFolder) -> None:
+    """From a table in COYO's schema to the rows to download, and from their shards to a selection.
+
+    The second command asks for the best of what the first one left.
+    """
+    write_table(Path("coyo", "data"), 2000, files=2)
+    in_folder(*readme_command("source=coyo/data to=filtered rules.columns"))
+
+    rows = parquet.read_table("coyo/data").to_pylist()
+    drops = filter_oracle.dropped(rows, rare_tokens=10**8, probes=(), distance=0) | coyo_drops(rows)
+    dropped = set().union(*drops.values())
+    left_over = [row for number, row in enumerate(rows) if number not in dropped]
+    kept = parquet.read_table("filtered/kept")
+    assert kept.to_pylist() == left_over and len(left_over) > 50
+
+    # As img2dataset would: a third of the images cannot be had.
+    shard = Path("shards", "coyo700m", "00000")
+    shard.parent.mkdir(parents=True)
+    keys = [f"{number:09d}" for number in range(len(left_over))]
+    status = ["success" if number % 3 else "failed_to_download" for number in range(len(keys))]
+    had = [key for key, state in zip(keys, status, strict=True) if state == "success"]
+    image = plain_image((0, 0, 0))
+    write_shard(shard.with_suffix(".tar"), ((key, {"png": image, "txt": b"a"}) for key in had))
+    table = kept.append_column("key", [keys]).append_column("status", [status])
+    parquet.write_table(table, shard.with_suffix(".parquet"))
+    shard.with_name("00000_stats.json").write_text("{}")
+    in_folder(*readme_command("source=shards/coyo700m to=best paper=false rules.columns"))
+
+    there = [row for row, state in zip(left_over, status, strict=True) if state == "success"]
+    dropped = set().union(*coyo_drops(there).values())
+    wanted = [f"00000/{key}" for number, key in enumerate(had) if number not in dropped]
+    assert kept_pairs(Path("best", "manifest.jsonl")) == wanted and wanted
+
+
+def readme_command(beginning: str) -> list[str]:
+    """The arguments of the command of data/README.md that begins so."""
+    text = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (line.removeprefix("    python -m data.filter ") for line in text.splitlines())
+    (found,) = [line for line in lines if line.startswith(beginning)]
+    return found.split()
+
+
+def coyo_drops(rows: list[dict[str, Any]]) -> dict[str, set[int]]:
+    drops = filter_oracle.column_rule_drops(rows, "clip_similarity_vitb32", top=0.3)
+    drops |= filter_oracle.column_rule_drops(rows, "aesthetic_score_laion_v2", least=5)
+    return drops | filter_oracle.column_rule_drops(rows, "watermark_score", most=0.5)
+
+
+def test_scores_of_img2datasets_shards(shards: Path, tmp_path: Path, in_folder: InFolder) -> None:
     """Their tables have rows without an image, in another order than the tar."""
     rows = scored_rows()
     folder = tmp_path / "shards"
@@ -229,8 +301,16 @@ def test_scores_of_img2datasets_shards(shards: Path, tmp_path: Path) -> None:
     drops |= filter_oracle.column_rule_drops(rows, "clip", most=0.4)
     rules = ("rules.columns.similarity.top=0.4", "rules.columns.clip.most=0.4")
     line = ("source=shards", f"scores=[{shards / 'scores'}]", "to=out", *ONLY, *rules)
-    run(*line, cwd=tmp_path, module="data.filter")
+    in_folder(*line)
     assert kept_pairs(tmp_path / "out" / "manifest.jsonl") == left(rows, drops)
+
+
+def test_no_table_of_a_shard_is_hidden_from_an_engine() -> None:
+    shards = (Shard(f"x/{name}.tar", 1, 1) for name in ("_a", ".b", "c", "d\udcff"))
+    manifest = Manifest(tuple(shards), "x")
+    tars = Tars(manifest=manifest, caption=TXT, members=Members(), cache=ShardCache())
+    names = [file.name for file in files_of(tars, Path("y"))]
+    assert names == ["shard_a.parquet", "shard.b.parquet", "c.parquet", "d\ufffd.parquet"]
 
 
 def test_scores_are_looked_up_by_key() -> None:
@@ -252,7 +332,10 @@ def test_scores_are_looked_up_by_key() -> None:
         (["rules.columns.clips.top=0.3"], "no column clips, did you mean clip?"),
         (["rules.columns.list.top=0.3"], "expected numbers, list is list"),
         (["scores=nowhere"], "no scores.json there"),
-        (["scores=others"], "are of other shards (x.tar, …; the source has first, …)"),
+        (["scores=others"], "are of other shards (x.tar, …; the source has"),
+        (["scores=changed"], "first.tar of the source has 122,880 bytes, the one that was scored"),
+        (["rules.columns.Key.top=0.3"], "has the columns"),
+        (["rules.columns.clip.top=0.3", "rules.columns.clip.by=filename"], "something of their"),
         (["scores=[scores,scores2]"], "the column similarity is in"),
         (["source=[shards,table.parquet]"], "names shards, table.parquet tables; give one kind"),
         (["source=[shards/first.tar,copy/first.tar]"], "have the same name"),
@@ -265,17 +348,20 @@ def test_scores_are_looked_up_by_key() -> None:
     ],
 )
 def test_wrong_settings_are_told_in_one_line(
-    arguments: list[str], told: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], told: str, shards: Path, in_folder: InFolder
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("shards").symlink_to(shards)
     Path("scores").symlink_to(shards / "scores")
     shutil.copytree("scores", "scores2")
     header = Scores.open(Path("scores")).header
-    for name in ("copy", "others"):
-        Path(name).mkdir()
-    others = Scores.begin(Path("others"), replace(header, shards=["x.tar"], counts=[0]))
-    others.write(0, [], {"similarity": np.empty(0, np.float32)})
+    Path("copy").mkdir()
+    for name, changes in (
+        ("others", {"shards": ["x.tar"], "counts": [0], "sizes": [0]}),
+        ("changed", {"sizes": [1, 2, 3, 4]}),
+    ):
+        folder = Scores.begin(Path(name), replace(header, **changes))
+        for shard, count in enumerate(folder.header.counts):
+            folder.write(shard, [b"9"] * count, {"similarity": np.zeros(count, np.float32)})
     shutil.copy(shards / "first.tar", "copy")
     parquet.write_table(pa.table({"text": ["a"], "clip": [1.0]}), "table.parquet")
 
@@ -283,7 +369,7 @@ def test_wrong_settings_are_told_in_one_line(
     Path("cut.tar").write_bytes(whole[: len(whole) // 2])
     Path("cut.jsonl").write_text(json.dumps({"shard": "cut.tar", "pairs": PAIRS, "bytes": 1}))
     with pytest.raises(UserError) as caught:
-        filter_with("source=shards", "to=out", "paper=false", *arguments)
+        in_folder("source=shards", "to=out", "paper=false", *arguments)
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert not Path("out").exists()
 
@@ -300,19 +386,21 @@ def test_a_killed_filter_of_shards_goes_on(demo: Path, tmp_path: Path) -> None:
     finish(process)
     assert not (tmp_path / "again").exists()
 
-    built = {path: path.stat().st_mtime_ns for path in tables.glob("[!.]*.parquet")}
-    run(*line, "to=again", cwd=tmp_path, module="data.filter")
-    assert built
+    built = list(tables.glob("[!.]*.parquet"))
+    again = run(*line, "to=again", cwd=tmp_path, module="data.filter").stdout
+    assert built and "going on with what is in" in again
     for path in (tmp_path / "whole").rglob("*"):
         if path.is_file() and path.name != "filter.json":
             again = tmp_path / "again" / path.relative_to(tmp_path / "whole")
             assert again.read_bytes() == path.read_bytes(), path
 
 
-def test_the_new_manifest_lists_the_kept_pairs_alone(shards: Path, tmp_path: Path) -> None:
+def test_the_new_manifest_lists_the_kept_pairs_alone(
+    shards: Path, tmp_path: Path, in_folder: InFolder
+) -> None:
     """Also where a rule keeps nothing of a shard, or of all."""
     line = (f"source={shards}", *ONLY, "rules.columns.clip.least=28")
-    out = run(*line, "to=none", cwd=tmp_path, module="data.filter").stdout
+    out = in_folder(*line, "to=none")
     assert f"columns.clip.least keeps 0 of {len(ROWS)}; the column runs from 0.1 to" in out
     assert "next:" not in out
     rows = [json.loads(text) for text in (tmp_path / "none" / "manifest.jsonl").open()]

@@ -11,6 +11,7 @@ import pytest
 
 from align_train.errors import UserError
 from align_train.index.identity import Identity
+from align_train.index.scored_shards import NamedShard, scored_places
 from align_train.index.scores import Column, Scores, ScoresHeader
 
 IDENTITY = Identity("w", "t", 32, 36, 16, {}, [[1.0, 0.0]])
@@ -21,6 +22,7 @@ HEADER = ScoresHeader(
     manifest="i",
     shards=["a.tar", "b.tar", "c.tar"],
     counts=[3, 0, 1],
+    sizes=[30, 10, 20],
     columns={"similarity": Column(-1, 1, "cosine"), "odd name": Column(0, 9, "x")},
     caption=["txt", "json:alt"],
     image=None,
@@ -78,6 +80,21 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
         Scores.begin(tmp_path, HEADER)
     with pytest.raises(UserError, match=r"no scores\.json there; make it with"):
         Scores.open(tmp_path)
+
+
+def test_shards_are_known_by_name_and_size(tmp_path: Path) -> None:
+    named = {"shards": ["a.tar", "b.tar", "a.tar", "a.tar"], "sizes": [3, 2, 1, 1]}
+    scores = Scores.begin(tmp_path / "s", replace(HEADER, counts=[1, 1, 1, 1], **named))
+    every = list(map(NamedShard, named["shards"], named["sizes"]))
+    assert scored_places(scores, every) == [0, 1, 2, 3]
+    assert scored_places(scores, [NamedShard("c.tar", 1), *every[1::-1]]) == [None, 1, 0]
+
+    with pytest.raises(
+        UserError, match=r"b\.tar of the source has 5 bytes, the one that .* had 2:"
+    ):
+        scored_places(scores, [NamedShard("b.tar", 5)])
+    with pytest.raises(UserError, match=r"several of its shards are called a\.tar"):
+        scored_places(scores, [NamedShard("a.tar", 1)])
 
 
 @pytest.mark.parametrize("damage", ["no zip", "an object", "half", "another count"])
