@@ -16,6 +16,7 @@ from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
 from align_train.commands.repeats import refuse_larger
+from align_train.commands.score_prompts import prompts_of
 from align_train.commands.targets import (
     check_collection_folder,
     check_new_folder,
@@ -35,6 +36,7 @@ from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
 from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS, refuse_absent_collection
+from align_train.pretrained import ANY_MODEL
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
@@ -48,10 +50,6 @@ from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
-_MODEL = (
-    "a run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the "
-    "hub)"
-)
 _FORMATS = ("huggingface", "align_train")
 _MODEL_FILES = ("config.yaml", "config.json")
 
@@ -174,17 +172,19 @@ def look_before_opening(
     folder = Path(path).expanduser()
     # The hub has names without an owner, too, but no ALIGN among them.
     if is_missing_path(path) or ("/" not in path and not folder.exists()):
-        raise UserError(f"{path}: no such folder; expected {_MODEL}")
+        raise UserError(f"{path}: no such folder; expected {ANY_MODEL}")
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{path}: a file; expected {_MODEL}")
+        raise UserError(f"{path}: a file; expected {ANY_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
-        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {_MODEL}")
+        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}")
 
     if not launcher.current().started_all:
         if isinstance(settings, EmbedSettings):
             _look_for_images(settings)
         elif not isinstance(settings, ExportSettings) and settings.shards is not None:
             refuse_absent(settings.shards, key="shards")
+        if isinstance(settings, ScoreSettings):
+            _look_for_texts(settings)
     if not isinstance(settings, ExportSettings):
         _look_for_device(settings.device)
 
@@ -220,6 +220,16 @@ def _check_scoring(settings: ScoreSettings) -> None:
             f"texts={shown(settings.texts)}: expected {', '.join(TEXT_CHOICES)}: which of several "
             f"texts of a pair its score is of"
         )
+    prompts_of(settings.prompts)
+
+
+def _look_for_texts(settings: ScoreSettings) -> None:
+    """Refuses captions that no pair has: none would have a score."""
+    shards, caption = settings.shards, settings.caption
+    if shards is not None and caption is not None:
+        members = Members.parse(settings.image, settings.keys, prefix="")
+        source = CaptionSource.parse(caption, key="caption")
+        refuse_absent_captions(shards, source, members, labels=False, key="caption", of="shards")
 
 
 def _look_for_images(settings: EmbedSettings) -> None:

@@ -24,6 +24,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import check_loader, device_of
 from align_train.commands.open_images import open_images
 from align_train.commands.shard_work import (
+    broken_weights,
     chunks_of,
     from_anywhere,
     model_from_anywhere,
@@ -35,6 +36,7 @@ from align_train.commands.targets import check_collection_folder
 from align_train.config.command_schema import EmbedSettings
 from align_train.errors import UserError
 from align_train.index.collection import Collection
+from align_train.index.folder import begun_caption
 from align_train.index.settings import SETTINGS_NAME, Settings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
@@ -72,10 +74,13 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     """Embeds the shards that are this process's and not done yet."""
     model = load(given.model, device=device_of(given.device))
     first = launcher.is_first_process()
+    caption: str | list[str] | None = given.caption
+    if caption is None:
+        caption = begun_caption(folder / SETTINGS_NAME, Settings.read)
     pairs = open_images(
         given.shards if given.images is None else from_anywhere(given.images),
         plain=given.images is not None,
-        caption=_begun_with(folder) if given.caption is None else given.caption,
+        caption=caption,
         image=given.image,
         keys=given.keys,
         views=model.views,
@@ -102,12 +107,6 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
             f"{bad if bad.total() else f'0 {_BAD}'}",
             flush=True,
         )
-
-
-def _begun_with(folder: Path) -> str | list[str] | None:
-    """The captions that a former start has found out, and that the collection keeps."""
-    file = folder / SETTINGS_NAME
-    return Settings.read(file).caption if file.exists() else None
 
 
 def _settings(given: EmbedSettings, model: TrainedModel, pairs: Pairs) -> Settings:
@@ -214,5 +213,5 @@ def _embed_chunk(model: TrainedModel, rows: list[_Row], path: str) -> Tensor:
     pixels = torch.from_numpy(np.stack([row.pixels for row in rows])).to(model.device)
     embeddings = model.encode_image(normalise(pixels, model.model)).float().cpu()
     if not embeddings.isfinite().all():
-        raise UserError(f"{path}: its embeddings are not finite: the weights are broken")
+        raise broken_weights(path)
     return embeddings

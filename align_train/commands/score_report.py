@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.cluster import launcher
-from align_train.errors import printable, shown
+from align_train.errors import UserError, printable, shown
 from align_train.index.scores import Column, Scores, Tally
 from align_train.shards.left_out import counted
 
 _INTERVALS = 20_000  # of the range of a column
+
+_SAID = 300  # characters of what a column says
 
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -88,15 +90,19 @@ def _lines(scores: Scores) -> Iterator[str]:
             spreads[column].add(values)
             bad = np.flatnonzero(np.isnan(values))
             if len(bad) and not first_bad:
-                first_bad = f"{name.removesuffix('.tar')}/{keys[bad[0]].decode('utf-8', 'replace')}"
+                key = keys[bad[0]].decode("utf-8", "replace")
+                first_bad = f"{name.removesuffix('.tar')}/{key}" if key else name
 
+    if len(scores) and not any(spread.known for spread in spreads.values()):
+        raise UserError(
+            f"{scores.path}: no pair has a score: {_reasons(tally)} (first {shown(first_bad)}), by "
+            f"caption={shown(header.caption)}, image={shown(header.image or 'null')}; give others, "
+            f"and another to=…"
+        )
     yield f"{scores.path}: {len(scores):,} pairs in {len(header.shards)} shards"
     yield from _table(spreads)
-    if tally.no_image or tally.no_text:
-        yield (
-            f"NaN: {counted(tally.no_image, 'image')} that cannot be decoded, "
-            f"{counted(tally.no_text, 'pair')} without a text (first {shown(first_bad)})"
-        )
+    if first_bad:
+        yield f"NaN: {_reasons(tally)} (first {shown(first_bad)})"
     if tally.cut:
         share = tally.cut / tally.texts
         yield (
@@ -105,16 +111,28 @@ def _lines(scores: Scores) -> Iterator[str]:
         )
 
     source = header.source if isinstance(header.source, str) else f"[{','.join(header.source)}]"
+    members = [(key, getattr(header, key)) for key in ("image", "keys")]
     words = (
         "align-train",
         "filter",
         f"source={source}",
+        *(f"{key}={value}" for key, value in members if value is not None),
         f"scores={scores.path}",
         "paper=false",
         f"rules.columns.{next(iter(header.columns))}.top=0.3",
         "to=best",
     )
     yield f"next: {printable(shlex.join(words))}"
+
+
+def _reasons(tally: Tally) -> str:
+    """Says why pairs have no score."""
+    reasons = (
+        (tally.no_image, "image", "that cannot be decoded"),
+        (tally.no_text, "pair", "without a text"),
+        (tally.lost, "pair", "of broken tars"),
+    )
+    return ", ".join(f"{counted(count, noun)} {why}" for count, noun, why in reasons if count)
 
 
 def _table(spreads: Mapping[str, Spread]) -> Iterator[str]:
@@ -131,4 +149,4 @@ def _table(spreads: Mapping[str, Spread]) -> Iterator[str]:
 
     for name, spread in spreads.items():
         column = spread.column
-        yield f"{name}: {column.says}, from {column.least:g} to {column.most:g}"
+        yield f"{name}: {shown(column.says, _SAID)}, from {column.least:g} to {column.most:g}"

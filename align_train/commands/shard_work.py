@@ -185,6 +185,11 @@ def own_shards(manifest: Manifest, is_done: Callable[[int], bool]) -> list[int]:
     return [shard for shard in own if not is_done(shard)]
 
 
+def broken_weights(path: str) -> UserError:
+    """The error of embeddings that are not finite. path: the model's."""
+    return UserError(f"{path}: its embeddings are not finite: the weights are broken")
+
+
 def model_from_anywhere(path: str) -> str:
     """A model's path that holds from any folder; a name on the hub is no path."""
     return from_anywhere(path) if Path(path).expanduser().exists() else path

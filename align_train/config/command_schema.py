@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from align_train.config.schema import FREE_KEYS, TEXTS, UNRESOLVED, VERBATIM, OptionalNode, Paths
 
@@ -155,6 +156,9 @@ class ScoreSettings:
 
     texts: str
     """Of a pair with several texts: `best`, `mean` or `first`."""
+
+    prompts: dict[str, Any] = field(metadata=TEXTS)
+    """More columns by name: the texts, one or a list, with which each image is compared."""
 
     image: str | None
     """As `data.image`."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,20 +24,14 @@ from torch import Tensor
 
 from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
-from align_train.index.folder import holds_anything, refuse_other, write_file
+from align_train.index.folder import PAIRS_MUST_AGREE, begin_folder, write_file
 from align_train.index.records import read_keys, read_record
 from align_train.index.settings import SETTINGS_NAME, Settings, refuse_absent_collection
 from align_train.shards.manifest import place_in
 
 _BLOCK = 16_384  # rows compared at a time
 
-# If one of these differs, the folder belongs to another command. The text says to which.
-_MUST_AGREE = {
-    "manifest": "other shards or images",
-    "counts": "other shards or images",
-    "caption": "another caption",
-    "precision": "another precision",
-}
+_MUST_AGREE = PAIRS_MUST_AGREE | {"precision": "another precision"}
 
 Rows = NDArray[np.floating[Any]]
 
@@ -82,18 +75,10 @@ class Collection:
             UserError: The folder belongs to other shards or another model, or to something else.
         """
         file = path / SETTINGS_NAME
-        # Before the next question: another process may make the folder right now.
-        is_foreign = holds_anything(path)
-
-        if file.exists():
-            before = Settings.read(file)
-            refuse_other(path, before, settings, _MUST_AGREE)
-            return Collection(path, before)
-
-        if is_foreign:
-            raise UserError(f"{path}: exists and holds no embeddings; choose another folder")
-        write_file(file, json.dumps(asdict(settings), indent=1))
-        return Collection(path, settings)
+        begun = begin_folder(
+            file, settings, Settings.read, must_agree=_MUST_AGREE, holds="embeddings"
+        )
+        return Collection(path, begun)
 
     @staticmethod
     def open(path: Path) -> Collection:

@@ -14,7 +14,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError, one_line
-from align_train.index.folder import holds_anything, refuse_other, write_file
+from align_train.index.folder import PAIRS_MUST_AGREE, begin_folder, write_file
 from align_train.index.identity import Identity
 
 SCORES = "scores.json"
+
+SIMILARITY = "similarity"
+"""The column with the cosine of image and text."""
 
 TEXT_CHOICES = ("best", "mean", "first")
 """The scores of a pair with several texts: of the text nearest to the image, and so on."""
@@ -33,15 +36,14 @@ TEXT_CHOICES = ("best", "mean", "first")
 _KEY = "key"
 _TALLY = "tally"
 
+NO_COLUMNS = (_KEY, _TALLY)
+"""Arrays of a shard's file beside the columns, which cannot have these names."""
+
 _FIX = "remove it and run the same align-train score again"
 
-# If one of these differs, the folder belongs to another command. The text says to which.
-_MUST_AGREE = {
-    "manifest": "other shards or pairs",
-    "shards": "other shards or pairs",
-    "counts": "other shards or pairs",
-    "sizes": "other shards or pairs",
-    "caption": "another caption",
+_MUST_AGREE = PAIRS_MUST_AGREE | {
+    "shards": "other shards or images",
+    "sizes": "other shards or images",
     "columns": "other scores",
 }
 
@@ -54,13 +56,15 @@ class Tally(NamedTuple):
 
     Attributes:
         no_image: Pairs with a text whose image cannot be decoded.
-        no_text: Pairs without a text.
+        no_text: Pairs without a text that can be read.
+        lost: Pairs whose tar is broken, and does not even say their keys.
         texts: Texts that were scored.
         cut: Texts that are longer than the model takes.
     """
 
     no_image: int = 0
     no_text: int = 0
+    lost: int = 0
     texts: int = 0
     cut: int = 0
 
@@ -150,7 +154,7 @@ class ScoresHeader:
         )
         if not right_types:
             raise ValueError("other types than it is written with")
-        if reserved := {_KEY, _TALLY} & set(self.columns):
+        if reserved := set(NO_COLUMNS) & set(self.columns):
             raise ValueError(f"a column called {min(reserved)}")
         lengths = {len(self.shards), len(self.counts), len(self.sizes)}
         if not self.columns or not self.counts or len(lengths) > 1:
@@ -187,19 +191,9 @@ class Scores:
         Raises:
             UserError: The folder belongs to other shards or another model, or to something else.
         """
-        file = path / SCORES
-        # Before the next question: another process may make the folder right now.
-        is_foreign = holds_anything(path)
-
-        if file.exists():
-            before = ScoresHeader.read(file)
-            refuse_other(path, before, header, _MUST_AGREE)
-            return Scores(path, before)
-
-        if is_foreign:
-            raise UserError(f"{path}: exists and holds no scores; choose another folder")
-        write_file(file, json.dumps(asdict(header), indent=1))
-        return Scores(path, header)
+        read = ScoresHeader.read
+        begun = begin_folder(path / SCORES, header, read, must_agree=_MUST_AGREE, holds="scores")
+        return Scores(path, begun)
 
     @staticmethod
     def open(path: Path) -> Scores:

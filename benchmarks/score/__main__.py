@@ -39,13 +39,8 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from align_train.commands.open_images import open_images
-from align_train.commands.score import (
-    ReadyChunk,
-    cosines_of,
-    header_of,
-    ready_chunks,
-    score_shards,
-)
+from align_train.commands.score import cosines_of, header_of, score_shards
+from align_train.commands.score_chunks import ReadyChunk, ready_chunks
 from align_train.commands.shard_work import watched
 from align_train.config.command_schema import ScoreSettings
 from align_train.config.components import build
@@ -158,7 +153,7 @@ class Bench:
     @torch.inference_mode()
     def towers(self) -> None:
         cosines = [cosines_of(self.model, chunk, self.given.chunk_size) for chunk in self.ready]
-        torch.cat(cosines).cpu()
+        torch.cat([of_chunk.texts for of_chunk in cosines]).cpu()
 
     def score(self) -> None:
         folder = Path(self.given.to)

@@ -68,6 +68,8 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
         ({"identity": replace(IDENTITY, weights="x")}, r"another model \(other weights\)"),
         ({"manifest": "x"}, "other shards"),
         ({"caption": "txt"}, "another caption"),
+        ({"image": "rgb.png"}, "another image=…"),
+        ({"keys": "last_dot"}, "another keys=…"),
         ({"columns": columns}, "other scores"),
     ):
         with pytest.raises(UserError, match=f"was begun with {words}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from torch.nn.functional import normalize
 from transformers import CLIPImageProcessor, CLIPTokenizer
 
 import align_train
+from align_train.commands.score import score
+from align_train.config.command_schema import ScoreSettings
+from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.index.scores import Scores
+from align_train.model.weights import find
 from align_train.pretrained.explicit import explicit_settings
 from align_train.pretrained.identity import identity_of
 from align_train.shards.write import write_shard
@@ -35,11 +40,19 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "clip", make_clip)
+
+
 @pytest.fixture(scope="session", params=[False, True], ids=["end", "legacy end"])
-def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    name = "clip_legacy" if request.param else "clip"
+def any_clip(
+    request: pytest.FixtureRequest, clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    if not request.param:
+        return clip
     return made_once(
-        tmp_path_factory, name, lambda folder: make_clip(folder, legacy_end=request.param)
+        tmp_path_factory, "clip_legacy", lambda folder: make_clip(folder, legacy_end=True)
     )
 
 
@@ -68,10 +81,10 @@ def their_images(folder: Path, images: list[Any]) -> torch.Tensor:
     return normalize(getattr(features, "pooler_output", features), dim=-1)
 
 
-def test_texts_of_any_length_are_embedded_as_there(clip: Path) -> None:
+def test_texts_of_any_length_are_embedded_as_there(any_clip: Path) -> None:
     """Cutting keeps the end token, whose state is the text's; padding changes nothing."""
-    model = align_train.load(str(clip))
-    wanted = their_texts(clip, TEXTS)
+    model = align_train.load(str(any_clip))
+    wanted = their_texts(any_clip, TEXTS)
     assert (wanted @ wanted.T - torch.eye(len(TEXTS))).max() < 0.999  # no two texts alike
 
     with torch.inference_mode():
@@ -102,7 +115,9 @@ def test_images_and_similarities_are_theirs(clip: Path) -> None:
     torch.testing.assert_close(model.similarity(images, TEXTS[:3]), wanted, atol=2e-3, rtol=0)
 
 
-def test_scores_are_theirs(clip: Path, tmp_path: Path) -> None:
+def test_scores_are_theirs(
+    any_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = [picture(label % 40) for label in range(len(TEXTS))]
     texts = [text or "x" for text in TEXTS]
     pairs = [
@@ -110,14 +125,14 @@ def test_scores_are_theirs(clip: Path, tmp_path: Path) -> None:
         for index, (image, text) in enumerate(zip(images, texts, strict=True))
     ]
     write_shard(tmp_path / "shards" / "0.tar", pairs)
-    done = run(
-        f"model={clip}", "shards=shards", "to=scores", cwd=tmp_path, module="align_train.score"
-    )
-    assert done.stdout.count("2 of 11 texts (18.2%) were longer than the model takes") == 1
+    words = (f"model={any_clip}", f"shards={tmp_path}/shards", f"to={tmp_path}/scores")
+    score(compose_command("score", ScoreSettings, *words, "workers=0"))
+    printed = capsys.readouterr().out
+    assert printed.count("2 of 11 texts (18.2%) were longer than the model takes") == 1
 
     keys, columns = Scores.open(tmp_path / "scores").read(0)
     assert keys.tolist() == [f"{index:02}".encode() for index in range(len(texts))]
-    wanted = (their_images(clip, images) * their_texts(clip, texts)).sum(dim=1)
+    wanted = (their_images(any_clip, images) * their_texts(any_clip, texts)).sum(dim=1)
     np.testing.assert_allclose(columns["similarity"], wanted.numpy(), atol=2e-5)
 
 
@@ -170,3 +185,20 @@ def test_another_number_of_heads_or_end_token_is_another_identity(
         (copy / "config.json").write_text(json.dumps(config))
         changed = identity.difference(identity_of(align_train.load(str(copy))))
         assert changed.startswith(f"model.text_tower.config.{name} ")
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])
+def test_old_weights_are_fetched_from_the_hub_if_there_are_no_others(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"config.json", "pytorch_model.bin", weights}
+
+    def fetch(_: str, *, allow_patterns: list[str]) -> str:
+        for name in there:
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert find("openai/clip-vit-base-patch32", wanted="CLIP") == tmp_path
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", weights}
