@@ -245,6 +245,8 @@ def _pairs_of(key: str, pieces: TrainingPieces) -> list[tuple[int, int]]:
 
     example = printable(pieces.pairs.reader(shards[0] if shards else 0).key(0))
     reason = f"the shard has keys such as {example}" if shards else "no shard of that name"
+    if any(rows[shard].selection for shard in shards):
+        reason += ", and others that the manifest leaves out"
     raise UserError(
         f"key={shown(key)}: no such pair ({reason}); expected shard/key, e.g. {example}, from the "
         f"columns of show step=N or search; a name of an image is no key"

@@ -362,7 +362,7 @@ def test_other_rates_are_other_data(by_rates: Path, demo: Path, tmp_path: Path) 
     content = bytearray(file.read_bytes())
     content[0] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="are not those that the manifest was made with"):
+    with pytest.raises(UserError, match="is not what the manifest was made with"):
         data_module(str(other), demo / "tokenizer").training_pieces().pairs.reader(0)
     kept = [np.ones(shard.pairs, dtype=bool) for shard in first.once().shards]
     with pytest.raises(UserError, match="has rates, which a choice of pairs would lose"):
