@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,20 +33,18 @@ from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
-from align_train.shards.choices import Choice, narrowed, packed, write_parts
+from align_train.shards.choices import parse_choice, parse_count, write_choices
 from align_train.shards.members import Keys, Members
 from align_train.shards.rates import Rates, rates_name
 from align_train.shards.recorded import recorded, refuse_disagreeing
 from align_train.shards.remote import is_url
-from align_train.shards.selection import Selection, selection_name
+from align_train.shards.selection import Selection, refuse_missing, selection_name
 
 MANIFEST_NAME = "manifest.jsonl"
 
 HOW_TO_PREPARE = "make shards with `align-train pack`, or see data/README.md"
 
 Row = dict[str, str | int]
-
-_LARGEST_COUNT = 2**48  # of pairs and bytes; a million shards of so many still fit 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ class Manifest:
 
     @property
     def has_rates(self) -> bool:
-        """Whether any shard has rates; if it is not the manifest of `once`, that counts visits."""
+        """Whether any shard has rates; those of `once` keep them, but count no visits."""
         return any(isinstance(shard.selection, Rates) for shard in self.shards)
 
     def refuse_rates(self, key: str) -> None:
@@ -183,27 +181,13 @@ class Manifest:
                 raise ValueError(f"{shard.url}: a selection is written where it is made")
 
         # The bits first: a manifest that exists has its selection.
-        if rates is not None:
-            parts = _parts(self.shards, rows, rates, cache)
-            write_parts(path.with_name(rates_name(path.name)), parts)
-        elif kept is not None:
-            parts = _parts(self.shards, rows, kept, cache)
-            write_parts(path.with_name(selection_name(path.name)), parts)
+        choices = kept if rates is None else rates
+        if choices is not None:
+            name_of = selection_name if rates is None else rates_name
+            file = path.with_name(name_of(path.name))
+            write_choices(file, self.shards, rows, choices, cache)
         fix = "free some space or choose another place"
         write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
-
-
-def _parts(
-    shards: Iterable[Shard], rows: list[Row], choices: Iterable[Choice], cache: ShardCache | None
-) -> Iterator[bytes]:
-    """Yields the bytes of each shard's choice, and completes its row."""
-    at = 0
-    for shard, row, choice in zip(shards, rows, choices, strict=True):
-        chosen = narrowed(choice, shard.selection, cache, url=shard.url, pairs=shard.pairs)
-        part, about = packed(chosen)
-        row.update(about, at=at)
-        at += len(part)
-        yield part
 
 
 def _once(shard: Shard) -> Shard:
@@ -239,7 +223,8 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
 
     Raises:
         Vanished: The source says that the file does not exist.
-        UserError: It cannot be read, is no manifest (the error names the line), or lists no pairs.
+        UserError: It cannot be read, is no manifest (the error names the line), or lists no pairs;
+            or its selections or rates are not beside it.
     """
     folder, _, name = url.rpartition("/")
     folder = folder or "."
@@ -264,6 +249,7 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
             ) from None
 
     refuse_disagreeing((shard.members for shard in shards), url)
+    refuse_missing(shard.selection for shard in shards if shard.selection)
     return checked(Manifest(tuple(shards), url))
 
 
@@ -279,15 +265,6 @@ def _parse_row(line: str, folder: str, name: str) -> Shard:
     if not isinstance(row, dict):
         raise ValueError("no object")
 
-    selection = None
-    if "kept" in row:
-        file = f"{folder}/{selection_name(name)}"
-        selection = Selection(file, _count(row["at"]), _count(row["of"]), str(row["kept"]))
-    elif "rates" in row:
-        file = f"{folder}/{rates_name(name)}"
-        at, of, used = (_count(row[field]) for field in ("at", "of", "used"))
-        selection = Rates(file, at, of, str(row["rates"]), used)
-
     # Relative to the manifest, which itself may lie at a URL.
     url = row["shard"]
     if not isinstance(url, str) or not _is_name(url):
@@ -299,16 +276,10 @@ def _parse_row(line: str, folder: str, name: str) -> Shard:
             url = os.path.normpath(f"{folder}/{url}")
 
     members = recorded(row)
-    pairs = _count(row["pairs"])
-    size = _count(row["bytes"])
+    pairs = parse_count(row["pairs"])
+    size = parse_count(row["bytes"])
+    selection = parse_choice(row, folder, name)
     return Shard(url, pairs, size, selection, members.image, members.keys)
-
-
-def _count(value: object) -> int:
-    """A count in a row; ValueError if it is none, or so large that sums would overflow."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
-        return value
-    raise ValueError("no count")
 
 
 def _is_name(url: str) -> bool:

@@ -34,9 +34,11 @@ class Rates(Selection):
 
     Attributes:
         used: How many pairs have a rate above 0.
+        visits: How often an epoch visits the shard: `visits_of` the rates.
     """
 
     used: int
+    visits: int
 
     @property
     def size(self) -> int:
@@ -60,11 +62,12 @@ class Rates(Selection):
             UserError: The file cannot be read, or is not the one that the manifest was made with.
         """
         rates = np.frombuffer(self.data(cache), dtype=_DTYPE)
-        # Not `isfinite`: it lets negative ones through.
-        if not ((rates >= 0) & (rates <= MOST)).all() or (rates > 0).sum() != self.used:
+        are_rates = bool(((rates >= 0) & (rates <= MOST)).all())
+        if not are_rates or (rates > 0).sum() != self.used or visits_of(rates) != self.visits:
             raise UserError(
-                f"{self.file}: the rates at {self.at} are none: expected numbers from 0 to "
-                f"{MOST:g}, of which {self.used} above 0; make the manifest anew"
+                f"{self.file}: the rates at {self.at} are not those of the manifest: expected "
+                f"numbers from 0 to {MOST:g}, {self.used} above 0, with a sum of {self.visits}; "
+                f"make it anew"
             )
         return rates
 

@@ -8,6 +8,8 @@ of a tar, in the order of the pairs' sorted keys. The bits are read when the sha
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
+from align_train.shards.remote import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,8 @@ class Selection:
 
         if short_hash(data) != self.hash:
             raise UserError(
-                f"{self.file}: the bits at {self.at} are not those that the manifest was made "
-                f"with; make it anew"
+                f"{self.file}: what it has at {self.at} is not what the manifest was made with; "
+                f"make it anew"
             )
         return data
 
@@ -74,10 +77,40 @@ class Selection:
                 file.seek(self.at)
                 return file.read(self.size)
         except OSError as error:
+            raise _unreadable(self.file, error) from None
+
+
+def refuse_missing(selections: Iterable[Selection]) -> None:
+    """Refuses files beside a manifest that are missing or cut, before any shard is opened.
+
+    Args:
+        selections: Those of the manifest. Their files at URLs are not asked for.
+
+    Raises:
+        UserError: As of `Selection.read`.
+    """
+    ends: dict[str, int] = {}
+    for selection in selections:
+        ends[selection.file] = max(ends.get(selection.file, 0), selection.at + selection.size)
+
+    for file, end in ends.items():
+        if is_url(file):
+            continue
+        try:
+            found = os.stat(file).st_size
+        except OSError as error:
+            raise _unreadable(file, error) from None
+        if found < end:
             raise UserError(
-                f"{self.file}: cannot be read ({error.strerror or error}); "
-                f"it belongs beside its manifest"
-            ) from None
+                f"{file}: has {found:,} bytes, its manifest needs {end:,}; bring the whole file "
+                f"back, or make the manifest anew"
+            )
+
+
+def _unreadable(file: str, error: OSError) -> UserError:
+    return UserError(
+        f"{file}: cannot be read ({error.strerror or error}); it belongs beside its manifest"
+    )
 
 
 def selection_name(manifest: str) -> str:

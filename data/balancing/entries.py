@@ -11,18 +11,20 @@ takes about 150 bytes of memory.
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from align_train.errors import UserError, shown
 from align_train.files import write_whole
+from align_train.shards.caption import is_unicode, parse_json
 from align_train.shards.left_out import LeftOut
 
 _WRAPPED = ",.;:?!`"
 _SPACES = "\t\n\r"
 _MARKS = frozenset(string.punctuation)
+
+_NEVER_HELD = "texts that no pair can hold, for a mark that is not between spaces, or no Unicode"
 
 
 def words_of(text: str) -> list[str]:
@@ -101,37 +103,35 @@ def read_entries(path: Path, *, lower: bool) -> list[str]:
         lower: Whether they are lower-cased.
 
     Returns:
-        Each once, in their order.
+        Each that a text can hold, once, in their order.
 
     Raises:
         UserError: The file cannot be read, or has no entries.
     """
     wanted = "a file with one entry a line, or a .json with a list of texts"
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = json.loads(text) if path.suffix == ".json" else text.split("\n")
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            lines = parse_json(content)
+        else:
+            lines = content.decode("utf-8-sig").replace("\r", "\n").split("\n")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not such a text"
         raise UserError(f"entries={path}: cannot be read ({reason}); expected {wanted}") from None
 
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UserError(f"entries={path}: found {shown(str(lines))}; expected {wanted}")
+        raise UserError(f"entries={path}: found {shown(lines)}; expected {wanted}")
     stripped = [line.strip(" \t\r\n") for line in lines]
     entries = [entry.lower() if lower else entry for entry in stripped if entry]
     once = list(dict.fromkeys(entries))
+    held = [entry for entry in once if _can_be_held(entry)]
 
-    left_out = LeftOut()
+    left_out = LeftOut.of(_NEVER_HELD, [entry for entry in once if not _can_be_held(entry)])
     left_out.add("texts that came before", count=len(entries) - len(once))
-    # No text has such a word: its marks stand between spaces.
-    left_out.add(
-        "texts that no pair can hold, with a mark that is not between spaces",
-        next((entry for entry in once if not _can_be_held(entry)), ""),
-        count=sum(not _can_be_held(entry) for entry in once),
-    )
     left_out.say(path)
-    if not once:
-        raise UserError(f"entries={path}: has no entries; expected {wanted}")
-    return [entry for entry in once if _can_be_held(entry)]
+    if not held:
+        raise UserError(f"entries={path}: has no entries that a text can hold; expected {wanted}")
+    return held
 
 
 def write_entries(entries: Sequence[str], path: Path) -> None:
@@ -141,5 +141,7 @@ def write_entries(entries: Sequence[str], path: Path) -> None:
 
 
 def _can_be_held(entry: str) -> bool:
+    """Whether any text holds an entry: in texts, marks stand between spaces."""
     words = entry.split(" ")
-    return all(len(word) == 1 or not set(word) & set(_WRAPPED + _SPACES) for word in words)
+    marks_alone = all(len(word) == 1 or not set(word) & set(_WRAPPED) for word in words)
+    return marks_alone and not set(entry) & set(_SPACES) and is_unicode(entry)

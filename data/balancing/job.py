@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,20 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.files import whole
-from align_train.shards.cache import ShardCache
+from align_train.cluster.interruption import leave
+from align_train.errors import UserError, printable, shown
 from align_train.shards.caption import CaptionSource
 from align_train.shards.found_caption import found_caption
-from align_train.shards.left_out import LeftOut
+from align_train.shards.left_out import LeftOut, counted
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.members import Members
 from align_train.shards.rates import rounded, scale_of
 from align_train.shards.resolve import resolve
-from align_train.stream.decode import Views
-from align_train.stream.pairs import Pairs
+from align_train.stream.shard_cache import shard_cache_of
 
+from ..packing.beside import whole_folder
+from ..tables.tars import Tars
 from . import report
-from .entries import read_entries, write_entries
+from .entries import write_entries
 from .matches import Matches, Texts, find_matches, made_entries, read_matches
 from .rates import rates_of
 from .settings import BalanceSettings
@@ -30,65 +32,76 @@ from .settings import BalanceSettings
 _ENTRIES = "entries.txt"
 
 
-def balance(settings: BalanceSettings, shards: list[str], to: Path) -> str:
+def balance(
+    settings: BalanceSettings, shards: list[str], entries: list[str] | None, to: Path
+) -> str:
     """Writes a balanced manifest and its report into a new folder.
 
     Args:
         settings: Of the command, checked.
         shards: The values of `source`.
+        entries: Those of `entries=…`; None: they are made from the texts.
         to: The folder.
 
     Returns:
-        The report's table.
+        The report's table, and the next command.
 
     Raises:
-        UserError: The source or the entries cannot be read, or have rates already.
+        UserError: The source cannot be read or has rates already, or no pair is left.
     """
-    cache = ShardCache(storage_options=dict(settings.storage_options or {}))
-    pairs = _open(settings, shards, cache)
-    texts = Texts(pairs, lower=settings.lower)
-    given = None
-    if settings.entries is not None:
-        given = read_entries(Path(settings.entries).expanduser(), lower=settings.lower)
+    tars = _open(settings, shards)
+    texts = Texts(tars, lower=settings.lower)
 
-    with whole(to) as aside:
+    with whole_folder(to) as aside:
         work = aside / "work"
-        entries = given or made_entries(
-            texts,
-            work / "phrases",
-            least_count=settings.least_count,
-            memory_gb=settings.memory_gb,
-        )
-        shutil.rmtree(work / "phrases", ignore_errors=True)
+        if entries is None:
+            entries = made_entries(
+                texts,
+                work / "phrases",
+                least_count=settings.least_count,
+                memory_gb=settings.memory_gb,
+            )
+            shutil.rmtree(work / "phrases")
         without_text = find_matches(texts, entries, work / "matches", seed=settings.seed)
 
-        balanced = _Balanced(settings, pairs.manifest, entries, work / "matches")
+        balanced = _Balanced(settings, tars.manifest, entries, work / "matches")
         manifest = aside / MANIFEST_NAME
         if settings.write == "rates":
-            pairs.manifest.write(manifest, rates=balanced.rates(), cache=cache)
+            tars.manifest.write(manifest, rates=balanced.rates(), cache=tars.cache)
         else:
-            pairs.manifest.write(manifest, kept=balanced.kept(), cache=cache)
+            tars.manifest.write(manifest, kept=balanced.kept(), cache=tars.cache)
         write_entries(entries, aside / _ENTRIES)
         table = balanced.report(without_text, aside)
         shutil.rmtree(work)
+    leave(f"{to} is complete")
 
     without_text.say(to, "rate 0:")
-    return f"{table}\n{to}: manifest.jsonl: give it as data.shards; {_ENTRIES}, report.md"
+    files = f"{to}: {MANIFEST_NAME}, {_ENTRIES}, report.md, report.json, report.png"
+    return f"{table}\n{files}\nnext: {_next_command(settings, to)} …"
 
 
-def _open(settings: BalanceSettings, shards: list[str], cache: ShardCache) -> Pairs:
+def _open(settings: BalanceSettings, shards: list[str]) -> Tars:
+    cache = shard_cache_of(None, settings.storage_options)
     members = Members.parse(settings.image, settings.keys, prefix="")
     caption = settings.caption
     if caption is None:
         caption = found_caption(shards, members=members, cache=cache, key="source")
     source = CaptionSource.parse(caption, key="caption")
-    manifest = resolve(
-        shards, caption=source, members=members, cache=cache, by_rates=True, key="source"
-    )
+    manifest = resolve(shards, caption=source, members=members, cache=cache, key="source")
     manifest.refuse_rates("source")
-    # No image is decoded.
-    views = Views(image_size=1, resize_size=1)
-    return Pairs(manifest=manifest, caption=source, views=views, members=members, cache=cache)
+    print(f"{shown(', '.join(shards))}: texts are {source}", flush=True)
+    return Tars(manifest=manifest, caption=source, members=members, cache=cache)
+
+
+def _next_command(settings: BalanceSettings, to: Path) -> str:
+    words = ["align-train", "data=webdataset", f"data.shards={to / MANIFEST_NAME}"]
+    for name in ("caption", "image", "keys"):
+        value = getattr(settings, name)
+        if isinstance(value, list):
+            value = f"[{','.join(value)}]"
+        if value is not None:
+            words.append(f"data.{name}={value}")
+    return printable(shlex.join(words))
 
 
 class _Balanced:
@@ -156,13 +169,19 @@ class _Balanced:
         for total, weights in ((self.expected, rates), (self.after, given)):
             total += np.bincount(matches.entries, weights[matches.pairs], minlength=length)
         self.rate_0 += int((rates == 0).sum())
-        self.rate_1 += int((rates >= 1).sum())
+        self.rate_1 += int(((rates >= 1) & (matches.counts > 0)).sum())
         self.expected_pairs += float(rates.sum())
         self.given += float(given.sum())
 
     def report(self, without_text: LeftOut, folder: Path) -> str:
-        """Writes the report's files, and returns its table."""
+        """Writes the report's files, and returns its table; UserError if no pair is left."""
         settings = self.settings
+        if not self.given:
+            raise UserError(
+                f"{folder}: would have none of {counted(self.pairs, 'pair')}: {self.unmatched:,} "
+                f"hold none of {len(self.entries):,} entries, {without_text.total():,} have no "
+                f"text; give other entries=…, lower=true, unmatched=… or a higher threshold"
+            )
         figures: report.Figures = {
             "pairs": self.pairs,
             "without_text": without_text.total(),

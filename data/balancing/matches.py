@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from align_train.errors import UserError
+from align_train.shards.caption import is_unicode
 from align_train.shards.left_out import LeftOut
-from align_train.stream.pairs import Pairs
+from align_train.shards.shard import ShardReader
 
+from ..tables.tars import Tars
 from .entries import Matcher, phrases_of
 
 WITHOUT_TEXT = "pairs without a text that can be read"
@@ -51,23 +54,32 @@ class Matches:
 class Texts:
     """The texts of the pairs of shards."""
 
-    def __init__(self, pairs: Pairs, *, lower: bool) -> None:
+    def __init__(self, tars: Tars, *, lower: bool) -> None:
         """Reads nothing yet.
 
         Args:
-            pairs: The pairs.
+            tars: The shards.
             lower: Whether texts are lower-cased.
         """
-        self.pairs = pairs
+        self.tars = tars
         self.lower = lower
 
-    def of_shard(self, shard: int) -> Iterator[list[str]]:
+    def shards(self, about: str) -> Iterator[ShardReader]:
+        """Yields each shard, open. about: what its texts are read for, beside the progress bar.
+
+        Raises:
+            UserError: A shard cannot be read, or is broken.
+        """
+        for shard in tqdm(self.tars.manifest.shards, desc=about, unit="shard"):
+            with closing(self.tars.open(shard)) as reader:
+                yield reader
+
+    def of(self, reader: ShardReader) -> Iterator[list[str]]:
         """Yields the texts of each pair of a shard; none if they cannot be read.
 
         Raises:
-            UserError: The shard cannot be read.
+            UserError: The shard changed since it was opened.
         """
-        reader = self.pairs.reader(shard)
         for pair in range(len(reader)):
             try:
                 texts = reader.all_texts(pair)
@@ -96,13 +108,12 @@ def made_entries(texts: Texts, folder: Path, *, least_count: int, memory_gb: flo
     from ..tables.engines import engine
 
     folder.mkdir(parents=True)
-    shards = texts.pairs.manifest.shards
-    for shard in tqdm(range(len(shards)), desc="counting phrases", unit="shard"):
+    for shard, reader in enumerate(texts.shards("counting phrases")):
         counts: Counter[str] = Counter()
-        for of_pair in texts.of_shard(shard):
+        for of_pair in texts.of(reader):
             counts.update(set().union(*map(phrases_of, of_pair)))
         # JSON may spell halves of characters, which no file of texts can hold.
-        written = {phrase: count for phrase, count in counts.items() if _is_unicode(phrase)}
+        written = {phrase: count for phrase, count in counts.items() if is_unicode(phrase)}
         table = pa.table(
             {
                 "phrase": pa.array(list(written), pa.string()),
@@ -142,13 +153,11 @@ def find_matches(texts: Texts, entries: list[str], folder: Path, *, seed: int) -
     folder.mkdir(parents=True)
     left_out = LeftOut()
 
-    shards = texts.pairs.manifest.shards
-    for shard in tqdm(range(len(shards)), desc="matching entries", unit="shard"):
-        reader = texts.pairs.reader(shard)
+    for shard, reader in enumerate(texts.shards("matching entries")):
         found: list[list[int]] = []
         has_text: list[bool] = []
         draws: list[float] = []
-        for pair, of_pair in enumerate(texts.of_shard(shard)):
+        for pair, of_pair in enumerate(texts.of(reader)):
             found.append(sorted(matcher(of_pair)))
             has_text.append(bool(of_pair))
             draws.append(_draw(reader.key(pair), seed))
@@ -186,10 +195,3 @@ def _draw(key: str, seed: int) -> float:
 
 def _by_count(ranked: tuple[str, int]) -> tuple[int, str]:
     return -ranked[1], ranked[0]
-
-
-def _is_unicode(phrase: str) -> bool:
-    try:
-        return phrase.isascii() or bool(phrase.encode())
-    except UnicodeEncodeError:
-        return False

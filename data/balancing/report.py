@@ -23,9 +23,9 @@ _FIX = "free some space or choose another place with to=…"
 class Figures(TypedDict):
     """The figures of `report.json` beside those of entries.
 
-    `rate_1`: pairs with a rate of 1 or more. `given`: pairs that the selection keeps, or visits of
-    an epoch. `largest_scale`: of a shard's rates, so that they sum up to a whole number, with its
-    name; None: there are no rates.
+    `rate_1`: pairs with an entry and a rate of 1 or more. `given`: pairs that the selection keeps,
+    or visits of an epoch. `largest_scale`: of a shard's rates, so that they sum up to a whole
+    number, with its name; None: there are no rates.
     """
 
     pairs: int

@@ -63,18 +63,25 @@ class Tars:
         """Opens a shard; the caller closes it.
 
         Raises:
-            UserError: It is broken, or is not the one of the manifest.
+            UserError: It is missing or broken, or is not the one of the manifest.
         """
-        path = self.cache.local(shard.url, shard.bytes)
         kept = shard.selection.read(self.cache) if shard.selection else None
-        reader = ShardReader(
-            path,
-            self.caption,
-            members=self.members,
-            name=stem_of(shard.name),
-            pairs=shard.pairs,
-            kept=kept,
-        )
+        try:
+            reader = ShardReader(
+                self.cache.local(shard.url, shard.bytes),
+                self.caption,
+                members=self.members,
+                name=stem_of(shard.name),
+                pairs=shard.pairs,
+                kept=kept,
+            )
+        except UserError:
+            raise  # of the cache, or about what the tar holds
+        except OSError as error:
+            raise UserError(
+                f"{shard.url}: cannot be read ({error.strerror or error}); bring it back, repair "
+                f"it or its rights, or make the manifest anew"
+            ) from None
         # Pairs are lost with the rest of the tar, and nobody knows their keys.
         if reader.index.fault:
             reader.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +26,7 @@ from align_train.shards.rates import Rates
 from align_train.shards.resolve import resolve
 from align_train.shards.write import write_shard
 from data.balance import run
-from data.balancing.entries import Matcher
+from data.balancing.entries import Matcher, read_entries
 from data.balancing.settings import BalanceSettings
 from tests.support.commands import data_module
 
@@ -52,6 +54,40 @@ def test_entries_are_found_as_by_metaclip(text: str, entries: set[str]) -> None:
     assert {listed[index] for index in found} == {
         entry for entry in listed if metaclip_holds(text, entry)
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("lines.txt", "\ufeffdog\r\n cat \n\ndog\r\n", ["dog", "cat"]),
+        ("old.txt", "dog\rcat\r", ["dog", "cat"]),
+        ("marks.txt", "d.c.\nrock , roll\na\tb\n", ["rock , roll"]),
+        ("list.json", r'["dog", "caf\u00e9", "half \ud83d", "a\nb", "x \n y"]', ["dog", "café"]),
+        ("deep.json", "[" * 100_000, "cannot be read (not such a text)"),
+        ("object.json", '{"dog": 1}', "found {'dog': 1}; expected a file with one entry a line"),
+        ("numbers.json", '["dog", 1]', "found ['dog', 1]; expected"),
+        ("none.txt", "d.c.\n\n", "has no entries that a text can hold; expected"),
+        ("empty.txt", "", "has no entries that a text can hold"),
+        ("binary.txt", b"\xff\xfe", "cannot be read (not such a text)"),
+        ("folder", None, "cannot be read (Is a directory)"),
+        ("nowhere.txt", ..., "cannot be read (No such file or directory)"),
+    ],
+)
+def test_files_of_entries_are_read_or_refused_in_one_line(
+    name: str, content: object, expected: list[str] | str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    if isinstance(expected, list):
+        assert read_entries(path, lower=False) == expected
+        return
+    with pytest.raises(UserError) as caught:
+        read_entries(path, lower=False)
+    assert f"entries={path}: {expected}" in str(caught.value)
 
 
 # the command
@@ -158,23 +194,34 @@ def test_rates_are_those_of_the_formula_pair_by_pair(
 def test_the_report_has_entries_before_and_after(
     shards: Path, entries: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rates = by_key(balance(shards, tmp_path / "out", f"entries={entries}"))
+    (tmp_path / ".out.123").mkdir()  # a killed command has left it
+    manifest = balance(shards, tmp_path / "out", f"entries={entries}")
+    rates = by_key(manifest)
+    formula = oracle(ENTRIES)
+    # An epoch visits each shard a whole number of times.
+    scales = {
+        Path(row.name).stem: row.pairs / sum(rates[key] for key in rates if key[:5] == row.name[:5])
+        for row in manifest.shards
+    }
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     for row in [*report["top"], *report["tail"]]:
-        of_entry = [
-            rates[key]
+        keys = [
+            key
             for key, texts in TEXTS.items()
             if any(metaclip_holds(text, row["entry"]) for text in texts)
         ]
-        assert row["before"] == len(of_entry)
-        assert row["threshold"] == min(len(of_entry), THRESHOLD)
-        assert row["expected"] == pytest.approx(sum(of_entry), rel=1e-3)
-        assert row["after"] == pytest.approx(sum(of_entry), rel=0.05)
+        assert row["before"] == len(keys)
+        assert row["threshold"] == min(len(keys), THRESHOLD)
+        assert row["expected"] == pytest.approx(sum(formula[key] for key in keys), abs=0.01)
+        visits = sum(rates[key] * scales[key[:5]] for key in keys)
+        assert row["after"] == pytest.approx(visits, abs=0.01)
     bad = sum(not texts for texts in TEXTS.values())
     assert (report["without_text"], report["pairs"]) == (bad, 180) and bad > 1
-    assert report["expected"] == pytest.approx(sum(rates.values()), rel=1e-3)
+    assert report["expected"] == pytest.approx(sum(formula.values()))
+    assert report["given"] == manifest.pairs
 
     told = capfd.readouterr()
+    assert f"next: align-train data=webdataset data.shards={tmp_path}/out/manifest" in told.out
     assert "1 text that came before" in told.err
     assert "d.c." in told.err and f"{bad} pairs without a text" in told.err
     assert (tmp_path / "out" / "report.png").stat().st_size > 5000
@@ -284,6 +331,9 @@ def test_a_selection_is_narrowed_and_rates_are_refused(
             r"most=2.0: expected at least 1 and at most 1; write=rates",
         ),
         (["unmatched=nan"], "unmatched=nan: expected at least 0"),
+        (["threshold=1000000000000000000000"], r"at most 2.81475e\+14"),
+        (["memory_gb=inf"], "memory_gb=inf: expected at least 0.5"),
+        (["storage_options=[5]"], r"storage_options=\[5\]: expected settings"),
         (["entries=nowhere.txt"], "entries=nowhere.txt: cannot be read"),
         (["source=nowhere"], "source=nowhere: no such manifest"),
         (["least_count=1000"], "least_count=1000: no word is held by so many pairs"),
@@ -295,3 +345,37 @@ def test_settings_that_cannot_be_are_refused(
     with pytest.raises(UserError, match=words):
         balance(shards, tmp_path / "out", *overrides)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def _nothing(shards: Path) -> None:
+    """Leaves the shards as they are."""
+
+
+def _remove(shards: Path) -> None:
+    (shards / "00001.tar").unlink()
+
+
+def _cut(shards: Path) -> None:
+    tar = shards / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:20_000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_nothing, "/out: would have none of 180 pairs: 17. hold none of 1 entries, . have no"),
+        (_remove, r"00001.tar: cannot be read \(No such file or directory\); bring it back"),
+        (_cut, "00001.tar: .*; fetch it again or leave it out"),
+    ],
+)
+def test_a_balance_of_nothing_or_of_broken_shards_is_refused(
+    damage: Callable[[Path], None], words: str, shards: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shards, tmp_path / "shards")
+    manifest = resolve(str(tmp_path / "shards"), caption=CaptionSource.parse("json:texts"))
+    manifest.write(tmp_path / "shards" / MANIFEST_NAME)
+    damage(tmp_path / "shards")
+    (tmp_path / "zebra.txt").write_text("zebra\n")
+    with pytest.raises(UserError, match=words):
+        balance(tmp_path / "shards", tmp_path / "out", f"entries={tmp_path}/zebra.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {"shards", "zebra.txt"}

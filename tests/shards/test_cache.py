@@ -493,5 +493,5 @@ def test_selections_keep_pairs_by_key_and_are_part_of_the_identity(tmp_path: Pat
     (tmp_path / "half.selection").write_bytes(data)
     selection = half.shards[0].selection
     assert selection is not None
-    with pytest.raises(UserError, match=r"half\.selection: the bits at 0 are not those"):
+    with pytest.raises(UserError, match=r"half\.selection: what it has at 0 is not"):
         selection.read(ShardCache())

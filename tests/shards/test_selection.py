@@ -191,5 +191,3 @@ def test_a_selection_is_narrowed_by_a_later_one(demo: Path, tmp_path: Path) -> N
         )
         keys |= set(by_key[first][second].tolist())
     assert kept_keys(tmp_path / "quarter" / MANIFEST_NAME) == keys
-    with pytest.raises(ValueError, match="chosen from before"):
-        half.write(tmp_path / "other" / MANIFEST_NAME, kept=again)

@@ -47,7 +47,7 @@ seeds = st.integers(0, 2**62)
 def scaled(rates: RateArray) -> list[Fraction]:
     """The rates, scaled so that they sum up to the shard's visits: exactly."""
     units = units_of(rates).tolist()
-    return [Fraction(unit * visits_of(rates), sum(units)) for unit in units]
+    return [Fraction(unit * visits_of(rates), sum(units) or 1) for unit in units]
 
 
 def seen_in(visits: ShardVisits, epoch: int) -> Counter[int]:
@@ -110,33 +110,56 @@ def test_the_largest_shards_fit_64_bits() -> None:
 
 
 class Rated:
-    """An order over shards with rates."""
+    """An order over shards with rates, of one source or two."""
 
-    def __init__(self, shards: list[RateArray], seed: int, lanes: int, window: int) -> None:
-        self.shards = shards
-        counts = [visits_of(rates) for rates in shards]
-        self.order = Order(counts=counts, seed=seed, lanes=lanes, window=window)
-        self.of_shards: list[ShardVisits] = []
-        for shard, rates in enumerate(shards):
-            self.of_shards.append(ShardVisits(rates, seed=seed, shard=shard))
+    def __init__(
+        self, sources: list[list[RateArray]], weights: list[int], seed: int, lanes: int, window: int
+    ) -> None:
+        self._arguments = (sources, weights, seed, lanes, window)
+        self.shards = [rates for shards in sources for rates in shards]
+        self.order = Order(
+            counts=[visits_of(rates) for rates in self.shards],
+            seed=seed,
+            lanes=lanes,
+            window=window,
+            sources=[len(shards) for shards in sources],
+            weights=weights[: len(sources)],
+        )
+        self.visits_of: list[ShardVisits | None] = []
+        for shard, rates in enumerate(self.shards):
+            visits = ShardVisits(rates, seed=seed, shard=shard) if len(rates) else None
+            self.visits_of.append(visits)
+
+    def afresh(self) -> Rated:
+        """The same, as a process that has just begun finds it."""
+        return Rated(*self._arguments)
+
+    def of_shard(self, shard: int) -> ShardVisits:
+        """The visits of a shard; the order asks for none of a shard without rates above 0."""
+        visits = self.visits_of[shard]
+        assert visits is not None
+        return visits
 
     def named(self, visits: Visits) -> list[tuple[int, int, int]]:
         """(epoch, shard, pair) of each visit."""
         rows = zip(visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), strict=True)
         named = []
         for epoch, shard, slot in rows:
-            pair = int(self.of_shards[shard].pairs_at(epoch, np.array([slot]))[0])
+            pair = int(self.of_shard(shard).pairs_at(epoch, np.array([slot]))[0])
             named.append((epoch, shard, pair))
         return named
 
 
+source_of_shards = st.lists(
+    st.one_of(rates_of_a_shard, st.just(rounded(np.zeros(0)))), min_size=1, max_size=5
+).filter(lambda shards: sum(map(visits_of, shards)) >= 16)
+
 rated = st.builds(
     Rated,
-    shards=st.lists(rates_of_a_shard, min_size=1, max_size=8).filter(
-        lambda shards: sum(map(visits_of, shards)) >= 16
-    ),
+    sources=st.lists(source_of_shards, min_size=1, max_size=2),
+    weights=st.sampled_from([[1, 1], [1, 3]]),
     seed=seeds,
-    lanes=st.sampled_from([1, 2, 4, 8, 16]),
+    lanes=st.sampled_from([4, 8, 16]),
     window=st.integers(1, 50),
 )
 
@@ -146,46 +169,79 @@ rated = st.builds(
 def test_an_epoch_of_the_order_has_the_pairs_by_their_rates_but_for_the_remainder(
     data: Rated, epoch: int
 ) -> None:
-    (source,) = data.order.sources
-    lane = np.repeat(np.arange(source.lanes), source.lane_length)
-    position = np.tile(np.arange(source.lane_length), source.lanes) + epoch * source.lane_length
-    seen = Counter(data.named(data.order.at(lane, position)))
+    for source in data.order.sources:
+        lane = np.repeat(np.arange(source.lanes), source.lane_length)
+        position = np.tile(np.arange(source.lane_length), source.lanes) + epoch * source.lane_length
+        seen = Counter(data.named(source.at(lane, position)))
 
-    left_out = 0
-    for shard, rates in enumerate(data.shards):
-        for pair, rate in enumerate(scaled(rates)):
-            slots = data.of_shards[shard].slots_of(epoch, pair)
-            assert rate - 1 < len(slots) < rate + 1
-            # `find` names each visit's place, and None for those of the remainder.
-            places = [data.order.find(shard, slot, epoch) for slot in slots]
-            there = [place for place in places if place is not None]
-            left_out += len(slots) - len(there)
-            assert seen[epoch, shard, pair] == len(there) == len(set(there))
-    assert left_out == source.pairs - source.epoch_pairs < source.lanes
+        left_out = 0
+        first = source.first_shard
+        for shard in range(first, first + len(source.counts)):
+            for pair, rate in enumerate(scaled(data.shards[shard])):
+                slots = data.of_shard(shard).slots_of(epoch, pair)
+                assert rate - 1 < len(slots) < rate + 1
+                # `find` names each visit's place, and None for those of the remainder.
+                places = [data.order.find(shard, slot, epoch) for slot in slots]
+                there = [place for place in places if place is not None]
+                left_out += len(slots) - len(there)
+                assert seen[epoch, shard, pair] == len(there) == len(set(there))
+        assert left_out == source.pairs - source.epoch_pairs < source.lanes
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=rated, per_lane=st.integers(1, 5), step=st.integers(0, 500), draw=st.data())
-def test_a_batch_by_rates_is_the_same_on_every_world_and_after_a_resume(
+def test_a_batch_by_rates_is_the_same_on_every_world_after_a_resume_and_by_show(
     data: Rated, per_lane: int, step: int, draw: st.DataObject
 ) -> None:
-    size = per_lane * data.order.lanes
-    whole = data.named(data.order.global_batch(step * size, size, np.arange(size)))
-    worlds = [world for world in (1, 2, 4, 8, 16) if data.order.lanes % world == 0]
-    world = draw.draw(st.sampled_from(worlds))
+    order = data.order
+    size = per_lane * order.lanes
+    whole = data.named(order.global_batch(step * size, size, np.arange(size)))
+    world = draw.draw(st.sampled_from([world for world in (1, 2, 4) if order.lanes % world == 0]))
 
     parts: list[tuple[int, int, int]] = []
     for slots in np.arange(size).reshape(world, -1):
-        afresh = Rated(data.shards, data.order.seed, data.order.lanes, data.order.window)
+        afresh = data.afresh()
         parts += afresh.named(afresh.order.global_batch(step * size, size, slots))
     assert parts == whole
+
+    # `show key=…` finds each pair of the batch in its place.
+    slot = draw.draw(st.integers(0, size - 1))
+    epoch, shard, pair = whole[slot]
+    places = [
+        order.find(shard, visit, epoch) for visit in data.of_shard(shard).slots_of(epoch, pair)
+    ]
+    assert (slot // per_lane, step * per_lane + slot % per_lane) in places
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=rated, epoch=st.integers(0, 99), draw=st.data())
+def test_a_dropped_shard_moves_no_other_visit(data: Rated, epoch: int, draw: st.DataObject) -> None:
+    """Its visits go to shards with rates of the same source."""
+    source = draw.draw(st.sampled_from(data.order.sources))
+    there = np.flatnonzero(source.counts).tolist()
+    gone = draw.draw(st.sampled_from(there)) + source.first_shard
+    lane = np.repeat(np.arange(source.lanes), source.lane_length)
+    position = np.tile(np.arange(source.lane_length), source.lanes) + epoch * source.lane_length
+    before = data.named(source.at(lane, position))
+    if len(there) == 1:
+        with pytest.raises(UserError, match="every shard has vanished"):
+            data.order.replace(dropped=[gone])
+        return
+
+    after_source = data.order.replace(dropped=[gone]).source_of(gone)
+    for old, new in zip(before, data.named(after_source.at(lane, position)), strict=True):
+        assert new == old if old[1] != gone else new[1] != gone
+        assert data.order.source_of(new[1]) is source
 
 
 # on shards
 
 
-def some_rates(pairs: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.random.default_rng(seed).choice([0, 0.03, 0.5, 1, 2.5], size=pairs)
+def some_rates(pairs: int, shard: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Rates of many kinds; those of one shard sum up to less than 1, and of another to 0."""
+    if shard >= 2:
+        return np.full(pairs, 0.002 if shard == 2 else 0.0)
+    return np.random.default_rng(shard).choice([0, 0.03, 0.5, 1, 2.5], size=pairs)
 
 
 @pytest.fixture
@@ -241,7 +297,7 @@ def keys_of(data: PairsDataModule, steps: range, world: int, workers: int) -> li
 def test_shards_with_rates_are_read_so_by_any_ranks_and_workers_and_found(
     by_rates: Path, demo: Path
 ) -> None:
-    data = data_module(str(by_rates), demo / "tokenizer", window=64)
+    data = data_module(str(by_rates), demo / "tokenizer", window=16)
     expected = expected_of(data.manifest, demo)
     steps = range(2 * data.order.sources[0].epoch_pairs // data.batch_size)
     batches = keys_of(data, steps, world=1, workers=0)
@@ -306,7 +362,7 @@ def test_other_rates_are_other_data(by_rates: Path, demo: Path, tmp_path: Path) 
     content = bytearray(file.read_bytes())
     content[0] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="are not those that the manifest was made with"):
+    with pytest.raises(UserError, match="is not what the manifest was made with"):
         data_module(str(other), demo / "tokenizer").training_pieces().pairs.reader(0)
     kept = [np.ones(shard.pairs, dtype=bool) for shard in first.once().shards]
     with pytest.raises(UserError, match="has rates, which a choice of pairs would lose"):
