@@ -93,7 +93,8 @@ def test_images_near_those_of_evaluation_are_hashed_and_left_out(
     ]
     near = ("rules.near_duplicates.of=evaluation", "rules.near_duplicates.distance=0")
     out = run("source=shards", "to=out", *off, *near, cwd=tmp_path, module="data.filter")
-    assert "hashing images" in out.stderr and "data.shards=" in out.stdout
+    assert "hashing images" in out.stderr
+    assert f"next: align-train data=webdataset data.shards={tmp_path}/out/manifest" in out.stdout
     kept = kept_keys(tmp_path / "out" / "manifest.jsonl")
     assert kept < set(pairs) and not kept & set(chosen)
     dropped = len(pairs) - len(kept)

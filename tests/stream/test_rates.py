@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_train.commands.repeats import repeats
-from align_train.commands.show import _visits
+from align_train.commands.show import _print_table, _Shown, _visits
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
@@ -381,7 +381,7 @@ def test_pairs_that_meet_themselves_by_their_rates_are_counted(by_rates: Path, d
 
 
 def test_a_bad_pair_is_named_and_replaced_by_one_with_a_rate(
-    by_rates: Path, demo: Path, tmp_path: Path
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The order names a slot; the record of bad pairs has the pair that the slot shows."""
     folder = tmp_path / "shards"
@@ -397,7 +397,7 @@ def test_a_bad_pair_is_named_and_replaced_by_one_with_a_rate(
     manifest = resolve(str(folder), caption=TXT)
     rates = [np.full(shard.pairs, 0.5) for shard in manifest.shards]
     rates[0][:3] = 0
-    rates[0][3] = 2
+    rates[0][3:5] = 2
     manifest.write(tmp_path / "bad" / MANIFEST_NAME, rates=rates, cache=ShardCache())
 
     data = data_module(str(tmp_path / "bad"), demo / "tokenizer", batch_size=8)
@@ -410,6 +410,12 @@ def test_a_bad_pair_is_named_and_replaced_by_one_with_a_rate(
         assert not isinstance(piece, Gone)
         (told,) = {(pair.key, pair.replaced_by) for pair in piece.bad_pairs}
         assert told == (bad, "00000000/00000004") and piece.keys[slot] == "00000000/00000004"
+
+        # `show` marks the visits of the bad pair alone, not those of its stand-in.
+        _print_table(_Shown(piece.keys, piece.captions, [], piece.bad_pairs), pieces, step - 1)
+        rows = capsys.readouterr().out.splitlines()[1:]
+        marked = [place for place, row in enumerate(rows) if f"[in place of {bad}: " in row]
+        assert marked == sorted(place for at, _, place in found if at == step)
 
 
 def test_a_source_with_rates_is_mixed_with_one_without(
