@@ -356,10 +356,11 @@ def test_wrong_settings_are_told_in_one_line(
     shutil.copytree("scores", "scores2")
     header = Scores.open(Path("scores")).header
     Path("copy").mkdir()
-    for name, changes in (
-        ("others", {"shards": ["x.tar"], "counts": [0], "sizes": [0]}),
-        ("changed", {"sizes": [1, 2, 3, 4]}),
-    ):
+    folders: dict[str, dict[str, Any]] = {
+        "others": {"shards": ["x.tar"], "counts": [0], "sizes": [0]},
+        "changed": {"sizes": [1, 2, 3, 4]},
+    }
+    for name, changes in folders.items():
         folder = Scores.begin(Path(name), replace(header, **changes))
         for shard, count in enumerate(folder.header.counts):
             folder.write(shard, [b"9"] * count, {"similarity": np.zeros(count, np.float32)})
