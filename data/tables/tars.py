@@ -188,12 +188,12 @@ def files_of(tars: Tars, folder: Path) -> tuple[Path, ...]:
     shards: dict[str, str] = {}
     for shard in tars.manifest.shards:
         name = _file_name(stem_of(shard.name))
-        other = shards.setdefault(name, shard.url)
-        if other != shard.url:
+        if name in shards:
             raise UserError(
-                f"source: {shown(other)} and {shown(shard.url)} have the same name; shards are "
-                f"known by their names: rename one"
+                f"source: {shown(shards[name])} and {shown(shard.url)} have the same name; shards "
+                f"are known by their names: rename one, or leave it out"
             )
+        shards[name] = shard.url
     return tuple(folder / name for name in shards)
 
 

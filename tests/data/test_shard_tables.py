@@ -339,6 +339,7 @@ def test_scores_are_looked_up_by_key() -> None:
         (["scores=[scores,scores2]"], "the column similarity is in"),
         (["source=[shards,table.parquet]"], "names shards, table.parquet tables; give one kind"),
         (["source=[shards/first.tar,copy/first.tar]"], "have the same name"),
+        (["source=twice.jsonl"], "shards/first.tar and shards/first.tar have the same name"),
         (["source=table.parquet", "scores=scores"], "belong to shards, and source is a table"),
         (["source=cut.jsonl"], "fetch it again or leave it out"),
         (
@@ -355,10 +356,11 @@ def test_wrong_settings_are_told_in_one_line(
     shutil.copytree("scores", "scores2")
     header = Scores.open(Path("scores")).header
     Path("copy").mkdir()
-    for name, changes in (
-        ("others", {"shards": ["x.tar"], "counts": [0], "sizes": [0]}),
-        ("changed", {"sizes": [1, 2, 3, 4]}),
-    ):
+    folders: dict[str, dict[str, Any]] = {
+        "others": {"shards": ["x.tar"], "counts": [0], "sizes": [0]},
+        "changed": {"sizes": [1, 2, 3, 4]},
+    }
+    for name, changes in folders.items():
         folder = Scores.begin(Path(name), replace(header, **changes))
         for shard, count in enumerate(folder.header.counts):
             folder.write(shard, [b"9"] * count, {"similarity": np.zeros(count, np.float32)})
@@ -367,6 +369,8 @@ def test_wrong_settings_are_told_in_one_line(
 
     whole = (shards / "first.tar").read_bytes()
     Path("cut.tar").write_bytes(whole[: len(whole) // 2])
+    row = {"shard": "shards/first.tar", "pairs": PAIRS, "bytes": len(whole)}
+    Path("twice.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
     Path("cut.jsonl").write_text(json.dumps({"shard": "cut.tar", "pairs": PAIRS, "bytes": 1}))
     with pytest.raises(UserError) as caught:
         in_folder("source=shards", "to=out", "paper=false", *arguments)

@@ -85,9 +85,11 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
 
 
 def test_shards_are_known_by_name_and_size(tmp_path: Path) -> None:
-    named = {"shards": ["a.tar", "b.tar", "a.tar", "a.tar"], "sizes": [3, 2, 1, 1]}
-    scores = Scores.begin(tmp_path / "s", replace(HEADER, counts=[1, 1, 1, 1], **named))
-    every = list(map(NamedShard, named["shards"], named["sizes"]))
+    names = ["a.tar", "b.tar", "a.tar", "a.tar"]
+    sizes = [3, 2, 1, 1]
+    header = replace(HEADER, counts=[1, 1, 1, 1], shards=names, sizes=sizes)
+    scores = Scores.begin(tmp_path / "s", header)
+    every = list(map(NamedShard, names, sizes))
     assert scored_places(scores, every) == [0, 1, 2, 3]
     assert scored_places(scores, [NamedShard("c.tar", 1), *every[1::-1]]) == [None, 1, 0]
 
