@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _TALLY = "tally"
 NO_COLUMNS = (_KEY, _TALLY)
 """Arrays of a shard's file beside the columns, which cannot have these names."""
 
+_MOST_PAIRS = 2**40  # of a shard: more fit no file
+
 _FIX = "remove it and run the same align-train score again"
 
 _MUST_AGREE = PAIRS_MUST_AGREE | {"shards": "other shards or images", "columns": "other scores"}
@@ -52,7 +55,7 @@ class Tally(NamedTuple):
 
     Attributes:
         no_image: Pairs with a text whose image cannot be decoded.
-        no_text: Pairs without a text that can be read.
+        no_text: Pairs without a text that can be read, or with the key of an earlier one.
         lost: Pairs whose tar is broken, and does not even say their keys.
         texts: Texts that were scored.
         cut: Texts that are longer than the model takes.
@@ -137,21 +140,27 @@ class ScoresHeader:
 
     def _check(self) -> None:
         # JSON gives any types, and a dataclass does not check its own.
-        texts = (self.model, self.manifest, *self.shards, *self.columns)
-        bounds = [
-            bound for column in self.columns.values() for bound in (column.least, column.most)
-        ]
+        columns = self.columns.values()
+        texts = [self.model, self.manifest, *self.shards, *self.columns]
+        texts += [column.says for column in columns]
+        for setting in (self.source, self.caption):
+            texts += setting if isinstance(setting, list) else [setting]
         right_types = (
             all(isinstance(text, str) for text in texts)
-            and all(isinstance(count, int) and count >= 0 for count in self.counts)
-            and all(isinstance(bound, int | float) for bound in bounds)
+            and all(isinstance(count, int) and 0 <= count < _MOST_PAIRS for count in self.counts)
+            and all(_is_range(column.least, column.most) for column in columns)
         )
-        if not right_types:
+        if not right_types or not self.caption:
             raise ValueError("other types than it is written with")
         if reserved := set(NO_COLUMNS) & set(self.columns):
             raise ValueError(f"a column called {min(reserved)}")
         if not self.columns or not self.counts or len(self.counts) != len(self.shards):
             raise ValueError("no columns, or not as many counts as shards")
+
+
+def _is_range(least: object, most: object) -> bool:
+    are_numbers = isinstance(least, int | float) and isinstance(most, int | float)
+    return are_numbers and -math.inf < least < most < math.inf
 
 
 class Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,30 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
         Scores.begin(tmp_path, HEADER)
     with pytest.raises(UserError, match=r"no scores\.json there; make it with"):
         Scores.open(tmp_path)
+
+
+def test_settings_of_other_types_are_refused(tmp_path: Path) -> None:
+    write(Scores.begin(tmp_path / "s", HEADER))
+    file = tmp_path / "s" / "scores.json"
+    written = json.loads(file.read_text())
+    of_column = {"least": -1, "most": 1, "says": "x"}
+    for change in (
+        {"caption": 5},
+        {"caption": []},
+        {"source": [5]},
+        {"counts": [-1, 0, 1]},
+        {"counts": [10**30, 0, 1]},
+        {"shards": ["a.tar"]},
+        {"columns": {}},
+        {"columns": {"key": of_column}},
+        {"columns": {"x": of_column | {"most": -1}}},
+        {"columns": {"x": of_column | {"least": float("nan")}}},
+        {"columns": {"x": of_column | {"says": 5}}},
+        {"other": 1},
+    ):
+        file.write_text(json.dumps(written | change))
+        with pytest.raises(UserError, match=r"scores\.json: cannot be read .* score again"):
+            Scores.open(tmp_path / "s")
 
 
 @pytest.mark.parametrize("damage", ["no zip", "an object", "half", "another count"])
