@@ -159,8 +159,9 @@ class ScoresHeader:
 
 
 def _is_range(least: object, most: object) -> bool:
-    are_numbers = isinstance(least, int | float) and isinstance(most, int | float)
-    return are_numbers and -math.inf < least < most < math.inf
+    if not isinstance(least, int | float) or not isinstance(most, int | float):
+        return False
+    return -math.inf < least < most < math.inf
 
 
 class Scores:

@@ -30,8 +30,8 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from align_train.cluster.collectives import settle_before_fork
@@ -154,7 +154,7 @@ class Workers(Generic[T]):
         if isinstance(items, _MultiProcessingDataLoaderIter):
             # One that has hardly begun is killed by the signal, which torch would take for a crash.
             if items._worker_pids_set:
-                signal_handling._remove_worker_pids(id(items))
+                torch._C._remove_worker_pids(id(items))
                 items._worker_pids_set = False
             for pid in _pids_of(items):
                 # They have nothing to lose. One that hangs, or is stopped, would keep us waiting.

@@ -88,7 +88,7 @@ def test_settings_of_other_types_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "s" / "scores.json"
     written = json.loads(file.read_text())
     of_column = {"least": -1, "most": 1, "says": "x"}
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"caption": 5},
         {"caption": []},
         {"source": [5]},
@@ -101,7 +101,8 @@ def test_settings_of_other_types_are_refused(tmp_path: Path) -> None:
         {"columns": {"x": of_column | {"least": float("nan")}}},
         {"columns": {"x": of_column | {"says": 5}}},
         {"other": 1},
-    ):
+    )
+    for change in changes:
         file.write_text(json.dumps(written | change))
         with pytest.raises(UserError, match=r"scores\.json: cannot be read .* score again"):
             Scores.open(tmp_path / "s")
