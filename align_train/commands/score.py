@@ -35,6 +35,7 @@ from align_train.commands.shard_work import (
     broken_weights,
     model_from_anywhere,
     own_shards,
+    refuse_same_names,
     shards_from_anywhere,
     watched,
 )
@@ -101,6 +102,7 @@ def _score_own(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
         progress=launcher.is_first_process(),
         need_texts=True,
     )
+    refuse_same_names(pairs.manifest)
 
     scores = Scores.begin(folder, header_of(given, model, pairs))
     left = own_shards(pairs.manifest, scores.has)

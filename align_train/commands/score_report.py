@@ -129,7 +129,7 @@ def _reasons(tally: Tally) -> str:
     """Says why pairs have no score."""
     reasons = (
         (tally.no_image, "image", "that cannot be decoded"),
-        (tally.no_text, "pair", "without a text"),
+        (tally.no_text, "pair", "without a text or with an earlier key"),
         (tally.lost, "pair", "of broken tars"),
     )
     return ", ".join(f"{counted(count, noun)} {why}" for count, noun, why in reasons if count)

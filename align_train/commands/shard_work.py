@@ -185,6 +185,26 @@ def own_shards(manifest: Manifest, is_done: Callable[[int], bool]) -> list[int]:
     return [shard for shard in own if not is_done(shard)]
 
 
+def refuse_same_names(manifest: Manifest) -> None:
+    """Refuses two shards of a name: whoever reads scores joins them by it.
+
+    Args:
+        manifest: All shards.
+
+    Raises:
+        UserError: Two have the same name.
+    """
+    urls: dict[str, str] = {}
+    for shard in manifest.shards:
+        stem = Path(shard.name).stem
+        if stem in urls:
+            raise UserError(
+                f"shards: {urls[stem]} and {shard.url} have the same name, and scores are joined "
+                f"by it; score each data set into a folder of its own"
+            )
+        urls[stem] = shard.url
+
+
 def broken_weights(path: str) -> UserError:
     """The error of embeddings that are not finite. path: the model's."""
     return UserError(f"{path}: its embeddings are not finite: the weights are broken")

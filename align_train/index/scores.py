@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _TALLY = "tally"
 NO_COLUMNS = (_KEY, _TALLY)
 """Arrays of a shard's file beside the columns, which cannot have these names."""
 
+_MOST_PAIRS = 2**40  # of a shard: more fit no file
+
 _FIX = "remove it and run the same align-train score again"
 
 _MUST_AGREE = PAIRS_MUST_AGREE | {
@@ -56,7 +59,7 @@ class Tally(NamedTuple):
 
     Attributes:
         no_image: Pairs with a text whose image cannot be decoded.
-        no_text: Pairs without a text that can be read.
+        no_text: Pairs without a text that can be read, or with the key of an earlier one.
         lost: Pairs whose tar is broken, and does not even say their keys.
         texts: Texts that were scored.
         cut: Texts that are longer than the model takes.
@@ -143,22 +146,30 @@ class ScoresHeader:
 
     def _check(self) -> None:
         # JSON gives any types, and a dataclass does not check its own.
-        texts = (self.model, self.manifest, *self.shards, *self.columns)
-        bounds = [
-            bound for column in self.columns.values() for bound in (column.least, column.most)
-        ]
+        columns = self.columns.values()
+        texts = [self.model, self.manifest, *self.shards, *self.columns]
+        texts += [column.says for column in columns]
+        for setting in (self.source, self.caption):
+            texts += setting if isinstance(setting, list) else [setting]
         right_types = (
             all(isinstance(text, str) for text in texts)
-            and all(isinstance(count, int) and count >= 0 for count in (*self.counts, *self.sizes))
-            and all(isinstance(bound, int | float) for bound in bounds)
+            and all(isinstance(count, int) and 0 <= count < _MOST_PAIRS for count in self.counts)
+            and all(isinstance(size, int) and size >= 0 for size in self.sizes)
+            and all(_is_range(column.least, column.most) for column in columns)
         )
-        if not right_types:
+        if not right_types or not self.caption:
             raise ValueError("other types than it is written with")
         if reserved := set(NO_COLUMNS) & set(self.columns):
             raise ValueError(f"a column called {min(reserved)}")
         lengths = {len(self.shards), len(self.counts), len(self.sizes)}
         if not self.columns or not self.counts or len(lengths) > 1:
             raise ValueError("no columns, or not as many counts or sizes as shards")
+
+
+def _is_range(least: object, most: object) -> bool:
+    if not isinstance(least, int | float) or not isinstance(most, int | float):
+        return False
+    return -math.inf < least < most < math.inf
 
 
 class Scores:

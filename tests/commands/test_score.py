@@ -146,7 +146,8 @@ def test_what_cannot_be_scored_and_what_is_cut_is_told_once(scored: Path) -> Non
     cut = sum(len(text.split()) > 30 for text in texts)
     assert cut
 
-    assert "3 images that cannot be decoded, 2 pairs without a text (first 0/b3)" in printed
+    assert "3 images that cannot be decoded, 2 pairs without a text or with an" in printed
+    assert " earlier key (first 0/b3)" in printed
     assert printed.count(f"{cut} of {len(texts)} texts (") == 1
     assert "similarity: cosine of the image and the nearest of its texts, from -1 to 1" in printed
     assert 'star: cosine of the image and "a star", from -1 to 1' in printed
@@ -246,6 +247,7 @@ def test_a_file_that_was_removed_is_made_again(
         ("model=./nowhere", "./nowhere: no such folder; expected a run's folder"),
         ("chunk_size=0", "chunk_size=0, workers=0: expected 1 to"),
         ("caption=json:atl", "caption=json:atl: .* have texts in json:alt"),
+        ("shards=[SHARDS,SHARDS/0.tar]", "/0.tar have the same name, and scores are joined by it"),
         ("caption=[]", r"caption=\[\]: expected a member such as txt"),
         ("image=png", "was begun with another image=…"),
         ("prompts.star=stars", "was begun with other scores"),
@@ -257,7 +259,7 @@ def test_one_clear_line(
 ) -> None:
     copy = shutil.copytree(scored / "scores", tmp_path / "scores")
     with pytest.raises(UserError, match=told) as caught:
-        score_here(*arguments(trained, shards, f"to={copy}", given))
+        score_here(*arguments(trained, shards, f"to={copy}", given.replace("SHARDS", f"{shards}")))
     assert "\n" not in str(caught.value)
     assert bytes_of(copy) == bytes_of(scored / "scores")
 

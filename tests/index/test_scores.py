@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,31 @@ def test_shards_are_known_by_name_and_size(tmp_path: Path) -> None:
         scored_places(scores, [NamedShard("b.tar", 5)])
     with pytest.raises(UserError, match=r"several of its shards are called a\.tar"):
         scored_places(scores, [NamedShard("a.tar", 1)])
+
+
+def test_settings_of_other_types_are_refused(tmp_path: Path) -> None:
+    write(Scores.begin(tmp_path / "s", HEADER))
+    file = tmp_path / "s" / "scores.json"
+    written = json.loads(file.read_text())
+    of_column = {"least": -1, "most": 1, "says": "x"}
+    changes: tuple[dict[str, Any], ...] = (
+        {"caption": 5},
+        {"caption": []},
+        {"source": [5]},
+        {"counts": [-1, 0, 1]},
+        {"counts": [10**30, 0, 1]},
+        {"shards": ["a.tar"]},
+        {"columns": {}},
+        {"columns": {"key": of_column}},
+        {"columns": {"x": of_column | {"most": -1}}},
+        {"columns": {"x": of_column | {"least": float("nan")}}},
+        {"columns": {"x": of_column | {"says": 5}}},
+        {"other": 1},
+    )
+    for change in changes:
+        file.write_text(json.dumps(written | change))
+        with pytest.raises(UserError, match=r"scores\.json: cannot be read .* score again"):
+            Scores.open(tmp_path / "s")
 
 
 @pytest.mark.parametrize("damage", ["no zip", "an object", "half", "another count"])
