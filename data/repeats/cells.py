@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .rows import Floats, Ints, Rows
+from .settings import ALL_COMPARED
 
 _SAMPLE = 64  # images for each cell, to find the centres; faiss asks for 39
 _ROUNDS = 10  # of k-means
@@ -31,7 +32,7 @@ class Cells:
 
     Attributes:
         starts: Where each cell begins in `ranks`, `[cells + 1]`.
-        ranks: Rising within a cell, `[probes * ranked]`.
+        ranks: Rising within a cell; all cells end to end, `[probes * ranked]`.
     """
 
     starts: Ints
@@ -48,6 +49,20 @@ class Cells:
     def largest(self) -> int:
         """Images of the largest cell."""
         return int(np.diff(self.starts).max())
+
+    def say_large(self, images: int) -> None:
+        """Says if one cell may take as long as all others: it takes time, if no memory.
+
+        Args:
+            images: All of them.
+        """
+        squares = np.diff(self.starts) ** 2
+        if len(self) > 1 and self.largest > ALL_COMPARED and 2 * squares.max() > squares.sum():
+            print(
+                f"the largest of {len(self):,} cells has {self.largest:,} of {images:,} images, "
+                f"which look alike to the model; to compare them may take longer than all the rest",
+                flush=True,
+            )
 
 
 def make_cells(rows: Rows, cells: int, probes: int) -> Cells:

@@ -8,7 +8,7 @@ best of them. Compared are images that have a cell in common.
 They are taken in waves. A wave is compared with those that stay of the waves before, and then
 within itself. The result is that of the plain loop, whatever the waves are. A wave begins small: a
 thousand equal images would be half a million near pairs within one, but only a thousand once one
-of them stays. A wave with too many pairs is cut to a quarter.
+of them stays. A wave with too many pairs is cut to a quarter, down to a single image.
 
 Price: N images of dimension D in C cells of P probes take P² N² D / C products. Memory: the near
 pairs of a wave, at most 4 million, and blocks of rows.
@@ -36,7 +36,7 @@ _ROWS = 1024
 _OTHERS = 8192
 
 Near = tuple[Ints, Ints]
-"""Ints, and for each one another, better rank near it."""
+"""Ranks, and for each one another, better rank near it."""
 
 
 def find_keepers(rows: Rows, cells: Cells, threshold: float) -> Ints:
@@ -75,7 +75,8 @@ class _Choice:
                 try:
                     near = self._near_within(first, last)
                 except _TooMany:
-                    size = max(size // 4, _FIRST_WAVE)
+                    # One image alone has no pair: this comes to an end.
+                    size = max((last - first) // 4, 1)
                     continue
                 self._choose(*near)
                 bar.update(last - first)

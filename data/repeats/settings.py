@@ -15,7 +15,7 @@ from align_train.shards.remote import is_url
 
 COLLECTION = "collection.json"
 
-_ALL_COMPARED = 65_536  # images; as many or fewer are one cell
+ALL_COMPARED = 65_536  # images; as many or fewer are one cell
 _FIX = "give to=…, a new folder in one that you can write"
 
 
@@ -87,7 +87,7 @@ def cells_of(settings: RepeatsSettings, images: int) -> int:
     if settings.cells is not None:
         return max(1, min(settings.cells, images))
     # As much work to find the cells of all images as to compare them within the cells.
-    return 1 if images <= _ALL_COMPARED else round(images**0.5)
+    return 1 if images <= ALL_COMPARED else round(images**0.5)
 
 
 def _file(given: str, name: str, key: str, command: str) -> Path:

@@ -23,13 +23,13 @@ from pyarrow import parquet
 from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.index.identity import Identity
+from align_train.index.looked_up import looked_up
 from align_train.index.scores import Column, Scores, ScoresHeader
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import read_manifest
 from align_train.shards.shard import ShardReader
 from align_train.shards.write import write_shard
 from data.filter.__main__ import run as run_filter
-from data.filter.scored import looked_up
 from data.filter.settings import FilterSettings
 from tests.support import filter_oracle
 from tests.support.commands import finish, run, start
