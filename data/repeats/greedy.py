@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from .cells import DOUBT, Cells
+from .cells import Cells
 from .rows import Floats, Ints, Rows
 
 STAYS = np.iinfo(np.int64).max
@@ -30,6 +30,9 @@ STAYS = np.iinfo(np.int64).max
 _FIRST_WAVE = 1024
 _LARGEST_WAVE = 2**21
 _MOST_PAIRS = 2**22  # near pairs of a wave
+
+# What float32 may move a cosine by is a tenth of this.
+_DOUBT = 1e-5
 
 # Of a block of cosines.
 _ROWS = 1024
@@ -149,14 +152,14 @@ class _Choice:
 
     def _pairs(self, cosines: Floats, ranks: Ints, others: Ints) -> Near:
         """The near pairs of a block of cosines."""
-        least = self.threshold - DOUBT
+        least = self.threshold - _DOUBT
         # Most rows have none, and the largest of a row is found quickly.
         some = np.flatnonzero(cosines.max(axis=1) >= least)
         cosines = cosines[some]
         row, column = np.nonzero(cosines >= least)
         ranks = ranks[some[row]]
         others = others[column]
-        near = (cosines[row, column] >= self.threshold + DOUBT) & (others < ranks)
+        near = (cosines[row, column] >= self.threshold + _DOUBT) & (others < ranks)
 
         # Float32's last digits depend on the blocks and threads.
         doubtful = np.flatnonzero(~near & (others < ranks))

@@ -85,16 +85,21 @@ def _open_pairs(collection: Collection, settings: RepeatsSettings) -> Pairs:
     """The pairs of the shards that the collection was made of."""
     made_with = collection.settings
     options = settings.storage_options
-    pairs = open_images(
-        made_with.shards,
-        plain=False,
-        caption=made_with.caption,
-        image=made_with.image,
-        keys=made_with.keys,
-        views=_VIEWS,
-        cache=shard_cache_of(None, options),
-        progress=True,
-    )
+    try:
+        pairs = open_images(
+            made_with.shards,
+            plain=False,
+            caption=made_with.caption,
+            image=made_with.image,
+            keys=made_with.keys,
+            views=_VIEWS,
+            cache=shard_cache_of(None, options),
+            progress=True,
+        )
+    except UserError as error:
+        if error.status != UserError.status:
+            raise
+        raise UserError(f"source={settings.source}: was made of {error}") from None
 
     pairs.manifest.refuse_rates("source")
 

@@ -151,38 +151,31 @@ def test_keys_that_are_no_utf_8(tmp_path: Path) -> None:
     assert kept[raw[0]] != kept[raw[1]]
 
 
-def _without_faiss(made: Made, patch: pytest.MonkeyPatch) -> RepeatsSettings:
-    patch.setattr("data.repeats.settings.find_spec", lambda name: None)
-    return made.settings(cells=2)
-
-
-def _plain(made: Made, patch: pytest.MonkeyPatch) -> RepeatsSettings:
+def _plain(made: Made) -> RepeatsSettings:
     settings = Collection.open(made.folder / "index").settings
     Collection.begin(made.folder / "plain", replace(settings, plain=True))
     return made.settings(source=str(made.folder / "plain"))
 
 
-def _changed(**changes: Any) -> Callable[[Made, pytest.MonkeyPatch], RepeatsSettings]:
-    return lambda made, _: made.settings(**changes)
+def _changed(**changes: Any) -> Callable[[Made], RepeatsSettings]:
+    return lambda made: made.settings(**changes)
 
 
-def test_mistakes_are_one_line_before_anything_is_read(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_are_one_line_before_anything_is_read(made: Made) -> None:
     for settings, words in (
         (_changed(threshold=95.0), r"threshold=95\.0: expected a cosine above 0 and below 1"),
         (_changed(threshold=float("nan")), "threshold=nan: expected a cosine"),
         (_changed(probes=0), "probes=0: expected at least 1"),
+        (_changed(storage_options=5), "^storage_options=5: expected settings, e.g. {anon:true}"),
         (_changed(source="nowhere"), r"source=nowhere: no collection\.json there; make it with"),
         (_changed(scores="nowhere"), r"scores=nowhere: no scores\.json there; make it with"),
         (_changed(score="beauty"), "score=beauty: no such column; .* has similarity"),
         (_changed(to="."), r"to=\. exists; remove it or choose another folder"),
         (_changed(to="s3://bucket/x"), "to=s3://bucket/x: expected a folder here"),
         (_plain, "made of a folder of image files, which no manifest lists"),
-        (_without_faiss, r"24 images want faiss: pip install 'align_train\[search\]'"),
     ):
         with pytest.raises(UserError, match=words):
-            check(settings(made, monkeypatch))
+            check(settings(made))
 
 
 def test_what_belongs_to_other_pairs_is_refused(made: Made) -> None:
