@@ -15,7 +15,6 @@ from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
-from align_train.commands.repeats import refuse_larger
 from align_train.commands.score_prompts import prompts_of
 from align_train.commands.targets import (
     check_collection_folder,
@@ -23,6 +22,7 @@ from align_train.commands.targets import (
     check_results_folder,
     check_sheet,
 )
+from align_train.commands.twice_in_batch import refuse_larger
 from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,

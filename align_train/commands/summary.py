@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus
 from align_train.commands.changes import Changes, spell_changes
-from align_train.commands.repeats import repeats
 from align_train.commands.trainer import compiles
+from align_train.commands.twice_in_batch import twice_in_batch
 from align_train.config.components import build, class_name
 from align_train.config.compose import choice_of
 from align_train.config.schema import Node, TrainSettings
@@ -69,7 +69,7 @@ def summary(
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
         "captions" if data.classes is None else "labels": _captions(data),
-        "repeats": repeats(data, settings.steps),
+        "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
         "begins with": begins_with,

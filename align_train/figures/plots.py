@@ -61,12 +61,7 @@ def draw_lines(
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
         axis.minorticks_off()
-
-    axis.set_xlabel(across)
-    axis.set_ylabel(up)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    _save(figure, path, dpi=110, tight=True)
+    _save_graph(figure, axis, path, across, up)
 
 
 def draw_cumulative(
@@ -85,11 +80,26 @@ def draw_cumulative(
     for name, values in lines.items():
         places = np.unique(np.linspace(0, len(values) - 1, _POINTS_OF_A_LINE).astype(np.int64))
         axis.plot(places + 1, values[places], linewidth=1.8, label=name)
+    _save_graph(figure, axis, path, across, up)
 
-    axis.set_xlabel(across)
+
+def draw_means(values: Mapping[str, Sequence[float]], path: Path, *, up: str) -> None:
+    """Draws the mean of each name's values as a bar, and the values as dots on it.
+
+    Args:
+        values: Values by name.
+        path: The image.
+        up: The label of the axis up.
+    """
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    for place, numbers in enumerate(values.values()):
+        axis.bar(place, sum(numbers) / len(numbers), width=0.6, color="#9ecae1")
+        axis.plot([place] * len(numbers), numbers, "o", markersize=4, color="#08519c")
+
+    axis.set_xticks(range(len(values)), list(values))
     axis.set_ylabel(up)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.grid(axis="y", alpha=0.3)
     _save(figure, path, dpi=110, tight=True)
 
 
@@ -249,6 +259,15 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), **options)
+
+
+def _save_graph(figure: Figure, axis: Axes, path: Path, across: str, up: str) -> None:
+    """Writes a figure of lines, with its labels, grid and legend."""
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    _save(figure, path, dpi=110, tight=True)
 
 
 def _save(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = False) -> None:

@@ -4,8 +4,9 @@
 
 For each seed four runs of as many steps: on all pairs; on a random half; on the half with the best
 scores of the run on all pairs; and on the pairs whose text is clean, which only the demo knows. It
-prints zero-shot top 1 of each, and writes the same as TO.csv and TO.png. Finished parts are kept,
-so the same command goes on. A seed takes about a quarter of an hour on two cores.
+prints zero-shot top 1 of each, and writes the same as TO.csv and TO.png: a bar for the mean of an
+arm, a dot for each seed. Finished parts are kept, so the same command goes on. A seed takes about a
+quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from statistics import fmean
 import numpy as np
 
 from align_train.demo.make import sample_text
-from align_train.figures.plots import draw_lines
+from align_train.figures.plots import draw_means
 from align_train.files import write_whole
 from align_train.run.folder import RunFolder
 from benchmarks.shared.children import REPOSITORY, output_of
@@ -151,8 +152,8 @@ def main() -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_whole(options.to.with_suffix(".csv"), text.getvalue())
-    lines = {arm: [(seed, table[arm, seed]) for seed in options.seeds] for arm in ARMS}
-    draw_lines(lines, options.to.with_suffix(".png"), across="seed", up=VALUE)
+    values = {arm: [table[arm, seed] for seed in options.seeds] for arm in ARMS}
+    draw_means(values, options.to.with_suffix(".png"), up=VALUE)
 
 
 if __name__ == "__main__":

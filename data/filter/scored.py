@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import parquet
 from tqdm import tqdm
 
 from align_train.errors import UserError, shown
 from align_train.files import whole
+from align_train.index.looked_up import Keys, looked_up
 from align_train.index.scored_shards import NamedShard, scored_places
 from align_train.index.scores import SCORES, Scores
 
@@ -29,9 +29,6 @@ from ..tables.engine import ROWS_PER_FILE
 from ..tables.find import Tables
 from ..tables.paths import paths_of
 from ..tables.tars import KEY
-
-Keys = NDArray[np.bytes_]
-Floats = NDArray[np.float32]
 
 FOLDER = "scores"  # of the joined scores
 
@@ -163,28 +160,3 @@ def _shards_of(tables: Tables) -> list[NamedShard]:
 def scores_file(folder: Path, index: int) -> Path:
     """The joined scores of a file of the source. index: its own; a name may be hidden, or odd."""
     return folder / f"{index:05d}.parquet"
-
-
-def looked_up(keys: Keys, scored: Keys, values: Floats) -> Floats:
-    """The value of each key; NaN for a key without one.
-
-    Args:
-        keys: `[rows]`.
-        scored: The keys that have values, `[scored]`.
-        values: `[scored]`.
-    """
-    # Also of pairs with the same key, of which each has its own value then.
-    if np.array_equal(keys, scored):
-        return values
-
-    order = np.argsort(scored, kind="stable")
-    in_order = scored[order]
-    at = np.searchsorted(in_order, keys).clip(0, max(0, len(scored) - 1))
-    found = np.full(len(keys), np.nan, dtype=np.float32)
-    if len(scored):
-        # The second pair of a key is a bad one.
-        is_first = np.zeros(len(keys), dtype=bool)
-        is_first[np.unique(keys, return_index=True)[1]] = True
-        is_there = (in_order[at] == keys) & is_first
-        found[is_there] = values[order[at[is_there]]]
-    return found

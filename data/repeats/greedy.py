@@ -8,7 +8,7 @@ best of them. Compared are images that have a cell in common.
 They are taken in waves. A wave is compared with those that stay of the waves before, and then
 within itself. The result is that of the plain loop, whatever the waves are. A wave begins small: a
 thousand equal images would be half a million near pairs within one, but only a thousand once one
-of them stays. A wave with too many pairs is cut to a quarter.
+of them stays. A wave with too many pairs is cut to a quarter, down to a single image.
 
 Price: N images of dimension D in C cells of P probes take P² N² D / C products. Memory: the near
 pairs of a wave, at most 4 million, and blocks of rows.
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from .cells import DOUBT, Cells
+from .cells import Cells
 from .rows import Floats, Ints, Rows
 
 STAYS = np.iinfo(np.int64).max
@@ -31,12 +31,15 @@ _FIRST_WAVE = 1024
 _LARGEST_WAVE = 2**21
 _MOST_PAIRS = 2**22  # near pairs of a wave
 
+# What float32 may move a cosine by is a tenth of this.
+_DOUBT = 1e-5
+
 # Of a block of cosines.
 _ROWS = 1024
 _OTHERS = 8192
 
 Near = tuple[Ints, Ints]
-"""Ints, and for each one another, better rank near it."""
+"""Ranks, and for each one another, better rank near it."""
 
 
 def find_keepers(rows: Rows, cells: Cells, threshold: float) -> Ints:
@@ -75,7 +78,8 @@ class _Choice:
                 try:
                     near = self._near_within(first, last)
                 except _TooMany:
-                    size = max(size // 4, _FIRST_WAVE)
+                    # One image alone has no pair: this comes to an end.
+                    size = max((last - first) // 4, 1)
                     continue
                 self._choose(*near)
                 bar.update(last - first)
@@ -148,14 +152,14 @@ class _Choice:
 
     def _pairs(self, cosines: Floats, ranks: Ints, others: Ints) -> Near:
         """The near pairs of a block of cosines."""
-        least = self.threshold - DOUBT
+        least = self.threshold - _DOUBT
         # Most rows have none, and the largest of a row is found quickly.
         some = np.flatnonzero(cosines.max(axis=1) >= least)
         cosines = cosines[some]
         row, column = np.nonzero(cosines >= least)
         ranks = ranks[some[row]]
         others = others[column]
-        near = (cosines[row, column] >= self.threshold + DOUBT) & (others < ranks)
+        near = (cosines[row, column] >= self.threshold + _DOUBT) & (others < ranks)
 
         # Float32's last digits depend on the blocks and threads.
         doubtful = np.flatnonzero(~near & (others < ranks))

@@ -12,7 +12,6 @@ whole. A killed command begins anew, and removes what is left of the former one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,17 @@ from numpy.typing import NDArray
 from align_train.cluster.interruption import leave
 from align_train.commands.open_images import open_images
 from align_train.errors import UserError
-from align_train.files import whole
 from align_train.index.collection import Collection
 from align_train.shards.manifest import MANIFEST_NAME
 from align_train.stream.decode import Views
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 
-from ..packing.beside import locked_folder, remove_left
+from ..packing.beside import whole_folder
 from .cells import make_cells
 from .greedy import STAYS, find_keepers
 from .joined import JoinedScores
+from .keys import TarKeys
 from .report import Report, groups_of, print_result, summarise, write_report, write_sheet
 from .rows import Ints, Rows, read_rows
 from .settings import RepeatsSettings, cells_of
@@ -60,14 +59,16 @@ def select(settings: RepeatsSettings) -> Report:
     if settings.scores is not None:
         scores = JoinedScores(settings.scores, settings.score, pairs.manifest)
 
-    with _whole(to) as aside:
-        rows = read_rows(collection, scores, aside / _ROWS)
+    keys = TarKeys(collection, pairs)
+    with whole_folder(to) as aside:
+        rows = read_rows(collection, keys, scores, aside / _ROWS)
         cells = make_cells(rows, cells_of(settings, len(rows)), settings.probes)
+        cells.say_large(len(rows))
         keepers = find_keepers(rows, cells, settings.threshold)
 
         # Ranks from here on are images: the selection knows no ranks.
         keeper_of = _by_image(rows, keepers, len(collection))
-        _write_selection(collection, pairs, keeper_of, aside)
+        _write_selection(pairs, keys, keeper_of, aside)
 
         report = summarise(settings, collection, rows, cells, keeper_of)
         write_report(report, aside)
@@ -84,16 +85,21 @@ def _open_pairs(collection: Collection, settings: RepeatsSettings) -> Pairs:
     """The pairs of the shards that the collection was made of."""
     made_with = collection.settings
     options = settings.storage_options
-    pairs = open_images(
-        made_with.shards,
-        plain=False,
-        caption=made_with.caption,
-        image=made_with.image,
-        keys=made_with.keys,
-        views=_VIEWS,
-        cache=shard_cache_of(None, options),
-        progress=True,
-    )
+    try:
+        pairs = open_images(
+            made_with.shards,
+            plain=False,
+            caption=made_with.caption,
+            image=made_with.image,
+            keys=made_with.keys,
+            views=_VIEWS,
+            cache=shard_cache_of(None, options),
+            progress=True,
+        )
+    except UserError as error:
+        if error.status != UserError.status:
+            raise
+        raise UserError(f"source={settings.source}: was made of {error}") from None
 
     pairs.manifest.refuse_rates("source")
 
@@ -114,50 +120,17 @@ def _by_image(rows: Rows, keepers: Ints, images: int) -> Ints:
     return keeper_of
 
 
-def _write_selection(collection: Collection, pairs: Pairs, keeper_of: Ints, folder: Path) -> None:
+def _write_selection(pairs: Pairs, keys: TarKeys, keeper_of: Ints, folder: Path) -> None:
     """Writes the manifest of the images that stay."""
-    counts = collection.settings.counts
-    ends = collection.ends
 
     def kept() -> Iterator[NDArray[np.bool_]]:
-        for shard, count in enumerate(counts):
-            stays = keeper_of[ends[shard] - count : ends[shard]] < 0
+        first = 0
+        for shard, count in enumerate(pairs.manifest.counts.tolist()):
+            stays = keeper_of[first : first + count] < 0
             if not stays.all():
                 # A collection counts pairs in the tar's order, a selection by their sorted keys.
-                stays = stays[np.argsort(_tar_keys(collection, pairs, shard), kind="stable")]
+                stays = stays[np.argsort(keys.read(shard), kind="stable")]
             yield stays
+            first += count
 
     pairs.manifest.write(folder / MANIFEST_NAME, kept=kept(), cache=pairs.cache)
-
-
-def _tar_keys(collection: Collection, pairs: Pairs, shard: int) -> NDArray[np.bytes_]:
-    """The keys of a shard's pairs as its tar has them, in the tar's order."""
-    keys = collection.keys(shard)
-    if any("\ufffd" in key for key in keys):
-        # Bytes that are no UTF-8 sort differently than what a collection writes for them.
-        reader = pairs.reader(shard)
-        raw = [reader.key_bytes(pair) for pair in range(len(keys))]
-    else:
-        prefix = len(Path(pairs.manifest.shards[shard].name).stem) + 1
-        raw = [key[prefix:].encode("utf-8", "surrogatepass") for key in keys]
-    # "S1" at least: there is no text of length 0.
-    return np.array(raw, dtype=np.bytes_) if raw else np.empty(0, dtype="S1")
-
-
-@contextmanager
-def _whole(to: Path) -> Iterator[Path]:
-    """A hidden folder that takes its final name at the end; removes what killed commands left."""
-    aside = to
-    try:
-        remove_left(to, r"\d+")
-        with whole(to) as aside:
-            aside.mkdir()
-            with locked_folder(aside):
-                yield aside
-    except UserError as error:
-        raise UserError(str(error).replace(str(aside), str(to))) from None
-    except OSError as error:
-        raise UserError(
-            f"{to}: cannot be written ({error.strerror or error}); free some space or choose "
-            f"another folder"
-        ) from None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
+from align_train.index.looked_up import Floats, Keys, looked_up
 from align_train.index.scored_shards import NamedShard, scored_places
 from align_train.index.scores import Scores
 from align_train.shards.manifest import Manifest
@@ -30,17 +31,17 @@ class JoinedScores:
         """
         self.folder = folder
         self.column = column
-        self.manifest = manifest
+        self.names = [shard.name for shard in manifest.shards]
         self.scores = Scores.open(Path(folder).expanduser())
         shards = [NamedShard(shard.name, shard.bytes) for shard in manifest.shards]
         self._places = scored_places(self.scores, shards)
 
-    def read(self, shard: int, keys: list[str]) -> NDArray[np.float32]:
+    def read(self, shard: int, keys: Keys) -> Floats:
         """Reads the scores of a shard's images.
 
         Args:
             shard: Its index in the manifest.
-            keys: The keys of the images, `shard/key`.
+            keys: The keys of the images, as the tar spells them.
 
         Returns:
             The scores, `[keys]`; NaN where there is none.
@@ -52,17 +53,8 @@ class JoinedScores:
         if index is None:
             return np.full(len(keys), np.nan, dtype=np.float32)
 
-        found, columns = self.scores.read(index)
-        values = columns[self.column]
-        # As a collection spells them.
-        stem = Path(self.manifest.shards[shard].name).stem
-        theirs = [f"{stem}/{key.decode('utf-8', 'replace')}" for key in found.tolist()]
-        if theirs == keys:
-            return values
-
-        # Of a key that comes twice the first pair counts, as everywhere.
-        by_key = dict(zip(reversed(theirs), reversed(values.tolist()), strict=True))
-        return np.array([by_key.get(key, np.nan) for key in keys], dtype=np.float32)
+        scored, columns = self.scores.read(index)
+        return looked_up(keys, scored, columns[self.column])
 
     def refuse_none(self, has_score: NDArray[np.bool_]) -> None:
         """Refuses scores of other images. has_score: of each image that could be decoded."""

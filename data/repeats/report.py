@@ -15,6 +15,7 @@ from align_train.figures.sheets import Hit, hit_sheet, save_sheet
 from align_train.files import write_whole
 from align_train.index.collection import Collection
 from align_train.shards.manifest import MANIFEST_NAME
+from align_train.shards.remote import is_url
 from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
 
@@ -169,7 +170,11 @@ def groups_of(keeper_of: Ints, rows: Rows) -> list[Group]:
 def write_sheet(
     groups: Iterable[Group], collection: Collection, pairs: Pairs, folder: Path
 ) -> None:
-    """Draws groups, each keeper on the left, if the shards are still there."""
+    """Draws groups, each keeper on the left, if the shards are on this machine."""
+    if any(is_url(shard.url) for shard in pairs.manifest.shards):
+        print("no sheet of groups: the shards lie at URLs", flush=True)
+        return
+
     rows = []
     try:
         for group in groups:
@@ -179,12 +184,11 @@ def write_sheet(
             _, _, key = collection.about(group.keeper)["key"].partition("/")
             text = shown(key, _LONGEST_KEY)
             rows.append((text, _pixels(group.keeper, collection, pairs), hits))
-    except (UserError, ValueError) as error:
+        if rows:
+            save_sheet(hit_sheet(rows), folder / SHEET)
+    except (UserError, ValueError, OSError) as error:
         # The selection needs no images.
         print(f"no sheet of groups: {printable(str(error))}", flush=True)
-        return
-    if rows:
-        save_sheet(hit_sheet(rows), folder / SHEET)
 
 
 def _pixels(image: int, collection: Collection, pairs: Pairs) -> Pixels:
@@ -199,12 +203,12 @@ def print_result(report: Report, collection: Collection, to: Path) -> None:
     print(f"{to}: {MANIFEST_NAME}, report.md, report.json{sheet}")
 
     made_with = collection.settings
-    words = [
-        "data=webdataset",
-        f"data.shards={to / MANIFEST_NAME}",
-        f"data.caption={made_with.caption}",
-    ]
-    for name, value in (("image", made_with.image), ("keys", made_with.keys)):
+    caption = made_with.caption
+    if not isinstance(caption, str):
+        caption = f"[{','.join(caption)}]" if caption else None  # embedded without texts
+
+    words = ["data=webdataset", f"data.shards={to / MANIFEST_NAME}"]
+    for name, value in (("caption", caption), ("image", made_with.image), ("keys", made_with.keys)):
         if value is not None:
             words.append(f"data.{name}={value}")
     print("next, train on those that stay:")

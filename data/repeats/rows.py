@@ -24,6 +24,7 @@ from align_train.errors import UserError
 from align_train.index.collection import Collection, decoded_rows
 
 from .joined import JoinedScores
+from .keys import TarKeys
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -86,11 +87,14 @@ def _normalised(rows: Floats) -> Floats:
     return rows
 
 
-def read_rows(collection: Collection, scores: JoinedScores | None, path: Path) -> Rows:
+def read_rows(
+    collection: Collection, keys: TarKeys, scores: JoinedScores | None, path: Path
+) -> Rows:
     """Copies the embeddings into one file, and ranks their images.
 
     Args:
         collection: The embeddings.
+        keys: The keys of their images.
         scores: Decide who stays; None: the keys' hashes do.
         path: The new file.
 
@@ -98,7 +102,7 @@ def read_rows(collection: Collection, scores: JoinedScores | None, path: Path) -
         The rows.
 
     Raises:
-        UserError: A file is broken, or no image has a score.
+        UserError: A file or a tar is broken, or no image has a score.
     """
     images = len(collection)
     made_with = collection.settings
@@ -116,10 +120,11 @@ def read_rows(collection: Collection, scores: JoinedScores | None, path: Path) -
     values = np.zeros(images, dtype=np.float32)
     first = 0
     for shard, count in enumerate(tqdm(made_with.counts, desc="reading keys", unit="shard")):
-        keys = collection.keys(shard)
-        hashes[first : first + count] = [_hash(key) for key in keys]
+        of_shard = keys.read(shard)
+        beginning = f"{keys.stem(shard)}/".encode("utf-8", "surrogateescape")
+        hashes[first : first + count] = [_hash(beginning + key) for key in of_shard.tolist()]
         if scores is not None:
-            values[first : first + count] = scores.read(shard, keys)
+            values[first : first + count] = scores.read(shard, of_shard)
         first += count
 
     if scores is not None:
@@ -141,9 +146,8 @@ def _new_file(path: Path, shape: tuple[int, int], precision: str) -> np.memmap:
     return np.memmap(path, dtype=precision, mode="r+", shape=shape)
 
 
-def _hash(key: str) -> int:
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def _hash(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 def _ranked(file: np.memmap, images: Ints, hashes: NDArray[np.uint64], values: Floats) -> Rows:

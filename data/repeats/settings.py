@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from align_train.errors import UserError, shown, shown_names
 from align_train.files import check_writable
-from align_train.index.scores import SCORES, ScoresHeader
+from align_train.index.scores import SCORES, Scores
 from align_train.index.settings import Settings
 from align_train.shards.remote import is_url
 
 COLLECTION = "collection.json"
 
-_ALL_COMPARED = 65_536  # images; as many or fewer are one cell
+ALL_COMPARED = 65_536  # images; as many or fewer are one cell
 _FIX = "give to=…, a new folder in one that you can write"
 
 
@@ -43,7 +43,7 @@ def check(settings: RepeatsSettings) -> Settings:
         The settings that the collection was made with.
 
     Raises:
-        UserError: A number is out of range, a folder is not as expected, or faiss is missing.
+        UserError: A number is out of range, or a folder is not as expected.
     """
     # `not <` refuses NaN too.
     if not 0 < settings.threshold < 1:
@@ -54,6 +54,12 @@ def check(settings: RepeatsSettings) -> Settings:
         if number is not None and number < 1:
             raise UserError(f"{name}={number}: expected at least 1")
 
+    if not isinstance(settings.storage_options, Mapping | None):
+        raise UserError(
+            f"storage_options={shown(settings.storage_options)}: expected settings, e.g. "
+            f"{{anon:true}}, or null"
+        )
+
     collection = Settings.read(_file(settings.source, COLLECTION, "source", "embed"))
     if collection.plain:
         raise UserError(
@@ -61,18 +67,13 @@ def check(settings: RepeatsSettings) -> Settings:
             f"lists; make shards of it with align-train pack, and embed these"
         )
     if settings.scores is not None:
-        header = ScoresHeader.read(_file(settings.scores, SCORES, "scores", "score"))
+        header = Scores.open(_file(settings.scores, SCORES, "scores", "score").parent).header
         if settings.score not in header.columns:
             raise UserError(
                 f"score={shown(settings.score)}: no such column; {settings.scores} has "
                 f"{shown_names(header.columns)}"
             )
 
-    if cells_of(settings, sum(collection.counts)) > 1 and find_spec("faiss") is None:
-        raise UserError(
-            f"{sum(collection.counts):,} images want faiss: pip install 'align_train[search]', or "
-            f"compare all of them with cells=1, which takes long"
-        )
     _check_place(settings)
     return collection
 
@@ -87,7 +88,7 @@ def cells_of(settings: RepeatsSettings, images: int) -> int:
     if settings.cells is not None:
         return max(1, min(settings.cells, images))
     # As much work to find the cells of all images as to compare them within the cells.
-    return 1 if images <= _ALL_COMPARED else round(images**0.5)
+    return 1 if images <= ALL_COMPARED else round(images**0.5)
 
 
 def _file(given: str, name: str, key: str, command: str) -> Path:

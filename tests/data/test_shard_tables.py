@@ -24,6 +24,7 @@ from pyarrow import parquet
 from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.index.identity import Identity
+from align_train.index.looked_up import looked_up
 from align_train.index.scores import Column, Scores, ScoresHeader
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Manifest, Shard, read_manifest
@@ -32,7 +33,6 @@ from align_train.shards.shard import ShardReader
 from align_train.shards.write import write_shard
 from benchmarks.shared.crawl_table import write_table
 from data.filter.__main__ import run as run_filter
-from data.filter.scored import looked_up
 from data.filter.settings import FilterSettings
 from data.tables.tars import Tars, files_of
 from tests.support import filter_oracle

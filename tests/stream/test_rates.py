@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align_train.commands.repeats import repeats
 from align_train.commands.show import _print_table, _Shown, _visits
+from align_train.commands.twice_in_batch import twice_in_batch
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
@@ -374,10 +374,10 @@ def test_pairs_that_meet_themselves_by_their_rates_are_counted(by_rates: Path, d
     (keys,) = keys_of(data, range(1), world=1, workers=0)
     twice = len(keys) - len(set(keys))
     assert twice > 10 and re.match(
-        f"about {twice} visits of the batch of step 1 ", repeats(data, 9)
+        f"about {twice} visits of the batch of step 1 ", twice_in_batch(data, 9)
     )
     knows = data_module(str(by_rates), demo / "tokenizer", batch_size=160, content_ids=True)
-    assert repeats(knows, 9) == ""
+    assert twice_in_batch(knows, 9) == ""
 
 
 def test_a_bad_pair_is_named_and_replaced_by_one_with_a_rate(

@@ -66,7 +66,7 @@ def refuse_larger(settings: TrainSettings, pairs: int) -> None:
         )
 
 
-def repeats(data: PairsDataModule, steps: int) -> str:
+def twice_in_batch(data: PairsDataModule, steps: int) -> str:
     """Counts the pairs that come twice in the next batch, or in the next one across two epochs.
 
     Args:
