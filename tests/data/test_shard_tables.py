@@ -391,8 +391,8 @@ def test_a_killed_filter_of_shards_goes_on(demo: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "again").exists()
 
     built = list(tables.glob("[!.]*.parquet"))
-    again = run(*line, "to=again", cwd=tmp_path, module="data.filter").stdout
-    assert built and "going on with what is in" in again
+    said = run(*line, "to=again", cwd=tmp_path, module="data.filter").stdout
+    assert built and "going on with what is in" in said
     for path in (tmp_path / "whole").rglob("*"):
         if path.is_file() and path.name != "filter.json":
             again = tmp_path / "again" / path.relative_to(tmp_path / "whole")

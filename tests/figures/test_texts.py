@@ -66,7 +66,7 @@ def test_every_figure_takes_every_text(tmp_path: Path) -> None:
 
     for file in tmp_path.iterdir():
         Image.open(file).verify()
-    assert len(list(tmp_path.iterdir())) == 7
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def font_with(letter: str, path: Path) -> None:
