@@ -97,7 +97,8 @@ def draw_means(values: Mapping[str, Sequence[float]], path: Path, *, up: str) ->
         axis.bar(place, sum(numbers) / len(numbers), width=0.6, color="#9ecae1")
         axis.plot([place] * len(numbers), numbers, "o", markersize=4, color="#08519c")
 
-    axis.set_xticks(range(len(values)), list(values))
+    labels = [shown(name, _LONGEST_CAPTION) for name in values]
+    axis.set_xticks(range(len(labels)), labels)
     axis.set_ylabel(up)
     axis.grid(axis="y", alpha=0.3)
     _save(figure, path, dpi=110, tight=True)

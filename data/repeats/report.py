@@ -203,9 +203,10 @@ def print_result(report: Report, collection: Collection, to: Path) -> None:
     print(f"{to}: {MANIFEST_NAME}, report.md, report.json{sheet}")
 
     made_with = collection.settings
-    caption = made_with.caption
-    if not isinstance(caption, str):
-        caption = f"[{','.join(caption)}]" if caption else None  # embedded without texts
+    caption: str | None = None
+    if made_with.caption:  # else it was embedded without texts
+        places = made_with.caption
+        caption = places if isinstance(places, str) else f"[{','.join(places)}]"
 
     words = ["data=webdataset", f"data.shards={to / MANIFEST_NAME}"]
     for name, value in (("caption", caption), ("image", made_with.image), ("keys", made_with.keys)):

@@ -41,7 +41,7 @@ def _write_shards(folder: Path) -> None:
 
 
 def _scores(folder: Path) -> dict[str, float]:
-    scores = {}
+    scores: dict[str, float] = {}
     for shard in range(2):
         keys, columns = Scores.open(folder).read(shard)
         values = columns["similarity"].tolist()
