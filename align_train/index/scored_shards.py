@@ -6,7 +6,7 @@ size is another shard, or was made anew: its scores are of other pairs.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,36 +37,28 @@ def scored_places(scores: Scores, shards: Sequence[NamedShard]) -> list[int | No
         For each shard its index in the folder; None if it was not scored.
 
     Raises:
-        UserError: A shard changed since it was scored, or several that were scored look like it.
+        UserError: A shard changed since it was scored, or two of the source have one name.
     """
     scored = list(map(NamedShard, scores.header.shards, scores.header.sizes))
     # The same shards in the same order: then those of one name are no riddle.
     if scored == list(shards):
         return list(range(len(scored)))
 
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for index, shard in enumerate(scored):
-        by_name[shard.name].append(index)
-    return [_place(scores, scored, by_name.get(shard.name, []), shard) for shard in shards]
-
-
-def _place(
-    scores: Scores, scored: Sequence[NamedShard], alike: Sequence[int], shard: NamedShard
-) -> int | None:
-    """Finds a shard among those that were scored and have its name."""
-    if not alike:
-        return None
-
-    same = [index for index in alike if scored[index] == shard]
-    if not same:
-        raise UserError(
-            f"scores={scores.path}: {shown(shard.name)} of the source has {shard.bytes:,} bytes, "
-            f"the one that was scored had {scored[alike[0]].bytes:,}: these are scores of other "
-            f"pairs; score the source's shards"
-        )
-    if len(same) > 1:
-        raise UserError(
-            f"scores={scores.path}: several of its shards are called {shown(shard.name)}, and it "
-            f"was made of other shards than the source's; score the source's shards"
-        )
-    return same[0]
+    counts = Counter(shard.name for shard in shards)
+    index_of = {shard.name: index for index, shard in enumerate(scored)}
+    places: list[int | None] = []
+    for shard in shards:
+        index = index_of.get(shard.name)
+        if index is not None and counts[shard.name] > 1:
+            raise UserError(
+                f"scores={scores.path}: several shards of the source have one name, "
+                f"{shown(shard.name)}; score the source's shards in folders of their own"
+            )
+        if index is not None and scored[index] != shard:
+            raise UserError(
+                f"scores={scores.path}: {shown(shard.name)} of the source has {shard.bytes:,} "
+                f"bytes, the one that was scored had {scored[index].bytes:,}: these are scores of "
+                f"other pairs; score the source's shards"
+            )
+        places.append(index)
+    return places

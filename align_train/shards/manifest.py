@@ -169,6 +169,9 @@ class Manifest:
                 has rates already.
             ValueError: The choices do not fit the shards, or a shard has a selection already.
         """
+        if kept is not None and rates is not None:
+            raise ValueError("a manifest has a selection or rates, not both")
+
         rows: list[Row] = []
         for shard in self.shards:
             url = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)

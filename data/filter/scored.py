@@ -132,21 +132,39 @@ def match_scores(folders: Sequence[Scores], tables: Tables) -> Scored | None:
 
     shards = _shards_of(tables)
     places = tuple(scored_places(scores, shards) for scores in folders)
-    seen = dict.fromkeys(tables.types, "the source")
     for scores, found in zip(folders, places, strict=True):
         if set(found) == {None}:
             raise UserError(
                 f"scores={scores.path}: are of other shards ({shown(scores.header.shards[0])}, …; "
                 f"the source has {shown(shards[0].name)}, …)"
             )
-        for name in scores.header.columns:
-            other = seen.setdefault(name, str(scores.path))
-            if other != str(scores.path):
-                raise UserError(
-                    f"scores={scores.path}: the column {shown(name)} is in {other} too; leave one "
-                    f"out"
-                )
+        for name in sorted(tables.types.keys() & scores.header.columns.keys()):
+            raise UserError(
+                f"scores={scores.path}: the source has a column {shown(name)} of its own; leave "
+                f"one out"
+            )
+    _refuse_scored_twice(folders, places, shards)
     return Scored(tuple(folders), places, tables)
+
+
+def _refuse_scored_twice(
+    folders: Sequence[Scores],
+    places: Sequence[Sequence[int | None]],
+    shards: Sequence[NamedShard],
+) -> None:
+    """Refuses two values of a column for one shard. Folders of different shards may share one."""
+    for shard, of_folders in zip(shards, zip(*places, strict=True), strict=True):
+        seen: dict[str, Scores] = {}
+        for scores, place in zip(folders, of_folders, strict=True):
+            if place is None:
+                continue
+            for name in scores.header.columns:
+                other = seen.setdefault(name, scores)
+                if other is not scores:
+                    raise UserError(
+                        f"scores={scores.path}: {other.path} has the column {shown(name)} of "
+                        f"{shown(shard.name)} too; leave one out"
+                    )
 
 
 def _shards_of(tables: Tables) -> list[NamedShard]:

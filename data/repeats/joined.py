@@ -31,7 +31,6 @@ class JoinedScores:
         """
         self.folder = folder
         self.column = column
-        self.names = [shard.name for shard in manifest.shards]
         self.scores = Scores.open(Path(folder).expanduser())
         shards = [NamedShard(shard.name, shard.bytes) for shard in manifest.shards]
         self._places = scored_places(self.scores, shards)

@@ -212,7 +212,7 @@ def test_what_belongs_to_other_pairs_is_refused(made: Made) -> None:
 def test_scores_of_shards_with_one_name_are_refused(made: Made) -> None:
     """The keys of both shards are the same: a score may be of either."""
     twice = Manifest((Shard("a/00000.tar", 8, 1), Shard("b/00000.tar", 8, 1)), "")
-    with pytest.raises(UserError, match="several shards have one name"):
+    with pytest.raises(UserError, match="several shards of the source have one name"):
         JoinedScores(str(made.folder / "scores"), "similarity", twice)
 
 

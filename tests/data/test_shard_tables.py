@@ -305,6 +305,29 @@ def test_scores_of_img2datasets_shards(shards: Path, tmp_path: Path, in_folder: 
     assert kept_pairs(tmp_path / "out" / "manifest.jsonl") == left(rows, drops)
 
 
+def test_folders_of_scores_may_share_the_source(shards: Path, in_folder: InFolder) -> None:
+    """Each has a part of the shards, as if these were two data sets."""
+    whole = Scores.open(shards / "scores")
+    header = whole.header
+    for name, part in (("a", slice(0, 2)), ("b", slice(2, 4))):
+        of_part = replace(
+            header,
+            shards=header.shards[part],
+            counts=header.counts[part],
+            sizes=header.sizes[part],
+        )
+        scores = Scores.begin(Path(name), of_part)
+        for index, shard in enumerate(range(*part.indices(4))):
+            keys, columns = whole.read(shard)
+            scores.write(index, keys.tolist(), columns)
+
+    rule = "rules.columns.similarity.top=0.4"
+    in_folder(f"source={shards}", f"scores={shards / 'scores'}", "to=out", *ONLY, rule)
+    in_folder(f"source={shards}", "scores=[a,b]", "to=out2", *ONLY, rule)
+    kept = kept_pairs(Path("out", "manifest.jsonl"))
+    assert kept_pairs(Path("out2", "manifest.jsonl")) == kept and kept
+
+
 def test_no_table_of_a_shard_is_hidden_from_an_engine() -> None:
     shards = (Shard(f"x/{name}.tar", 1, 1) for name in ("_a", ".b", "c", "d\udcff"))
     manifest = Manifest(tuple(shards), "x")
@@ -336,7 +359,7 @@ def test_scores_are_looked_up_by_key() -> None:
         (["scores=changed"], "first.tar of the source has 122,880 bytes, the one that was scored"),
         (["rules.columns.Key.top=0.3"], "has the columns"),
         (["rules.columns.clip.top=0.3", "rules.columns.clip.by=filename"], "something of their"),
-        (["scores=[scores,scores2]"], "the column similarity is in"),
+        (["scores=[scores,scores2]"], "scores has the column similarity of"),
         (["source=[shards,table.parquet]"], "names shards, table.parquet tables; give one kind"),
         (["source=[shards/first.tar,copy/first.tar]"], "have the same name"),
         (["source=twice.jsonl"], "shards/first.tar and shards/first.tar have the same name"),

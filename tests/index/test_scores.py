@@ -86,20 +86,19 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
 
 
 def test_shards_are_known_by_name_and_size(tmp_path: Path) -> None:
-    names = ["a.tar", "b.tar", "a.tar", "a.tar"]
-    sizes = [3, 2, 1, 1]
-    header = replace(HEADER, counts=[1, 1, 1, 1], shards=names, sizes=sizes)
+    names = ["a.tar", "b.tar"]
+    header = replace(HEADER, counts=[1, 1], shards=names, sizes=[3, 2])
     scores = Scores.begin(tmp_path / "s", header)
-    every = list(map(NamedShard, names, sizes))
-    assert scored_places(scores, every) == [0, 1, 2, 3]
-    assert scored_places(scores, [NamedShard("c.tar", 1), *every[1::-1]]) == [None, 1, 0]
+    a, b = map(NamedShard, names, [3, 2])
+    assert scored_places(scores, [a, b]) == [0, 1]
+    assert scored_places(scores, [NamedShard("c.tar", 1), b, a]) == [None, 1, 0]
 
     with pytest.raises(
         UserError, match=r"b\.tar of the source has 5 bytes, the one that .* had 2:"
     ):
         scored_places(scores, [NamedShard("b.tar", 5)])
-    with pytest.raises(UserError, match=r"several of its shards are called a\.tar"):
-        scored_places(scores, [NamedShard("a.tar", 1)])
+    with pytest.raises(UserError, match=r"several shards of the source have one name, a\.tar"):
+        scored_places(scores, [a, b, a])
 
 
 def test_settings_of_other_types_are_refused(tmp_path: Path) -> None:
