@@ -30,7 +30,7 @@ from align_train.commands.open_images import open_images
 from align_train.commands.score_chunks import ReadyChunk, ready_chunks, without_inputs
 from align_train.commands.score_prompts import prompts_of
 from align_train.commands.score_report import report
-from align_train.commands.score_sheets import draw_ends
+from align_train.commands.score_sheets import draw_ends, has_sheets
 from align_train.commands.shard_work import (
     broken_weights,
     model_from_anywhere,
@@ -109,7 +109,9 @@ def _score_own(given: ScoreSettings, folder: Path, watchdog: Watchdog) -> None:
     if left:
         check_collection_folder(given.to, writes=True)
     score_shards(model, scores, pairs, left, given, watchdog)
-    if left and all(scores.has(shard) for shard in range(len(pairs.manifest.shards))):
+    complete = all(map(scores.has, range(len(pairs.manifest.shards))))
+    # A former start may have been killed between its last shard and the sheets.
+    if complete and (left or not has_sheets(scores)):
         draw_ends(scores, pairs, SIMILARITY)
     report(scores, wrote=bool(left))
 

@@ -17,6 +17,9 @@ from align_train.shards.remote import is_url
 from align_train.stream.decode import Views, decode_centre
 from align_train.stream.pairs import Pairs
 
+_BEST = "best.png"
+_WORST = "worst.png"
+
 _COUNT = 12  # pairs of a sheet
 _COLUMNS = 6
 
@@ -30,6 +33,11 @@ class _Scored(NamedTuple):
     rank: float  # the score, or less it for the best
     shard: int
     row: int
+
+
+def has_sheets(scores: Scores) -> bool:
+    """Whether both sheets are there."""
+    return all((scores.path / sheet).is_file() for sheet in (_BEST, _WORST))
 
 
 def draw_ends(scores: Scores, pairs: Pairs, column: str) -> None:
@@ -47,8 +55,8 @@ def draw_ends(scores: Scores, pairs: Pairs, column: str) -> None:
         return
 
     try:
-        _draw(scores.path / "best.png", best, pairs, sign=-1)
-        _draw(scores.path / "worst.png", worst, pairs, sign=1)
+        _draw(scores.path / _BEST, best, pairs, sign=-1)
+        _draw(scores.path / _WORST, worst, pairs, sign=1)
     except (UserError, ValueError, OSError) as error:
         # The scores are whole all the same.
         print(f"no images of the best and the worst pairs: {printable(str(error))}", flush=True)
@@ -81,5 +89,6 @@ def _draw(path: Path, scored: list[_Scored], pairs: Pairs, *, sign: int) -> None
     for pair in scored:
         reader = pairs.reader(pair.shard)
         images.append(decode_centre(reader.image(pair.row), _SHOWN))
-        captions.append(f"{sign * pair.rank:.3f} {reader.all_texts(pair.row)[0]}")
+        texts = " | ".join(reader.all_texts(pair.row))
+        captions.append(f"{sign * pair.rank:.3f} {texts}")
     save_sheet(contact_sheet(images, captions, columns=_COLUMNS), path)

@@ -28,8 +28,7 @@ from align_train.index.identity import Identity
 
 SCORES = "scores.json"
 
-SIMILARITY = "similarity"
-"""The column with the cosine of image and text."""
+SIMILARITY = "similarity"  # the column with the cosine of image and text
 
 TEXT_CHOICES = ("best", "mean", "first")
 """The scores of a pair with several texts: of the text nearest to the image, and so on."""
@@ -44,11 +43,10 @@ _MOST_PAIRS = 2**40  # of a shard: more fit no file
 
 _FIX = "remove it and run the same align-train score again"
 
-_MUST_AGREE = PAIRS_MUST_AGREE | {
-    "shards": "other shards or images",
-    "sizes": "other shards or images",
-    "columns": "other scores",
+_MUST_AGREE = dict.fromkeys(("shards", "sizes"), "other shards or images") | {
+    "columns": "other scores"
 }
+_MUST_AGREE |= PAIRS_MUST_AGREE
 
 Values = dict[str, NDArray[np.float32]]
 """Column -> the values of a shard's pairs, `[pairs]`."""

@@ -207,4 +207,8 @@ def spelled(rows: Table, is_hexadecimal: bool) -> Table:
         rows: With a column `uid`.
         is_hexadecimal: Whether the list has numbers, whose first digits may be zeros.
     """
-    return rows.mutate(uid=rows.uid.lower().lpad(_DIGITS, "0")) if is_hexadecimal else rows
+    if not is_hexadecimal:
+        return rows
+    uid = rows.uid.lower()
+    # SQL's lpad would cut a longer text, which may then be another's uid.
+    return rows.mutate(uid=(uid.length() < _DIGITS).ifelse(uid.lpad(_DIGITS, "0"), uid))

@@ -218,6 +218,7 @@ def test_a_list_of_uids_keeps_its_rows(
     uids = [*(row["uid"] for row in chosen), "f" * 32]
     keys = [*(row["key"] for row in chosen), "nowhere"]
     rows[9] |= {"uid": None, "key": None}
+    rows[10] |= {"uid": rows[0]["uid"] + "0"}  # longer than a listed one, which begins it
 
     write(rows, tmp_path / "table")
     monkeypatch.chdir(tmp_path)
