@@ -90,9 +90,9 @@ def _within_an_epoch(data: PairsDataModule) -> str:
     if not twice:
         return ""
     return (
-        f"about {twice:,} visits of the batch of step {data.start.finished_steps + 1:,} show pairs "
-        f"that it has already, by the rates of the manifest, which are negatives of themselves "
-        f"there; loss.mask_duplicates=true leaves them out"
+        f"about {twice:,} pairs of step {data.start.finished_steps + 1:,} repeat one of their "
+        f"batch, because of the manifest's rates, and are negatives of themselves; "
+        f"loss.mask_duplicates=true leaves them out"
     )
 
 

@@ -26,7 +26,7 @@ def looked_up(keys: Keys, scored: Keys, values: Floats) -> Floats:
     at = np.searchsorted(in_order, keys).clip(0, max(0, len(scored) - 1))
     found = np.full(len(keys), np.nan, dtype=np.float32)
     if len(scored):
-        # The second pair of a key is a bad one.
+        # A later pair with the same key gets no value.
         is_first = np.zeros(len(keys), dtype=bool)
         is_first[np.unique(keys, return_index=True)[1]] = True
         is_there = (in_order[at] == keys) & is_first

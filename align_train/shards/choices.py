@@ -96,7 +96,7 @@ def _narrowed(choice: Choice, shard: Shard, cache: ShardCache | None) -> Choice:
     if isinstance(earlier, Rates):
         raise UserError(
             f"{shard.url}: has rates, which a choice of pairs would lose; choose from the manifest "
-            f"that was balanced, then balance"
+            f"that balance read, then balance the result"
         )
     if len(choice) != shard.pairs or (earlier and cache is None):
         raise ValueError(

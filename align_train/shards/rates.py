@@ -2,8 +2,8 @@
 
 0 leaves a pair out, 1 is once an epoch, 0.25 once in four epochs, 3 three times an epoch. The rates
 of all shards lie in one file `NAME.rates` beside the manifest: a float16 (little-endian) for each
-pair of a tar, in the order of the pairs' sorted keys. So a rate is known to 0.05 % (11 bits; below
-0.00006 to 0.00000003), and 700 M pairs take 1.4 GB.
+pair of a tar, in the order of the pairs' sorted keys. So a rate is stored within 0.05 %; below
+0.00006 within 0.00000003. 700 M pairs take 1.4 GB.
 
 Every float16 is a whole number of units of 2^-24. All that follows from rates is computed in these,
 so that every machine finds the same visits. `stream/shard_visits.py` says which pair a visit shows.

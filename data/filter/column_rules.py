@@ -1,7 +1,7 @@
 """Rules on any column of numbers: `rules.columns.NAME.least`, `.most` and `.top`.
 
 `top` keeps the best share of the rows that have a value, within each value of another column if
-`by` names one. A row is kept if the rows with a greater value are fewer than the share of all. So
+`by` names one. A row is kept if fewer rows have a greater value than the share says. So
 equals at the border all stay, whatever the order of rows, and a group of one row keeps it.
 
 A null, a NaN and a row without a score never pass, nor does a row without a group pass `top`.

@@ -374,7 +374,7 @@ def test_pairs_that_meet_themselves_by_their_rates_are_counted(by_rates: Path, d
     (keys,) = keys_of(data, range(1), world=1, workers=0)
     twice = len(keys) - len(set(keys))
     assert twice > 10 and re.match(
-        f"about {twice} visits of the batch of step 1 ", twice_in_batch(data, 9)
+        f"about {twice} pairs of step 1 repeat one of their batch", twice_in_batch(data, 9)
     )
     knows = data_module(str(by_rates), demo / "tokenizer", batch_size=160, content_ids=True)
     assert twice_in_batch(knows, 9) == ""
