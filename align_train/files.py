@@ -64,8 +64,9 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The place cannot be written.
     """
-    # A thread's number is unique on its machine, and that of the main thread is its process's.
-    aside = path.with_name(f".{path.name}.{threading.get_native_id()}")
+    # A thread's number is unique on its machine, and that of the main thread is its process's. Two
+    # containers often have the same ones.
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{threading.get_native_id()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(aside)
 

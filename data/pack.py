@@ -14,17 +14,13 @@ that trains on them. Memory: the table's texts and paths, some 1 kB a pair.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 from align_train.cluster.interruption import leave
 from align_train.config.compose import command
-from align_train.errors import UserError
-from align_train.files import whole
 
-from .packing.beside import locked_folder, remove_left
+from .packing.beside import whole_folder
 from .packing.collect import collect
 from .packing.fetched import fetched
 from .packing.images import Spool
@@ -45,7 +41,7 @@ def run(settings: PackSettings) -> None:
 
         # One shuffle of all pairs, by the seed: the same source gives the same shards.
         Random(settings.seed).shuffle(found.pairs)
-        with _whole(to) as aside:
+        with whole_folder(to) as aside:
             written = write(found.pairs, aside, settings, found.left_out, spool)
             draw_sheet(written, aside)
             found.left_out.write(aside, source.as_given)
@@ -54,25 +50,6 @@ def run(settings: PackSettings) -> None:
     left_out = found.left_out
     for line in report(written, to, rows=found.rows, notes=found.notes, left_out=left_out):
         print(source.as_given(line))
-
-
-@contextmanager
-def _whole(to: Path) -> Iterator[Path]:
-    """`whole`, with the folder's own name in errors, and without what killed commands left."""
-    aside = to
-    try:
-        remove_left(to, r"\d+")
-        with whole(to) as aside:
-            aside.mkdir()
-            with locked_folder(aside):
-                yield aside
-    except UserError as error:
-        raise UserError(str(error).replace(str(aside), str(to))) from None
-    except OSError as error:
-        raise UserError(
-            f"{to}: cannot be written ({error.strerror or error}); free some space or choose "
-            f"another folder"
-        ) from None
 
 
 if __name__ == "__main__":

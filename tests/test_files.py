@@ -32,6 +32,18 @@ def test_a_whole_file_takes_its_name_when_the_block_ends(tmp_path: Path) -> None
     assert names(path.parent) == ["file"]
 
 
+def test_two_containers_may_write_a_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their processes often have the same numbers."""
+    with whole(tmp_path / "file") as first:
+        first.write_text("first")
+        monkeypatch.setattr("socket.gethostname", lambda: "other")
+        with whole(tmp_path / "file") as second:
+            second.write_text("second")
+    assert (tmp_path / "file").read_text() == "first" and names(tmp_path) == ["file"]
+
+
 def test_a_whole_folder_takes_its_name_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with whole(path) as aside:

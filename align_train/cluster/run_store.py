@@ -36,6 +36,7 @@ COMPILING = "compiling"  # and which block: a part of the forward pass
 BACKWARD = "backward pass"
 EVALUATING = "evaluating"  # and by which evaluator
 EMBEDDING = "embedding"
+SCORING = "scoring"
 SAVING = "saving a checkpoint"
 ENDING = "ending the training"
 FINISHED = "finished"

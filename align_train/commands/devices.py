@@ -11,7 +11,7 @@ import torch
 from align_train.cluster import launcher
 from align_train.cluster.collectives import join
 from align_train.commands.torch_flags import set_torch_flags
-from align_train.config.command_schema import EmbedSettings, EvaluateSettings
+from align_train.config.command_schema import EmbedSettings, EvaluateSettings, ScoreSettings
 from align_train.errors import UserError
 
 # Far beyond any machine: they catch typing errors before something overflows.
@@ -99,7 +99,7 @@ def joined(name: str, *, timeout: float) -> Iterator[torch.device]:
         yield device
 
 
-def check_loader(settings: EmbedSettings | EvaluateSettings) -> None:
+def check_loader(settings: EmbedSettings | EvaluateSettings | ScoreSettings) -> None:
     """Checks the loader of a command that embeds images.
 
     Args:

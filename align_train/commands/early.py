@@ -15,24 +15,28 @@ from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
-from align_train.commands.repeats import refuse_larger
+from align_train.commands.score_prompts import prompts_of
 from align_train.commands.targets import (
     check_collection_folder,
     check_new_folder,
     check_results_folder,
     check_sheet,
 )
+from align_train.commands.twice_in_batch import refuse_larger
 from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
+    ScoreSettings,
     SearchSettings,
 )
 from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
 from align_train.files import check_writable, is_missing_path
+from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS, refuse_absent_collection
+from align_train.pretrained import ANY_MODEL
 from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
@@ -46,7 +50,6 @@ from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
-_MODEL = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
 _FORMATS = ("huggingface", "align_train")
 _MODEL_FILES = ("config.yaml", "config.json")
 
@@ -142,7 +145,9 @@ def _look_at_batch(settings: TrainSettings) -> None:
         refuse_larger(settings, pairs // lanes * lanes)
 
 
-def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSettings) -> None:
+def look_before_opening(
+    settings: EvaluateSettings | EmbedSettings | ScoreSettings | ExportSettings,
+) -> None:
     """Looks for the model, the images and the device of a command that opens a trained model.
 
     Args:
@@ -153,10 +158,12 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
     """
     if isinstance(settings, EmbedSettings):
         _check_embedding(settings)
+    if isinstance(settings, ScoreSettings):
+        _check_scoring(settings)
     if isinstance(settings, ExportSettings):
         check_format(settings.format)
         check_new_folder(settings.to)
-    elif isinstance(settings, EmbedSettings):
+    elif isinstance(settings, EmbedSettings | ScoreSettings):
         check_collection_folder(settings.to)
     elif settings.to is not None:
         check_results_folder(Path(settings.to).expanduser().absolute())
@@ -165,17 +172,19 @@ def look_before_opening(settings: EvaluateSettings | EmbedSettings | ExportSetti
     folder = Path(path).expanduser()
     # The hub has names without an owner, too, but no ALIGN among them.
     if is_missing_path(path) or ("/" not in path and not folder.exists()):
-        raise UserError(f"{path}: no such folder; expected {_MODEL}")
+        raise UserError(f"{path}: no such folder; expected {ANY_MODEL}")
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{path}: a file; expected {_MODEL}")
+        raise UserError(f"{path}: a file; expected {ANY_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
-        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {_MODEL}")
+        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}")
 
     if not launcher.current().started_all:
         if isinstance(settings, EmbedSettings):
             _look_for_images(settings)
-        elif isinstance(settings, EvaluateSettings) and settings.shards is not None:
+        elif not isinstance(settings, ExportSettings) and settings.shards is not None:
             refuse_absent(settings.shards, key="shards")
+        if isinstance(settings, ScoreSettings):
+            _look_for_texts(settings)
     if not isinstance(settings, ExportSettings):
         _look_for_device(settings.device)
 
@@ -203,6 +212,24 @@ def _check_embedding(settings: EmbedSettings) -> None:
     images = settings.images
     if images is not None and is_url(images):
         raise UserError(f"images={shown(images)}: a URL; expected a folder on this machine")
+
+
+def _check_scoring(settings: ScoreSettings) -> None:
+    if settings.texts not in TEXT_CHOICES:
+        raise UserError(
+            f"texts={shown(settings.texts)}: expected {', '.join(TEXT_CHOICES)}: which of several "
+            f"texts of a pair its score is of"
+        )
+    prompts_of(settings.prompts)
+
+
+def _look_for_texts(settings: ScoreSettings) -> None:
+    """Refuses captions that no pair has: none would have a score."""
+    shards, caption = settings.shards, settings.caption
+    if shards is not None and caption is not None:
+        members = Members.parse(settings.image, settings.keys, prefix="")
+        source = CaptionSource.parse(caption, key="caption")
+        refuse_absent_captions(shards, source, members, labels=False, key="caption", of="shards")
 
 
 def _look_for_images(settings: EmbedSettings) -> None:

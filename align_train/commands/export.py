@@ -58,6 +58,10 @@ def export(settings: ExportSettings) -> None:
     folder = check_new_folder(settings.to)
 
     pretrained = open_pretrained(settings.model)
+    if pretrained.tokens == "clip":
+        raise UserError(
+            f"{settings.model}: Hugging Face's CLIP, in a format that transformers loads already"
+        )
     loader = "align_train.load"
     if pretrained.is_classifier:
         loader = "align_train.load_classifier"

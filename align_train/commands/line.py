@@ -25,12 +25,15 @@ MODULES = {
     "export": "align_train.export",
     "embed": "align_train.embed",
     "search": "align_train.search",
+    "score": "align_train.score",
     "demo": "align_train.data.demo",
     "pack": "align_train.data.pack",
     "manifest": "align_train.data.manifest",
     "vocabulary": "align_train.data.vocabulary",
     "filter": "align_train.data.filter",
+    "balance": "align_train.data.balance",
     "failed": "align_train.data.failed",
+    "repeats": "align_train.data.repeats",
 }
 """Command -> the module that `python -m` runs."""
 

@@ -27,6 +27,7 @@ def open_images(
     views: Views,
     cache: ShardCache,
     progress: bool,
+    need_texts: bool = False,
 ) -> Pairs:
     """Opens images with their texts.
 
@@ -39,6 +40,7 @@ def open_images(
         views: Decide how an image is seen.
         cache: Fetches shards at URLs.
         progress: Whether to show a bar while shards are counted.
+        need_texts: Whether it is an error if no captions are found out; else images are without.
 
     Returns:
         The pairs.
@@ -52,7 +54,7 @@ def open_images(
 
     members = Members.parse(image, keys, prefix="")
     if caption is None:
-        source = _found(place, members, cache)
+        source = _found(place, members, cache, need_texts)
     else:
         source = CaptionSource.parse_or_none(caption, key="caption")
     manifest = resolve(
@@ -61,12 +63,14 @@ def open_images(
     return Pairs(manifest=manifest, caption=source, views=views, members=members, cache=cache)
 
 
-def _found(place: str | list[str], members: Members, cache: ShardCache) -> CaptionSource:
+def _found(
+    place: str | list[str], members: Members, cache: ShardCache, need_texts: bool
+) -> CaptionSource:
     """Finds captions out, and says so. Images can be found without any."""
     try:
         caption = found_caption(place, members=members, cache=cache, key="shards")
     except NoCaption as error:
-        if all(pair.image is None for pair in error.pairs):
+        if need_texts or all(pair.image is None for pair in error.pairs):
             raise
         if is_first_process():
             print(f"{error}; without it no image has a text", flush=True)

@@ -173,8 +173,10 @@ def _make(pieces: TrainingPieces, finished_steps: int, limit: int) -> _Shown:
 def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> None:
     slots = np.arange(len(made.keys))
     visits = pieces.visits(finished_steps, slots)
-    replaced = {pair.replaced_by: pair for pair in made.bad}
-    asked = zip(visits.shard.tolist(), visits.pair.tolist(), strict=True)
+    reasons = {bad.key: bad.reason for bad in made.bad}
+    places = zip(visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), strict=True)
+    asked = [(shard, pieces.pair_at(epoch, shard, slot)) for epoch, shard, slot in places]
+    keys_asked = [pieces.pairs.reader(shard).key(pair) for shard, pair in asked]
     heading, *names = column(
         [_name(key, pieces, *pair) for key, pair in zip(made.keys, asked, strict=True)]
     )
@@ -182,14 +184,13 @@ def _print_table(made: _Shown, pieces: TrainingPieces, finished_steps: int) -> N
     width = max(_LEAST_CAPTION, columns - _BESIDE_CAPTION - len(heading))
 
     print(f"{'slot':>6}  {'epoch':>5}  {'shard':<20}  {'key':<24}  {heading}caption")
-    rows = zip(visits.epoch.tolist(), made.keys, names, made.captions, strict=True)
-    for slot, (epoch, key, image, caption) in enumerate(rows):
+    rows = zip(visits.epoch.tolist(), made.keys, keys_asked, names, made.captions, strict=True)
+    for slot, (epoch, key, key_asked, image, caption) in enumerate(rows):
         shard, _, name = key.partition("/")
         # Alt-texts have line breaks, which would break the table.
         text = shown(" ".join(caption.split()), width)
-        if key in replaced:
-            bad = replaced[key]
-            text += f"  [in place of {printable(bad.key)}: {printable(bad.reason)}]"
+        if key != key_asked:
+            text += f"  [in place of {printable(key_asked)}: {printable(reasons[key_asked])}]"
 
         place = f"{printable(shard):<20}  {printable(name):<24}"
         print(f"{slot:>6}  {epoch:>5}  {place}  {image}{text}")
@@ -244,6 +245,8 @@ def _pairs_of(key: str, pieces: TrainingPieces) -> list[tuple[int, int]]:
 
     example = printable(pieces.pairs.reader(shards[0] if shards else 0).key(0))
     reason = f"the shard has keys such as {example}" if shards else "no shard of that name"
+    if any(rows[shard].selection for shard in shards):
+        reason += ", and others that the manifest leaves out"
     raise UserError(
         f"key={shown(key)}: no such pair ({reason}); expected shard/key, e.g. {example}, from the "
         f"columns of show step=N or search; a name of an image is no key"
@@ -262,11 +265,16 @@ def _visits(
     first = pieces.cursor(begin) // order.lanes
     last = pieces.cursor(end) // order.lanes
     for epoch in range(first // length, -(-last // length)):
-        place = order.find(shard, pair, epoch)
-        if place is None:
-            continue
-        lane, position = place
-        # Of the first and the last epoch the stretch may have a part only.
-        if first <= position < last:
-            steps, within = divmod(position - first, per_lane)
-            yield begin + steps + 1, epoch, lane * per_lane + within
+        # By rates a pair may come several times in an epoch, or not at all.
+        slots = pieces.slots_of(epoch, shard, pair)
+        places = [order.find(shard, slot, epoch) for slot in slots]
+        there = [place for place in places if place is not None]
+        for lane, position in sorted(there, key=_position):
+            # Of the first and the last epoch the stretch may have a part only.
+            if first <= position < last:
+                steps, within = divmod(position - first, per_lane)
+                yield begin + steps + 1, epoch, lane * per_lane + within
+
+
+def _position(place: tuple[int, int]) -> int:
+    return place[1]

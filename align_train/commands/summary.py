@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus
 from align_train.commands.changes import Changes, spell_changes
-from align_train.commands.repeats import repeats
 from align_train.commands.trainer import compiles
+from align_train.commands.twice_in_batch import twice_in_batch
 from align_train.config.components import build, class_name
 from align_train.config.compose import choice_of
 from align_train.config.schema import Node, TrainSettings
@@ -19,6 +19,7 @@ from align_train.model import TrainableModel
 from align_train.model.expected_images import spell_images
 from align_train.shards.found_caption import spelled_captions
 from align_train.shards.left_out import counted
+from align_train.shards.manifest import Manifest
 from align_train.shards.sample import sample
 from align_train.stream.datamodule import PairsDataModule
 
@@ -64,11 +65,11 @@ def summary(
         "global batch": _batch(settings, model),
         "length": f"{counted(settings.steps, 'step')} = {counted(pairs, 'pair')} = "
         f"{_epochs(data, settings.steps)}",
-        "data": f"{counted(manifest.pairs, 'pair')} in {counted(len(manifest.shards), 'shard')} "
+        "data": f"{_pairs(manifest)} in {counted(len(manifest.shards), 'shard')} "
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
         "captions" if data.classes is None else "labels": _captions(data),
-        "repeats": repeats(data, settings.steps),
+        "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
         "begins with": begins_with,
@@ -161,6 +162,15 @@ def _epochs(data: PairsDataModule, steps: int) -> str:
         steps_an_epoch = source.epoch_pairs / pairs_a_step
         parts.append(f"{steps / steps_an_epoch:.1f} epochs of {steps_an_epoch:.1f} steps")
     return " and ".join(parts)
+
+
+def _pairs(manifest: Manifest) -> str:
+    """The pairs; with rates, how many visits of them an epoch has."""
+    if not manifest.has_rates:
+        return counted(manifest.pairs, "pair")
+    return (
+        f"{counted(manifest.pairs, 'visit')} by rates of {counted(manifest.once().pairs, 'pair')}"
+    )
 
 
 def _visited(data: PairsDataModule) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from align_train.config.schema import FREE_KEYS, TEXTS, UNRESOLVED, VERBATIM, OptionalNode, Paths
 
@@ -15,7 +16,8 @@ class EvaluateSettings:
     """The root of `python -m align_train.evaluate`. What is null is as in the run."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)."""
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the
+    hub)."""
 
     shards: Paths = field(metadata=TEXTS)
     """Held-out pairs; null: those of the run."""
@@ -96,7 +98,7 @@ class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN."""
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
@@ -128,6 +130,50 @@ class EmbedSettings:
 
     workers: int
     """Loader processes."""
+
+    device: str
+    """`cpu`, `cuda`, `cuda:1`, …"""
+
+    launcher: OptionalNode
+    """As `trainer.launcher` of training."""
+
+
+@dataclass
+class ScoreSettings:
+    """The root of `python -m align_train.score`."""
+
+    model: str
+    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
+
+    shards: Paths = field(metadata=TEXTS)
+    """The shards whose pairs are scored."""
+
+    to: str
+    """The folder of the scores."""
+
+    caption: Paths = field(metadata=TEXTS)
+    """As `data.caption`: where the texts lie; null: found out as in training."""
+
+    texts: str
+    """Of a pair with several texts: `best`, `mean` or `first`."""
+
+    prompts: dict[str, Any] = field(metadata=TEXTS)
+    """More columns by name: the texts, one or a list, with which each image is compared."""
+
+    image: str | None
+    """As `data.image`."""
+
+    keys: str | None
+    """As `data.keys`."""
+
+    storage_options: OptionalNode = field(metadata=FREE_KEYS)
+    """Options for fsspec, e.g. `{anon:true}`."""
+
+    chunk_size: int
+    """Images, or texts, that go through a tower together."""
+
+    workers: int | None
+    """Loader processes of a rank; null: 1 on a CPU; on a GPU its CPU cores, at most 16."""
 
     device: str
     """`cpu`, `cuda`, `cuda:1`, …"""

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
-import yaml
-
 from align_train.config.components import parameter_hint
+from align_train.config.numbers import contents
 from align_train.config.schema import FREE_KEYS, TEXTS, VERBATIM, Node, conf_dir
 from align_train.errors import UserError
 
@@ -51,10 +50,10 @@ def kind_of(schema: type, key: str) -> Kind:
     return Kind.TEXT if set(_parts(hint)) == {str} else Kind.OTHER
 
 
-def has_free_keys(schema: type, key: str) -> bool:
-    """Whether a key names an entry of a mapping that takes any key, e.g. `where.split`."""
+def has_free_keys(schema: type, key: str, value: str) -> bool:
+    """Whether a word sets entries of a mapping that takes any key: `where.split=x`, `where={…}`."""
     field, hint, rest = _find(schema, key)
-    if field is None or not rest:
+    if field is None or not (rest or value.startswith("{")):
         return False
     # A component's node is a mapping too, but its keys are known by its class.
     marked = field.metadata.keys()
@@ -95,8 +94,7 @@ def takes_text(key: str, compose: Callable[[], Node], *, added: bool) -> bool:
     """
     # Most settings are seen to be numbers in the group's files, which cost no import.
     group, _, inner = key.partition(".")
-    for file in (conf_dir() / group).glob("*.yaml"):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for content in contents(conf_dir() / group):
         # A file of `@package _global_` spells the whole key.
         for value in (_select(content, inner), _select(content, key)):
             if _is_number(value[0] if isinstance(value, list) and value else value):

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from align_train.config.schema import Node, conf_dir
 from align_train.errors import UserError, shown
+
+
+@cache
+def contents(folder: Path) -> list[Node]:
+    """Reads the files of a group; once, because every command asks for them several times.
+
+    Args:
+        folder: The group's folder in conf/.
+
+    Returns:
+        The files' settings, unresolved, in the order of the files' names.
+    """
+    found = []
+    for file in sorted(folder.glob("*.yaml")):
+        # PyYAML would read 4e-3 as a text.
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        found.append(content)
+    return found
 
 
 def check_numbers(node: object, group: str) -> None:
@@ -22,9 +42,7 @@ def check_numbers(node: object, group: str) -> None:
     """
     if not isinstance(node, dict):
         return
-    for file in sorted((conf_dir() / group).glob("*.yaml")):
-        # PyYAML would read 4e-3 as a text.
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    for content in contents(conf_dir() / group):
         # A file of `@package _global_` has the component under its key.
         for default in (content, content.get(group)):
             if isinstance(default, dict) and default.get("_target_") == node.get("_target_"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from omegaconf import OmegaConf
 
 from align_train.cluster import launcher
@@ -10,7 +12,13 @@ from align_train.cluster.gpus import gpus
 
 def register_resolvers() -> None:
     """Makes the names known to OmegaConf."""
-    for name, resolver in (("cluster", _cluster), ("if_gpu", _if_gpu), ("scaled", _scaled)):
+    resolvers: dict[str, Callable[..., object]] = {
+        "cluster": _cluster,
+        "if_gpu": _if_gpu,
+        "if_on": _if_on,
+        "scaled": _scaled,
+    }
+    for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
@@ -22,6 +30,11 @@ def _cluster(name: str) -> object:
 def _if_gpu(value: object, otherwise: object) -> object:
     """`precision: ${if_gpu:bf16,fp32}` in conf/trainer/auto.yaml."""
     return value if gpus().usable else otherwise
+
+
+def _if_on(switch: bool, value: object) -> object:
+    """`short_side: ${if_on:${paper},200}` in conf/commands/filter.yaml: null if it is off."""
+    return value if switch else None
 
 
 def _scaled(size: int, by: int, of: int) -> int:

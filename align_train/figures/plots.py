@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MOST_NAMES = 80
 
 _LONGEST_CAPTION = 40  # characters
+_POINTS_OF_A_LINE = 400  # more would not show
 _FEW_POINTS = 20  # so many are marked one by one
 _CURVES_IN_A_ROW = 4
 
@@ -60,11 +61,81 @@ def draw_lines(
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
         axis.minorticks_off()
+    _save_graph(figure, axis, path, across, up)
 
-    axis.set_xlabel(across)
+
+def draw_cumulative(
+    lines: Mapping[str, NDArray[np.float64]], path: Path, *, across: str, up: str
+) -> None:
+    """Draws rising lines of any length, each through a few hundred of its values.
+
+    Args:
+        lines: Values by name, one for each place on the axis across.
+        path: The image.
+        across: The label of the axis across.
+        up: The label of the axis up.
+    """
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    for name, values in lines.items():
+        places = np.unique(np.linspace(0, len(values) - 1, _POINTS_OF_A_LINE).astype(np.int64))
+        axis.plot(places + 1, values[places], linewidth=1.8, label=name)
+    _save_graph(figure, axis, path, across, up)
+
+
+def draw_means(values: Mapping[str, Sequence[float]], path: Path, *, up: str) -> None:
+    """Draws the mean of each name's values as a bar, and the values as dots on it.
+
+    Args:
+        values: Values by name.
+        path: The image.
+        up: The label of the axis up.
+    """
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    for place, numbers in enumerate(values.values()):
+        axis.bar(place, sum(numbers) / len(numbers), width=0.6, color="#9ecae1")
+        axis.plot([place] * len(numbers), numbers, "o", markersize=4, color="#08519c")
+
+    labels = [shown(name, _LONGEST_CAPTION) for name in values]
+    axis.set_xticks(range(len(labels)), labels)
     axis.set_ylabel(up)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.grid(axis="y", alpha=0.3)
+    _save(figure, path, dpi=110, tight=True)
+
+
+def draw_bars(
+    names: Sequence[str],
+    bars: Mapping[str, Sequence[float]],
+    path: Path,
+    *,
+    title: str,
+    across: str,
+) -> None:
+    """Draws bars that lie, from the top down: of each name one for each kind, with its number.
+
+    Args:
+        names: Of the rows.
+        bars: For each kind a number for each name.
+        path: The image.
+        title: The image's title.
+        across: The label of the axis across.
+    """
+    figure = _figure(8, 1.2 + 0.55 * len(names))
+    axis = figure.subplots()
+    thickness = 0.8 / len(bars)
+    for kind, (label, numbers) in enumerate(bars.items()):
+        heights = np.arange(len(names)) + (kind - (len(bars) - 1) / 2) * thickness
+        colour = ("#9ecae1", "#08519c")[kind % 2]
+        drawn = axis.barh(heights, numbers, height=0.95 * thickness, label=label, color=colour)
+        axis.bar_label(drawn, [f"{number:.2f}" for number in numbers], fontsize=7, padding=2)
+
+    axis.set_yticks(range(len(names)), [shown(name, _LONGEST_CAPTION) for name in names])
+    axis.invert_yaxis()
+    axis.set_xlabel(across)
+    axis.set_title(title, fontsize=10)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path, dpi=110, tight=True)
 
 
@@ -189,6 +260,15 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), **options)
+
+
+def _save_graph(figure: Figure, axis: Axes, path: Path, across: str, up: str) -> None:
+    """Writes a figure of lines, with its labels, grid and legend."""
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    _save(figure, path, dpi=110, tight=True)
 
 
 def _save(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = False) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,19 +24,14 @@ from torch import Tensor
 
 from align_train.errors import UserError, one_line
 from align_train.evals.knn import nearest
-from align_train.files import write_whole
+from align_train.index.folder import PAIRS_MUST_AGREE, begin_folder, write_file
+from align_train.index.records import read_keys, read_record
 from align_train.index.settings import SETTINGS_NAME, Settings, refuse_absent_collection
 from align_train.shards.manifest import place_in
 
 _BLOCK = 16_384  # rows compared at a time
 
-# If one of these differs, the folder belongs to another command. The text says to which.
-_MUST_AGREE = {
-    "manifest": "other shards or images",
-    "counts": "other shards or images",
-    "caption": "another caption",
-    "precision": "another precision",
-}
+_MUST_AGREE = PAIRS_MUST_AGREE | {"precision": "another precision"}
 
 Rows = NDArray[np.floating[Any]]
 
@@ -81,28 +75,10 @@ class Collection:
             UserError: The folder belongs to other shards or another model, or to something else.
         """
         file = path / SETTINGS_NAME
-        # Before the next question: another process may make the folder right now.
-        is_foreign = _holds_anything(path)
-
-        if file.exists():
-            before = Settings.read(file)
-            if changed := before.identity.difference(settings.identity):
-                raise UserError(
-                    f"{path}: was begun with another model ({changed}); restore it, choose another "
-                    f"folder, or remove this one"
-                )
-            for name, difference in _MUST_AGREE.items():
-                if getattr(before, name) != getattr(settings, name):
-                    raise UserError(
-                        f"{path}: was begun with {difference}; restore it, choose another folder, "
-                        f"or remove this one"
-                    )
-            return Collection(path, before)
-
-        if is_foreign:
-            raise UserError(f"{path}: exists and holds no embeddings; choose another folder")
-        write_file(file, json.dumps(asdict(settings), indent=1))
-        return Collection(path, settings)
+        begun = begin_folder(
+            file, settings, Settings.read, must_agree=_MUST_AGREE, holds="embeddings"
+        )
+        return Collection(path, begun)
 
     @staticmethod
     def open(path: Path) -> Collection:
@@ -167,16 +143,15 @@ class Collection:
             UserError: The shard's file is broken.
         """
         shard, row = self.place(image)
-        path = self._file(shard, "jsonl")
-        try:
-            record = json.loads(_line(path, row))
-            # Collections made before names were kept have none.
-            named = {"source": str(record.get("source", ""))}
-            return {**record, **named, "key": str(record["key"]), "texts": list(record["texts"])}
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            raise UserError(
-                f"{path}: cannot be read; remove it and run the same align-train embed again"
-            ) from None
+        return read_record(self._file(shard, "jsonl"), row)
+
+    def keys(self, shard: int) -> list[str]:
+        """Reads the keys of a shard's images. shard: its index.
+
+        Raises:
+            UserError: The shard's file is broken.
+        """
+        return read_keys(self._file(shard, "jsonl"), self.settings.counts[shard])
 
     def place(self, image: int) -> tuple[int, int]:
         """The index of an image's shard, and its row there."""
@@ -286,23 +261,3 @@ def decoded_rows(block: Tensor) -> Tensor:
         Indices, `[decoded]`.
     """
     return (block != 0).any(dim=1).nonzero()[:, 0]
-
-
-def write_file(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a file of a collection whole; UserError if it cannot be written."""
-    write_whole(path, content, fix="free some space or mend its rights, and run the command again")
-
-
-def _holds_anything(path: Path) -> bool:
-    """Whether a path is a file, or a folder with more in it than hidden files."""
-    if not path.exists():
-        return False
-    return not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())
-
-
-def _line(path: Path, index: int) -> str:
-    with path.open(encoding="utf-8") as file:
-        for at, line in enumerate(file):
-            if at == index:
-                return line
-    raise IndexError(f"{path} has no line {index + 1}")

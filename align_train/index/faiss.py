@@ -24,8 +24,8 @@ from align_train.index.collection import (
     Match,
     decoded_rows,
     nearest_first,
-    write_file,
 )
+from align_train.index.folder import write_file
 
 if TYPE_CHECKING:
     import faiss

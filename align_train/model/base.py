@@ -64,6 +64,9 @@ class TextTower(_Tower):
     settings say.
     """
 
+    end_id: int | None = None
+    """The token whose state is the text's, if the tower looks for one."""
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Computes the features of a chunk.
 

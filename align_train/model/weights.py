@@ -45,7 +45,11 @@ def find(path: str, *, wanted: str) -> Path:
     from huggingface_hub import snapshot_download  # only if the hub is asked
 
     try:
-        return Path(snapshot_download(path, allow_patterns=_FETCHED))
+        folder = Path(snapshot_download(path, allow_patterns=_FETCHED))
+        # Old models have nothing else: openai/clip-vit-base-patch32.
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(path, allow_patterns=[_PICKLED])
+        return folder
     except Exception as error:  # offline, no such name, no right to read it: each its own type
         raise UserError(
             f"{path}: neither a folder here nor reachable on the Hugging Face hub "

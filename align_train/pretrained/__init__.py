@@ -1,1 +1,8 @@
 """Trained models in folders, whoever wrote them: opened, loaded, filled in and described."""
+
+# Here, because errors name it before torch is imported.
+ANY_MODEL = (
+    "a run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the "
+    "hub)"
+)
+"""The models that `load` takes, for errors."""

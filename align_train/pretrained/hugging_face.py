@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's ALIGN: its model, tokenizer and the sizes of its images.
+"""A folder of Hugging Face's ALIGN or CLIP: its model, tokenizer and the sizes of its images.
 
 The folder's files are read as JSON and checked. A setting that our towers or our image transform
 cannot honour is an error; nothing is approximated.
@@ -11,27 +11,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import AlignConfig
+from transformers import AlignConfig, CLIPConfig
 
-from align_train.errors import UserError, one_line
+from align_train.errors import UserError, one_line, shown
 from align_train.model.expected_images import of_processor
 from align_train.pretrained.align_config import from_config
+from align_train.pretrained.clip import clip_node
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of
+from align_train.stream.tokenizer import TokenKind
 
 # Tokens. AlignProcessor's own limit if its tokenizer has BERT's limit (512) or none.
 _LONGEST_TEXT = 64
+_NO_LIMIT = 512
+
+_CONFIGS: dict[str, Any] = {"align": AlignConfig, "clip": CLIPConfig}
 
 
 def open_hugging_face(folder: Path) -> Pretrained:
-    """Reads a folder that `AlignModel.save_pretrained` or `align_train.export` wrote.
+    """Reads a folder that `save_pretrained` of a model, or `align_train.export`, wrote.
 
     A tokenizer or processor may be missing; `Pretrained.missing` says so.
 
     Raises:
-        UserError: It is no model of ALIGN, or not one that our towers can be.
+        UserError: It is no model of ALIGN or CLIP, or not one that our towers can be.
     """
     file = folder / "config.json"
-    config = _align_config(file)
+    kind, config = _config(file)
     tokenizer, missing = tokenizer_of(folder)
 
     try:
@@ -41,29 +46,37 @@ def open_hugging_face(folder: Path) -> Pretrained:
         missing = missing | {"preprocess": str(error)}
 
     try:
-        node = from_config(config, sizes={**images, "max_tokens": _max_tokens(folder)})
+        if kind == "clip":
+            longest = config["text_config"]["max_position_embeddings"]
+            node = clip_node(config, sizes={**images, "max_tokens": _max_tokens(folder, longest)})
+        else:
+            node = from_config(config, sizes={**images, "max_tokens": _max_tokens(folder)})
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    return Pretrained(folder, "hugging_face", node, tokenizer, missing)
+
+    tokens: TokenKind = "clip" if kind == "clip" else "wordpiece"
+    return Pretrained(folder, "hugging_face", node, tokenizer, missing, tokens=tokens)
 
 
-def _align_config(file: Path) -> dict[str, Any]:
+def _config(file: Path) -> tuple[str, dict[str, Any]]:
+    """The type of a model, and its configuration with all defaults."""
     content = _json(file)
-    if content.get("model_type") != "align":
+    kind = str(content.get("model_type"))
+    if kind not in _CONFIGS:
         raise UserError(
-            f"{file}: model_type is {content.get('model_type')!r}; "
-            f"expected Hugging Face's ALIGN, 'align'"
+            f"{file}: model_type is {shown(kind)!r}; expected Hugging Face's ALIGN or CLIP, "
+            f"'align' or 'clip'"
         )
 
     try:
-        config: dict[str, Any] = AlignConfig(**content).to_dict()
+        config: dict[str, Any] = _CONFIGS[kind](**content).to_dict()
     # huggingface_hub's strict dataclasses raise errors of their own, and odd values lead to others.
     except Exception as error:
         reason = one_line(error, 160)
         raise UserError(
-            f"{file}: not a configuration of ALIGN ({type(error).__name__}: {reason})"
+            f"{file}: not a configuration of {kind.upper()} ({type(error).__name__}: {reason})"
         ) from None
-    return config
+    return kind, config
 
 
 def _images(folder: Path) -> dict[str, Any]:
@@ -102,15 +115,16 @@ def _image_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
     return plain, _json(plain)
 
 
-def _max_tokens(folder: Path) -> int:
+def _max_tokens(folder: Path, longest: int = _LONGEST_TEXT) -> int:
+    """The tokens at which a model's texts are cut. longest: if its tokenizer does not say."""
     file = folder / "tokenizer_config.json"
     if not file.is_file():
-        return _LONGEST_TEXT
+        return longest
 
     limit = _json(file).get("model_max_length")
-    if isinstance(limit, int) and 3 <= limit < 512:
+    if isinstance(limit, int) and 3 <= limit < _NO_LIMIT:
         return limit
-    return _LONGEST_TEXT
+    return longest
 
 
 def _json(file: Path) -> dict[str, Any]:

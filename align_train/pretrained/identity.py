@@ -44,6 +44,10 @@ def identity_of(model: TrainedModel) -> Identity:
     views = model.views
     max_tokens = model.node.get("max_tokens")
     ids = torch.tensor(_PROBE_IDS)[:, :max_tokens].to(model.device)
+    # A tower of a user's own may be any module.
+    end_id = getattr(model.model.text_tower, "end_id", None)
+    if end_id is not None:
+        ids[0, -1] = end_id
     images = model.encode_images(_probe_images())
     probes = torch.cat([images, model.encode_text(ids)]).double().cpu()
 

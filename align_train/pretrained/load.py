@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
     """Loads a dual encoder, in evaluation mode.
 
     Args:
-        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN; or a name on
-            the Hugging Face hub.
+        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN or CLIP; or a
+            name on the Hugging Face hub.
         device: The device that the model runs on.
 
     Raises:
@@ -222,7 +223,10 @@ class TrainedModel(_Trained):
         if pretrained.tokenizer is not None:
             # CLIP's evaluation code wants all texts of one length.
             self._tokenizer = Tokenizer(
-                pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"], trim=False
+                pretrained.tokenizer,
+                max_tokens=pretrained.node["max_tokens"],
+                trim=False,
+                kind=pretrained.tokens,
             )
 
     @property
@@ -252,6 +256,18 @@ class TrainedModel(_Trained):
         if self._tokenizer is None:
             raise UserError(self._missing["tokenizer"])
         return torch.from_numpy(self._tokenizer(_checked_texts(texts))).long()
+
+    def trimming_tokenizer(self) -> Tokenizer:
+        """The tokenizer that pads to the longest text of a call: less work for the text tower.
+
+        Raises:
+            UserError: The model's folder has no tokenizer.
+        """
+        if self._tokenizer is None:
+            raise UserError(self._missing["tokenizer"])
+        trimming = copy.copy(self._tokenizer)
+        trimming.trim = True
+        return trimming
 
     @property
     def tokenizer_digest(self) -> str | None:

@@ -1,6 +1,6 @@
-"""A trained model in a folder: a run's, one of `align_train.export`, or Hugging Face's ALIGN.
+"""A trained model in a folder: a run's, `align_train.export`'s, or Hugging Face's ALIGN or CLIP.
 
-All three come down to the same parts: a node that says how the model is built (explicitly, as
+All of them come down to the same parts: a node that says how the model is built (explicitly, as
 `conf/model/*.yaml` would), tensors, a tokenizer, and the sizes of its images.
 
 Price: a run whose config.yaml leaves the vocabulary open is asked for its weights. They are mapped
@@ -15,12 +15,11 @@ from align_train.config.saved import read_nodes
 from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.model.weights import WEIGHTS, find
+from align_train.pretrained import ANY_MODEL
 from align_train.pretrained.hugging_face import open_hugging_face
 from align_train.pretrained.pretrained import Pretrained, is_classifier, run_weights, tokenizer_of
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import CLASS_FILE
-
-_WANTED = "a run's folder, an exported one, or Hugging Face's ALIGN (a folder or a name on the hub)"
 
 # Tensors with a row for each token, or for each class.
 _TOKEN_ROWS = "text_tower.network.embeddings.word_embeddings.weight"
@@ -39,16 +38,16 @@ def open_pretrained(path: str) -> Pretrained:
     Raises:
         UserError: There is no model that our towers can be.
     """
-    folder = find(path, wanted=_WANTED).absolute()
+    folder = find(path, wanted=ANY_MODEL).absolute()
     if not folder.is_dir():
-        raise UserError(f"{path}: a file; expected {_WANTED}")
+        raise UserError(f"{path}: a file; expected {ANY_MODEL}")
 
     # Only an exported folder has both files: a run keeps its weights in checkpoints.
     if (folder / "config.yaml").is_file():
         return _exported(folder) if (folder / WEIGHTS).is_file() else _run(folder)
     if (folder / "config.json").is_file():
         return open_hugging_face(folder)
-    raise UserError(f"{path}: neither config.yaml nor config.json there; expected {_WANTED}")
+    raise UserError(f"{path}: neither config.yaml nor config.json there; expected {ANY_MODEL}")
 
 
 def _run(folder: Path) -> Pretrained:
@@ -77,5 +76,5 @@ def _model_node(folder: Path) -> Node:
     path = folder / "config.yaml"
     node = read_nodes(path).get("model")
     if not isinstance(node, dict):
-        raise UserError(f"{path}: no model in it; expected {_WANTED}")
+        raise UserError(f"{path}: no model in it; expected {ANY_MODEL}")
     return node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,11 @@ from align_train.errors import UserError
 from align_train.model import TrainableModel
 from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
+from align_train.pretrained.clip import LEFT_OVER as CLIP_LEFT_OVER
+from align_train.pretrained.clip import clip_tensor_names, with_temperature
 from align_train.run.folder import RunFolder
 from align_train.stream.decode import Views
+from align_train.stream.tokenizer import TokenKind
 
 _TOWERS = ("image_tower", "text_tower")
 
@@ -46,6 +49,8 @@ class Pretrained:
         tokenizer: The path that `Tokenizer` takes; None if there is none.
         missing: For each part that is None (`tokenizer`, `preprocess`) the reason.
         classes: The file of a classifier's classes, which `ClassList` takes; else None.
+        tokens: The kind of the tokenizer, see `Tokenizer`; `clip` if the model is Hugging Face's
+            CLIP.
     """
 
     path: Path
@@ -54,6 +59,7 @@ class Pretrained:
     tokenizer: str | None
     missing: dict[str, str] = field(default_factory=dict)
     classes: str | None = None
+    tokens: TokenKind = "wordpiece"
 
     @property
     def is_classifier(self) -> bool:
@@ -86,7 +92,9 @@ class Pretrained:
         Raises:
             UserError: There are none, or they cannot be read.
         """
-        return read(self.path) if self.run is None else run_weights(self.run)
+        if self.run is not None:
+            return run_weights(self.run)
+        return with_temperature(read(self.path)) if self.tokens == "clip" else read(self.path)
 
     def fill(self, model: TrainableModel) -> None:
         """Gives these weights to a model of the same kind and shape.
@@ -98,11 +106,16 @@ class Pretrained:
             UserError: A tensor is missing, left over or of another shape.
         """
         if self.kind == "hugging_face":
-            names = tensor_names(model.state_dict())
+            names = self._names(model.state_dict())
+            left_over = CLIP_LEFT_OVER if self.tokens == "clip" else _LEFT_OVER
             source = str(self.path)
-            fill(model, self.tensors(), source=source, names=names, ignore=_LEFT_OVER)
+            fill(model, self.tensors(), source=source, names=names, ignore=left_over)
         else:
             fill(model, self.tensors(), source=str(self.path))
+
+    def _names(self, ours: Iterable[str]) -> dict[str, str]:
+        """Our names of tensors -> Hugging Face's."""
+        return clip_tensor_names(ours) if self.tokens == "clip" else tensor_names(ours)
 
     def fill_image_tower(self, model: TrainableModel) -> None:
         """Gives the weights of this image tower to a model with one of the same shape.
@@ -117,7 +130,7 @@ class Pretrained:
         names = {name: _IMAGE_TOWER + name for name in tower.state_dict()}
         prefix = _IMAGE_TOWER
         if self.kind == "hugging_face":
-            theirs = tensor_names(names.values())
+            theirs = self._names(names.values())
             names = {name: theirs[ours] for name, ours in names.items()}
             prefix = _VISION_MODEL
 

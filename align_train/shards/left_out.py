@@ -101,6 +101,6 @@ def _of_one(reason: str) -> str:
     return one.replace(" that are ", " that is ").replace(" that were ", " that was ")
 
 
-_NOUNS = re.compile(r"\b(file|folder|image|link|list|member|row|tar|text)s\b")
+_NOUNS = re.compile(r"\b(file|folder|image|link|list|member|pair|row|tar|text)s\b")
 
 _LONGEST_EXAMPLE = 80  # characters

@@ -3,9 +3,12 @@
 A row is `{"shard", "pairs", "bytes"}`. Shards are named by URL, or by a path relative to the
 manifest, so that a data set can be moved as a folder. A row may also carry a selection
 (`selection.py`): `"of"` (pairs in the tar), `"at"` (a byte in `NAME.selection` beside the manifest)
-and `"kept"` (a hash of the bits). `pairs` then counts the kept ones. `"image"` and `"keys"` are the
-settings `data.image` and `data.keys` by which its pairs were counted, if they were set: whoever
-reads the shard must set them too.
+and `"kept"` (a hash of the bits). `pairs` then counts the kept ones. Or it carries rates
+(`rates.py`): `"of"`, `"at"` (a byte in `NAME.rates`), `"rates"` (a hash) and `"used"` (pairs with a
+rate above 0). `pairs` then counts visits: how often an epoch visits the shard.
+
+`"image"` and `"keys"` are the settings `data.image` and `data.keys` by which a shard's pairs were
+counted, if they were set: whoever reads the shard must set them too.
 
 The identity of the data is a hash of names, counts and selections, not of paths: a run resumes on
 another machine. `resolve.py` opens any value of `data.shards`.
@@ -19,7 +22,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,18 +33,18 @@ from align_train.errors import UserError, shown
 from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
+from align_train.shards.choices import parse_choice, parse_count, write_choices
 from align_train.shards.members import Keys, Members
+from align_train.shards.rates import Rates, rates_name
 from align_train.shards.recorded import recorded, refuse_disagreeing
 from align_train.shards.remote import is_url
-from align_train.shards.selection import Selection, selection_name, short_hash
+from align_train.shards.selection import Selection, refuse_missing, selection_name
 
 MANIFEST_NAME = "manifest.jsonl"
 
 HOW_TO_PREPARE = "make shards with `align-train pack`, or see data/README.md"
 
 Row = dict[str, str | int]
-
-_LARGEST_COUNT = 2**48  # of pairs and bytes; a million shards of so many still fit 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,9 @@ class Shard:
 
     Attributes:
         url: The tar's path or URL.
-        pairs: How many pairs it gives.
+        pairs: How many pairs it gives in an epoch.
         bytes: Its size.
-        selection: Which of its pairs are kept; None: all.
+        selection: Which of its pairs are kept, or how often each comes; None: all, once.
         image: The setting `image` by which its pairs were counted; None: not set, or not known.
         keys: The setting `keys`, alike.
     """
@@ -121,52 +124,79 @@ class Manifest:
             text += f"\n\n{count}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def write(self, path: Path, *, kept: Iterable[NDArray[np.bool_]] | None = None) -> None:
-        """Writes the manifest, and the bits of its selections beside it.
+    @property
+    def has_rates(self) -> bool:
+        """Whether any shard has rates; those of `once` keep them, but count no visits."""
+        return any(isinstance(shard.selection, Rates) for shard in self.shards)
+
+    def refuse_rates(self, key: str) -> None:
+        """Refuses a manifest from which pairs cannot be chosen any more. key: its setting."""
+        if self.has_rates:
+            raise UserError(
+                f"{key}={self.source}: has rates already; give the manifest that they were made "
+                f"from"
+            )
+
+    def once(self) -> Manifest:
+        """The manifest that gives each pair once: those with a rate above 0, of a shard with rates.
+
+        Whoever embeds, scores or evaluates pairs wants this one; only training goes by rates.
+        """
+        if not self.has_rates:
+            return self
+        return replace(self, shards=tuple(map(_once, self.shards)))
+
+    def write(
+        self,
+        path: Path,
+        *,
+        kept: Iterable[NDArray[np.bool_]] | None = None,
+        rates: Iterable[NDArray[np.floating]] | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
+        """Writes the manifest, and the bits of its selections, or its rates, beside it.
 
         Args:
             path: The manifest's file.
             kept: For each shard which of its pairs are kept, in the order of their sorted keys,
-                `[pairs]`; None: all pairs of all shards.
+                `[pairs]`; None: all pairs of all shards. Of a shard with a selection these are
+                the pairs that the selection keeps, which is narrowed.
+            rates: In place of `kept`: how often an epoch visits each of these pairs.
+            cache: Reads the selections that are narrowed; None: no shard may have one.
 
         Raises:
-            UserError: The files cannot be written.
+            UserError: The files cannot be written, an earlier selection cannot be read, or a shard
+                has rates already.
             ValueError: The choices do not fit the shards, or a shard has a selection already.
         """
-        choices: Iterable[NDArray[np.bool_] | None]
-        choices = [None] * len(self.shards) if kept is None else kept
-        rows: list[Row] = []
-        bits: list[bytes] = []
-        at = 0
+        if kept is not None and rates is not None:
+            raise ValueError("a manifest has a selection or rates, not both")
 
-        for shard, keep in zip(self.shards, choices, strict=True):
+        rows: list[Row] = []
+        for shard in self.shards:
             url = shard.url if is_url(shard.url) else os.path.relpath(shard.url, path.parent)
             row: Row = {"shard": url, "pairs": shard.pairs, "bytes": shard.bytes}
             row |= {"image": shard.image} if shard.image else {}
             row |= {"keys": shard.keys} if shard.keys else {}
             rows.append(row)
-
-            if keep is None:
-                # Its bits lie beside another manifest.
-                if shard.selection:
-                    raise ValueError(f"{shard.url}: a selection is written where it is made")
-                continue
-
-            if shard.selection or len(keep) != shard.pairs:
-                raise ValueError(
-                    f"{shard.url}: {len(keep)} choices for {shard.pairs} pairs, or chosen from "
-                    f"before"
-                )
-            packed = np.packbits(keep).tobytes()
-            row.update(pairs=int(keep.sum()), of=len(keep), at=at, kept=short_hash(packed))
-            bits.append(packed)
-            at += len(packed)
+            # The bits of an earlier selection lie beside another manifest.
+            if shard.selection and kept is None and rates is None:
+                raise ValueError(f"{shard.url}: a selection is written where it is made")
 
         # The bits first: a manifest that exists has its selection.
+        choices = kept if rates is None else rates
+        if choices is not None:
+            name_of = selection_name if rates is None else rates_name
+            file = path.with_name(name_of(path.name))
+            write_choices(file, self.shards, rows, choices, cache)
         fix = "free some space or choose another place"
-        if bits:
-            write_whole(path.with_name(selection_name(path.name)), b"".join(bits), fix=fix)
         write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
+
+
+def _once(shard: Shard) -> Shard:
+    if isinstance(shard.selection, Rates):
+        return replace(shard, pairs=shard.selection.used)
+    return shard
 
 
 def place_in(ends: NDArray[np.int64], pair: int) -> tuple[int, int]:
@@ -196,11 +226,11 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
 
     Raises:
         Vanished: The source says that the file does not exist.
-        UserError: It cannot be read, is no manifest (the error names the line), or lists no pairs.
+        UserError: It cannot be read, is no manifest (the error names the line), or lists no pairs;
+            or its selections or rates are not beside it.
     """
     folder, _, name = url.rpartition("/")
     folder = folder or "."
-    bits = f"{folder}/{selection_name(name)}"
 
     try:
         lines = cache.read(url).decode("utf-8").splitlines()
@@ -212,7 +242,7 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
     shards = []
     for number, line in enumerate(lines, start=1):
         try:
-            shards.append(_parse_row(line, folder, bits))
+            shards.append(_parse_row(line, folder, name))
         except UserError as error:
             raise UserError(f"{url}, line {number}: {error}") from None
         except (ValueError, KeyError):
@@ -222,11 +252,12 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
             ) from None
 
     refuse_disagreeing((shard.members for shard in shards), url)
+    refuse_missing(shard.selection for shard in shards if shard.selection)
     return checked(Manifest(tuple(shards), url))
 
 
-def _parse_row(line: str, folder: str, bits: str) -> Shard:
-    """Parses one line. bits: path or URL of the manifest's file of bits.
+def _parse_row(line: str, folder: str, name: str) -> Shard:
+    """Parses one line of the manifest of that name in that folder.
 
     Raises:
         ValueError: It is no row.
@@ -236,10 +267,6 @@ def _parse_row(line: str, folder: str, bits: str) -> Shard:
     row = parse_json(line.encode())
     if not isinstance(row, dict):
         raise ValueError("no object")
-
-    selection = None
-    if "kept" in row:
-        selection = Selection(bits, _count(row["at"]), _count(row["of"]), str(row["kept"]))
 
     # Relative to the manifest, which itself may lie at a URL.
     url = row["shard"]
@@ -252,16 +279,10 @@ def _parse_row(line: str, folder: str, bits: str) -> Shard:
             url = os.path.normpath(f"{folder}/{url}")
 
     members = recorded(row)
-    pairs = _count(row["pairs"])
-    size = _count(row["bytes"])
+    pairs = parse_count(row["pairs"])
+    size = parse_count(row["bytes"])
+    selection = parse_choice(row, folder, name)
     return Shard(url, pairs, size, selection, members.image, members.keys)
-
-
-def _count(value: object) -> int:
-    """A count in a row; ValueError if it is none, or so large that sums would overflow."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
-        return value
-    raise ValueError("no count")
 
 
 def _is_name(url: str) -> bool:

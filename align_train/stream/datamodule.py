@@ -125,6 +125,7 @@ class PairsDataModule(lightning.LightningDataModule):
             cache=self.cache,
             mixed=self.weights is not None,
             progress=self.progress,
+            by_rates=True,
         )
         # After the shards: the hub may be asked for the tokenizer, and errors at hand come first.
         self.vocabulary = open_vocabulary(

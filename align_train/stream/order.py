@@ -11,6 +11,9 @@ another one in every epoch. `source_order.py` has the steps from (lane, position
 Several sources (coyo 3 : cc12m 1) share the lanes in whole: of every 4 neighbouring lanes, 3 are
 coyo's. Each source has an order of its own, with epochs of its own, over its own lanes.
 
+The pairs of a shard with rates are *visits* here (`shard_visits.py` says of which pair): one with
+rate 2 comes twice in an epoch.
+
 The permutations are computed point by point (`permutation.py`): any position costs the same,
 whatever came before.
 
@@ -49,7 +52,7 @@ class Order:
         """Deals the lanes out to the sources.
 
         Args:
-            counts: The pairs of each shard, in the manifest's order.
+            counts: The pairs of each shard (its visits, with rates), in the manifest's order.
             seed: Chooses among all orders.
             lanes: L. It must divide the batch size, and the number of ranks must divide it.
             window: Pairs of a lane that are shuffled among each other.

@@ -11,20 +11,26 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
+
+import numpy as np
 
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import Manifest
 from align_train.shards.members import ANY, Members
+from align_train.shards.rates import Rates
 from align_train.shards.remote import Vanished
 from align_train.shards.shard import ShardReader
 from align_train.stream.augment import Augmentation
 from align_train.stream.decode import Pixels, Views, decode, decode_centre
+from align_train.stream.permutation import Integers
+from align_train.stream.shard_visits import ShardVisits
 
 _OPEN_SHARDS = 64  # each is a file descriptor, and 40 bytes of index a member
 _MOST_EVICTIONS = (
@@ -46,6 +52,14 @@ class Drawn(NamedTuple):
     caption: str
     image_id: int
     text_id: int
+
+
+class _Visits(NamedTuple):
+    """The visits of an open shard with rates, and its pairs in the order of their keys."""
+
+    of_shard: ShardVisits
+    by_key: Integers
+    seed: int
 
 
 class Pairs:
@@ -84,6 +98,7 @@ class Pairs:
         self.content_ids = content_ids
         self.cache = cache or ShardCache()
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._visits: dict[int, _Visits] = {}  # of open shards
 
     def reader(self, shard: int) -> ShardReader:
         """Returns an open shard, by its index in the manifest; closes the least recently used.
@@ -100,9 +115,51 @@ class Pairs:
         reader = self._open(shard)
         self._readers[shard] = reader
         if len(self._readers) > _OPEN_SHARDS:
-            _, least_recently_used = self._readers.popitem(last=False)
+            closed, least_recently_used = self._readers.popitem(last=False)
             least_recently_used.close()
+            self._visits.pop(closed, None)
         return reader
+
+    def pair_at(self, shard: int, slot: int, *, epoch: int, seed: int) -> int:
+        """Returns the pair that a visit of the order shows.
+
+        Args:
+            shard: The shard's index in the manifest.
+            slot: The order's `pair`.
+            epoch: The visit's epoch.
+            seed: The order's seed.
+
+        Returns:
+            The pair's index in the shard: the slot itself if the shard has no rates.
+
+        Raises:
+            Vanished: The shard is not there any more.
+            UserError: The shard, or its rates, cannot be read.
+        """
+        visits = self._visits_of(shard, seed)
+        if visits is None:
+            return slot
+        return int(visits.by_key[visits.of_shard.pairs_at(epoch, np.array([slot]))[0]])
+
+    def slots_of(self, shard: int, pair: int, *, epoch: int, seed: int) -> Sequence[int]:
+        """Returns the slots that show a pair in an epoch: `pair_at`, backwards."""
+        visits = self._visits_of(shard, seed)
+        if visits is None:
+            return [pair]
+        rank = int(np.flatnonzero(visits.by_key == pair)[0])
+        return visits.of_shard.slots_of(epoch, rank)
+
+    def _visits_of(self, shard: int, seed: int) -> _Visits | None:
+        selection = self.manifest.shards[shard].selection
+        if not isinstance(selection, Rates):
+            return None
+
+        reader = self.reader(shard)
+        if shard not in self._visits or self._visits[shard].seed != seed:
+            rates = selection.rates(self.cache)
+            of_shard = ShardVisits(rates[rates > 0], seed=seed, shard=shard)
+            self._visits[shard] = _Visits(of_shard, reader.by_key(), seed)
+        return self._visits[shard]
 
     def centre(self, shard: int, pair: int) -> tuple[Pixels, list[str]]:
         """Returns the pixels that are evaluated, and all texts.
@@ -177,6 +234,8 @@ class Pairs:
     def _fetch_and_open(self, shard: int) -> ShardReader:
         row = self.manifest.shards[shard]
         kept = row.selection.read(self.cache) if row.selection else None
+        # The manifest counts visits of a shard with rates.
+        pairs = row.selection.used if isinstance(row.selection, Rates) else row.pairs
 
         # Another process may evict a shard right after this one has fetched it.
         for _ in range(_MOST_EVICTIONS):
@@ -188,7 +247,7 @@ class Pairs:
                     self.caption,
                     members=self.members,
                     name=name,
-                    pairs=row.pairs,
+                    pairs=pairs,
                     kept=kept,
                 )
             except FileNotFoundError:

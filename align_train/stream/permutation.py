@@ -37,6 +37,8 @@ class Salt(IntEnum):
     ROTATION = 4
     VISIT = 5
     SOURCE = 6
+    RATES = 7
+    RATES_OFFSET = 8
 
 
 def hash_words(*parts: int | Integers | Words) -> Words:

@@ -15,6 +15,7 @@ are copied once, from the decoder's array to their place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,14 @@ class TrainingPieces:
             slots = np.arange(self.batch_size)
         return self.order.global_batch(self.cursor(finished_steps), self.batch_size, slots)
 
+    def pair_at(self, epoch: int, shard: int, slot: int) -> int:
+        """Returns the pair that a visit shows: see `Pairs.pair_at`."""
+        return self.pairs.pair_at(shard, slot, epoch=epoch, seed=self.order.seed)
+
+    def slots_of(self, epoch: int, shard: int, pair: int) -> Sequence[int]:
+        """Returns the visits of a pair in an epoch, as `Visits.pair` has them."""
+        return self.pairs.slots_of(shard, pair, epoch=epoch, seed=self.order.seed)
+
     def shape(self, count: int) -> tuple[int, int, int, int]:
         """Returns the shape of so many images: `(count, height, width, 3)`."""
         size = self.pairs.views.image_size
@@ -121,7 +130,8 @@ class TrainingPieces:
                 no good pair in several shards.
         """
         visits = self.visits(finished_steps, np.asarray(slots))
-        # All randomness of a visit is from (seed, epoch, pair), none from worker or rank.
+        # All randomness of a visit is from (seed, epoch, pair), none from worker or rank. By rates
+        # a pair may come twice in an epoch: each visit has a slot of its own in place of the pair.
         seeds = hash_words(
             self.order.seed, Salt.VISIT, visits.epoch, visits.shard, visits.pair
         ).tolist()
@@ -134,8 +144,9 @@ class TrainingPieces:
         columns = zip(
             visits.epoch.tolist(), visits.shard.tolist(), visits.pair.tolist(), seeds, strict=True
         )
-        for row, (epoch, shard, pair, seed) in enumerate(columns):
+        for row, (epoch, shard, slot, seed) in enumerate(columns):
             try:
+                pair = self.pair_at(epoch, shard, slot)
                 visit = draw_usable(
                     self.pairs, self.order, epoch=epoch, shard=shard, pair=pair, seed=seed
                 )

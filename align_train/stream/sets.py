@@ -164,7 +164,7 @@ class EvaluationSets:
 
 
 def say_found(
-    shards: str | Sequence[str], caption: str | list[str], *, labels: bool = False
+    shards: str | Sequence[str], caption: str | Sequence[str], *, labels: bool = False
 ) -> None:
     """Prints the captions that were found out: one line, on the first process.
 

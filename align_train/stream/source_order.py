@@ -36,7 +36,8 @@ class Visits:
     Attributes:
         epoch: `[n]`, the epoch of the pair's source.
         shard: `[n]`, the shard's index in the manifest.
-        pair: `[n]`, the pair's index in the shard.
+        pair: `[n]`, the pair's index in the shard; of a shard with rates the slot of the visit,
+            which `shard_visits.py` makes a pair of.
     """
 
     epoch: Integers

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,17 @@ _DIGITS = 16  # hexadecimal ones of a hash
 
 _LEAST_TOKENS = 3  # [CLS], a word, [SEP]
 
+TokenKind = Literal["wordpiece", "clip"]
+
+_CLIP_END = "<|endoftext|>"
+
 
 class Tokenizer:
-    """A WordPiece tokenizer as Hugging Face saves it."""
+    """A tokenizer as Hugging Face saves it: a WordPiece, or CLIP's."""
 
-    def __init__(self, path: str, *, max_tokens: int, trim: bool = True) -> None:
+    def __init__(
+        self, path: str, *, max_tokens: int, trim: bool = True, kind: TokenKind = "wordpiece"
+    ) -> None:
         """Opens the tokenizer.
 
         Args:
@@ -41,9 +48,11 @@ class Tokenizer:
                 the hub.
             max_tokens: Longer texts are cut, [CLS] and [SEP] included (paper: 64).
             trim: Pad to the longest text of a call, rounded up to 8; else to `max_tokens`.
+            kind: `wordpiece`: BERT's, whose [PAD] is token 0. `clip`: each text ends with CLIP's
+                end token, after which its tower reads nothing; so that rows are filled with 0, too.
 
         Raises:
-            UserError: There is no tokenizer, or it is not BERT's WordPiece.
+            UserError: There is no tokenizer, or it is of another kind.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a worker has one core
         if max_tokens < _LEAST_TOKENS:
@@ -55,16 +64,31 @@ class Tokenizer:
         self.max_tokens = max_tokens
         self.trim = trim
         self.tokenizer = _load(path)
-        pad_id = self.tokenizer.token_to_id("[PAD]")
-        if pad_id != PAD_ID or self.tokenizer.token_to_id("[CLS]") is None:
-            raise UserError(
-                f"data.tokenizer={path}: expected BERT's WordPiece with [PAD] as token {PAD_ID} "
-                f"and [CLS]"
-            )
+        if kind == "clip":
+            self._check_end()
+        else:
+            self._check_padding()
 
         # The library would pad to the longest row of a call; only this class rounds up.
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
+
+    def _check_end(self) -> None:
+        end = self.tokenizer.token_to_id(_CLIP_END)
+        # The tower's answer is the state of that token. Cutting keeps it only if the tokenizer's
+        # own rule adds it.
+        if end is None or self.tokenizer.encode("").ids[-1:] != [end]:
+            raise UserError(
+                f"{self.path}: expected CLIP's tokenizer, which ends each text with {_CLIP_END}"
+            )
+
+    def _check_padding(self) -> None:
+        pad_id = self.tokenizer.token_to_id("[PAD]")
+        if pad_id != PAD_ID or self.tokenizer.token_to_id("[CLS]") is None:
+            raise UserError(
+                f"data.tokenizer={self.path}: expected BERT's WordPiece with [PAD] as token "
+                f"{PAD_ID} and [CLS]"
+            )
 
     @property
     def vocabulary_size(self) -> int:
@@ -85,8 +109,19 @@ class Tokenizer:
         Returns:
             `[len(texts), length]`, padded with 0; length is a multiple of 8, or `max_tokens`.
         """
+        ids, _ = self.with_cut(texts)
+        return ids
+
+    def with_cut(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], int]:
+        """Turns texts into token ids, and counts those that are too long.
+
+        Returns:
+            The ids as of a call, and how many of the texts were cut.
+        """
         # "fast": without the tokens' places in the text, which nobody needs.
-        rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
+        rows = [encoding.ids for encoding in encodings]
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
         length = self.max_tokens
         if self.trim:
             length = padded(max(map(len, rows)), most=length)
@@ -94,7 +129,7 @@ class Tokenizer:
         ids = np.full((len(rows), length), PAD_ID, dtype=np.int32)
         for row, tokens in zip(ids, rows, strict=True):
             row[: len(tokens)] = tokens
-        return ids
+        return ids, cut
 
     def hugging_face(self) -> PreTrainedTokenizerFast:
         """Returns the tokenizer as `transformers` has it; it cuts at max_tokens if a call asks."""

@@ -30,6 +30,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -151,6 +152,10 @@ class Workers(Generic[T]):
         items = self._items
         self._items = None
         if isinstance(items, _MultiProcessingDataLoaderIter):
+            # One that has hardly begun is killed by the signal, which torch would take for a crash.
+            if items._worker_pids_set:
+                torch._C._remove_worker_pids(id(items))
+                items._worker_pids_set = False
             for pid in _pids_of(items):
                 # They have nothing to lose. One that hangs, or is stopped, would keep us waiting.
                 os.kill(pid, signal.SIGTERM)

@@ -17,6 +17,9 @@ evicts the shard at once then, which is the most that could be read. All nodes a
   with the two ways of spreading them taken away one by one. 'At random times' is the ratio that as
   many reads would give if each came at a random time.
 - *Notice*: steps (of 65,536 pairs) between a read's release and its need.
+- *Rates*: the order counts visits, so that its price is the same. What comes on top is timed: the
+  visits of a shard of 9,400 pairs, and the pairs that slots show. The visits of pairs over many
+  epochs are compared with epochs x rate.
 - *Shuffle*: `benchmarks/order/shuffle.py`.
 
 Price: 40 seconds on one core, 0.5 GB.
@@ -24,9 +27,7 @@ Price: 40 seconds on one core, 0.5 GB.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,13 +60,12 @@ from benchmarks.order.play import (
     plan,
     reads_of_node,
 )
+from benchmarks.order.price import report_rates, report_time
 from benchmarks.shared.command_line import parser_of
 
 # In epochs: once around, without an epoch's edge, with the run's start.
 STRETCHES = ((0.1, 1.1), (0.5, 0.9), (0.0, 1.0))
 
-STEPS = 50  # of which each is timed
-ORDERS = 20  # whose making is timed
 SHORT_NOTICE = 10  # steps
 BUSY_SLICES = 20  # that are left aside to see how calm the others are
 TARGET = 1.05  # reads over shards
@@ -210,44 +210,6 @@ def report_notice(order: Order, played: list[Reads]) -> None:
     )
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Calls a function, and returns the milliseconds of this thread's CPU time.
-
-    A busy machine disturbs them less than the clock's.
-    """
-    started = time.thread_time()
-    function()
-    return 1000 * (time.thread_time() - started)
-
-
-def report_time(counts: Integers) -> None:
-    """Prints the price of making an order, and of asking it for steps."""
-    made = [timed(partial(make_order, counts)) for _ in range(ORDERS)]
-    print(f"\n{'ms of CPU time':<44}{'median':>9}  {'max':>9}")
-    show_times("constructing the order", made)
-
-    random = np.random.default_rng(1)
-    for batch in (16_384, BATCH):
-        order = make_order(counts)
-        epoch_pairs = order.sources[0].epoch_pairs
-        slots = np.arange(batch)
-        cold = []
-        warm = []
-        for _ in range(STEPS):
-            epoch = int(random.integers(0, 1_000_000))
-            step_in_epoch = int(random.integers(0, epoch_pairs // batch - 1))
-            cursor = epoch * epoch_pairs + step_in_epoch * batch
-            cold.append(timed(partial(order.global_batch, cursor, batch, slots)))
-            warm.append(timed(partial(order.global_batch, cursor + batch, batch, slots)))
-
-        show_times(f"global_batch of {batch:,}, another epoch", cold)
-        show_times(f"global_batch of {batch:,}, same epoch", warm)
-
-
-def show_times(name: str, times: list[float]) -> None:
-    print(f"{name:<44}{np.median(times):>9.2f}  {max(times):>9.2f}")
-
-
 def lanes_of_nodes(nodes: int) -> list[range]:
     """Returns the lanes of each node that is played; these nodes lie evenly among all."""
     per_node = LANES // NODES
@@ -280,6 +242,7 @@ def main() -> None:
         flush=True,
     )
     report_time(counts)
+    report_rates()
 
     lanes = lanes_of_nodes(nodes)
     plans = [plan(order, own_lanes, 2 * length) for own_lanes in lanes]

@@ -5,7 +5,8 @@
 3. The kept rows, file by file; of shards also a selection.
 4. The report.
 
-An engine runs the first two, DuckDB or Spark, from one definition of each rule. The others are the
+Before them it builds what the source lacks: tables of shards, hashes of images, scores by row. An
+engine runs the first two, DuckDB or Spark, from one definition of each rule. The others are the
 same for both, and so is every byte of the output.
 
 The output is written to `.NAME.partial` beside its folder, each part whole or not at all, and
@@ -30,23 +31,35 @@ from tqdm import tqdm
 
 from align_train.errors import UserError
 from align_train.files import locked, write_whole
+from align_train.shards.manifest import MANIFEST_NAME
 
 from ..tables.batches import batches
 from ..tables.engine import Engine, EngineFailed, Source
 from ..tables.engines import engine
 from . import report, statistics
+from .chosen import choose
 from .hashes import hash_shards
 from .plan import Plan
 from .saved import SavedTables
-from .selection import write_kept, write_selection
+from .scored import FOLDER as SCORES
+from .selection import write_kept, write_narrowed, write_selection
 from .sets import HASHES, failing_sets
+from .tar_tables import build_tables
 from .verdicts import Verdicts
 
 DONE = "filter.json"  # written last: the plan, the engine, the kept rows of each file
 
+WORK = "work"  # the folder of the parts that are removed at the end
+
 _PLAN = "plan.json"
 _LOCK = ".lock"
 _ASIDE = re.compile(r"\..+\.\d+")  # the hidden names of `align_train.files.whole`
+
+
+def partial_of(to: str) -> Path:
+    """The folder that is written to, until it gets its name `to`."""
+    path = Path(to).expanduser().absolute()
+    return path.with_name(f".{path.name}.partial")
 
 
 def run_filter(plan: Plan) -> None:
@@ -55,14 +68,14 @@ def run_filter(plan: Plan) -> None:
     Raises:
         UserError: Another process writes the folder, or it was begun by another plan.
     """
-    partial = plan.to.with_name(f".{plan.to.name}.partial")
+    partial = partial_of(plan.settings.to)
 
     with _opened(plan, partial):
         # A kill between the last part and the renaming leaves nothing else to do.
         if not (partial / DONE).is_file():
             _fill(plan, partial)
 
-        shutil.rmtree(partial / "work", ignore_errors=True)
+        shutil.rmtree(partial / WORK, ignore_errors=True)
         (partial / _PLAN).unlink(missing_ok=True)
         (partial / _LOCK).unlink()
         partial.rename(plan.to)
@@ -72,8 +85,9 @@ def run_filter(plan: Plan) -> None:
 def _fill(plan: Plan, partial: Path) -> None:
     """Takes the four steps."""
     began = time.time()
-    work = partial / "work"
+    work = partial / WORK
     work.mkdir(exist_ok=True)
+    _prepare(plan, work)
 
     # Steps 1 and 2: sets, then verdicts.
     with _bad_file_named(plan):
@@ -81,7 +95,9 @@ def _fill(plan: Plan, partial: Path) -> None:
 
     # Step 3: the kept rows.
     written = write_kept(judged.verdicts, partial / "kept")
-    if plan.tables.shards:
+    if plan.tables.tars:
+        write_narrowed(judged.verdicts, plan.tables.tars, partial)
+    elif plan.tables.shards:
         write_selection(judged.verdicts, partial)
 
     # Step 4: the report. It counts the verdicts, so that it checks the rows that were written.
@@ -99,26 +115,36 @@ def _fill(plan: Plan, partial: Path) -> None:
     _write(partial / DONE, done)
 
 
+def _prepare(plan: Plan, work: Path) -> None:
+    """Builds what is not in the tables: all of them, images' hashes, scores."""
+    tables = plan.tables
+    if tables.tars is not None:
+        kinds = dict.fromkeys(plan.example_names, "string")
+        kinds |= dict(plan.of_tables.values())
+        build_tables(tables.tars, kinds, tables.files, plan.settings.threads)
+    if "near_duplicates" in plan.names and "phash" not in plan.columns:
+        hash_shards(tables.files, work / HASHES)
+    if plan.scored is not None:
+        plan.scored.write(plan.of_scores, work / SCORES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
     """The results of the steps on the engine."""
 
     verdicts: Verdicts
     rows: int
-    rare: report.RareTokens | None
+    facts: Mapping[str, report.RuleFacts]
     engine: str
 
 
 def _judge(plan: Plan, work: Path) -> _Judged:
     """Steps 1 and 2, on the engine."""
-    if "near_duplicates" in plan.names and "phash" not in plan.columns:
-        hash_shards(plan.tables.files, work / HASHES)
-
     # The engine gives its memory and its spill folder back before the next step.
     with _engine_of(plan, work) as ready:
         source = Source(
             files=plan.tables.files,
-            columns=plan.columns,
+            columns=plan.of_tables,
             nulls=bool(plan.tables.nulls & set(plan.column_names)),
             only_success=plan.tables.shards,
         )
@@ -126,10 +152,19 @@ def _judge(plan: Plan, work: Path) -> _Judged:
         count = _count(rows, plan, ready)
 
         saved = SavedTables(work, ready)
+        if plan.scored is not None:
+            rows = rows.left_join(saved.load(SCORES), "row").drop("row_right")
         failing, rare = failing_sets(rows, plan, saved)
-        saved.save("verdicts", lambda: statistics.verdicts(rows, plan.rules, plan.names, failing))
-        verdicts = Verdicts(work / "verdicts", plan.tables)
-        return _Judged(verdicts=verdicts, rows=count, rare=rare, engine=ready.version())
+        chosen = choose(rows, plan, saved, count)
+        saved.save(
+            "verdicts",
+            lambda: statistics.verdicts(chosen.rows, plan.rules, plan.names, failing, chosen.tests),
+        )
+
+        facts = chosen.facts | ({"rare_tokens": rare} if rare else {})
+        scores = (work / SCORES, plan.of_scores) if plan.scored else None
+        verdicts = Verdicts(work / "verdicts", plan.tables, scores)
+        return _Judged(verdicts=verdicts, rows=count, facts=facts, engine=ready.version())
 
 
 def _summarise(plan: Plan, judged: _Judged) -> report.Report:
@@ -138,9 +173,9 @@ def _summarise(plan: Plan, judged: _Judged) -> report.Report:
         judged.verdicts.counts(),
         judged.rows,
         passes=plan.passes(),
-        examples=judged.verdicts.examples(plan.names, plan.settings.examples, plan.column_names),
+        examples=judged.verdicts.examples(plan.names, plan.settings.examples, plan.example_names),
         not_applied=plan.not_applied,
-        rare=judged.rare,
+        facts=judged.facts,
     )
 
 
@@ -222,9 +257,12 @@ def _print_result(plan: Plan) -> None:
     summary = json.loads((plan.to / "report.json").read_text(encoding="utf-8"))
     print(report.as_table(summary))
 
-    files = f"report.md, report.json, report.png, {DONE}"
-    manifest = ", manifest.jsonl: give it as data.shards" if plan.tables.shards else ""
-    print(f"{plan.to}: {summary['kept']:,} rows in kept, {files}{manifest}")
+    print(
+        f"{plan.to}: {summary['kept']:,} rows in kept, report.md, report.json, report.png, {DONE}"
+    )
+    of_shards = plan.tables.shards or plan.tables.tars
+    if of_shards and summary["kept"]:
+        print(f"next: align-train data=webdataset data.shards={plan.to / MANIFEST_NAME} …")
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:

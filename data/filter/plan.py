@@ -8,21 +8,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from align_train.errors import UserError, shown_names
+from align_train.errors import UserError, shown
 
 from ..tables.engine import TAKEN
-from ..tables.find import Tables
+from ..tables.find import KNOWN_AS, Tables
+from ..tables.tars import KEY
+from .choose_columns import (
+    Columns,
+    choose_columns,
+    column_of_uids,
+    columns_of_rules,
+    refuse_two_kinds,
+)
+from .column_rules import ColumnRule, column_rules
 from .hashes import hashes_of
-from .rules import COLUMNS_OF, active, described
+from .rules import COLUMNS_OF, UIDS, active, described
+from .scored import Scored
 from .settings import FilterSettings, Rules
-
-Columns = dict[str, tuple[str, str]]
+from .uids import UidList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,9 @@ class Plan:
         names: The rules that are applied, in their order.
         not_applied: The reasons why other rules that are on cannot be applied.
         evaluation: uint64 hashes of the evaluation images; empty if they are not needed.
+        column_rules: The rules on columns, the last of `names`.
+        uids: The list of the rows to keep; None: there is none.
+        scored: The folders of scores; None: there are none.
     """
 
     settings: FilterSettings
@@ -44,6 +57,9 @@ class Plan:
     names: tuple[str, ...]
     not_applied: Mapping[str, str]
     evaluation: NDArray[np.uint64]
+    column_rules: tuple[ColumnRule, ...] = ()
+    uids: UidList | None = None
+    scored: Scored | None = None
 
     @property
     def rules(self) -> Rules:
@@ -56,22 +72,49 @@ class Plan:
         return Path(self.settings.to).expanduser().absolute()
 
     @property
+    def of_tables(self) -> Columns:
+        """Those of `columns` that are in the tables."""
+        scores = self.of_scores
+        return {name: column for name, column in self.columns.items() if name not in scores}
+
+    @property
+    def of_scores(self) -> dict[str, str]:
+        """Those of `columns` that are in folders of scores: the name and the column."""
+        names = self.scored.names if self.scored else ()
+        return {name: column for name, (column, _) in self.columns.items() if column in names}
+
+    @property
     def column_names(self) -> list[str]:
         """The source's columns that the rules read, each once."""
-        return list(dict.fromkeys(column for column, _ in self.columns.values()))
+        return list(dict.fromkeys(column for column, _ in self.of_tables.values()))
+
+    @property
+    def example_names(self) -> list[str]:
+        """The source's columns that examples show: by a score alone nobody knows a row."""
+        if not self.column_rules and not self.tables.tars:
+            return self.column_names
+        return list(dict.fromkeys([*_of_a_row(self.settings, self.tables), *self.column_names]))
 
     def passes(self) -> dict[str, str]:
         """Says in words which rows pass each applied rule."""
-        return {name: described(name, self.rules) for name in self.names}
+        on_columns = {rule.name: rule.passes() for rule in self.column_rules}
+        others = [name for name in self.names if name not in on_columns]
+        return {name: described(name, self.rules) for name in others} | on_columns
+
+    def compared(self, rule: ColumnRule) -> float:
+        """The number that values are compared with: as the column would hold it.
+
+        As float32 0.3 is a little more than 0.3, so that `most=0.3` would drop it.
+        """
+        kind = self.tables.types.get(rule.column)
+        if kind is None or not pa.types.is_float32(kind):
+            return rule.number
+        # Beyond float32 it is infinite, as it should be.
+        with np.errstate(over="ignore"):
+            return float(np.float32(rule.number))
 
     def as_json(self) -> dict[str, object]:
         """Everything that the output is a function of."""
-        # A file's name and size stand for its content: a hash would read the whole table.
-        source = [
-            {"file": file.name, "rows": rows, "bytes": file.stat().st_size}
-            for file, rows in zip(self.tables.files, self.tables.rows, strict=True)
-        ]
-
         rules: dict[str, object] = {}
         for name in COLUMNS_OF:
             rules[name] = getattr(self.rules, name) if name in self.names else None
@@ -85,12 +128,33 @@ class Plan:
                 "sha256": hashlib.sha256(self.evaluation.tobytes()).hexdigest()[:16],
             }
 
-        return {
+        # Absent if they are not used, as in folders of before there were these rules.
+        if self.uids is not None:
+            rules[UIDS] = {"sha256": self.uids.digest}
+        for rule in self.column_rules:
+            rules[rule.name] = {"number": rule.number, "by": rule.by}
+
+        plan = {
             "rules": rules,
             "columns": {name: column for name, (column, _) in self.columns.items()},
             "examples": self.settings.examples,
-            "source": source,
+            "source": self._source_as_json(),
         }
+        if self.tables.tars is not None:
+            plan["caption"] = str(self.tables.tars.caption)
+            plan["members"] = asdict(self.tables.tars.members)
+        if self.scored is not None:
+            plan["scores"] = self.scored.as_json()
+        return plan
+
+    def _source_as_json(self) -> list[dict[str, object]]:
+        if self.tables.tars is not None:
+            return self.tables.tars.as_json()
+        # A file's name and size stand for its content: a hash would read the whole table.
+        return [
+            {"file": file.name, "rows": rows, "bytes": file.stat().st_size}
+            for file, rows in zip(self.tables.files, self.tables.rows, strict=True)
+        ]
 
     def print_recipe(self) -> None:
         """Prints what the filter is about to do."""
@@ -98,15 +162,20 @@ class Plan:
         files = len(self.tables.files)
 
         kind = "img2dataset's shards" if self.tables.shards else "parquet files"
-        print(f"source     {rows:,} rows in {files:,} {kind}, first {self.tables.files[0]}")
+        kind = "shards without tables" if self.tables.tars else kind
+        print(f"source     {rows:,} rows in {files:,} {kind}, first {self.tables.first}")
+        for scores in self.scored.folders if self.scored else ():
+            print(f"scores     {', '.join(map(shown, scores.header.columns))} of {scores.path}")
 
         for name, text in self.passes().items():
             print(f"rule       {name}: {text}")
         for name, reason in self.not_applied.items():
             print(f"rule       {name}: not applied, {reason}")
 
-        columns = (f"{name}: {column}" for name, (column, _) in self.columns.items())
-        print(f"columns    {', '.join(columns)}")
+        # Rules on columns say theirs.
+        columns = [f"{name}: {self.columns[name][0]}" for name in KNOWN_AS if name in self.columns]
+        if columns:
+            print(f"columns    {', '.join(columns)}")
         print(f"engine     {self.settings.engine}, {self.settings.memory_gb:g} GB of memory")
         print(f"to         {self.to}", flush=True)
 
@@ -135,23 +204,37 @@ class Plan:
                 )
 
 
-def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
+def make_plan(
+    settings: FilterSettings, tables: Tables, *, scored: Scored | None, uids: UidList | None
+) -> Plan:
     """Chooses the columns and the rules, and hashes the evaluation images.
+
+    Args:
+        settings: Those of the command.
+        tables: The source.
+        scored: The folders of scores; None: there are none.
+        uids: The list of the rows to keep; None: there is none.
 
     Raises:
         UserError: A column is missing or has another type, or no rule can be applied.
     """
-    # An engine's view of the files would hide these columns, or fail.
-    taken = [name for name in TAKEN if name in tables.types]
-    if taken:
-        raise UserError(
-            f"source={settings.source}: {taken[0]} is what engines call something of their own; "
-            f"rename that column"
-        )
+    if scored is not None:
+        scores = dict.fromkeys(scored.names, pa.float32())
+        tables = replace(tables, types={**tables.types, **scores})
 
-    columns, not_applied = _choose_columns(settings, tables)
-    tables.refuse_twins((column for column, _ in columns.values()), f"source={settings.source}")
-    names = tuple(name for name in active(settings.rules) if name not in not_applied)
+    columns, not_applied = choose_columns(settings, tables)
+    on_columns = column_rules(settings.rules.columns)
+    columns |= columns_of_rules(on_columns, tables)
+    if uids is not None:
+        columns |= column_of_uids(uids, settings.columns.uid, tables)
+    if tables.tars is not None:
+        refuse_two_kinds(columns)
+    _refuse_names(settings, tables, [column for column, _ in columns.values()])
+
+    on = active(settings.rules)
+    names = [name for name in on if name not in not_applied]
+    names += [] if uids is None else [UIDS]
+    names += [rule.name for rule in on_columns]
     if not names:
         raise UserError("rules: no rule is applied; set one to a number")
 
@@ -165,35 +248,43 @@ def make_plan(settings: FilterSettings, tables: Tables) -> Plan:
         settings=settings,
         tables=tables,
         columns=columns,
-        names=names,
+        names=tuple(names),
         not_applied=not_applied,
         evaluation=evaluation,
+        column_rules=tuple(on_columns),
+        uids=uids,
+        scored=scored,
     )
 
 
-def _choose_columns(settings: FilterSettings, tables: Tables) -> tuple[Columns, dict[str, str]]:
-    """Finds the columns of the rules that are on, and the rules that must do without."""
-    chosen: Columns = {}
-    not_applied: dict[str, str] = {}
-    by_user: dict[str, str | None] = asdict(settings.columns)
+def _refuse_names(settings: FilterSettings, tables: Tables, read: list[str]) -> None:
+    """Refuses names of columns that the engine would mistake. read: what the rules read."""
+    key = f"source={settings.source}"
+    # A table that is yet to be built gets no columns but these.
+    if tables.tars is not None:
+        read = [*read, *_of_a_row(settings, tables)]
+    there = read if tables.tars is not None else tables.types
 
-    for rule in active(settings.rules):
-        for name in COLUMNS_OF[rule]:
-            column = tables.column(name, by_user[name], f"rules.{rule}")
-            if column is not None:
-                chosen[name] = column
-            elif rule == "nsfw":
-                # Most tables have no scores. The recipe and the report say so.
-                not_applied[rule] = "there is no column of scores (columns.nsfw)"
-            elif rule == "near_duplicates" and tables.shards:
-                pass  # the images lie in the tars, so that the filter hashes them
-            else:
-                raise UserError(
-                    f"columns.{name} is not set, and no column has a usual name: "
-                    f"{tables.files[0]} has {shown_names(tables.types)}; set columns.{name}=…, or "
-                    f"rules.{rule}=null"
-                )
-    return chosen, not_applied
+    # An engine's view of the files would hide these columns, or fail.
+    taken = [name for name in TAKEN if name in there]
+    if taken:
+        raise UserError(
+            f"{key}: {taken[0]} is what engines call something of their own; rename that column"
+        )
+    tables.refuse_twins(read, key)
+
+
+def _of_a_row(settings: FilterSettings, tables: Tables) -> list[str]:
+    """The columns of texts by which a reader knows a row: key, URL and text, as far as there."""
+    names = [[KEY]]
+    for name, chosen in (("image", settings.columns.image), ("text", settings.columns.text)):
+        names.append([chosen] if chosen else list(KNOWN_AS[name]))
+
+    found: list[str] = []
+    for usual in names:
+        texts = (name for name in usual if name in tables.types)
+        found += [name for name in texts if pa.types.is_string(tables.types[name])][:1]
+    return found
 
 
 def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
@@ -204,6 +295,6 @@ def _first_difference(key: str, old: object, new: object) -> tuple[str, object, 
         return key, f"{len(old_files)} files", f"{len(new_files)} files, or changed ones"
 
     if key == "rules" and isinstance(old, dict) and isinstance(new, dict):
-        rule = next(name for name in new if old.get(name) != new[name])
-        return f"rules.{rule}", old.get(rule), new[rule]
+        rule = next(name for name in (*new, *old) if old.get(name) != new.get(name))
+        return f"rules.{rule}", old.get(rule), new.get(rule)
     return key, old, new

@@ -6,27 +6,49 @@ It is written as JSON, as a Markdown table with examples, and as an image.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
+from align_train.figures.plots import draw_bars
 from align_train.files import write_whole
 
-from .rules import bit
+from .rules import bits
 
 _LONGEST_EXAMPLE = 120  # characters of a text in the Markdown
 _FIX = "free some space, or choose another folder with to=…"
 
 
-class RareTokens(TypedDict):
-    """The counts of tokens: how often a frequent one occurs at least, the frequent ones, all."""
+class RuleFacts(TypedDict, total=False):
+    """Further numbers of some rules.
+
+    Attributes:
+        least_count: How often a frequent token occurs at least.
+        frequent_tokens: The number of frequent tokens.
+        tokens: The number of all tokens.
+        without_value: Rows that a rule on a column cannot judge: a null, a NaN, no score, no group.
+        least: The column's least value; in JSON an infinity is a text.
+        most: The column's largest value.
+        begins_at: The least value that is among the best.
+        groups: The groups of which the best are kept.
+        listed: Different uids in the list.
+        found: Those of them that the source has.
+    """
 
     least_count: int
     frequent_tokens: int
     tokens: int
+    without_value: int
+    least: float | str | None
+    most: float | str | None
+    begins_at: float | str | None
+    groups: int
+    listed: int
+    found: int
 
 
-class RuleReport(TypedDict):
+class RuleReport(RuleFacts):
     """What one rule drops, in rows and as shares of all rows."""
 
     keeps: str
@@ -36,10 +58,6 @@ class RuleReport(TypedDict):
     dropped_in_sequence_share: float
     left: int
     examples: list[dict[str, object]]
-    # Those of `RareTokens`, for that rule only.
-    least_count: NotRequired[int]
-    frequent_tokens: NotRequired[int]
-    tokens: NotRequired[int]
 
 
 class Report(TypedDict):
@@ -59,7 +77,7 @@ def summarise(
     passes: Mapping[str, str],
     examples: Mapping[str, Sequence[Mapping[str, object]]],
     not_applied: Mapping[str, str],
-    rare: RareTokens | None = None,
+    facts: Mapping[str, RuleFacts],
 ) -> Report:
     """Counts the rows that each rule drops.
 
@@ -69,7 +87,7 @@ def summarise(
         passes: For each applied rule, in order, which rows pass it.
         examples: Rows that fail each rule.
         not_applied: Other rules, with the reason.
-        rare: The counts of tokens, if the rule on rare tokens was applied.
+        facts: Further numbers of rules.
     """
     rules: dict[str, RuleReport] = {}
     left = rows
@@ -77,11 +95,12 @@ def summarise(
     # The bits of the rules that came earlier. A row counts in sequence for its first failed rule.
     before = 0
 
+    bit = bits(list(passes))
     for name, keeps in passes.items():
-        failing = {mask: count for mask, count in counts.items() if mask & bit(name)}
+        failing = {mask: count for mask, count in counts.items() if mask & bit[name]}
         alone = sum(failing.values())
         in_sequence = sum(count for mask, count in failing.items() if not mask & before)
-        before |= bit(name)
+        before |= bit[name]
         left -= in_sequence
 
         rules[name] = {
@@ -92,13 +111,9 @@ def summarise(
             "dropped_in_sequence_share": in_sequence / rows,
             "left": left,
             "examples": [dict(example) for example in examples[name]],
+            **facts.get(name, {}),
         }
 
-    if rare is not None:
-        rule = rules["rare_tokens"]
-        rule["least_count"] = rare["least_count"]
-        rule["frequent_tokens"] = rare["frequent_tokens"]
-        rule["tokens"] = rare["tokens"]
     return {
         "rows": rows,
         "kept": left,
@@ -122,7 +137,44 @@ def as_table(report: Report) -> str:
         lines.append(f"| {name} | not applied: {reason} | | | | | |")
 
     kept = f"{report['kept']:,} of {report['rows']:,} rows are kept ({report['kept_share']:.2%})"
-    return "\n".join([*lines, "", kept])
+    notes = list(_notes(report))
+    return "\n".join([*lines, "", kept, *(["", *notes] if notes else [])])
+
+
+def _notes(report: Report) -> Iterator[str]:
+    """What a rule's number may have been mistaken for: scales, lists, columns without values."""
+    rows = report["rows"]
+    for name, rule in report["rules"].items():
+        if "listed" in rule:
+            missing = rule["listed"] - rule["found"]
+            yield (
+                f"- {name}: {rule['found']:,} of {rule['listed']:,} listed are in the source, "
+                f"{missing:,} are not"
+            )
+
+        if rule["dropped_alone"] == rows:
+            yield f"- {name} keeps 0 of {rows:,}{_range(rule)}"
+        elif "without_value" in rule:
+            yield f"- {name}: {rule['without_value']:,} rows without a value{_range(rule)}"
+
+
+def _range(rule: RuleReport) -> str:
+    """The numbers of a column, behind what a rule on it does."""
+    if "without_value" not in rule:
+        return ""
+    if rule["least"] is None:
+        return "; the column has no value"
+
+    parts = [f"; the column runs from {_short(rule['least'])} to {_short(rule['most'])}"]
+    if rule.get("begins_at") is not None:
+        parts.append(f"the best begin at {_short(rule['begins_at'])}")
+    if "groups" in rule:
+        parts.append(f"groups: {rule['groups']:,}")
+    return ", ".join(parts)
+
+
+def _short(number: float | str | None) -> str:
+    return f"{number:.6g}" if isinstance(number, float) else str(number)
 
 
 def write(report: Report, folder: Path) -> None:
@@ -133,7 +185,7 @@ def write(report: Report, folder: Path) -> None:
         folder: A folder that exists.
     """
     # Examples may hold dates and decimals: json writes them as texts.
-    text = json.dumps(report, indent=1, ensure_ascii=False, default=str)
+    text = json.dumps(_finite(report), indent=1, ensure_ascii=False, default=str)
     write_whole(folder / "report.json", text + "\n", fix=_FIX)
 
     parts = ["# What was dropped", as_table(report)]
@@ -146,6 +198,15 @@ def write(report: Report, folder: Path) -> None:
     _draw(report, folder / "report.png")
 
 
+def _finite(value: object) -> object:
+    """The value with texts in place of NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(cell) for name, cell in value.items()}
+    if isinstance(value, list):
+        return [_finite(cell) for cell in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _example(row: Mapping[str, object]) -> str:
     cells: list[str] = []
     for name, value in row.items():
@@ -155,33 +216,11 @@ def _example(row: Mapping[str, object]) -> str:
 
 
 def _draw(report: Report, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display
-    from matplotlib import pyplot
-
-    rules = report["rules"]
-    alone = [100 * rule["dropped_alone_share"] for rule in rules.values()]
-    sequence = [100 * rule["dropped_in_sequence_share"] for rule in rules.values()]
-
-    figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.55 * len(rules)))
-    for offset, shares, label, colour in (
-        (-0.2, alone, "alone", "#9ecae1"),
-        (0.2, sequence, "in sequence", "#08519c"),
-    ):
-        heights = [index + offset for index in range(len(rules))]
-        bars = axis.barh(heights, shares, height=0.38, label=label, color=colour)
-        axis.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=7, padding=2)
-
-    axis.set_yticks(range(len(rules)), list(rules))
-    axis.invert_yaxis()
-    axis.set_xlabel("% of all rows that the rule drops")
+    rules = report["rules"].values()
+    bars = {
+        "alone": [100 * rule["dropped_alone_share"] for rule in rules],
+        "in sequence": [100 * rule["dropped_in_sequence_share"] for rule in rules],
+    }
     kept = f"{report['kept']:,} of {report['rows']:,} rows are kept ({report['kept_share']:.1%})"
-    axis.set_title(kept, fontsize=10)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-
-    # Without matplotlib's version in it, so that the same report gives the same bytes.
-    figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
-    pyplot.close(figure)
+    across = "% of all rows that the rule drops"
+    draw_bars(list(report["rules"]), bars, path, title=kept, across=across)

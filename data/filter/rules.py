@@ -14,7 +14,7 @@ has no unigrams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import ibis
 from ibis.expr.types import BooleanValue, Table
@@ -25,8 +25,6 @@ from .settings import Rules
 
 _HASH_BITS = 64
 _FARTHEST = 16  # bits that a near-duplicate may differ in
-
-NAMES = tuple(Rules.__dataclass_fields__)
 
 # The columns that each rule reads.
 COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
@@ -39,6 +37,9 @@ COLUMNS_OF: Mapping[str, tuple[str, ...]] = {
     "rare_tokens": ("text",),
     "near_duplicates": ("phash",),
 }
+
+NAMES = tuple(COLUMNS_OF)
+UIDS = "uids"  # after these, and before the rules on columns (`column_rules.py`)
 
 # The least number of each rule that has a single one.
 _LEAST: Mapping[str, int] = {
@@ -61,9 +62,15 @@ _DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def bit(name: str) -> int:
-    """The bit of a rule in the masks of failing rows."""
-    return 1 << NAMES.index(name)
+def bits(names: Sequence[str]) -> dict[str, int]:
+    """The bit of each rule in the masks of failing rows.
+
+    Args:
+        names: The applied rules, in their order.
+    """
+    others = [name for name in names if name not in NAMES]
+    every = [*NAMES, *others]
+    return {name: 1 << every.index(name) for name in names}
 
 
 def check(rules: Rules) -> None:
@@ -96,7 +103,7 @@ def check(rules: Rules) -> None:
 
 
 def active(rules: Rules) -> list[str]:
-    """The names of the rules that are on."""
+    """The names of the rules in `NAMES` that are on."""
     on = [name for name in NAMES if getattr(rules, name) is not None]
     if rules.near_duplicates.of is None:
         on.remove("near_duplicates")
@@ -112,6 +119,9 @@ def described(name: str, rules: Rules) -> str:
     if name == "near_duplicates":
         near = rules.near_duplicates
         return f"more than {near.distance} bits from every picture of {near.of}"
+
+    if name == UIDS:
+        return f"a uid that is listed in {rules.uids.of}"
 
     return _DESCRIPTIONS[name].format(getattr(rules, name))
 

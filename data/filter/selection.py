@@ -8,6 +8,7 @@ file that is missing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from align_train.files import whole
 from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 
 from ..tables.batches import batches
+from ..tables.tars import Tars
 from .verdicts import Verdicts
 
 
@@ -112,6 +114,29 @@ def write_selection(verdicts: Verdicts, folder: Path) -> Manifest:
     manifest = Manifest(tuple(shards), str(folder))
     manifest.write(folder / MANIFEST_NAME, kept=kept)
     return manifest
+
+
+def write_narrowed(verdicts: Verdicts, tars: Tars, folder: Path) -> None:
+    """Writes `manifest.jsonl` and its selection for shards whose tables were built from their tars.
+
+    A selection that the source had is narrowed.
+
+    Args:
+        verdicts: Decide which pairs are kept.
+        tars: The shards.
+        folder: The folder of the manifest.
+    """
+    tars.manifest.write(
+        folder / MANIFEST_NAME, kept=_by_sorted_key(verdicts, tars), cache=tars.cache
+    )
+
+
+def _by_sorted_key(verdicts: Verdicts, tars: Tars) -> Iterator[NDArray[np.bool_]]:
+    """Which pairs of each shard are kept, in the order of their keys' bytes."""
+    judged = zip(tars.manifest.shards, verdicts.by_file(), strict=True)
+    total = len(tars.manifest.shards)
+    for shard, (_, keep) in tqdm(judged, total=total, desc="selecting", unit="shard"):
+        yield keep[np.argsort(tars.keys(shard), kind="stable")]
 
 
 def _has_image(status: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from ibis.expr.types import Table
 from . import statistics
 from .hashes import Probes
 from .plan import Plan
-from .report import RareTokens
+from .report import RuleFacts
 from .saved import SavedTables
 
 HASHES = "hashes"  # the folder of the hashes of shards without a column of them
@@ -15,7 +15,7 @@ HASHES = "hashes"  # the folder of the hashes of shards without a column of them
 
 def failing_sets(
     rows: Table, plan: Plan, saved: SavedTables
-) -> tuple[dict[str, Table], RareTokens | None]:
+) -> tuple[dict[str, Table], RuleFacts | None]:
     """Saves the sets of the rules that look at the whole table.
 
     Args:
@@ -29,7 +29,7 @@ def failing_sets(
     """
     # All rows count, those too that other rules drop: the raw data says which tokens are frequent.
     failing: dict[str, Table] = {}
-    rare: RareTokens | None = None
+    rare: RuleFacts | None = None
 
     most_texts = plan.rules.texts_per_image
     if most_texts is not None and "texts_per_image" in plan.names:
@@ -52,7 +52,7 @@ def failing_sets(
     return failing, rare
 
 
-def _rows_with_rare_tokens(rows: Table, most: int, saved: SavedTables) -> tuple[Table, RareTokens]:
+def _rows_with_rare_tokens(rows: Table, most: int, saved: SavedTables) -> tuple[Table, RuleFacts]:
     # A query over all tokens. It is saved by itself: three others read it.
     counts = saved.save("token_counts", lambda: statistics.token_counts(rows))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from align_train.config.schema import TEXTS, Paths
+from align_train.config.schema import FREE_KEYS, TEXTS, Paths
 
 
 @dataclass
@@ -19,6 +19,17 @@ class NearDuplicates:
 
     of: str | None
     distance: int
+
+
+@dataclass
+class Uids:
+    """Settings of the rule on listed rows; `conf/commands/filter.yaml` has the defaults.
+
+    Attributes:
+        of: A file of uids or keys. None: the rule is off.
+    """
+
+    of: str | None
 
 
 @dataclass
@@ -37,6 +48,8 @@ class Rules:
     unigrams: list[int] | None
     rare_tokens: int | None
     near_duplicates: NearDuplicates
+    uids: Uids
+    columns: dict[str, Any] = field(metadata=FREE_KEYS)
 
 
 @dataclass
@@ -49,6 +62,7 @@ class ColumnNames:
     height: str | None
     nsfw: str | None
     phash: str | None
+    uid: str | None
 
 
 @dataclass
@@ -57,7 +71,13 @@ class FilterSettings:
 
     source: Paths = field(metadata=TEXTS)
     to: str
+    scores: Paths = field(metadata=TEXTS)
+    caption: Any = field(metadata=TEXTS)  # a text, a list of texts, or None
+    image: str | None
+    keys: str | None
+    storage_options: Any = field(metadata=FREE_KEYS)  # a mapping or None
     engine: str
+    paper: bool
     rules: Rules
     columns: ColumnNames
     memory_gb: float

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import ibis
-from ibis.expr.types import IntegerValue, StringValue, Table
+from ibis.expr.types import BooleanValue, IntegerValue, StringValue, Table
 
 from .hashes import Probes
-from .rules import alone, bit, tokens, with_number_of_unigrams
+from .rules import alone, bits, tokens, with_number_of_unigrams
 from .settings import Rules
 
 
@@ -121,7 +121,11 @@ def _bit_count(number: int) -> int:  # type: ignore[empty-body]
 
 
 def verdicts(
-    rows: Table, rules: Rules, names: Sequence[str], failing: Mapping[str, Table]
+    rows: Table,
+    rules: Rules,
+    names: Sequence[str],
+    failing: Mapping[str, Table],
+    tests: Mapping[str, Callable[[Table], BooleanValue]],
 ) -> Table:
     """(row, mask) of the rows that fail, in the order of rows.
 
@@ -130,9 +134,10 @@ def verdicts(
         rules: Their numbers.
         names: The rules to apply.
         failing: For each rule on the whole table, the texts, images or rows that fail it.
+        tests: The rows that pass the rules of `data/filter/chosen.py`.
 
     Returns:
-        Masks that have `bit(name)` for each failed rule.
+        Masks that have the bit of each failed rule.
     """
     rows = with_number_of_unigrams(rows) if "unigrams" in names else rows
 
@@ -144,12 +149,13 @@ def verdicts(
         rows = rows.left_join(marked, key).drop(f"{key}_right")
 
     # Each rule has its own bit, so that a sum is an "or".
-    mask: IntegerValue = ibis.literal(0)
+    bit = bits(names)
+    mask: IntegerValue = ibis.literal(0).cast("int64")
     for name in names:
-        test = alone(name, rules)
+        test = tests.get(name) or alone(name, rules)
         # A null never passes: the row lacks what the rule asks for.
         passes = test(rows).fill_null(False) if test else rows[name].isnull()
-        mask = mask + ibis.ifelse(passes, 0, bit(name))
+        mask = mask + ibis.ifelse(passes, 0, bit[name])
 
     judged = rows.select("row", mask=mask.cast("int64"))
     return judged.filter(judged.mask > 0).order_by("row")

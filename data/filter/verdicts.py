@@ -7,8 +7,9 @@ that memory holds those of one file of the source.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from pyarrow import parquet
 from ..tables.batches import batches
 from ..tables.engine import ROWS_PER_FILE
 from ..tables.find import Tables
-from .rules import bit
+from .rules import bits
+from .scored import scores_file
 
 Integers = NDArray[np.int64]
 
@@ -39,13 +41,18 @@ class FileVerdicts(NamedTuple):
 class Verdicts:
     """The mask of the rules that each failing row fails."""
 
-    def __init__(self, folder: Path, tables: Tables) -> None:
+    def __init__(
+        self, folder: Path, tables: Tables, scores: tuple[Path, Mapping[str, str]] | None = None
+    ) -> None:
         """Reads nothing yet.
 
         Args:
             folder: Parquet files that an engine wrote, in the order of rows.
             tables: The source.
+            scores: For examples: the folder of the joined scores, and for each name in its files
+                the column.
         """
+        self.scores = scores
         self.files = sorted(folder.glob("*.parquet"))
         self.tables = tables
 
@@ -91,10 +98,11 @@ class Verdicts:
         Returns:
             The examples by rule, in the order of rows.
         """
+        bit = bits(names)
         chosen: dict[str, list[int]] = {name: [] for name in names}
         for rows, masks in self._in_order():
             for name, numbers in chosen.items():
-                failing = rows[masks & bit(name) > 0]
+                failing = rows[masks & bit[name] > 0]
                 numbers += failing[: number - len(numbers)].tolist()
             if all(len(numbers) == number for numbers in chosen.values()):
                 break
@@ -126,7 +134,23 @@ class Verdicts:
         for index, group in itertools.groupby(numbers, lambda row: row // ROWS_PER_FILE):
             in_file = np.array([row % ROWS_PER_FILE for row in group])
             with parquet.ParquetFile(self.tables.files[index]) as file:
-                yield from _records_of_file(file, in_file, columns)
+                records = _records_of_file(file, in_file, columns)
+                scores = self._scores(index, in_file)
+                yield from ({**record, **row} for record, row in zip(records, scores, strict=True))
+
+    def _scores(self, file: int, rows: Integers) -> list[dict[str, float | None]]:
+        """The scores of these rows of a file; None stands for no score."""
+        if self.scores is None:
+            return [{} for _ in rows]
+        folder, columns = self.scores
+        table = parquet.read_table(scores_file(folder, file)).select(list(columns)).take(rows)
+        table = table.rename_columns(list(columns.values()))
+        return [dict(zip(row, map(_short, row.values()), strict=True)) for row in table.to_pylist()]
+
+
+def _short(score: float) -> float | None:
+    """A score with as few digits as a float32 has; JSON has no NaN."""
+    return None if math.isnan(score) else float(f"{score:.6g}")
 
 
 def _read_up_to(end: int, rows: Integers, coming: Iterator[tuple[Integers, Integers]]) -> Integers:

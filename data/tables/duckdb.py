@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class DuckDB:
 
     def open(self, source: Source) -> Table:
         """Opens the source as a table of `row` and the source's columns."""
-        quoted = ("'" + str(path).replace("'", "''") + "'" for path in source.files)
+        quoted = ("'" + escape(str(path)).replace("'", "''") + "'" for path in source.files)
         # Otherwise the first file's types are those of all. Uniting them opens each file.
         by_name = "true" if source.nulls else "false"
         self.connection.raw_sql(
@@ -91,7 +92,8 @@ class DuckDB:
 
     def load(self, *paths: Path) -> Table:
         """Opens parquet files, and folders of them, as one table."""
-        patterns = [str(path / "*.parquet" if path.is_dir() else path) for path in paths]
+        # A folder of the user's may have a bracket in its name.
+        patterns = [escape(str(path)) + ("/*.parquet" if path.is_dir() else "") for path in paths]
         return self.connection.read_parquet(patterns)
 
     def from_hex(self, digits: StringValue) -> IntegerValue:

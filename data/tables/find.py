@@ -18,6 +18,7 @@ from align_train.shards.left_out import LeftOut
 from .batches import first_line
 from .img2dataset import STATS_SUFFIX, unfinished
 from .paths import paths_of
+from .tars import PAIR, Tars
 
 # Usual names of each column, best first: those of COYO-700M, LAION, CC12M and img2dataset. The
 # plain `width` of img2dataset is the resized image's, so `original_width` comes before it.
@@ -28,6 +29,7 @@ KNOWN_AS: Mapping[str, tuple[str, ...]] = {
     "height": ("original_height", "height", "HEIGHT"),
     "nsfw": ("nsfw_score_opennsfw2", "nsfw_score_gantman", "punsafe"),
     "phash": ("image_phash",),
+    "uid": ("uid", "key"),
 }
 
 _NUMBERS = ("width", "height", "nsfw")
@@ -48,6 +50,7 @@ class Tables:
         nulls: Columns that have nothing but nulls in some file, and values in another.
         shards: True if img2dataset wrote the files. Each then lies beside a tar with the images of
             those rows whose status is success.
+        tars: The shards from whose tars the files are yet to be built; None: they are there.
     """
 
     files: tuple[Path, ...]
@@ -55,6 +58,12 @@ class Tables:
     types: Mapping[str, pa.DataType]
     shards: bool
     nulls: frozenset[str] = frozenset()
+    tars: Tars | None = None
+
+    @property
+    def first(self) -> str:
+        """The first file, as the user knows it."""
+        return self.tars.manifest.shards[0].url if self.tars else str(self.files[0])
 
     def refuse_twins(self, wanted: Iterable[str], key: str) -> None:
         """Refuses columns whose names differ in case alone: engines cannot tell them apart.
@@ -66,13 +75,15 @@ class Tables:
         Raises:
             UserError: Names two of them.
         """
-        asked = {column.lower() for column in wanted}
+        names = list(wanted)
+        asked = {column.lower() for column in names}
         by_name: dict[str, str] = {}
-        for column in self.types:
+        # A table that is yet to be built gets no other columns.
+        for column in dict.fromkeys(names) if self.tars else self.types:
             other = by_name.setdefault(column.lower(), column)
             if other != column and column.lower() in asked:
                 raise UserError(
-                    f"{key}: {self.files[0]} has the columns {shown(other)} and {shown(column)}, "
+                    f"{key}: {self.first} has the columns {shown(other)} and {shown(column)}, "
                     f"which are the same to the engine; rename one"
                 )
 
@@ -94,13 +105,16 @@ class Tables:
         Raises:
             UserError: The tables have no such column, or it has another type.
         """
-        usual = (known for known in KNOWN_AS[name] if self._has_values(known))
+        usual_names = KNOWN_AS[name]
+        if self.tars and name == "image":
+            usual_names = (*usual_names, PAIR)  # without a URL each pair has an image of its own
+        usual = (known for known in usual_names if self._has_values(known))
         column = chosen or next(usual, None)
         if column is None:
             return None
         if column not in self.types:
             raise UserError(
-                f"columns.{name}={column}: no such column ({reason}); {self.files[0]} has "
+                f"columns.{name}={column}: no such column ({reason}); {self.first} has "
                 f"{shown_names(self.types)}"
             )
 
@@ -109,15 +123,16 @@ class Tables:
         if name in _NUMBERS:
             if not is_number:
                 raise UserError(
-                    f"columns.{name}={column}: expected numbers ({reason}), {self.files[0]} has "
+                    f"columns.{name}={column}: expected numbers ({reason}), {self.first} has "
                     f"{shown(str(kind))} there"
                 )
             return column, "float64"
 
-        # An image may be known by a number, a text may not.
-        if not pa.types.is_string(kind) and not (name == "image" and is_number):
+        # An image may be known by a number, a text may not. Engines spell floats differently.
+        may_be = {"image": is_number, "uid": pa.types.is_integer(kind)}
+        if not pa.types.is_string(kind) and not may_be.get(name, False):
             raise UserError(
-                f"columns.{name}={column}: expected texts ({reason}), {self.files[0]} has "
+                f"columns.{name}={column}: expected texts ({reason}), {self.first} has "
                 f"{shown(str(kind))} there"
             )
         return column, "string"
@@ -248,7 +263,7 @@ def _footer(path: Path) -> tuple[int, dict[str, pa.DataType]]:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            types = [_plain(kind) for kind in schema.types]
+            types = [plain_type(kind) for kind in schema.types]
             _refuse_doubles(path, schema.names)
             return file.metadata.num_rows, dict(zip(schema.names, types, strict=True))
     except (pa.ArrowException, OSError) as error:
@@ -264,6 +279,8 @@ def _refuse_doubles(path: Path, names: Sequence[str]) -> None:
         raise UserError(f"{path}: two columns have the name {shown(double[0])}; rename one")
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    # Readers see no difference between long and plain texts; img2dataset keeps its table's type.
-    return pa.string() if pa.types.is_large_string(kind) else kind
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type as engines see it: texts are texts, however a writer has laid them out."""
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_large_string(values) or pa.types.is_string_view(values)
+    return pa.string() if is_text else values

@@ -142,7 +142,8 @@ class Spark:
 
     def save(self, table: Table, folder: Path) -> None:
         """Writes a table as parquet files into a new folder."""
-        self.session.sql(self.connection.compile(table)).write.parquet(_uri(folder))
+        # What is written is no glob.
+        self.session.sql(self.connection.compile(table)).write.parquet(str(folder.absolute()))
 
     def load(self, *paths: Path) -> Table:
         """Opens parquet files, and folders of them, as one table."""

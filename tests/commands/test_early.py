@@ -15,6 +15,7 @@ from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
+    ScoreSettings,
     SearchSettings,
 )
 from align_train.config.compose import compose_command
@@ -74,6 +75,7 @@ def test_images_and_a_name_on_the_hub_pass(tmp_path: Path) -> None:
     ("line", "left"),
     [
         ("embed model=no to=new images=no", "shards that were done stay, and the same command"),
+        ("score model=no to=new shards=no", "shards that were done stay, and the same command"),
         ("evaluate model=no", "no results are saved, and the same command begins anew"),
         ("export model=no to=new", "nothing is exported, and the same command begins anew"),
         ("search index=no text=dog", "the search is not finished, and the same command begins"),
@@ -82,7 +84,7 @@ def test_images_and_a_name_on_the_hub_pass(tmp_path: Path) -> None:
 def test_a_command_that_a_signal_ends_says_what_is_left(line: str, left: str) -> None:
     command, *words = line.split()
     settings: Any = compose_command(
-        command, (SCHEMAS | {"search": SearchSettings})[command], *words
+        command, (SCHEMAS | {"score": ScoreSettings, "search": SearchSettings})[command], *words
     )
     with catching_in_a_test():
         with pytest.raises(UserError):

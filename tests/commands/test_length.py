@@ -9,7 +9,7 @@ import pytest
 
 from align_train.commands.changes import spell_changes
 from align_train.commands.length import with_length
-from align_train.commands.repeats import check_batch, repeats
+from align_train.commands.twice_in_batch import check_batch, twice_in_batch
 from align_train.config.compose import compose_training
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
@@ -88,7 +88,7 @@ def test_pairs_that_meet_themselves_where_epochs_join_are_counted(demo: Path) ->
     twice = len(pairs) - len(set(pairs))
     assert twice > 1
 
-    assert repeats(data, 4).startswith(f"{twice} pairs come twice in the batch of step 4,")
-    assert repeats(data, 3) == ""
+    assert twice_in_batch(data, 4).startswith(f"{twice} pairs come twice in the batch of step 4,")
+    assert twice_in_batch(data, 3) == ""
     knows = data_module(str(demo / "train"), demo / "tokenizer", content_ids=True, **options)
-    assert repeats(knows, 4) == ""
+    assert twice_in_batch(knows, 4) == ""

@@ -21,12 +21,14 @@ def commands(trained: Path) -> dict[str, tuple[str, ...]]:
         "align_train.evaluate": (f"model={trained}", f"to={BELOW}", "shards=nowhere"),
         "align_train.export": ("model=nowhere", f"to={BELOW}"),
         "align_train.embed": ("model=nowhere", "shards=nowhere", f"to={BELOW}"),
+        "align_train.score": ("model=nowhere", "shards=nowhere", f"to={BELOW}"),
         "align_train.search": ("index=nowhere", "text=x", f"to={BELOW}.png"),
         "data.pack": ("source=nowhere", f"to={BELOW}"),
         "data.manifest": ("shards=nowhere", f"to={BELOW}.jsonl"),
         "data.vocabulary": ("source=nowhere", f"to={BELOW}"),
         "data.failed": ("shards=nowhere", "source=nowhere", f"to={BELOW}.parquet"),
         "data.filter": ("source=nowhere", f"to={BELOW}"),
+        "data.balance": ("source=nowhere", f"to={BELOW}", "threshold=1"),
     }
 
 

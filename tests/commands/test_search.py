@@ -109,6 +109,7 @@ def test_a_folder_is_gone_on_in_or_refused(tmp_path: Path) -> None:
     for change, words in (
         ({"identity": other}, r"another model \(other weights\)"),
         ({"manifest": "x"}, "other shards"),
+        ({"image": "rgb.png"}, "another image=…"),
     ):
         with pytest.raises(UserError, match=f"was begun with {words}"):
             Collection.begin(tmp_path / "all", Settings(**(vars(first.settings) | change)))

@@ -19,6 +19,7 @@ from align_train.config.command_schema import (
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
+    ScoreSettings,
     SearchSettings,
     ShowSettings,
 )
@@ -28,11 +29,13 @@ from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.shards.write import write_shard
 from align_train.strategy import RunFacts
+from data.balancing.settings import BalanceSettings
 from data.demo import DemoSettings
 from data.failed import FailedSettings
 from data.filter.settings import FilterSettings
 from data.manifest import ManifestSettings
 from data.packing.settings import PackSettings
+from data.repeats.settings import RepeatsSettings
 from data.vocabulary import VocabularySettings
 from tests.support.commands import REPOSITORY, SMALL_MAKE, finish, start
 from tests.support.settings import CONF, composed
@@ -368,6 +371,7 @@ def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> N
 
 
 GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "balance": (BalanceSettings, ("source=x", "to=x", "threshold=1")),
     "embed": (EmbedSettings, ("model=x", "shards=x", "to=x")),
     "evaluate": (EvaluateSettings, ("model=x",)),
     "export": (ExportSettings, ("model=x", "to=x")),
@@ -376,6 +380,8 @@ GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "make_demo": (DemoSettings, ()),
     "make_manifest": (ManifestSettings, ("shards=x",)),
     "pack": (PackSettings, ("source=x", "to=x")),
+    "repeats": (RepeatsSettings, ("source=x", "to=x")),
+    "score": (ScoreSettings, ("model=x", "shards=x", "to=x")),
     "search": (SearchSettings, ("index=x",)),
     "show": (ShowSettings, ("name=x",)),
     "vocabulary": (VocabularySettings, ("source=x", "to=x")),
@@ -475,6 +481,7 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ("show", "name=no step=1", "name=no: no run"),
         ("export", "model=./no to=x", "./no: no such folder"),
         ("embed", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
+        ("score", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
         ("search", "index=x image=no.jpg", "image=no.jpg: cannot be read"),
         ("search", "index=no text=dog", "no: no collection.json there"),
     ],

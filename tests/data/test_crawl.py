@@ -23,6 +23,7 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.manifest import read_manifest
 from align_train.shards.shard import ShardReader
 from tests.support.commands import REPOSITORY, finish, run, start
+from tests.support.filter_oracle import column_rule_drops
 from tests.support.servers import Web, web
 
 KINDS = (
@@ -39,6 +40,9 @@ KINDS = (
     "good",
     "stall",
 )
+
+
+COLUMNS = ("clip_similarity_vitb32", "aesthetic_score_laion_v2", "watermark_score")
 
 
 def pairs_of(shards: Path) -> list[tuple[str, bytes]]:
@@ -63,6 +67,11 @@ def crawl_table(path: Path, server: Web, texts: list[str], kinds: tuple[str, ...
         "height": [260] * count,
         "image_phash": [f"{index:016x}" for index in range(count)],
         "nsfw_score_opennsfw2": [0.1] * count,
+        "clip_similarity_vitb32": [index * 37 % 100 / 100 for index in range(count)],
+        "aesthetic_score_laion_v2": [4 + index % 4 * 0.5 for index in range(count)],
+        "watermark_score": [
+            None if index % 9 == 0 else 0.1 * (index % 9) for index in range(count)
+        ],
     }
     path.mkdir()
     for part in range(2):
@@ -177,6 +186,7 @@ def test_a_table_of_urls_becomes_a_training_run(
         texts += [reader.read(index)[1].decode() for index in range(len(reader))]
         reader.close()
     assert sorted(texts) == sorted(rows["caption"].to_pylist())
+    check_columns(shards, tmp_path)
 
     overrides = [item for item in small_run if not item.startswith(("data.make.", "+data.make."))]
     data = (
@@ -191,6 +201,38 @@ def test_a_table_of_urls_becomes_a_training_run(
             *overrides, *data, f"data.shards={shards_of}", f"name={shards_of[:6]}", cwd=tmp_path
         ).stdout
         assert (tmp_path / "outputs" / shards_of[:6] / "checkpoints").is_dir(), out
+
+
+def check_columns(shards: Path, folder: Path) -> None:
+    """COYO's scores choose the same pairs by the tables and, without them, by the tars' JSON."""
+    rules = (
+        "rules.columns.clip_similarity_vitb32.top=0.5",
+        "rules.columns.aesthetic_score_laion_v2.least=4.5",
+        "rules.columns.watermark_score.most=0.5",
+    )
+    bare = folder / "bare"
+    bare.mkdir()
+    rows = []
+    for stats in sorted(shards.glob("*_stats.json")):
+        name = stats.name.removesuffix("_stats.json")
+        (bare / f"{name}.tar").symlink_to(shards / f"{name}.tar")
+        found = parquet.read_table(shards / f"{name}.parquet").to_pylist()
+        rows += [row for row in found if row["status"] == "success"]
+
+    texts: dict[str, list[str]] = {}
+    for source in ("shards", "bare"):
+        line = (f"source={source}", f"to={source}_best", "paper=false", *rules)
+        out = run(*line, cwd=folder, module="data.filter").stdout
+        assert "columns.watermark_score.most:" in out and "rows without a value" in out
+        kept = parquet.read_table(folder / f"{source}_best" / "kept")
+        texts[source] = sorted(kept["caption" if source == "shards" else "text"].to_pylist())
+
+    drops = column_rule_drops(rows, COLUMNS[0], top=0.5)
+    drops |= column_rule_drops(rows, COLUMNS[1], least=4.5)
+    drops |= column_rule_drops(rows, COLUMNS[2], most=0.5)
+    dropped = set().union(*drops.values())
+    wanted = sorted(row["caption"] for at, row in enumerate(rows) if at not in dropped)
+    assert texts["shards"] == texts["bare"] == wanted and 10 < len(wanted) < len(rows) / 2
 
 
 @pytest.mark.long

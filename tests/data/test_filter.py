@@ -7,6 +7,7 @@ line.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -187,16 +188,19 @@ def count_frequent_tokens(rows: list[dict[str, Any]]) -> int:
     return sum(count >= 2 for count in counts.values())
 
 
+def as_told(value: object) -> object:
+    """A value as the report has it: JSON has no NaN."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def compare(rows: list[dict[str, Any]], folder: Path, wanted: dict[str, set[int]]) -> None:
     """Compares the report and the kept rows with the wanted ones, rule by rule and row by row."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     for name in NAMES:
         told = report["rules"][name]["examples"]
-        ours = (
-            [{key: rows[index][key] for key in told[0]} for index in sorted(wanted[name])]
-            if told
-            else []
-        )
+        ours = [
+            {key: as_told(rows[index][key]) for key in told[0]} for index in sorted(wanted[name])
+        ]
         assert repr(told) == repr(ours), name
         assert report["rules"][name]["dropped_alone"] == len(wanted[name]) == len(told), name
     every = set().union(*wanted.values())

@@ -13,7 +13,14 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageFont
 
 from align_train.figures import fonts
-from align_train.figures.plots import draw_confusion, draw_curves, draw_lines, draw_similarity
+from align_train.figures.plots import (
+    draw_bars,
+    draw_confusion,
+    draw_curves,
+    draw_lines,
+    draw_means,
+    draw_similarity,
+)
 from align_train.figures.sheets import Hit, contact_sheet, hit_sheet, save_sheet
 
 ODD = [
@@ -52,10 +59,14 @@ def test_every_figure_takes_every_text(tmp_path: Path) -> None:
     draw_curves(rows, tmp_path / "curves.png", title="run $x^{ \x1b")
     lines = {text or "none": [(1.0, 2.0), (20.0, 3.0)] for text in ODD}
     draw_lines(lines, tmp_path / "lines.png", across="$a_{", up="字")
+    bars = {text or "none": [0.5, 0.7] for text in ODD}
+    draw_means(bars, tmp_path / "means.png", up="$a_{")
+
+    draw_bars(ODD, {"$^": range(len(ODD))}, tmp_path / "bars.png", title="字", across="$_{")
 
     for file in tmp_path.iterdir():
         Image.open(file).verify()
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def font_with(letter: str, path: Path) -> None:

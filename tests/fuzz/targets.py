@@ -150,6 +150,8 @@ def _index(data: bytes) -> None:
 def _manifest(data: bytes) -> None:
     path = _folder() / "manifest.jsonl"
     path.write_bytes(data)
+    # Without the bits that it names, no manifest with a selection is read at all.
+    path.with_suffix(".selection").write_bytes(bytes(4096))
     cache_of = ShardCache(folder=str(_folder() / "cache"))
     manifest = read_manifest(str(path), cache=cache_of)
 

@@ -411,7 +411,7 @@ def broken(folder: Path, small_align: Path, what: str) -> Path:
     weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
     tensors = load_file(weights)
     if what == "not ALIGN":
-        config["model_type"] = "clip"
+        config["model_type"] = "blip"
     elif what == "truncated":
         weights.write_bytes(weights.read_bytes()[:-1000])
     elif what == "shape":
@@ -438,7 +438,7 @@ def broken(folder: Path, small_align: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("not ALIGN", r"config\.json: model_type is 'clip'; expected Hugging Face's ALIGN"),
+        ("not ALIGN", r"config\.json: model_type is 'blip'; expected Hugging Face's ALIGN"),
         ("truncated", r"model\.safetensors: cannot be read"),
         (
             "shape",

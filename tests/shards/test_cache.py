@@ -33,7 +33,15 @@ from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.fetch_plan import fetches, fetches_of_lane
 from align_train.stream.order import Order
 from align_train.stream.space import space_needed, space_of_node
-from tests.support.commands import SMALL_RUN, data_module, finish, made_once, run, start
+from tests.support.commands import (
+    SMALL_RUN,
+    UNEVALUATED,
+    data_module,
+    finish,
+    made_once,
+    run,
+    start,
+)
 from tests.support.many import many_shards
 from tests.support.orders import orders
 from tests.support.runs import keys_of, numbers
@@ -60,6 +68,7 @@ def recipe(many: Path) -> tuple[str, ...]:
     )
     return (
         *SMALL_RUN,
+        *UNEVALUATED,
         *make,
         "+data.make.pairs_per_shard=16",
         "+data.make.vocabulary=300",
@@ -493,5 +502,5 @@ def test_selections_keep_pairs_by_key_and_are_part_of_the_identity(tmp_path: Pat
     (tmp_path / "half.selection").write_bytes(data)
     selection = half.shards[0].selection
     assert selection is not None
-    with pytest.raises(UserError, match=r"half\.selection: the bits at 0 are not those"):
+    with pytest.raises(UserError, match=r"half\.selection: what it has at 0 is not"):
         selection.read(ShardCache())

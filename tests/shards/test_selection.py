@@ -9,13 +9,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.manifest import read_manifest
+from align_train.shards.manifest import MANIFEST_NAME, read_manifest
+from align_train.shards.resolve import resolve
 from align_train.shards.shard import ShardReader
 from tests.support.commands import finish, run, start
 from tests.support.servers import flaky_http
@@ -91,7 +93,8 @@ def test_images_near_those_of_evaluation_are_hashed_and_left_out(
     ]
     near = ("rules.near_duplicates.of=evaluation", "rules.near_duplicates.distance=0")
     out = run("source=shards", "to=out", *off, *near, cwd=tmp_path, module="data.filter")
-    assert "hashing images" in out.stderr and "give it as data.shards" in out.stdout
+    assert "hashing images" in out.stderr
+    assert f"next: align-train data=webdataset data.shards={tmp_path}/out/manifest" in out.stdout
     kept = kept_keys(tmp_path / "out" / "manifest.jsonl")
     assert kept < set(pairs) and not kept & set(chosen)
     dropped = len(pairs) - len(kept)
@@ -169,3 +172,23 @@ def test_only_a_broken_table_stops_the_manifest(
     assert (done.returncode == 2 and told in done.stderr) if told else done.returncode == 0, (
         done.stderr
     )
+
+
+def test_a_selection_is_narrowed_by_a_later_one(demo: Path, tmp_path: Path) -> None:
+    cache = ShardCache()
+    random = np.random.default_rng(0)
+    manifest = resolve(str(demo / "train"), caption=CAPTION, cache=cache)
+    chosen = [random.random(shard.pairs) < 0.5 for shard in manifest.shards]
+    manifest.write(tmp_path / "half" / MANIFEST_NAME, kept=chosen)
+
+    half = read_manifest(str(tmp_path / "half" / MANIFEST_NAME), cache=cache)
+    again = [random.random(shard.pairs) < 0.5 for shard in half.shards]
+    half.write(tmp_path / "quarter" / MANIFEST_NAME, kept=again, cache=cache)
+
+    keys = set()
+    for tar, first, second in zip(manifest.shards, chosen, again, strict=True):
+        by_key = np.array(
+            sorted(f"{Path(tar.url).stem}/{key}" for key, _, _ in pairs_of(Path(tar.url)))
+        )
+        keys |= set(by_key[first][second].tolist())
+    assert kept_keys(tmp_path / "quarter" / MANIFEST_NAME) == keys

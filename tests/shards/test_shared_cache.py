@@ -71,8 +71,17 @@ def test_an_index_has_the_rights_that_the_umask_leaves(umask: int, tmp_path: Pat
     assert len(ShardReader(tmp_path / "a.tar", TXT)) == 1
 
 
-@pytest.mark.parametrize("mode", [0o2775, 0o775, 0o777])
-@pytest.mark.parametrize("umask", ["002", "022"])
+@pytest.mark.parametrize(
+    ("mode", "umask"),
+    [
+        (0o2775, "002"),
+        (0o777, "022"),
+        *[
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in ((0o2775, "022"), (0o775, "002"), (0o775, "022"), (0o777, "002"))
+        ],
+    ],
+)
 def test_two_users_share_a_cache(mode: int, umask: str, folder: Path) -> None:
     cache = shared(folder, mode)
     of_ann = fetch(ANN, folder, MUCH, "a", "b", umask=umask)

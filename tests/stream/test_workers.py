@@ -257,3 +257,12 @@ def test_a_full_dev_shm_is_named_and_tmpdir_may_be_long(
     if outcome is None:
         pytest.skip("no file system may be mounted here")
     assert outcome == words and process.exitcode == 0
+
+
+def test_processes_that_have_hardly_begun_end_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C right after the start is no crash of a process."""
+    monkeypatch.setattr("torch.utils.data._utils.worker._worker_loop", lambda *_: time.sleep(60))
+    data: Any = range(9)
+    loader: Workers[int] = Workers(data, workers=2, batch_size=None, collate=int, setting="workers")
+    loader.start()
+    loader.close()

@@ -6,8 +6,10 @@ The tests compare both engines with them.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -64,3 +66,46 @@ def dropped(
             if failing:
                 found[name].add(number)
     return found
+
+
+def column_rule_drops(
+    rows: Sequence[Row],
+    column: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    top: float | None = None,
+    by: str | None = None,
+) -> dict[str, set[int]]:
+    """The indices of the rows that the rules on one column drop, by the rule's name.
+
+    Of `top` as one would do it by hand: sort each group, count down, and let equals stay.
+    """
+
+    def value(row: Row) -> float | None:
+        found = None if row[column] is None else float(row[column])
+        return None if found is None or math.isnan(found) else found
+
+    values = [value(row) for row in rows]
+    found: dict[str, set[int]] = {}
+    if least is not None:
+        found["least"] = {n for n, one in enumerate(values) if one is None or one < least}
+    if most is not None:
+        found["most"] = {n for n, one in enumerate(values) if one is None or one > most}
+
+    if top is not None:
+        of_group: dict[Any, list[int]] = defaultdict(list)
+        for number, row in enumerate(rows):
+            group = row[by] if by else "all"
+            if values[number] is not None and group is not None:
+                of_group[group].append(number)
+
+        kept: set[int] = set()
+        for numbers in of_group.values():
+            ranked = sorted(numbers, key=lambda number: values[number] or 0.0, reverse=True)
+            wanted = math.ceil(Fraction(str(top)) * len(ranked))
+            last = values[ranked[wanted - 1]]
+            assert last is not None
+            kept |= {number for number in ranked if (values[number] or 0.0) >= last}
+        found["top"] = set(range(len(rows))) - kept
+    return {f"columns.{column}.{bound}": dropped for bound, dropped in found.items()}

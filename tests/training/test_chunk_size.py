@@ -120,7 +120,14 @@ class Tried:
 
 @pytest.mark.parametrize(
     ("pairs", "limit", "expected"),
-    [(48, 48, 48), (48, 47, 24), (48, 13, 12), (48, 6, 6), (90, 89, 30), (90, 29, 18), (66, 65, 6)],
+    [
+        (48, 13, 12),
+        (66, 65, 6),
+        *[
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in ((48, 48, 48), (48, 47, 24), (48, 6, 6), (90, 89, 30), (90, 29, 18))
+        ],
+    ],
 )
 def test_the_largest_chunk_that_fits_is_found(pairs: int, limit: int, expected: int) -> None:
     tried = Tried(limit)
@@ -138,8 +145,8 @@ def test_the_largest_chunk_that_fits_is_found(pairs: int, limit: int, expected: 
     ("chunk", "limit", "expected"),
     [
         (AUTO, 48, (48, False)),
-        (AUTO, 47, (24, True)),
-        (12, 48, (12, False)),
+        pytest.param(AUTO, 47, (24, True), marks=pytest.mark.long),
+        pytest.param(12, 48, (12, False), marks=pytest.mark.long),
         (12, 47, (12, True)),
     ],
 )
@@ -344,7 +351,8 @@ def test_auto_turns_gradient_caching_on_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [(0, 1), pytest.param(0, 5, marks=pytest.mark.long), (2, 5)]
+    ("start", "end"),
+    [*(pytest.param(0, end, marks=pytest.mark.long) for end in (1, 5)), (2, 5)],
 )
 def test_auto_at_every_start(start: int, end: int, tmp_path: Path) -> None:
     """A run of one step, a whole one, and one that is resumed."""

@@ -64,14 +64,15 @@ def test_second_passes_of_texts_of_several_lengths(checkpointed: bool) -> None:
 
 
 # Inputs of what does not compile -> how many versions come before it.
-_FAILING = {
-    (CHUNK, 8, 8, 8): 0,  # the first block
-    (CHUNK, 16, 4, 4): 2,  # the last image block
-    (CHUNK, 16, 16): 4,  # longer texts, which come after the first chunk
-}
+_FAILING = [
+    ((CHUNK, 8, 8, 8), 0),  # the first block
+    pytest.param((CHUNK, 16, 4, 4), 2, marks=pytest.mark.long),  # the last image block
+    # Longer texts, which come after the first chunk.
+    pytest.param((CHUNK, 16, 16), 4, marks=pytest.mark.long),
+]
 
 
-@pytest.mark.parametrize(("shape", "versions"), _FAILING.items())
+@pytest.mark.parametrize(("shape", "versions"), _FAILING)
 def test_where_the_compiler_fails_blocks_run_as_they_are(
     shape: tuple[int, ...], versions: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

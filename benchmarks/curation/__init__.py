@@ -1,0 +1,1 @@
+"""Does it pay to let the model choose its data?"""

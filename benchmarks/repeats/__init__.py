@@ -1,0 +1,1 @@
+"""Semantic repeats at scale, and on photos whose copies are known."""

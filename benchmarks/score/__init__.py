@@ -1,0 +1,1 @@
+"""How near `align-train score` comes to the speed of its towers alone."""

@@ -1,0 +1,1 @@
+"""The parts of `data/balance.py`: entries, their counts, and the rates that follow from these."""

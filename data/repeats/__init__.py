@@ -1,0 +1,1 @@
+"""Semantic repeats: images whose embeddings are nearly the same, of which one stays."""
