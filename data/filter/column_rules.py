@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from align_train.errors import UserError, shown, shown_names
+from align_train.index.scores import SIMILARITY
 
 Bound = Literal["least", "most", "top"]
 
@@ -238,6 +239,8 @@ def check_groups(column: str, kind: pa.DataType | None, key: str, names: Sequenc
 
 
 def _no_column(column: str, key: str, names: Sequence[str]) -> UserError:
-    return UserError(
-        f"{key}: no column {shown(column)}{nearest(column, names)}; there are {shown_names(names)}"
-    )
+    near = nearest(column, names)
+    # The name that `align_train.score` gives: its folder was forgotten.
+    if not near and column == SIMILARITY:
+        near = ", give the folder of align_train.score as scores=FOLDER"
+    return UserError(f"{key}: no column {shown(column)}{near}; there are {shown_names(names)}")

@@ -351,7 +351,7 @@ def test_scores_are_looked_up_by_key() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["rules.columns.similarity.top=0.3"], "no column similarity"),
+        (["rules.columns.similarity.top=0.3"], "no column similarity, give the folder of"),
         (["rules.columns.clips.top=0.3"], "no column clips, did you mean clip?"),
         (["rules.columns.list.top=0.3"], "expected numbers, list is list"),
         (["scores=nowhere"], "no scores.json there"),
