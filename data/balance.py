@@ -16,13 +16,13 @@ from pathlib import Path
 from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 from align_train.errors import UserError
-from align_train.files import check_writable
 from align_train.shards.rates import MOST
 
 from .balancing.entries import read_entries
 from .balancing.settings import BalanceSettings
+from .packing.beside import check_place
 from .tables.extra import need_prepare
-from .tables.paths import paths_of
+from .tables.paths import check_storage_options, paths_of
 
 _LARGEST = 2**48  # a count that fits 64 bits after any sum
 _MOST_MEMORY = 2.0**20  # GB
@@ -50,9 +50,8 @@ def run(settings: BalanceSettings) -> None:
 
 
 def _check(settings: BalanceSettings, to: Path) -> None:
-    if to.exists():
-        raise UserError(f"to={settings.to} exists; remove it or choose another folder")
-    check_writable(to, "give to=…, a new folder in one that you can write")
+    check_place(settings.to, to)
+    check_storage_options(settings.storage_options)
     if settings.write not in ("rates", "selection"):
         raise UserError(f"write={settings.write}: expected rates or selection")
 

@@ -18,8 +18,9 @@ from align_train.cluster.interruption import leave
 from align_train.config.compose import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
-from align_train.files import check_writable, whole
+from align_train.files import whole
 
+from .packing.beside import check_place
 from .tables.open import open_table
 from .tables.paths import paths_of
 from .tables.rows import NO_PYARROW, Asked
@@ -68,9 +69,7 @@ def run(settings: VocabularySettings) -> None:
 
 
 def _check(settings: VocabularySettings, to: Path) -> None:
-    if to.exists():
-        raise UserError(f"to={settings.to} exists; remove it or choose another folder")
-    check_writable(to, "give to=…, a new folder in one that you can write")
+    check_place(settings.to, to)
     if settings.every < 1:
         raise UserError(f"every={settings.every}: expected at least 1")
     if not 0 < settings.coverage <= 1:

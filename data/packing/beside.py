@@ -1,4 +1,7 @@
-"""Hidden folders beside the result: locked while their command lives, removed if it was killed."""
+"""The folder of a result, and hidden ones beside it.
+
+A hidden folder is locked while its command lives, and removed if that was killed.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,45 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISLNK
 
-from align_train.errors import UserError
-from align_train.files import whole
+from align_train.errors import UserError, shown
+from align_train.files import check_writable, whole
+from align_train.shards.remote import is_url
 
 # A rename fails with one of these if the new name is taken.
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+_HIDDEN = ".source.12345678"  # what a hidden name beside the folder has more, at most
+
+_FIX = "give to=…, a new folder in one that you can write"
+
+
+def check_place(given: str, to: Path) -> None:
+    """Checks the place of a new folder.
+
+    Args:
+        given: The setting `to`.
+        to: The folder.
+
+    Raises:
+        UserError: It is at a URL, exists, or cannot be written.
+    """
+    if is_url(given):
+        raise UserError(f"to={shown(given)}: expected a folder here; upload it when it is done")
+    # What is being written lies beside it, under a hidden name that is longer.
+    for name in (to.name, f".{to.name}{_HIDDEN}"):
+        try:
+            found = (to.parent / name).lstat()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"to={shown(given)}: cannot be written ({why}); {_FIX}") from None
+        what = "is a link" if S_ISLNK(found.st_mode) else "exists"
+        raise UserError(f"to={given} {what}; remove it or choose another folder")
+    check_writable(to, _FIX)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISLNK
 from typing import Any
 
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown
-from align_train.files import check_writable
-from align_train.shards.remote import is_url
+
+from ..tables.paths import check_storage_options
+from .beside import check_place
 
 # What `data.pack` puts into its folder beside the shards, if it is asked to.
 TOKENIZER = "tokenizer"
@@ -20,10 +19,6 @@ HELD_OUT = "held_out"
 _LEAST_VOCABULARY = 10  # tokens: five special ones and a few letters
 _MOST_VOCABULARY = 1_000_000  # memory for all of them is taken at once
 _MOST_PAIRS = 1_000_000_000  # of a shard
-
-_HIDDEN = ".source.12345678"  # what a hidden name beside `to` has more, at most
-
-_FIX = "give to=…, a new folder in one that you can write"
 
 
 @dataclass
@@ -56,12 +51,8 @@ def check(settings: PackSettings, to: Path) -> None:
     Raises:
         UserError: The folder `to` exists or cannot be made, or a number is out of range.
     """
-    _check_place(settings.to, to)
-    if not isinstance(settings.storage_options, Mapping | None):
-        raise UserError(
-            f"storage_options={shown(settings.storage_options)}: expected settings, e.g. "
-            f"{{anon:true}}, or null"
-        )
+    check_place(settings.to, to)
+    check_storage_options(settings.storage_options)
     if not 1 <= settings.pairs_per_shard <= _MOST_PAIRS:
         raise UserError(
             f"pairs_per_shard={shown(settings.pairs_per_shard)}: expected 1 to {_MOST_PAIRS:,}"
@@ -75,23 +66,6 @@ def check(settings: PackSettings, to: Path) -> None:
             f"vocabulary={shown(vocabulary)}: expected {_LEAST_VOCABULARY} to "
             f"{_MOST_VOCABULARY:,} tokens, or null"
         )
-
-
-def _check_place(given: str, to: Path) -> None:
-    if is_url(given):
-        raise UserError(f"to={shown(given)}: expected a folder here; upload it when it is packed")
-    # What is being written lies beside it, under a hidden name that is longer.
-    for name in (to.name, f".{to.name}{_HIDDEN}"):
-        try:
-            found = (to.parent / name).lstat()
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise UserError(f"to={shown(given)}: cannot be written ({why}); {_FIX}") from None
-        what = "is a link" if S_ISLNK(found.st_mode) else "exists"
-        raise UserError(f"to={given} {what}; remove it or choose another folder")
-    check_writable(to, _FIX)
 
 
 def _check_held_out(setting: float) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from align_train.errors import UserError, shown, shown_names
-from align_train.files import check_writable
 from align_train.index.scores import SCORES, Scores
-from align_train.index.settings import Settings
-from align_train.shards.remote import is_url
+from align_train.index.settings import SETTINGS_NAME, Settings
 
-COLLECTION = "collection.json"
+from ..packing.beside import check_place
+from ..tables.paths import check_storage_options
 
 ALL_COMPARED = 65_536  # images; as many or fewer are one cell
-_FIX = "give to=…, a new folder in one that you can write"
 
 
 @dataclass
@@ -33,14 +30,11 @@ class RepeatsSettings:
     storage_options: Any  # a mapping or None
 
 
-def check(settings: RepeatsSettings) -> Settings:
+def check(settings: RepeatsSettings) -> None:
     """Checks the settings before anything large is read.
 
     Args:
         settings: The command's settings.
-
-    Returns:
-        The settings that the collection was made with.
 
     Raises:
         UserError: A number is out of range, or a folder is not as expected.
@@ -54,14 +48,9 @@ def check(settings: RepeatsSettings) -> Settings:
         if number is not None and number < 1:
             raise UserError(f"{name}={number}: expected at least 1")
 
-    if not isinstance(settings.storage_options, Mapping | None):
-        raise UserError(
-            f"storage_options={shown(settings.storage_options)}: expected settings, e.g. "
-            f"{{anon:true}}, or null"
-        )
+    check_storage_options(settings.storage_options)
 
-    collection = Settings.read(_file(settings.source, COLLECTION, "source", "embed"))
-    if collection.plain:
+    if Settings.read(_file(settings.source, SETTINGS_NAME, "source", "embed")).plain:
         raise UserError(
             f"source={settings.source}: was made of a folder of image files, which no manifest "
             f"lists; make shards of it with align-train pack, and embed these"
@@ -74,8 +63,7 @@ def check(settings: RepeatsSettings) -> Settings:
                 f"{shown_names(header.columns)}"
             )
 
-    _check_place(settings)
-    return collection
+    check_place(settings.to, Path(settings.to).expanduser())
 
 
 def cells_of(settings: RepeatsSettings, images: int) -> int:
@@ -100,14 +88,3 @@ def _file(given: str, name: str, key: str, command: str) -> Path:
             f"model=… shards=… to={shown(given)}"
         )
     return path
-
-
-def _check_place(settings: RepeatsSettings) -> None:
-    if is_url(settings.to):
-        raise UserError(
-            f"to={shown(settings.to)}: expected a folder here; upload it when it is done"
-        )
-    to = Path(settings.to).expanduser()
-    if to.exists() or to.is_symlink():
-        raise UserError(f"to={settings.to} exists; remove it or choose another folder")
-    check_writable(to, _FIX)

@@ -1,8 +1,10 @@
-"""Settings that name one path or several."""
+"""Settings that name one path or several, and the options for those that are URLs."""
 
 from __future__ import annotations
 
-from align_train.errors import UserError
+from collections.abc import Mapping
+
+from align_train.errors import UserError, shown
 
 
 def paths_of(setting: object, key: str) -> list[str]:
@@ -21,6 +23,14 @@ def paths_of(setting: object, key: str) -> list[str]:
     if not paths or len(paths) < len(listed):
         raise UserError(f"{key}={setting}: expected a path or a list of paths")
     return paths
+
+
+def check_storage_options(setting: object) -> None:
+    """Checks the options that fsspec gets; UserError: they are no mapping."""
+    if not isinstance(setting, Mapping | None):
+        raise UserError(
+            f"storage_options={shown(setting)}: expected settings, e.g. {{anon:true}}, or null"
+        )
 
 
 def _is_path(item: object) -> bool:
