@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.cluster.interruption import leave
-from align_train.errors import UserError, printable, shown
+from align_train.errors import UserError, shown
 from align_train.shards.caption import CaptionSource
 from align_train.shards.found_caption import found_caption
 from align_train.shards.left_out import LeftOut, counted
@@ -22,6 +21,7 @@ from align_train.shards.resolve import resolve
 from align_train.stream.shard_cache import shard_cache_of
 
 from ..packing.beside import whole_folder
+from ..packing.next_command import command_for_chosen
 from ..tables.tars import Tars
 from . import report
 from .entries import write_entries
@@ -77,7 +77,10 @@ def balance(
 
     without_text.say(to, "rate 0:")
     files = f"{to}: {MANIFEST_NAME}, {_ENTRIES}, report.md, report.json, report.png"
-    return f"{table}\n{files}\nnext: {_next_command(settings, to)} …"
+    command = command_for_chosen(
+        to / MANIFEST_NAME, caption=settings.caption, image=settings.image, keys=settings.keys
+    )
+    return f"{table}\n{files}\nnext: {command}"
 
 
 def _open(settings: BalanceSettings, shards: list[str]) -> Tars:
@@ -91,17 +94,6 @@ def _open(settings: BalanceSettings, shards: list[str]) -> Tars:
     manifest.refuse_rates("source")
     print(f"{shown(', '.join(shards))}: texts are {source}", flush=True)
     return Tars(manifest=manifest, caption=source, members=members, cache=cache)
-
-
-def _next_command(settings: BalanceSettings, to: Path) -> str:
-    words = ["align-train", "data=webdataset", f"data.shards={to / MANIFEST_NAME}"]
-    for name in ("caption", "image", "keys"):
-        value = getattr(settings, name)
-        if isinstance(value, list):
-            value = f"[{','.join(value)}]"
-        if value is not None:
-            words.append(f"data.{name}={value}")
-    return printable(shlex.join(words))
 
 
 class _Balanced:

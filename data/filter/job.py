@@ -33,6 +33,7 @@ from align_train.errors import UserError
 from align_train.files import locked, write_whole
 from align_train.shards.manifest import MANIFEST_NAME
 
+from ..packing.next_command import command_for_chosen
 from ..tables.batches import batches
 from ..tables.engine import Engine, EngineFailed, Source
 from ..tables.engines import engine
@@ -262,7 +263,7 @@ def _print_result(plan: Plan) -> None:
     )
     of_shards = plan.tables.shards or plan.tables.tars
     if of_shards and summary["kept"]:
-        print(f"next: align-train data=webdataset data.shards={plan.to / MANIFEST_NAME} …")
+        print(f"next: {command_for_chosen(plan.to / MANIFEST_NAME)}")
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:

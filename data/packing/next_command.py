@@ -1,4 +1,4 @@
-"""The command that trains on what was packed, with settings that fit it."""
+"""The command that trains on what was packed, with settings that fit it; or on what was chosen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from align_train.errors import printable
 from align_train.shards.manifest import MANIFEST_NAME
 
 from .settings import HELD_OUT, TOKENIZER
@@ -84,6 +85,30 @@ def next_command(
         words.append("epochs=1")
     words.append(f"name={_run_name(to)}")
     return shlex.join(["align-train", *words])
+
+
+def command_for_chosen(
+    manifest: Path,
+    *,
+    caption: str | list[str] | None = None,
+    image: str | None = None,
+    keys: str | None = None,
+) -> str:
+    """Spells the beginning of the command that trains on chosen pairs, for a terminal.
+
+    Args:
+        manifest: The manifest of the chosen pairs.
+        caption: As `data.caption`; None or no place: training finds it out.
+        image: As `data.image`.
+        keys: As `data.keys`.
+    """
+    words = ["align-train", "data=webdataset", f"data.shards={manifest}"]
+    if caption:
+        places = caption if isinstance(caption, str) else f"[{','.join(caption)}]"
+        words.append(f"data.caption={places}")
+    words += [f"data.image={image}"] if image is not None else []
+    words += [f"data.keys={keys}"] if keys is not None else []
+    return f"{printable(shlex.join(words))} …"
 
 
 def _power_of_two(number: int) -> int:

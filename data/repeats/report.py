@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -19,6 +18,7 @@ from align_train.shards.remote import is_url
 from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
 
+from ..packing.next_command import command_for_chosen
 from .cells import Cells
 from .rows import Ints, Rows
 from .settings import RepeatsSettings
@@ -203,14 +203,10 @@ def print_result(report: Report, collection: Collection, to: Path) -> None:
     print(f"{to}: {MANIFEST_NAME}, report.md, report.json{sheet}")
 
     made_with = collection.settings
-    caption: str | None = None
-    if made_with.caption:  # else it was embedded without texts
-        places = made_with.caption
-        caption = places if isinstance(places, str) else f"[{','.join(places)}]"
-
-    words = ["data=webdataset", f"data.shards={to / MANIFEST_NAME}"]
-    for name, value in (("caption", caption), ("image", made_with.image), ("keys", made_with.keys)):
-        if value is not None:
-            words.append(f"data.{name}={value}")
-    print("next, train on those that stay:")
-    print(f"  {printable(shlex.join(['align-train', *words]))} …", flush=True)
+    command = command_for_chosen(
+        to / MANIFEST_NAME,
+        caption=made_with.caption,
+        image=made_with.image,
+        keys=made_with.keys,
+    )
+    print(f"next, train on those that stay:\n  {command}", flush=True)
