@@ -1,4 +1,4 @@
-"""Finds the shards of a source among those that were scored: by name, and by size.
+"""Joins scores to the shards of a source: these by name and size, their pairs by key.
 
 Two data sets may both have a `00000.tar`, with the same keys. A shard of the same name and another
 size is another shard, or was made anew: its scores are of other pairs.
@@ -7,11 +7,15 @@ size is another shard, or was made anew: its scores are of other pairs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from align_train.errors import UserError, shown
+from align_train.index.looked_up import Floats, Keys, looked_up
 from align_train.index.scores import Scores
+from align_train.shards.manifest import Manifest
 
 
 class NamedShard(NamedTuple):
@@ -24,6 +28,11 @@ class NamedShard(NamedTuple):
 
     name: str
     bytes: int
+
+
+def named_shards(manifest: Manifest) -> list[NamedShard]:
+    """The shards of a manifest, as scores know them."""
+    return [NamedShard(shard.name, shard.bytes) for shard in manifest.shards]
 
 
 def scored_places(scores: Scores, shards: Sequence[NamedShard]) -> list[int | None]:
@@ -62,3 +71,26 @@ def scored_places(scores: Scores, shards: Sequence[NamedShard]) -> list[int | No
             )
         places.append(index)
     return places
+
+
+def joined_values(
+    scores: Scores, place: int | None, keys: Keys, columns: Iterable[str]
+) -> dict[str, Floats]:
+    """Reads the scores of a shard's pairs.
+
+    Args:
+        scores: The folder of scores.
+        place: Where it has the shard, by `scored_places`; None: nowhere.
+        keys: The keys of the pairs, as the tar spells them.
+        columns: The columns that are wanted.
+
+    Returns:
+        Column -> its values, `[keys]`; NaN where there is none.
+
+    Raises:
+        UserError: The shard's file is broken.
+    """
+    if place is None:
+        return {name: np.full(len(keys), np.nan, dtype=np.float32) for name in columns}
+    scored, values = scores.read(place)
+    return {name: looked_up(keys, scored, values[name]) for name in columns}

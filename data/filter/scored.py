@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from align_train.errors import UserError, shown
 from align_train.files import whole
-from align_train.index.looked_up import Keys, looked_up
-from align_train.index.scored_shards import NamedShard, scored_places
+from align_train.index.looked_up import Keys
+from align_train.index.scored_shards import NamedShard, joined_values, named_shards, scored_places
 from align_train.index.scores import SCORES, Scores
 
 from ..tables.engine import ROWS_PER_FILE
@@ -76,14 +76,13 @@ class Scored:
         arrays: dict[str, pa.Array] = {
             "row": pa.array(index * ROWS_PER_FILE + np.arange(len(keys), dtype=np.int64))
         }
-        for name, column in columns.items():
-            values = np.full(len(keys), np.nan, dtype=np.float32)
-            for scores, places in zip(self.folders, self.places, strict=True):
-                shard = places[index]
-                if shard is not None and column in scores.header.columns:
-                    scored, of_column = scores.read(shard)
-                    values = looked_up(keys, scored, of_column[column])
-            arrays[name] = pa.array(values)
+        # One folder at most has a column of a shard. Its file is read once for all columns.
+        values = joined_values(self.folders[0], None, keys, columns.values())
+        for scores, places in zip(self.folders, self.places, strict=True):
+            wanted = [column for column in values if column in scores.header.columns]
+            if places[index] is not None and wanted:
+                values |= joined_values(scores, places[index], keys, wanted)
+        arrays |= {name: pa.array(values[column]) for name, column in columns.items()}
 
         with whole(to) as aside:
             parquet.write_table(pa.table(arrays), aside)
@@ -170,7 +169,7 @@ def _refuse_scored_twice(
 def _shards_of(tables: Tables) -> list[NamedShard]:
     """The shard of each file of the source."""
     if tables.tars is not None:
-        return [NamedShard(shard.name, shard.bytes) for shard in tables.tars.manifest.shards]
+        return named_shards(tables.tars.manifest)
     tars = [file.with_suffix(".tar") for file in tables.files]
     return [NamedShard(tar.name, tar.stat().st_size) for tar in tars]
 

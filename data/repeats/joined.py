@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
-from align_train.index.looked_up import Floats, Keys, looked_up
-from align_train.index.scored_shards import NamedShard, scored_places
+from align_train.index.looked_up import Floats, Keys
+from align_train.index.scored_shards import joined_values, named_shards, scored_places
 from align_train.index.scores import Scores
 from align_train.shards.manifest import Manifest
 
@@ -32,8 +32,7 @@ class JoinedScores:
         self.folder = folder
         self.column = column
         self.scores = Scores.open(Path(folder).expanduser())
-        shards = [NamedShard(shard.name, shard.bytes) for shard in manifest.shards]
-        self._places = scored_places(self.scores, shards)
+        self._places = scored_places(self.scores, named_shards(manifest))
 
     def read(self, shard: int, keys: Keys) -> Floats:
         """Reads the scores of a shard's images.
@@ -48,12 +47,8 @@ class JoinedScores:
         Raises:
             UserError: The shard's file is broken.
         """
-        index = self._places[shard]
-        if index is None:
-            return np.full(len(keys), np.nan, dtype=np.float32)
-
-        scored, columns = self.scores.read(index)
-        return looked_up(keys, scored, columns[self.column])
+        values = joined_values(self.scores, self._places[shard], keys, [self.column])
+        return values[self.column]
 
     def refuse_none(self, has_score: NDArray[np.bool_]) -> None:
         """Refuses scores of other images. has_score: of each image that could be decoded."""
