@@ -24,6 +24,7 @@ from data.filter.column_rules import column_rules
 from data.filter.settings import FilterSettings
 from tests.support import filter_oracle
 from tests.support.commands import run
+from tests.support.folders import assert_same_files
 from tests.support.java import needs_java
 
 NOTHING = "no $thing/$"
@@ -176,12 +177,8 @@ def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("duckdb", "spark"):
         run(*line, *rules, f"to={name}", f"engine={name}", cwd=tmp_path, module="data.filter")
 
-    ours, theirs = tmp_path / "duckdb", tmp_path / "spark"
-    names = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
-    assert names == sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
-    for path in names:
-        if path.name != "filter.json":  # says which engine it was
-            assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
+    theirs = tmp_path / "spark"
+    assert_same_files(tmp_path / "duckdb", theirs, but="filter.json")  # says which engine it was
     assert json.loads((theirs / "filter.json").read_text())["engine"].startswith("spark 4")
 
     # Without the rule that keeps nothing both keep what the oracle keeps.
