@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +68,11 @@ class TextSimilarity(Evaluator):
         self.second = table.second
         self.scores = table.scores
         self.layer = layer
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """`spearman` and `couples`, whatever the settings."""
+        return ("spearman", "couples")
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for no images."""
