@@ -37,7 +37,7 @@ def stable(kind: str) -> Any:
         over = max(0, step - (steps - DECAY)) / DECAY
         left = {
             "linear": 1 - over,
-            "sqrt": 1 - over**0.5,
+            "sqrt": 1 - math.sqrt(over),
             "cosine": (1 + math.cos(math.pi * over)) / 2,
         }
         return 0.1 + 0.9 * left[kind]
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 def of_case(case: str, **lengths: int | None) -> Schedule:
     name, _, decay = case.partition(" ")
     if decay:
-        lengths = {"decay_steps": DECAY} | lengths
+        lengths = {"decay_steps": DECAY, **lengths}
     options = CASES[case][1] | ({"final": 0.1} if decay else {})
     return schedule(name, **{**options, **lengths})
 
