@@ -97,11 +97,7 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
 
 
 def _run(
-    settings: TrainSettings,
-    folder: RunFolder,
-    lock: Lock,
-    watchdog: Watchdog,
-    finished_steps: int,
+    settings: TrainSettings, folder: RunFolder, lock: Lock, watchdog: Watchdog, finished_steps: int
 ) -> None:
     """Trains from a step to the last one, then evaluates."""
     first = launcher.is_first_process()
