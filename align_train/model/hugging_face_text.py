@@ -192,7 +192,7 @@ class HuggingFaceTextTower(TextTower):
     def _lock_unread(self, found: Tensor) -> None:
         """Locks what the result does not depend on: an engine would wait for its gradient."""
         trained = [value for value in self.network.parameters() if value.requires_grad]
-        loss = found.square().sum()
+        loss: Tensor = found.square().sum()
         gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, trained, allow_unused=True)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is None:
