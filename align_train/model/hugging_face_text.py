@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from align_train.errors import UserError, one_line
 from align_train.model.attention import ATTENTION, add_dropout_layers
-from align_train.model.base import TextTower
+from align_train.model.base import TextTower, masked
 from align_train.model.text_config import (
     CLIP,
     attended_length,
@@ -115,11 +115,7 @@ class HuggingFaceTextTower(TextTower):
             input_ids: As `forward` takes them.
             attention_mask: The same.
         """
-        mask = input_ids >= 0
-        ids = torch.where(mask, input_ids, self.pad_id)
-        if attention_mask is not None:
-            mask = attention_mask.bool()
-
+        ids, mask = masked(input_ids, attention_mask, filler=self.pad_id)
         if self.pad_to is not None:
             ids = nn.functional.pad(ids, (0, self.pad_to - ids.shape[1]), value=self.pad_id)
             result = self.network(input_ids=ids)
@@ -180,7 +176,7 @@ class HuggingFaceTextTower(TextTower):
 
     def _short_texts(self) -> Tensor:
         """Two texts that differ, of which the first token and the end token are the same."""
-        tokens = self.config.vocab_size
+        tokens: int = self.config.vocab_size
         ids = torch.arange(2 * _TRIED, dtype=torch.int32).view(2, -1) % tokens
         ids[:, 0] = ids[0, 0]
         ids[:, -1] = tokens - 1
@@ -192,7 +188,7 @@ class HuggingFaceTextTower(TextTower):
     def _lock_unread(self, found: Tensor) -> None:
         """Locks what the result does not depend on: an engine would wait for its gradient."""
         trained = [value for value in self.network.parameters() if value.requires_grad]
-        loss: Tensor = found.square().sum()
+        loss = found.square().sum()
         gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, trained, allow_unused=True)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is None:

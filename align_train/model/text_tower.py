@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from align_train.errors import UserError, one_line
-<<<<<<< HEAD
 from align_train.model.attention import ATTENTION
-from align_train.model.base import TextTower
-=======
 from align_train.model.base import TextTower, masked
->>>>>>> main
 from align_train.model.bert_config import bert_sizes, read_bert_config
 from align_train.model.text_config import quiet
 from align_train.model.weights import find
