@@ -123,13 +123,7 @@ class DualEncoder(TrainableModel):
         # on CPUs as on GPUs.
         self.image_tower = image_tower.to(memory_format=torch.channels_last)
         self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
-        # A tower of a user's own may be any module.
-        longest = getattr(self.text_tower, "longest", None)
-        if longest is not None and max_tokens > longest:
-            raise UserError(
-                f"model.max_tokens={max_tokens}: the text tower has {longest} positions; "
-                f"set model.max_tokens={longest} or less"
-            )
+        _check_length(self.text_tower, max_tokens)
         self.temperature = temperature
         self.bias = bias
 
@@ -210,6 +204,16 @@ class DualEncoder(TrainableModel):
     def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """`encode_image` and `encode_text` of one chunk."""
         return self.encode_image(images), self.encode_text(input_ids)
+
+
+def _check_length(tower: TextTower, max_tokens: int) -> None:
+    # A tower of a user's own may be any module.
+    longest = getattr(tower, "longest", None)
+    if longest is not None and max_tokens > longest:
+        raise UserError(
+            f"model.max_tokens={max_tokens}: the text tower has {longest} positions; "
+            f"set model.max_tokens={longest} or less"
+        )
 
 
 def _normalised(features: Tensor) -> Tensor:
