@@ -215,5 +215,6 @@ def _parameters(settings: TrainSettings, model: TrainableModel) -> str:
             parts.append(f"{_PARTS[name]} {count / _MILLION:.2f} M")
 
     space = f"{model.dim:,} classes" if model.takes_labels else f"shared dimension {model.dim}"
-    locked = f", {model.lock} tower locked" if model.lock else ""
+    locks = [model.lock] if isinstance(model.lock, str) else model.lock or []
+    locked = f", locked: {', '.join(locks)}" if locks else ""
     return f"{', '.join(parts)}, {space}{locked}"
