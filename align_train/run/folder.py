@@ -1,7 +1,8 @@
-"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of two."""
+"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of some."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import dataclass
@@ -137,6 +138,13 @@ class RunFolder:
         match = _CHECKPOINT.fullmatch(checkpoint.name)
         assert match is not None
         return int(match[1])
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        """Reads the rows of metrics.csv, as text; none if there is no such file yet."""
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def read_results(self) -> dict[str, Any] | None:
         """Reads the numbers of the last evaluation.
