@@ -213,9 +213,9 @@ def _nearest(key: str) -> str:
             node = OmegaConf.load(file)
             names |= set(_names_in(node))
             # One step further in: logger.offline is logger.wandb.offline.
-            for name in node if isinstance(node, DictConfig) else ():
-                inner = node._get_node(name)
-                if group.name == parent and isinstance(inner, DictConfig) and last in inner:
+            plain: Any = OmegaConf.to_container(node)
+            for name, inner in plain.items() if isinstance(plain, dict) else ():
+                if group.name == parent and isinstance(inner, dict) and last in inner:
                     return f", did you mean {parent}.{name}.{last}?"
 
     close = difflib.get_close_matches(last, sorted(names - {last}), n=1, cutoff=0.5)

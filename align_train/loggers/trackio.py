@@ -131,7 +131,7 @@ class Trackio(RunLogger, Logger):
         import trackio
 
         with going_on(self), _silent():
-            trackio.finish()
+            trackio.finish()  # type: ignore[no-untyped-call]
         self._opened = None
 
 

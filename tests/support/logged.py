@@ -17,10 +17,10 @@ def tensorboard_series(folder: Path) -> Series:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()  # type: ignore[no-untyped-call]
+    events.Reload()
     return {
-        name: [(event.step, event.value) for event in events.Scalars(name)]  # type: ignore[no-untyped-call]
-        for name in events.Tags()["scalars"]  # type: ignore[no-untyped-call]
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
     }
 
 
