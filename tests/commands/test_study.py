@@ -80,14 +80,15 @@ def test_an_interrupted_study_ends_as_one_that_was_left_alone(tmp_path: Path, ru
 
     runs.lines.clear()
     runs.interrupt_at = 2
+    again = asked(tmp_path / "twice", LR, "hydra.sweeper.n_trials=4")
     with pytest.raises(Interrupted):
-        run_sweep(asked(tmp_path / "twice", LR, "hydra.sweeper.n_trials=4"))
-    run_sweep(asked(tmp_path / "twice", LR, "hydra.sweeper.n_trials=4"))
+        run_sweep(again)
+    run_sweep(again)
     assert [words["optimizer.lr"] for words in runs.lines] == alone
     assert [words["name"] for words in runs.lines] == [f"search-00{n}" for n in range(4)]
 
     # All is done: nothing runs. More trials go on.
-    run_sweep(asked(tmp_path / "twice", LR, "hydra.sweeper.n_trials=4"))
+    run_sweep(again)
     assert len(runs.lines) == 4
     run_sweep(asked(tmp_path / "twice", LR, "hydra.sweeper.n_trials=5"))
     assert len(runs.lines) == 5
@@ -118,6 +119,7 @@ def test_the_table_has_the_best_first_and_failures_last(
     assert (tmp_path / "search" / "trials.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_another_line_is_no_continuation(tmp_path: Path, runs: Runs) -> None:
     run_sweep(asked(tmp_path, LR, "hydra.sweeper.n_trials=1"))
     with pytest.raises(UserError, match="its study was begun with another line"):
@@ -144,6 +146,7 @@ def test_a_wrong_search_is_refused_before_its_first_trial(
     assert not runs.lines and not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_search_of_which_no_run_begins_ends_with_its_reason(tmp_path: Path, runs: Runs) -> None:
     """A failure after others have trained is a trial's own."""
     runs.loss = lambda _: -1

@@ -42,6 +42,7 @@ def test_every_combination_is_a_run_with_a_line_of_its_own() -> None:
     assert {one.max_steps for one in settings} == {3}
 
 
+@pytest.mark.long
 def test_a_text_and_a_length_arrive_as_typed() -> None:
     sweep = asked("-m", "name=2025_11_30,6e23,猫", "epochs=1,2")
     settings = [sweep.settings(words) for words in combinations(sweep.space)]
@@ -60,6 +61,7 @@ def test_an_experiment_sweeps_and_the_line_has_the_last_word() -> None:
     assert sweep_of(["align_train", *sweep.line(runs[0])]) is None
 
 
+@pytest.mark.long
 def test_a_folder_of_ones_own_goes_along(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
