@@ -20,9 +20,9 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
+from align_train.stream.special_tokens import NAMES
 from align_train.stream.token_ids import PAD, padded
 from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
-from align_train.stream.wordpiece import NAMES
 
 # Parts of tokenizer.json on which the ids depend. The others decode, pad and cut.
 _DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
