@@ -27,7 +27,7 @@ from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import results_folder
 from align_train.commands.targets import FIX, check_results_folder
-from align_train.commands.unknown_tokens import counted_in_sets, spell_unknown
+from align_train.commands.unknown_tokens import warn_of_unknown
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -41,6 +41,7 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
+from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
@@ -48,8 +49,7 @@ from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
-from align_train.stream.tokenizer import Tokenizer
-from align_train.stream.vocabulary import open_vocabulary
+from align_train.stream.vocabulary import check_tokens, open_vocabulary
 from align_train.training.callbacks.metrics import complete
 
 _SIZES = ("image_size", "resize_size")
@@ -122,7 +122,7 @@ def _evaluate_together(
         fix=f"free some space, or {FIX}",
     )
 
-    if pretrained.run and _as_in_run(settings) and rank() == 0:
+    if pretrained.run and not pretrained.checkpoint and _as_in_run(settings) and rank() == 0:
         run = read_run(pretrained.run.config)
         # Only of a finished run: nobody else writes its metrics.csv any more.
         if results["step"] >= run.steps:
@@ -197,11 +197,8 @@ def _prepare(
         )
 
     sets = _open_sets(pretrained, settings, data)
-    for evaluator in evaluators.values():
-        _open(evaluator, sets)
-    warning = spell_unknown(counted_in_sets(sets, evaluators), str(pretrained.tokenizer))
-    if warning and rank() == 0:
-        print(f"warning: {warning}", flush=True)
+    _open(evaluators, sets)
+    warn_of_unknown(sets, evaluators, str(pretrained.tokenizer))
     return pretrained, evaluators, sets
 
 
@@ -251,7 +248,7 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
     )
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
-    revisions = run.lineage.revisions(run.last_step()) if run else {}
+    revisions = run.lineage.revisions(pretrained.step or 0) if run else {}
     members = Members.parse(
         settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
     )
@@ -292,8 +289,7 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
         names = ", ".join(left_out)
         print(f"without data.held_out the run is not evaluated by {names}", flush=True)
 
-    for evaluator in kept.values():
-        _open(evaluator, data)
+    _open(kept, data)
     return kept
 
 
@@ -301,11 +297,12 @@ def _wants_held_out(evaluator: Evaluator) -> bool:
     return None in evaluator.sets()
 
 
-def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
-    for image_set in evaluator.sets():
-        # Texts and records are read here: their errors show before the long work.
-        sets.images_of(image_set).about()
-    evaluator.check(sets.images_of)
+def _open(evaluators: Mapping[str, Evaluator], sets: EvaluationSets) -> None:
+    for evaluator in evaluators.values():
+        for image_set in evaluator.sets():
+            # Texts and records are read here: their errors show before the long work.
+            sets.images_of(image_set).about()
+        evaluator.check(sets.images_of)
 
 
 def _evaluate(
@@ -323,8 +320,7 @@ def _evaluate(
     """Calls the evaluators one after another. folder: for results.json and the images."""
     watchdog.at(EVALUATING)
     model = pretrained.build()
-    if isinstance(sets.vocabulary, Tokenizer):
-        sets.vocabulary.check_tower(getattr(model, "text_tower", None))
+    check_tokens(sets.vocabulary, model)
     embedder = Embedder(
         model=model.to(device),
         tokenizer=sets.vocabulary,
@@ -337,8 +333,8 @@ def _evaluate(
 
     # `step` and `held_out/pairs` first: the file and the table keep this order.
     results: dict[str, float] = {}
-    if pretrained.run:
-        results["step"] = pretrained.run.last_step()
+    if pretrained.step is not None:
+        results["step"] = pretrained.step
     if sets.held_out is not None and any(map(_wants_held_out, evaluators.values())):
         results["held_out/pairs"] = sets.held_out.pairs
 
@@ -398,5 +394,7 @@ def _write_down(
 
     # If the last row is of another step, neither it nor the loggers get them.
     if complete(folder, values, step=step, title=title):
+        tell(loggers, values, step=step)
         for logger in loggers:
-            logger.log_metrics(values, step=step)
+            with going_on(logger):
+                logger.finalize("success")

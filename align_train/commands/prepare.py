@@ -21,6 +21,7 @@ from align_train.pretrained.pretrained import Pretrained, tokenizer_of, without_
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.vocabulary import check_tokens
 
 _QUOTED = 100  # characters of torch's reason that an error quotes
 
@@ -134,8 +135,7 @@ def build_model(
         _check_text_tower(node, data.vocabulary)
 
     model: TrainableModel = build(node)
-    if isinstance(data.vocabulary, Tokenizer):
-        data.vocabulary.check_tower(getattr(model, "text_tower", None))
+    check_tokens(data.vocabulary, model)
     if begun:
         return model, ""
     if source is None:
@@ -187,12 +187,14 @@ def _begin_with(trained: Pretrained, model: TrainableModel, data: PairsDataModul
 
 def _check_text_tower(node: Node, vocabulary: Tokenizer) -> None:
     """The tokens must be those that a text tower's own weights were trained with."""
-    pretrained = (node.get("text_tower") or {}).get("pretrained")
-    if not isinstance(pretrained, str) or pretrained == vocabulary.path:
+    tower = node.get("text_tower") or {}
+    key = "name" if tower.get("pretrained") is True else "pretrained"
+    weights = tower.get(key)
+    if not isinstance(weights, str) or weights == vocabulary.path:
         return
-    tokenizer, _ = tokenizer_of(find(pretrained, wanted="weights of a text tower"))
+    tokenizer, _ = tokenizer_of(find(weights, wanted="weights of a text tower"))
     if tokenizer is not None:
-        _check_tokens(vocabulary, tokenizer, f"model.text_tower.pretrained={pretrained}")
+        _check_tokens(vocabulary, tokenizer, f"model.text_tower.{key}={weights}")
 
 
 def _check_tokens(vocabulary: Tokenizer, tokenizer: str, source: str) -> None:

@@ -38,11 +38,11 @@ def summary(
     settings: TrainSettings,
     data: PairsDataModule,
     model: TrainableModel,
+    evaluators: Mapping[str, Evaluator],
     finished_steps: int,
     changes: Changes,
     staging: str,
     begins_with: str,
-    evaluators: Mapping[str, Evaluator],
 ) -> str:
     """Says what the run will do: batch and its split, length, data, parameters, where it writes.
 
@@ -50,11 +50,11 @@ def summary(
         settings: The run's settings.
         data: The open data.
         model: The built model.
+        evaluators: Those of the run, by name; their sets are open.
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
         begins_with: A line about initial weights; empty: there are none.
-        evaluators: Those of the run, by name; their sets are open.
 
     Returns:
         A line for each topic.

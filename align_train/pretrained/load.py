@@ -29,8 +29,8 @@ def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
     """Loads a dual encoder, in evaluation mode.
 
     Args:
-        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN or CLIP; or a
-            name on the Hugging Face hub.
+        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN or CLIP; a
+            checkpoint of a run; or a name on the Hugging Face hub.
         device: The device that the model runs on.
 
     Raises:
