@@ -49,6 +49,17 @@ class Ended:
         return self.status < 0 or self.status == _LOST or self.status > _SIGNAL
 
 
+def spell_end(ended: Ended) -> str:
+    """Says how a run ended, in words for the sweep's one line about it.
+
+    Args:
+        ended: How it ended.
+    """
+    if ended.status == 0:
+        return f"done in {ended.minutes:.1f} minutes"
+    return f"failed after {ended.minutes:.1f} minutes, status {ended.status} ({ended.last_line})"
+
+
 def run_apart(arguments: Sequence[str], log: Path) -> Ended:
     """Trains one run to its end. One that is lost is started once more, from its checkpoint.
 

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from align_train.commands.apart import Ended, run_apart
-from align_train.commands.sweep import spell_end
+from align_train.commands.apart import Ended, run_apart, spell_end
 from align_train.commands.trials import draw_study, print_table, write_trials
 from align_train.config.check import check_root
 from align_train.config.metrics import check_metric
@@ -125,7 +124,7 @@ def _open(sweep: Sweep, asked: OptunaSettings, settings: TrainSettings) -> Study
     study = optuna.create_study(
         storage=storage,
         study_name=asked.study_name or settings.name,
-        direction=asked.direction,
+        direction=asked.direction,  # type: ignore[arg-type]
         load_if_exists=True,
     )
 

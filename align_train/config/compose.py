@@ -78,8 +78,7 @@ def command(
         groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
         fill_in: Given to `_typed`.
         before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
-        sweep: Runs the sweep that a line asks for, and says whether it did; None: Hydra runs it in
-            this process.
+        sweep: Runs the sweep that a line asks for, if it does; None: Hydra runs it in this process.
     """
     escaping_output()
     register(config_name, schema, groups)
@@ -111,7 +110,7 @@ def command(
                 sys.argv = line_as_typed(typed, schema, partial(plain_settings, config_name))
             if sweep is None or not sweep(typed):
                 main()
-            # At Python's own exit a reader that has gone (`| head`) would be an error.
+            # At Python's exit a reader that has gone (`| head`) would be an error.
             print(end="", flush=True)
     except (ValueError, TypeError) as error:
         if composed:

@@ -191,11 +191,11 @@ def _sweep(
     if hydra["runtime"]["choices"]["hydra/sweeper"] == "optuna":
         optuna = _optuna(sweeper)
     space = [_swept(one) for one in by_key.values() if one.is_sweep_override()]
-    for one in space:
-        if optuna is None and not one.values:
+    for swept in space:
+        if optuna is None and not swept.values:
             raise UserError(
-                f"{one.key}=interval(…): has no values of its own to run through; take "
-                f"hydra/sweeper=optuna, or name them: {one.key}={one.low:g},{one.high:g}"
+                f"{swept.key}=interval(…): has no values of its own to run through; take "
+                f"hydra/sweeper=optuna, or name them: {swept.key}={swept.low:g},{swept.high:g}"
             )
     options = [] if given.config_dir is None else ["--config-dir", given.config_dir]
     return Sweep(kept, options, space, optuna)
@@ -249,7 +249,8 @@ def _swept(override: Override) -> Swept:
     value: Any = override.value()
     log = "log" in getattr(value, "tags", ())
     if isinstance(value, IntervalSweep):
-        low, high = value.start, value.end
+        low: Any = value.start
+        high: Any = value.end
         if not low < high or (log and low <= 0):
             least = ", from above 0" if log else ""
             raise UserError(
@@ -261,7 +262,7 @@ def _swept(override: Override) -> Swept:
     if not values:
         raise UserError(f"{key}={value}: has no values")
     if isinstance(value, RangeSweep) and not value.shuffle and len(values) > 1:
-        numbers = sorted(override.sweep_iterator())
+        numbers: list[Any] = sorted(override.sweep_iterator())
         step = None if log else abs(value.step)
         return Swept(key, values, low=numbers[0], high=numbers[-1], step=step, log=log)
     return Swept(key, values)

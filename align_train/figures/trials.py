@@ -49,7 +49,7 @@ def draw_trials(
     columns = min(panels, _PANELS_IN_A_ROW)
     rows = -(-panels // columns)
     figure = new_figure(_PANEL[0] * columns, _PANEL[1] * rows)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
 
     numbers = [number for number, _ in values]
     heights = [value for _, value in values]
@@ -67,11 +67,14 @@ def draw_trials(
         axis.plot([parameter.values[winner]], [heights[winner]], "*", color="tab:orange")
         if parameter.log:
             axis.set_xscale("log")
+            # Powers of ten would be formulas, and `$` begins none here.
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.minorticks_off()
         axis.set_xlabel(shown(parameter.name, _LONGEST_NAME))
 
     for axis in others[len(parameters) :]:
         axis.set_axis_off()
-    for axis in list(axes)[:panels]:
+    for axis in axes[:panels]:
         axis.grid(alpha=0.3)
-    first.set_ylabel(shown(up, _LONGEST_NAME))
+    first.set_ylabel(shown(up, _LONGEST_NAME), fontsize=8)
     save_figure(figure, path, dpi=110, tight=True)
