@@ -101,12 +101,6 @@ def test_facts_are_read_off_the_tokenizer(tmp_path: Path) -> None:
     for kind in ("wordpiece", "clip", "no_pad", "xlm_roberta"):
         make_tokenizer(tmp_path / kind, kind)
         opened[kind] = Tokenizer(str(tmp_path / kind), max_tokens=16)
-    assert {kind: tokenizer.pad_id for kind, tokenizer in opened.items()} == {
-        "wordpiece": 0,
-        "clip": opened["clip"].tokenizer.token_to_id("<|endoftext|>"),
-        "no_pad": None,
-        "xlm_roberta": 1,
-    }
     assert all(tokenizer.begins and tokenizer.ends for tokenizer in opened.values())
 
     # CLIP's end token, which is its unknown one as well, is not counted as unknown.
