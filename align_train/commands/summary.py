@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +39,7 @@ def summary(
     finished_steps: int,
     changes: Changes,
     staging: str,
-    begins_with: str,
+    weights: Mapping[str, str],
 ) -> str:
     """Says what the run will do: batch and its split, length, data, parameters, where it writes.
 
@@ -49,7 +50,8 @@ def summary(
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
-        begins_with: A line about initial weights; empty: there are none.
+        weights: Lines about trained weights that the run begins with or learns from, by their
+            titles; an empty one is left out.
 
     Returns:
         A line for each topic.
@@ -72,7 +74,7 @@ def summary(
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
-        "begins with": begins_with,
+        **weights,
         "staging": staging,
     }
     if data.dropped:

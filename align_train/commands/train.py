@@ -21,6 +21,7 @@ from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
+from align_train.commands.teacher import open_teacher
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten
 from align_train.commands.twice_in_batch import check_batch
@@ -119,12 +120,16 @@ def _run(
         check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
     model, begins_with = build_model(settings, data, begun=finished_steps > 0)
+    teacher = open_teacher(settings, data)
+    data.teacher = teacher.input if teacher else None
     evaluators = evaluators_of(settings, data.sets)
-    module = build_module(settings, model)
+    module = build_module(settings, model, teacher.distillation if teacher else None)
 
     # Say what will happen.
     if first:
-        text = summary(settings, data, model, finished_steps, changes, staging, begins_with)
+        # What the run begins with, and who teaches it.
+        weights = {"begins with": begins_with, "teacher": teacher.says if teacher else ""}
+        text = summary(settings, data, model, finished_steps, changes, staging, weights)
         print(text, flush=True)
     if settings.dry_run:
         return

@@ -45,17 +45,21 @@ from align_train.training.callbacks import (
 )
 from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
+from align_train.training.teacher import Distillation
 
 # Collectives give up later than the watchdog, which knows who is missing, by so many seconds.
 _LATER = 60.0
 
 
-def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModule:
+def build_module(
+    settings: TrainSettings, model: TrainableModel, distillation: Distillation | None = None
+) -> TrainingModule:
     """Builds the training step around a model.
 
     Args:
         settings: The run's settings.
         model: The built model.
+        distillation: The run's teacher; None: there is none.
 
     Returns:
         The module that Lightning trains.
@@ -73,6 +77,7 @@ def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModu
         checkpoint_blocks=settings.checkpoint_blocks,
         compile_blocks=compiles(settings),
         clip=settings.clip,
+        distillation=distillation,
     )
 
 

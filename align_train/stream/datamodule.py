@@ -29,6 +29,7 @@ from align_train.stream.recipe import SAME_ORDER, Start, changes
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.space import check_space
+from align_train.stream.teaching import TeacherInput
 from align_train.stream.vocabulary import open_vocabulary, source_of
 
 
@@ -167,6 +168,8 @@ class PairsDataModule(lightning.LightningDataModule):
         self.dropped: list[int] = []  # in the order in which they vanished, as the lineage has them
         self.start = Start()
         self.loader: TrainingLoader | None = None
+        # Set by the run, which alone knows its teacher.
+        self.teacher: TeacherInput | None = None
 
     def _open_captions(self) -> CaptionSource:
         """Reads the setting `caption`, or finds it out, and then keeps it. Collective."""
@@ -284,6 +287,7 @@ class PairsDataModule(lightning.LightningDataModule):
             pairs=pairs,
             order=self.order,
             vocabulary=self.vocabulary,
+            teacher=self.teacher,
             batch_size=self.batch_size,
             start=self.start,
             drop_missing=self.missing_shards == "drop",

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from align_train.cluster.collectives import rank
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
 from align_train.strategy.layout import local_values, whole
@@ -35,6 +36,9 @@ from align_train.training.compiled import CompiledBlocks
 from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
 from align_train.training.recompute import checkpoint_block
+from align_train.training.teacher import Distillation
+
+_TEACHER = "teacher"  # in the checkpoint
 
 
 class TrainingModule(lightning.LightningModule):
@@ -65,6 +69,7 @@ class TrainingModule(lightning.LightningModule):
         checkpoint_blocks: bool = False,
         compile_blocks: bool = False,
         clip: float | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         """Keeps its parts; Lightning calls `configure_model` and `configure_optimizers` later.
 
@@ -81,6 +86,7 @@ class TrainingModule(lightning.LightningModule):
             checkpoint_blocks: Activation checkpointing of each block of the towers.
             compile_blocks: `torch.compile` of each block of the towers, where the compiler can.
             clip: The largest gradient norm; None: gradients are not clipped.
+            distillation: The run's teacher; None: there is none.
 
         Raises:
             UserError: The model has BatchNorm, and no norm group is given.
@@ -92,6 +98,7 @@ class TrainingModule(lightning.LightningModule):
         self.scheduler_recipe = scheduler
         self.max_steps = max_steps
         self.clip = clip
+        self.distillation = distillation
         self.towers = Towers(model, seed=seed, norm_group=norm_group)
         self.chunking = Chunking(
             norm_group=self.towers.norm_group, chunk_size=chunk_size, recompute=recompute
@@ -150,6 +157,30 @@ class TrainingModule(lightning.LightningModule):
         for group, configured in zip(groups, self._configured_groups, strict=True):
             group.update(configured, lr=configured["initial_lr"] * factor)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes who the teacher is, whose weights are in no checkpoint.
+
+        Args:
+            checkpoint: Changed in place.
+        """
+        if self.distillation is not None:
+            checkpoint[_TEACHER] = self.distillation.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says so if the run goes on under another teacher than before.
+
+        Args:
+            checkpoint: The checkpoint.
+        """
+        before = checkpoint.get(_TEACHER)
+        now = None if self.distillation is None else self.distillation.identity
+        if now is not None and before not in (None, now) and rank() == 0:
+            print(
+                f"{'teacher':>13}  has other weights than at the run's last start: the losses from "
+                f"here on are another teacher's",
+                flush=True,
+            )
+
     @property
     def out_of_memory(self) -> bool:
         """Whether memory has run out in this attempt at a step, on this rank."""
@@ -176,6 +207,9 @@ class TrainingModule(lightning.LightningModule):
             UserError: Not even the smallest chunk fits.
         """
         self.chunking.pairs = pairs
+        if self.distillation is not None:
+            # First: the room that it takes is not there for chunks.
+            self.distillation.teacher.move(self.device)
         if self.chunking.known:
             return
 
@@ -246,13 +280,18 @@ class TrainingModule(lightning.LightningModule):
         assert batch.finished_steps == self.global_step, (
             f"batch of step {batch.finished_steps} in step {self.global_step}"
         )
-        images, texts = self._attempt.embed(batch, self.chunking, strategy_of(self.trainer))
+        strategy = strategy_of(self.trainer)
+        images, texts = self._attempt.embed(batch, self.chunking, strategy)
 
         image_ids, text_ids = None, None
         if batch.content_ids is not None:
             image_ids, text_ids = batch.content_ids.to(self.device, non_blocking=True)
         logit_parameters = self.model.logit_parameters()
         loss = self.loss(images, texts, *logit_parameters, image_ids=image_ids, text_ids=text_ids)
+        if self.distillation is not None:
+            teacher = self.distillation.teacher
+            taught = self._attempt.teach(teacher, batch, self.chunking, strategy)
+            loss = self.distillation.joined(loss, images, texts, logit_parameters[0], taught)
 
         # Reading it here would make the host wait for the device.
         self._loss_there = loss.detach()
