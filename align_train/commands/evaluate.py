@@ -120,7 +120,7 @@ def _evaluate_together(
         fix=f"free some space, or {FIX}",
     )
 
-    if pretrained.run and _as_in_run(settings) and rank() == 0:
+    if pretrained.run and not pretrained.checkpoint and _as_in_run(settings) and rank() == 0:
         run = read_run(pretrained.run.config)
         # Only of a finished run: nobody else writes its metrics.csv any more.
         if results["step"] >= run.steps:
@@ -247,7 +247,7 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
     )
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
-    revisions = run.lineage.revisions(run.last_step()) if run else {}
+    revisions = run.lineage.revisions(pretrained.step or 0) if run else {}
     members = Members.parse(
         settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
     )
@@ -330,8 +330,8 @@ def _evaluate(
 
     # `step` and `held_out/pairs` first: the file and the table keep this order.
     results: dict[str, float] = {}
-    if pretrained.run:
-        results["step"] = pretrained.run.last_step()
+    if pretrained.step is not None:
+        results["step"] = pretrained.step
     if sets.held_out is not None and any(map(_wants_held_out, evaluators.values())):
         results["held_out/pairs"] = sets.held_out.pairs
 

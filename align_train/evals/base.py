@@ -8,7 +8,7 @@ stands in front of the class's metrics (`NAME/METRIC`) and of its files (`NAME.p
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +25,18 @@ class Evaluator(Protocol):
     Every rank calls an evaluator with the same embeddings, so that an evaluator may share its work
     among the ranks (`cluster/collectives.py`). Only rank 0 calls `draw`.
     """
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """Names what `__call__` yields: a misspelt metric is refused before the first step.
+
+        Args:
+            settings: The evaluator's node. Files that it names may not be there yet.
+
+        Returns:
+            The names; None: they are known only by evaluating.
+        """
+        return None
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Lists the image sets that this evaluator asks for.

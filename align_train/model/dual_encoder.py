@@ -182,8 +182,8 @@ class DualEncoder(TrainableModel):
         """Embeds texts.
 
         Args:
-            input_ids: integers `[chunk, length]`.
-            attention_mask: `[chunk, length]`; None: the tower finds the padding by its id.
+            input_ids: integers `[chunk, length]`; a row ends in -1 after its text.
+            attention_mask: `[chunk, length]`, 0 at padding of another id; None: padding is -1.
 
         Returns:
             `[chunk, dim]`, L2-normalised, float32 at least.

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from align_train.errors import UserError, one_line
-from align_train.model.base import TextTower
+from align_train.model.base import TextTower, masked
 from align_train.model.bert_config import bert_sizes, read_bert_config
 from align_train.model.weights import find
 
@@ -53,7 +53,7 @@ class BertTower(TextTower):
         initializer_range: Standard deviation of fresh weights. BERT's 0.02 suits a width of
             768; a narrow tower wants about 1 / sqrt(hidden). With less, its [CLS] state hardly
             depends on the text at first, and the content of images is learned late.
-        pad_id: The token of padding; the attention mask is derived from it.
+        pad_id: The token whose embedding stands where there is no text. Nothing depends on it.
         pooler: True: also hold the layer of BERT's that nobody reads, but that every checkpoint
             of Hugging Face's has. It is not trained.
         pretrained: A BERT checkpoint of this shape, a folder or a name on the hub, whose
@@ -113,12 +113,12 @@ class BertTower(TextTower):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """See `TextTower.forward`; [CLS] is each text's first token."""
-        mask = input_ids != self.pad_id if attention_mask is None else attention_mask.bool()
+        tokens, mask = masked(input_ids, attention_mask, filler=self.pad_id)
 
         # Of four dimensions, or BERT's code would ask the device whether there is any padding.
         # Numbers to be added to scores: one operation in each layer, with no gradient.
         bias = torch.where(mask[:, None, None, :], 0.0, _UNSEEN)
-        states = self.network(input_ids=input_ids, attention_mask=bias).last_hidden_state
+        states = self.network(input_ids=tokens, attention_mask=bias).last_hidden_state
         projected: Tensor = self.projection(states[:, 0])
         return projected
 

@@ -45,8 +45,8 @@ def tower_with(**options: float) -> BertTower:
 def texts(*, padded: bool) -> Tensor:
     input_ids = torch.randint(1, 500, (6, LENGTH), generator=torch.Generator().manual_seed(1))
     if padded:
-        input_ids[2, 9:] = 0
-        input_ids[4, 3:] = 0
+        input_ids[2, 9:] = -1
+        input_ids[4, 3:] = -1
     return input_ids
 
 
@@ -55,7 +55,8 @@ def embedded_by_transformers(tower: BertTower, input_ids: Tensor) -> Tensor:
     config = BertConfig(**tower.config.to_dict())
     network = BertModel(config, add_pooling_layer=False).train(tower.training)
     network.load_state_dict(tower.network.state_dict())
-    states = network(input_ids=input_ids, attention_mask=input_ids != 0).last_hidden_state
+    mask = input_ids >= 0
+    states = network(input_ids=input_ids.clamp(min=0), attention_mask=mask).last_hidden_state
     embeddings: Tensor = tower.projection(states[:, 0])
     return embeddings
 
@@ -69,7 +70,8 @@ def test_embeddings_are_those_of_hugging_face(padded: bool) -> None:
         torch.testing.assert_close(
             ours, embedded_by_transformers(tower, input_ids), atol=1e-6, rtol=0
         )
-        assert torch.equal(tower(input_ids, (input_ids != 0).long()), ours)
+        # As Hugging Face's tokenizers pad: with a token, and a mask.
+        assert torch.equal(tower(input_ids.clamp(min=7), (input_ids >= 0).long()), ours)
 
 
 def test_attention_with_dropout_sees_what_the_fused_one_sees() -> None:
