@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from align_train.cluster import launcher
+from align_train.commands.adapters import add_lora
 from align_train.commands.devices import sees_own_gpu_only
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
@@ -134,11 +135,14 @@ def build_model(
         _check_text_tower(node, data.vocabulary)
 
     model: TrainableModel = build(node)
-    if begun:
-        return model, ""
-    if source is None:
-        return model, spell_origin(origin(settings))
-    return model, f"{_begin_with(open_pretrained(source), model, data)} of {source}"
+    begins_with = ""
+    if not begun and source is not None:
+        begins_with = f"{_begin_with(open_pretrained(source), model, data)} of {source}"
+    elif not begun:
+        begins_with = spell_origin(origin(settings))
+    # Last: tensors beside adapters have other names than those of the weights above.
+    add_lora(settings.lora, model)
+    return model, begins_with
 
 
 def _sized(node: Node, vocabulary: Tokenizer | ClassList) -> Node:

@@ -12,6 +12,7 @@ from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
+from align_train.commands.adapters import spell_lora
 from align_train.commands.begun import as_begun
 from align_train.commands.changes import changed_settings
 from align_train.commands.evaluate import evaluate_run, evaluators_of
@@ -127,8 +128,11 @@ def _run(
 
     # Say what will happen.
     if first:
-        # What the run begins with, and who teaches it.
-        weights = {"begins with": begins_with, "teacher": teacher.says if teacher else ""}
+        weights = {
+            "begins with": begins_with,
+            "adapters": spell_lora(settings.lora, model),
+            "teacher": teacher.says if teacher else "",
+        }
         text = summary(settings, data, model, finished_steps, changes, staging, weights)
         print(text, flush=True)
     if settings.dry_run:

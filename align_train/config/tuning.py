@@ -47,6 +47,15 @@ def _check_distillation(settings: TrainSettings) -> None:
         )
 
 
+def _is_random(settings: TrainSettings, tower: str) -> bool:
+    """Whether one of our towers begins with random weights; of a user's own nobody knows."""
+    node = settings.model.get(f"{tower}_tower") or {}
+    ours = str(node.get("_target_", "")).startswith("align_train.")
+    # A model at a path is not spelled out yet.
+    elsewhere = settings.initial_weights is not None or "path" in settings.model
+    return ours and not elsewhere and not node.get("pretrained")
+
+
 def _check_lora(settings: TrainSettings) -> None:
     given = settings.lora
     for tower in ("image", "text"):
@@ -55,6 +64,12 @@ def _check_lora(settings: TrainSettings) -> None:
             continue
         if not 1 <= rank <= _LONGEST:
             raise UserError(f"lora.{tower}={rank}: expected a rank from 1, e.g. 8, or null")
+        if _is_random(settings, tower):
+            raise UserError(
+                f"lora.{tower}={rank}: the {tower} tower's own weights would be random, and locked; "
+                f"begin with trained ones: initial_weights=…, model=huggingface or "
+                f"model.{tower}_tower.pretrained=…"
+            )
         if settings.model.get("lock") == tower:
             raise UserError(
                 f"lora.{tower}={rank}: model.lock={tower} locks that tower whole; set model.lock "

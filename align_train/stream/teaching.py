@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.stream.token_ids import PAD_ID
+from align_train.stream.token_ids import PAD
 from align_train.stream.vocabulary import TextsToIds
 
 
@@ -53,7 +53,7 @@ class TeacherIds:
     def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[np.int32]:
         """See `TeacherInput.joined`: padded to the longest."""
         width = max(part.shape[1] for part in parts)
-        ids = np.full((sum(map(len, parts)), width), PAD_ID, dtype=np.int32)
+        ids = np.full((sum(map(len, parts)), width), PAD, dtype=np.int32)
         first = 0
         for part in parts:
             ids[first : first + len(part), : part.shape[1]] = part
