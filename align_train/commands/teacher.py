@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
+from align_train.index.scores import Scores
+from align_train.index.taught import StoredInput
 from align_train.pretrained.identity import weights_digest
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained
 from align_train.stream.datamodule import PairsDataModule
+from align_train.stream.pieces import Piece
 from align_train.stream.teaching import TeacherIds, TeacherInput
 from align_train.stream.tokenizer import Tokenizer
-from align_train.training.teacher import Distillation, LiveTeacher
+from align_train.training.teacher import Distillation, LiveTeacher, StoredTeacher
+
+_FIRST_PAIRS = 32  # that are looked at before the run begins
 
 
 class OpenTeacher(NamedTuple):
@@ -44,6 +52,8 @@ def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher 
     """
     if settings.distillation.model is not None:
         return _live(settings, settings.distillation.model, data)
+    if settings.distillation.embeddings is not None:
+        return _stored(settings, settings.distillation.embeddings, data)
     return None
 
 
@@ -80,6 +90,48 @@ def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeac
     if not same_ids:
         says += "; texts by its own tokenizer"
     return OpenTeacher(distillation, None if same_ids else TeacherIds(tokenizer), says)
+
+
+def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeacher:
+    key = f"distillation.embeddings={path}"
+    try:
+        scores = Scores.open(Path(path).expanduser())
+        stored = StoredInput(scores, data.manifest)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    _refuse_unknown(stored, data, key)
+
+    given = settings.distillation
+    header = scores.header
+    assert header.temperature is not None  # the header's reader makes sure
+    distillation = Distillation(
+        teacher=StoredTeacher(stored.dim),
+        temperature=given.temperature or header.temperature,
+        weight=given.weight,
+        identity=header.identity.weights,
+    )
+    says = f"{_says(path, distillation)}; embeddings by {header.model} of whole images"
+    return OpenTeacher(distillation, stored, says)
+
+
+def _refuse_unknown(stored: StoredInput, data: PairsDataModule, key: str) -> None:
+    """Refuses embeddings of other texts, by the run's first pairs.
+
+    Raises:
+        UserError: None of the first pairs has any.
+    """
+    if data.uses_cache:
+        return  # a shard would be fetched before the run says what it will do
+
+    data.teacher = stored
+    pieces = data.training_pieces()
+    slots = range(min(_FIRST_PAIRS, data.batch_size))
+    made = pieces.make(0, slots, np.empty(pieces.shape(len(slots)), dtype=np.uint8))
+    if isinstance(made, Piece) and made.teacher is not None and np.isnan(made.teacher).all():
+        raise UserError(
+            f"{key}: none of the run's first {len(slots)} texts was embedded; score with the run's "
+            f"caption={data.source.setting}, and with texts=best if a pair has several"
+        )
 
 
 def _tokenizer_of(pretrained: Pretrained) -> Tokenizer:

@@ -44,6 +44,7 @@ from align_train.training.callbacks import (
     Throughput,
 )
 from align_train.training.module import TrainingModule
+from align_train.training.protocols import SchedulerRecipe
 from align_train.training.step_end import StepEnd
 from align_train.training.teacher import Distillation
 
@@ -52,13 +53,17 @@ _LATER = 60.0
 
 
 def build_module(
-    settings: TrainSettings, model: TrainableModel, distillation: Distillation | None = None
+    settings: TrainSettings,
+    model: TrainableModel,
+    schedule: SchedulerRecipe,
+    distillation: Distillation | None = None,
 ) -> TrainingModule:
     """Builds the training step around a model.
 
     Args:
         settings: The run's settings.
         model: The built model.
+        schedule: The schedule of the learning rate.
         distillation: The run's teacher; None: there is none.
 
     Returns:
@@ -68,7 +73,7 @@ def build_module(
         model=model,
         loss=build(settings.loss),
         optimizer=build(settings.optimizer),
-        scheduler=build(settings.scheduler),
+        scheduler=schedule,
         max_steps=settings.steps,
         seed=settings.seed,
         norm_group=settings.norm_group,

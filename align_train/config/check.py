@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
 from align_train.config.numbers import check_numbers
+from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
 from align_train.config.tuning import check_tuning
@@ -62,6 +63,7 @@ def check_root(settings: TrainSettings) -> None:
     _check_data_numbers(settings)
     check_split(settings)
     check_tuning(settings)
+    check_schedule(settings)
     for key in _COMPONENTS:
         check_numbers(getattr(settings, key), key)
 

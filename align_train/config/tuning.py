@@ -66,8 +66,8 @@ def _check_lora(settings: TrainSettings) -> None:
             raise UserError(f"lora.{tower}={rank}: expected a rank from 1, e.g. 8, or null")
         if _is_random(settings, tower):
             raise UserError(
-                f"lora.{tower}={rank}: the {tower} tower's own weights would be random, and locked; "
-                f"begin with trained ones: initial_weights=…, model=huggingface or "
+                f"lora.{tower}={rank}: the {tower} tower's own weights would be random and "
+                f"locked; begin with trained ones: initial_weights=…, model=huggingface or "
                 f"model.{tower}_tower.pretrained=…"
             )
         if settings.model.get("lock") == tower:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass
 class DistillationSettings:
-    """A teacher that the run learns from beside its pairs. Off unless one of the first two is given
-    (docs/distillation.md)."""
+    """A teacher that the run learns from beside its pairs (docs/distillation.md).
+
+    Off unless one of the first two is given.
+    """
 
     model: str | None
     """The teacher: a run, an exported folder, or a model of Hugging Face's; it sees each step's
@@ -33,8 +35,10 @@ class DistillationSettings:
 
 @dataclass
 class LoraSettings:
-    """Adapters of low rank in towers whose own weights are locked. Off unless one of the first two
-    is given (docs/lora.md)."""
+    """Adapters of low rank in towers whose own weights are locked (docs/lora.md).
+
+    Off unless one of the first two is given.
+    """
 
     image: int | None
     """Rank of the adapters in the image tower; null: it has none."""

@@ -157,7 +157,8 @@ def _tiles_of_teacher(
 def _unit(embeddings: Tensor, dtype: torch.dtype) -> Tensor:
     # Again: stored in 16 bits, their norm is 1 to three digits only. A pair without embeddings has
     # zeros, or no numbers at all, which a product of matrices would spread.
-    return normalize(embeddings.to(dtype).nan_to_num(0.0), dim=-1)
+    unit: Tensor = normalize(embeddings.to(dtype).nan_to_num(0.0), dim=-1)
+    return unit
 
 
 class _Distillation(torch.autograd.Function):

@@ -145,7 +145,7 @@ class TrainingPieces:
 
         keys: list[str] = []
         captions: list[str] = []
-        shown: list[tuple[int, int]] = []
+        shown: list[tuple[int, bytes]] = []
         content_ids: list[tuple[int, int]] = []
         bad: list[BadPair] = []
         # Lists of Python integers: NumPy's would cost a conversion at each use.
@@ -168,7 +168,9 @@ class TrainingPieces:
             pixels[row] = visit.drawn.pixels
             keys.append(visit.key)
             captions.append(visit.drawn.caption)
-            shown.append((visit.shard, visit.pair))
+            if self.teacher is not None:
+                reader = self.pairs.reader(visit.shard)
+                shown.append((visit.shard, reader.key_bytes(visit.pair)))
             content_ids.append((visit.drawn.image_id, visit.drawn.text_id))
             if visit.reason:
                 asked = self.pairs.reader(shard).key(pair)

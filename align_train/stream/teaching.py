@@ -20,12 +20,12 @@ from align_train.stream.vocabulary import TextsToIds
 class TeacherInput(Protocol):
     """Makes one array of pairs that were drawn."""
 
-    def make(self, pairs: Sequence[tuple[int, int]], captions: Sequence[str]) -> NDArray[Any]:
+    def make(self, pairs: Sequence[tuple[int, bytes]], captions: Sequence[str]) -> NDArray[Any]:
         """Makes the input of some pairs; in a worker.
 
         Args:
-            pairs: The shard of each in the manifest, and its place there; of a pair that was
-                replaced, those of the pair in its place.
+            pairs: The shard of each in the manifest, and its key as the tar spells it; of a pair
+                that was replaced, those of the pair in its place.
             captions: The texts as drawn.
 
         Returns:
@@ -46,7 +46,9 @@ class TeacherIds:
         """Keeps the tokenizer, which cuts texts to the teacher's length."""
         self.tokenizer = tokenizer
 
-    def make(self, pairs: Sequence[tuple[int, int]], captions: Sequence[str]) -> NDArray[np.int32]:
+    def make(
+        self, pairs: Sequence[tuple[int, bytes]], captions: Sequence[str]
+    ) -> NDArray[np.int32]:
         """See `TeacherInput.make`: int32 `[pairs, length]`."""
         return self.tokenizer(captions)
 

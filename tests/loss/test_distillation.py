@@ -78,12 +78,11 @@ def plain(case: Case) -> list[Tensor]:
     if mask is not None:
         logits, theirs = logits[mask][:, mask], theirs[mask][:, mask]
 
-    loss = 0.5 * sum(
-        kl_div(
-            ours.log_softmax(1), target.log_softmax(1), log_target=True, reduction="batchmean"
-        )
-        for ours, target in ((logits, theirs), (logits.T, theirs.T))
-    )
+    both: list[Tensor] = []
+    for ours, target in ((logits, theirs), (logits.T, theirs.T)):
+        expected = target.log_softmax(1)
+        both.append(kl_div(ours.log_softmax(1), expected, log_target=True, reduction="batchmean"))
+    loss = 0.5 * (both[0] + both[1])
     return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
@@ -160,7 +159,8 @@ def test_float32_is_right_at_any_temperature(dtype: torch.dtype) -> None:
     for temperature in (1.0, 1 / 64, 0.01):
         case = Case(temperature, 0.01, partly=True)
         images, texts, scale = (leaf.detach() for leaf in student(case))
-        taught = Taught(*(part.half() for part in teacher()), known(case))
+        their_images, their_texts = teacher()
+        taught = Taught(their_images.half(), their_texts.half(), known(case))
         leaves = [
             normalize(images, dim=-1).to(dtype).requires_grad_(),
             normalize(texts, dim=-1).to(dtype).requires_grad_(),

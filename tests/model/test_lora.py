@@ -29,10 +29,8 @@ def timm_model(name: str, **options: Any) -> DualEncoder:
     """A model with a small image tower of timm's."""
     torch.manual_seed(0)
     return DualEncoder(
-        image_tower=TimmTower(name=name, options=options or None),  # type: ignore[arg-type]
-        text_tower=partial(
-            BertTower, hidden=16, layers=1, heads=2, intermediate=32, dropout=0.0
-        ),
+        image_tower=TimmTower(name=name, options=options or None),
+        text_tower=partial(BertTower, hidden=16, layers=1, heads=2, intermediate=32, dropout=0.0),
         temperature=Temperature(initial=0.1),
         vocabulary_size=50,
         image_size=16,
@@ -75,8 +73,10 @@ def test_gradients_are_those_of_plain_matrices(kind: str) -> None:
     adapted = with_adapters(deepcopy(plain)).eval()
     taught = small_batch(12)
     target = torch.randn(2, len(taught), adapted.dim, dtype=torch.float64)
-    loss = sum((part * wanted).sum() for part, wanted in zip(embedded(adapted), target, strict=True))
-    loss.backward()  # type: ignore[union-attr]
+    loss = sum(
+        (part * wanted).sum() for part, wanted in zip(embedded(adapted), target, strict=True)
+    )
+    loss.backward()
 
     own = {name: value for name, value in adapted.named_parameters() if "lora_" in name}
     assert own and all(value.grad is not None for value in own.values())
@@ -91,10 +91,9 @@ def test_gradients_are_those_of_plain_matrices(kind: str) -> None:
             value = value + ALPHA / RANK * product.view(value.shape)
         weights[name] = value
     plain_loss: Any = sum(
-        (part * wanted).sum()
-        for part, wanted in zip(embedded(plain, weights), target, strict=True)
+        (part * wanted).sum() for part, wanted in zip(embedded(plain, weights), target, strict=True)
     )
-    torch.testing.assert_close(plain_loss, loss.detach(), rtol=1e-12, atol=1e-12)  # type: ignore[union-attr]
+    torch.testing.assert_close(plain_loss, loss.detach(), rtol=1e-12, atol=1e-12)
     for name, gradient in zip(
         leaves, torch.autograd.grad(plain_loss, list(leaves.values())), strict=True
     ):
@@ -160,7 +159,9 @@ def test_adapters_begin_as_the_tower_and_leave_others_alone() -> None:
     for found, expected in zip(embedded(model.eval()), embedded(plain), strict=True):
         assert torch.equal(found, expected)
 
-    adapted = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    adapted = {
+        name.partition(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name
+    }
     assert {name.rpartition(".")[2] for name in adapted} == {"query", "value"}
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     assert {name for name in trained if name.startswith("image_tower.")}

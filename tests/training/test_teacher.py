@@ -86,7 +86,7 @@ def test_it_reads_its_own_token_ids() -> None:
 
 
 def test_ids_of_pieces_are_joined_at_the_width_of_the_longest() -> None:
-    def tokenizer(texts: object) -> np.ndarray:  # type: ignore[type-arg]
+    def tokenizer(texts: object) -> np.ndarray:
         assert isinstance(texts, list)
         width = max(map(len, texts))
         return np.array(
