@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from align_train.cluster import launcher
-from align_train.commands.adapters import add_lora
+from align_train.commands.adapters import add_lora, spell_lora
 from align_train.commands.devices import sees_own_gpu_only
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
@@ -109,7 +109,7 @@ def prepare_data(
 
 def build_model(
     settings: TrainSettings, data: PairsDataModule, *, begun: bool
-) -> tuple[TrainableModel, str]:
+) -> tuple[TrainableModel, dict[str, str]]:
     """Builds the model, with the same weights on every rank.
 
     Args:
@@ -118,8 +118,8 @@ def build_model(
         begun: Whether a checkpoint will bring the weights.
 
     Returns:
-        The model, and a line about the trained weights that it begins with; empty if it begins
-        with none.
+        The model; and lines, by title, about the trained weights that it begins with and about
+        its adapters, empty if there are none.
 
     Raises:
         UserError: Model and data do not fit, or the weights do not fit the model.
@@ -142,7 +142,7 @@ def build_model(
         begins_with = spell_origin(origin(settings))
     # Last: tensors beside adapters have other names than those of the weights above.
     add_lora(settings.lora, model)
-    return model, begins_with
+    return model, {"begins with": begins_with, "adapters": spell_lora(settings.lora, model)}
 
 
 def _sized(node: Node, vocabulary: Tokenizer | ClassList) -> Node:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.pieces import Piece
-from align_train.stream.teaching import TeacherIds, TeacherInput
+from align_train.stream.teaching import TeacherIds
 from align_train.stream.tokenizer import Tokenizer
 from align_train.training.teacher import Distillation, LiveTeacher, StoredTeacher
 
@@ -24,28 +26,26 @@ _FIRST_PAIRS = 32  # that are looked at before the run begins
 
 
 class OpenTeacher(NamedTuple):
-    """A teacher that is ready.
+    """A teacher that is ready, or none.
 
     Attributes:
-        distillation: For the training step.
-        input: What the loader makes of each pair for it; None: it needs what the student needs.
-        says: A line about it, for the summary.
+        distillation: For the training step; None: the run has no teacher.
+        says: A line about it for the summary, by its title.
     """
 
-    distillation: Distillation
-    input: TeacherInput | None
-    says: str
+    distillation: Distillation | None = None
+    says: Mapping[str, str] = MappingProxyType({})
 
 
-def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher | None:
-    """Opens the run's teacher.
+def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher:
+    """Opens the run's teacher, and has the loader make what it needs of each pair.
 
     Args:
         settings: The run's settings.
-        data: The open data.
+        data: The open data; its `teacher` is set.
 
     Returns:
-        The teacher; None if the run has none.
+        The teacher, if the run has one.
 
     Raises:
         UserError: It cannot be read, or cannot embed images and texts.
@@ -54,7 +54,7 @@ def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher 
         return _live(settings, settings.distillation.model, data)
     if settings.distillation.embeddings is not None:
         return _stored(settings, settings.distillation.embeddings, data)
-    return None
+    return OpenTeacher()
 
 
 def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeacher:
@@ -89,7 +89,8 @@ def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeac
         says += f"; images resized from {data.image_size} to {model.image_size} px"
     if not same_ids:
         says += "; texts by its own tokenizer"
-    return OpenTeacher(distillation, None if same_ids else TeacherIds(tokenizer), says)
+        data.teacher = TeacherIds(tokenizer)
+    return OpenTeacher(distillation, {"teacher": says})
 
 
 def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeacher:
@@ -99,7 +100,8 @@ def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTe
         stored = StoredInput(scores, data.manifest)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    _refuse_unknown(stored, data, key)
+    data.teacher = stored
+    _refuse_unknown(data, key)
 
     given = settings.distillation
     header = scores.header
@@ -111,10 +113,10 @@ def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTe
         identity=header.identity.weights,
     )
     says = f"{_says(path, distillation)}; embeddings by {header.model} of whole images"
-    return OpenTeacher(distillation, stored, says)
+    return OpenTeacher(distillation, {"teacher": says})
 
 
-def _refuse_unknown(stored: StoredInput, data: PairsDataModule, key: str) -> None:
+def _refuse_unknown(data: PairsDataModule, key: str) -> None:
     """Refuses embeddings of other texts, by the run's first pairs.
 
     Raises:
@@ -123,7 +125,6 @@ def _refuse_unknown(stored: StoredInput, data: PairsDataModule, key: str) -> Non
     if data.uses_cache:
         return  # a shard would be fetched before the run says what it will do
 
-    data.teacher = stored
     pieces = data.training_pieces()
     slots = range(min(_FIRST_PAIRS, data.batch_size))
     made = pieces.make(0, slots, np.empty(pieces.shape(len(slots)), dtype=np.uint8))

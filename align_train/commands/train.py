@@ -12,7 +12,6 @@ from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
-from align_train.commands.adapters import spell_lora
 from align_train.commands.begun import as_begun
 from align_train.commands.changes import changed_settings
 from align_train.commands.curve import curve_of
@@ -109,8 +108,7 @@ def _run(
 
     # Read and build. Paths come before devices, and all of it before anything is written.
     changes = changed_settings(folder, settings, finished_steps)
-    revisions = folder.lineage.revisions(finished_steps)
-    data = prepare_data(settings, revisions, progress=first)
+    data = prepare_data(settings, folder.lineage.revisions(finished_steps), progress=first)
     settings = with_length(settings, data)
     if finished_steps >= settings.steps:
         say_finished(folder, settings, finished_steps, watchdog)
@@ -122,22 +120,15 @@ def _run(
     if not settings.dry_run:
         check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
-    model, begins_with = build_model(settings, data, begun=finished_steps > 0)
+    model, says = build_model(settings, data, begun=finished_steps > 0)
     teacher = open_teacher(settings, data)
-    data.teacher = teacher.input if teacher else None
     evaluators = evaluators_of(settings, data.sets)
-    distillation = teacher.distillation if teacher else None
-    module = build_module(settings, model, curve.schedule, distillation)
+    module = build_module(settings, model, curve.schedule, teacher.distillation)
 
     # Say what will happen.
     if first:
-        weights = {
-            "begins with": begins_with,
-            "adapters": spell_lora(settings.lora, model),
-            "teacher": teacher.says if teacher else "",
-        }
-        text = summary(settings, data, model, finished_steps, changes, staging, weights)
-        print(text, flush=True)
+        says.update(teacher.says)
+        print(summary(settings, data, model, finished_steps, changes, staging, says), flush=True)
     if settings.dry_run:
         return
 

@@ -6,7 +6,7 @@ Only this module knows both the order and the cluster: the rank, and the number 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import lightning
@@ -108,6 +108,8 @@ class PairsDataModule(lightning.LightningDataModule):
     keys: str | None = None
     accept: Collection[str] = ()
     progress: bool = True
+    # Set by the run, which alone knows its teacher; no setting.
+    teacher: TeacherInput | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -168,8 +170,6 @@ class PairsDataModule(lightning.LightningDataModule):
         self.dropped: list[int] = []  # in the order in which they vanished, as the lineage has them
         self.start = Start()
         self.loader: TrainingLoader | None = None
-        # Set by the run, which alone knows its teacher.
-        self.teacher: TeacherInput | None = None
 
     def _open_captions(self) -> CaptionSource:
         """Reads the setting `caption`, or finds it out, and then keeps it. Collective."""

@@ -145,7 +145,7 @@ class TrainingPieces:
 
         keys: list[str] = []
         captions: list[str] = []
-        shown: list[tuple[int, bytes]] = []
+        shown: list[tuple[int, int]] = []
         content_ids: list[tuple[int, int]] = []
         bad: list[BadPair] = []
         # Lists of Python integers: NumPy's would cost a conversion at each use.
@@ -159,18 +159,12 @@ class TrainingPieces:
                     self.pairs, self.order, epoch=epoch, shard=shard, pair=pair, seed=seed
                 )
             except Vanished as error:
-                if self.drop_missing:
-                    return Gone(error.shard)
-                raise UserError(
-                    f"{error} (or let the run go on without such shards: data.missing_shards=drop)"
-                ) from None
+                return self._gone(error)
 
             pixels[row] = visit.drawn.pixels
             keys.append(visit.key)
             captions.append(visit.drawn.caption)
-            if self.teacher is not None:
-                reader = self.pairs.reader(visit.shard)
-                shown.append((visit.shard, reader.key_bytes(visit.pair)))
+            shown.append((visit.shard, visit.pair))
             content_ids.append((visit.drawn.image_id, visit.drawn.text_id))
             if visit.reason:
                 asked = self.pairs.reader(shard).key(pair)
@@ -184,5 +178,21 @@ class TrainingPieces:
             captions=captions,
             content_ids=np.array(content_ids).T if self.pairs.content_ids else None,
             bad_pairs=bad,
-            teacher=self.teacher.make(shown, captions) if self.teacher else None,
+            teacher=self._for_teacher(shown, captions),
         )
+
+    def _gone(self, error: Vanished) -> Gone:
+        if self.drop_missing:
+            return Gone(error.shard)
+        raise UserError(
+            f"{error} (or let the run go on without such shards: data.missing_shards=drop)"
+        ) from None
+
+    def _for_teacher(
+        self, shown: Sequence[tuple[int, int]], captions: Sequence[str]
+    ) -> NDArray[Any] | None:
+        """What the teacher needs of pairs. shown: the shard of each, and its index there."""
+        if self.teacher is None:
+            return None
+        keys = [(shard, self.pairs.reader(shard).key_bytes(pair)) for shard, pair in shown]
+        return self.teacher.make(keys, captions)

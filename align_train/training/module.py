@@ -17,7 +17,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from align_train.cluster.collectives import rank
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
 from align_train.strategy.layout import local_values, whole
@@ -37,8 +36,6 @@ from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
 from align_train.training.recompute import checkpoint_block
 from align_train.training.teacher import Distillation
-
-_TEACHER = "teacher"  # in the checkpoint
 
 
 class TrainingModule(lightning.LightningModule):
@@ -111,8 +108,7 @@ class TrainingModule(lightning.LightningModule):
         self._checkpoint_blocks = checkpoint_blocks
         self._compile_blocks = compile_blocks
         # On the device, as long as nobody has waited for it.
-        self._loss_there = torch.tensor(float("nan"))
-        self._norm_there = torch.tensor(float("nan"))
+        self._loss_there = self._norm_there = torch.tensor(float("nan"))
         self._finite = True  # what was measured of the last step
         self._configured_groups: list[dict[str, Any]] = []
 
@@ -156,30 +152,6 @@ class TrainingModule(lightning.LightningModule):
         groups = self.trainer.optimizers[0].param_groups
         for group, configured in zip(groups, self._configured_groups, strict=True):
             group.update(configured, lr=configured["initial_lr"] * factor)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes who the teacher is, whose weights are in no checkpoint.
-
-        Args:
-            checkpoint: Changed in place.
-        """
-        if self.distillation is not None:
-            checkpoint[_TEACHER] = self.distillation.identity
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says so if the run goes on under another teacher than before.
-
-        Args:
-            checkpoint: The checkpoint.
-        """
-        before = checkpoint.get(_TEACHER)
-        now = None if self.distillation is None else self.distillation.identity
-        if now is not None and before not in (None, now) and rank() == 0:
-            print(
-                f"{'teacher':>13}  has other weights than at the run's last start: the losses from "
-                f"here on are another teacher's",
-                flush=True,
-            )
 
     @property
     def out_of_memory(self) -> bool:

@@ -10,17 +10,20 @@ batch, in the student's chunks. Of stored embeddings: their reading, by the load
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from align_train.cluster.collectives import sum_over_ranks, world_size
+from align_train.cluster.collectives import rank, sum_over_ranks, world_size
 from align_train.loss.distillation import DistillationLoss, Taught
 from align_train.model import TrainableModel
 from align_train.stream.batch import Batch, normalise
+
+_TEACHER = "teacher"  # in the checkpoint
 
 
 class Teacher(Protocol):
@@ -157,6 +160,27 @@ class Distillation:
         # A sum of both even if one has no share: each strategy wants gradients of all parameters.
         joined: Tensor = (1 - self.weight) * pairs_loss + self.weight * loss
         return joined
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Notes who the teacher is, whose weights are in no checkpoint.
+
+        Args:
+            checkpoint: Changed in place.
+        """
+        checkpoint[_TEACHER] = self.identity
+
+    def compare(self, checkpoint: Mapping[str, Any]) -> None:
+        """Says so if the run goes on under another teacher than before.
+
+        Args:
+            checkpoint: The checkpoint.
+        """
+        if checkpoint.get(_TEACHER) not in (None, self.identity) and rank() == 0:
+            print(
+                f"{'teacher':>13}  has other weights than at the run's last start: from here on "
+                f"the run learns from another teacher",
+                flush=True,
+            )
 
     def columns(self) -> dict[str, float]:
         """The last step's parts as numbers. Collective."""
