@@ -141,7 +141,7 @@ class _Direction:
     def divergences(self) -> Tensor:
         """Σ p · log(p / q), with the teacher's p and the student's q; 0 where no logit counts."""
         student, teacher = self.log_sum_exps()
-        found = self.sums[2] / self.sums[1] + student - teacher
+        found: Tensor = self.sums[2] / self.sums[1] + student - teacher
         return found.masked_fill_(self.sums[1] == 0, 0)
 
 

@@ -36,6 +36,7 @@ def teacher(*, own_ids: bool = False) -> LiveTeacher:
     return LiveTeacher(small_teacher(torch.zeros(1)), own_ids=own_ids)
 
 
+@pytest.mark.long
 def test_two_ranks_learn_from_it_as_one_process_does(tmp_path: Path) -> None:
     """Gradients, weights and statistics after five steps, BatchNorm, dropout and drop path on."""
     case = Case("ddp", 2, optimizer="adamw", loss="distilled")
