@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
 
+_LINES = "\n" + 15 * " "  # between the lines of one topic
+
 _DEFAULT = "tiny"  # of `model=`; the demo's, too small for anybody's own pictures
 
 # Parts of a model whose parameters are counted -> how the summary calls them.
@@ -39,6 +41,7 @@ def summary(
     finished_steps: int,
     changes: Changes,
     staging: str,
+    groups: Sequence[str],
     weights: Mapping[str, str],
 ) -> str:
     """Says what the run will do: batch and its split, length, data, parameters, where it writes.
@@ -50,6 +53,7 @@ def summary(
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
+        groups: A line about each parameter group.
         weights: Lines about trained weights that the run begins with or learns from, by their
             titles; an empty one is left out.
 
@@ -74,6 +78,7 @@ def summary(
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
+        "groups": _LINES.join(groups),
         **weights,
         "staging": staging,
     }
@@ -211,5 +216,6 @@ def _parameters(settings: TrainSettings, model: TrainableModel) -> str:
             parts.append(f"{_PARTS[name]} {count / _MILLION:.2f} M")
 
     space = f"{model.dim:,} classes" if model.takes_labels else f"shared dimension {model.dim}"
-    locked = f", {model.lock} tower locked" if model.lock else ""
+    locks = [model.lock] if isinstance(model.lock, str) else model.lock or []
+    locked = f", locked: {', '.join(locks)}" if locks else ""
     return f"{', '.join(parts)}, {space}{locked}"

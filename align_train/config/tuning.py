@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from align_train.config.schema import TrainSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 _LONGEST = 4096  # a rank beyond it is no low one
 
@@ -70,10 +70,12 @@ def _check_lora(settings: TrainSettings) -> None:
                 f"locked; begin with trained ones: initial_weights=…, model=huggingface or "
                 f"model.{tower}_tower.pretrained=…"
             )
-        if settings.model.get("lock") == tower:
+        lock = settings.model.get("lock") or []
+        locks = lock if isinstance(lock, list) else [lock]
+        if any(str(part).startswith(tower) for part in locks):
             raise UserError(
-                f"lora.{tower}={rank}: model.lock={tower} locks that tower whole; set model.lock "
-                f"to null: adapters lock the tower's own weights anyway"
+                f"lora.{tower}={rank}: model.lock={shown(lock)} locks parts of that tower as well; "
+                f"take them out: adapters lock the tower's own weights anyway"
             )
     if not 0 < given.alpha < 1e6:
         raise UserError(f"lora.alpha={given.alpha:g}: expected a number above 0, e.g. 16")
