@@ -175,8 +175,8 @@ def test_files_that_are_broken_or_gone_are_named(
     (copied / "00001.texts.npy").write_bytes((copied / "00001.texts.npy").read_bytes()[:90])
     (copied / "00000.images.npy").unlink()
     made_of = StoredInput(Scores.open(copied), whole(shards))
-    for shard, key, file in ((1, b"b00", "00001.texts.npy"), (0, b"a01", "00000.images.npy")):
-        with pytest.raises(UserError, match=rf"{file}: cannot be read"):
+    for shard, key, name in ((1, b"b00", "00001.texts.npy"), (0, b"a01", "00000.images.npy")):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read"):
             made_of.make([(shard, key)], [texts_of(key.decode())[0]])
 
 

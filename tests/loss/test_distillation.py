@@ -212,17 +212,17 @@ def test_operations_and_memory_match_the_docstring() -> None:
         counter = FlopCounterMode(
             display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops}
         )
-        with counter, _LargestTensor() as largest:
+        with counter, _LargestTensor() as largest:  # type: ignore[no-untyped-call]
             taught = Taught(rows[2], rows[3])
             loss = DistillationLoss(tile=tile)(*leaves, temperature, taught, 0.1)
         forward = counter.get_total_flops()
         kept = {
             tensor.data_ptr(): tensor.numel()
-            for tensor in loss.grad_fn.saved_tensors  # type: ignore[union-attr]
+            for tensor in loss.grad_fn.saved_tensors
             if tensor is not None
         }
         with counter, largest:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         backward = counter.get_total_flops()
 
         assert forward == 2 * batch**2 * (width + 8)
@@ -231,7 +231,7 @@ def test_operations_and_memory_match_the_docstring() -> None:
         assert largest.numel <= max(2 * tile**2, batch * width)
 
 
-class _LargestTensor(TorchDispatchMode):
+class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes how many numbers the largest tensor has that any operation makes."""
 
     numel = 0

@@ -95,10 +95,10 @@ def test_ids_of_pieces_are_joined_at_the_width_of_the_longest() -> None:
         )
 
     made = TeacherIds(tokenizer)
-    parts = [made.make([(0, 0)] * len(texts), texts) for texts in (["ab", "c"], ["defg"])]
+    parts = [made.make([(0, b"")] * len(texts), texts) for texts in (["ab", "c"], ["defg"])]
     joined = made.joined(parts)
     assert joined.tolist() == tokenizer(["ab", "c", "defg"]).tolist()
-    assert len(made.joined([*parts, made.make([(0, 1)], ["x"])])) == 4
+    assert len(made.joined([*parts, made.make([(0, b"x")], ["x"])])) == 4
 
 
 def test_stored_rows_that_are_no_numbers_are_unknown() -> None:
