@@ -22,6 +22,7 @@ from align_train.pretrained.pretrained import Pretrained, tokenizer_of, without_
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.vocabulary import check_tokens
 
 _QUOTED = 100  # characters of torch's reason that an error quotes
 
@@ -135,6 +136,7 @@ def build_model(
         _check_text_tower(node, data.vocabulary)
 
     model: TrainableModel = build(node)
+    check_tokens(data.vocabulary, model)
     begins_with = ""
     if not begun and source is not None:
         begins_with = f"{_begin_with(open_pretrained(source), model, data)} of {source}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +31,8 @@ class OpenTeacher(NamedTuple):
         says: A line about it for the summary, by its title.
     """
 
-    distillation: Distillation | None = None
-    says: Mapping[str, str] = MappingProxyType({})
+    distillation: Distillation | None
+    says: dict[str, str]
 
 
 def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher:
@@ -54,7 +52,7 @@ def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher:
         return _live(settings, settings.distillation.model, data)
     if settings.distillation.embeddings is not None:
         return _stored(settings, settings.distillation.embeddings, data)
-    return OpenTeacher()
+    return OpenTeacher(None, {})
 
 
 def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeacher:
@@ -69,6 +67,7 @@ def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeac
 
     model = pretrained.build()
     tokenizer = _tokenizer_of(pretrained)
+    tokenizer.check_tower(model.text_tower)
     vocabulary = data.vocabulary
     same_ids = (
         isinstance(vocabulary, Tokenizer)
@@ -137,9 +136,7 @@ def _refuse_unknown(data: PairsDataModule, key: str) -> None:
 
 def _tokenizer_of(pretrained: Pretrained) -> Tokenizer:
     assert pretrained.tokenizer is not None
-    return Tokenizer(
-        pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"], kind=pretrained.tokens
-    )
+    return Tokenizer(pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"])
 
 
 def _says(source: str, distillation: Distillation) -> str:

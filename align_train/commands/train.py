@@ -126,9 +126,8 @@ def _run(
 
     # Say what will happen.
     if first:
-        says.update(teacher.says)
-        text = summary(settings, data, model, finished_steps, changes, staging, groups, says)
-        print(text, flush=True)
+        begins = (finished_steps, changes, staging, says | teacher.says)
+        print(summary(settings, data, model, evaluators, *begins, groups), flush=True)
     if settings.dry_run:
         return
 
