@@ -57,8 +57,7 @@ def summary(
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
-        weights: Lines about trained weights that the run begins with or learns from, by their
-            titles; an empty one is left out.
+        weights: Lines about trained weights, by their titles; an empty one is left out.
         groups: A line about each parameter group.
 
     Returns:
