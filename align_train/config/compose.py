@@ -68,14 +68,14 @@ def command(
 ) -> None:
     """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
 
-    Commands other than training have their roots in `conf/commands/`, out of sight of the groups:
-    otherwise `evaluate model=RUN` would be taken for a choice of the group `model`.
+    Other roots than training's lie in `conf/commands/`, out of sight of the groups: otherwise
+    `evaluate model=RUN` would be a choice of the group `model`.
 
     Args:
         task: Receives the typed settings; once for each run of a sweep.
         config_name: The name of the root's YAML file.
         schema: The dataclass of the settings, without defaults.
-        groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
+        groups: Groups of conf/ that a root in `conf/commands/` may choose from.
         fill_in: Given to `_typed`.
         before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
         sweep: Runs the sweep that a line asks for, if it does; None: Hydra runs it in this process.
@@ -89,8 +89,7 @@ def command(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composed = False
 
-    # Errors end in here: on their way out Hydra would add lines of its own.
-    @ending_in_one_line()
+    @ending_in_one_line()  # in here: on their way out Hydra would add lines of its own
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
