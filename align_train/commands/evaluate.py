@@ -21,11 +21,13 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
+from align_train.commands.alone import Failures, say_done
 from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import results_folder
+from align_train.commands.sets_table import write_sets
 from align_train.commands.targets import FIX, check_results_folder
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
@@ -108,10 +110,12 @@ def _evaluate_together(
         check_loader(settings)
         pretrained, evaluators, sets = _prepare(settings)
 
+    failures = Failures(device)
     results = _evaluate(
         pretrained,
         evaluators,
         RunFolder(results_folder(settings, pretrained)),
+        failures,
         sets=sets,
         chunk_size=settings.chunk_size,
         workers=loader_workers(settings.workers, device),
@@ -126,6 +130,7 @@ def _evaluate_together(
         if results["step"] >= run.steps:
             loggers = run_loggers(run, pretrained.run)
             _write_down(pretrained.run, results, title=run.name, loggers=loggers)
+    failures.raise_any()
     return results
 
 
@@ -155,11 +160,13 @@ def evaluate_run(
     Raises:
         UserError: There is no checkpoint, or an evaluator cannot use it.
     """
+    failures = Failures(device)
     results = _evaluate(
         # From disk, although the run has the model: what is judged is what others will load.
         open_pretrained(str(folder.path)),
         evaluators,
         folder,
+        failures,
         sets=data.sets,
         chunk_size=settings.evaluation_chunk,
         workers=data.workers,
@@ -168,6 +175,7 @@ def evaluate_run(
     )
     if rank() == 0:
         _write_down(folder, results, title=settings.name, loggers=loggers)
+    failures.raise_any()
 
 
 def _prepare(
@@ -182,9 +190,12 @@ def _prepare(
     check_evaluators(nodes)
     evaluators = build_evaluators(nodes)
 
+    asking = [name for name, evaluator in evaluators.items() if _wants_held_out(evaluator)]
     if settings.shards is not None:
         data["held_out"] = settings.shards
-    asking = [name for name, evaluator in evaluators.items() if _wants_held_out(evaluator)]
+    elif not asking:
+        # Nobody looks at them: they may be gone, or lie on another machine.
+        data["held_out"] = None
     if data["held_out"] is None and asking:
         why = "the run has no held-out shards"
         if pretrained.run is None:
@@ -196,7 +207,8 @@ def _prepare(
 
     sets = _open_sets(pretrained, settings, data)
     for evaluator in evaluators.values():
-        _open(evaluator, sets)
+        if not evaluator.stands_alone:
+            _open(evaluator, sets)
     return pretrained, evaluators, sets
 
 
@@ -308,6 +320,7 @@ def _evaluate(
     pretrained: Pretrained,
     evaluators: Mapping[str, Evaluator],
     folder: RunFolder,
+    failures: Failures,
     *,
     sets: EvaluationSets,
     chunk_size: int,
@@ -337,18 +350,53 @@ def _evaluate(
 
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
+    alone = [name for name, evaluator in evaluators.items() if evaluator.stands_alone]
+    for name in alone:
+        # Of many sets a misspelt one shows now, and not when its turn comes.
+        with failures.of(name):
+            for image_set in evaluators[name].sets():
+                sets.images_of(image_set)
+
+    there = dict(results)
     for name, evaluator in evaluators.items():
         watchdog.at(f"{EVALUATING} by {name}")
-        for key, value in evaluator(embedder):
-            results[f"{name}/{key}"] = value
+        found = _results_of(name, evaluator, embedder, sets, failures)
+        if not found:
+            continue
+
+        results |= found
         if rank() == 0:
             # After each of them: a later one that fails, or is killed, costs only its own.
             write_whole(folder.results, json.dumps(results, indent=2) + "\n", fix=fix)
             evaluator.draw(embedder, folder.path, name)
+        if evaluator.stands_alone:
+            say_done(name, alone, found)
+            for image_set in evaluator.sets():
+                embedder.forget(image_set)
 
-    if rank() == 0:
+    if rank() == 0 and results != there:
         print_results(folder)
+        write_sets(evaluators, results, folder, model=pretrained.path.name, fix=fix)
     return results
+
+
+def _results_of(
+    name: str,
+    evaluator: Evaluator,
+    embedder: Embedder,
+    sets: EvaluationSets,
+    failures: Failures,
+) -> dict[str, float]:
+    """Calls an evaluator. Returns its results by name; empty if it stands alone and failed."""
+    if not evaluator.stands_alone:
+        return {f"{name}/{key}": value for key, value in evaluator(embedder)}
+
+    found: dict[str, float] = {}
+    if name not in failures:
+        with failures.of(name):
+            _open(evaluator, sets)
+            found = {f"{name}/{key}": value for key, value in evaluator(embedder)}
+    return found
 
 
 def print_results(folder: RunFolder) -> None:

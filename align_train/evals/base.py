@@ -7,8 +7,8 @@ stands in front of the class's metrics (`NAME/METRIC`) and of its files (`NAME.p
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -24,7 +24,13 @@ class Evaluator(Protocol):
 
     Every rank calls an evaluator with the same embeddings, so that an evaluator may share its work
     among the ranks (`cluster/collectives.py`). Only rank 0 calls `draw`.
+
+    Attributes:
+        stands_alone: Whether it is one of many: then `align_train.evaluate` opens its sets when its
+            turn comes, and forgets them afterwards; its errors cost the others nothing.
     """
+
+    stands_alone: bool = False
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Lists the image sets that this evaluator asks for.
@@ -75,6 +81,15 @@ class Evaluator(Protocol):
             name: The name of the evaluator; names of files begin with it.
         """
         return
+
+
+class EvaluatorGroup(ABC):
+    """One node of `eval` that stands for several evaluators, with names of their own."""
+
+    @abstractmethod
+    def evaluators(self) -> Mapping[str, Evaluator]:
+        """Returns the evaluators by name."""
+        ...
 
 
 def share(mask: Tensor) -> float:
