@@ -37,7 +37,7 @@ from align_train.files import check_writable, is_missing_path
 from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS, refuse_absent_collection
 from align_train.pretrained import ANY_MODEL
-from align_train.run.folder import RunFolder
+from align_train.run.folder import RunFolder, checkpoint_at
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.image_kind import promises_image
@@ -173,7 +173,7 @@ def look_before_opening(
     # The hub has names without an owner, too, but no ALIGN among them.
     if is_missing_path(path) or ("/" not in path and not folder.exists()):
         raise UserError(f"{path}: no such folder; expected {ANY_MODEL}")
-    if folder.exists() and not folder.is_dir():
+    if folder.exists() and not folder.is_dir() and checkpoint_at(folder) is None:
         raise UserError(f"{path}: a file; expected {ANY_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
         raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}")

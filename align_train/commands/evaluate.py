@@ -42,6 +42,7 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
+from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
@@ -124,7 +125,7 @@ def _evaluate_together(
         fix=f"free some space, or {FIX}",
     )
 
-    if pretrained.run and _as_in_run(settings) and rank() == 0:
+    if pretrained.run and not pretrained.checkpoint and _as_in_run(settings) and rank() == 0:
         run = read_run(pretrained.run.config)
         # Only of a finished run: nobody else writes its metrics.csv any more.
         if results["step"] >= run.steps:
@@ -259,7 +260,7 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
     )
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
-    revisions = run.lineage.revisions(run.last_step()) if run else {}
+    revisions = run.lineage.revisions(pretrained.step or 0) if run else {}
     members = Members.parse(
         settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
     )
@@ -343,8 +344,8 @@ def _evaluate(
 
     # `step` and `held_out/pairs` first: the file and the table keep this order.
     results: dict[str, float] = {}
-    if pretrained.run:
-        results["step"] = pretrained.run.last_step()
+    if pretrained.step is not None:
+        results["step"] = pretrained.step
     if sets.held_out is not None and any(map(_wants_held_out, evaluators.values())):
         results["held_out/pairs"] = sets.held_out.pairs
 
@@ -439,5 +440,7 @@ def _write_down(
 
     # If the last row is of another step, neither it nor the loggers get them.
     if complete(folder, values, step=step, title=title):
+        tell(loggers, values, step=step)
         for logger in loggers:
-            logger.log_metrics(values, step=step)
+            with going_on(logger):
+                logger.finalize("success")

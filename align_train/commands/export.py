@@ -82,7 +82,7 @@ def export(settings: ExportSettings) -> None:
     if config is not None:
         loader = "transformers.AlignModel"
     megabytes = (folder / WEIGHTS).stat().st_size / 1e6
-    step = f", step {pretrained.run.last_step()}" if pretrained.run else ""
+    step = "" if pretrained.step is None else f", step {pretrained.step}"
     print(f"{folder}: {tensors} tensors, {megabytes:.1f} MB{step}, for {loader}")
     for reason in pretrained.missing.values():
         print(f"not exported: {reason}")

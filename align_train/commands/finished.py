@@ -33,7 +33,7 @@ def say_finished(
     longer = "max_steps" if settings.epochs is None else "epochs"
     print(
         f"{folder.path}: finished at step {finished_steps} of {settings.steps}; "
-        f"go on with {longer}=…, or choose another name"
+        f"go on with {longer}=… scheduler.from=here, or choose another name"
     )
     if not settings.dry_run:
         _show_or_evaluate(folder, settings, finished_steps, watchdog)

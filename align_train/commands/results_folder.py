@@ -16,14 +16,14 @@ def results_folder(settings: EvaluateSettings, pretrained: Pretrained) -> Path:
         pretrained: The model.
 
     Returns:
-        `to`; or a run's own folder; or `outputs/NAME_evaluation`.
+        `to`; or a run's own folder; or `outputs/NAME_evaluation`, as of a checkpoint that is named.
     """
     if settings.to is not None:
         return Path(settings.to).expanduser().absolute()
-    if pretrained.run is not None:
+    if pretrained.run is not None and pretrained.checkpoint is None:
         return pretrained.path
 
-    name = pretrained.path.name
+    name = pretrained.name
     if not Path(settings.model).expanduser().exists():
         # Of the hub: the folder in its cache is named by a hash.
         name = settings.model.rpartition("/")[2]

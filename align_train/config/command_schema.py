@@ -16,8 +16,8 @@ class EvaluateSettings:
     """The root of `python -m align_train.evaluate`. What is null is as in the run."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP (a folder or a name on the
-    hub)."""
+    """A run's folder, one of its checkpoints, an exported folder, or Hugging Face's ALIGN or CLIP
+    (a folder or a name on the hub)."""
 
     shards: Paths = field(metadata=TEXTS)
     """Held-out pairs; null: those of the run."""
@@ -98,7 +98,7 @@ class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
+    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN or CLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
@@ -143,7 +143,7 @@ class ScoreSettings:
     """The root of `python -m align_train.score`."""
 
     model: str
-    """A run's folder, an exported one, or Hugging Face's ALIGN or CLIP."""
+    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN or CLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose pairs are scored."""

@@ -32,6 +32,18 @@ class Evaluator(Protocol):
 
     stands_alone: bool = False
 
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """Names what `__call__` yields: a misspelt metric is refused before the first step.
+
+        Args:
+            settings: The evaluator's node. Files that it names may not be there yet.
+
+        Returns:
+            The names; None: they are known only by evaluating.
+        """
+        return None
+
     def sets(self) -> Sequence[ImageSet | None]:
         """Lists the image sets that this evaluator asks for.
 

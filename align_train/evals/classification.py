@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +31,11 @@ class Classification(Evaluator):
         self.data = data
         self.answers: list[str] = []
         self.right: list[bool] = []
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """`top1`, `top5` and `images`, whatever the settings."""
+        return ("top1", "top5", "images")
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the images."""

@@ -9,7 +9,7 @@ first one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -102,6 +102,11 @@ class ComposedSearch(Evaluator):
         self.label = label
         self.data = data
         self.text_weight = text_weight
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """The recalls and the number of queries, whatever the settings."""
+        return ("recall@1", "picture_alone/recall@1", "text_alone/recall@1", "queries")
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the images."""

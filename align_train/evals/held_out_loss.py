@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -44,6 +44,11 @@ class HeldOutLoss(Evaluator):
         self.batch_size = batch_size
         self.data = data
         self.loss = loss
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """`loss`, whatever the settings."""
+        return ("loss",)
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the pairs."""

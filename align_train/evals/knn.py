@@ -8,7 +8,7 @@ Price: 2·train·images·dim operations, shared among the ranks; memory for one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,11 @@ class NearestNeighbours(FromLabelledImages):
         super().__init__(train=train, data=data, label=label)
         self.k = k
         self.temperature = temperature
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """`top1`, `weighted_K` and `images`."""
+        return ("top1", f"weighted_{settings.get('k')}", "images")
 
     @torch.inference_mode()
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:

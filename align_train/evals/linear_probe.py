@@ -9,7 +9,7 @@ share the weight decays. Memory for three matrices `[train, classes]` (ImageNet:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,11 @@ class LinearProbe(FromLabelledImages):
         self.weight_decays = list(weight_decays)
         self.iterations = iterations
         self.seed = seed
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """`top1`, `weight_decay` and `images`, whatever the settings."""
+        return ("top1", "weight_decay", "images")
 
     def __call__(self, embedder: Embedder) -> Iterator[tuple[str, float]]:
         """Yields `top1`, the chosen `weight_decay`, and the number of classified `images`.

@@ -5,7 +5,7 @@ Price: see `similarity.py`; never a whole matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,10 @@ _QUERIES = 8  # texts that are drawn with their hits
 _HITS = 6  # images that are drawn beside a text
 _MATRIX = 24  # pairs whose similarities are drawn
 
+_RECALL_AT = (1, 5, 10)
+
+_DIRECTIONS = ("image_to_text", "text_to_image")
+
 
 class Retrieval(Evaluator):
     """From images to texts, and from texts to images.
@@ -35,7 +39,7 @@ class Retrieval(Evaluator):
         self,
         *,
         data: ImageSet | None = None,
-        recall_at: Sequence[int] = (1, 5, 10),
+        recall_at: Sequence[int] = _RECALL_AT,
     ) -> None:
         """Checks the settings.
 
@@ -52,6 +56,16 @@ class Retrieval(Evaluator):
             )
         self.data = data
         self.recall_at = tuple(recall_at)
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """Those of both directions."""
+        recall_at = settings.get("recall_at", _RECALL_AT)
+        if not isinstance(recall_at, Sequence):
+            return None
+        names = [f"recall@{k}" for k in recall_at]
+        names += ["median_rank", "mean_rank"]
+        return [f"{direction}/{name}" for direction in _DIRECTIONS for name in names]
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the images and their texts."""
@@ -70,8 +84,8 @@ class Retrieval(Evaluator):
         of_images, of_texts = retrieval_ranks(pairs.images, pairs.texts, pairs.image_of_text)
         self.right = of_images == 0
 
-        yield from self._of_direction("image_to_text", of_images)
-        yield from self._of_direction("text_to_image", of_texts)
+        yield from self._of_direction(_DIRECTIONS[0], of_images)
+        yield from self._of_direction(_DIRECTIONS[1], of_texts)
 
     def _of_direction(self, direction: str, ranks: Tensor) -> Iterator[tuple[str, float]]:
         for k in self.recall_at:

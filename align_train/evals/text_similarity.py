@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from align_train.errors import UserError
 from align_train.evals.base import Evaluator
 from align_train.evals.embedder import Embedder
+from align_train.model.base import masked
 from align_train.stream.sets import ImageSet
 
 _QUOTED = 200  # characters of a header that an error quotes
@@ -68,6 +69,11 @@ class TextSimilarity(Evaluator):
         self.scores = table.scores
         self.layer = layer
 
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """`spearman` and `couples`, whatever the settings."""
+        return ("spearman", "couples")
+
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for no images."""
         return ()
@@ -100,7 +106,8 @@ def _cls_state(model: Any) -> Callable[[Tensor], Tensor]:
     def embed(input_ids: Tensor) -> Tensor:
         tower = model.text_tower
         # A tower returns projected states; its network gives them before that.
-        output = tower.network(input_ids=input_ids, attention_mask=input_ids != tower.pad_id)
+        tokens, mask = masked(input_ids, None, filler=tower.pad_id)
+        output = tower.network(input_ids=tokens, attention_mask=mask)
         return normalize(output.last_hidden_state[:, 0].float(), dim=-1)
 
     return embed

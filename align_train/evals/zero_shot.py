@@ -7,7 +7,7 @@ embeddings, normalised again.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from align_train.errors import UserError
 from align_train.evals.base import Evaluator, share
 from align_train.evals.embedder import Embedder, ImagesOf
 from align_train.evals.labels import class_indices, classes_of_labels, labels_of, read_classes
@@ -82,6 +83,18 @@ class ZeroShot(Evaluator):
         self.label = label
         self.data = data
         self.candidates = candidates
+
+    @classmethod
+    def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """The usual ones, and the attributes of the class file if that is there already."""
+        attributes: Sequence[str] = ()
+        source = settings.get("classes")
+        if source is not None:
+            try:
+                attributes = list(read_classes(str(source)).attributes)
+            except UserError:
+                return None
+        return ("top1", "top5", "mean_per_class", *attributes, "images")
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the images."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from align_train.model.expected_images import ExpectedImages
@@ -57,6 +58,23 @@ class ImageTower(_Tower):
         raise NotImplementedError
 
 
+def masked(
+    input_ids: Tensor, attention_mask: Tensor | None, *, filler: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Puts a token in place of padding, which no embedding knows, and says where it was.
+
+    Args:
+        input_ids: integers `[chunk, length]`; -1 is padding.
+        attention_mask: `[chunk, length]`, 0 at padding; None: padding is -1.
+        filler: The token.
+
+    Returns:
+        Token ids, and a boolean mask, both `[chunk, length]`.
+    """
+    mask = input_ids >= 0 if attention_mask is None else attention_mask.bool()
+    return torch.where(mask, input_ids, filler), mask
+
+
 class TextTower(_Tower):
     """Token ids -> features in the shared space.
 
@@ -67,13 +85,17 @@ class TextTower(_Tower):
     end_id: int | None = None
     """The token whose state is the text's, if the tower looks for one."""
 
+    longest: int | None = None
+    """The longest text, in tokens; None: the tower knows no limit."""
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Computes the features of a chunk.
 
         Args:
-            input_ids: integers `[chunk, length]`.
-            attention_mask: `[chunk, length]`, 0 where there is no text; None: the tower finds the
-                padding by its id.
+            input_ids: integers `[chunk, length]`. After its text a row ends in -1, which is no
+                token: see `masked`.
+            attention_mask: `[chunk, length]`, 0 where there is no text, for ids with a padding
+                token as Hugging Face makes them; None: padding is -1.
 
         Returns:
             `[chunk, dim]`, not normalised.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from align_train.model.base import ImageTower, TextTower
+from align_train.model.base import ImageTower, TextTower, masked
 
 
 class ClipImageTower(ImageTower):
@@ -67,7 +67,8 @@ class ClipTextTower(TextTower):
         """See `TextTower.forward`.
 
         A token sees only those before it, so that whatever fills a row after its end token changes
-        nothing. The mask has no use; and 0, with which our rows are filled, is a real token ("!").
+        nothing: it may be a real token. The mask has no other use.
         """
-        projected: Tensor = self.projection(self.network(input_ids=input_ids).pooler_output)
+        tokens, _ = masked(input_ids, attention_mask)
+        projected: Tensor = self.projection(self.network(input_ids=tokens).pooler_output)
         return projected

@@ -76,7 +76,7 @@ def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
         tags = "align"
         summary = f"A classifier of images, {pretrained.node['classes']:,} classes"
 
-    body = f"From `{pretrained.path.name}`, as it was.\n"
+    body = f"From `{pretrained.name}`, as it was.\n"
     if pretrained.run is not None:
         body = _of_run(pretrained, pretrained.run)
 
@@ -94,13 +94,13 @@ def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
 def _of_run(pretrained: Pretrained, run: RunFolder) -> str:
     """The sections that only a run can fill: recipe, figures, settings."""
     settings = read_run(run.config)
-    figures = _figures(run)
+    figures = _figures(run, pretrained.step)
 
     sections = [
         "## Recipe",
         _table(_recipe(pretrained, run, settings)),
         "## Figures, on held-out pairs",
-        _table(figures) if figures else "Not evaluated.",
+        _table(figures) if figures else "Not evaluated at this step.",
         "## All settings",
         # A card is made to be published.
         f"```yaml\n{to_yaml(published(asdict(settings)))}```",
@@ -110,7 +110,7 @@ def _of_run(pretrained: Pretrained, run: RunFolder) -> str:
 
 def _recipe(pretrained: Pretrained, run: RunFolder, settings: TrainSettings) -> dict[str, str]:
     node = pretrained.node
-    step = run.last_step()
+    step = pretrained.step or 0
     # The stretch of the last finished step, not of the next one: that may have other data.
     stretch = run.lineage.stretch_at(max(step - 1, 0))
     seen = stretch["pairs_seen"] + (step - stretch["step"]) * stretch["batch_size"]
@@ -157,11 +157,14 @@ def _texts(node: Node) -> str:
     return f"at most {node['max_tokens']} tokens of {node['vocabulary_size']:,}"
 
 
-def _figures(run: RunFolder) -> dict[str, str]:
-    """The last evaluation's results, as a table spells them."""
+def _figures(run: RunFolder, step: int | None) -> dict[str, str]:
+    """The last evaluation's results, as a table spells them, if it was of that step."""
     figures = {}
     # A run without an evaluation has no results.json; its model is exported all the same.
-    for name, value in (run.read_results() or {}).items():
+    results = run.read_results() or {}
+    if results.get("step") != step:
+        return {}
+    for name, value in results.items():
         figures[name] = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
     return figures
 

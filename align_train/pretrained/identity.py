@@ -28,7 +28,7 @@ _PLACES = 6  # of a number in JSON
 _SQUARES = 7
 _PROBE_SIDES = (131, 97)
 
-_PROBE_IDS = ((1, 2, 3, 4, 5, 6, 7, 8), (8, 6, 4, 2, 1, 0, 0, 0))  # 0 is padding
+_PROBE_IDS = ((1, 2, 3, 4, 5, 6, 7, 8), (8, 6, 4, 2, 1, -1, -1, -1))  # -1 is padding
 
 
 @torch.inference_mode()

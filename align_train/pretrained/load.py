@@ -29,8 +29,8 @@ def load(path: str, *, device: str | torch.device = "cpu") -> TrainedModel:
     """Loads a dual encoder, in evaluation mode.
 
     Args:
-        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN or CLIP; or a
-            name on the Hugging Face hub.
+        path: The folder of a run, of `align_train.export` or of Hugging Face's ALIGN or CLIP; a
+            checkpoint of a run; or a name on the Hugging Face hub.
         device: The device that the model runs on.
 
     Raises:
@@ -239,7 +239,8 @@ class TrainedModel(_Trained):
 
         Args:
             input_ids: integers `[texts, length]`, as `tokenizer` gives.
-            attention_mask: `[texts, length]`, 0 at padding. None: padding is known by its id.
+            attention_mask: `[texts, length]`, 0 at padding; of ids that Hugging Face's tokenizers
+                padded it must be given. None: padding is -1.
 
         Returns:
             `[texts, dim]`, L2-normalised.
@@ -248,7 +249,7 @@ class TrainedModel(_Trained):
         return embeddings
 
     def tokenizer(self, texts: str | Sequence[str]) -> Tensor:
-        """Texts -> int64 `[texts, max_tokens]`, cut and padded to that length.
+        """Texts -> int64 `[texts, max_tokens]`, cut and padded with -1 to that length.
 
         Raises:
             UserError: The model's folder has no tokenizer, or these are no texts; says which.

@@ -1,10 +1,11 @@
 """A trained model in a folder: a run's, `align_train.export`'s, or Hugging Face's ALIGN or CLIP.
 
-All of them come down to the same parts: a node that says how the model is built (explicitly, as
-`conf/model/*.yaml` would), tensors, a tokenizer, and the sizes of its images.
+A run is its last checkpoint; the path of another one is that one:
+`outputs/demo/checkpoints/best`. All of them come down to the same parts: a node that says how the
+model is built (explicitly, as `conf/model/*.yaml` would), tensors, a tokenizer, and the sizes of
+its images.
 
-Price: a run whose config.yaml leaves the vocabulary open is asked for its weights. They are mapped
-into memory, not read.
+Price: of a run whose config.yaml leaves the vocabulary open, the tokenizer is opened.
 """
 
 from __future__ import annotations
@@ -17,20 +18,17 @@ from align_train.errors import UserError
 from align_train.model.weights import WEIGHTS, find
 from align_train.pretrained import ANY_MODEL
 from align_train.pretrained.hugging_face import open_hugging_face
-from align_train.pretrained.pretrained import Pretrained, is_classifier, run_weights, tokenizer_of
-from align_train.run.folder import RunFolder
-from align_train.stream.classes import CLASS_FILE
-
-# Tensors with a row for each token, or for each class.
-_TOKEN_ROWS = "text_tower.network.embeddings.word_embeddings.weight"
-_CLASS_ROWS = "head.bias"
+from align_train.pretrained.pretrained import Pretrained, is_classifier, tokenizer_of
+from align_train.run.folder import RunFolder, checkpoint_at
+from align_train.stream.classes import CLASS_FILE, ClassList
+from align_train.stream.tokenizer import Tokenizer
 
 
 def open_pretrained(path: str) -> Pretrained:
     """Opens a trained model, whoever wrote it.
 
     Args:
-        path: A folder, or a name on the Hugging Face hub.
+        path: A folder, a checkpoint of a run, or a name on the Hugging Face hub.
 
     Returns:
         Its parts. The weights are not read yet.
@@ -39,6 +37,8 @@ def open_pretrained(path: str) -> Pretrained:
         UserError: There is no model that our towers can be.
     """
     folder = find(path, wanted=ANY_MODEL).absolute()
+    if (checkpoint := checkpoint_at(folder)) is not None:
+        return _run(checkpoint.parent.parent, checkpoint)
     if not folder.is_dir():
         raise UserError(f"{path}: a file; expected {ANY_MODEL}")
 
@@ -50,17 +50,20 @@ def open_pretrained(path: str) -> Pretrained:
     raise UserError(f"{path}: neither config.yaml nor config.json there; expected {ANY_MODEL}")
 
 
-def _run(folder: Path) -> Pretrained:
+def _run(folder: Path, checkpoint: Path | None = None) -> Pretrained:
     node = _model_node(folder)
     run = RunFolder(folder)
 
-    # A run's settings may leave both sizes to its data, and the data may be gone by now.
+    # A run's settings may leave both sizes to its data. That may be gone by now, but the run keeps
+    # its tokens, or its classes.
     if is_classifier(node):
-        node["classes"] = len(run_weights(run)[_CLASS_ROWS])
-        return Pretrained(folder, "run", node, None, classes=str(folder / CLASS_FILE))
+        classes = str(folder / CLASS_FILE)
+        node["classes"] = len(ClassList(classes).names)
+        return Pretrained(folder, "run", node, None, classes=classes, checkpoint=checkpoint)
     if node.get("vocabulary_size") is None:
-        node["vocabulary_size"] = len(run_weights(run)[_TOKEN_ROWS])
-    return Pretrained(folder, "run", node, str(run.tokenizer))
+        tokenizer = Tokenizer(str(run.tokenizer), max_tokens=node["max_tokens"])
+        node["vocabulary_size"] = tokenizer.vocabulary_size
+    return Pretrained(folder, "run", node, str(run.tokenizer), checkpoint=checkpoint)
 
 
 def _exported(folder: Path) -> Pretrained:

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from align_train.config.components import class_name
 from align_train.config.schema import Node, TrainSettings
+from align_train.run.folder import checkpoint_at, step_of
 
 _TOWERS = {"image_tower": "image tower", "text_tower": "text tower"}
 
@@ -66,6 +67,8 @@ def _of_tower(node: Node, pretrained: object) -> str:
 def _named(name: str) -> str:
     """The name of a folder or file here; or a name on the hub with its revision."""
     path = Path(name).expanduser()
+    if (checkpoint := checkpoint_at(path)) is not None:
+        return f"{checkpoint.parent.parent.name}, step {step_of(checkpoint)}"
     if path.exists():
         return path.absolute().name
     return f"{name}{_revision(name)}"

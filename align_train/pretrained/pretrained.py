@@ -18,7 +18,7 @@ from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
 from align_train.pretrained.clip import LEFT_OVER as CLIP_LEFT_OVER
 from align_train.pretrained.clip import clip_tensor_names, with_temperature
-from align_train.run.folder import RunFolder
+from align_train.run.folder import RunFolder, step_of
 from align_train.stream.decode import Views
 from align_train.stream.tokenizer import TokenKind
 
@@ -51,6 +51,7 @@ class Pretrained:
         classes: The file of a classifier's classes, which `ClassList` takes; else None.
         tokens: The kind of the tokenizer, see `Tokenizer`; `clip` if the model is Hugging Face's
             CLIP.
+        checkpoint: The checkpoint of a run that was named; None: a run's last one.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Pretrained:
     missing: dict[str, str] = field(default_factory=dict)
     classes: str | None = None
     tokens: TokenKind = "wordpiece"
+    checkpoint: Path | None = None
 
     @property
     def is_classifier(self) -> bool:
@@ -70,6 +72,18 @@ class Pretrained:
     def run(self) -> RunFolder | None:
         """The run's folder; None if the model is no run of ours."""
         return RunFolder(self.path) if self.kind == "run" else None
+
+    @property
+    def step(self) -> int | None:
+        """The step of a run's weights; None if the model is no run of ours."""
+        if self.checkpoint is not None:
+            return step_of(self.checkpoint)
+        return None if self.run is None else self.run.last_step()
+
+    @property
+    def name(self) -> str:
+        """The folder's name; of a checkpoint that was named, its step too."""
+        return self.path.name if self.checkpoint is None else f"{self.path.name}-{self.step}"
 
     def views(self, image_size: int | None = None, resize_size: int | None = None) -> Views:
         """Returns how images are resized and cropped.
@@ -93,7 +107,7 @@ class Pretrained:
             UserError: There are none, or they cannot be read.
         """
         if self.run is not None:
-            return run_weights(self.run)
+            return run_weights(self.run, self.checkpoint)
         return with_temperature(read(self.path)) if self.tokens == "clip" else read(self.path)
 
     def fill(self, model: TrainableModel) -> None:
@@ -189,33 +203,34 @@ def tokenizer_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     return None, {"tokenizer": reason}
 
 
-def run_weights(folder: RunFolder) -> dict[str, Tensor]:
+def run_weights(folder: RunFolder, checkpoint: Path | None = None) -> dict[str, Tensor]:
     """Reads the weights that a run is judged by.
 
     Args:
         folder: The run's folder.
+        checkpoint: One of its checkpoints; None: the last one.
 
     Returns:
-        The weights of the last checkpoint by name; their average if the run keeps one.
+        The weights of the checkpoint by name; their average if the run keeps one.
 
     Raises:
         UserError: There is no checkpoint yet, or it cannot be read.
     """
-    path = folder.last_checkpoint()
+    path = checkpoint or folder.last_checkpoint()
     if path is None:
         raise UserError(f"{folder.path}: no checkpoint yet (checkpoints/last); train it first")
 
     try:
         # Mapped: the optimizer's state, which is the larger part, is never read.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state = checkpoint["state_dict"]
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = saved["state_dict"]
         weights = {name.removeprefix("model."): value for name, value in state.items()}
         # An average has weights only; BatchNorm's statistics stay those of the run.
-        weights.update(checkpoint.get("ema", {}))
+        weights.update(saved.get("ema", {}))
     except Exception as error:  # torch raises many kinds for torn or foreign files
+        fix = "point `last` at another one" if checkpoint is None else "give another one"
         raise UserError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); "
-            f"point `last` at another one"
+            f"{path}: not a readable checkpoint ({type(error).__name__}); {fix}"
         ) from None
     return weights
 
@@ -227,11 +242,15 @@ def without_pretrained(node: Mapping[str, object]) -> Node:
         node: The model's node.
 
     Returns:
-        The node without `pretrained` in its towers.
+        The node without `pretrained` in its towers, and without names of encoders.
     """
     copy: Node = {}
     for key, value in node.items():
         if key in _TOWERS and isinstance(value, Mapping):
-            value = {name: item for name, item in value.items() if name != "pretrained"}
+            # An encoder whose configuration is spelled out has no use for its name, which may be a
+            # path of this machine.
+            spelled = "model_type" in (value.get("config") or {})
+            left_out = ("pretrained", "name") if spelled else ("pretrained",)
+            value = {name: item for name, item in value.items() if name not in left_out}
         copy[key] = value
     return copy

@@ -1,7 +1,8 @@
-"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of two."""
+"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of some."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints; `last` in it is a link."""
+        """The folder of checkpoints; `last` in it is a link, and so is `best`."""
         return self.path / "checkpoints"
 
     @property
@@ -88,6 +89,11 @@ class RunFolder:
     def non_finite(self) -> Path:
         """Steps with a loss or gradient that is not finite."""
         return self.path / "non_finite.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """With `keep_best`: the values of all evaluations, and which step was the best."""
+        return self.path / "best.json"
 
     @property
     def lock(self) -> Path:
@@ -142,11 +148,27 @@ class RunFolder:
     def last_step(self) -> int:
         """Finished optimizer steps in the last checkpoint; 0 if there is none."""
         checkpoint = self.last_checkpoint()
-        if checkpoint is None:
-            return 0
-        match = _CHECKPOINT.fullmatch(checkpoint.name)
-        assert match is not None
-        return int(match[1])
+        return 0 if checkpoint is None else step_of(checkpoint)
+
+    def checkpoint_of(self, step: int) -> Path:
+        """The place of a step's checkpoint, which need not exist.
+
+        Args:
+            step: From 1 on.
+        """
+        return self.checkpoints / f"step-{step:08d}.ckpt"
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint that `checkpoints/best` names; None: there is none."""
+        link = self.checkpoints / "best"
+        return link.resolve() if link.exists() else None
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        """Reads the rows of metrics.csv, as text; none if there is no such file yet."""
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def read_results(self) -> dict[str, Any] | None:
         """Reads the numbers of the last evaluation.
@@ -160,3 +182,30 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return results if isinstance(results, dict) else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Finished optimizer steps in a checkpoint, by its name.
+
+    Args:
+        checkpoint: A file `step-….ckpt`.
+    """
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def checkpoint_at(path: Path) -> Path | None:
+    """The checkpoint of a run that a path names, e.g. `outputs/demo/checkpoints/best`.
+
+    Args:
+        path: A file, or a link to one.
+
+    Returns:
+        `step-….ckpt` in the run's own folder of checkpoints; None: it is no checkpoint of a run.
+    """
+    file = path.resolve()
+    if not file.is_file() or not _CHECKPOINT.fullmatch(file.name):
+        return None
+    run = RunFolder(file.parent.parent)
+    return file if run.checkpoints == file.parent and run.config.is_file() else None

@@ -30,8 +30,8 @@ class Chunk:
 
     Attributes:
         images: uint8 `[chunk, height, width, 3]`, upright RGB.
-        input_ids: int32 `[chunk, length]`, padded with 0 to the chunk's longest text (rounded up to
-            8); for a classifier, indices of classes `[chunk, 1]`.
+        input_ids: int32 `[chunk, length]`, padded with -1 to the chunk's longest text (rounded up
+            to 8); for a classifier, indices of classes `[chunk, 1]`.
         first: The place in the global batch of the chunk's first pair.
     """
 
@@ -66,8 +66,8 @@ class Batch:
         first: The place in the global batch of the batch's first pair.
         images: uint8 `[pairs, height, width, 3]`, upright RGB. A view of memory that the loader may
             overwrite from the end of the next step on: copy what must live longer.
-        input_ids: int32 `[pairs, length]`, padded with 0 to the batch's longest text (rounded up to
-            8); for a classifier, indices of classes `[pairs, 1]`.
+        input_ids: int32 `[pairs, length]`, padded with -1 to the batch's longest text (rounded up
+            to 8); for a classifier, indices of classes `[pairs, 1]`.
         lengths: `[pairs]`, the tokens of each text.
         keys: The pairs' names, `shard/key`, for logs and contact sheets.
         captions: The texts as drawn, before tokenization.

@@ -35,7 +35,7 @@ from align_train.stream.batch import Batch
 from align_train.stream.order import Order
 from align_train.stream.pieces import Piece, TrainingPieces
 from align_train.stream.replacement import BadPair, Gone
-from align_train.stream.token_ids import PAD_ID
+from align_train.stream.token_ids import PAD
 from align_train.stream.workers import Workers
 
 # Pairs that a worker makes at a time. Few, so that all workers share in a batch to its end; enough
@@ -171,7 +171,7 @@ class TrainingLoader:
         assert self._arena is not None
         lengths = np.concatenate([piece.lengths for piece in pieces])
         width = max(piece.input_ids.shape[1] for piece in pieces)
-        ids = np.full((len(lengths), width), PAD_ID, dtype=np.int32)
+        ids = np.full((len(lengths), width), PAD, dtype=np.int32)
 
         keys: list[str] = []
         captions: list[str] = []

@@ -39,8 +39,8 @@ class Piece:
     """Pairs that were made at a time, without their pixels.
 
     Attributes:
-        input_ids: int32 `[pairs, length]`, padded with 0 to the piece's longest text (rounded up to
-            8); for a classifier, indices of classes `[pairs, 1]`.
+        input_ids: int32 `[pairs, length]`, padded with -1 to the piece's longest text (rounded up
+            to 8); for a classifier, indices of classes `[pairs, 1]`.
         lengths: `[pairs]`, the tokens of each text.
         keys: The pairs' names, `shard/key`.
         captions: The texts as drawn.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-PAD_ID = 0  # BERT's [PAD]; the towers derive the attention mask from it
+# What fills a row after its text. No token has this number, so that a mask is `ids >= 0`, whatever
+# tokens the tokenizer has: CLIP pads with its end token, and 0 may be a real one.
+PAD = -1
 
 # Rows are padded to a multiple of it: few distinct shapes, and tensor cores like it.
 _ROUND_UP_TO = 8
@@ -25,13 +27,10 @@ def padded(longest: int, *, most: int) -> int:
 
 
 def lengths_of(ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Returns the tokens of each row, up to its last one that is not padding: int64 `[rows]`.
-
-    A row without any keeps its width: the index of a classifier's first class is 0 as well.
+    """Returns the tokens of each row: int64 `[rows]`.
 
     Args:
         ids: int32 `[rows, width]`.
     """
-    backwards = ids[:, ::-1] != PAD_ID
-    lengths: NDArray[np.int64] = ids.shape[1] - backwards.argmax(axis=1)
+    lengths: NDArray[np.int64] = np.count_nonzero(ids != PAD, axis=1)
     return lengths

@@ -20,7 +20,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
-from align_train.stream.token_ids import PAD_ID, padded
+from align_train.stream.token_ids import PAD, padded
 from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 from align_train.stream.wordpiece import NAMES
 
@@ -48,8 +48,7 @@ class Tokenizer:
                 the hub.
             max_tokens: Longer texts are cut, [CLS] and [SEP] included (paper: 64).
             trim: Pad to the longest text of a call, rounded up to 8; else to `max_tokens`.
-            kind: `wordpiece`: BERT's, whose [PAD] is token 0. `clip`: each text ends with CLIP's
-                end token, after which its tower reads nothing; so that rows are filled with 0, too.
+            kind: `wordpiece`: BERT's. `clip`: each text ends with CLIP's end token.
 
         Raises:
             UserError: There is no tokenizer, or it is of another kind.
@@ -84,10 +83,10 @@ class Tokenizer:
 
     def _check_padding(self) -> None:
         pad_id = self.tokenizer.token_to_id("[PAD]")
-        if pad_id != PAD_ID or self.tokenizer.token_to_id("[CLS]") is None:
+        if pad_id != 0 or self.tokenizer.token_to_id("[CLS]") is None:
             raise UserError(
                 f"data.tokenizer={self.path}: expected BERT's WordPiece with [PAD] as token "
-                f"{PAD_ID} and [CLS]"
+                f"0 and [CLS]"
             )
 
     @property
@@ -107,7 +106,7 @@ class Tokenizer:
         """Turns texts into token ids.
 
         Returns:
-            `[len(texts), length]`, padded with 0; length is a multiple of 8, or `max_tokens`.
+            `[len(texts), length]`, padded with -1; length is a multiple of 8, or `max_tokens`.
         """
         ids, _ = self.with_cut(texts)
         return ids
@@ -126,7 +125,7 @@ class Tokenizer:
         if self.trim:
             length = padded(max(map(len, rows)), most=length)
 
-        ids = np.full((len(rows), length), PAD_ID, dtype=np.int32)
+        ids = np.full((len(rows), length), PAD, dtype=np.int32)
         for row, tokens in zip(ids, rows, strict=True):
             row[: len(tokens)] = tokens
         return ids, cut

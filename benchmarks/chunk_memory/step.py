@@ -49,7 +49,7 @@ def random_batch(model: DualEncoder, pairs: int) -> Batch:
         generator=generator,
     )
     input_ids = torch.randint(
-        low=1,  # 0 is padding
+        low=1,
         high=VOCABULARY,
         size=(pairs, TOKENS),
         dtype=torch.int32,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from align_train.config.compose import compose_training
+from align_train.model.base import masked
 from align_train.pretrained.align_config import to_config
 from align_train.stream.batch import normalise
 from align_train.training.chunk_size import is_out_of_memory
@@ -63,10 +64,10 @@ def hugging_face(settings: tuple[str, ...], pairs: int, options: Options) -> Fig
 
     def make(pairs: int) -> Peer:
         batch = batch_of(pairs, node["image_size"], node["max_tokens"])
-        texts = batch.input_ids.long().to(options.device)
+        texts, seen = masked(batch.input_ids.long().to(options.device), None)
         # As its processor gives them, and already on the device.
         pixels = normalise(batch.images.to(options.device), None).contiguous()
-        mask = (texts != 0).long()
+        mask = seen.long()
 
         def loss(model: nn.Module) -> Tensor:
             result = model(

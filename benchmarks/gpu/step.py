@@ -24,6 +24,7 @@ from align_train.__main__ import run
 from align_train.config.compose import compose_training
 from align_train.stream.batch import Batch
 from align_train.stream.datamodule import PairsDataModule
+from align_train.stream.token_ids import PAD
 from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
 from benchmarks.gpu.clock import GIGA, wait_for
@@ -191,8 +192,8 @@ def batch_of(pairs: int, side: int, tokens: int) -> Batch:
     lengths = random.integers(min(SHORTEST, tokens), tokens + 1, pairs)
     lengths[::LONG_ONES] = tokens
 
-    ids = random.integers(1, 250, (pairs, tokens), dtype=np.int32)  # 0 is padding
-    ids[np.arange(tokens)[None] >= lengths[:, None]] = 0
+    ids = random.integers(1, 250, (pairs, tokens), dtype=np.int32)
+    ids[np.arange(tokens)[None] >= lengths[:, None]] = PAD
     return Batch(
         finished_steps=0,
         first=0,

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from align_train.model import DualEncoder
+from align_train.model.base import masked
 from align_train.stream.batch import normalise
 from align_train.training.recompute import recompute_in_backward
 from benchmarks.shared.dispatch import Operators
@@ -130,7 +131,7 @@ def _embed_chunk(
         # Not `encode_text`, whose mask and attention have changed since.
         tower: Any = model.text_tower
         tower.network.set_attn_implementation("sdpa")
-        mask = input_ids != tower.pad_id
-        states = tower.network(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        tokens, mask = masked(input_ids, None)
+        states = tower.network(input_ids=tokens, attention_mask=mask).last_hidden_state
         of_texts = tower.projection(states[:, 0]).float()
         return of_images, normalize(of_texts, dim=-1)

@@ -22,6 +22,7 @@ from align_train.config.compose import compose_training
 from align_train.loss.contrastive import ContrastiveLoss
 from align_train.model import DualEncoder
 from align_train.stream.batch import Batch
+from align_train.stream.token_ids import PAD
 from align_train.training.casts import SharedCasts
 from align_train.training.forward import Towers
 from benchmarks.operators import before
@@ -67,7 +68,7 @@ def batch_of(pairs: int, side: int) -> Batch:
     input_ids = torch.randint(
         1, VOCABULARY, (pairs, TOKENS), dtype=torch.int32, generator=generator
     )
-    input_ids[::2, TOKENS // 2 :] = 0
+    input_ids[::2, TOKENS // 2 :] = PAD
     lengths = np.full(pairs, TOKENS, dtype=np.int64)
     lengths[::2] = TOKENS // 2
     return Batch(

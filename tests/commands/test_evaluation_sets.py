@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 
-from align_train.commands.evaluate import evaluate
-from align_train.config.command_schema import EvaluateSettings
-from align_train.config.compose import compose_command
 from align_train.demo.scene import class_names
-from align_train.errors import UserError
 from tests.support.commands import UNEVALUATED, finish, run, start
 from tests.support.wds_sets import classification, multilabel, retrieval
 
@@ -38,25 +34,25 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
         return {row["dataset"]: row for row in csv.DictReader(file)}
 
 
-def test_sets_that_fail_cost_the_others_nothing(
-    trained: Path, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sets_that_fail_cost_the_others_nothing(trained: Path, root: Path) -> None:
     """Also if the run's own held-out pairs are gone: nobody asks for them."""
-    options = (
-        f"model={trained}",
-        "eval=wds",
-        "eval.wds.sets=[six,nowhere,captions,broken,several]",
-        f"eval.wds.root={root}",
-        "workers=0",
-        f"to={root / 'found'}",
+    done = finish(
+        start(
+            f"model={trained}",
+            "eval=wds",
+            "eval.wds.sets=[six,nowhere,captions,broken,several]",
+            f"eval.wds.root={root}",
+            "workers=0",
+            "to=found",
+            cwd=root,
+            module="align_train.evaluate",
+        )
     )
-    with pytest.raises(UserError, match="2 of 5 sets have no results: wds_nowhere, wds_broken;"):
-        evaluate(compose_command("evaluate", EvaluateSettings, *options))
-
-    said = capsys.readouterr()
-    lines = [line for line in said.err.splitlines() if line.startswith("align_train: ")]
-    assert [line.split()[1] for line in lines] == ["wds_nowhere:", "wds_broken:"]
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "wds_" in line]
+    assert [line.split(": ")[1] for line in lines[:2]] == ["wds_nowhere", "wds_broken"]
     assert "no such folder" in lines[0] and "an image has the label 2" in lines[1]
+    assert "2 of 5 sets have no results: wds_nowhere, wds_broken; see" in lines[2]
 
     results = json.loads((root / "found" / "results.json").read_text())
     table = rows(root / "found")
@@ -77,7 +73,7 @@ def test_sets_that_fail_cost_the_others_nothing(
     assert "held_out/pairs" not in results
 
     markdown = (root / "found" / "sets.md").read_text()
-    assert markdown in said.out
+    assert markdown in done.stdout
     assert markdown.splitlines()[2].startswith(f"| wds/six | {results['wds_six/top1']:.4f} | ")
     assert markdown.splitlines()[-1].startswith(
         f"| mean (of so many) | {float(six['acc1']):.4f} (1)"

@@ -92,7 +92,7 @@ def test_the_cls_layer_comes_before_the_projection(tmp_path: Path) -> None:
     (states,) = asked
     with torch.inference_mode():
         ids = torch.tensor([[1, 2], [1, 3], [1, 4]])
-        expected = tower.network(input_ids=ids, attention_mask=ids != 0).last_hidden_state[:, 0]
+        expected = tower.network(input_ids=ids, attention_mask=ids >= 0).last_hidden_state[:, 0]
     assert states.shape == (3, 8)
     torch.testing.assert_close(states, normalize(expected, dim=-1))
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from align_train.stream.batch import Batch
-from align_train.stream.token_ids import lengths_of, padded
+from align_train.stream.token_ids import PAD, lengths_of, padded
 
 
 def batch_of(lengths: list[int], width: int) -> Batch:
-    ids = np.zeros((len(lengths), width), dtype=np.int32)
+    ids = np.full((len(lengths), width), PAD, dtype=np.int32)
     for row, length in enumerate(lengths):
         ids[row, :length] = 5
-        ids[row, 0] = 0  # padding counts at the end only
+        ids[row, 0] = 0  # a token as any other
     return Batch(
         finished_steps=3,
         first=100,
@@ -42,7 +42,7 @@ def test_chunks_are_consecutive_views_trimmed_to_their_longest_text() -> None:
         assert chunk.images.data_ptr() == batch.images[start].data_ptr()
         width = chunk.input_ids.shape[1]
         assert torch.equal(chunk.input_ids, batch.input_ids[start : start + 2, :width])
-        assert not batch.input_ids[start : start + 2, width:].any()
+        assert (batch.input_ids[start : start + 2, width:] == PAD).all()
 
 
 def test_the_whole_batch_may_be_one_chunk() -> None:
@@ -52,10 +52,9 @@ def test_the_whole_batch_may_be_one_chunk() -> None:
     assert torch.equal(moved.images, chunk.images) and moved.first == 100
 
 
-def test_lengths_end_at_the_last_token_and_classes_keep_their_width() -> None:
-    ids = np.array([[7, 0, 8, 0], [7, 8, 9, 9], [7, 0, 0, 0]], dtype=np.int32)
+def test_lengths_count_every_token_and_each_class() -> None:
+    ids = np.array([[7, 0, 8, PAD], [7, 8, 9, 0], [0, PAD, PAD, PAD]], dtype=np.int32)
     assert lengths_of(ids).tolist() == [3, 4, 1]
-    # A classifier's first class is 0, as padding is.
     classes = np.array([[0], [63], [0]], dtype=np.int32)
     assert lengths_of(classes).tolist() == [1, 1, 1]
 

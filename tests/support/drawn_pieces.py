@@ -15,7 +15,7 @@ from align_train.stream.order import Order
 from align_train.stream.pieces import Piece, TrainingPieces
 from align_train.stream.recipe import Start
 from align_train.stream.replacement import BadPair, Gone
-from align_train.stream.token_ids import lengths_of
+from align_train.stream.token_ids import PAD, lengths_of
 
 
 class DrawnPieces:
@@ -47,7 +47,7 @@ class DrawnPieces:
             pixels[row] = pixels_of(finished_steps, slot)
         # Texts of 3 to 27 tokens.
         lengths = [3 + (finished_steps * 7 + slot) % 25 for slot in slots]
-        ids = np.zeros((len(slots), -(-max(lengths) // 8) * 8), dtype=np.int32)
+        ids = np.full((len(slots), -(-max(lengths) // 8) * 8), PAD, dtype=np.int32)
         for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
             ids[row, :length] = 1 + slot
 

@@ -152,7 +152,7 @@ def small_batch(pairs: int, step: int = 0, part: slice = slice(None)) -> Batch:
     lengths = torch.randint(3, TOKENS + 1, (pairs,), generator=generator)
     lengths[: pairs // 2].clamp_(max=TOKENS // 2)  # so that some chunks are trimmed
     input_ids = torch.randint(1, 50, (pairs, TOKENS), dtype=torch.int32, generator=generator)
-    input_ids[torch.arange(TOKENS) >= lengths[:, None]] = 0
+    input_ids[torch.arange(TOKENS) >= lengths[:, None]] = -1
     places = torch.arange(pairs)
     return Batch(
         finished_steps=step,
@@ -304,7 +304,7 @@ def optimizer_of(case: Case) -> AdamW | Lamb:
 
 
 def schedule() -> WarmupLinear:
-    return WarmupLinear(warmup_steps=2, final=0.0)
+    return WarmupLinear(warmup_steps=2, warmup_pairs=None, final=0.0, batch_size=1)
 
 
 class _Batches:

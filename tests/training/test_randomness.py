@@ -239,7 +239,7 @@ def text_tower() -> tuple[BertTower, RandomLayers]:
 def test_a_text_is_dropped_alike_in_every_chunk_and_at_every_length() -> None:
     tower, layers = text_tower()
     input_ids = torch.randint(1, 100, (12, 16), generator=torch.Generator().manual_seed(0))
-    input_ids[:, 9:] = 0
+    input_ids[:, 9:] = -1
     assert len(layers) == 1 + 3 * 2  # embeddings; attention, its output and the block's
 
     def embed(first: int, last: int, length: int) -> Tensor:
