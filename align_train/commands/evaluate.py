@@ -208,7 +208,7 @@ def _prepare(
 
     sets = _open_sets(pretrained, settings, data)
     for evaluator in evaluators.values():
-        if not evaluator.stands_alone:
+        if not evaluator.stands_alone():
             _open(evaluator, sets)
     return pretrained, evaluators, sets
 
@@ -351,7 +351,7 @@ def _evaluate(
 
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
-    alone = [name for name, evaluator in evaluators.items() if evaluator.stands_alone]
+    alone = [name for name, evaluator in evaluators.items() if evaluator.stands_alone()]
     for name in alone:
         # Of many sets a misspelt one shows now, and not when its turn comes.
         with failures.of(name):
@@ -370,7 +370,7 @@ def _evaluate(
             # After each of them: a later one that fails, or is killed, costs only its own.
             write_whole(folder.results, json.dumps(results, indent=2) + "\n", fix=fix)
             evaluator.draw(embedder, folder.path, name)
-        if evaluator.stands_alone:
+        if evaluator.stands_alone():
             say_done(name, alone, found)
             for image_set in evaluator.sets():
                 embedder.forget(image_set)
@@ -389,7 +389,7 @@ def _results_of(
     failures: Failures,
 ) -> dict[str, float]:
     """Calls an evaluator. Returns its results by name; empty if it stands alone and failed."""
-    if not evaluator.stands_alone:
+    if not evaluator.stands_alone():
         return {f"{name}/{key}": value for key, value in evaluator(embedder)}
 
     found: dict[str, float] = {}

@@ -24,13 +24,15 @@ class Evaluator(Protocol):
 
     Every rank calls an evaluator with the same embeddings, so that an evaluator may share its work
     among the ranks (`cluster/collectives.py`). Only rank 0 calls `draw`.
-
-    Attributes:
-        stands_alone: Whether it is one of many: then `align_train.evaluate` opens its sets when its
-            turn comes, and forgets them afterwards; its errors cost the others nothing.
     """
 
-    stands_alone: bool = False
+    def stands_alone(self) -> bool:
+        """Whether this is one of many, of which each may fail.
+
+        Then `align_train.evaluate` opens its sets when its turn comes, and forgets them afterwards;
+        its errors cost the others nothing.
+        """
+        return False
 
     @classmethod
     def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:

@@ -47,8 +47,6 @@ _PATHS = ("/", "./", "../", "~")
 class WdsEvaluator(Evaluator):
     """The task of one set."""
 
-    stands_alone = True
-
     def __init__(self, *, data: WdsSet, recall_at: Sequence[int] = (1, 5, 10)) -> None:
         """Opens nothing yet.
 
@@ -63,6 +61,10 @@ class WdsEvaluator(Evaluator):
         self.retrieval = Retrieval(data=data, recall_at=recall_at)
         self.task: Evaluator | None = None
         self.description: Description | None = None
+
+    def stands_alone(self) -> bool:
+        """A set that is broken, or not there, costs the others nothing."""
+        return True
 
     def sets(self) -> Sequence[ImageSet | None]:
         """Asks for the set."""
