@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -32,6 +32,10 @@ class Failures:
 
     def __contains__(self, name: str) -> bool:
         return name in self._failed
+
+    def are_all(self, names: Collection[str]) -> bool:
+        """Whether all of some evaluators failed, and there are any."""
+        return len(names) > 0 and all(name in self for name in names)
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:

@@ -22,15 +22,14 @@ from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
 from align_train.commands.alone import Failures, say_done
-from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
+from align_train.commands.open_sets import open_sets
 from align_train.commands.results_folder import results_folder
 from align_train.commands.sets_table import write_sets
 from align_train.commands.targets import FIX, check_results_folder
 from align_train.config.command_schema import EvaluateSettings
-from align_train.config.components import build
 from align_train.config.evaluators import (
     build_evaluators,
     check_evaluators,
@@ -46,18 +45,9 @@ from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
-from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
-from align_train.stream.shard_cache import shard_cache_of
-from align_train.stream.vocabulary import open_vocabulary
 from align_train.training.callbacks.metrics import complete
-
-_SIZES = ("image_size", "resize_size")
-
-# Pixels a side.
-_LEAST_SIDE = 8
-_LARGEST_SIDE = 4096
 
 # Of the watchdog, as `trainer.silence` and `trainer.timeout` by default.
 SILENCE = 60.0
@@ -206,7 +196,7 @@ def _prepare(
             f"evaluators with images of their own instead of {', '.join(asking)}"
         )
 
-    sets = _open_sets(pretrained, settings, data)
+    sets = open_sets(pretrained, settings, data)
     for evaluator in evaluators.values():
         if not evaluator.stands_alone():
             _open(evaluator, sets)
@@ -225,55 +215,6 @@ def _resolved(pretrained: Pretrained, settings: EvaluateSettings) -> tuple[Node,
         choices = ["eval=classification", "loss=classification"]
     node = without_pretrained(pretrained.node)
     return resolved_for_model(node, *choices, evaluators=given, model=settings.model)
-
-
-def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -> EvaluationSets:
-    """Opens the held-out pairs. The training shards may long be gone, and stay closed."""
-    given: dict[str, int] = {}
-    for key in _SIZES:
-        size = getattr(settings, key)
-        if size is not None:
-            given[key] = size
-
-    for part, reason in pretrained.missing.items():
-        # Both sizes replace a processor that the folder lacks. Nothing replaces a tokenizer.
-        if part != "preprocess" or len(given) < len(_SIZES):
-            raise UserError(f"{reason}; {part} is needed to evaluate")
-
-    sizes: dict[str, int] = {key: data[key] for key in _SIZES}
-    if "image_size" in given and "resize_size" not in given:
-        # The crop stays the same part of the image.
-        given["resize_size"] = round(given["image_size"] * data["resize_size"] / data["image_size"])
-    sizes |= given
-    if not _LEAST_SIDE <= sizes["image_size"] <= sizes["resize_size"] <= _LARGEST_SIDE:
-        spelled = ", ".join(f"{key}={size}" for key, size in sizes.items())
-        raise UserError(
-            f"{spelled}: expected {_LEAST_SIDE} to {_LARGEST_SIDE:,} pixels, the crop no larger "
-            f"than the image that it is cut from"
-        )
-
-    vocabulary = open_vocabulary(
-        tokenizer=pretrained.tokenizer,
-        max_tokens=data["max_tokens"],
-        classes=pretrained.classes,
-        tokens=pretrained.tokens,
-    )
-    # The run's own shards are those of its own commits.
-    run = None if settings.shards is not None else pretrained.run
-    revisions = run.lineage.revisions(pretrained.step or 0) if run else {}
-    members = Members.parse(
-        settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
-    )
-    return EvaluationSets(
-        held_out=data["held_out"],
-        caption=settings.caption or caption_of_run(settings.shards, data, members),
-        vocabulary=vocabulary,
-        views=pretrained.views(**sizes),
-        members=members,
-        cache=shard_cache_of(build(data["staging"]), data["storage_options"], revisions),
-        # Errors name the setting that the user has given.
-        key="shards" if settings.shards is not None else "data.held_out",
-    )
 
 
 def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Evaluator]:
@@ -358,13 +299,11 @@ def _evaluate(
             for image_set in evaluators[name].sets():
                 sets.images_of(image_set)
 
-    there = dict(results)
     for name, evaluator in evaluators.items():
         watchdog.at(f"{EVALUATING} by {name}")
         found = _results_of(name, evaluator, embedder, sets, failures)
-        if not found:
+        if name in failures:
             continue
-
         results |= found
         if rank() == 0:
             # After each of them: a later one that fails, or is killed, costs only its own.
@@ -375,7 +314,7 @@ def _evaluate(
             for image_set in evaluator.sets():
                 embedder.forget(image_set)
 
-    if rank() == 0 and results != there:
+    if rank() == 0 and not failures.are_all(evaluators):
         print_results(folder)
         write_sets(evaluators, results, folder, model=pretrained.path.name, fix=fix)
     return results
