@@ -29,6 +29,7 @@ from align_train.commands.open_sets import open_sets
 from align_train.commands.results_folder import results_folder
 from align_train.commands.sets_table import write_sets
 from align_train.commands.targets import FIX, check_results_folder
+from align_train.commands.unknown_tokens import warn_of_unknown
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.evaluators import (
     build_evaluators,
@@ -47,6 +48,7 @@ from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
+from align_train.stream.vocabulary import check_tokens
 from align_train.training.callbacks.metrics import complete
 
 # Of the watchdog, as `trainer.silence` and `trainer.timeout` by default.
@@ -197,9 +199,9 @@ def _prepare(
         )
 
     sets = open_sets(pretrained, settings, data)
-    for evaluator in evaluators.values():
-        if not evaluator.stands_alone():
-            _open(evaluator, sets)
+    together = {name: one for name, one in evaluators.items() if not one.stands_alone()}
+    _open(together, sets)
+    warn_of_unknown(sets, together, str(pretrained.tokenizer))
     return pretrained, evaluators, sets
 
 
@@ -242,8 +244,7 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
         names = ", ".join(left_out)
         print(f"without data.held_out the run is not evaluated by {names}", flush=True)
 
-    for evaluator in kept.values():
-        _open(evaluator, data)
+    _open(kept, data)
     return kept
 
 
@@ -251,11 +252,12 @@ def _wants_held_out(evaluator: Evaluator) -> bool:
     return None in evaluator.sets()
 
 
-def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
-    for image_set in evaluator.sets():
-        # Texts and records are read here: their errors show before the long work.
-        sets.images_of(image_set).about()
-    evaluator.check(sets.images_of)
+def _open(evaluators: Mapping[str, Evaluator], sets: EvaluationSets) -> None:
+    for evaluator in evaluators.values():
+        for image_set in evaluator.sets():
+            # Texts and records are read here: their errors show before the long work.
+            sets.images_of(image_set).about()
+        evaluator.check(sets.images_of)
 
 
 def _evaluate(
@@ -273,8 +275,10 @@ def _evaluate(
 ) -> dict[str, float]:
     """Calls the evaluators one after another. folder: for results.json and the images."""
     watchdog.at(EVALUATING)
+    model = pretrained.build()
+    check_tokens(sets.vocabulary, model)
     embedder = Embedder(
-        model=pretrained.build().to(device),
+        model=model.to(device),
         tokenizer=sets.vocabulary,
         images_of=sets.images_of,
         device=device,
@@ -301,7 +305,7 @@ def _evaluate(
 
     for name, evaluator in evaluators.items():
         watchdog.at(f"{EVALUATING} by {name}")
-        found = _results_of(name, evaluator, embedder, sets, failures)
+        found = _results_of(name, evaluator, embedder, sets, failures, str(pretrained.tokenizer))
         if name in failures:
             continue
         results |= found
@@ -326,6 +330,7 @@ def _results_of(
     embedder: Embedder,
     sets: EvaluationSets,
     failures: Failures,
+    tokenizer: str,
 ) -> dict[str, float]:
     """Calls an evaluator. Returns its results by name; empty if it stands alone and failed."""
     if not evaluator.stands_alone():
@@ -334,7 +339,8 @@ def _results_of(
     found: dict[str, float] = {}
     if name not in failures:
         with failures.of(name):
-            _open(evaluator, sets)
+            _open({name: evaluator}, sets)
+            warn_of_unknown(sets, {name: evaluator}, tokenizer)
             found = {f"{name}/{key}": value for key, value in evaluator(embedder)}
     return found
 

@@ -61,7 +61,6 @@ def open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) ->
         tokenizer=pretrained.tokenizer,
         max_tokens=data["max_tokens"],
         classes=pretrained.classes,
-        tokens=pretrained.tokens,
     )
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,11 @@ from align_train.cluster.gpus import gpus
 from align_train.commands.changes import Changes, spell_changes
 from align_train.commands.trainer import compiles
 from align_train.commands.twice_in_batch import twice_in_batch
+from align_train.commands.unknown_tokens import counted_tokens, spell_tokens, spell_unknown
 from align_train.config.components import build, class_name
 from align_train.config.compose import choice_of
 from align_train.config.schema import Node, TrainSettings
+from align_train.evals.base import Evaluator
 from align_train.model import TrainableModel
 from align_train.model.expected_images import spell_images
 from align_train.shards.found_caption import spelled_captions
@@ -38,6 +40,7 @@ def summary(
     settings: TrainSettings,
     data: PairsDataModule,
     model: TrainableModel,
+    evaluators: Mapping[str, Evaluator],
     finished_steps: int,
     changes: Changes,
     staging: str,
@@ -50,6 +53,7 @@ def summary(
         settings: The run's settings.
         data: The open data.
         model: The built model.
+        evaluators: Those of the run, by name; their sets are open.
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
@@ -63,6 +67,7 @@ def summary(
     held_out = data.sets.held_out.pairs if data.sets.held_out else 0
     manifest = data.manifest
     pairs = settings.steps * settings.batch_size
+    tokens = counted_tokens(data, evaluators)
 
     lines = {
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
@@ -74,6 +79,7 @@ def summary(
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
         "captions" if data.classes is None else "labels": _captions(data),
+        "tokens": spell_tokens(tokens),
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
@@ -87,6 +93,7 @@ def summary(
     commits = data.cache.hub.commits
     lines["hub"] = ", ".join(f"{name} is {commit}" for name, commit in commits.items())
     lines["changed"] = spell_changes(changes)
+    lines["warning"] = spell_unknown(tokens, str(data.tokenizer))
 
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items() if value)
 

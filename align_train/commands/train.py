@@ -125,8 +125,8 @@ def _run(
 
     # Say what will happen.
     if first:
-        text = summary(settings, data, model, finished_steps, changes, staging, begins_with, groups)
-        print(text, flush=True)
+        begins = (finished_steps, changes, staging, begins_with)
+        print(summary(settings, data, model, evaluators, *begins, groups), flush=True)
     if settings.dry_run:
         return
 
