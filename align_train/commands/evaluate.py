@@ -297,11 +297,7 @@ def _evaluate(
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
     alone = [name for name, evaluator in evaluators.items() if evaluator.stands_alone()]
-    for name in alone:
-        # Of many sets a misspelt one shows now, and not when its turn comes.
-        with failures.of(name):
-            for image_set in evaluators[name].sets():
-                sets.images_of(image_set)
+    _look_for_sets({name: evaluators[name] for name in alone}, sets, failures)
 
     for name, evaluator in evaluators.items():
         watchdog.at(f"{EVALUATING} by {name}")
@@ -322,6 +318,16 @@ def _evaluate(
         print_results(folder)
         write_sets(evaluators, results, folder, model=pretrained.path.name, fix=fix)
     return results
+
+
+def _look_for_sets(
+    alone: Mapping[str, Evaluator], sets: EvaluationSets, failures: Failures
+) -> None:
+    """Of many sets a misspelt one shows now, and not when its turn comes."""
+    for name, evaluator in alone.items():
+        with failures.of(name):
+            for image_set in evaluator.sets():
+                sets.images_of(image_set)
 
 
 def _results_of(
