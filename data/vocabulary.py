@@ -1,8 +1,9 @@
-"""`python -m data.vocabulary source=… to=…`: a lower-casing WordPiece of a crawl's texts.
+"""`python -m data.vocabulary source=… to=…`: a WordPiece or Unigram of a crawl's texts.
 
 The result is a Hugging Face tokenizer. Texts are streamed twice, for the characters and for the
-words. Memory therefore grows with the different words, not with the texts. The same texts give the
-same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual variant 250,000.
+words; once for a Unigram. Memory therefore grows with the different words, not with the texts. The
+same texts give the same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual
+variant 250,000.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from align_train.errors import UserError, shown_names
 from align_train.files import whole
 
 from .packing.beside import check_place
+from .packing.trainers import check_kind, train_vocabulary
 from .tables.open import open_table
 from .tables.paths import paths_of
 from .tables.rows import NO_PYARROW, Asked
@@ -34,6 +36,8 @@ class VocabularySettings:
 
     source: Paths = field(metadata=TEXTS)
     to: str
+    kind: str
+    lower_case: bool
     size: int
     text: list[str]
     separator: str | None
@@ -47,17 +51,17 @@ def run(settings: VocabularySettings) -> None:
     _check(settings, to)
     leave("nothing is saved, and the same command begins anew")
 
-    # Here: `--help` and a wrong setting must not wait for transformers.
-    from align_train.stream.wordpiece import train_tokenizer
-
-    # The trainer asks for the texts twice; each pass has a progress bar with its label.
-    passes = iter(("counting characters", "counting words"))
+    # A WordPiece's trainer asks for the texts twice; each pass has a progress bar with its label.
+    labels = ("counting characters", "counting words")
+    passes = iter(labels if settings.kind == "wordpiece" else labels[1:])
     with whole(to) as aside:
-        train_tokenizer(
+        train_vocabulary(
             lambda: _batches(settings, label=next(passes)),
+            kind=settings.kind,
             size=settings.size,
             folder=aside,
             coverage=settings.coverage,
+            lower_case=settings.lower_case,
         )
 
     leave(f"{to} is complete")
@@ -65,11 +69,15 @@ def run(settings: VocabularySettings) -> None:
     tokens = _count_tokens(to)
     print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")
     if tokens < settings.size:
-        print(f"fewer than size={settings.size:,}: every word of the texts is a token already")
+        why = "every word of the texts is a token already"
+        if settings.kind == "unigram":
+            why = "the texts have no more parts of words that come twice"
+        print(f"fewer than size={settings.size:,}: {why}")
 
 
 def _check(settings: VocabularySettings, to: Path) -> None:
     check_place(settings.to, to)
+    check_kind("kind", settings.kind)
     if settings.every < 1:
         raise UserError(f"every={settings.every}: expected at least 1")
     if not 0 < settings.coverage <= 1:

@@ -27,6 +27,7 @@ from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import results_folder
 from align_train.commands.targets import FIX, check_results_folder
+from align_train.commands.unknown_tokens import counted_in_sets, spell_unknown
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -47,6 +48,7 @@ from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
+from align_train.stream.tokenizer import Tokenizer
 from align_train.stream.vocabulary import open_vocabulary
 from align_train.training.callbacks.metrics import complete
 
@@ -197,6 +199,9 @@ def _prepare(
     sets = _open_sets(pretrained, settings, data)
     for evaluator in evaluators.values():
         _open(evaluator, sets)
+    warning = spell_unknown(counted_in_sets(sets, evaluators), str(pretrained.tokenizer))
+    if warning and rank() == 0:
+        print(f"warning: {warning}", flush=True)
     return pretrained, evaluators, sets
 
 
@@ -243,7 +248,6 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
         tokenizer=pretrained.tokenizer,
         max_tokens=data["max_tokens"],
         classes=pretrained.classes,
-        tokens=pretrained.tokens,
     )
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
@@ -318,8 +322,11 @@ def _evaluate(
 ) -> dict[str, float]:
     """Calls the evaluators one after another. folder: for results.json and the images."""
     watchdog.at(EVALUATING)
+    model = pretrained.build()
+    if isinstance(sets.vocabulary, Tokenizer):
+        sets.vocabulary.check_tower(getattr(model, "text_tower", None))
     embedder = Embedder(
-        model=pretrained.build().to(device),
+        model=model.to(device),
         tokenizer=sets.vocabulary,
         images_of=sets.images_of,
         device=device,

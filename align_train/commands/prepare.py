@@ -134,6 +134,8 @@ def build_model(
         _check_text_tower(node, data.vocabulary)
 
     model: TrainableModel = build(node)
+    if isinstance(data.vocabulary, Tokenizer):
+        data.vocabulary.check_tower(getattr(model, "text_tower", None))
     if begun:
         return model, ""
     if source is None:

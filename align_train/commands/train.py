@@ -126,7 +126,9 @@ def _run(
 
     # Say what will happen.
     if first:
-        text = summary(settings, data, model, finished_steps, changes, staging, begins_with)
+        text = summary(
+            settings, data, model, finished_steps, changes, staging, begins_with, evaluators
+        )
         print(text, flush=True)
     if settings.dry_run:
         return

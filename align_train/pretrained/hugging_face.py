@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AlignConfig, CLIPConfig, SiglipConfig
 
@@ -20,7 +20,6 @@ from align_train.pretrained.clip import clip_node
 from align_train.pretrained.padding import padding_of
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of
 from align_train.pretrained.siglip import siglip_node
-from align_train.stream.tokenizer import TokenKind
 
 # Tokens. AlignProcessor's own limit if its tokenizer has BERT's limit (512) or none.
 _LONGEST_TEXT = 64
@@ -52,8 +51,8 @@ def open_hugging_face(folder: Path) -> Pretrained:
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
-    tokens: TokenKind = "wordpiece" if kind == "align" else "clip"
-    return Pretrained(folder, "hugging_face", node, tokenizer, missing, tokens=tokens)
+    family: Literal["align", "clip"] = "align" if kind == "align" else "clip"
+    return Pretrained(folder, "hugging_face", node, tokenizer, missing, family=family)
 
 
 def _node(
