@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
+from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
 from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
@@ -97,6 +98,7 @@ def check(settings: TrainSettings) -> None:
         check_component(getattr(settings, key), key)
     _check_strategy(settings)
     check_evaluators(settings.eval)
+    check_loggers(settings.logger)
 
 
 def _check_root(settings: TrainSettings) -> None:
