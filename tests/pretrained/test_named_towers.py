@@ -50,7 +50,7 @@ def begins_with(kind: str, folder: Path) -> tuple[str, ...]:
 
 
 def test_settings_of_an_encoder_are_spelled_out(tmp_path: Path) -> None:
-    words = begins_with("xlm-roberta", tmp_path)
+    words = (*begins_with("xlm-roberta", tmp_path), "data=webdataset", "data.shards=x")
     settings = compose_training(*words, fill_in=explicit)
     folder = f"{tmp_path}/xlm-roberta"
     tower = settings.model["text_tower"]
@@ -118,6 +118,7 @@ def test_a_run_is_trained_resumed_exported_and_loaded_elsewhere(
     words = (
         *begins_with(kind, tmp_path),
         *UNEVALUATED,
+        "data=webdataset",
         f"data.shards={demo}/train",
         "data.lanes=2",
         "data.window=64",
