@@ -27,7 +27,7 @@ from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import results_folder
 from align_train.commands.targets import FIX, check_results_folder
-from align_train.commands.unknown_tokens import counted_in_sets, spell_unknown
+from align_train.commands.unknown_tokens import warn_of_unknown
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -49,8 +49,7 @@ from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
-from align_train.stream.tokenizer import Tokenizer
-from align_train.stream.vocabulary import open_vocabulary
+from align_train.stream.vocabulary import check_tokens, open_vocabulary
 from align_train.training.callbacks.metrics import complete
 
 _SIZES = ("image_size", "resize_size")
@@ -198,11 +197,8 @@ def _prepare(
         )
 
     sets = _open_sets(pretrained, settings, data)
-    for evaluator in evaluators.values():
-        _open(evaluator, sets)
-    warning = spell_unknown(counted_in_sets(sets, evaluators), str(pretrained.tokenizer))
-    if warning and rank() == 0:
-        print(f"warning: {warning}", flush=True)
+    _open(evaluators, sets)
+    warn_of_unknown(sets, evaluators, str(pretrained.tokenizer))
     return pretrained, evaluators, sets
 
 
@@ -293,8 +289,7 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
         names = ", ".join(left_out)
         print(f"without data.held_out the run is not evaluated by {names}", flush=True)
 
-    for evaluator in kept.values():
-        _open(evaluator, data)
+    _open(kept, data)
     return kept
 
 
@@ -302,11 +297,12 @@ def _wants_held_out(evaluator: Evaluator) -> bool:
     return None in evaluator.sets()
 
 
-def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
-    for image_set in evaluator.sets():
-        # Texts and records are read here: their errors show before the long work.
-        sets.images_of(image_set).about()
-    evaluator.check(sets.images_of)
+def _open(evaluators: Mapping[str, Evaluator], sets: EvaluationSets) -> None:
+    for evaluator in evaluators.values():
+        for image_set in evaluator.sets():
+            # Texts and records are read here: their errors show before the long work.
+            sets.images_of(image_set).about()
+        evaluator.check(sets.images_of)
 
 
 def _evaluate(
@@ -324,8 +320,7 @@ def _evaluate(
     """Calls the evaluators one after another. folder: for results.json and the images."""
     watchdog.at(EVALUATING)
     model = pretrained.build()
-    if isinstance(sets.vocabulary, Tokenizer):
-        sets.vocabulary.check_tower(getattr(model, "text_tower", None))
+    check_tokens(sets.vocabulary, model)
     embedder = Embedder(
         model=model.to(device),
         tokenizer=sets.vocabulary,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,8 @@ from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
 
+_LINES = "\n" + 15 * " "  # between the lines of one topic
+
 _DEFAULT = "tiny"  # of `model=`; the demo's, too small for anybody's own pictures
 
 # Parts of a model whose parameters are counted -> how the summary calls them.
@@ -38,11 +40,12 @@ def summary(
     settings: TrainSettings,
     data: PairsDataModule,
     model: TrainableModel,
+    evaluators: Mapping[str, Evaluator],
     finished_steps: int,
     changes: Changes,
     staging: str,
     begins_with: str,
-    evaluators: Mapping[str, Evaluator],
+    groups: Sequence[str],
 ) -> str:
     """Says what the run will do: batch and its split, length, data, parameters, where it writes.
 
@@ -50,11 +53,12 @@ def summary(
         settings: The run's settings.
         data: The open data.
         model: The built model.
+        evaluators: Those of the run, by name; their sets are open.
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
         begins_with: A line about initial weights; empty: there are none.
-        evaluators: Those of the run, by name; their sets are open.
+        groups: A line about each parameter group.
 
     Returns:
         A line for each topic.
@@ -79,6 +83,7 @@ def summary(
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
+        "groups": _LINES.join(groups),
         "begins with": begins_with,
         "staging": staging,
     }
@@ -217,5 +222,6 @@ def _parameters(settings: TrainSettings, model: TrainableModel) -> str:
             parts.append(f"{_PARTS[name]} {count / _MILLION:.2f} M")
 
     space = f"{model.dim:,} classes" if model.takes_labels else f"shared dimension {model.dim}"
-    locked = f", {model.lock} tower locked" if model.lock else ""
+    locks = [model.lock] if isinstance(model.lock, str) else model.lock or []
+    locked = f", locked: {', '.join(locks)}" if locks else ""
     return f"{', '.join(parts)}, {space}{locked}"

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from align_train.cluster.launcher import is_first_process
 from align_train.evals.base import Evaluator
 from align_train.shards.sample import sample
 from align_train.stream.datamodule import PairsDataModule
@@ -106,6 +107,17 @@ def spell_unknown(found: Mapping[str, Counted], tokenizer: str) -> str:
         f"learned; make a vocabulary of all these texts (align-train vocabulary kind=unigram), or "
         f"give another data.tokenizer"
     )
+
+
+def warn_of_unknown(
+    sets: EvaluationSets, evaluators: Mapping[str, Evaluator], tokenizer: str
+) -> None:
+    """Prints a warning if sets to evaluate on have many unknown tokens; see `spell_unknown`."""
+    if not is_first_process():
+        return
+    warning = spell_unknown(counted_in_sets(sets, evaluators), tokenizer)
+    if warning:
+        print(f"warning: {warning}", flush=True)
 
 
 def _training_texts(data: PairsDataModule) -> list[str]:

@@ -45,6 +45,20 @@ def open_vocabulary(
     )
 
 
+def check_tokens(vocabulary: Vocabulary, model: object) -> None:
+    """Refuses a text tower that reads the state of a special token which texts lack.
+
+    Args:
+        vocabulary: The data's; a classifier's classes are no tokens.
+        model: The model. One of a user's own may have no text tower.
+
+    Raises:
+        UserError: See `Tokenizer.check_tower`.
+    """
+    if isinstance(vocabulary, Tokenizer):
+        vocabulary.check_tower(getattr(model, "text_tower", None))
+
+
 def source_of(source: CaptionSource, vocabulary: Vocabulary) -> CaptionSource:
     """Returns where a pair's texts lie; with a `ClassList`, where its label lies.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from align_train.errors import UserError, shown
 
 _KINDS = ("wordpiece", "unigram")
+LEAST_COVERAGE = 0.98  # of a unigram's characters: SentencePiece takes no less
 _LIBRARY = "sentencepiece"  # makes vocabularies by unigram
 
 
