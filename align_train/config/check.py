@@ -14,9 +14,11 @@ from align_train.config.evaluators import check_evaluators
 from align_train.config.lock import check_lock
 from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
+from align_train.config.optimizer import check_optimizer
 from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
+from align_train.config.tuning import check_tuning
 from align_train.errors import UserError, shown
 from align_train.shards.caption import is_unicode
 
@@ -63,6 +65,7 @@ def check_root(settings: TrainSettings) -> None:
     _check_accept(settings)
     _check_data_numbers(settings)
     check_split(settings)
+    check_tuning(settings)
     check_schedule(settings)
     for key in _COMPONENTS:
         check_numbers(getattr(settings, key), key)
@@ -303,6 +306,7 @@ def _check_strategy(settings: TrainSettings) -> None:
             f"gradient's norm only after its step, too late to skip it; set it to 0, or take "
             f"strategy=fsdp"
         )
+    check_optimizer(settings, strategy)
     _check_can_try(settings, strategy)
     if settings.compile is True and not strategy.can_compile:
         raise UserError(

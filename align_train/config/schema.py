@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from align_train.config.tuning_schema import DistillationSettings, LoraSettings
+
 Node = dict[str, Any]
 """Settings of a component as plain, resolved containers: a `_target_` and its arguments."""
 
@@ -215,6 +217,12 @@ class TrainSettings:
 
     scheduler: Node
     """The component of conf/scheduler."""
+
+    distillation: DistillationSettings
+    """A teacher that the run learns from."""
+
+    lora: LoraSettings
+    """Adapters of low rank, trained in the place of a tower's own weights."""
 
     trainer: TrainerSettings
     """The processes that compute."""
