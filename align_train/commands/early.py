@@ -13,6 +13,7 @@ from pathlib import Path
 
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus, surely_none
+from align_train.commands.best import ended_early
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
 from align_train.commands.score_prompts import prompts_of
@@ -90,6 +91,8 @@ def _may_be_finished(folder: RunFolder, settings: TrainSettings, finished_steps:
     """Whether a run is at its last step, if its data is still the same."""
     if not finished_steps:
         return False
+    if ended_early(folder, settings, finished_steps):
+        return True
     if settings.length_is_known:
         return finished_steps >= settings.steps
     if not folder.config.exists():

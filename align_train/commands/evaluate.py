@@ -21,6 +21,7 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
+from align_train.commands.best import ended_early, note_last
 from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
@@ -123,7 +124,8 @@ def _evaluate_together(
     if pretrained.run and not pretrained.checkpoint and _as_in_run(settings) and rank() == 0:
         run = read_run(pretrained.run.config)
         # Only of a finished run: nobody else writes its metrics.csv any more.
-        if results["step"] >= run.steps:
+        step = int(results["step"])
+        if step >= run.steps or ended_early(pretrained.run, run, step):
             loggers = run_loggers(run, pretrained.run)
             _write_down(pretrained.run, results, title=run.name, loggers=loggers)
     return results
@@ -168,6 +170,7 @@ def evaluate_run(
     )
     if rank() == 0:
         _write_down(folder, results, title=settings.name, loggers=loggers)
+        note_last(folder, settings, results)
 
 
 def _prepare(

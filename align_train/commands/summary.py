@@ -72,6 +72,7 @@ def summary(
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
+        "checkpoints": _checkpoints(settings),
         "begins with": begins_with,
         "staging": staging,
     }
@@ -128,6 +129,24 @@ def _chunks(chunk_size: int | Literal["auto"], share: int) -> str:
     if chunk_size == "auto":
         return "chunks as large as fit"
     return f"{_count(share // chunk_size, 'chunk')} of {chunk_size} a process"
+
+
+def _checkpoints(settings: TrainSettings) -> str:
+    """When the run saves, what it keeps and when it ends, if more than the usual is asked for."""
+    parts = []
+    if settings.checkpoint_minutes is not None:
+        parts.append(
+            f"every {counted(settings.checkpoint_every, 'step')}, and "
+            f"{settings.checkpoint_minutes:g} min after the last one"
+        )
+    if settings.keep_best is not None:
+        more = "highest" if settings.higher_is_better else "lowest"
+        every = counted(settings.evaluate_every, "step")
+        parts.append(f"the {more} {settings.keep_best} is kept, evaluated every {every}")
+    if settings.stop_patience is not None:
+        times = counted(settings.stop_patience, "evaluation")
+        parts.append(f"the run ends after {times} without a better one")
+    return "; ".join(parts)
 
 
 def _has_norm_groups(model: TrainableModel) -> bool:

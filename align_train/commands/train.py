@@ -13,6 +13,7 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
+from align_train.commands.best import ended_early, spell_best, why_ended
 from align_train.commands.changes import changed_settings
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
@@ -88,7 +89,10 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
     # With the captions that the run found out, its data compares equal to that of the last start.
     settings = as_begun(folder, settings, finished_steps)
     settings = length_of_last_start(settings, folder, finished_steps)
-    if settings.length_is_known and finished_steps >= settings.steps:
+    ended = watchdog.from_first(
+        "ended early", lambda: ended_early(folder, settings, finished_steps)
+    )
+    if ended or (settings.length_is_known and finished_steps >= settings.steps):
         say_finished(folder, settings, finished_steps, watchdog)
     else:
         _run(settings, folder, lock, watchdog, finished_steps)
@@ -138,7 +142,9 @@ def _run(
         checkpoint = str(folder.last_checkpoint()) if finished_steps else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
-            print(f"{folder.path}: trained to step {settings.steps}", flush=True)
+            last = folder.last_step()
+            why = why_ended(folder, settings, last)
+            print(f"{folder.path}: trained to step {last}{why}", flush=True)
         # One that came during the last step. The same command evaluates then.
         raise_if_received()
 
@@ -153,3 +159,5 @@ def _run(
                 loggers=trainer.loggers,
                 watchdog=watchdog,
             )
+        if first and (best := spell_best(folder, settings)):
+            print(best, flush=True)
