@@ -55,12 +55,12 @@ def assert_same_best(ours: RunFolder, theirs: RunFolder) -> None:
     assert all(torch.equal(weights[key], weights_[key]) for key in weights)
 
 
-def until_done(arguments: tuple[str, ...], cwd: Path, **environment: str) -> tuple[int, str]:
+def until_done(arguments: tuple[str, ...], cwd: Path, *, kills: str) -> tuple[int, str]:
     """The same command again and again: how often it was killed, and what it said last."""
-    for kills in range(20):
-        done = finish(start(*arguments, cwd=cwd, **environment))
+    for killed in range(20):
+        done = finish(start(*arguments, cwd=cwd, SCRIPT=WRITTEN, KILLS=kills))
         if done.returncode == 0:
-            return kills, done.stdout
+            return killed, done.stdout
         assert "Traceback" not in done.stderr, done.stderr
     raise AssertionError(f"killed too often\n{done.stderr}")
 
@@ -77,7 +77,7 @@ def test_killed_around_each_evaluation_a_run_has_the_same_losses_and_the_same_be
     assert content["evaluated"]["4"] is None and content["evaluated"]["12"] == 0.5
 
     arguments = options(small_run, "killed", "ema=0.5")
-    kills, out = until_done(arguments, tmp_path, KILLS=json.dumps(KILLS), SCRIPT=WRITTEN)
+    kills, out = until_done(arguments, tmp_path, kills=json.dumps(KILLS))
     assert kills == len(KILLS)
     killed = RunFolder(tmp_path / "outputs" / "killed")
     assert numbers(killed.path) == numbers(alone.path)
@@ -102,7 +102,7 @@ def test_two_ranks_save_by_one_clock_and_are_killed(
     last = folder.last_step()
     assert last >= 6 and folder.checkpoint_of(last - 1).exists()
 
-    until_done(arguments, tmp_path, KILLS='{"8": "torn"}', SCRIPT=WRITTEN)
+    until_done(arguments, tmp_path, kills='{"8": "torn"}')
     content, name, _ = best_of(folder)
     assert (content["step"], name) == (6, "step-00000006.ckpt")
     assert [row["step"] for row in metrics(folder.path)] == [str(step) for step in range(1, 13)]
