@@ -107,7 +107,7 @@ def _evaluate_together(
     # If one rank cannot begin, none may wait for it in the first collective.
     with report_first_error(device):
         check_loader(settings)
-        pretrained, evaluators, sets = _prepare(settings)
+        pretrained, evaluators, sets = prepare_evaluation(settings)
 
     results = _evaluate(
         pretrained,
@@ -173,10 +173,17 @@ def evaluate_run(
         note_last(folder, settings, results)
 
 
-def _prepare(
+def prepare_evaluation(
     settings: EvaluateSettings,
 ) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
-    """Opens the model, the evaluators and their sets; computes nothing."""
+    """Opens the model, the evaluators and their sets; computes nothing.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: A setting, the model or a set of images is not as expected.
+    """
     # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
     if rank() == 0:
@@ -187,7 +194,7 @@ def _prepare(
 
     if settings.shards is not None:
         data["held_out"] = settings.shards
-    asking = [name for name, evaluator in evaluators.items() if _wants_held_out(evaluator)]
+    asking = [name for name, evaluator in evaluators.items() if wants_held_out(evaluator)]
     if data["held_out"] is None and asking:
         why = "the run has no held-out shards"
         if pretrained.run is None:
@@ -283,7 +290,7 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
     built = build_evaluators(settings.eval)
     kept: dict[str, Evaluator] = {}
     for name, evaluator in built.items():
-        if data.held_out is not None or not _wants_held_out(evaluator):
+        if data.held_out is not None or not wants_held_out(evaluator):
             kept[name] = evaluator
 
     left_out = [name for name in built if name not in kept]
@@ -296,7 +303,8 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
     return kept
 
 
-def _wants_held_out(evaluator: Evaluator) -> bool:
+def wants_held_out(evaluator: Evaluator) -> bool:
+    """Whether an evaluator asks for the run's held-out pairs."""
     return None in evaluator.sets()
 
 
@@ -335,7 +343,7 @@ def _evaluate(
     results: dict[str, float] = {}
     if pretrained.step is not None:
         results["step"] = pretrained.step
-    if sets.held_out is not None and any(map(_wants_held_out, evaluators.values())):
+    if sets.held_out is not None and any(map(wants_held_out, evaluators.values())):
         results["held_out/pairs"] = sets.held_out.pairs
 
     if rank() == 0:
