@@ -187,7 +187,7 @@ def test_a_sweep_of_mixes_has_a_table_a_picture_and_the_best_model(
         folder,
         mix=[0, 0.5, 1],
         keep=f"old/{LINE}",
-        shards={"old": str(demo / "val"), "new": str(demo / "train" / "00000000.tar")},
+        shards={"old": str(demo / "held_out"), "new": str(demo / "train" / "00000000.tar")},
         eval={"retrieval": retrieval},
         workers=0,
     )
