@@ -20,9 +20,11 @@ def explicit(model: Node, data: Node) -> Node:
         return explicit_settings(model, data)
 
     towers = (model.get("image_tower"), model.get("text_tower"))
-    pretrained = any(isinstance(tower, dict) and tower.get("pretrained") for tower in towers)
+    asked = any(isinstance(tower, dict) and tower.get("pretrained") for tower in towers)
+    # A text encoder by name brings its configuration, also without its weights.
+    asked |= isinstance(towers[1], dict) and bool(towers[1].get("name"))
     # Others need nothing, and must not wait for torch.
-    if not pretrained and model.get("image_size", 0) is not None:
+    if not asked and model.get("image_size", 0) is not None:
         return {}
     from align_train.pretrained.towers import tower_settings
 

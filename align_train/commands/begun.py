@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from align_train.cluster import launcher
 from align_train.config.saved import read_run, with_values
-from align_train.config.schema import TrainSettings
+from align_train.config.schema import Node, TrainSettings
 from align_train.model.bert_config import BERT_SIZES
 from align_train.model.expected_images import PREPARATION
 from align_train.run.folder import RunFolder
@@ -47,6 +47,8 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
         for key in BERT_SIZES:
             if key in text_tower and settings.model["text_tower"].get(key) != text_tower[key]:
                 kept[f"model.text_tower.{key}"] = text_tower[key]
+    if text_tower.get("pretrained") or text_tower.get("name"):
+        kept |= _of_encoder(settings, text_tower)
         if settings.model.get("vocabulary_size") is None:
             kept["model.vocabulary_size"] = before.get("vocabulary_size")
 
@@ -55,7 +57,20 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
             if settings.data.get(key) is None:
                 kept[f"data.{key}"] = begun.data.get(key)
 
-    shown = [f"{key}: {value}" for key, value in kept.items() if key.startswith("model.")]
+    told = {key: value for key, value in kept.items() if not isinstance(value, dict)}
+    shown = [f"{key}: {value}" for key, value in told.items() if key.startswith("model.")]
     if shown and launcher.is_first_process():
         print(f"{folder.path}: keeps what it began with ({'; '.join(shown)})", flush=True)
     return with_values(settings, kept) if kept else settings
+
+
+def _of_encoder(settings: TrainSettings, before: Node) -> dict[str, object]:
+    """What the model of an encoder's name said, if that model is gone."""
+    kept: dict[str, object] = {}
+    now = settings.model["text_tower"]
+    if "model_type" in (before.get("config") or {}) and "model_type" not in (
+        now.get("config") or {}
+    ):
+        for key in ("config", "pooling", "pad_id"):
+            kept[f"model.text_tower.{key}"] = before.get(key)
+    return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from align_train.config.saved import read_run
+from align_train.config.saved import read_run, with_values
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.run.folder import RunFolder
@@ -50,6 +50,24 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         if key in changes and key != "data.shards" and key not in settings.accept:
             raise UserError(refusal(key, *changes[key], finished_steps))
     return changes
+
+
+def settings_at(folder: RunFolder, finished_steps: int) -> TrainSettings:
+    """Finds the settings for the step after so many finished ones: later changes are undone.
+
+    Args:
+        folder: The run's folder.
+        finished_steps: Finished steps.
+
+    Returns:
+        The settings. Beside `epochs`, `max_steps` may still be that of the last start.
+    """
+    earlier: dict[str, object] = {}
+    # Backwards: of several changes of a setting the first one has the value to return to.
+    for line in reversed(folder.lineage.read()):
+        if "changed" in line and line["step"] > finished_steps:
+            earlier |= {key: was for key, (was, _) in line["changed"].items()}
+    return with_values(read_run(folder.config), earlier)
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:

@@ -41,6 +41,7 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
+from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
@@ -402,5 +403,7 @@ def _write_down(
 
     # If the last row is of another step, neither it nor the loggers get them.
     if complete(folder, values, step=step, title=title):
+        tell(loggers, values, step=step)
         for logger in loggers:
-            logger.log_metrics(values, step=step)
+            with going_on(logger):
+                logger.finalize("success")

@@ -32,11 +32,12 @@ def say_finished(
         return
 
     longer = "max_steps" if settings.epochs is None else "epochs"
+    how = f"{longer}=… scheduler.from=here"
     if why := why_ended(folder, settings, finished_steps):
-        longer = "stop_patience"
+        how = "stop_patience=…"
     print(
         f"{folder.path}: finished at step {finished_steps}{why or f' of {settings.steps}'}; "
-        f"go on with {longer}=…, or choose another name"
+        f"go on with {how}, or choose another name"
     )
     if not settings.dry_run:
         _show_or_evaluate(folder, settings, finished_steps, watchdog)

@@ -4,51 +4,67 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from align_train.cluster import launcher
-from align_train.config.components import build
-from align_train.config.schema import TrainSettings
+from align_train.config.components import build, has_true
+from align_train.config.loggers import check_loggers
+from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, one_line
+from align_train.loggers import LoggedRun, RunLogger
+from align_train.pretrained.published import published
 from align_train.run.folder import RunFolder
+
+_REASON = 200  # characters of a service's own error
 
 
 def run_loggers(settings: TrainSettings, folder: RunFolder) -> list[Logger]:
-    """Builds the logger of `logger`, under the identity in the run's lineage.
+    """Builds the loggers of `logger`, and starts them under the identity in the run's lineage.
 
-    The identity makes a resumed run continue the same run in wandb.
+    The identity makes a resumed run continue the same run in each service.
 
     Args:
         settings: The run's settings.
-        folder: The run's folder.
+        folder: The run's folder; its lineage has begun.
 
     Returns:
-        The logger, or none with `logger=csv`: metrics.csv is written in any case.
+        The loggers; none with `logger=csv`, since metrics.csv is written in any case, and none on
+        other ranks than the first.
 
     Raises:
-        UserError: The logger cannot be built, or wandb cannot start.
+        UserError: A logger cannot be built, or its service cannot start.
     """
-    if not settings.logger:
+    nodes = {name: node for name, node in (settings.logger or {}).items() if node is not None}
+    if not nodes or not launcher.is_first_process():
         return []
+    # A finished run may be older than its rules.
+    check_loggers(nodes)
 
-    lines = folder.lineage.read()
-    identity = lines[0]["run"] if lines else None
-    logger: Logger = build(
-        settings.logger, save_dir=str(folder.path), name=settings.name, id=identity
+    run = LoggedRun(
+        path=folder.path,
+        name=settings.name,
+        identity=folder.lineage.read()[0]["run"],
+        finished_steps=folder.last_step(),
+        settings=published(asdict(settings)),
     )
-    if launcher.is_first_process() and isinstance(logger, WandbLogger):
-        _start_wandb(logger, settings)
-    return [logger]
+    return [_started(node, f"logger.{name}", run) for name, node in nodes.items()]
 
 
-def _start_wandb(logger: WandbLogger, settings: TrainSettings) -> None:
-    import wandb  # takes a second, which only its users should pay
-
+def _started(node: Node, key: str, run: LoggedRun) -> Logger:
+    fix = "check its settings"
     try:
-        # A resumed run may have other settings than wandb has of it.
-        logger.experiment.config.update(asdict(settings), allow_val_change=True)
-    except (wandb.Error, ValueError) as error:
-        reason = one_line(error, 200)
-        raise UserError(
-            f"logger: wandb cannot start ({reason}); `wandb login`, or logger.offline=true"
-        ) from None
+        if has_true(node, key, "takes_run"):
+            # Not as an argument of `build`, which would build the run's own components, too.
+            logger = build({**node, "_partial_": True})(run=run)
+        else:
+            logger = build(node)  # any other of Lightning's
+        if isinstance(logger, RunLogger):
+            fix = logger.fix
+            logger.begin()
+    except Exception as error:  # each service has its own kinds
+        reason = one_line(error, _REASON)
+        raise UserError(f"{key}: cannot start ({reason}); {fix}") from error
+
+    if not isinstance(logger, Logger):
+        raise UserError(f"{key}: {node['_target_']} makes no logger of Lightning's")
+    return logger

@@ -185,12 +185,14 @@ def _begin_with(trained: Pretrained, model: TrainableModel, data: PairsDataModul
 
 def _check_text_tower(node: Node, vocabulary: Tokenizer) -> None:
     """The tokens must be those that a text tower's own weights were trained with."""
-    pretrained = (node.get("text_tower") or {}).get("pretrained")
-    if not isinstance(pretrained, str) or pretrained == vocabulary.path:
+    tower = node.get("text_tower") or {}
+    key = "name" if tower.get("pretrained") is True else "pretrained"
+    weights = tower.get(key)
+    if not isinstance(weights, str) or weights == vocabulary.path:
         return
-    tokenizer, _ = tokenizer_of(find(pretrained, wanted="weights of a text tower"))
+    tokenizer, _ = tokenizer_of(find(weights, wanted="weights of a text tower"))
     if tokenizer is not None:
-        _check_tokens(vocabulary, tokenizer, f"model.text_tower.pretrained={pretrained}")
+        _check_tokens(vocabulary, tokenizer, f"model.text_tower.{key}={weights}")
 
 
 def _check_tokens(vocabulary: Tokenizer, tokenizer: str, source: str) -> None:

@@ -13,6 +13,7 @@ from align_train.config.saved import to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.files import Lock, write_whole
+from align_train.optim.schedules import START, Anchor
 from align_train.pretrained.origin import origin
 from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
@@ -57,6 +58,7 @@ class WriteSettings(lightning.Callback):
         settings: TrainSettings,
         data: PairsDataModule,
         changes: Changes,
+        anchor: Anchor,
         finished_steps: int,
     ) -> None:
         """Keeps what is to be written.
@@ -66,12 +68,14 @@ class WriteSettings(lightning.Callback):
             settings: The settings of this start.
             data: The open data.
             changes: The settings that differ from before.
+            anchor: Where the schedule of the learning rate begins.
             finished_steps: Steps after which the settings hold; 0: the run is new.
         """
         self._folder = folder
         self._settings = settings
         self._data = data
         self._changes = changes
+        self._anchor = anchor
         self._finished_steps = finished_steps
         self._first = launcher.is_first_process()
         self._written = False
@@ -131,6 +135,10 @@ class WriteSettings(lightning.Callback):
     def _record(self) -> None:
         folder = self._folder
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        # Before config.yaml: a start that finds its own settings there does not ask again.
+        begun = folder.lineage.schedule_at(self._finished_steps)
+        if self._anchor != START or begun:
+            folder.lineage.begin_schedule(self._anchor._asdict(), step=self._finished_steps)
         write_whole(folder.config, to_yaml(_with_found_captions(self._settings, self._data)))
 
         vocabulary = self._data.vocabulary

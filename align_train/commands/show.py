@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from align_train.commands.changes import settings_at
 from align_train.config.command_schema import ShowSettings
 from align_train.config.components import build
-from align_train.config.saved import read_run, with_values
-from align_train.config.schema import TrainSettings
+from align_train.config.saved import read_run
 from align_train.errors import UserError, printable, shown
 from align_train.files import check_writable
 from align_train.run.folder import RunFolder
@@ -109,7 +109,7 @@ def _steps(text: str, last: int) -> range:
 def _pieces_at(finished_steps: int, folder: RunFolder) -> TrainingPieces:
     """The pairs of the batch that follows so many finished steps, and of those after it."""
     stretch = folder.lineage.stretch_at(finished_steps)
-    run = _settings_at(finished_steps, folder)
+    run = settings_at(folder, finished_steps)
 
     # Held-out pairs are not opened, and nothing is made: they may long be gone.
     unused = {key: None for key in ("held_out", "make") if key in run.data}
@@ -122,16 +122,6 @@ def _pieces_at(finished_steps: int, folder: RunFolder) -> TrainingPieces:
         )
     data.go_on(stretch)
     return data.training_pieces()
-
-
-def _settings_at(finished_steps: int, folder: RunFolder) -> TrainSettings:
-    """The run's settings for the batch after so many finished steps: later changes are undone."""
-    earlier: dict[str, object] = {}
-    # Backwards: of several changes of a setting the first one has the value to return to.
-    for line in reversed(folder.lineage.read()):
-        if "changed" in line and line["step"] > finished_steps:
-            earlier |= {key: was for key, (was, _) in line["changed"].items()}
-    return with_values(read_run(folder.config), earlier)
 
 
 class _Shown(NamedTuple):

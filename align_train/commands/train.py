@@ -15,6 +15,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
 from align_train.commands.best import ended_early, spell_best, why_ended
 from align_train.commands.changes import changed_settings
+from align_train.commands.curve import curve_of
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import say_finished
@@ -118,13 +119,14 @@ def _run(
         return
     if finished_steps:
         continue_stretch(data, folder, finished_steps)
+    curve = curve_of(settings, data, folder, finished_steps)
     check_batch(settings, data)
     if not settings.dry_run:
         check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
     model, begins_with = build_model(settings, data, begun=finished_steps > 0)
     evaluators = evaluators_of(settings, data.sets)
-    module = build_module(settings, model)
+    module = build_module(settings, model, curve.schedule)
 
     # Say what will happen.
     if first:
@@ -134,7 +136,7 @@ def _run(
         return
 
     # Write down the settings, train, and evaluate the last checkpoint.
-    write_settings = WriteSettings(folder, settings, data, changes, finished_steps)
+    write_settings = WriteSettings(folder, settings, data, changes, curve.anchor, finished_steps)
     write_settings.begin(lock)
     trainer = build_trainer(settings, folder, data, evaluators, write_settings, watchdog)
     with explaining(watchdog, write_settings.refusal):

@@ -45,18 +45,22 @@ from align_train.training.callbacks import (
     Throughput,
 )
 from align_train.training.module import TrainingModule
+from align_train.training.protocols import SchedulerRecipe
 from align_train.training.step_end import StepEnd
 
 # Collectives give up later than the watchdog, which knows who is missing, by so many seconds.
 _LATER = 60.0
 
 
-def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModule:
+def build_module(
+    settings: TrainSettings, model: TrainableModel, schedule: SchedulerRecipe
+) -> TrainingModule:
     """Builds the training step around a model.
 
     Args:
         settings: The run's settings.
         model: The built model.
+        schedule: The schedule of the learning rate.
 
     Returns:
         The module that Lightning trains.
@@ -65,7 +69,7 @@ def build_module(settings: TrainSettings, model: TrainableModel) -> TrainingModu
         model=model,
         loss=build(settings.loss),
         optimizer=build(settings.optimizer),
-        scheduler=build(settings.scheduler),
+        scheduler=schedule,
         max_steps=settings.steps,
         seed=settings.seed,
         norm_group=settings.norm_group,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
 from align_train.config.keeping import check_keep_best, check_keeping
+from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
+from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
 from align_train.errors import UserError, shown
@@ -62,6 +64,7 @@ def check_root(settings: TrainSettings) -> None:
     _check_accept(settings)
     _check_data_numbers(settings)
     check_split(settings)
+    check_schedule(settings)
     for key in _COMPONENTS:
         check_numbers(getattr(settings, key), key)
 
@@ -98,6 +101,7 @@ def check(settings: TrainSettings) -> None:
     _check_strategy(settings)
     check_evaluators(settings.eval)
     check_keep_best(settings)
+    check_loggers(settings.logger)
 
 
 def _check_root(settings: TrainSettings) -> None:

@@ -30,6 +30,9 @@ logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 # Null in the settings: known only once the data is open.
 _FILLED_IN = ("model.vocabulary_size", "model.classes")
 
+# Keys of a node that the run reads itself: the class never sees them (`without_runs_own`).
+_RUNS_OWN = ("scheduler.from",)
+
 # Keys that speak to Hydra and not to the class.
 _HYDRAS_OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
@@ -70,6 +73,16 @@ def build(node: Node, **extra: object) -> Any:
                 f"{node['_target_']}: cannot be built with these settings ({reason})"
             ) from error
         raise
+
+
+def without_runs_own(node: Node, path: str) -> Node:
+    """A node without the keys that the run reads itself.
+
+    Args:
+        node: A node with `_target_`.
+        path: Its key.
+    """
+    return {name: value for name, value in node.items() if f"{path}.{name}" not in _RUNS_OWN}
 
 
 def class_name(node: Mapping[str, object]) -> str:
@@ -154,7 +167,7 @@ def _check_arguments(node: Node, path: str) -> None:
     # `_partial_` node waits for them.
     for name, value in node.items():
         key = f"{path}.{name}"
-        if name in _HYDRAS_OWN:
+        if name in _HYDRAS_OWN or key in _RUNS_OWN:
             continue
         if name not in parameters and not takes_any:
             raise UserError(f"{key}: no such setting{_taken(name, list(parameters), node, path)}")

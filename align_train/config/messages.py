@@ -210,7 +210,13 @@ def _nearest(key: str) -> str:
     if parent:
         group = conf_dir() / parent.split(".")[0]
         for file in group.glob("*.yaml"):
-            names |= set(_names_in(OmegaConf.load(file)))
+            node = OmegaConf.load(file)
+            names |= set(_names_in(node))
+            # One step further in: logger.offline is logger.wandb.offline.
+            plain: Any = OmegaConf.to_container(node)
+            for name, inner in plain.items() if isinstance(plain, dict) else ():
+                if group.name == parent and isinstance(inner, dict) and last in inner:
+                    return f", did you mean {parent}.{name}.{last}?"
 
     close = difflib.get_close_matches(last, sorted(names - {last}), n=1, cutoff=0.5)
     if not close:

@@ -239,7 +239,7 @@ class TrainSettings:
     """The component of conf/strategy: which rank computes which chunk and keeps which weights."""
 
     logger: OptionalNode
-    """A logger beside metrics.csv; empty: none."""
+    """Loggers by name beside metrics.csv, each a component; empty: none."""
 
     eval: OptionalNode
     """Evaluators by name, each a component; a null entry takes one out of the choice."""

@@ -3,6 +3,7 @@
 from align_train.model.base import ImageTower, TextTower
 from align_train.model.classifier import Classifier
 from align_train.model.dual_encoder import Bias, DualEncoder, Temperature
+from align_train.model.hugging_face_text import HuggingFaceTextTower
 from align_train.model.image_tower import EfficientNetTower, TimmTower
 from align_train.model.text_tower import BertTower
 from align_train.model.trainable import TrainableModel
@@ -13,6 +14,7 @@ __all__ = [
     "Classifier",
     "DualEncoder",
     "EfficientNetTower",
+    "HuggingFaceTextTower",
     "ImageTower",
     "Temperature",
     "TextTower",

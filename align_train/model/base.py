@@ -85,6 +85,9 @@ class TextTower(_Tower):
     end_id: int | None = None
     """The token whose state is the text's, if the tower looks for one."""
 
+    longest: int | None = None
+    """The longest text, in tokens; None: the tower knows no limit."""
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Computes the features of a chunk.
 

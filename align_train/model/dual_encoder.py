@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from align_train.errors import UserError
 from align_train.model.base import ImageTower, TextTower
 from align_train.model.trainable import TrainableModel, checked_normalisation
 
@@ -113,12 +114,16 @@ class DualEncoder(TrainableModel):
             max_tokens: Tokens at which texts are cut.
             lock: A tower that is not trained, and stays in evaluation mode throughout (LiT locks
                 the image tower); None: both are trained.
+
+        Raises:
+            UserError: Texts may be longer than the text tower has positions.
         """
         super().__init__()
         # Images arrive channels last (stream/batch.py): convolutions are up to twice as fast so,
         # on CPUs as on GPUs.
         self.image_tower = image_tower.to(memory_format=torch.channels_last)
         self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
+        _check_length(self.text_tower, max_tokens)
         self.temperature = temperature
         self.bias = bias
 
@@ -199,6 +204,16 @@ class DualEncoder(TrainableModel):
     def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """`encode_image` and `encode_text` of one chunk."""
         return self.encode_image(images), self.encode_text(input_ids)
+
+
+def _check_length(tower: TextTower, max_tokens: int) -> None:
+    # A tower of a user's own may be any module.
+    longest = getattr(tower, "longest", None)
+    if longest is not None and max_tokens > longest:
+        raise UserError(
+            f"model.max_tokens={max_tokens}: the text tower has {longest} positions; "
+            f"set model.max_tokens={longest} or less"
+        )
 
 
 def _normalised(features: Tensor) -> Tensor:

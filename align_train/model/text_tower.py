@@ -1,33 +1,25 @@
 """The text tower: BERT's last [CLS] state, and one linear layer (paper, section 4).
 
-BERT is Hugging Face's, so that its checkpoints fit and weights go across one to one. Two things are
-ours. Attention dropout is a layer, so that `training/randomness.py` can replace it. The padding
-mask has four dimensions: of another one, BERT's code would read a value on the host in each pass.
-
-Price of attention dropout: its weights `[chunk, heads, length, length]` stand in memory, as in
-BERT's own code. A fused kernel would keep none, but draws its numbers for itself.
+BERT is Hugging Face's, so that its checkpoints fit and weights go across one to one. Its attention
+is ours (`attention.py`).
 """
 
 from __future__ import annotations
 
-import logging as levels
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, BertConfig, BertModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.utils import logging
+from transformers import BertConfig, BertModel
 
 from align_train.errors import UserError, one_line
+from align_train.model.attention import ATTENTION
 from align_train.model.base import TextTower, masked
 from align_train.model.bert_config import bert_sizes, read_bert_config
+from align_train.model.text_config import quiet
 from align_train.model.weights import find
-
-# The name of `attend` among Hugging Face's kinds of attention. It enters no saved configuration.
-_ATTENTION = "align_train"
 
 # Part of the name of the tensor with a row for each token.
 _TOKENS = "word_embeddings"
@@ -94,10 +86,11 @@ class BertTower(TextTower):
             attention_probs_dropout_prob=attention_dropout,
             initializer_range=initializer_range,
             pad_token_id=pad_id,
-            attn_implementation=_ATTENTION,  # type: ignore[call-arg]
+            attn_implementation=ATTENTION,  # type: ignore[call-arg]
         )
 
         self.pad_id = pad_id
+        self.longest = positions
         self.dim = dim
         self.network = BertModel(self.config, add_pooling_layer=False)
         self.projection = nn.Linear(hidden, dim)
@@ -123,60 +116,6 @@ class BertTower(TextTower):
         return projected
 
 
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention as Hugging Face calls it, with dropout by the module's own layer.
-
-    Args:
-        module: BERT's attention, whose `dropout` is that layer.
-        query: `[chunk, heads, length, width]`.
-        key: The same shape.
-        value: The same shape.
-        attention_mask: float32 `[chunk, 1, 1, length]`: 0 for a token that is seen, else a number
-            far below all scores.
-        dropout: The share that is dropped; 0: PyTorch's fused attention.
-        scaling: The factor of the scores; None: 1 / sqrt(width).
-        **kwargs: Passed on to the fused attention.
-
-    Returns:
-        `[chunk, length, heads, width]`, and None for the weights.
-    """
-    if dropout == 0:
-        seen = None
-        if attention_mask is not None:
-            # As Hugging Face's own models give it to this kernel.
-            seen = (attention_mask == 0).expand(-1, 1, query.shape[2], -1)
-        result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, seen, dropout=0.0, scaling=scaling, **kwargs
-        )
-        return result
-
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    scores = query @ key.transpose(2, 3)
-    if attention_mask is None:
-        scores = scores * scaling
-    else:
-        # Scaled and masked by one kernel.
-        scores = torch.add(attention_mask, scores, alpha=scaling)
-
-    # Autocast's softmax is float32: kept so, the weights would take twice the memory.
-    weights = scores.softmax(dim=-1).to(value.dtype)
-    dropped: Tensor = module.dropout(weights)  # type: ignore[operator]
-    return (dropped @ value).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(_ATTENTION, attend)
-
-
 def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
     """The tensors of a BERT checkpoint for a `BertModel` of this shape.
 
@@ -184,26 +123,22 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
     """
     folder = find(path, wanted="a BERT checkpoint (text_tower.pretrained)")
     bert: Any = BertModel
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(levels.ERROR)  # or it reports heads that are left behind
-
     try:
-        network, report = bert.from_pretrained(
-            folder,
-            config=config,
-            add_pooling_layer=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with quiet():
+            network, report = bert.from_pretrained(
+                folder,
+                config=config,
+                add_pooling_layer=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except Exception as error:
         # Many kinds, of several libraries, for a file that is torn, absent or not BERT's.
         reason = one_line(error, 200)
         raise UserError(
             f"text_tower.pretrained={path}: cannot be read as a BERT checkpoint ({reason})"
         ) from None
-    finally:
-        logging.set_verbosity(verbosity)
 
     for name in sorted(report["missing_keys"]):
         raise UserError(f"text_tower.pretrained={path}: tensor {name} is missing")

@@ -20,15 +20,17 @@ from align_train.files import is_missing_path
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 _PICKLED = "pytorch_model.bin"
-_FETCHED = ["*.json", "*.safetensors", "*.txt"]
+_DESCRIBING = ["*.json", "*.txt"]
+_FETCHED = [*_DESCRIBING, "*.safetensors"]
 
 
-def find(path: str, *, wanted: str) -> Path:
+def find(path: str, *, wanted: str, weights: bool = True) -> Path:
     """A folder or file here, or else one of the hub's, fetched into its cache.
 
     Args:
         path: A path, or a name on the Hugging Face hub.
         wanted: What it should be, for errors.
+        weights: False: its small files will do, so that no more of the hub's is fetched.
 
     Returns:
         Where it lies.
@@ -45,9 +47,10 @@ def find(path: str, *, wanted: str) -> Path:
     from huggingface_hub import snapshot_download  # only if the hub is asked
 
     try:
-        folder = Path(snapshot_download(path, allow_patterns=_FETCHED))
+        fetched = _FETCHED if weights else _DESCRIBING
+        folder = Path(snapshot_download(path, allow_patterns=fetched))
         # Old models have nothing else: openai/clip-vit-base-patch32.
-        if not any(folder.glob("*.safetensors")):
+        if weights and not any(folder.glob("*.safetensors")):
             snapshot_download(path, allow_patterns=[_PICKLED])
         return folder
     except Exception as error:  # offline, no such name, no right to read it: each its own type

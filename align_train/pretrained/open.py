@@ -5,8 +5,7 @@ A run is its last checkpoint; the path of another one is that one:
 model is built (explicitly, as `conf/model/*.yaml` would), tensors, a tokenizer, and the sizes of
 its images.
 
-Price: a run whose config.yaml leaves the vocabulary open is asked for its weights. They are mapped
-into memory, not read.
+Price: of a run whose config.yaml leaves the vocabulary open, the tokenizer is opened.
 """
 
 from __future__ import annotations
@@ -19,13 +18,10 @@ from align_train.errors import UserError
 from align_train.model.weights import WEIGHTS, find
 from align_train.pretrained import ANY_MODEL
 from align_train.pretrained.hugging_face import open_hugging_face
-from align_train.pretrained.pretrained import Pretrained, is_classifier, run_weights, tokenizer_of
+from align_train.pretrained.pretrained import Pretrained, is_classifier, tokenizer_of
 from align_train.run.folder import RunFolder, checkpoint_at
-from align_train.stream.classes import CLASS_FILE
-
-# Tensors with a row for each token, or for each class.
-_TOKEN_ROWS = "text_tower.network.embeddings.word_embeddings.weight"
-_CLASS_ROWS = "head.bias"
+from align_train.stream.classes import CLASS_FILE, ClassList
+from align_train.stream.tokenizer import Tokenizer
 
 
 def open_pretrained(path: str) -> Pretrained:
@@ -58,13 +54,15 @@ def _run(folder: Path, checkpoint: Path | None = None) -> Pretrained:
     node = _model_node(folder)
     run = RunFolder(folder)
 
-    # A run's settings may leave both sizes to its data, and the data may be gone by now.
+    # A run's settings may leave both sizes to its data. That may be gone by now, but the run keeps
+    # its tokens, or its classes.
     if is_classifier(node):
-        node["classes"] = len(run_weights(run, checkpoint)[_CLASS_ROWS])
         classes = str(folder / CLASS_FILE)
+        node["classes"] = len(ClassList(classes).names)
         return Pretrained(folder, "run", node, None, classes=classes, checkpoint=checkpoint)
     if node.get("vocabulary_size") is None:
-        node["vocabulary_size"] = len(run_weights(run, checkpoint)[_TOKEN_ROWS])
+        tokenizer = Tokenizer(str(run.tokenizer), max_tokens=node["max_tokens"])
+        node["vocabulary_size"] = tokenizer.vocabulary_size
     return Pretrained(folder, "run", node, str(run.tokenizer), checkpoint=checkpoint)
 
 

@@ -242,11 +242,15 @@ def without_pretrained(node: Mapping[str, object]) -> Node:
         node: The model's node.
 
     Returns:
-        The node without `pretrained` in its towers.
+        The node without `pretrained` in its towers, and without names of encoders.
     """
     copy: Node = {}
     for key, value in node.items():
         if key in _TOWERS and isinstance(value, Mapping):
-            value = {name: item for name, item in value.items() if name != "pretrained"}
+            # An encoder whose configuration is spelled out has no use for its name, which may be a
+            # path of this machine.
+            spelled = "model_type" in (value.get("config") or {})
+            left_out = ("pretrained", "name") if spelled else ("pretrained",)
+            value = {name: item for name, item in value.items() if name not in left_out}
         copy[key] = value
     return copy

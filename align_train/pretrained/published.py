@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,8 +17,8 @@ _NAMES = ("tokenizer", "pretrained", "initial_weights", "model")
 
 _LOCAL = ("/", "~", "./", "../")
 
-# Options of storage may hold credentials.
-_SECRET = ("storage_options",)
+# Options of storage may hold credentials, and others may be some by their names.
+_SECRET = re.compile(r"storage_options|(.*_)?(token|password|secret|api_key|access_key)")
 
 
 def published(node: Node) -> Node:
@@ -30,7 +31,7 @@ def published(node: Node) -> Node:
 
 
 def _published(value: object, key: str) -> object:
-    if key in _SECRET:
+    if _SECRET.fullmatch(key):
         return None
     if isinstance(value, dict):
         return published(value)

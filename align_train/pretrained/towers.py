@@ -7,6 +7,7 @@ the sizes of its weights. A run's config.yaml then says all of it by itself.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from align_train.config.components import find_target
@@ -15,8 +16,11 @@ from align_train.errors import UserError
 from align_train.model.base import ImageTower
 from align_train.model.bert_config import bert_sizes, read_bert_config
 from align_train.model.expected_images import PREPARATION, ExpectedImages
+from align_train.model.hugging_face_text import HuggingFaceTextTower
+from align_train.model.text_config import attended_length, read_text_config, usual_pooling
 from align_train.model.text_tower import BertTower
 from align_train.model.weights import find
+from align_train.pretrained.padding import padding_of
 from align_train.pretrained.pretrained import tokenizer_of
 
 # The side before the crop, for a tower that does not say: 256 of 224.
@@ -89,13 +93,19 @@ def _sizes(model: Node, images: ExpectedImages | None, *, pretrained: bool) -> N
 
 def _of_text_tower(model: Node, data: Node) -> Node:
     node = model.get("text_tower")
-    pretrained = node.get("pretrained") if isinstance(node, dict) else None
-    if not isinstance(node, dict) or not isinstance(pretrained, str) or "_target_" not in node:
+    if not isinstance(node, dict) or "_target_" not in node:
         return {}
     tower = find_target(node, "model.text_tower")
-    if not (inspect.isclass(tower) and issubclass(tower, BertTower)):
+    if not inspect.isclass(tower):
         return {}
+    if issubclass(tower, HuggingFaceTextTower):
+        return _of_encoder(node, model, data)
+    if issubclass(tower, BertTower) and isinstance(node.get("pretrained"), str):
+        return _of_bert(node["pretrained"], model, data)
+    return {}
 
+
+def _of_bert(pretrained: str, model: Node, data: Node) -> Node:
     try:
         folder = find(pretrained, wanted="a BERT checkpoint (text_tower.pretrained)")
     except UserError:
@@ -113,11 +123,51 @@ def _of_text_tower(model: Node, data: Node) -> Node:
             f"{longest} positions; set model.max_tokens={longest} or less"
         )
 
+    return settings | _of_tokens(folder, pretrained, config["vocab_size"], model, data)
+
+
+def _of_encoder(node: Node, model: Node, data: Node) -> Node:
+    """The configuration of an encoder of Hugging Face's, in full; its tokens."""
+    name = node.get("name")
+    given = node.get("config") or {}
+    if not isinstance(name, str) or "model_type" in given:
+        return {}
+    try:
+        wanted = "a text encoder (model.text_tower.name)"
+        folder = find(name, wanted=wanted, weights=bool(node.get("pretrained")))
+    except UserError:
+        # As above: a new run says so when it builds the tower.
+        return {}
+
+    config = read_text_config(folder, name) | given
+    settings: Node = {"model.text_tower.config": config}
+    if node.get("pooling") is None:
+        settings["model.text_tower.pooling"] = usual_pooling(config)
+
+    settings |= _of_tokens(folder, name, config["vocab_size"], model, data)
+    has_its_tokens = settings.get("data.tokenizer", data.get("tokenizer")) == name
+    if attended_length(config) and has_its_tokens and node.get("pad_id") is None:
+        # The network sees it: only the tokenizer says which token that is.
+        settings["model.text_tower.pad_id"] = padding_of(folder)
+    return settings
+
+
+def _of_tokens(folder: Path, name: str, rows: int, model: Node, data: Node) -> Node:
+    """The tokenizer that lies beside weights, and the size of its vocabulary.
+
+    Args:
+        folder: Of the weights.
+        name: As the user named it.
+        rows: How many tokens the weights know.
+        model: The model's node.
+        data: The data's.
+    """
+    settings: Node = {}
     tokenizer = data.get("tokenizer")
     has_own = tokenizer_of(folder)[0] is not None
     if tokenizer is None and data.get("classes") is None and has_own:
-        tokenizer = settings["data.tokenizer"] = pretrained
-    if tokenizer == pretrained and model.get("vocabulary_size") is None:
+        tokenizer = settings["data.tokenizer"] = name
+    if tokenizer == name and model.get("vocabulary_size") is None:
         # A checkpoint may have a few rows more than its tokenizer has tokens.
-        settings["model.vocabulary_size"] = config["vocab_size"]
+        settings["model.vocabulary_size"] = rows
     return settings

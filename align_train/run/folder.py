@@ -1,7 +1,8 @@
-"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of two."""
+"""The folder of one run, `<output_dir>/<name>/`: the one list of its files, and readers of some."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import dataclass
@@ -152,6 +153,13 @@ class RunFolder:
         """The checkpoint that `checkpoints/best` names; None: there is none."""
         link = self.checkpoints / "best"
         return link.resolve() if link.exists() else None
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        """Reads the rows of metrics.csv, as text; none if there is no such file yet."""
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def read_results(self) -> dict[str, Any] | None:
         """Reads the numbers of the last evaluation.

@@ -2,7 +2,8 @@
 
 `lineage.jsonl` has a line for each stretch of the run. The first line also carries the run's
 identity for loggers, so that a resumed run continues the same wandb run, and names the trained
-weights that it began with. Lines with `changed` list settings that were new at a start.
+weights that it began with. Lines with `changed` list settings that were new at a start, those with
+`schedule` say where the learning rate's schedule began anew.
 """
 
 from __future__ import annotations
@@ -139,6 +140,38 @@ class Lineage:
         """
         self._write([*self.read(), {"step": step, "changed": changes}])
 
+    def schedule_at(self, finished_steps: int) -> Line:
+        """Finds where the schedule of the learning rate began.
+
+        Args:
+            finished_steps: Finished steps; the next step's learning rate is asked for.
+
+        Returns:
+            The `step` at which it began and the `factor` that its warm-up rose from; empty: it
+            began with the run.
+        """
+        lines = [line for line in self.read() if "schedule" in line]
+        begun: list[Line] = [line["schedule"] for line in lines if line["step"] <= finished_steps]
+        return begun[-1] if begun else {}
+
+    def begin_schedule(self, schedule: Line, *, step: int) -> None:
+        """Adds a line if the schedule begins anew. A line of the same step gives way.
+
+        Args:
+            schedule: As `schedule_at` gives it.
+            step: Finished steps.
+
+        Raises:
+            UserError: The file cannot be read or written.
+        """
+        if schedule == self.schedule_at(step):
+            return
+        kept = []
+        for line in self.read():
+            if line["step"] != step or "schedule" not in line:
+                kept.append(line)
+        self._write([*kept, {"step": step, "schedule": schedule}])
+
     def _write(self, lines: Iterable[Line]) -> None:
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
@@ -183,5 +216,5 @@ def _holds(line: Line, step: int) -> bool:
     if line["step"] < max(step, 1):
         return True
     # A change of settings at this very step has happened, and config.yaml has it.
-    is_change: bool = line["step"] == step and "changed" in line
+    is_change: bool = line["step"] == step and ("changed" in line or "schedule" in line)
     return is_change

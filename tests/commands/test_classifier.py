@@ -277,7 +277,9 @@ def test_groups_and_momentum() -> None:
 
 
 def test_decay_in_steps() -> None:
-    schedule = StepDecay(every=3, ratio=0.5, warmup_steps=2)
+    schedule = StepDecay(
+        every=3, every_pairs=None, ratio=0.5, warmup_steps=2, warmup_pairs=None, batch_size=1
+    )
     assert [schedule.factor(step, 100) for step in range(8)] == [
         0.5,
         1.0,
@@ -289,7 +291,9 @@ def test_decay_in_steps() -> None:
         0.25,
     ]
     with pytest.raises(ValueError, match="every=0"):
-        StepDecay(every=0, ratio=0.5, warmup_steps=0)
+        StepDecay(
+            every=0, every_pairs=None, ratio=0.5, warmup_steps=0, warmup_pairs=None, batch_size=1
+        )
 
 
 LOGITS, LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5

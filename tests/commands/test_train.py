@@ -426,7 +426,7 @@ def wandb_records(folder: Path) -> tuple[str, list[dict[str, Any]], dict[str, An
 def test_wandb_offline_has_the_losses_and_a_resumed_run_keeps_its_id(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
-    options = (*small_run, *NO_COMPOSED, "name=logged", "logger=wandb", "logger.offline=true")
+    options = (*small_run, *NO_COMPOSED, "name=logged", "logger=wandb", "logger.wandb.offline=true")
     for steps in (4, 6):
         run(*options, f"max_steps={steps}", cwd=tmp_path)
     folder = tmp_path / "outputs" / "logged"

@@ -23,7 +23,7 @@ from align_train.config.command_schema import (
     SearchSettings,
     ShowSettings,
 )
-from align_train.config.components import build
+from align_train.config.components import build, without_runs_own
 from align_train.config.compose import compose_command, compose_training, unresolved_training
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
@@ -336,7 +336,8 @@ def compose_and_check(*overrides: str) -> None:
 
 def check_and_build(settings: TrainSettings) -> None:
     check(settings)
-    for node in (settings.optimizer, settings.scheduler, settings.loss):
+    scheduler = without_runs_own(settings.scheduler, "scheduler")
+    for node in (settings.optimizer, scheduler, settings.loss):
         build(node)
     build(settings.strategy).build(RunFacts(processes=2, on_gpu=False))
 

@@ -135,8 +135,8 @@ def test_lists_and_mappings_of_texts_arrive_as_typed() -> None:
         ("optimizer.lr=1e-3", 1e-3),
         ("data.window=8_192", 8192),
         ("data.flip=True", True),
-        ("+logger.group=2025_11_30", "2025_11_30"),
-        ("logger.project=6e23", "6e23"),
+        ("+logger.wandb.group=2025_11_30", "2025_11_30"),
+        ("logger.wandb.project=6e23", "6e23"),
     ],
 )
 def test_components_get_texts_where_their_signature_says_so(

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
 
 from align_train.model import BertTower
+from tests.support.operators import VALUE_ON_HOST, operators
 
 LENGTH = 24
-
-
-class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The names of all operators inside `with`."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def tower_with(**options: float) -> BertTower:
@@ -92,16 +79,9 @@ def test_a_pass_asks_the_device_for_no_value(dropout: float, padded: bool) -> No
     tower = tower_with(dropout=dropout).train()
     input_ids = texts(padded=padded)
 
-    assert "aten._local_scalar_dense.default" not in operators(lambda: tower(input_ids))
+    assert VALUE_ON_HOST not in operators(lambda: tower(input_ids))
     theirs = operators(lambda: embedded_by_transformers(tower, input_ids))
-    assert "aten._local_scalar_dense.default" in theirs
-
-
-def operators(function: Callable[[], object]) -> list[str]:
-    seen = Operators()
-    with seen:
-        function()
-    return seen.names
+    assert VALUE_ON_HOST in theirs
 
 
 def test_no_configuration_knows_our_attention() -> None:

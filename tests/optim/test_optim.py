@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch import nn
 
 from align_train.optim.lamb import LambOptimizer
-from align_train.optim.schedules import WarmupLinear
 from benchmarks.shared.dispatch import Operators
 from tests.support.optimizers import PLAIN_ADAMW, PLAIN_LAMB
 from tests.support.parity import small_model
@@ -144,13 +142,3 @@ def test_the_trust_ratio_of_lamb_is_that_of_each_whole_parameter() -> None:
 
     for parameter, expected in zip(parameters, start, strict=True):
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-13)
-
-
-def test_schedule_rises_to_the_peak_and_falls_to_its_end() -> None:
-    schedule = WarmupLinear(warmup_steps=4, final=0.1)
-    factors = [schedule.factor(step, 14) for step in range(15)]
-    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert factors[4:] == sorted(factors[4:], reverse=True)
-    assert factors[14] == pytest.approx(0.1)
-    steps = [a - b for a, b in itertools.pairwise(factors[4:])]
-    assert max(steps) == pytest.approx(min(steps))

@@ -388,6 +388,7 @@ def test_published_settings_have_no_paths_and_no_secrets(tmp_path: Path) -> None
         "tokenizer": "google-bert/bert-base-uncased",
         "initial_weights": f"{tmp_path}/outputs/demo",
         "storage_options": {"key": "secret"},
+        "mine": {"hub_token": "hf_secret", "pad_token_id": 0},
         "eval": {"imagenet": {"data": {"path": "~/imagenet/val"}}, "prompts": ["a yes/no {}"]},
         "least_scale": math.pi,
     }
@@ -397,6 +398,7 @@ def test_published_settings_have_no_paths_and_no_secrets(tmp_path: Path) -> None
         "tokenizer": "google-bert/bert-base-uncased",
         "initial_weights": "demo",
         "storage_options": None,
+        "mine": {"hub_token": None, "pad_token_id": 0},
         "eval": {"imagenet": {"data": {"path": "val"}}, "prompts": ["a yes/no {}"]},
         "least_scale": math.pi,
     }

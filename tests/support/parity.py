@@ -304,7 +304,7 @@ def optimizer_of(case: Case) -> AdamW | Lamb:
 
 
 def schedule() -> WarmupLinear:
-    return WarmupLinear(warmup_steps=2, final=0.0)
+    return WarmupLinear(warmup_steps=2, warmup_pairs=None, final=0.0, batch_size=1)
 
 
 class _Batches:

@@ -1,4 +1,4 @@
-"""metrics.csv, one row per logged step, and curves.png; loggers (wandb) get the same rows.
+"""metrics.csv, one row per logged step, and curves.png; loggers get the same rows.
 
 An evaluation comes after its step's row, and completes it.
 
@@ -17,6 +17,7 @@ import lightning
 
 from align_train.figures.plots import draw_curves
 from align_train.files import write_whole
+from align_train.loggers import tell
 from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
 from align_train.strategy.layout import whole
@@ -85,8 +86,8 @@ class Metrics:
         if not trainer.is_global_zero:
             return
 
-        if self.folder.metrics.exists():
-            self.rows = [row for row in _read(self.folder) if _step(row) <= trainer.global_step]
+        rows = self.folder.read_metrics()
+        self.rows = [row for row in rows if _step(row) <= trainer.global_step]
         self._columns = list(self.rows[-1]) if self.rows else []
         if self.rows and _step(self.rows[-1]) == trainer.global_step:
             # An evaluation that was cut short may complete it.
@@ -179,8 +180,7 @@ class Metrics:
             self._drawn = time.monotonic()
 
     def _tell_loggers(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=int(self.latest["step"]))
+        tell(trainer.loggers, values, step=int(self.latest["step"]))
 
     def _write_all(self) -> None:
         _write(self.folder, self._columns, self.rows)
@@ -218,7 +218,7 @@ def complete(folder: RunFolder, values: Mapping[str, float], *, step: int, title
     Returns:
         Whether the last row is of that step.
     """
-    rows = _read(folder) if folder.metrics.exists() else []
+    rows = folder.read_metrics()
     if not rows or _step(rows[-1]) != step:
         return False
 
@@ -229,11 +229,6 @@ def complete(folder: RunFolder, values: Mapping[str, float], *, step: int, title
     _write(folder, list(columns), rows)
     draw_curves(rows, folder.curves, title=title)
     return True
-
-
-def _read(folder: RunFolder) -> list[dict[str, str]]:
-    with folder.metrics.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _write(folder: RunFolder, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:

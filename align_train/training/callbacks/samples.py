@@ -6,9 +6,9 @@ The sheet is the cheapest look at faults in the data.
 from __future__ import annotations
 
 import lightning
-from lightning.pytorch.loggers import WandbLogger
 
 from align_train.figures.sheets import contact_sheet
+from align_train.loggers import RunLogger, going_on
 from align_train.run.folder import RunFolder
 from align_train.run.lineage import keep_steps
 from align_train.stream.batch import Batch
@@ -44,7 +44,7 @@ class Samples:
             keep_steps(self.folder.keys, trainer.global_step)
 
     def draw_first(self, trainer: lightning.Trainer, batch: Batch) -> None:
-        """Draws the first batch of this start on rank 0, and gives it to wandb.
+        """Draws the first batch of this start on rank 0, and gives it to the loggers.
 
         Args:
             trainer: Lightning's trainer.
@@ -61,8 +61,9 @@ class Samples:
         self.folder.batches.mkdir(parents=True, exist_ok=True)
         sheet.save(self.folder.sheet(batch.finished_steps + 1))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [sheet], step=trainer.global_step)
+            if isinstance(logger, RunLogger):
+                with going_on(logger):
+                    logger.add_image("samples", sheet, step=trainer.global_step)
 
     def record_keys(self, batch: Batch, *, step: int) -> None:
         """Records the keys of this rank's pairs for `keys.jsonl`, if that is wanted.
