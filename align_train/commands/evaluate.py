@@ -26,7 +26,7 @@ from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
-from align_train.commands.results_folder import results_folder
+from align_train.commands.results_folder import print_results, results_folder
 from align_train.commands.targets import FIX, check_results_folder
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
@@ -63,9 +63,6 @@ SILENCE = 60.0
 TIMEOUT = 900.0
 
 MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
-
-
-_TINY = 1e-3  # below it, four digits after the point would say too little
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, float]:
@@ -361,31 +358,6 @@ def _evaluate(
     if rank() == 0:
         print_results(folder)
     return results
-
-
-def print_results(folder: RunFolder) -> None:
-    """Prints results.json as a table, and the names of the images beside it.
-
-    Args:
-        folder: A run's folder, or any other with a results.json; without one nothing is printed.
-    """
-    results = folder.read_results()
-    if results is None:
-        return
-
-    width = max(map(len, results))
-    for name, value in results.items():
-        print(f"{name:<{width}}  {_spell(value):>10}")
-    images = sorted(path.name for path in folder.path.glob("*.png"))
-    print(f"{folder.results}; images beside it: {', '.join(images)}", flush=True)
-
-
-def _spell(value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value != 0 and abs(value) < _TINY:
-        return f"{value:.3g}"
-    return f"{value:,.4f}"
 
 
 def _as_in_run(settings: EvaluateSettings) -> bool:

@@ -7,9 +7,10 @@ import torch
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.best import note_last, spell_best, why_ended
-from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
+from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
+from align_train.commands.results_folder import print_results
 from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
 
