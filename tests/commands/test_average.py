@@ -23,6 +23,7 @@ from align_train.config.command_schema import AverageSettings
 from align_train.config.schema import conf_dir
 from align_train.errors import UserError
 from align_train.model.mixing import between, mean_of
+from align_train.pretrained.identity import unread
 from align_train.pretrained.open import open_pretrained
 from align_train.run.folder import RunFolder
 from align_train.stream.batch import normalise
@@ -82,6 +83,8 @@ def test_checkpoints_of_a_run_are_averaged_tensor_by_tensor(
     ours = averaged(str(trained), tmp_path / "mean", steps="last_2")
     states = [state_of(step) for step in steps]
     for name, value in ours.items():
+        if unread(name):
+            continue  # Hugging Face's format has a layer more
         first, second = (state[name] for state in states)
         if value.is_floating_point():
             expected = ((first.double() + second.double()) / 2).float()
@@ -211,7 +214,7 @@ def test_a_sweep_of_mixes_has_a_table_a_picture_and_the_best_model(
     assert f"mix  old/{LINE}" in out and "3 mixes" in out
 
 
-def refused() -> Iterator[tuple[dict[str, Any], str]]:
+def refusals() -> Iterator[tuple[dict[str, Any], str]]:
     yield {"models": "RUN"}, "one model alone; give a list of several, or of a run steps=last_3"
     yield {"models": "RUN", "steps": "last_9"}, "has 2 checkpoints; keep more in training"
     yield {"models": "RUN", "steps": [8, 9]}, "steps=9: .* has no such checkpoint; of 8, 12"
@@ -226,7 +229,7 @@ def refused() -> Iterator[tuple[dict[str, Any], str]]:
     yield {"models": ["RUN", "RUN"], "format": "onnx"}, "format=onnx: expected huggingface or"
 
 
-@pytest.mark.parametrize(("given", "words"), refused())
+@pytest.mark.parametrize(("given", "words"), list(refusals()))
 def test_what_cannot_be_averaged_is_refused_in_one_line(
     given: dict[str, Any], words: str, trained: Path, tmp_path: Path
 ) -> None:
