@@ -36,7 +36,7 @@ from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained
 from align_train.shards.left_out import counted
 from align_train.shards.manifest import place_in
-from align_train.stream.decode import Pixels
+from align_train.stream.decode import Pixels, decode_centre
 from align_train.stream.pairs import Pairs
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.workers import Workers
@@ -185,7 +185,7 @@ class _Centres(Dataset[Pixels | None]):
     def __getitem__(self, index: int) -> Pixels | None:
         shard, pair = place_in(self.ends, index)
         try:
-            return self.pairs.centre(shard, pair)[0]
+            return decode_centre(self.pairs.reader(shard).image(pair), self.pairs.views)
         except UserError:
             raise
         except ValueError:
@@ -251,9 +251,16 @@ class Statistics:
                 f"train_shards=… computes them anew"
             )
         groups = renew_statistics(model.to(self.device), self._groups())
+        if not groups:
+            raise UserError(
+                f"train_shards={self.pairs.manifest.source}: of {self.count:,} pairs fewer than a "
+                f"norm group of {self.group} could be decoded; repair the shards"
+            )
+        bad = self.count - groups * self.group
+        left_out = f", without {counted(bad, 'image')} left over or not decodable" if bad else ""
         return (
             f"the statistics of {counted(len(norms), 'BatchNorm layer')} are computed anew, from "
-            f"{counted(groups, 'norm group')} of {self.group}"
+            f"{counted(groups, 'norm group')} of {self.group}{left_out}"
         )
 
     def _groups(self) -> Iterator[Tensor]:

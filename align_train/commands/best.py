@@ -72,8 +72,23 @@ def note_last(folder: RunFolder, settings: TrainSettings, results: Mapping[str, 
     evaluated.with_value(step, results[metric]).write(folder)
 
 
-def spell_best(folder: RunFolder, settings: TrainSettings) -> str:
-    """A line about the best step; empty if the run does not compare.
+def print_trained(folder: RunFolder, settings: TrainSettings) -> None:
+    """Prints how far a run has come, and why no further.
+
+    Args:
+        folder: The run's folder.
+        settings: The run's settings.
+
+    Raises:
+        UserError: best.json cannot be read.
+    """
+    last = folder.last_step()
+    why = why_ended(folder, settings, last)
+    print(f"{folder.path}: trained to step {last}{why}", flush=True)
+
+
+def print_best(folder: RunFolder, settings: TrainSettings) -> None:
+    """Prints a line about the best step, if the run compares.
 
     Args:
         folder: The run's folder.
@@ -83,10 +98,13 @@ def spell_best(folder: RunFolder, settings: TrainSettings) -> str:
         UserError: best.json cannot be read.
     """
     if settings.keep_best is None:
-        return ""
+        return
     evaluated = _evaluated(folder, settings)
     where = "" if evaluated.best_step is None else f", {folder.checkpoints / 'best'}"
-    return f"{folder.path}: the best of {len(evaluated.values)} evaluations: {evaluated}{where}"
+    print(
+        f"{folder.path}: the best of {len(evaluated.values)} evaluations: {evaluated}{where}",
+        flush=True,
+    )
 
 
 def _evaluated(folder: RunFolder, settings: TrainSettings) -> Evaluated:

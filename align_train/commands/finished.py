@@ -6,7 +6,7 @@ import torch
 
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
-from align_train.commands.best import note_last, spell_best, why_ended
+from align_train.commands.best import note_last, print_best, why_ended
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
@@ -42,8 +42,7 @@ def say_finished(
     )
     if not settings.dry_run:
         _show_or_evaluate(folder, settings, finished_steps, watchdog)
-        if best := spell_best(folder, settings):
-            print(best, flush=True)
+        print_best(folder, settings)
 
 
 def _show_or_evaluate(

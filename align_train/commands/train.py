@@ -13,7 +13,7 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
-from align_train.commands.best import ended_early, spell_best, why_ended
+from align_train.commands.best import ended_early, print_best, print_trained
 from align_train.commands.changes import changed_settings
 from align_train.commands.curve import curve_of
 from align_train.commands.evaluate import evaluate_run, evaluators_of
@@ -144,9 +144,7 @@ def _run(
         checkpoint = str(folder.last_checkpoint()) if finished_steps else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
-            last = folder.last_step()
-            why = why_ended(folder, settings, last)
-            print(f"{folder.path}: trained to step {last}{why}", flush=True)
+            print_trained(folder, settings)
         # One that came during the last step. The same command evaluates then.
         raise_if_received()
 
@@ -161,5 +159,5 @@ def _run(
                 loggers=trainer.loggers,
                 watchdog=watchdog,
             )
-        if first and (best := spell_best(folder, settings)):
-            print(best, flush=True)
+        if first:
+            print_best(folder, settings)

@@ -224,13 +224,7 @@ def _step_end(
         non_finite=non_finite,
         averaging=averaging,
         evaluation=evaluation,
-        best=Best(
-            folder=folder,
-            metric=settings.keep_best,
-            higher=settings.higher_is_better,
-            patience=settings.stop_patience,
-            checkpoints=checkpoints,
-        ),
+        best=_best(settings, checkpoints),
         metrics=metrics,
         samples=Samples(folder=folder, records=records, log_keys=settings.log_keys),
         records=records,
@@ -238,6 +232,16 @@ def _step_end(
         checkpoints=checkpoints,
         stopping=Stopping(checkpoints=checkpoints, agreement=agreement),
         watchdog=watchdog,
+    )
+
+
+def _best(settings: TrainSettings, checkpoints: Checkpoints) -> Best:
+    return Best(
+        folder=checkpoints.folder,
+        metric=settings.keep_best,
+        higher=settings.higher_is_better,
+        patience=settings.stop_patience,
+        checkpoints=checkpoints,
     )
 
 

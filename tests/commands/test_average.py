@@ -29,6 +29,7 @@ from align_train.run.folder import RunFolder
 from align_train.stream.batch import normalise
 from align_train.training.fresh_statistics import renew_statistics
 
+OURS = "align_train"  # a format that has the model's own tensors and no others
 LINE = "retrieval/image_to_text/recall@1"
 
 
@@ -69,7 +70,7 @@ def test_a_model_averaged_with_itself_is_itself_bit_for_bit(
     steps: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = [str(steps[0])] * 3
-    ours = averaged(models, tmp_path / "same", format="align_train")
+    ours = averaged(models, tmp_path / "same", format=OURS)
     assert_equal(ours, state_of(steps[0]))
     assert "BatchNorm layers are averages too; train_shards=… computes them" in (
         capsys.readouterr().out
@@ -108,7 +109,7 @@ def test_the_ends_of_the_line_between_two_models_are_these_models(
     mixed = between(signed, {"zeros": torch.ones(2)}, 0)["zeros"]
     assert torch.equal(mixed.signbit(), signed["zeros"].signbit())
 
-    ours = averaged([str(step) for step in steps], tmp_path / "half", mix=0.25)
+    ours = averaged([str(step) for step in steps], tmp_path / "half", mix=0.25, format=OURS)
     for name, value in ours.items():
         if value.is_floating_point():
             expected = 0.75 * first[name].double() + 0.25 * second[name].double()
@@ -168,10 +169,15 @@ def test_the_command_computes_statistics_from_training_pairs(
     steps: tuple[Path, Path], demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = [str(step) for step in steps]
-    plain = averaged(models, tmp_path / "plain")
+    plain = averaged(models, tmp_path / "plain", format=OURS)
     capsys.readouterr()
     fresh = averaged(
-        models, tmp_path / "fresh", train_shards=str(demo / "train"), train_pairs=100, workers=0
+        models,
+        tmp_path / "fresh",
+        train_shards=str(demo / "train"),
+        train_pairs=100,
+        workers=0,
+        format=OURS,
     )
     assert "are computed anew, from 12 norm groups of 8" in capsys.readouterr().out
     for name, value in fresh.items():
@@ -190,6 +196,7 @@ def test_a_sweep_of_mixes_has_a_table_a_picture_and_the_best_model(
         folder,
         mix=[0, 0.5, 1],
         keep=f"old/{LINE}",
+        format=OURS,
         shards={"old": str(demo / "held_out"), "new": str(demo / "train" / "00000000.tar")},
         eval={"retrieval": retrieval},
         workers=0,
