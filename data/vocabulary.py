@@ -1,8 +1,9 @@
-"""`python -m data.vocabulary source=… to=…`: a lower-casing WordPiece of a crawl's texts.
+"""`python -m data.vocabulary source=… to=…`: a WordPiece or Unigram of a crawl's texts.
 
 The result is a Hugging Face tokenizer. Texts are streamed twice, for the characters and for the
-words. Memory therefore grows with the different words, not with the texts. The same texts give the
-same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual variant 250,000.
+words; once for a Unigram. Memory therefore grows with the different words, not with the texts. The
+same texts give the same bytes. The paper's vocabulary has 100,000 tokens, that of its multilingual
+variant 250,000.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -21,11 +23,19 @@ from align_train.errors import UserError, shown_names
 from align_train.files import whole
 
 from .packing.beside import check_place
+from .packing.trainers import LEAST_COVERAGE, check_kind, train_vocabulary
 from .tables.open import open_table
 from .tables.paths import paths_of
 from .tables.rows import NO_PYARROW, Asked
 
+if TYPE_CHECKING:
+    from align_train.stream.tokenizer import Tokenizer
+
 _BATCH = 16384  # texts, so that the tokenizer's threads have work
+
+# For the report: texts that are turned into tokens, and the paper's length.
+_SOME = 4000
+_MAX_TOKENS = 64
 
 
 @dataclass
@@ -34,6 +44,8 @@ class VocabularySettings:
 
     source: Paths = field(metadata=TEXTS)
     to: str
+    kind: str
+    lower_case: bool
     size: int
     text: list[str]
     separator: str | None
@@ -47,43 +59,87 @@ def run(settings: VocabularySettings) -> None:
     _check(settings, to)
     leave("nothing is saved, and the same command begins anew")
 
-    # Here: `--help` and a wrong setting must not wait for transformers.
-    from align_train.stream.wordpiece import train_tokenizer
-
-    # The trainer asks for the texts twice; each pass has a progress bar with its label.
-    passes = iter(("counting characters", "counting words"))
+    # A WordPiece's trainer asks for the texts twice; each pass has a progress bar with its label.
+    labels = ("counting characters", "counting words")
+    some = _Some()
+    passes = iter(labels if settings.kind == "wordpiece" else labels[1:])
     with whole(to) as aside:
-        train_tokenizer(
-            lambda: _batches(settings, label=next(passes)),
+        train_vocabulary(
+            lambda: _batches(settings, label=next(passes), some=some),
+            kind=settings.kind,
             size=settings.size,
             folder=aside,
             coverage=settings.coverage,
+            lower_case=settings.lower_case,
         )
 
     leave(f"{to} is complete")
     # Few texts have fewer words than the vocabulary has room for.
-    tokens = _count_tokens(to)
+    tokenizer = _open(to)
+    tokens = tokenizer.vocabulary_size
     print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")
+    print(_told(tokenizer, some.texts))
     if tokens < settings.size:
-        print(f"fewer than size={settings.size:,}: every word of the texts is a token already")
+        why = "every word of the texts is a token already"
+        if settings.kind == "unigram":
+            why = "the texts have no more parts of words that come twice"
+        print(f"fewer than size={settings.size:,}: {why}")
 
 
 def _check(settings: VocabularySettings, to: Path) -> None:
     check_place(settings.to, to)
+    check_kind("kind", settings.kind)
     if settings.every < 1:
         raise UserError(f"every={settings.every}: expected at least 1")
     if not 0 < settings.coverage <= 1:
         raise UserError(f"coverage={settings.coverage}: expected a share above 0, at most 1")
+    if settings.kind == "unigram" and settings.coverage < LEAST_COVERAGE:
+        raise UserError(
+            f"coverage={settings.coverage}: for kind=unigram expected {LEAST_COVERAGE} to 1"
+        )
 
 
-def _count_tokens(folder: Path) -> int:
+def _open(folder: Path) -> Tokenizer:
     from align_train.stream.tokenizer import Tokenizer
 
-    return Tokenizer(str(folder), max_tokens=64).vocabulary_size
+    return Tokenizer(str(folder), max_tokens=_MAX_TOKENS)
 
 
-def _batches(settings: VocabularySettings, *, label: str) -> Iterator[list[str]]:
+def _told(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
+    """Says how the tokenizer does on some of the texts."""
+    counted = tokenizer.count(texts)
+    unknown = counted.unknown / max(counted.tokens, 1)
+    return (
+        f"of {counted.texts:,} texts from begin to end {unknown:.2%} of the tokens are unknown, "
+        f"{counted.tokens / max(counted.texts, 1):.1f} tokens a text, "
+        f"{counted.cut / max(counted.texts, 1):.1%} longer than {_MAX_TOKENS}"
+    )
+
+
+class _Some:
+    """Keeps some of many texts, as many from each part of them: one in every so many."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._every = 1
+        self._seen = 0
+
+    def offer(self, texts: Sequence[str]) -> None:
+        """Looks at the next texts."""
+        self.texts += texts[-self._seen % self._every :: self._every]
+        self._seen += len(texts)
+        while len(self.texts) > _SOME:
+            self.texts = self.texts[::2]
+            self._every *= 2
+
+
+def _batches(settings: VocabularySettings, *, label: str, some: _Some) -> Iterator[list[str]]:
     """Yields all texts in large batches, under a progress bar with that label.
+
+    Args:
+        settings: Those of the command.
+        label: Of the bar.
+        some: Keeps some of the texts.
 
     Raises:
         UserError: The source has no texts.
@@ -95,10 +151,12 @@ def _batches(settings: VocabularySettings, *, label: str) -> Iterator[list[str]]
         has_texts = has_texts or bool(texts)
         batch += [text for text in texts if text]
         if len(batch) >= _BATCH:
+            some.offer(batch)
             yield batch
             batch = []
 
     if batch:
+        some.offer(batch)
         yield batch
     elif not has_texts:
         raise UserError(f"source={settings.source}: no texts there")

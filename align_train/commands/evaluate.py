@@ -28,6 +28,7 @@ from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.results_folder import print_results, results_folder
 from align_train.commands.targets import FIX, check_results_folder
+from align_train.commands.unknown_tokens import warn_of_unknown
 from align_train.config.command_schema import EvaluateSettings
 from align_train.config.components import build
 from align_train.config.evaluators import (
@@ -49,7 +50,7 @@ from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
-from align_train.stream.vocabulary import open_vocabulary
+from align_train.stream.vocabulary import check_tokens, open_vocabulary
 from align_train.training.callbacks.metrics import complete
 
 _SIZES = ("image_size", "resize_size")
@@ -203,8 +204,8 @@ def prepare_evaluation(
         )
 
     sets = _open_sets(pretrained, settings, data)
-    for evaluator in evaluators.values():
-        _open(evaluator, sets)
+    _open(evaluators, sets)
+    warn_of_unknown(sets, evaluators, str(pretrained.tokenizer))
     return pretrained, evaluators, sets
 
 
@@ -251,7 +252,6 @@ def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -
         tokenizer=pretrained.tokenizer,
         max_tokens=data["max_tokens"],
         classes=pretrained.classes,
-        tokens=pretrained.tokens,
     )
     # The run's own shards are those of its own commits.
     run = None if settings.shards is not None else pretrained.run
@@ -296,8 +296,7 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
         names = ", ".join(left_out)
         print(f"without data.held_out the run is not evaluated by {names}", flush=True)
 
-    for evaluator in kept.values():
-        _open(evaluator, data)
+    _open(kept, data)
     return kept
 
 
@@ -306,11 +305,12 @@ def wants_held_out(evaluator: Evaluator) -> bool:
     return None in evaluator.sets()
 
 
-def _open(evaluator: Evaluator, sets: EvaluationSets) -> None:
-    for image_set in evaluator.sets():
-        # Texts and records are read here: their errors show before the long work.
-        sets.images_of(image_set).about()
-    evaluator.check(sets.images_of)
+def _open(evaluators: Mapping[str, Evaluator], sets: EvaluationSets) -> None:
+    for evaluator in evaluators.values():
+        for image_set in evaluator.sets():
+            # Texts and records are read here: their errors show before the long work.
+            sets.images_of(image_set).about()
+        evaluator.check(sets.images_of)
 
 
 def _evaluate(
@@ -327,8 +327,10 @@ def _evaluate(
 ) -> dict[str, float]:
     """Calls the evaluators one after another. folder: for results.json and the images."""
     watchdog.at(EVALUATING)
+    model = pretrained.build()
+    check_tokens(sets.vocabulary, model)
     embedder = Embedder(
-        model=pretrained.build().to(device),
+        model=model.to(device),
         tokenizer=sets.vocabulary,
         images_of=sets.images_of,
         device=device,

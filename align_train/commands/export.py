@@ -58,7 +58,7 @@ def export(settings: ExportSettings) -> None:
     folder = check_new_folder(settings.to)
 
     pretrained = open_pretrained(settings.model)
-    if pretrained.tokens == "clip":
+    if pretrained.family == "clip":
         raise UserError(
             f"{settings.model}: Hugging Face's CLIP, in a format that transformers loads already"
         )

@@ -21,6 +21,7 @@ from align_train.pretrained.pretrained import Pretrained, tokenizer_of, without_
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.vocabulary import check_tokens
 
 _QUOTED = 100  # characters of torch's reason that an error quotes
 
@@ -134,6 +135,7 @@ def build_model(
         _check_text_tower(node, data.vocabulary)
 
     model: TrainableModel = build(node)
+    check_tokens(data.vocabulary, model)
     if begun:
         return model, ""
     if source is None:

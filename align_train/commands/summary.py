@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,11 @@ from align_train.cluster.gpus import gpus
 from align_train.commands.changes import Changes, spell_changes
 from align_train.commands.trainer import compiles
 from align_train.commands.twice_in_batch import twice_in_batch
+from align_train.commands.unknown_tokens import counted_tokens, spell_tokens, spell_unknown
 from align_train.config.components import build, class_name
 from align_train.config.compose import choice_of
 from align_train.config.schema import Node, TrainSettings
+from align_train.evals.base import Evaluator
 from align_train.model import TrainableModel
 from align_train.model.expected_images import spell_images
 from align_train.shards.found_caption import spelled_captions
@@ -24,6 +27,8 @@ from align_train.shards.sample import sample
 from align_train.stream.datamodule import PairsDataModule
 
 _MILLION = 1e6
+
+_LINES = "\n" + 15 * " "  # between the lines of one topic
 
 _DEFAULT = "tiny"  # of `model=`; the demo's, too small for anybody's own pictures
 
@@ -35,10 +40,12 @@ def summary(
     settings: TrainSettings,
     data: PairsDataModule,
     model: TrainableModel,
+    evaluators: Mapping[str, Evaluator],
     finished_steps: int,
     changes: Changes,
     staging: str,
     begins_with: str,
+    groups: Sequence[str],
 ) -> str:
     """Says what the run will do: batch and its split, length, data, parameters, where it writes.
 
@@ -46,10 +53,12 @@ def summary(
         settings: The run's settings.
         data: The open data.
         model: The built model.
+        evaluators: Those of the run, by name; their sets are open.
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
         begins_with: A line about initial weights; empty: there are none.
+        groups: A line about each parameter group.
 
     Returns:
         A line for each topic.
@@ -58,6 +67,7 @@ def summary(
     held_out = data.sets.held_out.pairs if data.sets.held_out else 0
     manifest = data.manifest
     pairs = settings.steps * settings.batch_size
+    tokens = counted_tokens(data, evaluators)
 
     lines = {
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
@@ -69,9 +79,11 @@ def summary(
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
         "captions" if data.classes is None else "labels": _captions(data),
+        "tokens": spell_tokens(tokens),
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
+        "groups": _LINES.join(groups),
         "checkpoints": _checkpoints(settings),
         "begins with": begins_with,
         "staging": staging,
@@ -82,6 +94,7 @@ def summary(
     commits = data.cache.hub.commits
     lines["hub"] = ", ".join(f"{name} is {commit}" for name, commit in commits.items())
     lines["changed"] = spell_changes(changes)
+    lines["warning"] = spell_unknown(tokens, str(data.tokenizer))
 
     return "\n".join(f"{name:>13}  {value}" for name, value in lines.items() if value)
 
@@ -228,5 +241,6 @@ def _parameters(settings: TrainSettings, model: TrainableModel) -> str:
             parts.append(f"{_PARTS[name]} {count / _MILLION:.2f} M")
 
     space = f"{model.dim:,} classes" if model.takes_labels else f"shared dimension {model.dim}"
-    locked = f", {model.lock} tower locked" if model.lock else ""
+    locks = [model.lock] if isinstance(model.lock, str) else model.lock or []
+    locked = f", locked: {', '.join(locks)}" if locks else ""
     return f"{', '.join(parts)}, {space}{locked}"

@@ -19,6 +19,7 @@ from align_train.commands.curve import curve_of
 from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import say_finished
+from align_train.commands.groups import spell_groups
 from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import WriteSettings, continue_stretch
@@ -100,11 +101,7 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
 
 
 def _run(
-    settings: TrainSettings,
-    folder: RunFolder,
-    lock: Lock,
-    watchdog: Watchdog,
-    finished_steps: int,
+    settings: TrainSettings, folder: RunFolder, lock: Lock, watchdog: Watchdog, finished_steps: int
 ) -> None:
     """Trains from a step to the last one, then evaluates."""
     first = launcher.is_first_process()
@@ -119,24 +116,26 @@ def _run(
         return
     if finished_steps:
         continue_stretch(data, folder, finished_steps)
-    curve = curve_of(settings, data, folder, finished_steps)
+    schedule, anchor = curve_of(settings, data, folder, finished_steps)
     check_batch(settings, data)
     if not settings.dry_run:
         check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
     model, begins_with = build_model(settings, data, begun=finished_steps > 0)
     evaluators = evaluators_of(settings, data.sets)
-    module = build_module(settings, model, curve.schedule)
+    module = build_module(settings, model, schedule)
+    # Made once more when training begins; what is wrong with it shows here.
+    groups = spell_groups(module.optimizer_recipe, model)
 
     # Say what will happen.
     if first:
-        text = summary(settings, data, model, finished_steps, changes, staging, begins_with)
-        print(text, flush=True)
+        begins = (finished_steps, changes, staging, begins_with)
+        print(summary(settings, data, model, evaluators, *begins, groups), flush=True)
     if settings.dry_run:
         return
 
     # Write down the settings, train, and evaluate the last checkpoint.
-    write_settings = WriteSettings(folder, settings, data, changes, curve.anchor, finished_steps)
+    write_settings = WriteSettings(folder, settings, data, changes, anchor, finished_steps)
     write_settings.begin(lock)
     trainer = build_trainer(settings, folder, data, evaluators, write_settings, watchdog)
     with explaining(watchdog, write_settings.refusal):

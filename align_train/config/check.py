@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
 from align_train.config.keeping import check_keep_best, check_keeping
+from align_train.config.lock import check_lock
 from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
 from align_train.config.schedule import check_schedule
@@ -96,6 +97,7 @@ def check(settings: TrainSettings) -> None:
     # From here on classes are imported.
     _check_task(settings)
     _check_bias(settings)
+    check_lock(settings.model)
     for key in _COMPONENTS:
         check_component(getattr(settings, key), key)
     _check_strategy(settings)

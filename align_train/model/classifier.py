@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from align_train.model.base import ImageTower
+from align_train.model.lock import Locks, parse_lock
 from align_train.model.trainable import TrainableModel, checked_normalisation
 
 
@@ -38,7 +39,7 @@ class Classifier(TrainableModel):
         interpolation: Literal["bilinear", "bicubic"] | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
-        lock: Literal["image"] | None = None,
+        lock: str | Sequence[str] | None = None,
     ) -> None:
         """Puts a fresh linear layer on a tower.
 
@@ -52,7 +53,8 @@ class Classifier(TrainableModel):
             image_mean: Of each channel, from 0 to 1: it is subtracted from pixels. None: 0.5.
             image_std: Of each channel: pixels are divided by it. None: 0.5.
             lock: `image` trains the linear layer alone: the tower stays in evaluation mode
-                throughout. None trains both.
+                throughout. `image:all_but_2` also trains the tower's last two blocks and what
+                follows them. None trains both.
         """
         super().__init__()
         # Images arrive channels last, as in `DualEncoder`.
@@ -68,8 +70,7 @@ class Classifier(TrainableModel):
         self.interpolation = interpolation
         self.image_mean, self.image_std = checked_normalisation(image_mean, image_std)
         self.lock = lock
-        if lock:
-            self.image_tower.requires_grad_(False)
+        self._locks = Locks(parse_lock(lock, ("image",)), self.image_tower, None)
         self.train()
 
     @property
@@ -83,10 +84,9 @@ class Classifier(TrainableModel):
         return list(self.image_tower.blocks)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Sets the mode of all but a locked tower."""
+        """Sets the mode of all but what is locked of the tower."""
         super().train(mode)
-        if self.lock:
-            self.image_tower.eval()
+        self._locks.eval()
         return self
 
     def encode_image(self, images: Tensor) -> Tensor:

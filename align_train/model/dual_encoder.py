@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from align_train.errors import UserError
 from align_train.model.base import ImageTower, TextTower
+from align_train.model.lock import Locks, parse_lock
 from align_train.model.trainable import TrainableModel, checked_normalisation
 
 
@@ -95,7 +96,7 @@ class DualEncoder(TrainableModel):
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         max_tokens: int = 64,
-        lock: Literal["image", "text"] | None = None,
+        lock: str | Sequence[str] | None = None,
     ) -> None:
         """Joins two towers.
 
@@ -113,7 +114,8 @@ class DualEncoder(TrainableModel):
             image_std: Of each channel: pixels are divided by it. None: 0.5.
             max_tokens: Tokens at which texts are cut.
             lock: A tower that is not trained, and stays in evaluation mode throughout (LiT locks
-                the image tower); None: both are trained.
+                the image tower); `image:all_but_2` trains its last two blocks and what follows
+                them; a list locks both towers. None: both are trained.
 
         Raises:
             UserError: Texts may be longer than the text tower has positions.
@@ -134,20 +136,9 @@ class DualEncoder(TrainableModel):
         self.image_mean, self.image_std = checked_normalisation(image_mean, image_std)
         self.max_tokens = max_tokens
         self.lock = lock
-        if self.locked is not None:
-            self.locked.requires_grad_(False)
-        # Puts a locked tower into evaluation mode.
+        self._locks = Locks(parse_lock(lock), self.image_tower, self.text_tower)
+        # Puts locked parts into evaluation mode.
         self.train()
-
-    @property
-    def locked(self) -> nn.Module | None:
-        """The tower that is not trained.
-
-        An attribute would make it a second submodule, and its weights would be saved twice.
-        """
-        if self.lock is None:
-            return None
-        return self.image_tower if self.lock == "image" else self.text_tower
 
     @property
     def dim(self) -> int:
@@ -163,13 +154,12 @@ class DualEncoder(TrainableModel):
         return [*self.image_tower.blocks, *self.text_tower.blocks]
 
     def train(self, mode: bool = True) -> DualEncoder:
-        """Sets the mode of all but a locked tower.
+        """Sets the mode of all but the locked parts.
 
         There neither dropout nor BatchNorm's statistics may move.
         """
         super().train(mode)
-        if self.locked is not None:
-            self.locked.eval()
+        self._locks.eval()
         return self
 
     def encode_image(self, images: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class BertTower(TextTower):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        self.pooling = "first"
         if attention_dropout is None:
             attention_dropout = dropout
         self.config = BertConfig(

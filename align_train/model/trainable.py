@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class TrainableModel(nn.Module):
         resize_size: Height and width to which images are resized before the crop, in pixels.
         image_mean: Of each channel, 0 to 1; None: ALIGN's, 0.5.
         image_std: Of each channel; None: ALIGN's, 0.5.
-        lock: A tower that is not trained; None: all are.
+        lock: What is not trained, see `lock.py`; None: all is.
     """
 
     # A class attribute: asked before the model is built.
@@ -47,7 +47,7 @@ class TrainableModel(nn.Module):
     temperature: Temperature | None
     image_size: int
     resize_size: int
-    lock: Literal["image", "text"] | None
+    lock: str | Sequence[str] | None
 
     @property
     def dim(self) -> int:

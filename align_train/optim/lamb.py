@@ -25,11 +25,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_
+from align_train.optim.groups import Group
 
 _BLOCK = 1024  # elements of an update that take one ratio together
-
-# Of parameters, as PyTorch's optimizers take them: `params`, `lr`, `weight_decay`, …
-Group = dict[str, Any]
 
 
 class LambOptimizer(Optimizer):

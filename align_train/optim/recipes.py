@@ -12,75 +12,47 @@ LAMB moves an adapted scalar temperature relatively, about one learning rate a s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from align_train.optim.lamb import Group, LambOptimizer
+from align_train.errors import UserError
+from align_train.optim.groups import KINDS, Group, Rate, Trained, grouped, has_depth, trained
+from align_train.optim.lamb import LambOptimizer
 
-KINDS = ("batchnorm", "layernorm", "bias", "temperature")
-
-# Modules of a model that may have a learning rate of their own.
-_PARTS = {"text_tower": "text", "head": "head"}
-
-
-class _Found(NamedTuple):
-    """A trained parameter of a model.
-
-    Attributes:
-        part: `temperature`, one of `_PARTS`, or `common`.
-        kind: One of `KINDS`, or `weight`.
-        parameter: The parameter.
-    """
-
-    part: str
-    kind: str
-    parameter: nn.Parameter
-
-
-def _trained(model: nn.Module) -> Iterator[_Found]:
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            # Locked parameters are in no group: weight decay would move them.
-            if parameter.requires_grad:
-                kind = _kind(module_name, module, name)
-                part = _PARTS.get(module_name.partition(".")[0], "common")
-                yield _Found("temperature" if kind == "temperature" else part, kind, parameter)
-
-
-def _kind(module_name: str, module: nn.Module, parameter_name: str) -> str:
-    if module_name.endswith("temperature"):
-        return "temperature"
-    if isinstance(module, _BatchNorm):
-        return "batchnorm"
-    if isinstance(module, nn.LayerNorm):
-        return "layernorm"
-    return "bias" if parameter_name == "bias" else "weight"
+# Rates that are null unless a user gives them -> the parts that they are for.
+_GIVEN = {"image_lr": "image tower", "projection_lr": "projections", "head_lr": "head"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
+class Recipe:
     """What all optimizers have in common.
 
     Attributes:
         lr: The learning rate, 0 or more.
         weight_decay: 0 or more.
-        text_lr: The text tower's learning rate; None: `lr`.
+        image_lr: The image tower's learning rate; None: `lr`.
+        text_lr: The text tower's; None: `lr`.
+        projection_lr: That of both towers' linear layers; None: as their towers.
         temperature_lr: The temperature's; None: `lr`.
         head_lr: A classifier's linear layer's; None: `lr`.
+        layer_decay: In (0, 1]: the n-th block from the top of a tower has the learning rate times
+            this to the power of n, and what lies below the first block one power more (BEiT, Bao
+            et al. 2022). None: all have the same.
         exempt: The kinds of parameters without weight decay, of `KINDS`.
     """
 
     lr: float
     weight_decay: float
+    image_lr: float | None
     text_lr: float | None
+    projection_lr: float | None
     temperature_lr: float | None
     head_lr: float | None
+    layer_decay: float | None
     exempt: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -89,12 +61,16 @@ class _Recipe:
         Raises:
             ValueError: A value lies outside its range.
         """
-        for name in ("lr", "text_lr", "temperature_lr", "head_lr"):
+        for name in ("lr", "text_lr", "temperature_lr", *_GIVEN):
             rate = getattr(self, name)
             if rate is not None and not 0 <= rate < math.inf:
                 raise ValueError(f"optimizer.{name}={rate}: expected a learning rate, 0 or more")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optimizer.weight_decay={self.weight_decay}: expected 0 or more")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"optimizer.layer_decay={self.layer_decay}: expected a factor in (0, 1], or null"
+            )
 
         unknown = set(self.exempt) - set(KINDS)
         if unknown:
@@ -110,34 +86,46 @@ class _Recipe:
             model: The model, before or after a strategy has taken it.
 
         Returns:
-            Those of the model, of the text tower, the temperature and the head; each adapted, then
-            exempt. Empty ones are left out, since an optimizer would refuse them. Text tower and
-            head have groups only if they have learning rates of their own.
+            A group for each rate and decay, see `grouped`; the temperature's is its own.
+
+        Raises:
+            UserError: A rate or the layer decay has no parameter that it is for.
         """
+        parts = {item.part for item in trained(model)}
+        for name, part in _GIVEN.items():
+            rate = getattr(self, name)
+            if rate is not None and part not in parts:
+                raise UserError(
+                    f"optimizer.{name}={rate}: this model has no trained parameters of the kind "
+                    f"({part}); set it to null"
+                )
+        if self.layer_decay not in (None, 1) and not has_depth(model):
+            raise UserError(
+                f"optimizer.layer_decay={self.layer_decay}: no trained tower has blocks; set it "
+                f"to null"
+            )
+        return grouped(model, self._rate_of)
+
+    def _rate_of(self, found: Trained) -> Rate:
         rates = {
-            "common": self.lr,
-            "text": self.text_lr,
+            "image tower": self.image_lr,
+            "text tower": self.text_lr,
             "temperature": self.temperature_lr,
             "head": self.head_lr,
+            "projections": self.projection_lr,
         }
-        groups: dict[tuple[str, bool], Group] = {}
-        for part, rate in rates.items():
-            # Weight decay and trust ratio are properties of a group, so exempt parameters have one.
-            for adapt in (True, False):
-                groups[part, adapt] = {
-                    "params": [],
-                    "lr": self.lr if rate is None else rate,
-                    "weight_decay": self.weight_decay if adapt else 0.0,
-                    "always_adapt": adapt,
-                }
-
-        for part, kind, parameter in _trained(model):
-            has_own = part == "temperature" or rates[part] is not None
-            # Fewer groups are fewer kernels, and under ZeRO fewer flat tensors.
-            group = groups[part if has_own else "common", kind not in self.exempt]
-            group["params"].append(parameter)
-
-        return [group for group in groups.values() if group["params"]]
+        own = rates.get(found.part)
+        if own is None and found.part == "projections":
+            own = rates[found.tower]
+        rate = self.lr if own is None else own
+        factor = (self.layer_decay or 1.0) ** found.depth
+        adapt = found.kind not in self.exempt
+        return Rate(
+            lr=rate * factor,
+            weight_decay=self.weight_decay if adapt else 0.0,
+            adapt=adapt,
+            depth_factor=factor,
+        )
 
     def plain_groups(self, model: nn.Module) -> list[Group]:
         """`groups` for optimizers that know no trust ratio."""
@@ -148,7 +136,7 @@ class _Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Adaptive(_Recipe):
+class _Adaptive(Recipe):
     """Optimizers with two moments.
 
     Attributes:
@@ -181,7 +169,7 @@ class AdamW(_Adaptive):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(_Recipe):
+class SGD(Recipe):
     """Gradient descent with momentum.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AlignConfig, CLIPConfig
 
@@ -18,7 +18,6 @@ from align_train.model.expected_images import of_processor
 from align_train.pretrained.align_config import from_config
 from align_train.pretrained.clip import clip_node
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of
-from align_train.stream.tokenizer import TokenKind
 
 # Tokens. AlignProcessor's own limit if its tokenizer has BERT's limit (512) or none.
 _LONGEST_TEXT = 64
@@ -54,8 +53,8 @@ def open_hugging_face(folder: Path) -> Pretrained:
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
-    tokens: TokenKind = "clip" if kind == "clip" else "wordpiece"
-    return Pretrained(folder, "hugging_face", node, tokenizer, missing, tokens=tokens)
+    family: Literal["align", "clip"] = "clip" if kind == "clip" else "align"
+    return Pretrained(folder, "hugging_face", node, tokenizer, missing, family=family)
 
 
 def _config(file: Path) -> tuple[str, dict[str, Any]]:

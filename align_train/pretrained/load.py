@@ -226,8 +226,8 @@ class TrainedModel(_Trained):
                 pretrained.tokenizer,
                 max_tokens=pretrained.node["max_tokens"],
                 trim=False,
-                kind=pretrained.tokens,
             )
+            self._tokenizer.check_tower(self.model.text_tower)
 
     @property
     def temperature(self) -> float:

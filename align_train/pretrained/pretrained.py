@@ -20,7 +20,7 @@ from align_train.pretrained.clip import LEFT_OVER as CLIP_LEFT_OVER
 from align_train.pretrained.clip import clip_tensor_names, with_temperature
 from align_train.run.folder import RunFolder, step_of
 from align_train.stream.decode import Views
-from align_train.stream.tokenizer import TokenKind
+from align_train.stream.tokenizer_folder import has_tokenizer
 
 _TOWERS = ("image_tower", "text_tower")
 
@@ -49,8 +49,7 @@ class Pretrained:
         tokenizer: The path that `Tokenizer` takes; None if there is none.
         missing: For each part that is None (`tokenizer`, `preprocess`) the reason.
         classes: The file of a classifier's classes, which `ClassList` takes; else None.
-        tokens: The kind of the tokenizer, see `Tokenizer`; `clip` if the model is Hugging Face's
-            CLIP.
+        family: Whose names its tensors have: Hugging Face's ALIGN (ours, too), or its CLIP.
         checkpoint: The checkpoint of a run that was named; None: a run's last one.
     """
 
@@ -60,7 +59,7 @@ class Pretrained:
     tokenizer: str | None
     missing: dict[str, str] = field(default_factory=dict)
     classes: str | None = None
-    tokens: TokenKind = "wordpiece"
+    family: Literal["align", "clip"] = "align"
     checkpoint: Path | None = None
 
     @property
@@ -108,7 +107,7 @@ class Pretrained:
         """
         if self.run is not None:
             return run_weights(self.run, self.checkpoint)
-        return with_temperature(read(self.path)) if self.tokens == "clip" else read(self.path)
+        return with_temperature(read(self.path)) if self.family == "clip" else read(self.path)
 
     def fill(self, model: TrainableModel) -> None:
         """Gives these weights to a model of the same kind and shape.
@@ -121,7 +120,7 @@ class Pretrained:
         """
         if self.kind == "hugging_face":
             names = self._names(model.state_dict())
-            left_over = CLIP_LEFT_OVER if self.tokens == "clip" else _LEFT_OVER
+            left_over = CLIP_LEFT_OVER if self.family == "clip" else _LEFT_OVER
             source = str(self.path)
             fill(model, self.tensors(), source=source, names=names, ignore=left_over)
         else:
@@ -129,7 +128,7 @@ class Pretrained:
 
     def _names(self, ours: Iterable[str]) -> dict[str, str]:
         """Our names of tensors -> Hugging Face's."""
-        return clip_tensor_names(ours) if self.tokens == "clip" else tensor_names(ours)
+        return clip_tensor_names(ours) if self.family == "clip" else tensor_names(ours)
 
     def fill_image_tower(self, model: TrainableModel) -> None:
         """Gives the weights of this image tower to a model with one of the same shape.
@@ -195,7 +194,7 @@ def tokenizer_of(folder: Path) -> tuple[str | None, dict[str, str]]:
     Returns:
         The tokenizer's path, and `Pretrained.missing`: empty if there is one.
     """
-    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if has_tokenizer(folder):
         return str(folder), {}
 
     # Not an error yet: images can be embedded without one.

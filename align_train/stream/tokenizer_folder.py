@@ -10,7 +10,13 @@ from align_train.files import is_missing_path
 _FIX = "make one with `align-train pack` or give a hub name"
 
 _HEAD = 1024  # bytes
-_FILES = ("tokenizer.json", "vocab.txt")
+# Of Hugging Face's folders; `*.model` is SentencePiece's.
+_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer's files lie in a folder."""
+    return any(next(folder.glob(name), None) for name in _FILES)
 
 
 def refuse_absent_tokenizer(path: str) -> None:
@@ -28,7 +34,7 @@ def refuse_absent_tokenizer(path: str) -> None:
             if not file.read(_HEAD).lstrip().startswith(b"{"):
                 raise UserError(f"data.tokenizer={path}: not a tokenizer.json; {_FIX}")
         return
-    if any((local / name).is_file() for name in _FILES):
+    if has_tokenizer(local):
         return
     if local.exists() or is_missing_path(path):
         raise UserError(f"data.tokenizer={path}: no tokenizer.json there; {_FIX}")

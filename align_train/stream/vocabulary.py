@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from align_train.errors import UserError
 from align_train.shards.caption import CaptionSource
 from align_train.stream.classes import ClassList, LabelSource
-from align_train.stream.tokenizer import Tokenizer, TokenKind
+from align_train.stream.tokenizer import Tokenizer
 
 Vocabulary = Tokenizer | ClassList
 
@@ -23,7 +23,6 @@ def open_vocabulary(
     tokenizer: str | None = None,
     max_tokens: int | None = None,
     classes: int | str | None = None,
-    tokens: TokenKind = "wordpiece",
 ) -> Vocabulary:
     """Opens a tokenizer, or a classifier's classes.
 
@@ -31,7 +30,6 @@ def open_vocabulary(
         tokenizer: A folder with tokenizer.json, that file, or a name on the hub.
         max_tokens: The tokenizer cuts longer texts.
         classes: See `ClassList`.
-        tokens: The kind of the tokenizer, see `Tokenizer`.
 
     Raises:
         UserError: Both are given, or neither; or the one that is given cannot be read.
@@ -40,11 +38,25 @@ def open_vocabulary(
     if classes is not None and tokenizer is None:
         return ClassList(classes)
     if classes is None and tokenizer is not None and max_tokens is not None:
-        return Tokenizer(tokenizer, max_tokens=max_tokens, kind=tokens)
+        return Tokenizer(tokenizer, max_tokens=max_tokens)
     raise UserError(
         f"data.tokenizer={tokenizer}, data.classes={classes}: expected one of them: texts, or "
         f"labels"
     )
+
+
+def check_tokens(vocabulary: Vocabulary, model: object) -> None:
+    """Refuses a text tower that reads the state of a special token which texts lack.
+
+    Args:
+        vocabulary: The data's; a classifier's classes are no tokens.
+        model: The model. One of a user's own may have no text tower.
+
+    Raises:
+        UserError: See `Tokenizer.check_tower`.
+    """
+    if isinstance(vocabulary, Tokenizer):
+        vocabulary.check_tower(getattr(model, "text_tower", None))
 
 
 def source_of(source: CaptionSource, vocabulary: Vocabulary) -> CaptionSource:

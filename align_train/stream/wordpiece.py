@@ -1,4 +1,4 @@
-"""Makes a tokenizer: BERT's lower-casing WordPiece, trained on the texts of the data.
+"""Makes a tokenizer: BERT's WordPiece, trained on the texts of the data.
 
 The same texts give the same tokens, however they are cut into batches. By itself the library
 numbers `##a`, `##b`, … in the order of a hash table, anew each time, and breaks ties by those
@@ -15,26 +15,21 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer as TokenizersTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from align_train.errors import UserError
+from align_train.stream.special_tokens import SPECIAL, save_new_tokenizer
 
-NAMES = {
-    "unk_token": "[UNK]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
-
-# In the order of their ids, as in BERT's own files: [PAD] is 0.
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CODE_POINTS = 0x110000  # of Unicode
 
 
 def train_tokenizer(
-    texts: Callable[[], Iterable[Sequence[str]]], *, size: int, folder: Path, coverage: float = 1.0
+    texts: Callable[[], Iterable[Sequence[str]]],
+    *,
+    size: int,
+    folder: Path,
+    coverage: float = 1.0,
+    lower_case: bool = True,
 ) -> None:
     """Trains a tokenizer and saves it as a Hugging Face folder.
 
@@ -44,11 +39,12 @@ def train_tokenizer(
         folder: Where `tokenizer.json` and its companions are written.
         coverage: The most frequent characters that make up this share of all get tokens, by
             themselves and within words. A word with another character is [UNK].
+        lower_case: Whether "Dog" and "dog" are one; accents are then left out as well.
 
     Raises:
         UserError: `size` does not hold even the characters.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = normalizers.BertNormalizer(lowercase=lower_case)
     splitter = pre_tokenizers.BertPreTokenizer()
 
     characters = _covering(_count_characters(texts(), normalizer), coverage)
@@ -58,7 +54,7 @@ def train_tokenizer(
         for character in characters
         if len(splitter.pre_tokenize_str(normalizer.normalize_str(f"a{character}a"))) == 1
     ]
-    wanted = len(_SPECIAL) + len(characters) + len(inner)
+    wanted = len(SPECIAL) + len(characters) + len(inner)
     if wanted > size:
         raise UserError(
             f"{size} tokens are too few: {len(characters):,} characters alone want {wanted:,}, by "
@@ -69,7 +65,7 @@ def train_tokenizer(
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         # As special tokens, the continuing characters keep the order in which they are given.
-        special_tokens=[*_SPECIAL, *(f"##{character}" for character in inner)],
+        special_tokens=[*SPECIAL, *(f"##{character}" for character in inner)],
         initial_alphabet=characters,
         limit_alphabet=len(characters),  # these and no others
         show_progress=False,
@@ -79,15 +75,8 @@ def train_tokenizer(
     # A second tokenizer of the same tokens, in which only BERT's special tokens are special.
     model = models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]")
     tokenizer = _wordpiece(model, normalizer, splitter)
-    tokenizer.add_special_tokens(list(_SPECIAL))
     tokenizer.decoder = decoders.WordPiece()
-    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-
-    make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
-    make(tokenizer_object=tokenizer, **NAMES).save_pretrained(folder)
+    save_new_tokenizer(tokenizer, folder)
 
 
 def _count_characters(

@@ -2,13 +2,15 @@
 
 One forward pass of each tower is counted: of the image tower on the meta device, without memory or
 time; of the text tower by three short texts, since its cost is a quadratic function of the text's
-length. A step costs three forward passes (a backward pass costs two), or one for a locked tower.
+length. A step costs three forward passes (a backward pass costs two), or one for a locked tower; if
+only the last blocks of a tower are trained, one and two of those blocks.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from align_train.model import TrainableModel
+from align_train.model import ImageTower, TextTower, TrainableModel
 
 # Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By NVIDIA's data sheets.
 # The order counts: the first name that is part of the device's name is taken ("A100" before "A10",
@@ -84,15 +86,21 @@ class ModelFlops:
         Args:
             model: The whole model, before a strategy takes it.
         """
-        self._image_passes = _LOCKED if model.lock == "image" else _TRAINED
-        self._text_passes = _LOCKED if model.lock == "text" else _TRAINED
-
         images = torch.empty(2, 3, model.image_size, model.image_size, device="meta")
-        self._image = _count(partial(_on_meta(model.image_tower), images)) / 2
+        tower = _on_meta(model.image_tower)
+        self._image = _count(partial(tower, images)) / 2
+        of_blocks = [1.0 for _ in model.image_tower.blocks]
+        if 0 < _trained_share(model.image_tower, of_blocks) < 1:
+            of_blocks = _of_blocks(tower, partial(tower, images))
+        self._image_passes = _passes(_trained_share(model.image_tower, of_blocks))
 
         self._text = [0.0, 0.0, 0.0]
+        self._text_passes = _LOCKED
         if model.text_tower is not None:
             self._text = _text_flops(model.text_tower)
+            # Blocks of a text tower cost the same.
+            alike = [1.0 for _ in model.text_tower.blocks]
+            self._text_passes = _passes(_trained_share(model.text_tower, alike))
 
     def of_step(self, pairs: int, tokens: int) -> float:
         """FLOPs of both towers in one step.
@@ -104,6 +112,43 @@ class ModelFlops:
         constant, linear, square = self._text
         text = constant + linear * tokens + square * tokens**2
         return pairs * (self._image_passes * self._image + self._text_passes * text)
+
+
+def _passes(trained_share: float) -> float:
+    return _LOCKED + trained_share * (_TRAINED - _LOCKED)
+
+
+def _trained_share(tower: ImageTower | TextTower, of_blocks: Sequence[float]) -> float:
+    """The share of a tower's FLOPs that have a backward pass, by those of its blocks."""
+    trained = [_is_trained(block) for block in tower.blocks]
+    if not any(of_blocks) or all(trained):
+        return float(_is_trained(tower))
+    return sum(itertools.compress(of_blocks, trained)) / sum(of_blocks)
+
+
+def _is_trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
+
+
+def _of_blocks(tower: ImageTower, function: Callable[[], object]) -> list[float]:
+    """The FLOPs of each block in one forward pass."""
+    counter = FlopCounterMode(display=False)
+    counts: list[float] = []
+    handles = []
+    for block in tower.blocks:
+        begin = block.register_forward_pre_hook(
+            lambda *_: counts.append(-float(counter.get_total_flops()))
+        )
+
+        def end(*_: object) -> None:
+            counts[-1] += counter.get_total_flops()
+
+        handles += [begin, block.register_forward_hook(end)]
+    with torch.no_grad(), counter:
+        function()
+    for handle in handles:
+        handle.remove()
+    return counts
 
 
 def _text_flops(tower: nn.Module) -> list[float]:
@@ -136,7 +181,7 @@ def _count(function: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
+def _on_meta(model: ImageTower) -> ImageTower:
     """A copy without memory, in evaluation mode."""
     # `deepcopy` looks here, by identity, for copies that are already made.
     copies: dict[int, object] = {}

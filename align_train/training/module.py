@@ -45,7 +45,8 @@ class TrainingModule(lightning.LightningModule):
         chunking: The chunk size, and whether chunks are computed again.
         loss_value: The last step's loss over the global batch.
         gradient_norm: The last step's gradient norm before clipping.
-        learning_rate: The last step's learning rate (of the first parameter group).
+        learning_rate: The last step's learning rate, of the first parameter group and before layer
+            decay.
         agree: Called after each backward pass, on all ranks; returns whether to repeat the step.
         compiled: The parts of the model that are compiled; None: none is.
     """
@@ -256,7 +257,8 @@ class TrainingModule(lightning.LightningModule):
 
         # Reading it here would make the host wait for the device.
         self._loss_there = loss.detach()
-        self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        first = self.trainer.optimizers[0].param_groups[0]
+        self.learning_rate = first["lr"] / first.get("depth_factor", 1.0)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

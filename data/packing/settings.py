@@ -11,6 +11,7 @@ from align_train.errors import UserError, shown
 
 from ..tables.paths import check_storage_options
 from .beside import check_place
+from .trainers import check_kind
 
 # What `data.pack` puts into its folder beside the shards, if it is asked to.
 TOKENIZER = "tokenizer"
@@ -42,6 +43,7 @@ class PackSettings:
     pairs_per_shard: int
     held_out: float
     vocabulary: int | None
+    vocabulary_kind: str
     seed: int
 
 
@@ -66,6 +68,7 @@ def check(settings: PackSettings, to: Path) -> None:
             f"vocabulary={shown(vocabulary)}: expected {_LEAST_VOCABULARY} to "
             f"{_MOST_VOCABULARY:,} tokens, or null"
         )
+    check_kind("vocabulary_kind", settings.vocabulary_kind)
 
 
 def _check_held_out(setting: float) -> None:

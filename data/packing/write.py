@@ -16,7 +16,6 @@ from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from align_train.shards.source_name import CAPTIONS, FIELD
 from align_train.shards.write import write_shard
 from align_train.stream.bad_image import BadImage
-from align_train.stream.wordpiece import train_tokenizer
 
 from .ahead import Content, contents
 from .content import NoImage, packed
@@ -27,6 +26,7 @@ from .missing import HOW_TO_SKIP, MISSING
 from .remote import NotFetched
 from .sample import Sample
 from .settings import HELD_OUT, TOKENIZER, PackSettings
+from .trainers import train_vocabulary
 
 _LEAST_JUDGED = 1000  # images: of fewer, a share means little
 _MOST_NAMED = 10  # bad images that get a line each
@@ -66,8 +66,9 @@ def write(
         written.refuse_none_held_out()
 
     if settings.vocabulary:
-        train_tokenizer(
+        train_vocabulary(
             lambda: iter(written.texts),
+            kind=settings.vocabulary_kind,
             size=settings.vocabulary,
             folder=folder / TOKENIZER,
         )

@@ -21,10 +21,11 @@ from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.count import _Counter
 from align_train.shards.resolve import resolve
-from align_train.stream import tokenizer as tokenizers
+from align_train.stream import tokenizer_files
 from align_train.stream.decode import Views
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.sets import EvaluationSets, FolderPerClass
+from align_train.stream.tokenizer import Tokenizer
 from tests.support.images import picture
 from tests.support.processes import on_ranks
 
@@ -53,14 +54,16 @@ def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
     counting(finding, "sample", calls)
     counting(HeldOutPairs, "_read", calls)
     counting(FolderPerClass, "_list", calls)
-    tokenizers._ask_hub = lambda _: calls.append("_ask_hub") or Path(tokenizer).read_text()  # type: ignore[assignment,func-returns-value]
+    counting(tokenizer_files, "_ask_hub", calls)
+    opened = tokenizer_files._local(Path(tokenizer))
+    tokenizer_files._automatic = lambda path, *, local: opened
 
     watchdog = watched()
     with watchdog.watching():
         sets = EvaluationSets(
             held_out=shards,
             caption=None,
-            vocabulary=tokenizers.Tokenizer("somebody/tokenizer", max_tokens=16),
+            vocabulary=Tokenizer("somebody/tokenizer", max_tokens=16),
             views=Views(image_size=32, resize_size=36),
             cache=ShardCache(),
             progress=False,

@@ -281,7 +281,7 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
         (["name=a/b"], "plain folder name"),
         (["name=\udcff"], "plain folder name"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
-        (["model.lock=both"], "model.lock=both: expected image or text or null"),
+        (["model.lock=both"], "model.lock=both: expected image or text or image:all_but_2"),
         (["model.image_tower.strides=[1,x]"], "model.image_tower.strides=.*: expected a list"),
         (["+optimizer.momentum=0.9"], "optimizer.momentum: no such setting"),
         (["optimizer._target_=align_train.optim.recipes.Sgd"], "no such class"),

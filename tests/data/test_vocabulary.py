@@ -6,8 +6,10 @@ It has the same bytes on every run, and knows every word of the languages of its
 from __future__ import annotations
 
 import csv
+import json
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from pyarrow import parquet
 from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.unigram import train_unigram
 from align_train.stream.wordpiece import train_tokenizer
 from data.vocabulary import VocabularySettings
 from data.vocabulary import run as run_vocabulary
@@ -102,6 +105,61 @@ def test_coverage_leaves_out_rare_characters(tmp_path: Path) -> None:
     assert "##漢" not in tokens["all"], "BERT takes each for a word"
 
 
+def test_a_unigram_does_not_depend_on_the_order_or_the_process(tmp_path: Path) -> None:
+    """Twice here, in other batches, and once in another process from a table."""
+    texts = [*some_texts(3, 600), "赤い星", "青い星", "緑の丸", "赤い丸"]
+    train_unigram(lambda: [texts], size=300, folder=tmp_path / "whole")
+    parts = [sorted(texts)[:7], [], sorted(texts)[7:]]
+    train_unigram(lambda: parts, size=300, folder=tmp_path / "parts")
+    (tmp_path / "table.tsv").write_text("text\n" + "\n".join(texts[::-1]), encoding="utf-8")
+    words = ("source=table.tsv", "to=command", "kind=unigram", "size=300")
+    out = run(*words, cwd=tmp_path, module="data.vocabulary", forked=True)
+    assert "300 tokens" in out.stdout and "0.00% of the tokens are unknown" in out.stdout
+    whole = vocabulary(tmp_path / "whole")
+    assert whole == vocabulary(tmp_path / "parts") == vocabulary(tmp_path / "command")
+
+    special = list(json.loads(whole)["added_tokens"])
+    names = [token["content"] for token in special]
+    assert names == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert [token["id"] for token in special] == [0, 1, 2, 3, 4]
+
+
+def test_a_unigram_cuts_texts_as_sentencepiece_does(tmp_path: Path) -> None:
+    """Each text's tokens are the likeliest ones, by SentencePiece's own search."""
+    texts = [*some_texts(4, 300), "赤い星 と 青い星", "Ｆｕｌｌ  width\tand ﬁne"] * 3
+    train_unigram(lambda: [texts], size=250, folder=tmp_path)
+    pieces = json.loads(vocabulary(tmp_path))["model"]["vocab"]
+    tokenizer = Tokenizer(str(tmp_path), max_tokens=200).tokenizer
+    scores = dict(map(tuple, pieces))
+    for text in {*texts, "nie gesehen rot", "星"}:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        plain = "".join(f"▁{word}" for word in unicodedata.normalize("NFKC", text).lower().split())
+        assert "".join(encoding.tokens) == plain
+        assert sum(scores[token] for token in encoding.tokens) == pytest.approx(best(plain, scores))
+
+
+def best(text: str, scores: dict[str, float]) -> float:
+    """The score of the likeliest tokens, none of which reaches over the mark of a word."""
+    found = [0.0]
+    for end in range(1, len(text) + 1):
+        ends = [
+            found[start] + scores.get(text[start:end], -1e9)
+            for start in range(end)
+            if "▁" not in text[start + 1 : end]
+        ]
+        found.append(max(ends))
+    return found[-1]
+
+
+def test_case_is_kept_if_asked(tmp_path: Path) -> None:
+    for kind, train in (("unigram", train_unigram), ("wordpiece", train_tokenizer)):
+        train(lambda: [["Dog dog Äpfel"] * 9], size=60, folder=tmp_path / kind, lower_case=False)
+        tokenizer = Tokenizer(str(tmp_path / kind), max_tokens=16)
+        upper, lower = tokenizer(["Dog", "dog"])
+        assert upper.tolist() != lower.tolist()
+        assert tokenizer.count(["Äpfel"]).unknown == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -112,6 +170,9 @@ def test_coverage_leaves_out_rare_characters(tmp_path: Path) -> None:
         (["source=table.tsv", "text=[caption]"], "has no column 'caption'"),
         (["to=table"], "to=table exists"),
         (["coverage=0"], "coverage=0.0: expected a share above 0"),
+        (["kind=bpe"], "kind=bpe: expected wordpiece or unigram"),
+        (["kind=unigram", "size=9"], "9 tokens are too few: "),
+        (["kind=unigram", "coverage=0.9"], "coverage=0.9: for kind=unigram expected 0.98 to 1"),
         (["every=0"], "every=0: expected at least 1"),
         (["source=empty"], "without a row"),
     ],

@@ -194,7 +194,7 @@ def test_a_locked_tower_does_not_move(lock: str) -> None:
         text_tower=partial(BertTower, hidden=16, layers=1, heads=2, intermediate=32),
         temperature=Temperature(initial=0.1),
         vocabulary_size=50,
-        lock=lock,  # type: ignore[arg-type]
+        lock=lock,
     )
     locked = {"image": model.image_tower, "text": model.text_tower}[lock]
     before = {name: value.clone() for name, value in locked.state_dict().items()}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from align_train.optim.recipes import KINDS, SGD, AdamW, Lamb
+from align_train.optim.groups import KINDS
+from align_train.optim.recipes import SGD, AdamW, Lamb
 
 PLAIN_ADAMW = AdamW(
     lr=1.0,
     weight_decay=1e-5,
+    image_lr=None,
     text_lr=None,
+    projection_lr=None,
     temperature_lr=None,
     head_lr=None,
+    layer_decay=None,
     exempt=KINDS,
     betas=(0.9, 0.999),
     eps=1e-8,
@@ -18,9 +22,12 @@ PLAIN_ADAMW = AdamW(
 PLAIN_LAMB = Lamb(
     lr=1.0,
     weight_decay=1e-5,
+    image_lr=None,
     text_lr=None,
+    projection_lr=None,
     temperature_lr=None,
     head_lr=None,
+    layer_decay=None,
     exempt=("batchnorm",),
     betas=(0.9, 0.999),
     eps=1e-6,
@@ -29,9 +36,12 @@ PLAIN_LAMB = Lamb(
 PLAIN_SGD = SGD(
     lr=1.0,
     weight_decay=1e-5,
+    image_lr=None,
     text_lr=None,
+    projection_lr=None,
     temperature_lr=None,
     head_lr=None,
+    layer_decay=None,
     exempt=KINDS,
     momentum=0.9,
 )

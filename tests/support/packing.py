@@ -37,6 +37,7 @@ def pack_settings(source: object, to: Path, **given: Any) -> PackSettings:
         "pairs_per_shard": 3,
         "held_out": 0.0,
         "vocabulary": None,
+        "vocabulary_kind": "wordpiece",
         "seed": 0,
     }
     named = [str(item) for item in source] if isinstance(source, list) else str(source)
