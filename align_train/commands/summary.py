@@ -66,15 +66,13 @@ def summary(
     start = f"from step {finished_steps}" if finished_steps else "new"
     held_out = data.sets.held_out.pairs if data.sets.held_out else 0
     manifest = data.manifest
-    pairs = settings.steps * settings.batch_size
     tokens = counted_tokens(data, evaluators)
 
     lines = {
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
         "device": _device(settings),
         "global batch": _batch(settings, model),
-        "length": f"{counted(settings.steps, 'step')} = {counted(pairs, 'pair')} = "
-        f"{_epochs(data, settings.steps)}",
+        "length": _length(settings, data),
         "data": f"{_pairs(manifest)} in {counted(len(manifest.shards), 'shard')} "
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
@@ -184,6 +182,12 @@ def _how(settings: TrainSettings) -> list[str]:
     }
     used = [option for option, on in options.items() if on]
     return [settings.trainer.accelerator, settings.precision, *used]
+
+
+def _length(settings: TrainSettings, data: PairsDataModule) -> str:
+    """The length in steps, in pairs and in epochs."""
+    pairs = counted(settings.steps * settings.batch_size, "pair")
+    return f"{counted(settings.steps, 'step')} = {pairs} = {_epochs(data, settings.steps)}"
 
 
 def _epochs(data: PairsDataModule, steps: int) -> str:
