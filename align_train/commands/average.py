@@ -61,7 +61,7 @@ def average(settings: AverageSettings) -> None:
     paths = chosen_models(settings)
     mixes = chosen_mixes(settings)
     pretrained = open_pretrained(paths[0])
-    if pretrained.tokens == "clip":
+    if pretrained.family == "clip":
         raise UserError(f"{paths[0]}: Hugging Face's CLIP, which is not mixed here")
     config = align_config(pretrained, settings.format)
 
