@@ -52,6 +52,7 @@ from align_train.training.module import TrainingModule
 from align_train.training.randomness import RandomLayers
 from tests.support.optimizers import PLAIN_ADAMW, PLAIN_LAMB
 from tests.support.processes import on_ranks
+from tests.support.towers import named_towers
 
 STEPS, SEED, TOKENS = 5, 5, 16
 
@@ -85,6 +86,7 @@ class Case:
     ema: float | None = None
     clip: float | None = None
     lock: str | None = None
+    towers: str = "small"  # or a kind of `tests/support/towers.py`
 
     @property
     def name(self) -> str:
@@ -97,6 +99,7 @@ class Case:
             "clipping": self.clip is not None,
             f"{self.lock} locked": self.lock is not None,
             "graphs kept": not self.recompute,
+            self.towers: self.towers != "small",
         }
         return ", ".join([self.engine, *(extra for extra, there in extras.items() if there)])
 
@@ -113,7 +116,7 @@ class Case:
         )
 
 
-def small_model(**options: Any) -> DualEncoder:
+def small_model(*, towers: str = "small", **options: Any) -> DualEncoder:
     torch.manual_seed(0)
     tower = EfficientNetTower(
         channels=(8, 16),
@@ -127,15 +130,20 @@ def small_model(**options: Any) -> DualEncoder:
     )
     shape: Any = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 32}
     shape |= {"dropout": 0.2, "attention_dropout": 0.3}
+    parts: dict[str, Any] = {
+        "image_tower": tower,
+        "text_tower": lambda **given: BertTower(**given, **shape),
+    }
+    if towers != "small":
+        parts |= named_towers(towers)
     return DualEncoder(
-        image_tower=tower,
-        text_tower=lambda **given: BertTower(**given, **shape),
+        **parts,
+        **options,
         temperature=Temperature(initial=0.1),
         vocabulary_size=50,
         image_size=16,
         resize_size=16,
         max_tokens=TOKENS,
-        **options,
     )
 
 
@@ -291,7 +299,8 @@ def statistics_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def model_of(case: Case) -> DualEncoder:
-    model = small_model(bias=Bias(initial=-3.0) if case.loss == "sigmoid" else None, lock=case.lock)
+    bias = Bias(initial=-3.0) if case.loss == "sigmoid" else None
+    model = small_model(towers=case.towers, bias=bias, lock=case.lock)
     return model.double() if case.dtype == "float64" else model
 
 
