@@ -63,6 +63,7 @@ PLACES = {
     "eval=imagenet": ("eval.imagenet.data.path=x",),
     "eval=zero_shot": ("eval.zero_shot.data.path=x",),
     "eval=zero_shot_shards": ("eval.zero_shot.data.shards=x",),
+    "eval=wds": ("eval.wds.sets=[mine]",),
     "eval=knn_folders": ("eval.knn.train.path=x", "eval.knn.data.path=x"),
     "eval=linear_probe_folders": (
         "eval.linear_probe.train.path=x",
