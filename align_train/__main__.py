@@ -6,6 +6,7 @@ The same command resumes the run. Without an argument it trains the demo.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from align_train.config.compose import command
 from align_train.config.messages import report_once
@@ -55,6 +56,19 @@ def run(settings: TrainSettings) -> None:
     train(settings)
 
 
+def sweep(arguments: Sequence[str]) -> bool:
+    """Starts a run for each point of a sweep, if the line asks for one."""
+    from align_train.config.sweep import sweep_of
+
+    asked = sweep_of(arguments)
+    if asked is None:
+        return False
+    from align_train.commands.sweep import run_sweep
+
+    run_sweep(asked)
+    return True
+
+
 def main() -> None:
     """Runs the command."""
     # The tokenizer warns if loader workers fork after it was used, unless this is set.
@@ -67,6 +81,7 @@ def main() -> None:
         schema=TrainSettings,
         fill_in=explicit,
         before_fill_in=check_early,
+        sweep=sweep,
     )
 
 

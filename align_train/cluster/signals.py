@@ -46,13 +46,14 @@ def leave_signals_to_the_run() -> None:
     Thread(target=wait_for_the_run, daemon=True).start()
 
 
-def end_with_the_run(run: int) -> None:
-    """Has the kernel kill this process when its parent ends, by SIGKILL too; Linux only.
+def end_with_the_run(run: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Has the kernel signal this process when its parent ends, by SIGKILL too; Linux only.
 
     Args:
         run: The process id of the parent, which may have ended already.
+        by: The signal; one that can be caught lets this process save its work.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(by))
     if os.getppid() != run:
         os._exit(1)

@@ -45,6 +45,13 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         if before.get(key) != now.get(key):
             changes[key] = (before.get(key), now.get(key))
 
+    lora = [key for key in changes if key.startswith("lora.") and key != "lora.dropout"]
+    if lora:
+        before_it, now_it = changes[lora[0]]
+        raise UserError(
+            f"{lora[0]}={now_it}: the run has {before_it}, and its checkpoints hold those "
+            f"adapters; leave it, or begin a run of another name with initial_weights={folder.path}"
+        )
     for key in ACCEPTABLE:
         # Shards are known by their content: whether that changed shows once they are open.
         if key in changes and key != "data.shards" and key not in settings.accept:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from align_train.cluster import launcher
+from align_train.commands.adapters import add_lora, spell_lora
 from align_train.commands.devices import sees_own_gpu_only
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
@@ -109,7 +110,7 @@ def prepare_data(
 
 def build_model(
     settings: TrainSettings, data: PairsDataModule, *, begun: bool
-) -> tuple[TrainableModel, str]:
+) -> tuple[TrainableModel, dict[str, str]]:
     """Builds the model, with the same weights on every rank.
 
     Args:
@@ -118,8 +119,8 @@ def build_model(
         begun: Whether a checkpoint will bring the weights.
 
     Returns:
-        The model, and a line about the trained weights that it begins with; empty if it begins
-        with none.
+        The model; and lines, by title, about the trained weights that it begins with and about
+        its adapters, empty if there are none.
 
     Raises:
         UserError: Model and data do not fit, or the weights do not fit the model.
@@ -136,11 +137,14 @@ def build_model(
 
     model: TrainableModel = build(node)
     check_tokens(data.vocabulary, model)
-    if begun:
-        return model, ""
-    if source is None:
-        return model, spell_origin(origin(settings))
-    return model, f"{_begin_with(open_pretrained(source), model, data)} of {source}"
+    begins_with = ""
+    if not begun and source is not None:
+        begins_with = f"{_begin_with(open_pretrained(source), model, data)} of {source}"
+    elif not begun:
+        begins_with = spell_origin(origin(settings))
+    # Last: tensors beside adapters have other names than those of the weights above.
+    add_lora(settings.lora, model)
+    return model, {"begins with": begins_with, "adapters": spell_lora(settings.lora, model)}
 
 
 def _sized(node: Node, vocabulary: Tokenizer | ClassList) -> Node:

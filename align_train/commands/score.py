@@ -52,6 +52,7 @@ from align_train.index.scores import (
     Tally,
     Values,
 )
+from align_train.index.taught import ShardEmbeddings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.stream.batch import normalise
@@ -131,6 +132,8 @@ def header_of(given: ScoreSettings, model: TrainedModel, pairs: Pairs) -> Scores
         caption=pairs.caption.setting,
         image=given.image,
         keys=given.keys,
+        dim=model.model.dim if given.embeddings else None,
+        temperature=model.temperature if given.embeddings else None,
     )
 
 
@@ -181,13 +184,18 @@ def score_shards(
     # Closed, or an error here would leave the loader's processes behind.
     with contextlib.closing(ready_chunks(model, pairs, shards, given, watchdog)) as chunks:
         for place, chunk in chunks:
-            cosines = cosines_of(model, chunk, given.chunk_size, list(prompts.values()))
+            cosines = cosines_of(
+                model, chunk, given.chunk_size, list(prompts.values()), keep=given.embeddings
+            )
             done.append((without_inputs(chunk), cosines))
 
             if place.completes:
                 values = _of_shard(done, given, list(prompts))
                 keys = [key for chunk, _ in done for key in chunk.keys]
                 tally = reduce(Tally.plus, (chunk.tally for chunk, _ in done))
+                if given.embeddings:
+                    # First: a shard with a file of scores is done.
+                    embeddings_of(done, model.model.dim).write(scores, place.shard)
                 scores.write(place.shard, keys, values, tally)
                 done = []
 
@@ -198,14 +206,22 @@ class Cosines(NamedTuple):
     Attributes:
         texts: Of each text and its image, float32 `[texts]`.
         prompts: Of each image and the nearest text of each prompt, float32 `[good, prompts]`.
+        embeddings: Of images `[good, dim]` and of texts `[texts, dim]`, float16; None unless they
+            are kept.
     """
 
     texts: Tensor
     prompts: Tensor
+    embeddings: tuple[Tensor, Tensor] | None = None
 
 
 def cosines_of(
-    model: TrainedModel, chunk: ReadyChunk, chunk_size: int, prompts: Sequence[Tensor] = ()
+    model: TrainedModel,
+    chunk: ReadyChunk,
+    chunk_size: int,
+    prompts: Sequence[Tensor] = (),
+    *,
+    keep: bool = False,
 ) -> Cosines:
     """Computes the cosines of a chunk.
 
@@ -216,6 +232,7 @@ def cosines_of(
         chunk: Pairs.
         chunk_size: Texts that go through their tower together: a pair may have many.
         prompts: The embedded texts of each prompt, `[texts, dim]`.
+        keep: Whether the embeddings are wanted, too.
     """
     if not len(chunk.texts):
         device = model.device
@@ -229,7 +246,8 @@ def cosines_of(
 
     nearest = [(images @ of_prompt.T).amax(dim=1, keepdim=True) for of_prompt in prompts]
     # The first one: there may be no prompts.
-    return Cosines(own, torch.cat([images.new_empty(len(images), 0), *nearest], dim=1))
+    of_prompts = torch.cat([images.new_empty(len(images), 0), *nearest], dim=1)
+    return Cosines(own, of_prompts, (images.half(), texts.half()) if keep else None)
 
 
 def _embedded(model: TrainedModel, ids: NDArray[np.int32], chunk_size: int) -> Tensor:
@@ -276,6 +294,31 @@ def _of_shard(
         columns[name] = np.full(len(good), np.nan, dtype=np.float32)
         columns[name][good] = values
     return columns
+
+
+def embeddings_of(done: Sequence[tuple[ReadyChunk, Cosines]], dim: int) -> ShardEmbeddings:
+    """The embeddings of a shard's pairs.
+
+    Args:
+        done: Its chunks.
+        dim: The width of an embedding.
+    """
+    good = np.concatenate([chunk.good for chunk, _ in done])
+    images = np.full((len(good), dim), np.nan, dtype=np.float16)
+    counts = np.zeros(len(good), dtype=np.int64)
+    texts = [np.empty((0, dim), dtype=np.float16)]
+
+    kept = [cosines.embeddings for _, cosines in done if cosines.embeddings is not None]
+    if kept:
+        images[good] = torch.cat([of_images for of_images, _ in kept]).cpu().numpy()
+        counts[good] = np.concatenate([chunk.texts for chunk, _ in done])
+        texts += [of_texts.cpu().numpy() for _, of_texts in kept]
+    return ShardEmbeddings(
+        images=images,
+        texts=np.concatenate(texts),
+        text_ids=np.concatenate([chunk.text_ids for chunk, _ in done]),
+        first_texts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+    )
 
 
 def _of_pairs(cosines: Floats, texts: NDArray[np.int64], choice: str) -> Floats:

@@ -19,7 +19,7 @@ from align_train.index.scores import Tally
 from align_train.pretrained.load import TrainedModel
 from align_train.shards.shard import ShardReader
 from align_train.stream.decode import Pixels, Views, decode_centre
-from align_train.stream.pairs import Pairs
+from align_train.stream.pairs import Pairs, content_id
 from align_train.stream.tokenizer import Tokenizer
 
 _NO_PIXELS = np.empty((0, 0, 0, 3), dtype=np.uint8)
@@ -45,6 +45,7 @@ class ReadyChunk(NamedTuple):
         pixels: Of those that can, uint8 `[good, height, width, 3]`.
         ids: Of all their texts, int32 `[texts, length]`.
         texts: How many texts each of them has, `[good]`.
+        text_ids: int64 `[texts]`, equal for equal texts.
         tally: Counts the others, and texts that were cut.
     """
 
@@ -53,6 +54,7 @@ class ReadyChunk(NamedTuple):
     pixels: Pixels
     ids: NDArray[np.int32]
     texts: NDArray[np.int64]
+    text_ids: NDArray[np.int64]
     tally: Tally
 
 
@@ -92,6 +94,7 @@ def _collate(rows: list[_Row], tokenizer: Tokenizer) -> ReadyChunk:
         pixels=np.stack(pixels) if pixels else _NO_PIXELS,
         ids=ids,
         texts=np.array([len(row.texts) for row in good], dtype=np.int64),
+        text_ids=np.array([content_id(text.encode()) for text in texts], dtype=np.int64),
         tally=Tally(no_image, no_text, lost, texts=len(texts), cut=cut),
     )
 

@@ -44,7 +44,7 @@ def summary(
     finished_steps: int,
     changes: Changes,
     staging: str,
-    begins_with: str,
+    weights: Mapping[str, str],
     groups: Sequence[str],
 ) -> str:
     """Says what the run will do: batch and its split, length, data, parameters, where it writes.
@@ -57,7 +57,7 @@ def summary(
         finished_steps: Steps in the last checkpoint; 0: the run is new.
         changes: Settings that differ from the last start.
         staging: A line about the shard cache; empty: none is used.
-        begins_with: A line about initial weights; empty: there are none.
+        weights: Lines about trained weights, by their titles; an empty one is left out.
         groups: A line about each parameter group.
 
     Returns:
@@ -83,7 +83,7 @@ def summary(
         "parameters": _parameters(settings, model),
         "groups": _LINES.join(groups),
         "checkpoints": _checkpoints(settings),
-        "begins with": begins_with,
+        **weights,
         "staging": staging,
     }
     if data.dropped:

@@ -24,6 +24,7 @@ from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
+from align_train.commands.teacher import open_teacher
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.commands.trainer import build_module, build_trainer, quieten
 from align_train.commands.twice_in_batch import check_batch
@@ -108,8 +109,7 @@ def _run(
 
     # Read and build. Paths come before devices, and all of it before anything is written.
     changes = changed_settings(folder, settings, finished_steps)
-    revisions = folder.lineage.revisions(finished_steps)
-    data = prepare_data(settings, revisions, progress=first)
+    data = prepare_data(settings, folder.lineage.revisions(finished_steps), progress=first)
     settings = with_length(settings, data)
     if finished_steps >= settings.steps:
         say_finished(folder, settings, finished_steps, watchdog)
@@ -121,15 +121,16 @@ def _run(
     if not settings.dry_run:
         check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
-    model, begins_with = build_model(settings, data, begun=finished_steps > 0)
+    model, says = build_model(settings, data, begun=finished_steps > 0)
+    teacher = open_teacher(settings, data)
     evaluators = evaluators_of(settings, data.sets)
-    module = build_module(settings, model, schedule)
+    module = build_module(settings, model, schedule, teacher.distillation)
     # Made once more when training begins; what is wrong with it shows here.
     groups = spell_groups(module.optimizer_recipe, model)
 
     # Say what will happen.
     if first:
-        begins = (finished_steps, changes, staging, begins_with)
+        begins = (finished_steps, changes, staging, says | teacher.says)
         print(summary(settings, data, model, evaluators, *begins, groups), flush=True)
     if settings.dry_run:
         return

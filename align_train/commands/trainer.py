@@ -47,13 +47,17 @@ from align_train.training.callbacks import (
 from align_train.training.module import TrainingModule
 from align_train.training.protocols import SchedulerRecipe
 from align_train.training.step_end import StepEnd
+from align_train.training.teacher import Distillation
 
 # Collectives give up later than the watchdog, which knows who is missing, by so many seconds.
 _LATER = 60.0
 
 
 def build_module(
-    settings: TrainSettings, model: TrainableModel, schedule: SchedulerRecipe
+    settings: TrainSettings,
+    model: TrainableModel,
+    schedule: SchedulerRecipe,
+    distillation: Distillation | None = None,
 ) -> TrainingModule:
     """Builds the training step around a model.
 
@@ -61,6 +65,7 @@ def build_module(
         settings: The run's settings.
         model: The built model.
         schedule: The schedule of the learning rate.
+        distillation: The run's teacher; None: there is none.
 
     Returns:
         The module that Lightning trains.
@@ -78,6 +83,7 @@ def build_module(
         checkpoint_blocks=settings.checkpoint_blocks,
         compile_blocks=compiles(settings),
         clip=settings.clip,
+        distillation=distillation,
     )
 
 

@@ -18,6 +18,7 @@ from align_train.config.numbers import check_numbers
 from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
+from align_train.config.tuning import check_tuning
 from align_train.errors import UserError, shown
 from align_train.shards.caption import is_unicode
 
@@ -65,6 +66,7 @@ def check_root(settings: TrainSettings) -> None:
     _check_accept(settings)
     _check_data_numbers(settings)
     check_split(settings)
+    check_tuning(settings)
     check_schedule(settings)
     for key in _COMPONENTS:
         check_numbers(getattr(settings, key), key)

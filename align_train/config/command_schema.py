@@ -212,6 +212,9 @@ class ScoreSettings:
     prompts: dict[str, Any] = field(metadata=TEXTS)
     """More columns by name: the texts, one or a list, with which each image is compared."""
 
+    embeddings: bool
+    """Whether the embeddings are stored too, for `distillation.embeddings` of training."""
+
     image: str | None
     """As `data.image`."""
 

@@ -23,7 +23,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,8 +53,6 @@ FillIn = Callable[[Node, Node], Node]
 
 S = TypeVar("S")
 
-_swept: set[str] = set()  # folders of this sweep's runs
-
 register_resolvers()
 
 
@@ -67,22 +64,24 @@ def command(
     groups: Sequence[str] = (),
     fill_in: FillIn | None = None,
     before_fill_in: Callable[[S], object] | None = None,
+    sweep: Callable[[Sequence[str]], bool] | None = None,
 ) -> None:
     """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
 
-    Commands other than training have their roots in `conf/commands/`, out of sight of the groups:
-    otherwise `evaluate model=RUN` would be taken for a choice of the group `model`.
+    Other roots than training's lie in `conf/commands/`, out of sight of the groups: otherwise
+    `evaluate model=RUN` would be a choice of the group `model`.
 
     Args:
         task: Receives the typed settings; once for each run of a sweep.
         config_name: The name of the root's YAML file.
         schema: The dataclass of the settings, without defaults.
-        groups: Groups of conf/ that a root in `conf/commands/` may choose from all the same.
+        groups: Groups of conf/ that a root in `conf/commands/` may choose from.
         fill_in: Given to `_typed`.
         before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
+        sweep: Runs the sweep that a line asks for, if it does; None: Hydra runs it in this process.
     """
     escaping_output()
-    _register(config_name, schema, groups)
+    register(config_name, schema, groups)
     if _is_answered(task, config_name, schema, groups):
         return
     typed = sys.argv
@@ -90,8 +89,7 @@ def command(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composed = False
 
-    # Errors end in here: on their way out Hydra would add lines of its own.
-    @ending_in_one_line()
+    @ending_in_one_line()  # in here: on their way out Hydra would add lines of its own
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
@@ -108,9 +106,10 @@ def command(
         with ending_in_one_line():
             settle_home()
             with report_once():
-                sys.argv = line_as_typed(typed, schema, partial(_plain, config_name))
-            main()
-            # At Python's own exit a reader that has gone (`| head`) would be an error.
+                sys.argv = line_as_typed(typed, schema, partial(plain_settings, config_name))
+            if sweep is None or not sweep(typed):
+                main()
+            # At Python's exit a reader that has gone (`| head`) would be an error.
             print(end="", flush=True)
     except (ValueError, TypeError) as error:
         if composed:
@@ -130,9 +129,7 @@ def _settled(
     _use_launcher(config)
     if before_fill_in is not None:
         before_fill_in(_typed(config, schema))
-    settings = _typed(config, schema, fill_in)
-    _check_sweep(settings)
-    return settings
+    return _typed(config, schema, fill_in)
 
 
 def _is_answered(
@@ -142,7 +139,7 @@ def _is_answered(
     with ending_in_one_line():
         about = sys.modules[task.__module__].__doc__ or ""
         file = conf_dir() / _folder(config_name) / f"{config_name}.yaml"
-        compose = partial(_plain, config_name)
+        compose = partial(plain_settings, config_name)
         answer = answer_to(sys.argv, about, file, schema, compose, groups)
         print(answer, end="\n" if answer else "", flush=True)
     return bool(answer)
@@ -211,14 +208,22 @@ def unresolved_training(*overrides: str) -> DictConfig:
 
 
 def _compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
-    _register(config_name, schema)
-    compose = partial(_plain, config_name)
+    register(config_name, schema)
+    compose = partial(plain_settings, config_name)
     words = with_one_length(as_typed(overrides, schema, compose), schema)
     return _compose_words(config_name, words)
 
 
-def _plain(config_name: str, words: Sequence[str]) -> Node:
-    """Composes settings that stay unresolved; UserError if they cannot be composed."""
+def plain_settings(config_name: str, words: Sequence[str]) -> Node:
+    """Composes settings that stay unresolved, with Hydra's own under `hydra`.
+
+    Args:
+        config_name: The name of the root's YAML file.
+        words: Overrides for Hydra.
+
+    Raises:
+        UserError: They cannot be composed.
+    """
     try:
         config = _compose_words(config_name, words, with_hydra=True)
     except (HydraException, OmegaConfBaseException) as error:
@@ -241,8 +246,14 @@ def _compose_words(
             return hydra.compose(config_name, list(words), return_hydra_config=with_hydra)
 
 
-def _register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:
-    """Makes a schema, and groups of conf/, known to Hydra."""
+def register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:
+    """Makes a schema, and groups of conf/, known to Hydra.
+
+    Args:
+        config_name: The name of the root's YAML file.
+        schema: The dataclass of the settings.
+        groups: Groups of conf/ that a root in `conf/commands/` may choose from.
+    """
     store = ConfigStore.instance()
     store.store(name=f"{config_name}_schema", node=schema)
     for group in groups:
@@ -357,30 +368,3 @@ def _refuse_others(config: DictConfig, schema: Any, path: str = "") -> None:
         if dataclasses.is_dataclass(inner):
             assert isinstance(node, DictConfig)
             _refuse_others(node, inner, f"{path}{name}.")
-
-
-def _check_sweep(settings: object) -> None:
-    """Refuses a sweep of runs that need several processes each, or that share a folder.
-
-    A sweep's runs follow each other in this process. It cannot start others for each run, nor be
-    one of several.
-    """
-    if HydraConfig.get().mode != RunMode.MULTIRUN or not isinstance(settings, TrainSettings):
-        return
-
-    processes = settings.trainer.processes
-    if processes > 1 or launcher.current().started_all:
-        raise UserError(
-            f"a sweep trains its runs on one process each, here are {processes}: set trainer=cpu "
-            f"or trainer=gpu with trainer.devices=1, or start each run by itself, with a name of "
-            f"its own"
-        )
-
-    # Two runs in one folder: the second would resume the first, under other settings.
-    folder = str(settings.path)
-    if folder in _swept:
-        raise UserError(
-            f"name={settings.name}: two runs of this sweep are called so; "
-            f"put what differs into it, e.g. 'name=run-${{seed}}'"
-        )
-    _swept.add(folder)

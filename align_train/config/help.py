@@ -99,7 +99,7 @@ def answer_to(
 
     if root.parent == conf_dir():
         groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-        groups = sorted(set(groups) - {"commands"})
+        groups = sorted(set(groups) - {"commands", "hydra"})
     # argparse leaves words behind an option to us.
     given.overrides += [word for word in rest if not word.startswith("-")]
     words = [word for word in given.overrides if "=" in word or word.startswith("~")]

@@ -17,6 +17,7 @@ import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -63,7 +64,7 @@ def line_as_typed(arguments: Sequence[str], schema: type, compose: Compose) -> l
 
     @cache
     def sweep() -> bool:
-        return bool(given.multirun) or _is_sweep(_choices(given.overrides), compose)
+        return asks_for_sweep(given, compose)
 
     words = as_typed(given.overrides, schema, compose, sweep=sweep)
 
@@ -98,13 +99,33 @@ def _parsed(words: Sequence[str]) -> Namespace:
     return given
 
 
-def _is_sweep(words: Sequence[str], compose: Compose) -> bool:
-    """Whether the settings ask for a sweep by themselves, as `experiment=noise_scaling` does."""
+def asks_for_sweep(given: Namespace, compose: Compose) -> bool:
+    """Whether a line asks for a sweep: by `-m`, or by settings, as `experiment=noise_scaling` does.
+
+    Args:
+        given: The parsed line.
+        compose: See `line_as_typed`.
+    """
+    if given.multirun:
+        return True
+    modes = [word for word in given.overrides if word.startswith("hydra.mode=")]
+    words = [*_choices(given.overrides), *modes, *searchpath(given.config_dir)]
     try:
         mode = compose(words)["hydra"]["mode"]
     except UserError:
         return False  # Hydra says it once more, in one line
     return bool(mode == RunMode.MULTIRUN)
+
+
+def searchpath(config_dir: str | None) -> list[str]:
+    """Spells `--config-dir` as an override; none if it is not given.
+
+    Args:
+        config_dir: A user's own folder of groups.
+    """
+    if config_dir is None:
+        return []
+    return [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"]
 
 
 def as_typed(

@@ -13,8 +13,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from align_train.config.schema import Node, TrainSettings
+from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
+
+_OFF_BY_DEFAULT = ("distillation", "lora")  # settings of several values that together may be off
 
 
 def read_nodes(path: Path) -> Node:
@@ -71,7 +73,9 @@ def _with_new_keys(plain: Node) -> Node:
     """
     types = get_type_hints(TrainSettings)
     nullable = [name for name, kind in types.items() if kind is Any or NoneType in get_args(kind)]
-    return dict.fromkeys(nullable) | plain
+    usual = read_nodes(conf_dir() / "train.yaml")
+    without = {name: usual[name] for name in _OFF_BY_DEFAULT}
+    return dict.fromkeys(nullable) | without | plain
 
 
 def with_values(settings: TrainSettings, values: Mapping[str, object]) -> TrainSettings:

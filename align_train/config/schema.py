@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from align_train.config.tuning_schema import DistillationSettings, LoraSettings
 from align_train.run.best import higher_is_better
 
 Node = dict[str, Any]
@@ -231,6 +232,12 @@ class TrainSettings:
 
     scheduler: Node
     """The component of conf/scheduler."""
+
+    distillation: DistillationSettings
+    """A teacher that the run learns from."""
+
+    lora: LoraSettings
+    """Adapters of low rank, trained in the place of a tower's own weights."""
 
     trainer: TrainerSettings
     """The processes that compute."""

@@ -48,7 +48,7 @@ def draw_lines(
         across: The label of the axis across.
         up: The label of the axis up.
     """
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     positions: set[float] = set()
     for name, points in lines.items():
@@ -75,7 +75,7 @@ def draw_cumulative(
         across: The label of the axis across.
         up: The label of the axis up.
     """
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     for name, values in lines.items():
         places = np.unique(np.linspace(0, len(values) - 1, _POINTS_OF_A_LINE).astype(np.int64))
@@ -91,7 +91,7 @@ def draw_means(values: Mapping[str, Sequence[float]], path: Path, *, up: str) ->
         path: The image.
         up: The label of the axis up.
     """
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     for place, numbers in enumerate(values.values()):
         axis.bar(place, sum(numbers) / len(numbers), width=0.6, color="#9ecae1")
@@ -101,7 +101,7 @@ def draw_means(values: Mapping[str, Sequence[float]], path: Path, *, up: str) ->
     axis.set_xticks(range(len(labels)), labels)
     axis.set_ylabel(up)
     axis.grid(axis="y", alpha=0.3)
-    _save(figure, path, dpi=110, tight=True)
+    save_figure(figure, path, dpi=110, tight=True)
 
 
 def draw_bars(
@@ -121,7 +121,7 @@ def draw_bars(
         title: The image's title.
         across: The label of the axis across.
     """
-    figure = _figure(8, 1.2 + 0.55 * len(names))
+    figure = new_figure(8, 1.2 + 0.55 * len(names))
     axis = figure.subplots()
     thickness = 0.8 / len(bars)
     for kind, (label, numbers) in enumerate(bars.items()):
@@ -136,7 +136,7 @@ def draw_bars(
     axis.set_title(title, fontsize=10)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
     axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path, dpi=110, tight=True)
+    save_figure(figure, path, dpi=110, tight=True)
 
 
 def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) -> None:
@@ -162,7 +162,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
     lines = -(-len(points) // columns)
     width = 3.6 * columns
     height = 2.6 * lines
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     axes = figure.subplots(lines, columns, squeeze=False)
 
     for axis, (name, values) in zip(axes.flat, points.items(), strict=False):
@@ -185,7 +185,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) ->
         hspace=0.35,
     )
     figure.suptitle(f"{title}, by optimizer step", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_confusion(
@@ -200,7 +200,7 @@ def draw_confusion(
         title: The beginning of the image's title.
     """
     side = min(14.0, 4 + 0.16 * len(names))
-    figure = _figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     axis = figure.subplots()
 
     # A class without images has shares of 0, not of 0/0.
@@ -212,7 +212,7 @@ def draw_confusion(
     axis.set_ylabel("class")
     axis.set_title(f"{title}: share of each class", fontsize=10)
     figure.colorbar(heat_map, fraction=0.04)
-    _save(figure, path, tight=True)
+    save_figure(figure, path, tight=True)
 
 
 def draw_similarity(
@@ -235,7 +235,7 @@ def draw_similarity(
         title: The beginning of the image's title.
     """
     side = 3 + 0.3 * len(images)
-    figure = _figure(side + 1, side + 1.5)
+    figure = new_figure(side + 1, side + 1.5)
     axis = figure.subplots()
     heat_map = axis.imshow(matrix, cmap="viridis", extent=(0, len(captions), len(images), 0))
 
@@ -252,10 +252,10 @@ def draw_similarity(
 
     axis.set_title(f"{title}: cosines of images and texts", fontsize=10, loc="left")
     figure.colorbar(heat_map, fraction=0.04)
-    _save(figure, path, tight=True)
+    save_figure(figure, path, tight=True)
 
 
-def _figure(width: float, height: float, **options: Any) -> Figure:
+def new_figure(width: float, height: float, **options: Any) -> Figure:
     """An empty figure. width, height: in inches."""
     from matplotlib.figure import Figure
 
@@ -268,10 +268,10 @@ def _save_graph(figure: Figure, axis: Axes, path: Path, across: str, up: str) ->
     axis.set_ylabel(up)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    _save(figure, path, dpi=110, tight=True)
+    save_figure(figure, path, dpi=110, tight=True)
 
 
-def _save(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = False) -> None:
+def save_figure(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = False) -> None:
     """Writes a figure, whatever its texts are.
 
     Args:

@@ -44,7 +44,8 @@ _MOST_PAIRS = 2**40  # of a shard: more fit no file
 _FIX = "remove it and run the same align-train score again"
 
 _MUST_AGREE = dict.fromkeys(("shards", "sizes"), "other shards or images") | {
-    "columns": "other scores"
+    "columns": "other scores",
+    "dim": "another embeddings=…",
 }
 _MUST_AGREE |= PAIRS_MUST_AGREE
 
@@ -105,6 +106,8 @@ class ScoresHeader:
         caption: As `data.caption`.
         image: As `data.image`.
         keys: As `data.keys`.
+        dim: The width of the embeddings that are stored too (`taught.py`); None: none are.
+        temperature: The number that the model divides their cosines by; None with `dim`.
     """
 
     model: str
@@ -118,6 +121,8 @@ class ScoresHeader:
     caption: str | list[str]
     image: str | None
     keys: str | None
+    dim: int | None = None
+    temperature: float | None = None
 
     @classmethod
     def read(cls, file: Path) -> ScoresHeader:
@@ -159,6 +164,10 @@ class ScoresHeader:
             raise ValueError("other types than it is written with")
         if reserved := set(NO_COLUMNS) & set(self.columns):
             raise ValueError(f"a column called {min(reserved)}")
+        if self.dim is not None and not (
+            isinstance(self.dim, int) and isinstance(self.temperature, float)
+        ):
+            raise ValueError("embeddings of no size, or without a temperature")
         lengths = {len(self.shards), len(self.counts), len(self.sizes)}
         if not self.columns or not self.counts or len(lengths) > 1:
             raise ValueError("no columns, or not as many counts or sizes as shards")

@@ -223,7 +223,7 @@ def scaled_gradients(
     inputs: Inputs,
     images_out: Tensor,
     texts_out: Tensor,
-    denominator: int,
+    denominator: int | Tensor,
     like: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Gradients for a strategy that averages over ranks: world size × this rank's share.
@@ -259,6 +259,11 @@ def outside_graphs(function: F) -> F:
     return disable(function)
 
 
+def usual_side(device: torch.device) -> int:
+    """Returns the side of a square with as many logits as a tile has on a device."""
+    return _SIDE_ON_CPU if device.type == "cpu" else _SIDE_ON_GPU
+
+
 class GlobalLoss(PairLoss):
     """A pair loss that is computed tile by tile."""
 
@@ -286,8 +291,7 @@ class GlobalLoss(PairLoss):
         return self.mask_duplicates
 
     def _side(self, device: torch.device) -> int:
-        """The side of a square with as many logits as a tile."""
-        return self.tile or (_SIDE_ON_CPU if device.type == "cpu" else _SIDE_ON_GPU)
+        return self.tile or usual_side(device)
 
     def _ids(
         self, image_ids: Tensor | None, text_ids: Tensor | None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from align_train.model.base import ImageTower, TextTower
 
@@ -84,9 +85,26 @@ class TrainableModel(nn.Module):
         """
         raise NotImplementedError
 
+    def train(self, mode: bool = True) -> TrainableModel:
+        """Sets the mode of all but BatchNorm layers whose weights are locked.
+
+        Statistics are no parameters: a lock that forgets them lets a locked tower drift.
+        """
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, _BatchNorm) and _is_locked(part):
+                part.eval()
+        return self
+
     def logit_parameters(self) -> list[Tensor]:
         """Gives the loss's tensors beside embeddings: temperature, bias, both or none."""
         raise NotImplementedError
+
+
+def _is_locked(layer: nn.Module) -> bool:
+    """Whether a layer has parameters, and none of them is trained."""
+    parameters = list(layer.parameters())
+    return bool(parameters) and not any(item.requires_grad for item in parameters)
 
 
 Channels = Sequence[float] | None

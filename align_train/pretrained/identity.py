@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from align_train.config.schema import Node
 from align_train.index.identity import Identity
@@ -46,7 +46,7 @@ def identity_of(model: TrainedModel) -> Identity:
     probes = torch.cat(embedded_probes(model)).double().cpu()
 
     return Identity(
-        weights=_weights(model),
+        weights=weights_digest(model.model),
         tokenizer=model.tokenizer_digest,
         image_size=views.image_size,
         resize_size=views.resize_size,
@@ -83,11 +83,15 @@ def embedded_probes(model: TrainedModel | TrainedClassifier) -> list[Tensor]:
     return [images, model.encode_text(ids)]
 
 
-def _weights(model: TrainedModel) -> str:
-    """Hashes the weights: equal for equal ones."""
+def weights_digest(model: nn.Module) -> str:
+    """Hashes the weights of a model: equal for equal ones.
+
+    Args:
+        model: The model, on any device.
+    """
     hash_of_all = hashlib.sha256()
     # Sorted: two ways of building a model may name the same tensors in another order.
-    for name, value in sorted(model.model.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         if unread(name):
             continue
         hash_of_all.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from align_train.config.components import build, has_true
+from align_train.config.saved import read_nodes
 from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.model import TrainableModel
+from align_train.model.lora import has_adapters, merged
 from align_train.model.weights import fill, read
 from align_train.pretrained.align_names import tensor_names
 from align_train.pretrained.clip import LEFT_OVER as CLIP_LEFT_OVER
@@ -210,7 +212,8 @@ def run_weights(folder: RunFolder, checkpoint: Path | None = None) -> dict[str, 
         checkpoint: One of its checkpoints; None: the last one.
 
     Returns:
-        The weights of the checkpoint by name; their average if the run keeps one.
+        The weights of the checkpoint by name; their average if the run keeps one. Adapters are
+        merged.
 
     Raises:
         UserError: There is no checkpoint yet, or it cannot be read.
@@ -231,7 +234,14 @@ def run_weights(folder: RunFolder, checkpoint: Path | None = None) -> dict[str, 
         raise UserError(
             f"{path}: not a readable checkpoint ({type(error).__name__}); {fix}"
         ) from None
-    return weights
+    return _plain(weights, folder)
+
+
+def _plain(weights: dict[str, Tensor], folder: RunFolder) -> dict[str, Tensor]:
+    """The weights of a run with its adapters, if it has some, merged into the others."""
+    if not has_adapters(weights):
+        return weights
+    return merged(weights, alpha=float(read_nodes(folder.config)["lora"]["alpha"]))
 
 
 def without_pretrained(node: Mapping[str, object]) -> Node:

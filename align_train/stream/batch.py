@@ -76,6 +76,8 @@ class Batch:
         wait: Seconds that the training loop waited for this batch.
         blank: Whether it has no pairs: a signal has ended the wait for them, and the step that it
             is of is left undone.
+        teacher: `[pairs, …]`, what the run's teacher needs of each pair (`teaching.py`); None if
+            there is no teacher, or it needs no more than the batch has.
     """
 
     finished_steps: int
@@ -88,6 +90,7 @@ class Batch:
     content_ids: Tensor | None = None
     wait: float = 0.0
     blank: bool = False
+    teacher: Tensor | None = None
 
     def chunks(self, size: int) -> list[Chunk]:
         """Cuts the batch into consecutive chunks, in the order of the global batch.
@@ -120,6 +123,7 @@ class Batch:
             keys=self.keys[:pairs],
             captions=self.captions[:pairs],
             content_ids=None if content_ids is None else content_ids[:, :pairs],
+            teacher=None if self.teacher is None else self.teacher[:pairs],
         )
 
     def __len__(self) -> int:

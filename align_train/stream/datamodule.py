@@ -6,7 +6,7 @@ Only this module knows both the order and the cluster: the rank, and the number 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import lightning
@@ -29,6 +29,7 @@ from align_train.stream.recipe import SAME_ORDER, Start, changes
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.space import check_space
+from align_train.stream.teaching import TeacherInput
 from align_train.stream.vocabulary import open_vocabulary, source_of
 
 
@@ -107,6 +108,8 @@ class PairsDataModule(lightning.LightningDataModule):
     keys: str | None = None
     accept: Collection[str] = ()
     progress: bool = True
+    # Set by the run, which alone knows its teacher; no setting.
+    teacher: TeacherInput | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -284,6 +287,7 @@ class PairsDataModule(lightning.LightningDataModule):
             pairs=pairs,
             order=self.order,
             vocabulary=self.vocabulary,
+            teacher=self.teacher,
             batch_size=self.batch_size,
             start=self.start,
             drop_missing=self.missing_shards == "drop",

@@ -183,6 +183,10 @@ class TrainingLoader:
 
         # A run asks for them of every piece, or of none.
         content_ids = [piece.content_ids for piece in pieces if piece.content_ids is not None]
+        teacher = None
+        if self.pieces.teacher is not None:
+            parts = [piece.teacher for piece in pieces if piece.teacher is not None]
+            teacher = self._on_host(self.pieces.teacher.joined(parts))
         return Batch(
             finished_steps=self._finished_steps,
             first=self.slots.start,
@@ -193,6 +197,7 @@ class TrainingLoader:
             captions=captions,
             content_ids=self._on_host(np.hstack(content_ids)) if content_ids else None,
             wait=time.perf_counter() - asked,
+            teacher=teacher,
         )
 
     def _blank(self) -> Batch:
@@ -205,6 +210,9 @@ class TrainingLoader:
         content_ids = None
         if self.pieces.pairs.content_ids:
             content_ids = torch.zeros((2, count), dtype=torch.int64)
+        teacher = None
+        if self.pieces.teacher is not None:
+            teacher = torch.from_numpy(self.pieces.teacher.blank(count))
         return Batch(
             finished_steps=self._finished_steps,
             first=self.slots.start,
@@ -215,6 +223,7 @@ class TrainingLoader:
             captions=[""] * count,
             content_ids=content_ids,
             blank=True,
+            teacher=teacher,
         )
 
     def _on_host(self, values: NDArray[Any]) -> Tensor:

@@ -201,7 +201,7 @@ class Pairs:
         caption = self._one_of(self._of_one_place(texts, random), random)
         if not self.content_ids:
             return Drawn(pixels, caption, 0, 0)
-        return Drawn(pixels, caption, _content_id(image), _content_id(caption.encode()))
+        return Drawn(pixels, caption, content_id(image), content_id(caption.encode()))
 
     def _of_one_place(self, texts: list[list[str]], random: Random) -> list[str]:
         """The texts of a place that is drawn from those in which the pair has texts."""
@@ -266,6 +266,7 @@ class Pairs:
         )
 
 
-def _content_id(content: bytes) -> int:
+def content_id(content: bytes) -> int:
+    """Returns a number that is equal for equal contents, and for no others."""
     # 8 bytes: equal hashes of different contents are not to be expected below billions of pairs.
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from align_train.stream.permutation import Integers, Salt, hash_words
 from align_train.stream.recipe import Start
 from align_train.stream.replacement import BadPair, Gone, draw_usable
 from align_train.stream.source_order import Visits
+from align_train.stream.teaching import TeacherInput
 from align_train.stream.token_ids import lengths_of
 from align_train.stream.vocabulary import TextsToIds
 
@@ -46,6 +48,7 @@ class Piece:
         captions: The texts as drawn.
         content_ids: `[2, pairs]`, of images and of texts; None if nobody asked for them.
         bad_pairs: The pairs that were replaced.
+        teacher: `[pairs, …]`, what the run's teacher needs of them; None if it needs nothing.
     """
 
     input_ids: NDArray[np.int32]
@@ -54,6 +57,7 @@ class Piece:
     captions: list[str]
     content_ids: NDArray[np.int64] | None
     bad_pairs: list[BadPair]
+    teacher: NDArray[Any] | None = None
 
 
 class TrainingPieces:
@@ -68,6 +72,7 @@ class TrainingPieces:
         batch_size: int,
         start: Start | None = None,
         drop_missing: bool = False,
+        teacher: TeacherInput | None = None,
     ) -> None:
         """Reads nothing yet.
 
@@ -78,6 +83,7 @@ class TrainingPieces:
             batch_size: Pairs of the global batch.
             start: Where this stretch of the run began; None: at the run's beginning.
             drop_missing: Hand on a vanished shard as `Gone`, instead of raising.
+            teacher: Makes what the run's teacher needs of each pair; None: nothing.
         """
         self.pairs = pairs
         self.order = order
@@ -85,6 +91,7 @@ class TrainingPieces:
         self.batch_size = batch_size
         self.start = start or Start()
         self.drop_missing = drop_missing
+        self.teacher = teacher
 
     def cursor(self, finished_steps: int) -> int:
         """Returns the pairs of the order that are consumed after so many steps."""
@@ -138,6 +145,7 @@ class TrainingPieces:
 
         keys: list[str] = []
         captions: list[str] = []
+        shown: list[tuple[int, int]] = []
         content_ids: list[tuple[int, int]] = []
         bad: list[BadPair] = []
         # Lists of Python integers: NumPy's would cost a conversion at each use.
@@ -151,15 +159,12 @@ class TrainingPieces:
                     self.pairs, self.order, epoch=epoch, shard=shard, pair=pair, seed=seed
                 )
             except Vanished as error:
-                if self.drop_missing:
-                    return Gone(error.shard)
-                raise UserError(
-                    f"{error} (or let the run go on without such shards: data.missing_shards=drop)"
-                ) from None
+                return self._gone(error)
 
             pixels[row] = visit.drawn.pixels
             keys.append(visit.key)
             captions.append(visit.drawn.caption)
+            shown.append((visit.shard, visit.pair))
             content_ids.append((visit.drawn.image_id, visit.drawn.text_id))
             if visit.reason:
                 asked = self.pairs.reader(shard).key(pair)
@@ -173,4 +178,21 @@ class TrainingPieces:
             captions=captions,
             content_ids=np.array(content_ids).T if self.pairs.content_ids else None,
             bad_pairs=bad,
+            teacher=self._for_teacher(shown, captions),
         )
+
+    def _gone(self, error: Vanished) -> Gone:
+        if self.drop_missing:
+            return Gone(error.shard)
+        raise UserError(
+            f"{error} (or let the run go on without such shards: data.missing_shards=drop)"
+        ) from None
+
+    def _for_teacher(
+        self, shown: Sequence[tuple[int, int]], captions: Sequence[str]
+    ) -> NDArray[Any] | None:
+        """What the teacher needs of pairs. shown: the shard of each, and its index there."""
+        if self.teacher is None:
+            return None
+        keys = [(shard, self.pairs.reader(shard).key_bytes(pair)) for shard, pair in shown]
+        return self.teacher.make(keys, captions)

@@ -55,11 +55,15 @@ class Usable(NamedTuple):
     Attributes:
         drawn: Its pixels and text.
         key: Its name, `shard/key`.
+        shard: The index of its shard in the manifest.
+        pair: Its index in the shard.
         reason: Why the pair that was asked for could not be used; empty if this is that pair.
     """
 
     drawn: Drawn
     key: str
+    shard: int
+    pair: int
     reason: str = ""
 
 
@@ -94,7 +98,7 @@ def draw_usable(
                     raise
                 reason = reason or str(error)  # of the pair that was asked for
                 continue
-            return Usable(drawn, reader.key(candidate), reason)
+            return Usable(drawn, reader.key(candidate), current, candidate, reason)
         current = order.neighbour(current, epoch)
 
     raise UserError(

@@ -31,7 +31,6 @@ _DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "m
 # Settings beside that file on which they depend, with their usual values.
 _USUAL = {"truncation_side": "right", "split_special_tokens": False}
 _DIGITS = 16  # hexadecimal ones of a hash
-_NO_LENGTH = 10**9  # tokens: transformers' word for "no limit" is a number as large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +59,7 @@ class Tokenizer:
         trim: Whether rows are padded to the longest text of a call.
         begins: Whether each text begins with a special token, such as [CLS].
         ends: Whether each text ends with one. Cutting keeps both.
-        pad_id: The token that the tokenizer itself pads with; None: it has none. Our rows end in
-            -1 instead.
         unknown_id: The token in place of what the vocabulary lacks; None: it lacks nothing.
-        usual_length: At how many tokens its makers cut texts; None: they do not say.
     """
 
     def __init__(self, path: str, *, max_tokens: int, trim: bool = True) -> None:
@@ -86,10 +82,7 @@ class Tokenizer:
         self.tokenizer: TokenizersTokenizer = opened.backend_tokenizer
         self._settings = settings_of(opened)
 
-        self.pad_id = opened.pad_token_id
         self.unknown_id = opened.unk_token_id
-        length = opened.model_max_length
-        self.usual_length = length if length < _NO_LENGTH else None
 
         # The library would pad to the longest row of a call; only this class rounds up.
         self.tokenizer.no_padding()

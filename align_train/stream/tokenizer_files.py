@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _SETTINGS = (
     "extra_special_tokens",
     "clean_up_tokenization_spaces",
 )
+
+_LIBRARY = "sentencepiece"
 
 # Classes that take tokenizer.json as it is.
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -84,6 +87,11 @@ def _local(path: Path) -> PreTrainedTokenizerFast:
             return _fast(BertTokenizer.from_pretrained(path), path)
 
     file = path / "tokenizer.json"
+    if not file.is_file() and any(path.glob("*.model")) and find_spec(_LIBRARY) is None:
+        raise UserError(
+            f"data.tokenizer={path}: a SentencePiece model without tokenizer.json needs the "
+            f"library {_LIBRARY}; pip install 'align_train[{_LIBRARY}]'"
+        )
     if settings.is_file() and file.is_file():
         content = json.loads(settings.read_text(encoding="utf-8"))
         if content.get("tokenizer_class") in _GENERIC and "auto_map" not in content:

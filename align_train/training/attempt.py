@@ -15,11 +15,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from align_train.loss.distillation import Taught
 from align_train.strategy.layout import trained_parameters
 from align_train.stream.batch import Batch
 from align_train.training.chunk_size import Chunking, free_memory, is_out_of_memory
 from align_train.training.forward import Embeddings, Towers
 from align_train.training.protocols import SteppingStrategy
+from align_train.training.teacher import Teacher
 
 
 class Attempt:
@@ -56,6 +58,30 @@ class Attempt:
         )
         self._watch_backward(images, texts)
         return images, texts
+
+    def teach(
+        self, teacher: Teacher, batch: Batch, chunking: Chunking, strategy: SteppingStrategy
+    ) -> Taught:
+        """The teacher's embeddings of the batch; zeros if memory has run out in its pass.
+
+        Args:
+            teacher: The run's.
+            batch: The device batch.
+            chunking: How it is computed.
+            strategy: The run's.
+        """
+        device = next(self.towers.model.parameters()).device
+        try:
+            return teacher(batch, chunking.of_step, device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not strategy.repeats_forward:
+                raise
+            self.out_of_memory = True
+
+        free_memory()
+        # The step does not count; other ranks wait for rows of the right width.
+        nothing = torch.zeros(len(batch), teacher.dim, device=device)
+        return Taught(nothing, nothing)
 
     def backward(self, loss: Tensor, run: Callable[[], None], strategy: SteppingStrategy) -> None:
         """Computes the gradients; if memory runs out, those that are missing are no numbers.

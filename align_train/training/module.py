@@ -35,6 +35,7 @@ from align_train.training.compiled import CompiledBlocks
 from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
 from align_train.training.recompute import checkpoint_block
+from align_train.training.teacher import Distillation
 
 
 class TrainingModule(lightning.LightningModule):
@@ -66,6 +67,7 @@ class TrainingModule(lightning.LightningModule):
         checkpoint_blocks: bool = False,
         compile_blocks: bool = False,
         clip: float | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         """Keeps its parts; Lightning calls `configure_model` and `configure_optimizers` later.
 
@@ -82,6 +84,7 @@ class TrainingModule(lightning.LightningModule):
             checkpoint_blocks: Activation checkpointing of each block of the towers.
             compile_blocks: `torch.compile` of each block of the towers, where the compiler can.
             clip: The largest gradient norm; None: gradients are not clipped.
+            distillation: The run's teacher; None: there is none.
 
         Raises:
             UserError: The model has BatchNorm, and no norm group is given.
@@ -93,6 +96,7 @@ class TrainingModule(lightning.LightningModule):
         self.scheduler_recipe = scheduler
         self.max_steps = max_steps
         self.clip = clip
+        self.distillation = distillation
         self.towers = Towers(model, seed=seed, norm_group=norm_group)
         self.chunking = Chunking(
             norm_group=self.towers.norm_group, chunk_size=chunk_size, recompute=recompute
@@ -105,8 +109,7 @@ class TrainingModule(lightning.LightningModule):
         self._checkpoint_blocks = checkpoint_blocks
         self._compile_blocks = compile_blocks
         # On the device, as long as nobody has waited for it.
-        self._loss_there = torch.tensor(float("nan"))
-        self._norm_there = torch.tensor(float("nan"))
+        self._loss_there = self._norm_there = torch.tensor(float("nan"))
         self._finite = True  # what was measured of the last step
         self._configured_groups: list[dict[str, Any]] = []
 
@@ -177,6 +180,9 @@ class TrainingModule(lightning.LightningModule):
             UserError: Not even the smallest chunk fits.
         """
         self.chunking.pairs = pairs
+        if self.distillation is not None:
+            # First: the room that it takes is not there for chunks.
+            self.distillation.teacher.move(self.device)
         if self.chunking.known:
             return
 
@@ -247,13 +253,18 @@ class TrainingModule(lightning.LightningModule):
         assert batch.finished_steps == self.global_step, (
             f"batch of step {batch.finished_steps} in step {self.global_step}"
         )
-        images, texts = self._attempt.embed(batch, self.chunking, strategy_of(self.trainer))
+        strategy = strategy_of(self.trainer)
+        images, texts = self._attempt.embed(batch, self.chunking, strategy)
 
         image_ids, text_ids = None, None
         if batch.content_ids is not None:
             image_ids, text_ids = batch.content_ids.to(self.device, non_blocking=True)
         logit_parameters = self.model.logit_parameters()
         loss = self.loss(images, texts, *logit_parameters, image_ids=image_ids, text_ids=text_ids)
+        if self.distillation is not None:
+            teacher = self.distillation.teacher
+            taught = self._attempt.teach(teacher, batch, self.chunking, strategy)
+            loss = self.distillation.joined(loss, images, texts, logit_parameters[0], taught)
 
         # Reading it here would make the host wait for the device.
         self._loss_there = loss.detach()

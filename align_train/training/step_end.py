@@ -276,14 +276,17 @@ class StepEnd(Callback):
         module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Adds the average to a checkpoint. Collective.
+        """Adds the average to a checkpoint, and the name of the teacher. Collective.
 
         Args:
             trainer: Lightning's trainer.
             module: The module.
             checkpoint: Changed in place.
         """
-        self.averaging.save(_ours(module), checkpoint, keep=trainer.is_global_zero)
+        training = _ours(module)
+        self.averaging.save(training, checkpoint, keep=trainer.is_global_zero)
+        if training.distillation is not None:
+            training.distillation.save(checkpoint)
 
     def on_load_checkpoint(
         self,
@@ -291,14 +294,17 @@ class StepEnd(Callback):
         module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Takes the average from a checkpoint.
+        """Takes the average from a checkpoint, and compares the teacher.
 
         Args:
             trainer: Lightning's trainer.
             module: The module.
             checkpoint: The checkpoint.
         """
-        self.averaging.load(_ours(module), checkpoint)
+        training = _ours(module)
+        self.averaging.load(training, checkpoint)
+        if training.distillation is not None:
+            training.distillation.compare(checkpoint)
 
     def _find_chunking(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Finds the chunk size that fits, if the settings leave it open. Collective."""

@@ -33,9 +33,9 @@ def own_groups() -> Iterator[None]:
 
 
 def help_of(root: str, schema: type, groups: Sequence[str], *words: str) -> Help:
-    compose._register(root, schema, groups if compose._folder(root) else ())
+    compose.register(root, schema, groups if compose._folder(root) else ())
     file = conf_dir() / compose._folder(root) / f"{root}.yaml"
-    return Help(file, partial(compose._plain, root), words, groups=groups)
+    return Help(file, partial(compose.plain_settings, root), words, groups=groups)
 
 
 def without_meaning(shown: Help) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"^/proc/self/mem: cannot be read \(Input/output error\)",
     ),
     "no number of a tar": ({"pairs_per_shard": 10**22}, r"^pairs_per_shard=1.*: expected 1 to"),
+    "no kind": ({"vocabulary_kind": "bpe"}, r"^vocabulary_kind=bpe: expected wordpiece or"),
     "no vocabulary": ({"vocabulary": 10**22}, r"^vocabulary=1.*: expected 10 to"),
 }
 
@@ -69,6 +71,15 @@ def test_tables_may_be_named_from_here_and_from_the_top(
     tables = [str(tmp_path / "one" / "pairs.csv"), "two/pairs.csv"]
     pack.run(pack_settings(tables, Path("packed"), path="{name}/a.png"))
     assert len(packed_records(tmp_path / "packed")) == 2
+
+
+def test_a_vocabulary_is_of_the_kind_that_is_asked_for(tmp_path: Path) -> None:
+    table = one_pair(tmp_path)
+    for kind in ("WordPiece", "Unigram"):
+        to = tmp_path / kind
+        pack.run(pack_settings(table, to, vocabulary=30, vocabulary_kind=kind.lower()))
+        content = json.loads((to / "tokenizer" / "tokenizer.json").read_text())
+        assert content["model"]["type"] == kind
 
 
 def test_images_in_a_folder_beside_the_table_are_found(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tokenizers.processors import ByteLevel, TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from align_train.errors import UserError
+from align_train.stream import tokenizer_files
 from align_train.stream.token_ids import PAD
 from align_train.stream.tokenizer import Tokenizer
 from tests.support.tokenizers import KINDS, TEXTS, make_tokenizer
@@ -100,12 +101,6 @@ def test_facts_are_read_off_the_tokenizer(tmp_path: Path) -> None:
     for kind in ("wordpiece", "clip", "no_pad", "xlm_roberta"):
         make_tokenizer(tmp_path / kind, kind)
         opened[kind] = Tokenizer(str(tmp_path / kind), max_tokens=16)
-    assert {kind: tokenizer.pad_id for kind, tokenizer in opened.items()} == {
-        "wordpiece": 0,
-        "clip": opened["clip"].tokenizer.token_to_id("<|endoftext|>"),
-        "no_pad": None,
-        "xlm_roberta": 1,
-    }
     assert all(tokenizer.begins and tokenizer.ends for tokenizer in opened.values())
 
     # CLIP's end token, which is its unknown one as well, is not counted as unknown.
@@ -145,3 +140,29 @@ def test_max_tokens_leave_room_for_a_word(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"max_tokens=2: expected at least 3"):
         Tokenizer(str(tmp_path), max_tokens=2)
     assert Tokenizer(str(tmp_path), max_tokens=3)(["a a a"]).shape == (1, 3)
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tokenizer(tmp_path, "sentencepiece")
+    monkeypatch.setattr(tokenizer_files, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'align_train\[sentencepiece\]'"):
+        Tokenizer(str(tmp_path), max_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"tokenizer.json": "{"}, "is not a tokenizer"),
+        ({"tokenizer.json": "{}", "tokenizer_config.json": "{}"}, "is not a tokenizer"),
+        ({"x.model": "?", "tokenizer_config.json": "{}"}, "is not a tokenizer|no fast form"),
+        ({"readme": ""}, "no tokenizer.json there"),
+    ],
+)
+def test_what_is_no_tokenizer_is_refused_in_one_line(
+    files: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=told) as refused:
+        Tokenizer(str(tmp_path), max_tokens=9)
+    assert "\n" not in str(refused.value)

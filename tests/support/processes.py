@@ -29,6 +29,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.evals.test_embedder",
         "tests.evals.test_knn_and_probe",
         "tests.evals.test_retrieval",
+        "tests.loss.test_distillation",
         "tests.loss.test_loss",
         "tests.strategy.test_checkpoints",
         "tests.strategy.test_parity",

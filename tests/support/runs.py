@@ -37,8 +37,8 @@ def numbers(folder: Path) -> list[list[str]]:
     return [[row[name] for name in NUMBERS] for row in metrics(folder)]
 
 
-def wait_for_step(step: int, folder: RunFolder, process: Started) -> None:
-    deadline = time.monotonic() + 240
+def wait_for_step(step: int, folder: RunFolder, process: Started, *, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
     while not folder.metrics.exists() or f"\n{step}," not in folder.metrics.read_text():
         assert process.poll() is None, finish(process).stderr
         assert time.monotonic() < deadline

@@ -94,7 +94,9 @@ def module(spies: Mock) -> Any:
     chunking = Chunking(norm_group=GROUP, chunk_size=2 * GROUP, recompute=False, pairs=2 * GROUP)
     spy = create_autospec(TrainingModule, instance=True)
     spies.attach_mock(spy, "module")
-    spy.configure_mock(model=nn.Identity(), chunking=chunking, out_of_memory=False)
+    spy.configure_mock(
+        model=nn.Identity(), chunking=chunking, out_of_memory=False, distillation=None
+    )
     return spy
 
 

@@ -154,6 +154,8 @@ class Metrics:
         temperature = module.model.temperature
         if temperature is not None:
             row["temperature"] = float(whole(temperature.value.detach()))
+        if module.distillation is not None:
+            row |= module.distillation.columns()
         row["lr"] = module.learning_rate
         row["grad_norm"] = module.gradient_norm
         row |= self.throughput.read(step, trainer.strategy.root_device)

@@ -1,0 +1,1 @@
+"""Distillation of the demo's model into a smaller one."""
