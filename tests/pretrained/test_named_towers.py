@@ -107,7 +107,8 @@ def test_a_model_of_two_towers_is_theirs_and_can_be_trained(kind: str, tmp_path:
     assert len(RandomLayers(model)) == 4 and len(model.blocks) == 4
     assert ModelFlops(model).of_step(1, 8) > 0
     # Positions of larger images are interpolated.
-    assert model.encode_image(torch.randn(2, 3, 48, 48)).shape == (2, model.dim)
+    larger = torch.randn(2, 3, 48, 48)
+    assert model.eval().encode_image(larger).shape == (2, model.dim)
 
 
 @pytest.mark.long
