@@ -60,12 +60,13 @@ class Failures:
                 print(f"align_train: {name}: {error}", file=sys.stderr, flush=True)
 
     def raise_any(self) -> None:
-        """Raises UserError if an evaluator failed: one line for all of them."""
+        """Raises UserError on all ranks if an evaluator failed: rank 0 has the line."""
         if self._failed:
-            raise UserError(
+            line = (
                 f"{len(self._failed)} of {len(self._tried)} sets have no results: "
                 f"{', '.join(self._failed)}; see the line of each above"
             )
+            raise UserError(line if rank() == 0 else "")
 
 
 def say_done(name: str, names: Sequence[str], found: Mapping[str, float]) -> None:
