@@ -16,6 +16,7 @@ import pytest
 from align_train.__main__ import explicit
 from align_train.config.check import check
 from align_train.config.command_schema import (
+    AverageSettings,
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
@@ -373,6 +374,7 @@ def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> N
 
 
 GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "average": (AverageSettings, ("models=x", "to=x")),
     "balance": (BalanceSettings, ("source=x", "to=x", "threshold=1")),
     "embed": (EmbedSettings, ("model=x", "shards=x", "to=x")),
     "evaluate": (EvaluateSettings, ("model=x",)),
