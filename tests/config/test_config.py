@@ -61,6 +61,7 @@ GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
 
 
 PLACES = {
+    "optimizer=timm": ("optimizer.name=lion",),
     "eval=imagenet": ("eval.imagenet.data.path=x",),
     "eval=zero_shot": ("eval.zero_shot.data.path=x",),
     "eval=zero_shot_shards": ("eval.zero_shot.data.shards=x",),
