@@ -21,16 +21,17 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
+from align_train.commands.alone import Failures, say_done
 from align_train.commands.best import ended_early, note_last
-from align_train.commands.captions import caption_of_run
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
+from align_train.commands.open_sets import open_sets
 from align_train.commands.results_folder import print_results, results_folder
+from align_train.commands.sets_table import write_sets
 from align_train.commands.targets import FIX, check_results_folder
 from align_train.commands.unknown_tokens import warn_of_unknown
 from align_train.config.command_schema import EvaluateSettings
-from align_train.config.components import build
 from align_train.config.evaluators import (
     build_evaluators,
     check_evaluators,
@@ -46,18 +47,10 @@ from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, without_pretrained
 from align_train.run.folder import RunFolder
-from align_train.shards.members import Members
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
-from align_train.stream.shard_cache import shard_cache_of
-from align_train.stream.vocabulary import check_tokens, open_vocabulary
+from align_train.stream.vocabulary import check_tokens
 from align_train.training.callbacks.metrics import complete
-
-_SIZES = ("image_size", "resize_size")
-
-# Pixels a side.
-_LEAST_SIDE = 8
-_LARGEST_SIDE = 4096
 
 # Of the watchdog, as `trainer.silence` and `trainer.timeout` by default.
 SILENCE = 60.0
@@ -108,10 +101,12 @@ def _evaluate_together(
         check_loader(settings)
         pretrained, evaluators, sets = prepare_evaluation(settings)
 
+    failures = Failures(device)
     results = _evaluate(
         pretrained,
         evaluators,
         RunFolder(results_folder(settings, pretrained)),
+        failures,
         sets=sets,
         chunk_size=settings.chunk_size,
         workers=loader_workers(settings.workers, device),
@@ -127,6 +122,7 @@ def _evaluate_together(
         if step >= run.steps or ended_early(pretrained.run, run, step):
             loggers = run_loggers(run, pretrained.run)
             _write_down(pretrained.run, results, title=run.name, loggers=loggers)
+    failures.raise_any()
     return results
 
 
@@ -156,11 +152,13 @@ def evaluate_run(
     Raises:
         UserError: There is no checkpoint, or an evaluator cannot use it.
     """
+    failures = Failures(device)
     results = _evaluate(
         # From disk, although the run has the model: what is judged is what others will load.
         open_pretrained(str(folder.path)),
         evaluators,
         folder,
+        failures,
         sets=data.sets,
         chunk_size=settings.evaluation_chunk,
         workers=data.workers,
@@ -170,6 +168,7 @@ def evaluate_run(
     if rank() == 0:
         _write_down(folder, results, title=settings.name, loggers=loggers)
         note_last(folder, settings, results)
+    failures.raise_any()
 
 
 def prepare_evaluation(
@@ -191,9 +190,12 @@ def prepare_evaluation(
     check_evaluators(nodes)
     evaluators = build_evaluators(nodes)
 
+    asking = [name for name, evaluator in evaluators.items() if wants_held_out(evaluator)]
     if settings.shards is not None:
         data["held_out"] = settings.shards
-    asking = [name for name, evaluator in evaluators.items() if wants_held_out(evaluator)]
+    elif not asking:
+        # Nobody looks at them: they may be gone, or lie on another machine.
+        data["held_out"] = None
     if data["held_out"] is None and asking:
         why = "the run has no held-out shards"
         if pretrained.run is None:
@@ -203,9 +205,10 @@ def prepare_evaluation(
             f"evaluators with images of their own instead of {', '.join(asking)}"
         )
 
-    sets = _open_sets(pretrained, settings, data)
-    _open(evaluators, sets)
-    warn_of_unknown(sets, evaluators, str(pretrained.tokenizer))
+    sets = open_sets(pretrained, settings, data)
+    together = {name: one for name, one in evaluators.items() if not one.stands_alone()}
+    _open(together, sets)
+    warn_of_unknown(sets, together, str(pretrained.tokenizer))
     return pretrained, evaluators, sets
 
 
@@ -221,54 +224,6 @@ def _resolved(pretrained: Pretrained, settings: EvaluateSettings) -> tuple[Node,
         choices = ["eval=classification", "loss=classification"]
     node = without_pretrained(pretrained.node)
     return resolved_for_model(node, *choices, evaluators=given, model=settings.model)
-
-
-def _open_sets(pretrained: Pretrained, settings: EvaluateSettings, data: Node) -> EvaluationSets:
-    """Opens the held-out pairs. The training shards may long be gone, and stay closed."""
-    given: dict[str, int] = {}
-    for key in _SIZES:
-        size = getattr(settings, key)
-        if size is not None:
-            given[key] = size
-
-    for part, reason in pretrained.missing.items():
-        # Both sizes replace a processor that the folder lacks. Nothing replaces a tokenizer.
-        if part != "preprocess" or len(given) < len(_SIZES):
-            raise UserError(f"{reason}; {part} is needed to evaluate")
-
-    sizes: dict[str, int] = {key: data[key] for key in _SIZES}
-    if "image_size" in given and "resize_size" not in given:
-        # The crop stays the same part of the image.
-        given["resize_size"] = round(given["image_size"] * data["resize_size"] / data["image_size"])
-    sizes |= given
-    if not _LEAST_SIDE <= sizes["image_size"] <= sizes["resize_size"] <= _LARGEST_SIDE:
-        spelled = ", ".join(f"{key}={size}" for key, size in sizes.items())
-        raise UserError(
-            f"{spelled}: expected {_LEAST_SIDE} to {_LARGEST_SIDE:,} pixels, the crop no larger "
-            f"than the image that it is cut from"
-        )
-
-    vocabulary = open_vocabulary(
-        tokenizer=pretrained.tokenizer,
-        max_tokens=data["max_tokens"],
-        classes=pretrained.classes,
-    )
-    # The run's own shards are those of its own commits.
-    run = None if settings.shards is not None else pretrained.run
-    revisions = run.lineage.revisions(pretrained.step or 0) if run else {}
-    members = Members.parse(
-        settings.image or data.get("image"), settings.keys or data.get("keys"), prefix=""
-    )
-    return EvaluationSets(
-        held_out=data["held_out"],
-        caption=settings.caption or caption_of_run(settings.shards, data, members),
-        vocabulary=vocabulary,
-        views=pretrained.views(**sizes),
-        members=members,
-        cache=shard_cache_of(build(data["staging"]), data["storage_options"], revisions),
-        # Errors name the setting that the user has given.
-        key="shards" if settings.shards is not None else "data.held_out",
-    )
 
 
 def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Evaluator]:
@@ -317,6 +272,7 @@ def _evaluate(
     pretrained: Pretrained,
     evaluators: Mapping[str, Evaluator],
     folder: RunFolder,
+    failures: Failures,
     *,
     sets: EvaluationSets,
     chunk_size: int,
@@ -348,18 +304,59 @@ def _evaluate(
 
     if rank() == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
+    alone = [name for name, evaluator in evaluators.items() if evaluator.stands_alone()]
+    _look_for_sets({name: evaluators[name] for name in alone}, sets, failures)
+
     for name, evaluator in evaluators.items():
         watchdog.at(f"{EVALUATING} by {name}")
-        for key, value in evaluator(embedder):
-            results[f"{name}/{key}"] = value
+        found = _results_of(name, evaluator, embedder, sets, failures, str(pretrained.tokenizer))
+        if name in failures:
+            continue
+        results |= found
         if rank() == 0:
             # After each of them: a later one that fails, or is killed, costs only its own.
             write_whole(folder.results, json.dumps(results, indent=2) + "\n", fix=fix)
             evaluator.draw(embedder, folder.path, name)
+        if evaluator.stands_alone():
+            say_done(name, alone, found)
+            for image_set in evaluator.sets():
+                embedder.forget(image_set)
 
-    if rank() == 0:
+    if rank() == 0 and not failures.are_all(evaluators):
         print_results(folder)
+        write_sets(evaluators, results, folder, model=pretrained.path.name, fix=fix)
     return results
+
+
+def _look_for_sets(
+    alone: Mapping[str, Evaluator], sets: EvaluationSets, failures: Failures
+) -> None:
+    """Of many sets a misspelt one shows now, and not when its turn comes."""
+    for name, evaluator in alone.items():
+        with failures.of(name):
+            for image_set in evaluator.sets():
+                sets.images_of(image_set)
+
+
+def _results_of(
+    name: str,
+    evaluator: Evaluator,
+    embedder: Embedder,
+    sets: EvaluationSets,
+    failures: Failures,
+    tokenizer: str,
+) -> dict[str, float]:
+    """Calls an evaluator. Returns its results by name; empty if it stands alone and failed."""
+    if not evaluator.stands_alone():
+        return {f"{name}/{key}": value for key, value in evaluator(embedder)}
+
+    found: dict[str, float] = {}
+    if name not in failures:
+        with failures.of(name):
+            _open({name: evaluator}, sets)
+            warn_of_unknown(sets, {name: evaluator}, tokenizer)
+            found = {f"{name}/{key}": value for key, value in evaluator(embedder)}
+    return found
 
 
 def _as_in_run(settings: EvaluateSettings) -> bool:

@@ -72,18 +72,26 @@ def build_evaluators(nodes: Node | None) -> dict[str, Evaluator]:
         UserError: A node describes something else.
     """
     # Here: it imports torch, which commands must not wait for.
-    from align_train.evals import Evaluator
+    from align_train.evals import Evaluator, EvaluatorGroup
 
-    evaluators = {}
+    evaluators: dict[str, Evaluator] = {}
     for name, node in (nodes or {}).items():
         if node is None:
             continue
-        evaluator = build(node)
-        if not isinstance(evaluator, Evaluator) or isinstance(evaluator, type):
-            raise UserError(
-                f"eval.{name}: {node['_target_']} makes no evaluator; see align_train/evals/base.py"
-            )
-        evaluators[str(name)] = evaluator
+        built = build(node)
+        group = built.evaluators() if isinstance(built, EvaluatorGroup) else {str(name): built}
+        for own_name, evaluator in group.items():
+            if not isinstance(evaluator, Evaluator) or isinstance(evaluator, type):
+                raise UserError(
+                    f"eval.{name}: {node['_target_']} makes no evaluator; see "
+                    f"align_train/evals/base.py"
+                )
+            if own_name in evaluators:
+                raise UserError(
+                    f"eval.{name}: {own_name} is an evaluator already; give one of them another "
+                    f"name, or leave it out"
+                )
+            evaluators[own_name] = evaluator
     return evaluators
 
 

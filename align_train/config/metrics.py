@@ -12,7 +12,7 @@ import difflib
 import inspect
 from collections.abc import Sequence
 
-from align_train.config.components import find_target
+from align_train.config.components import build, find_target
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError, shown, shown_names
 
@@ -62,7 +62,7 @@ def check_metric(
     for name, node in nodes.items():
         metrics = _metrics_of(node, f"eval.{name}")
         # Some are known only by evaluating: the name of the evaluator has to do.
-        if metrics is None and name == evaluator and metric != name:
+        if metrics is None and evaluator in _names_of(node, name) and metric != evaluator:
             return
         known += [f"{name}/{one}" for one in metrics or ()]
     if metric in known:
@@ -76,6 +76,17 @@ def check_metric(
 def _is_asked(settings: TrainSettings, node: dict[str, object]) -> bool:
     """Whether a run calls an evaluator: without held-out pairs it leaves some out."""
     return settings.data.get("held_out") is not None or node.get("data", "") is not None
+
+
+def _names_of(node: dict[str, object], name: str) -> Sequence[str]:
+    """The evaluators that a node stands for: one of its own name, or a group's."""
+    from align_train.evals import EvaluatorGroup
+
+    target = find_target(node, f"eval.{name}")
+    if inspect.isclass(target) and issubclass(target, EvaluatorGroup):
+        group: EvaluatorGroup = build(node)
+        return list(group.evaluators())
+    return (name,)
 
 
 def _metrics_of(node: dict[str, object], path: str) -> Sequence[str] | None:

@@ -7,7 +7,7 @@ stands in front of the class's metrics (`NAME/METRIC`) and of its files (`NAME.p
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -25,6 +25,14 @@ class Evaluator(Protocol):
     Every rank calls an evaluator with the same embeddings, so that an evaluator may share its work
     among the ranks (`cluster/collectives.py`). Only rank 0 calls `draw`.
     """
+
+    def stands_alone(self) -> bool:
+        """Whether this is one of many, of which each may fail.
+
+        Then `align_train.evaluate` opens its sets when its turn comes, and forgets them afterwards;
+        its errors cost the others nothing.
+        """
+        return False
 
     @classmethod
     def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
@@ -87,6 +95,15 @@ class Evaluator(Protocol):
             name: The name of the evaluator; names of files begin with it.
         """
         return
+
+
+class EvaluatorGroup(ABC):
+    """One node of `eval` that stands for several evaluators, with names of their own."""
+
+    @abstractmethod
+    def evaluators(self) -> Mapping[str, Evaluator]:
+        """Returns the evaluators by name."""
+        ...
 
 
 def share(mask: Tensor) -> float:

@@ -167,6 +167,14 @@ class Embedder:
             self._embedded[key] = self._embed_pairs(self.images_of(data))
         return self._embedded[key]
 
+    def forget(self, data: ImageSet | None) -> None:
+        """Drops the embeddings of a set: those of many sets would fill the memory.
+
+        Args:
+            data: As of `pairs`.
+        """
+        self._embedded.pop(repr(data), None)
+
     @torch.inference_mode()
     def texts(
         self, texts: Sequence[str], *, embed: Callable[[Tensor], Tensor] | None = None

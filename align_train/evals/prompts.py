@@ -16,14 +16,17 @@ _SETS = Path(__file__).parent / "templates.json"
 
 
 def read_templates(source: str | Sequence[str]) -> list[str]:
-    """Reads prompts with `{}` in the place of the class.
+    """Reads prompts with `{}`, or CLIP_benchmark's `{c}`, in the place of the class.
 
     Args:
         source: A list of prompts; the name of a set, for example `imagenet`, CLIP's 80; or the
             path of a file with a prompt a line.
 
+    Returns:
+        The prompts, for `str.format`.
+
     Raises:
-        UserError: The file cannot be read, or a prompt does not have exactly one `{}`.
+        UserError: The file cannot be read, or a prompt has no place for the class.
     """
     if isinstance(source, str):
         sets: dict[str, list[str]] = json.loads(_SETS.read_text(encoding="utf-8"))
@@ -38,13 +41,29 @@ def read_templates(source: str | Sequence[str]) -> list[str]:
 
     if not templates:
         raise UserError(f"eval: {setting}: no prompts; give at least one")
+    return parse_templates(templates, setting)
+
+
+def parse_templates(templates: Sequence[str], setting: str) -> list[str]:
+    """Checks prompts.
+
+    Args:
+        templates: Each with one `{}`, or with `{c}`, for the class.
+        setting: Where they come from, for the error.
+
+    Returns:
+        The prompts, for `str.format`.
+
+    Raises:
+        UserError: A prompt has no place for the class.
+    """
     for template in templates:
         if not _has_one_place(template):
             raise UserError(
                 f"eval: {setting}: {template!r} has no {{}}, once, for the class; "
                 f"e.g. 'a photo of a {{}}'"
             )
-    return templates
+    return [template.replace("{c}", "{0}") for template in templates]
 
 
 def _read_lines(path: str, sets: dict[str, list[str]]) -> list[str]:
@@ -60,6 +79,9 @@ def _read_lines(path: str, sets: dict[str, list[str]]) -> list[str]:
 
 
 def _has_one_place(template: str) -> bool:
+    # Every `{c}` is the same class; CLIP_benchmark fills in all of them.
+    place = "{c}" if "{c}" in template else "{}"
     # A single brace beside the place would be a replacement field, or an error, to str.format.
-    rest = template.replace("{}", "")
-    return template.count("{}") == 1 and "{" not in rest and "}" not in rest
+    rest = template.replace(place, "")
+    places = template.count(place)
+    return places >= 1 and (places == 1 or place == "{c}") and "{" not in rest and "}" not in rest

@@ -29,6 +29,26 @@ from align_train.stream.classes import ClassNames
 from align_train.stream.sets import ImageSet
 
 
+def embed_classes(embedder: Embedder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Embeds classes by their prompts; collective.
+
+    Args:
+        embedder: Makes the embeddings of the prompts.
+        names: Of the classes.
+        templates: The prompts, see `read_templates`.
+
+    Returns:
+        `[classes, dim]`, L2-normalised.
+    """
+    # All prompts in one call: the ranks share them.
+    prompts = []
+    for name in names:
+        prompts += [template.format(name) for template in templates]
+
+    by_class = embedder.texts(prompts).view(len(names), len(templates), -1)
+    return normalize(by_class.mean(dim=1), dim=-1)
+
+
 class ZeroShot(Evaluator):
     """Top-1, top-5 and mean per-class accuracy, and the share of right values of each attribute.
 
@@ -38,7 +58,7 @@ class ZeroShot(Evaluator):
     def __init__(
         self,
         *,
-        classes: str | None = None,
+        classes: str | ClassNames | None = None,
         templates: str | Sequence[str] = ("a photo of a {}",),
         label: str | None = "class",
         data: ImageSet | None = None,
@@ -47,7 +67,8 @@ class ZeroShot(Evaluator):
         """Reads classes and prompts.
 
         Args:
-            classes: `imagenet`, or a class file, see `read_classes`; None: the labels that occur.
+            classes: `imagenet`, or a class file, see `read_classes`; or the classes themselves.
+                None: the labels that occur.
             templates: Prompts, see `read_templates`.
             label: The field of an image's record that holds its class; None: its text is the class.
             data: The images; None: the run's held-out pairs.
@@ -57,7 +78,7 @@ class ZeroShot(Evaluator):
         Raises:
             UserError: The class file, or the prompts, are not as expected.
         """
-        self.classes = None if classes is None else read_classes(classes)
+        self.classes = read_classes(classes) if isinstance(classes, str) else classes
         self.templates = read_templates(templates)
         self.label = label
         self.data = data
@@ -100,7 +121,8 @@ class ZeroShot(Evaluator):
         self.known, labels = self._labels(embedder.images_of)
         images = embedder.pairs(self.data).images
         self.labels = torch.tensor(labels, device=images.device)
-        self.guesses, ranks = self._guess(images, self._class_embeddings(embedder))
+        classes = embed_classes(embedder, self.known.names, self.templates)
+        self.guesses, ranks = self._guess(images, classes)
         self.right = ranks == 0
 
         yield "top1", share(self.right)
@@ -127,18 +149,6 @@ class ZeroShot(Evaluator):
         texts = [str(label) for label in labels]
         classes = classes_of_labels(texts)
         return classes, class_indices(classes, texts, field=field)
-
-    def _class_embeddings(self, embedder: Embedder) -> Tensor:
-        """`[classes, dim]`, L2-normalised."""
-        # All prompts in one call: the ranks share them.
-        prompts = []
-        for name in self.known.names:
-            prompts += [template.format(name) for template in self.templates]
-
-        embeddings = embedder.texts(prompts)
-        classes = len(self.known.names)
-        by_class = embeddings.view(classes, len(self.templates), -1)
-        return normalize(by_class.mean(dim=1), dim=-1)
 
     def _guess(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """The closest class to each image, and how many classes come before its own.

@@ -51,6 +51,16 @@ class RunFolder:
         return self.path / "results.json"
 
     @property
+    def sets_csv(self) -> Path:
+        """The last results of evaluation sets by name, in CLIP_benchmark's columns."""
+        return self.path / "sets.csv"
+
+    @property
+    def sets_md(self) -> Path:
+        """The same as a table to read."""
+        return self.path / "sets.md"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints; `last` in it is a link, and so is `best`."""
         return self.path / "checkpoints"

@@ -16,8 +16,11 @@ PEERS = REPOSITORY / ".venv-peers"
 
 PEERS_NEED = (
     "clip-benchmark>=1.6.2",
+    "hydra-core>=1.3.2",  # with the next, what our own models need beside the peers' packages
     "numpy<2.4",  # the peers' accuracy fails on newer ones
     "open_clip_torch[training]>=3.3",
+    "requests",  # clip-benchmark imports it, and does not say so
+    "simplejpeg>=1.9",
     "torchmetrics>=1.8",
 )
 

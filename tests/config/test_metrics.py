@@ -61,3 +61,10 @@ def test_metrics_of_held_out_pairs_want_such_pairs() -> None:
     settings = compose_training("eval=pairs", "data.held_out=null")
     with pytest.raises(UserError, match=r"without data\.held_out the run is not evaluated by"):
         check_metric("retrieval/text_to_image/recall@1", settings, key="metric")
+
+
+def test_metrics_of_a_group_begin_with_the_names_of_its_evaluators() -> None:
+    settings = compose_training("eval=wds", "eval.wds.sets=[mnist]", "eval.wds.language=ja")
+    check_metric("wds_mnist_ja/top1", settings, key="metric")
+    with pytest.raises(UserError, match="no such metric here"):
+        check_metric("wds_mnist/top1", settings, key="metric")

@@ -29,6 +29,8 @@ def test_prompts_and_classes_of_imagenet_are_built_in() -> None:
         ("nowhere.txt", "No such file.*or one of imagenet, "),
         (["a photo"], "'a photo' has no {}"),
         (["{} }"], "has no {}"),
+        (["{} {}"], "has no {}, once"),
+        (["{c} {}"], "has no {}"),
         ([], "no prompts"),
     ],
 )
@@ -40,3 +42,8 @@ def test_errors_of_prompts_name_the_fault(templates: Any, words: str) -> None:
 def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("ein Bild: {}\n\n{}, gemalt\n")
     assert read_templates(str(tmp_path / "prompts.txt")) == ["ein Bild: {}", "{}, gemalt"]
+
+
+def test_prompts_of_clip_benchmark_name_the_class_by_a_letter() -> None:
+    prompts = read_templates(["a {c}, and a {c}", "one {}"])
+    assert [prompt.format("{cat}") for prompt in prompts] == ["a {cat}, and a {cat}", "one {cat}"]
