@@ -60,7 +60,7 @@ def export(settings: ExportSettings) -> None:
     pretrained = open_pretrained(settings.model)
     if pretrained.family == "clip":
         raise UserError(
-            f"{settings.model}: Hugging Face's CLIP, in a format that transformers loads already"
+            f"{settings.model}: Hugging Face's own CLIP or SigLIP, which transformers loads already"
         )
     config = align_config(pretrained, settings.format)
     model = pretrained.build()

@@ -15,6 +15,7 @@ from align_train.config.keeping import check_keep_best, check_keeping
 from align_train.config.lock import check_lock
 from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
+from align_train.config.optimizer import check_optimizer
 from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
@@ -308,6 +309,7 @@ def _check_strategy(settings: TrainSettings) -> None:
             f"gradient's norm only after its step, too late to skip it; set it to 0, or take "
             f"strategy=fsdp"
         )
+    check_optimizer(settings, strategy)
     _check_can_try(settings, strategy)
     if settings.compile is True and not strategy.can_compile:
         raise UserError(

@@ -150,7 +150,8 @@ class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
     model: str
-    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN or CLIP."""
+    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN, CLIP,
+    or SigLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
@@ -195,7 +196,8 @@ class ScoreSettings:
     """The root of `python -m align_train.score`."""
 
     model: str
-    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN or CLIP."""
+    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN, CLIP,
+    or SigLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose pairs are scored."""

@@ -8,14 +8,17 @@ from align_train.optim.schedules import (
     WarmupLinear,
     WarmupStableDecay,
 )
+from align_train.optim.timm import AdEMAMix, Timm
 
 __all__ = [
     "SGD",
+    "AdEMAMix",
     "AdamW",
     "Constant",
     "Cosine",
     "Lamb",
     "StepDecay",
+    "Timm",
     "WarmupLinear",
     "WarmupStableDecay",
 ]

@@ -79,6 +79,15 @@ class Recipe:
                 f"expected some of {list(KINDS)}"
             )
 
+    def build(self, model: nn.Module) -> Optimizer:
+        """The optimizer of a model's trained parameters."""
+        raise NotImplementedError
+
+    @property
+    def wants_whole(self) -> bool:
+        """Whether its step looks at whole parameters, and is wrong on shards and flat tensors."""
+        return False
+
     def groups(self, model: nn.Module) -> list[Group]:
         """Parameter groups for an optimizer.
 

@@ -66,6 +66,9 @@ class StrategyRecipe(ABC):
     """Whether a step with a gradient that is not finite can be left out: the strategy then knows
     the gradient before it steps."""
 
+    keeps_whole = True
+    """Whether the optimizer sees whole parameters, and not shards or flat tensors."""
+
     @property
     def can_try_chunks(self) -> bool:
         """Whether passes may run out of memory on some ranks alone, as `auto` wants to try."""

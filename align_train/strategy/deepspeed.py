@@ -57,6 +57,7 @@ class DeepSpeed(StrategyRecipe):
 
     # DeepSpeed knows the gradient's norm only after its step.
     can_skip_steps = False
+    keeps_whole = False
 
     stage: Literal[1, 2, 3]
     options: dict[str, object] | None

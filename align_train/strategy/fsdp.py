@@ -30,6 +30,8 @@ class FSDP(StrategyRecipe):
             gather them once a step (a step of many chunks would gather as many times).
     """
 
+    keeps_whole = False
+
     reshard: bool
 
     @property

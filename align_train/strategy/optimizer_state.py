@@ -1,14 +1,15 @@
 """An optimizer's state read and written whole, as `layout.py` does it with weights.
 
-The optimizer's state must be `step` and moments of its parameters' shapes, as AdamW's and LAMB's
-is. A checkpoint has the moments by the name of their parameter: parameters that were locked before,
-or belong to another group now, find theirs.
+The optimizer's state is `step`, moments of its parameters' shapes, as AdamW's and LAMB's is, and
+plain numbers. Where a strategy leaves parameters whole, moments may have other shapes (Adafactor's
+rows and columns). A checkpoint has the moments by the name of their parameter: parameters that were
+locked before, or belong to another group now, find theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterator, Mapping
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,12 @@ class OptimizerState(TypedDict):
     Attributes:
         step: How many steps it has made.
         moments: For each trained parameter, by name, its moments as full tensors on the CPU.
+        numbers: For each trained parameter that has some, its state that is no tensor.
     """
 
     step: int
     moments: dict[str, dict[str, Tensor]]
+    numbers: NotRequired[dict[str, dict[str, float]]]
 
 
 def innermost(optimizer: object) -> Optimizer:
@@ -63,7 +66,10 @@ def whole_optimizer_state(module: nn.Module, optimizer: object, *, keep: bool) -
     steps = [int(state["step"]) for state in inner.state.values() if "step" in state]
 
     moments: dict[str, dict[str, Tensor]] = {}
+    numbers: dict[str, dict[str, float]] = {}
     for name, parameter in trained_parameters(module):
+        if plain := _numbers_of(inner, parameter):
+            numbers[name] = plain
         kept: dict[str, Tensor] = {}
         for key, value in _whole_moments(inner, parameter):
             if keep:
@@ -71,13 +77,25 @@ def whole_optimizer_state(module: nn.Module, optimizer: object, *, keep: bool) -
         if kept:
             moments[name] = kept
 
-    return {"step": max(steps, default=0), "moments": moments}
+    state: OptimizerState = {"step": max(steps, default=0), "moments": moments}
+    if numbers:
+        state["numbers"] = numbers
+    return state
+
+
+def _numbers_of(inner: Optimizer, parameter: Parameter) -> dict[str, float]:
+    """The state of a parameter that is no tensor."""
+    state = inner.state.get(parameter, {})
+    if is_zero(parameter):
+        # Parameters of a flat tensor step together, and all flat tensors do.
+        state = next(iter(inner.state.values()), {})
+    return {key: value for key, value in state.items() if not isinstance(value, Tensor)}
 
 
 def _whole_moments(inner: Optimizer, parameter: Parameter) -> Iterator[tuple[str, Tensor]]:
     if not is_zero(parameter):
         for key, value in inner.state.get(parameter, {}).items():
-            if key != "step":
+            if key != "step" and isinstance(value, Tensor):
                 yield key, whole(value)
         return
 
@@ -96,7 +114,7 @@ def _whole_moments(inner: Optimizer, parameter: Parameter) -> Iterator[tuple[str
 def _moments_of(inner: Optimizer) -> list[str]:
     keys: set[str] = set()
     for state in inner.state.values():
-        keys.update(state)
+        keys.update(key for key, value in state.items() if isinstance(value, Tensor))
     return sorted(keys - {"step"})
 
 
@@ -114,11 +132,11 @@ def fill_optimizer_state(module: nn.Module, optimizer: object, state: OptimizerS
     # Parameters may have been laid out otherwise when it last stepped.
     inner.state.clear()
     fused = any(group.get("fused") for group in inner.param_groups)
-    kinds: set[str] = set()
-    for moments in state["moments"].values():
-        kinds.update(moments)
+    parameters = dict(trained_parameters(module))
+    numbers = state.get("numbers", {})
+    kinds = _kinds(parameters, state)
 
-    for name, parameter in trained_parameters(module):
+    for name, parameter in parameters.items():
         moments = state["moments"].get(name, {})
         if not moments:
             # A single number in memory, whatever the shape.
@@ -132,6 +150,7 @@ def fill_optimizer_state(module: nn.Module, optimizer: object, state: OptimizerS
             continue
         held: Tensor = parameter if piece is None else piece.flat
         own = inner.state[held]
+        own.update(numbers.get(name, {}))
         if "step" not in own:
             # Fused optimizers want the step beside the parameter, all others on the CPU.
             device = held.device if fused else torch.device("cpu")
@@ -139,9 +158,28 @@ def fill_optimizer_state(module: nn.Module, optimizer: object, state: OptimizerS
 
         for key, value in moments.items():
             if piece is None:
-                own[key] = _laid_out_like(parameter, value)
+                is_alike = value.shape == whole_shape(parameter)
+                own[key] = _laid_out_like(parameter, value) if is_alike else _copied(held, value)
             else:
                 _fill_piece(own, key, piece, value)
+
+
+def _kinds(parameters: Mapping[str, Parameter], state: OptimizerState) -> set[str]:
+    """The moments that a parameter without any begins with, at zero.
+
+    None if they are not all of their parameters' shapes: then the optimizer makes them itself.
+    """
+    kinds: set[str] = set()
+    for name, moments in state["moments"].items():
+        shape = whole_shape(parameters[name]) if name in parameters else None
+        if any(shape not in (None, tuple(value.shape)) for value in moments.values()):
+            return set()
+        kinds.update(moments)
+    return kinds
+
+
+def _copied(held: Tensor, value: Tensor) -> Tensor:
+    return value.to(held.device, copy=True)
 
 
 def _fill_piece(own: dict[str, Tensor], key: str, piece: Piece, value: Tensor) -> None:

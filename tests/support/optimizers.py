@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from align_train.optim.groups import KINDS
 from align_train.optim.recipes import SGD, AdamW, Lamb
+from align_train.optim.timm import AdEMAMix, Timm
 
 PLAIN_ADAMW = AdamW(
     lr=1.0,
@@ -44,4 +45,34 @@ PLAIN_SGD = SGD(
     layer_decay=None,
     exempt=KINDS,
     momentum=0.9,
+)
+
+PLAIN_TIMM = Timm(
+    lr=1.0,
+    weight_decay=1e-5,
+    image_lr=None,
+    text_lr=None,
+    projection_lr=None,
+    temperature_lr=None,
+    head_lr=None,
+    layer_decay=None,
+    exempt=KINDS,
+    name="lion",
+    options=None,
+)
+
+PLAIN_ADEMAMIX = AdEMAMix(
+    lr=1.0,
+    weight_decay=1e-5,
+    image_lr=None,
+    text_lr=None,
+    projection_lr=None,
+    temperature_lr=None,
+    head_lr=None,
+    layer_decay=None,
+    exempt=KINDS,
+    betas=[0.9, 0.98, 0.999],
+    alpha=5.0,
+    alpha_steps=4,
+    eps=1e-8,
 )
