@@ -101,6 +101,23 @@ def write_whole(
         raise UserError(f"{path}: cannot be written ({error.strerror}); {fix}") from None
 
 
+def move_link(link: Path, target: str) -> None:
+    """Makes a symbolic link name a file: at no moment is there none.
+
+    Args:
+        link: The link. It need not exist.
+        target: What it names, from its own folder.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    # A link cannot be changed, but another can take its name.
+    aside = link.with_name(f".{link.name}.new")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target)
+    os.replace(aside, link)
+
+
 def check_writable(path: Path, fix: str) -> None:
     """Checks that a file or folder can be written, before the work whose result it is to hold.
 

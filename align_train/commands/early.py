@@ -13,6 +13,7 @@ from pathlib import Path
 
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus, surely_none
+from align_train.commands.best import ended_early
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
 from align_train.commands.score_prompts import prompts_of
@@ -90,6 +91,8 @@ def _may_be_finished(folder: RunFolder, settings: TrainSettings, finished_steps:
     """Whether a run is at its last step, if its data is still the same."""
     if not finished_steps:
         return False
+    if ended_early(folder, settings, finished_steps):
+        return True
     if settings.length_is_known:
         return finished_steps >= settings.steps
     if not folder.config.exists():
@@ -168,16 +171,7 @@ def look_before_opening(
     elif settings.to is not None:
         check_results_folder(Path(settings.to).expanduser().absolute())
 
-    path = settings.model
-    folder = Path(path).expanduser()
-    # The hub has names without an owner, too, but no ALIGN among them.
-    if is_missing_path(path) or ("/" not in path and not folder.exists()):
-        raise UserError(f"{path}: no such folder; expected {ANY_MODEL}")
-    if folder.exists() and not folder.is_dir() and checkpoint_at(folder) is None:
-        raise UserError(f"{path}: a file; expected {ANY_MODEL}")
-    if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
-        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}")
-
+    look_for_model(settings.model)
     if not launcher.current().started_all:
         if isinstance(settings, EmbedSettings):
             _look_for_images(settings)
@@ -186,7 +180,26 @@ def look_before_opening(
         if isinstance(settings, ScoreSettings):
             _look_for_texts(settings)
     if not isinstance(settings, ExportSettings):
-        _look_for_device(settings.device)
+        look_for_device(settings.device)
+
+
+def look_for_model(path: str) -> None:
+    """Looks for a trained model.
+
+    Args:
+        path: A folder, a checkpoint, or a name on the hub, which is not asked.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = Path(path).expanduser()
+    # The hub has names without an owner, too, but no ALIGN among them.
+    if is_missing_path(path) or ("/" not in path and not folder.exists()):
+        raise UserError(f"{path}: no such folder; expected {ANY_MODEL}")
+    if folder.exists() and not folder.is_dir() and checkpoint_at(folder) is None:
+        raise UserError(f"{path}: a file; expected {ANY_MODEL}")
+    if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
+        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}")
 
 
 def check_format(name: str | None) -> None:
@@ -250,8 +263,15 @@ def _look_for_images(settings: EmbedSettings) -> None:
         raise
 
 
-def _look_for_device(name: str) -> None:
-    """Refuses a GPU if there is none; `devices.py` asks torch for all other names."""
+def look_for_device(name: str) -> None:
+    """Refuses a GPU if there is none; `devices.py` asks torch for all other names.
+
+    Args:
+        name: The setting.
+
+    Raises:
+        UserError: There is none.
+    """
     kind = name.partition(":")[0]
     if kind == "gpu":
         raise UserError(f"device={name}: expected cpu, cuda, cuda:1, …; take device=cuda")

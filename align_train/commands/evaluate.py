@@ -22,11 +22,12 @@ from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
 from align_train.commands.alone import Failures, say_done
+from align_train.commands.best import ended_early, note_last
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
 from align_train.commands.open_sets import open_sets
-from align_train.commands.results_folder import results_folder
+from align_train.commands.results_folder import print_results, results_folder
 from align_train.commands.sets_table import write_sets
 from align_train.commands.targets import FIX, check_results_folder
 from align_train.commands.unknown_tokens import warn_of_unknown
@@ -56,9 +57,6 @@ SILENCE = 60.0
 TIMEOUT = 900.0
 
 MEMORY = "; take a smaller chunk_size"  # what to do if the device's memory runs out
-
-
-_TINY = 1e-3  # below it, four digits after the point would say too little
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, float]:
@@ -101,7 +99,7 @@ def _evaluate_together(
     # If one rank cannot begin, none may wait for it in the first collective.
     with report_first_error(device):
         check_loader(settings)
-        pretrained, evaluators, sets = _prepare(settings)
+        pretrained, evaluators, sets = prepare_evaluation(settings)
 
     failures = Failures(device)
     results = _evaluate(
@@ -120,7 +118,8 @@ def _evaluate_together(
     if pretrained.run and not pretrained.checkpoint and _as_in_run(settings) and rank() == 0:
         run = read_run(pretrained.run.config)
         # Only of a finished run: nobody else writes its metrics.csv any more.
-        if results["step"] >= run.steps:
+        step = int(results["step"])
+        if step >= run.steps or ended_early(pretrained.run, run, step):
             loggers = run_loggers(run, pretrained.run)
             _write_down(pretrained.run, results, title=run.name, loggers=loggers)
     failures.raise_any()
@@ -168,13 +167,21 @@ def evaluate_run(
     )
     if rank() == 0:
         _write_down(folder, results, title=settings.name, loggers=loggers)
+        note_last(folder, settings, results)
     failures.raise_any()
 
 
-def _prepare(
+def prepare_evaluation(
     settings: EvaluateSettings,
 ) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
-    """Opens the model, the evaluators and their sets; computes nothing."""
+    """Opens the model, the evaluators and their sets; computes nothing.
+
+    Args:
+        settings: The command's settings.
+
+    Raises:
+        UserError: A setting, the model or a set of images is not as expected.
+    """
     # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
     if rank() == 0:
@@ -183,7 +190,7 @@ def _prepare(
     check_evaluators(nodes)
     evaluators = build_evaluators(nodes)
 
-    asking = [name for name, evaluator in evaluators.items() if _wants_held_out(evaluator)]
+    asking = [name for name, evaluator in evaluators.items() if wants_held_out(evaluator)]
     if settings.shards is not None:
         data["held_out"] = settings.shards
     elif not asking:
@@ -236,7 +243,7 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
     built = build_evaluators(settings.eval)
     kept: dict[str, Evaluator] = {}
     for name, evaluator in built.items():
-        if data.held_out is not None or not _wants_held_out(evaluator):
+        if data.held_out is not None or not wants_held_out(evaluator):
             kept[name] = evaluator
 
     left_out = [name for name in built if name not in kept]
@@ -248,7 +255,8 @@ def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Ev
     return kept
 
 
-def _wants_held_out(evaluator: Evaluator) -> bool:
+def wants_held_out(evaluator: Evaluator) -> bool:
+    """Whether an evaluator asks for the run's held-out pairs."""
     return None in evaluator.sets()
 
 
@@ -291,7 +299,7 @@ def _evaluate(
     results: dict[str, float] = {}
     if pretrained.step is not None:
         results["step"] = pretrained.step
-    if sets.held_out is not None and any(map(_wants_held_out, evaluators.values())):
+    if sets.held_out is not None and any(map(wants_held_out, evaluators.values())):
         results["held_out/pairs"] = sets.held_out.pairs
 
     if rank() == 0:
@@ -349,31 +357,6 @@ def _results_of(
             warn_of_unknown(sets, {name: evaluator}, tokenizer)
             found = {f"{name}/{key}": value for key, value in evaluator(embedder)}
     return found
-
-
-def print_results(folder: RunFolder) -> None:
-    """Prints results.json as a table, and the names of the images beside it.
-
-    Args:
-        folder: A run's folder, or any other with a results.json; without one nothing is printed.
-    """
-    results = folder.read_results()
-    if results is None:
-        return
-
-    width = max(map(len, results))
-    for name, value in results.items():
-        print(f"{name:<{width}}  {_spell(value):>10}")
-    images = sorted(path.name for path in folder.path.glob("*.png"))
-    print(f"{folder.results}; images beside it: {', '.join(images)}", flush=True)
-
-
-def _spell(value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value != 0 and abs(value) < _TINY:
-        return f"{value:.3g}"
-    return f"{value:,.4f}"
 
 
 def _as_in_run(settings: EvaluateSettings) -> bool:

@@ -60,27 +60,18 @@ def export(settings: ExportSettings) -> None:
     pretrained = open_pretrained(settings.model)
     if pretrained.family == "clip":
         raise UserError(
-            f"{settings.model}: Hugging Face's CLIP, in a format that transformers loads already"
+            f"{settings.model}: Hugging Face's own CLIP or SigLIP, which transformers loads already"
         )
-    loader = "align_train.load"
-    if pretrained.is_classifier:
-        loader = "align_train.load_classifier"
-    config = _align_config(pretrained, settings.format, loader)
+    config = align_config(pretrained, settings.format)
     model = pretrained.build()
 
     # An empty folder may be there already: a rename replaces it.
     with whole(folder) as aside:
         aside.mkdir()
-        if config is not None:
-            tensors = _write_hugging_face(aside, pretrained, model, config)
-        else:
-            tensors = _write_own(aside, pretrained, model)
-        text = card(pretrained, folder.name, hugging_face=config is not None)
-        (aside / "README.md").write_text(text, encoding="utf-8")
+        tensors = write_model(aside, pretrained, model, config, name=folder.name)
     leave(f"{folder} is complete")
 
-    if config is not None:
-        loader = "transformers.AlignModel"
+    loader = _loader(pretrained) if config is None else "transformers.AlignModel"
     megabytes = (folder / WEIGHTS).stat().st_size / 1e6
     step = "" if pretrained.step is None else f", step {pretrained.step}"
     print(f"{folder}: {tensors} tensors, {megabytes:.1f} MB{step}, for {loader}")
@@ -88,8 +79,54 @@ def export(settings: ExportSettings) -> None:
         print(f"not exported: {reason}")
 
 
-def _align_config(pretrained: Pretrained, wanted: str | None, loader: str) -> Node | None:
-    """The arguments of `AlignConfig`; None if the model goes into our own format."""
+def write_model(
+    to: Path,
+    pretrained: Pretrained,
+    model: nn.Module,
+    config: Node | None,
+    *,
+    name: str,
+    body: str | None = None,
+) -> int:
+    """Writes a model with its tokenizer, its image processor and its card.
+
+    Args:
+        to: A folder that is there.
+        pretrained: Where the model comes from.
+        model: The model, whose weights may be others by now.
+        config: As `align_config` gives it.
+        name: The folder's name in the end.
+        body: The card's text about the model; None: as `pretrained` says.
+
+    Returns:
+        The number of tensors.
+    """
+    if config is not None:
+        tensors = _write_hugging_face(to, pretrained, model, config)
+    else:
+        tensors = _write_own(to, pretrained, model)
+    text = card(pretrained, name, hugging_face=config is not None, body=body)
+    (to / "README.md").write_text(text, encoding="utf-8")
+    return tensors
+
+
+def _loader(pretrained: Pretrained) -> str:
+    return "align_train.load_classifier" if pretrained.is_classifier else "align_train.load"
+
+
+def align_config(pretrained: Pretrained, wanted: str | None) -> Node | None:
+    """Chooses the format in which a model is written.
+
+    Args:
+        pretrained: The model.
+        wanted: The setting: `huggingface`, `align_train`, or None: the first if it fits.
+
+    Returns:
+        The arguments of `AlignConfig`; None if the model goes into our own format.
+
+    Raises:
+        UserError: Hugging Face's format is wanted, and cannot express the model.
+    """
     if wanted == "align_train":
         return None
     try:
@@ -97,7 +134,10 @@ def _align_config(pretrained: Pretrained, wanted: str | None, loader: str) -> No
     except Inexpressible as error:
         if wanted == "huggingface":
             raise UserError(f"{error}; format=align_train exports it in our own format") from None
-        print(f"{error}: exported in align_train's own format, which {loader} and evaluate read")
+        print(
+            f"{error}: exported in align_train's own format, which {_loader(pretrained)} and "
+            f"evaluate read"
+        )
         return None
 
 

@@ -6,9 +6,11 @@ import torch
 
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
-from align_train.commands.evaluate import evaluate_run, evaluators_of, print_results
+from align_train.commands.best import note_last, print_best, why_ended
+from align_train.commands.evaluate import evaluate_run, evaluators_of
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
+from align_train.commands.results_folder import print_results
 from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
 
@@ -31,12 +33,16 @@ def say_finished(
         return
 
     longer = "max_steps" if settings.epochs is None else "epochs"
+    how = f"{longer}=… scheduler.from=here"
+    if why := why_ended(folder, settings, finished_steps):
+        how = "stop_patience=…"
     print(
-        f"{folder.path}: finished at step {finished_steps} of {settings.steps}; "
-        f"go on with {longer}=… scheduler.from=here, or choose another name"
+        f"{folder.path}: finished at step {finished_steps}{why or f' of {settings.steps}'}; "
+        f"go on with {how}, or choose another name"
     )
     if not settings.dry_run:
         _show_or_evaluate(folder, settings, finished_steps, watchdog)
+        print_best(folder, settings)
 
 
 def _show_or_evaluate(
@@ -48,6 +54,9 @@ def _show_or_evaluate(
     left to do: results.json is read; neither data nor model is opened.
     """
     if _is_evaluated(folder, settings, finished_steps):
+        # The run can end between the two files, too.
+        if settings.keep_best is not None:
+            note_last(folder, settings, folder.read_results() or {})
         print_results(folder)
         return
 

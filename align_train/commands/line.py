@@ -23,6 +23,7 @@ MODULES = {
     "evaluate": "align_train.evaluate",
     "show": "align_train.show",
     "export": "align_train.export",
+    "average": "align_train.average",
     "embed": "align_train.embed",
     "search": "align_train.search",
     "score": "align_train.score",

@@ -66,15 +66,13 @@ def summary(
     start = f"from step {finished_steps}" if finished_steps else "new"
     held_out = data.sets.held_out.pairs if data.sets.held_out else 0
     manifest = data.manifest
-    pairs = settings.steps * settings.batch_size
     tokens = counted_tokens(data, evaluators)
 
     lines = {
         "run": f"{settings.name}, {start}, seed {settings.seed}, writes to {settings.path}",
         "device": _device(settings),
         "global batch": _batch(settings, model),
-        "length": f"{counted(settings.steps, 'step')} = {counted(pairs, 'pair')} = "
-        f"{_epochs(data, settings.steps)}",
+        "length": _length(settings, data),
         "data": f"{_pairs(manifest)} in {counted(len(manifest.shards), 'shard')} "
         f"({manifest.source}), of which an epoch visits {_visited(data)}; held out: {held_out:,}",
         "images": _images(settings.model),
@@ -84,6 +82,7 @@ def summary(
         "model": _model(settings),
         "parameters": _parameters(settings, model),
         "groups": _LINES.join(groups),
+        "checkpoints": _checkpoints(settings),
         **weights,
         "staging": staging,
     }
@@ -143,6 +142,24 @@ def _chunks(chunk_size: int | Literal["auto"], share: int) -> str:
     return f"{_count(share // chunk_size, 'chunk')} of {chunk_size} a process"
 
 
+def _checkpoints(settings: TrainSettings) -> str:
+    """When the run saves, what it keeps and when it ends, if more than the usual is asked for."""
+    parts = []
+    if settings.checkpoint_minutes is not None:
+        parts.append(
+            f"every {counted(settings.checkpoint_every, 'step')}, and "
+            f"{settings.checkpoint_minutes:g} min after the last one"
+        )
+    if settings.keep_best is not None:
+        more = "highest" if settings.higher_is_better else "lowest"
+        every = counted(settings.evaluate_every, "step")
+        parts.append(f"the {more} {settings.keep_best} is kept, evaluated every {every}")
+    if settings.stop_patience is not None:
+        times = counted(settings.stop_patience, "evaluation")
+        parts.append(f"the run ends after {times} without a better one")
+    return "; ".join(parts)
+
+
 def _has_norm_groups(model: TrainableModel) -> bool:
     """Whether a part of the model that is trained has BatchNorm."""
     return any(isinstance(part, _BatchNorm) and part.training for part in model.modules())
@@ -165,6 +182,12 @@ def _how(settings: TrainSettings) -> list[str]:
     }
     used = [option for option, on in options.items() if on]
     return [settings.trainer.accelerator, settings.precision, *used]
+
+
+def _length(settings: TrainSettings, data: PairsDataModule) -> str:
+    """The length in steps, in pairs and in epochs."""
+    pairs = counted(settings.steps * settings.batch_size, "pair")
+    return f"{counted(settings.steps, 'step')} = {pairs} = {_epochs(data, settings.steps)}"
 
 
 def _epochs(data: PairsDataModule, steps: int) -> str:

@@ -13,6 +13,7 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
+from align_train.commands.best import ended_early, print_best, print_trained
 from align_train.commands.changes import changed_settings
 from align_train.commands.curve import curve_of
 from align_train.commands.evaluate import evaluate_run, evaluators_of
@@ -91,7 +92,10 @@ def _continue_or_begin(settings: TrainSettings, watchdog: Watchdog) -> None:
     # With the captions that the run found out, its data compares equal to that of the last start.
     settings = as_begun(folder, settings, finished_steps)
     settings = length_of_last_start(settings, folder, finished_steps)
-    if settings.length_is_known and finished_steps >= settings.steps:
+    ended = watchdog.from_first(
+        "ended early", lambda: ended_early(folder, settings, finished_steps)
+    )
+    if ended or (settings.length_is_known and finished_steps >= settings.steps):
         say_finished(folder, settings, finished_steps, watchdog)
     else:
         _run(settings, folder, lock, watchdog, finished_steps)
@@ -140,7 +144,7 @@ def _run(
         checkpoint = str(folder.last_checkpoint()) if finished_steps else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
-            print(f"{folder.path}: trained to step {settings.steps}", flush=True)
+            print_trained(folder, settings)
         # One that came during the last step. The same command evaluates then.
         raise_if_received()
 
@@ -155,3 +159,5 @@ def _run(
                 loggers=trainer.loggers,
                 watchdog=watchdog,
             )
+        if first:
+            print_best(folder, settings)

@@ -33,6 +33,7 @@ from align_train.stream.datamodule import PairsDataModule
 from align_train.training.callbacks import (
     Agreement,
     Averaging,
+    Best,
     Checkpoints,
     Evaluation,
     Metrics,
@@ -122,6 +123,7 @@ def build_trainer(
     checkpoints = Checkpoints(
         folder=folder,
         every=settings.checkpoint_every,
+        minutes=settings.checkpoint_minutes,
         agreement=Agreement(folder=folder, data=data),
         records=Records(every=settings.log_every),
         at=watchdog.at,
@@ -228,6 +230,7 @@ def _step_end(
         non_finite=non_finite,
         averaging=averaging,
         evaluation=evaluation,
+        best=_best(settings, checkpoints),
         metrics=metrics,
         samples=Samples(folder=folder, records=records, log_keys=settings.log_keys),
         records=records,
@@ -235,6 +238,16 @@ def _step_end(
         checkpoints=checkpoints,
         stopping=Stopping(checkpoints=checkpoints, agreement=agreement),
         watchdog=watchdog,
+    )
+
+
+def _best(settings: TrainSettings, checkpoints: Checkpoints) -> Best:
+    return Best(
+        folder=checkpoints.folder,
+        metric=settings.keep_best,
+        higher=settings.higher_is_better,
+        patience=settings.stop_patience,
+        checkpoints=checkpoints,
     )
 
 

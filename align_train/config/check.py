@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
+from align_train.config.keeping import check_keep_best, check_keeping
 from align_train.config.lock import check_lock, check_lock_under
 from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
@@ -61,6 +62,7 @@ def check_root(settings: TrainSettings) -> None:
         UserError: As `check`.
     """
     _check_root(settings)
+    check_keeping(settings)
     _check_trainer(settings)
     _check_accept(settings)
     _check_data_numbers(settings)
@@ -103,6 +105,7 @@ def check(settings: TrainSettings) -> None:
         check_component(getattr(settings, key), key)
     _check_strategy(settings)
     check_evaluators(settings.eval)
+    check_keep_best(settings)
     check_loggers(settings.logger)
 
 

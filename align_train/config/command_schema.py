@@ -73,6 +73,58 @@ class ExportSettings:
 
 
 @dataclass
+class AverageSettings:
+    """The root of `python -m align_train.average`."""
+
+    models: Paths = field(metadata=TEXTS)
+    """Models of one shape; or one run's folder, of which `steps` names checkpoints."""
+
+    steps: Any
+    """Of one run: `last_N`, `all`, or a list of steps; null: `models` says it."""
+
+    mix: Any
+    """The part of the way from the first model to the second, or a list of these; null: the mean of
+    all models."""
+
+    keep: Any
+    """Which of several mixes is written: one of them, or the metric by which it is the best."""
+
+    to: str
+    """A new folder."""
+
+    format: str | None
+    """As of export."""
+
+    train_shards: Paths = field(metadata=TEXTS)
+    """The pairs from which BatchNorm's statistics are computed; null: they are averaged."""
+
+    train_pairs: int
+    """How many of these pairs."""
+
+    norm_group: int | None
+    """Pairs that share BatchNorm's statistics; null: as in the first model's run."""
+
+    shards: Any = field(metadata=TEXTS)
+    """Held-out pairs, or several of them by name; null: those of the first model's run."""
+
+    caption: Paths = field(metadata=TEXTS)
+    """As of evaluate, as are the next six."""
+
+    image: str | None
+
+    keys: str | None
+
+    # The run's settings are not there yet: `config/evaluators.py` resolves it against them.
+    eval: OptionalNode = field(metadata=UNRESOLVED)
+
+    chunk_size: int
+
+    workers: int | None
+
+    device: str
+
+
+@dataclass
 class ShowSettings:
     """The root of `python -m align_train.show`."""
 
@@ -98,7 +150,8 @@ class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
     model: str
-    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN or CLIP."""
+    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN, CLIP,
+    or SigLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose images are embedded."""
@@ -143,7 +196,8 @@ class ScoreSettings:
     """The root of `python -m align_train.score`."""
 
     model: str
-    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN or CLIP."""
+    """A run's folder, one of its checkpoints, an exported one, or Hugging Face's ALIGN, CLIP,
+    or SigLIP."""
 
     shards: Paths = field(metadata=TEXTS)
     """The shards whose pairs are scored."""

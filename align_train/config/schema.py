@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from align_train.config.tuning_schema import DistillationSettings, LoraSettings
+from align_train.run.best import higher_is_better
 
 Node = dict[str, Any]
 """Settings of a component as plain, resolved containers: a `_target_` and its arguments."""
@@ -152,6 +153,9 @@ class TrainSettings:
     checkpoint_every: int
     """Steps between checkpoints."""
 
+    checkpoint_minutes: float | None
+    """Also save when so many minutes have passed since the last checkpoint; null: steps alone."""
+
     keep_checkpoints: int
     """How many of the newest checkpoints stay."""
 
@@ -160,6 +164,17 @@ class TrainSettings:
 
     keep_before_spike: float | None
     """Also keep the checkpoint before a loss spike of this many standard deviations; null: off."""
+
+    keep_best: str | None
+    """Also keep the checkpoint of the evaluated step with the best value of this metric; null:
+    off."""
+
+    best_is: str | None
+    """Whether the best value is the `higher` or the `lower` one; null: by the metric's last word
+    (`run/best.py`)."""
+
+    stop_patience: int | None
+    """Evaluations without a better value after which the run ends; null: it does not."""
 
     background_checkpoints: bool
     """Whether checkpoints are written while training goes on."""
@@ -249,6 +264,11 @@ class TrainSettings:
 
         assert self.max_pairs is not None, "the data says how many steps the epochs have"
         return -(-self.max_pairs // self.batch_size)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of `keep_best` is better."""
+        return higher_is_better(self.keep_best or "", self.best_is)
 
     @property
     def evaluation_chunk(self) -> int:

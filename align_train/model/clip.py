@@ -1,7 +1,8 @@
-"""The towers of Hugging Face's CLIP, as Hugging Face computes them, each with its linear layer.
+"""The towers of Hugging Face's CLIP and SigLIP, as Hugging Face computes them.
 
 The networks are theirs, built from their own configuration, so that weights go across one to one
-and nothing is approximated.
+and nothing is approximated. Their attention is ours (`attention.py`). SigLIP's text tower is a
+`HuggingFaceTextTower`.
 """
 
 from __future__ import annotations
@@ -9,26 +10,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
+from align_train.model.attention import ATTENTION, add_dropout_layers
 from align_train.model.base import ImageTower, TextTower, masked
 
 
-class ClipImageTower(ImageTower):
-    """A ViT: its pooled [class] state -> linear (no bias) -> `[chunk, dim]`.
+class _VisionTransformer(ImageTower):
+    """A ViT of Hugging Face's: its pooled state -> `projection`.
 
-    Args:
-        dim: The shared dimension.
-        config: As `CLIPVisionConfig` takes it.
+    Images of another size than its own get interpolated positions, by Hugging Face's own rule.
     """
 
-    def __init__(self, *, dim: int, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        make: Any = CLIPVisionModel
-        self.dim = dim
-        self.network = make(CLIPVisionConfig(**config))
-        self.projection = nn.Linear(self.network.config.hidden_size, dim, bias=False)
+    network: Any
+    projection: nn.Module
+
+    def _build(self, kind: Any, config: Any) -> None:
+        self.network = kind(config)
+        self.image_size = config.image_size
+        side = config.image_size
+        images = torch.zeros(1, config.num_channels, side, side)
+        add_dropout_layers(self.network, lambda: self.network(pixel_values=images))
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -37,8 +48,41 @@ class ClipImageTower(ImageTower):
 
     def forward(self, images: Tensor) -> Tensor:
         """See `ImageTower.forward`."""
-        projected: Tensor = self.projection(self.network(pixel_values=images).pooler_output)
+        other_size = images.shape[-1] != self.image_size
+        result = self.network(pixel_values=images, interpolate_pos_encoding=other_size)
+        projected: Tensor = self.projection(result.pooler_output)
         return projected
+
+
+class ClipImageTower(_VisionTransformer):
+    """CLIP's: its pooled [class] state -> linear (no bias) -> `[chunk, dim]`.
+
+    Args:
+        dim: The shared dimension.
+        config: As `CLIPVisionConfig` takes it.
+    """
+
+    def __init__(self, *, dim: int, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        made: Any = CLIPVisionConfig
+        self._build(CLIPVisionModel, made(**config, attn_implementation=ATTENTION))
+        self.dim = dim
+        self.projection = nn.Linear(self.network.config.hidden_size, dim, bias=False)
+
+
+class SiglipImageTower(_VisionTransformer):
+    """SigLIP's: attention from one learned query pools its states to `[chunk, dim]`.
+
+    Args:
+        config: As `SiglipVisionConfig` takes it.
+    """
+
+    def __init__(self, *, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        made: Any = SiglipVisionConfig
+        self._build(SiglipVisionModel, made(**config, attn_implementation=ATTENTION))
+        self.dim = int(self.network.config.hidden_size)
+        self.projection = nn.Identity()
 
 
 class ClipTextTower(TextTower):
@@ -52,10 +96,15 @@ class ClipTextTower(TextTower):
 
     def __init__(self, *, dim: int, vocabulary_size: int, config: Mapping[str, Any]) -> None:
         super().__init__()
+        made: Any = CLIPTextConfig
+        given = {**config, "vocab_size": vocabulary_size, "attn_implementation": ATTENTION}
         make: Any = CLIPTextModel
         self.dim = dim
         self.end_id = config["eos_token_id"]
-        self.network = make(CLIPTextConfig(**{**config, "vocab_size": vocabulary_size}))
+        self.network = make(made(**given))
+        self.longest = int(self.network.config.max_position_embeddings)
+        text = torch.zeros(1, 3, dtype=torch.int32)
+        add_dropout_layers(self.network, lambda: self.network(input_ids=text))
         self.projection = nn.Linear(self.network.config.hidden_size, dim, bias=False)
 
     @property

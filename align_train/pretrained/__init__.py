@@ -2,7 +2,7 @@
 
 # Here, because errors name it before torch is imported.
 ANY_MODEL = (
-    "a run's folder, one of its checkpoints, an exported folder, or Hugging Face's ALIGN or CLIP "
-    "(a folder or a name on the hub)"
+    "a run's folder, one of its checkpoints, an exported folder, or Hugging Face's ALIGN, CLIP or "
+    "SigLIP (a folder or a name on the hub)"
 )
 """The models that `load` takes, for errors."""

@@ -54,13 +54,14 @@ model = align_train.load_classifier("{name}")
 print(model.classify(["image.jpg"]))"""
 
 
-def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
+def card(pretrained: Pretrained, name: str, *, hugging_face: bool, body: str | None = None) -> str:
     """Writes the model card.
 
     Args:
         pretrained: The model.
         name: Its new name, as users will load it.
         hugging_face: Whether `transformers` loads it; else `align_train` does.
+        body: What the card says of the weights; None: as the model's folder says.
 
     Returns:
         Markdown, with the metadata that the Hugging Face hub reads.
@@ -76,9 +77,10 @@ def card(pretrained: Pretrained, name: str, *, hugging_face: bool) -> str:
         tags = "align"
         summary = f"A classifier of images, {pretrained.node['classes']:,} classes"
 
-    body = f"From `{pretrained.name}`, as it was.\n"
-    if pretrained.run is not None:
-        body = _of_run(pretrained, pretrained.run)
+    if body is None:
+        body = f"From `{pretrained.name}`, as it was.\n"
+        if pretrained.run is not None:
+            body = _of_run(pretrained, pretrained.run)
 
     return _CARD.format(
         library="transformers" if hugging_face else "align_train",

@@ -1,4 +1,7 @@
-"""Hugging Face's CLIP in the words of our model: its settings, and the names of its tensors."""
+"""Hugging Face's CLIP in the words of our model: its settings, and the names of its tensors.
+
+SigLIP's tensors have the same names; `siglip.py` has its settings.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ _TEXT_SETTINGS = (*_BOTH, "max_position_embeddings", *_SPECIAL)
 
 _TEMPERATURE = "temperature"
 _LOGIT_SCALE = "logit_scale"
+_BIAS = "logit_bias"
 
 # Ours -> theirs.
 _NAMES = (
@@ -38,6 +42,7 @@ _NAMES = (
     (r"text_tower\.network\.", "text_model."),
     (r"text_tower\.projection\.", "text_projection."),
     (r"temperature\.value", _TEMPERATURE),
+    (r"bias\.value", _BIAS),  # SigLIP's
 )
 
 

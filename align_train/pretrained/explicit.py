@@ -29,11 +29,6 @@ def explicit_settings(model: Node, data: Node) -> Node:
     path = str(model["path"])
     pretrained = open_pretrained(path)
     classifier = is_classifier(model)
-    if pretrained.family == "clip":
-        raise UserError(
-            f"model.path={path}: Hugging Face's CLIP, which embeds and scores, but is not trained "
-            f"here; give a run, an exported folder, or Hugging Face's ALIGN"
-        )
     if pretrained.is_classifier and not classifier:
         raise UserError(
             f"model.path={path}: a classifier, which has no text tower; take model=classifier"

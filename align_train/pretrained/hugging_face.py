@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's ALIGN or CLIP: its model, tokenizer and the sizes of its images.
+"""A folder of Hugging Face's ALIGN, CLIP or SigLIP: model, tokenizer, the sizes of its images.
 
 The folder's files are read as JSON and checked. A setting that our towers or our image transform
 cannot honour is an error; nothing is approximated.
@@ -11,19 +11,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AlignConfig, CLIPConfig
+from transformers import AlignConfig, CLIPConfig, SiglipConfig
 
 from align_train.errors import UserError, one_line, shown
 from align_train.model.expected_images import of_processor
 from align_train.pretrained.align_config import from_config
 from align_train.pretrained.clip import clip_node
+from align_train.pretrained.padding import padding_of
 from align_train.pretrained.pretrained import Pretrained, tokenizer_of
+from align_train.pretrained.siglip import siglip_node
 
 # Tokens. AlignProcessor's own limit if its tokenizer has BERT's limit (512) or none.
 _LONGEST_TEXT = 64
 _NO_LIMIT = 512
 
-_CONFIGS: dict[str, Any] = {"align": AlignConfig, "clip": CLIPConfig}
+_CONFIGS: dict[str, Any] = {"align": AlignConfig, "clip": CLIPConfig, "siglip": SiglipConfig}
 
 
 def open_hugging_face(folder: Path) -> Pretrained:
@@ -32,7 +34,7 @@ def open_hugging_face(folder: Path) -> Pretrained:
     A tokenizer or processor may be missing; `Pretrained.missing` says so.
 
     Raises:
-        UserError: It is no model of ALIGN or CLIP, or not one that our towers can be.
+        UserError: It is no model of ALIGN, CLIP or SigLIP, or not one that our towers can be.
     """
     file = folder / "config.json"
     kind, config = _config(file)
@@ -45,16 +47,31 @@ def open_hugging_face(folder: Path) -> Pretrained:
         missing = missing | {"preprocess": str(error)}
 
     try:
-        if kind == "clip":
-            longest = config["text_config"]["max_position_embeddings"]
-            node = clip_node(config, sizes={**images, "max_tokens": _max_tokens(folder, longest)})
-        else:
-            node = from_config(config, sizes={**images, "max_tokens": _max_tokens(folder)})
+        node = _node(kind, config, folder, images, has_tokenizer=tokenizer is not None)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
-    family: Literal["align", "clip"] = "clip" if kind == "clip" else "align"
+    family: Literal["align", "clip"] = "align" if kind == "align" else "clip"
     return Pretrained(folder, "hugging_face", node, tokenizer, missing, family=family)
+
+
+def _node(
+    kind: str,
+    config: dict[str, Any],
+    folder: Path,
+    images: dict[str, Any],
+    *,
+    has_tokenizer: bool,
+) -> dict[str, Any]:
+    if kind == "align":
+        return from_config(config, sizes={**images, "max_tokens": _max_tokens(folder)})
+
+    longest = config["text_config"]["max_position_embeddings"]
+    sizes = {**images, "max_tokens": _max_tokens(folder, longest)}
+    if kind == "clip":
+        return clip_node(config, sizes=sizes)
+    pad_id = padding_of(folder) if has_tokenizer else None
+    return siglip_node(config, sizes=sizes, pad_id=pad_id)
 
 
 def _config(file: Path) -> tuple[str, dict[str, Any]]:
@@ -63,8 +80,8 @@ def _config(file: Path) -> tuple[str, dict[str, Any]]:
     kind = str(content.get("model_type"))
     if kind not in _CONFIGS:
         raise UserError(
-            f"{file}: model_type is {shown(kind)!r}; expected Hugging Face's ALIGN or CLIP, "
-            f"'align' or 'clip'"
+            f"{file}: model_type is {shown(kind)!r}; expected Hugging Face's ALIGN, CLIP or "
+            f"SigLIP, {' or '.join(map(repr, _CONFIGS))}"
         )
 
     try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from align_train.config.schema import Node
 from align_train.index.identity import Identity
 from align_train.model.expected_images import PREPARATION
-from align_train.pretrained.load import TrainedModel
+from align_train.pretrained.load import TrainedClassifier, TrainedModel
 
 _DIGITS = 16  # hexadecimal ones of a hash: enough to tell any two models apart
 # Hugging Face's layer that no forward pass reads; an export has it and the run has not.
@@ -43,13 +43,7 @@ def identity_of(model: TrainedModel) -> Identity:
     """
     views = model.views
     max_tokens = model.node.get("max_tokens")
-    ids = torch.tensor(_PROBE_IDS)[:, :max_tokens].to(model.device)
-    # A tower of a user's own may be any module.
-    end_id = getattr(model.model.text_tower, "end_id", None)
-    if end_id is not None:
-        ids[0, -1] = end_id
-    images = model.encode_images(_probe_images())
-    probes = torch.cat([images, model.encode_text(ids)]).double().cpu()
+    probes = torch.cat(embedded_probes(model)).double().cpu()
 
     return Identity(
         weights=weights_digest(model.model),
@@ -62,6 +56,33 @@ def identity_of(model: TrainedModel) -> Identity:
     )
 
 
+def unread(name: str) -> bool:
+    """Whether no forward pass reads a tensor of that name."""
+    return name.startswith(_UNREAD)
+
+
+@torch.inference_mode()
+def embedded_probes(model: TrainedModel | TrainedClassifier) -> list[Tensor]:
+    """Embeds a few images and texts that are always the same.
+
+    Args:
+        model: The model, on any device. A classifier has no texts.
+
+    Returns:
+        `[inputs, dim]` of images, and of texts.
+    """
+    images = model.encode_images(_probe_images())
+    if isinstance(model, TrainedClassifier):
+        return [images]
+
+    ids = torch.tensor(_PROBE_IDS)[:, : model.node.get("max_tokens")].to(model.device)
+    # A tower of a user's own may be any module.
+    end_id = getattr(model.model.text_tower, "end_id", None)
+    if end_id is not None:
+        ids[0, -1] = end_id
+    return [images, model.encode_text(ids)]
+
+
 def weights_digest(model: nn.Module) -> str:
     """Hashes the weights of a model: equal for equal ones.
 
@@ -71,7 +92,7 @@ def weights_digest(model: nn.Module) -> str:
     hash_of_all = hashlib.sha256()
     # Sorted: two ways of building a model may name the same tensors in another order.
     for name, value in sorted(model.state_dict().items()):
-        if name.startswith(_UNREAD):
+        if unread(name):
             continue
         hash_of_all.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         hash_of_all.update(value.detach().cpu().contiguous().numpy().tobytes())

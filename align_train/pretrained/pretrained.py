@@ -51,7 +51,8 @@ class Pretrained:
         tokenizer: The path that `Tokenizer` takes; None if there is none.
         missing: For each part that is None (`tokenizer`, `preprocess`) the reason.
         classes: The file of a classifier's classes, which `ClassList` takes; else None.
-        family: Whose names its tensors have: Hugging Face's ALIGN (ours, too), or its CLIP.
+        family: Whose names its tensors have: Hugging Face's ALIGN (ours, too), or its CLIP,
+            as SigLIP has.
         checkpoint: The checkpoint of a run that was named; None: a run's last one.
     """
 

@@ -13,7 +13,7 @@ from align_train.shards.remote import is_url
 _PATHS = ("shards", "held_out", "output_dir", "folder", "path", "classes", "file", "to")
 
 # Settings that may be names on the hub: OWNER/NAME says nothing of this machine.
-_NAMES = ("tokenizer", "pretrained", "initial_weights", "model")
+_NAMES = ("tokenizer", "pretrained", "initial_weights", "model", "name")
 
 _LOCAL = ("/", "~", "./", "../")
 

@@ -112,6 +112,11 @@ class RunFolder:
         """
         return self.batches / f"{of}-{step:08d}.png"
 
+    def saved_checkpoints(self) -> list[Path]:
+        """All checkpoints, in the order of their steps."""
+        found = self.checkpoints.glob("step-*.ckpt")
+        return sorted((path for path in found if _CHECKPOINT.fullmatch(path.name)), key=step_of)
+
     def last_checkpoint(self) -> Path | None:
         """The checkpoint that `checkpoints/last` names. It is always complete.
 
@@ -124,11 +129,7 @@ class RunFolder:
         Raises:
             UserError: The link names no checkpoint. A run never starts anew by itself.
         """
-        checkpoints = sorted(
-            path
-            for path in self.checkpoints.glob("step-*.ckpt")
-            if _CHECKPOINT.fullmatch(path.name)
-        )
+        checkpoints = self.saved_checkpoints()
         # `exists` follows the link, so it alone would miss one that names nothing.
         link = self.checkpoints / "last"
         if not link.is_symlink() and not link.exists():

@@ -21,6 +21,7 @@ from align_train.stream.batch import Batch
 from align_train.training.callbacks import (
     Agreement,
     Averaging,
+    Best,
     Checkpoints,
     Evaluation,
     Metrics,
@@ -47,6 +48,7 @@ class StepEnd(Callback):
         non_finite: NonFinite,
         averaging: Averaging,
         evaluation: Evaluation,
+        best: Best,
         metrics: Metrics,
         samples: Samples,
         records: Records,
@@ -63,6 +65,7 @@ class StepEnd(Callback):
             non_finite: Stops or skips a step that is not finite.
             averaging: Averages the weights.
             evaluation: Evaluates every so many steps.
+            best: Compares evaluations, and keeps the best step.
             metrics: Writes metrics.csv and the loggers' rows.
             samples: Writes the first contact sheet, and records the keys of batches.
             records: Writes what all ranks recorded.
@@ -76,6 +79,7 @@ class StepEnd(Callback):
         self.non_finite = non_finite
         self.averaging = averaging
         self.evaluation = evaluation
+        self.best = best
         self.metrics = metrics
         self.samples = samples
         self.records = records
@@ -125,7 +129,9 @@ class StepEnd(Callback):
         # After every part that records the step: a checkpoint's step has its row.
         self.checkpoints.save_if_due(trainer, training, evaluated=evaluated)
         # After its step is saved: whatever ends it costs no step. It completes the step's row.
-        self.evaluation.evaluate(trainer, training)
+        values = self.evaluation.evaluate(trainer, training)
+        # Before the run may end here: it may be the best step.
+        self.best.consider(trainer, values)
         # It raises, so that nothing of the step may come after it.
         self.stopping.stop_if_agreed(trainer)
         self.watchdog.at(WAITING, step + 1)
@@ -170,7 +176,11 @@ class StepEnd(Callback):
         self.samples.start(trainer)
         self.progress.start(trainer)
         self.checkpoints.start(trainer)
+        self.best.start(trainer)
         self.stopping.start()
+        if self.best.lacks(trainer, due=self.evaluation.is_due(trainer)):
+            self.best.consider(trainer, self.evaluation.evaluate(trainer, training))
+            self.stopping.stop_if_agreed(trainer)
 
         self.watchdog.at(WAITING, trainer.global_step + 1)
 

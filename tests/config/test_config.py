@@ -16,6 +16,7 @@ import pytest
 from align_train.__main__ import explicit
 from align_train.config.check import check
 from align_train.config.command_schema import (
+    AverageSettings,
     EmbedSettings,
     EvaluateSettings,
     ExportSettings,
@@ -60,9 +61,11 @@ GIVEN = ("data.shards=somewhere", "data.tokenizer=somewhere")
 
 
 PLACES = {
+    "optimizer=timm": ("optimizer.name=lion",),
     "eval=imagenet": ("eval.imagenet.data.path=x",),
     "eval=zero_shot": ("eval.zero_shot.data.path=x",),
     "eval=zero_shot_shards": ("eval.zero_shot.data.shards=x",),
+    "eval=wds": ("eval.wds.sets=[mine]",),
     "eval=knn_folders": ("eval.knn.train.path=x", "eval.knn.data.path=x"),
     "eval=linear_probe_folders": (
         "eval.linear_probe.train.path=x",
@@ -372,6 +375,7 @@ def test_constructors_name_what_cannot_be(overrides: list[str], words: str) -> N
 
 
 GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "average": (AverageSettings, ("models=x", "to=x")),
     "balance": (BalanceSettings, ("source=x", "to=x", "threshold=1")),
     "embed": (EmbedSettings, ("model=x", "shards=x", "to=x")),
     "evaluate": (EvaluateSettings, ("model=x",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,20 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ).joinpath(kind)
 
 
+@cache
 def their_model(folder: Path) -> Any:
     kind: Any = SiglipTextModel if folder.name == "siglip" else AutoModel
     return kind.from_pretrained(folder).eval()
 
 
-def their_inputs(folder: Path, texts: list[str], **options: Any) -> dict[str, Tensor]:
+@cache
+def their_tokenizer(folder: Path) -> Any:
     kind: Any = AutoTokenizer
-    inputs: dict[str, Tensor] = kind.from_pretrained(folder)(
+    return kind.from_pretrained(folder)
+
+
+def their_inputs(folder: Path, texts: list[str], **options: Any) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = their_tokenizer(folder)(
         texts, truncation=True, max_length=LONGEST, return_tensors="pt", **options
     )
     inputs.pop("token_type_ids", None)
@@ -64,9 +71,8 @@ def our_ids(folder: Path, texts: list[str], **options: Any) -> Tensor:
 
 
 def tower_of(folder: Path, **options: Any) -> HuggingFaceTextTower:
-    kind: Any = AutoTokenizer
     given: dict[str, Any] = {"name": str(folder), "pretrained": True} | options
-    size = len(kind.from_pretrained(folder))
+    size = len(their_tokenizer(folder))
     return HuggingFaceTextTower(dim=24, vocabulary_size=size, **given)
 
 

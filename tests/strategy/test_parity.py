@@ -59,6 +59,25 @@ EXTRAS = [
 SHORT = [FEW[0], FEW[3], FEW[4], EXTRAS[-1]]  # each engine
 
 
+# Each engine meets each kind of tower; the last two wholly of Hugging Face's.
+NAMED = [
+    replace(FEW[0], pairs=24, towers="xlm-roberta"),
+    replace(FEW[0], pairs=24, towers="modernbert", chunk=12),
+    replace(FEW[2], pairs=24, towers="modernbert", checkpointed=True),
+    replace(FEW[2], engine="fsdp, reshard", pairs=24, towers="xlm-roberta"),
+    replace(FEW[4], pairs=24, towers="modernbert"),
+    replace(FEW[4], engine="ZeRO-3", pairs=24, towers="xlm-roberta"),
+    replace(FEW[0], pairs=24, towers="clip"),
+    replace(FEW[2], pairs=24, towers="clip"),
+    replace(FEW[4], engine="ZeRO-3", pairs=24, towers="clip"),
+    replace(FEW[0], pairs=24, towers="siglip", loss="sigmoid", chunk=12),
+    replace(FEW[2], pairs=24, towers="siglip", loss="sigmoid"),
+    replace(FEW[4], engine="ZeRO-3", pairs=24, towers="siglip", loss="sigmoid"),
+    replace(FEW[2], pairs=24, towers="dino", compiled=True),
+    replace(FEW[0], pairs=24, towers="modernbert", compiled=True),
+]
+
+
 LONG = [case for case in dict.fromkeys((*FEW, *EXTRAS, *cases(), *extras())) if case not in SHORT]
 
 
@@ -80,6 +99,11 @@ def test_other_optimizers_layer_decay_and_locks_by_depth(tmp_path: Path) -> None
         for case, errors in compared_together(rows, tmp_path / engine, KNOWN):
             table.append(row(case, errors))
     assert not any("MISSED" in line for line in table), "\n".join(table)
+
+
+@pytest.mark.long
+def test_towers_of_other_libraries(tmp_path: Path) -> None:
+    _check(NAMED, tmp_path)
 
 
 def _check(rows: list[Case], folder: Path) -> None:

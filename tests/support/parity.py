@@ -55,6 +55,7 @@ from align_train.training.randomness import RandomLayers
 from align_train.training.teacher import Distillation, LiveTeacher
 from tests.support.optimizers import PLAIN_ADAMW, PLAIN_ADEMAMIX, PLAIN_LAMB, PLAIN_TIMM
 from tests.support.processes import on_ranks
+from tests.support.towers import named_towers
 
 STEPS, SEED, TOKENS = 5, 5, 16
 
@@ -91,6 +92,7 @@ class Case:
     ema: float | None = None
     clip: float | None = None
     lock: str | None = None
+    towers: str = "small"  # or a kind of `tests/support/towers.py`
     layer_decay: float | None = None
     lora: bool = False  # in both towers
 
@@ -107,6 +109,7 @@ class Case:
             f"layers by {self.layer_decay}": self.layer_decay is not None,
             "LoRA": self.lora,
             "graphs kept": not self.recompute,
+            self.towers: self.towers != "small",
         }
         return ", ".join([self.engine, *(extra for extra, there in extras.items() if there)])
 
@@ -123,7 +126,7 @@ class Case:
         )
 
 
-def small_model(**options: Any) -> DualEncoder:
+def small_model(*, towers: str = "small", **options: Any) -> DualEncoder:
     torch.manual_seed(0)
     tower = EfficientNetTower(
         channels=(8, 16),
@@ -137,15 +140,20 @@ def small_model(**options: Any) -> DualEncoder:
     )
     shape: Any = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 32}
     shape |= {"dropout": 0.2, "attention_dropout": 0.3}
+    parts: dict[str, Any] = {
+        "image_tower": tower,
+        "text_tower": lambda **given: BertTower(**given, **shape),
+    }
+    if towers != "small":
+        parts |= named_towers(towers)
     return DualEncoder(
-        image_tower=tower,
-        text_tower=lambda **given: BertTower(**given, **shape),
+        **parts,
+        **options,
         temperature=Temperature(initial=0.1),
         vocabulary_size=50,
         image_size=16,
         resize_size=16,
         max_tokens=TOKENS,
-        **options,
     )
 
 
@@ -352,7 +360,8 @@ def statistics_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def model_of(case: Case) -> DualEncoder:
-    model = small_model(bias=Bias(initial=-3.0) if case.loss == "sigmoid" else None, lock=case.lock)
+    bias = Bias(initial=-3.0) if case.loss == "sigmoid" else None
+    model = small_model(towers=case.towers, bias=bias, lock=case.lock)
     if case.lora:
         add_small_adapters(model)
     return model.double() if case.dtype == "float64" else model
@@ -655,6 +664,10 @@ def bound(case: Case) -> tuple[float, float]:
         return 1e-5, 0.2
     if case.dtype == "float64":
         return 1e-10, 1e-9
+    if case.towers == "siglip":
+        # Its pooling holds key biases, whose true gradient is zero, in one tensor with others: one
+        # process in float32 is 0.15 off there after five steps.
+        return 1e-5, 0.3
     # Sums over more pairs round more often.
     return (1e-5 if case.pairs < 100 else 2e-5), 1e-4
 

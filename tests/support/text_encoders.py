@@ -81,7 +81,7 @@ def make_encoder(folder: Path, kind: str, *, dropout: float | None = None) -> An
         dropout: The share that all its layers drop, attention too; None: as that kind has it.
     """
     config, (pad, begin, end) = _CONFIGS[kind]
-    tokenizer = _tokenizer(pad, begin, end)
+    tokenizer = letters_tokenizer(pad, begin, end)
     config = type(config)(**config.to_diff_dict())
     config.vocab_size = len(tokenizer)
     config.pad_token_id, config.bos_token_id, config.eos_token_id = pad, begin, end
@@ -99,8 +99,14 @@ def make_encoder(folder: Path, kind: str, *, dropout: float | None = None) -> An
     return model
 
 
-def _tokenizer(pad: int, begin: int, end: int) -> Any:
-    """Byte by byte: any text has tokens, and each text its own."""
+def letters_tokenizer(pad: int, begin: int, end: int) -> Any:
+    """A tokenizer, byte by byte: any text has tokens, and each text its own.
+
+    Args:
+        pad: The token that pads; it may be the end token, too.
+        begin: The token before each text; none if it is the end token.
+        end: The token after it.
+    """
     special = {pad: "<pad>", begin: "<s>", end: "</s>"}
     letters = sorted(ByteLevel.alphabet())
     vocabulary: dict[str, int] = {}

@@ -16,6 +16,7 @@ from align_train.errors import Stopped, UserError
 from align_train.training.callbacks import (
     Agreement,
     Averaging,
+    Best,
     Checkpoints,
     Evaluation,
     Metrics,
@@ -37,6 +38,7 @@ PARTS = {
     "non_finite": NonFinite,
     "averaging": Averaging,
     "evaluation": Evaluation,
+    "best": Best,
     "metrics": Metrics,
     "samples": Samples,
     "records": Records,
@@ -72,6 +74,7 @@ def spies() -> Mock:
     together.agreement.agree.return_value = [0.5, 2.0]
     together.agreement.out_of_memory = 0
     together.agreement.without_data = 0
+    together.best.lacks.return_value = False
     return together
 
 
@@ -116,6 +119,7 @@ def test_the_end_of_a_step_calls_the_parts_in_this_order(
         "progress.show",
         "checkpoints.save_if_due",
         "evaluation.evaluate",
+        "best.consider",
         "stopping.stop_if_agreed",
         "watchdog.at",
     ]
@@ -155,13 +159,33 @@ def test_the_start_of_training_reaches_the_parts(
         "samples.start",
         "progress.start",
         "checkpoints.start",
+        "best.start",
         "stopping.start",
+        "evaluation.is_due",
+        "best.lacks",
         "watchdog.at",
     ]
     spies.module.find_chunking.assert_called_once_with(
         pairs=2 * GROUP, batch_size=4 * GROUP, max_tokens=8, at=spies.watchdog.at
     )
     spies.module.compile_now.assert_called_once_with(max_tokens=8, at=spies.watchdog.at)
+
+
+def test_a_start_evaluates_its_first_step_if_that_was_cut_short(
+    step_end: StepEnd, spies: Mock, trainer: Any, module: Any
+) -> None:
+    spies.best.lacks.return_value = True
+    step_end.on_train_start(trainer, module)
+    assert calls(spies)[-6:] == [
+        "evaluation.is_due",
+        "best.lacks",
+        "evaluation.evaluate",
+        "best.consider",
+        "stopping.stop_if_agreed",
+        "watchdog.at",
+    ]
+    spies.best.lacks.assert_called_once_with(trainer, due=spies.evaluation.is_due.return_value)
+    spies.best.consider.assert_called_once_with(trainer, spies.evaluation.evaluate.return_value)
 
 
 def test_a_step_tells_the_watchdog_where_it_is(

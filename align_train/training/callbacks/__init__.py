@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from align_train.training.callbacks.agreement import Agreement
 from align_train.training.callbacks.averaging import Averaging
+from align_train.training.callbacks.best import Best
 from align_train.training.callbacks.checkpoints import Checkpoints
 from align_train.training.callbacks.evaluation import Evaluation
 from align_train.training.callbacks.metrics import Metrics
@@ -20,6 +21,7 @@ from align_train.training.callbacks.throughput import Throughput
 __all__ = [
     "Agreement",
     "Averaging",
+    "Best",
     "Checkpoints",
     "Evaluation",
     "Metrics",

@@ -2,17 +2,18 @@
 
 A rank tells the others if it got a signal, how many pairs it replaced, which shards of the next
 batch have vanished, if it could not write a checkpoint, if its memory ran out, and if a signal has
-left it without data. So all ranks stop at the same step, for the same reason; a step for which one
-of them has no data is left undone. All go on without a vanished shard from the same step on; the
-lineage records it. All repeat a step for which one of them had not enough memory.
+left it without data; rank 0, if a checkpoint is due by its clock. So all ranks stop at the same
+step, for the same reason, and save the same steps; a step for which one of them has no data is left
+undone. All go on without a vanished shard from the same step on; the lineage records it. All repeat
+a step for which one of them had not enough memory.
 
-Price: one all-reduce of seven numbers a step. They come to the host in one copy with the step's
+Price: one all-reduce of eight numbers a step. They come to the host in one copy with the step's
 loss and gradient norm: the only one of a step outside of the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import lightning
@@ -41,6 +42,8 @@ class Agreement:
         bad_since_start: Pairs replaced since this start, on all ranks.
         pairs_since_start: Pairs seen since this start, on all ranks.
         out_of_memory: How many ranks had not enough memory for the last attempt at a step.
+        save_is_due: Asked on rank 0 alone, in each step: whether a checkpoint is due by the clock.
+        saves: Whether that is so, on all ranks.
         error: Ends the run once this step is saved. Set by all ranks alike; only rank 0's has a
             text.
     """
@@ -62,6 +65,8 @@ class Agreement:
         self.bad_since_start = 0
         self.pairs_since_start = 0
         self.out_of_memory = 0
+        self.save_is_due: Callable[[], bool] = lambda: False
+        self.saves = False
         self.error: UserError | None = None
 
     def agree(
@@ -105,16 +110,18 @@ class Agreement:
             self.writing_failed,
             out_of_memory,
             blank,
+            trainer.is_global_zero and self.save_is_due(),
         ]
         agreed = all_reduce_(on_device(facts, trainer.strategy.root_device))
         numbers = torch.cat([agreed, *(value.double().view(1) for value in values)]).tolist()
-        stop, bad, pairs, gone, failed, out, without = map(int, numbers[: len(facts)])
+        stop, bad, pairs, gone, failed, out, without, due = map(int, numbers[: len(facts)])
 
         self.out_of_memory = out
         self.without_data = without
         if not out and not without:
             self.stop = bool(stop)
             self.failed_writing = bool(failed)
+            self.saves = bool(due)
             self.bad_pairs = bad
             self.bad_since_start += bad
             self.pairs_since_start += pairs

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from align_train.files import write_whole
-from align_train.run.folder import RunFolder
+from align_train.files import move_link, write_whole
+from align_train.run.folder import RunFolder, step_of
 
 _SPIKES_KEPT = 3  # links to checkpoints before a leap of the loss
 _SAVED = "ALIGN_TRAIN_SAVED"  # a file to tell the process that started the run the saved step
@@ -53,9 +53,9 @@ class CheckpointWriter:
         try:
             _save(state, aside)
             os.replace(aside, final)
-            self._link("last", final)
+            move_link(self.folder.checkpoints / "last", final.name)
             if path := os.environ.get(_SAVED):
-                write_whole(Path(path), str(_step(final)))
+                write_whole(Path(path), str(step_of(final)))
             self._drop_old(final)
         except OSError:
             _remove(aside)
@@ -72,7 +72,7 @@ class CheckpointWriter:
             return
 
         name = f"before-spike-{step:08d}"
-        self._link(name, last)
+        move_link(self.folder.checkpoints / name, last.name)
         for old in sorted(self.folder.checkpoints.glob("before-spike-*"))[:-_SPIKES_KEPT]:
             old.unlink()
         print(
@@ -80,13 +80,6 @@ class CheckpointWriter:
             f"{self.folder.checkpoints}/{name}",
             flush=True,
         )
-
-    def _link(self, name: str, target: Path) -> None:
-        # A link cannot be changed, but another can take its name: no moment is without one.
-        link = self.folder.checkpoints / f".{name}.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(target.name)
-        os.replace(link, self.folder.checkpoints / name)
 
     def _drop_old(self, final: Path) -> None:
         for stale in self.folder.checkpoints.glob(".step-*.partial"):
@@ -99,13 +92,9 @@ class CheckpointWriter:
         for path in older[:surplus]:
             if path.resolve() in linked:
                 continue
-            if self.keep_every and _step(path) % self.keep_every == 0:
+            if self.keep_every and step_of(path) % self.keep_every == 0:
                 continue
             _remove(path)
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
 
 
 def _save(state: dict[str, object], path: Path) -> None:

@@ -8,6 +8,7 @@ Price: rank 0 holds all weights and optimizer state once more in memory while th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -50,7 +51,7 @@ class Gathered(TorchCheckpointIO):
 
 
 class Checkpoints:
-    """Saves every `every` steps, before an evaluation, and at the end.
+    """Saves every `every` steps, every so many minutes, before an evaluation, and at the end.
 
     Attributes:
         gathered: The plugin that Lightning's trainer must save through.
@@ -62,6 +63,7 @@ class Checkpoints:
         *,
         folder: RunFolder,
         every: int,
+        minutes: float | None = None,
         agreement: Agreement,
         records: Records,
         at: Callable[[str], None],
@@ -69,13 +71,16 @@ class Checkpoints:
         keep_every: int | None = None,
         spike: float | None = None,
         background: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Saves nothing yet.
 
         Args:
             folder: The run's folder.
             every: Steps between two checkpoints.
-            agreement: Learns of a failure in the thread.
+            minutes: Also save when so many minutes have passed since the last one, by the clock of
+                rank 0; None: steps alone count.
+            agreement: Learns of a failure in the thread, and tells all ranks of the minutes.
             records: Written before each checkpoint, which vouches for the lines of its steps.
             at: Called with the place where this process is, for the watchdog.
             keep: How many of the newest checkpoints stay. One that a symbolic link in the folder
@@ -85,9 +90,11 @@ class Checkpoints:
                 above those before it (exponential averages over some 50 steps), under the link
                 `before-spike-…`; None disables it.
             background: Whether a thread writes.
+            clock: Gives seconds.
         """
         self.folder = folder
         self.every = every
+        self.minutes = minutes
         self.agreement = agreement
         self.records = records
         self.at = at
@@ -101,6 +108,8 @@ class Checkpoints:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._being_written = 0
+        self._clock = clock
+        self._saved_at = clock()
 
     def start(self, trainer: lightning.Trainer) -> None:
         """Notes the step that this start begins at: there is nothing to save of it.
@@ -109,6 +118,9 @@ class Checkpoints:
             trainer: Lightning's trainer.
         """
         self.saved_step = trainer.global_step
+        self._saved_at = self._clock()
+        if self.minutes is not None:
+            self.agreement.save_is_due = self._minutes_have_passed
 
     def save_if_due(
         self, trainer: lightning.Trainer, module: TrainingModule, *, evaluated: bool = False
@@ -133,7 +145,7 @@ class Checkpoints:
             self.settle()  # or `last` might still move
             self._writer.keep_before_spike(trainer.global_step)
 
-        if evaluated or trainer.global_step % self.every == 0:
+        if evaluated or self.agreement.saves or trainer.global_step % self.every == 0:
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -154,9 +166,10 @@ class Checkpoints:
         # A run that goes on from here never makes these lines again.
         self.records.write(trainer)
 
-        final = self.folder.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
+        final = self.folder.checkpoint_of(trainer.global_step)
         trainer.save_checkpoint(final)  # through `gathered`
         self.saved_step = trainer.global_step
+        self._saved_at = self._clock()
         self._being_written = trainer.global_step
 
         if trainer.is_global_zero:
@@ -186,7 +199,7 @@ class Checkpoints:
                     self._writing.result()
         except OSError as error:
             message = (
-                f"{self.folder.checkpoints}/step-{self._being_written:08d}.ckpt: the checkpoint "
+                f"{self.folder.checkpoint_of(self._being_written)}: the checkpoint "
                 f"cannot be written ({error.strerror or error}); the last complete one is step "
                 f"{_last_step(self.folder)}: free some space and run the same command again"
             )
@@ -198,6 +211,21 @@ class Checkpoints:
         """Waits for the thread without raising its error, which is left to `finish`."""
         if self._writing is not None:
             self._writing.exception()
+
+    def is_written(self, step: int) -> bool:
+        """Waits for the thread; whether the checkpoint of a step is complete. On rank 0.
+
+        Args:
+            step: A step that was saved, in this start or before.
+        """
+        self.settle()
+        return not self.agreement.writing_failed and self.folder.checkpoint_of(step).exists()
+
+    def _minutes_have_passed(self) -> bool:
+        assert self.minutes is not None
+        if self._writing is not None and not self._writing.done():
+            return False  # a slow disk must not stop the training for the next one
+        return self._clock() - self._saved_at >= 60 * self.minutes
 
     def _note_failure(self, writing: Future[None]) -> None:
         if writing.exception() is not None:

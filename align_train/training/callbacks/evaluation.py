@@ -88,15 +88,21 @@ class Evaluation:
         step = trainer.global_step
         return self.every > 0 and step % self.every == 0 and step != trainer.max_steps
 
-    def evaluate(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+    def evaluate(
+        self, trainer: lightning.Trainer, module: TrainingModule
+    ) -> dict[str, float] | None:
         """Runs all evaluators if the step is due. Collective.
 
         Args:
             trainer: Lightning's trainer.
             module: The module after the step.
+
+        Returns:
+            The metrics of all evaluators by name; None if the step is not due, or if a signal or
+            an image that cannot be read has cut the evaluation short.
         """
         if not self.is_due(trainer):
-            return
+            return None
 
         self.watchdog.at(EVALUATING)
         assert self.plain is not None
@@ -114,7 +120,9 @@ class Evaluation:
         )
 
         begin = time.monotonic()
+        found: dict[str, float] = {}
         told: dict[str, float] = {}
+        whole = False
         try:
             for name, evaluate in self.evaluators.items():
                 self.watchdog.at(f"{EVALUATING} by {name}")
@@ -123,8 +131,10 @@ class Evaluation:
                     values = {f"{name}/{key}": value for key, value in evaluate(embedder)}
                 # After each of them: a later one that fails costs only its own.
                 self.metrics.add(trainer, values)
+                found |= values
                 told |= main_values(values)
                 stop_together(interruption.received(), module.device)
+            whole = True
         except Interrupted:
             # Raised on all ranks; those without the signal learn of it here.
             self.agreement.stop = True
@@ -134,11 +144,13 @@ class Evaluation:
         self.plain.cpu()  # training needs the device's memory
         if trainer.is_global_zero and told:
             self._tell(trainer.global_step, told, seconds=time.monotonic() - begin)
+        return found if whole else None
 
     def _tell(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
         """Prints a line; above the progress bar, if there is one."""
         spelled = [f"{name} {value:.4f}" for name, value in values.items()]
-        loss = self.metrics.latest["loss"]
+        # A start that evaluates its first step anew may not find the step's row.
+        loss = self.metrics.latest.get("loss", float("nan"))
         tqdm.write("  ".join([f"step {step:,}: loss {loss:.4f}", *spelled, f"({seconds:.0f} s)"]))
         sys.stdout.flush()
 

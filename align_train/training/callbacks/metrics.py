@@ -89,6 +89,9 @@ class Metrics:
         rows = self.folder.read_metrics()
         self.rows = [row for row in rows if _step(row) <= trainer.global_step]
         self._columns = list(self.rows[-1]) if self.rows else []
+        if self.rows and _step(self.rows[-1]) == trainer.global_step:
+            # An evaluation that was cut short may complete it.
+            self.latest = {name: float(text) for name, text in self.rows[-1].items() if text}
         self._write_all()
         self._bad_pairs = keep_steps(self.folder.bad_pairs, trainer.global_step)
 
@@ -127,6 +130,8 @@ class Metrics:
         """
         if not trainer.is_global_zero:
             return
+        if self.latest.get("step") != trainer.global_step:
+            return  # the row that it would complete was taken out of the file
         self.latest |= values
         self.rows[-1] |= {name: repr(value) for name, value in values.items()}
         self._columns += [name for name in values if name not in self._columns]
