@@ -3,7 +3,7 @@
 The story: open the models, see that they are of one shape and mean the same by their inputs, mix
 their tensors, compute BatchNorm's statistics anew or say that they are averages, write.
 
-Price: two models in memory and the sum of all, on the CPU.
+Price: three models in memory and the sum of all, on the CPU.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def average(settings: AverageSettings) -> None:
     config = align_config(pretrained, settings.format)
 
     first = _loaded(pretrained)
-    model: TrainableModel = first.model
+    # Another one: that is frozen, and frozen layers count as locked ones.
+    model: TrainableModel = pretrained.build()
     states = _states(paths, first)
     statistics = Statistics(settings, pretrained, device)
 

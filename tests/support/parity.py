@@ -655,6 +655,10 @@ def bound(case: Case) -> tuple[float, float]:
         return 1e-5, 0.2
     if case.dtype == "float64":
         return 1e-10, 1e-9
+    if case.towers == "siglip":
+        # Its pooling holds key biases, whose true gradient is zero, in one tensor with others: one
+        # process in float32 is 0.15 off there after five steps.
+        return 1e-5, 0.3
     # Sums over more pairs round more often.
     return (1e-5 if case.pairs < 100 else 2e-5), 1e-4
 
