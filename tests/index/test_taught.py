@@ -156,9 +156,9 @@ def test_a_resumed_run_is_looked_at_where_it_goes_on(
     pieces = data.training_pieces()
     make = pieces.make
 
-    def remembered(finished_steps: int, *more: Any) -> Any:
+    def remembered(finished_steps: int, slots: range, pixels: Any) -> Any:
         made_at.append(pieces.cursor(finished_steps))
-        return make(finished_steps, *more)
+        return make(finished_steps, slots, pixels)
 
     pieces.make = remembered  # type: ignore[method-assign]
     data.training_pieces = lambda: pieces  # type: ignore[method-assign]
