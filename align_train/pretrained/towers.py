@@ -136,7 +136,9 @@ def _of_encoder(node: Node, model: Node, data: Node) -> Node:
         wanted = "a text encoder (model.text_tower.name)"
         folder = find(name, wanted=wanted, weights=bool(node.get("pretrained")))
     except UserError:
-        # As above: a new run says so when it builds the tower.
+        # As above: a new run says so when it builds the tower. Without its tokens there is none.
+        if data.get("tokenizer") is None and data.get("classes") is None:
+            raise
         return {}
 
     config = read_text_config(folder, name) | given

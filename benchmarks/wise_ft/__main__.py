@@ -3,10 +3,12 @@
     python -m benchmarks.wise_ft [--run outputs/demo] [--data demo_data] [--to outputs/wise_ft]
 
 The new pictures are the demo's own in a quarter of the light, bluish and with a camera's noise; the
-texts stay. A copy of the run is fine-tuned on them for a few hundred steps. `align-train average`
-then evaluates eleven mixes of the two models on old and new held-out pictures: zero-shot top 1 of
-the demo's 64 classes. Target: a mix that is better on the new pictures than the old model, and
-better on the old ones than the fine-tuned model; the best mean of both lies between the ends.
+texts stay. A model that begins with the run's weights is fine-tuned on them for 150 steps. Then
+`align-train average` evaluates eleven mixes of the two models on old and new held-out pictures by
+zero-shot top 1 of the demo's 64 classes. Target: a mix that is better on the new pictures than the
+old model, and better on the old ones than the fine-tuned model; the best mean of both lies between
+the ends. Measured: the first holds and the second does not, see docs/checkpoints.md: nearly all of
+this fine-tuning is in BatchNorm's statistics.
 
 Price: on two cores some three minutes.
 """
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--data", type=Path, default=Path("demo_data"))
     parser.add_argument("--to", type=Path, default=Path("outputs/wise_ft"))
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
     run, demo, to = (path.absolute() for path in (options.run, options.data, options.to))

@@ -70,6 +70,8 @@ def test_settings_of_an_encoder_are_spelled_out(tmp_path: Path) -> None:
     run_folder = RunFolder(tmp_path)
     run_folder.config.write_text(to_yaml(settings))
     shutil.rmtree(folder)
+    with pytest.raises(UserError, match=r"xlm-roberta: no such folder; expected a text encoder"):
+        compose_training(*words, fill_in=explicit)
     later = compose_training(*words, f"data.tokenizer={folder}", fill_in=explicit)
     assert not later.model["text_tower"]["config"]
     kept = as_begun(run_folder, later, 4)
