@@ -17,7 +17,9 @@ _OF_THIS_START = ("accept", "dry_run")  # settings that say nothing about the ru
 
 
 def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> Changes:
-    """Compares settings with those that the run was started or last resumed with.
+    """Compares settings with those that the run had at its last checkpoint.
+
+    A run that was sent back to an earlier checkpoint had others there than it had last.
 
     Args:
         folder: The run's folder.
@@ -33,7 +35,7 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
     if not finished_steps or not folder.config.exists():
         return {}
 
-    run = read_run(folder.config)
+    run = settings_at(folder, finished_steps)
     before = _flat(asdict(run))
     now = _flat(asdict(settings))
     untold = set(_OF_THIS_START)

@@ -19,7 +19,7 @@ import inspect
 from typing import NamedTuple
 
 from align_train.commands.changes import settings_at
-from align_train.commands.length import with_length
+from align_train.commands.length import found_before, with_length
 from align_train.config.components import build, find_target, without_runs_own
 from align_train.config.schema import LENGTHS, Node, TrainSettings
 from align_train.errors import UserError
@@ -64,15 +64,16 @@ def curve_of(
     if not finished_steps or not folder.config.exists():
         return Curve(plain, START)
 
-    recorded = with_length(settings_at(folder, finished_steps), data)
+    recorded = _settings_at(folder, finished_steps, data)
     anchor = _anchor_at(folder, finished_steps)
     if _spelled(recorded) == _spelled(settings):
         # The same command again, or one that changes something else.
         return _anchored(plain, anchor)
 
     # The curve of the last step: changes of this very step have not been lived through.
-    before = with_length(settings_at(folder, finished_steps - 1), data)
-    lived = _anchored(_schedule_of(before), _anchor_at(folder, finished_steps - 1)).schedule
+    before = _settings_at(folder, finished_steps - 1, data)
+    earlier_anchor = _anchor_at(folder, finished_steps - 1)
+    lived = _anchored(_schedule_of(before), earlier_anchor).schedule
     present = lived.factor(finished_steps - 1, before.steps)
     planned = lived.factor(finished_steps, before.steps)
 
@@ -81,6 +82,10 @@ def curve_of(
         return _begun_here(settings, plain, Anchor(finished_steps, present))
     if begins == "start":
         return Curve(plain, START)
+
+    if _spelled(before) == _spelled(settings):
+        # A change of this very step is taken back, and with it where it began.
+        return _anchored(plain, earlier_anchor)
 
     curve = _anchored(plain, anchor)
     next_factor = curve.schedule.factor(finished_steps, settings.steps)
@@ -92,6 +97,14 @@ def curve_of(
             f"scheduler.from=start takes the leap"
         )
     return curve
+
+
+def _settings_at(folder: RunFolder, finished_steps: int, data: PairsDataModule) -> TrainSettings:
+    settings = settings_at(folder, finished_steps)
+    # The data may have other pairs by now, and so the same epochs another length.
+    if settings.epochs is None or found_before(settings, folder) is None:
+        return with_length(settings, data)
+    return settings
 
 
 def _begun_here(settings: TrainSettings, plain: SchedulerRecipe, anchor: Anchor) -> Curve:
@@ -149,9 +162,12 @@ def _spelled(settings: TrainSettings) -> tuple[object, int]:
 
 
 def _what_changed(before: TrainSettings, settings: TrainSettings) -> str:
-    if _spelled(before)[0] != _spelled(settings)[0]:
+    was, now = ({**_node(found), "batch_size": None} for found in (before, settings))
+    if was != now:
         return f"scheduler={settings.scheduler['_target_'].rpartition('.')[2]}"
     (key,) = [name for name in LENGTHS if _given(settings, name)]
+    if getattr(before, key) == getattr(settings, key) and before.batch_size != settings.batch_size:
+        key = "batch_size"  # a length in pairs has other steps
     return f"{key}={getattr(settings, key)}"
 
 

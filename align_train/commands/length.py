@@ -34,11 +34,22 @@ def length_of_last_start(
     if settings.epochs is None or not finished_steps or not folder.config.exists():
         return settings
 
+    steps = found_before(settings, folder)
+    return settings if steps is None else replace(settings, max_steps=steps)
+
+
+def found_before(settings: TrainSettings, folder: RunFolder) -> int | None:
+    """The steps that the last start found for these epochs; None: it had others, or other data.
+
+    Args:
+        settings: With `epochs`.
+        folder: The folder of a run that has begun.
+    """
     before = read_run(folder.config)
     then = (before.epochs, before.batch_size, before.data)
     if then != (settings.epochs, settings.batch_size, settings.data):
-        return settings
-    return replace(settings, max_steps=before.max_steps)
+        return None
+    return before.max_steps
 
 
 def with_length(settings: TrainSettings, data: PairsDataModule) -> TrainSettings:

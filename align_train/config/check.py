@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from align_train.config.components import build, check_component, find_target, has_true
 from align_train.config.evaluators import check_evaluators
 from align_train.config.keeping import check_keep_best, check_keeping
-from align_train.config.lock import check_lock
+from align_train.config.lock import check_lock, check_lock_under
 from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
 from align_train.config.optimizer import check_optimizer
@@ -310,6 +310,7 @@ def _check_strategy(settings: TrainSettings) -> None:
             f"strategy=fsdp"
         )
     check_optimizer(settings, strategy)
+    check_lock_under(settings.model, strategy)
     _check_can_try(settings, strategy)
     if settings.compile is True and not strategy.can_compile:
         raise UserError(

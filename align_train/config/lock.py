@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from align_train.config.schema import Node
 from align_train.errors import UserError
+
+if TYPE_CHECKING:
+    from align_train.strategy.base import StrategyRecipe
 
 # Models of other classes may mean something else by it.
 _TOWERS = {
     "align_train.model.DualEncoder": ("image", "text"),
     "align_train.model.Classifier": ("image",),
 }
+
+
+def check_lock_under(model: Node, strategy: StrategyRecipe) -> None:
+    """Refuses a lock by depth where the strategy cannot leave blocks without a gradient.
+
+    Args:
+        model: The model's node.
+        strategy: The built recipe of the run's strategy.
+
+    Raises:
+        UserError: The two do not go together.
+    """
+    lock = model.get("lock")
+    if lock is not None and ":all_but_" in str(lock) and not strategy.can_lock_blocks:
+        raise UserError(
+            f"model.lock={lock}: with strategy.reshard=true, blocks cannot be locked below trained "
+            f"ones; set strategy.reshard=false, or lock whole towers"
+        )
 
 
 def check_lock(model: Node) -> None:

@@ -275,8 +275,8 @@ def _swept(override: Override) -> Swept:
                 f"{key}=tag(log,range(…)): has no logarithmic steps; take tag(log,interval(…)), or "
                 f"name the values: choice(…)"
             )
-        step = None if log else step
-        return Swept(key, values, low=numbers[0], high=numbers[-1], step=step, log=log)
+        linear = None if log else step
+        return Swept(key, values, low=numbers[0], high=numbers[-1], step=linear, log=log)
     return Swept(key, values)
 
 

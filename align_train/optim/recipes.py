@@ -88,6 +88,11 @@ class Recipe:
         """Whether its step looks at whole parameters, and is wrong on shards and flat tensors."""
         return False
 
+    @property
+    def moments(self) -> str:
+        """Whose averages its optimizer keeps: a resume under another name begins without any."""
+        return type(self).__name__
+
     def groups(self, model: nn.Module) -> list[Group]:
         """Parameter groups for an optimizer.
 
@@ -160,6 +165,11 @@ class _Adaptive(Recipe):
         super().__post_init__()
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer.betas={list(self.betas)}: expected two numbers in [0, 1)")
+
+    @property
+    def moments(self) -> str:
+        """See `Recipe.moments`: AdamW and LAMB have the same two."""
+        return "Adam"
 
     @property
     def _two_betas(self) -> tuple[float, float]:

@@ -79,6 +79,11 @@ class Timm(Recipe):
         """See `Recipe.wants_whole`."""
         return self.name in WHOLE
 
+    @property
+    def moments(self) -> str:
+        """See `Recipe.moments`: some options add an average, as Adafactor's betas do."""
+        return " ".join(["timm", self.name, *sorted(self.options or {})])
+
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer of a model's trained parameters."""
         make = _LIBRARY.get_optimizer_class(self.name)

@@ -70,6 +70,11 @@ class StrategyRecipe(ABC):
     """Whether the optimizer sees whole parameters, and not shards or flat tensors."""
 
     @property
+    def can_lock_blocks(self) -> bool:
+        """Whether the lower blocks of a tower may be locked, and the upper ones trained."""
+        return True
+
+    @property
     def can_try_chunks(self) -> bool:
         """Whether passes may run out of memory on some ranks alone, as `auto` wants to try."""
         return True

@@ -40,6 +40,11 @@ class FSDP(StrategyRecipe):
         return "fsdp"
 
     @property
+    def can_lock_blocks(self) -> bool:
+        """Not with `reshard`: FSDP2 gathers a block again for its gradient, which there is none."""
+        return not self.reshard
+
+    @property
     def can_try_chunks(self) -> bool:
         """Not with `reshard`: each pass gathers weights, so that all ranks must finish it."""
         return not self.reshard

@@ -35,6 +35,7 @@ from align_train.training.callbacks import (
 from align_train.training.callbacks.agreement import stop_with
 from align_train.training.chunk_size import out_of_memory_message
 from align_train.training.module import TrainingModule
+from align_train.training.moments import drop_other_moments, note_moments
 
 
 class StepEnd(Callback):
@@ -276,7 +277,7 @@ class StepEnd(Callback):
         module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Adds the average to a checkpoint, and the name of the teacher. Collective.
+        """Adds the average, and whose moments and teacher it has, to a checkpoint. Collective.
 
         Args:
             trainer: Lightning's trainer.
@@ -285,6 +286,7 @@ class StepEnd(Callback):
         """
         training = _ours(module)
         self.averaging.save(training, checkpoint, keep=trainer.is_global_zero)
+        note_moments(checkpoint, training.optimizer_recipe)
         if training.distillation is not None:
             training.distillation.save(checkpoint)
 
@@ -294,7 +296,7 @@ class StepEnd(Callback):
         module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Takes the average from a checkpoint, and compares the teacher.
+        """Takes the average from a checkpoint, and compares the optimizer and the teacher.
 
         Args:
             trainer: Lightning's trainer.
@@ -303,6 +305,10 @@ class StepEnd(Callback):
         """
         training = _ours(module)
         self.averaging.load(training, checkpoint)
+        # Before Lightning gives the optimizer its state.
+        says = drop_other_moments(checkpoint, training.optimizer_recipe)
+        if says and trainer.is_global_zero:
+            print(says, flush=True)
         if training.distillation is not None:
             training.distillation.compare(checkpoint)
 

@@ -8,12 +8,14 @@ import shutil
 import signal
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from align_train.commands.changes import changed_settings
 from align_train.commands.curve import Curve, curve_of
+from align_train.commands.length import with_length
 from align_train.config.compose import compose_training
 from align_train.config.saved import to_yaml
 from align_train.config.schema import TrainSettings
@@ -38,6 +40,7 @@ class Run:
         path.mkdir()
         self.folder = RunFolder(path)
         self.plain = plain
+        self.data = NO_DATA
         self.starts(0)
 
     def starts(self, finished_steps: int, *, killed: str = "", **changes: Any) -> list[float]:
@@ -51,10 +54,10 @@ class Run:
         values = asdict(self.plain) | changes
         values["scheduler"] = self.plain.scheduler | changes.get("scheduler", {})
         settings = TrainSettings(**values)
-        curve = curve_of(settings, NO_DATA, self.folder, finished_steps)
+        settings = with_length(settings, self.data)
+        curve = curve_of(settings, self.data, self.folder, finished_steps)
         self._write(curve, settings, finished_steps, killed)
-        last = settings.max_steps
-        assert last is not None
+        last = settings.steps
         return [curve.schedule.factor(step, last) for step in range(finished_steps, last)]
 
     def _write(
@@ -117,6 +120,52 @@ def test_each_extension_begins_anew_also_at_another_step(
     # Back to an earlier checkpoint: the rate that step 50 really had.
     back = run.starts(50, max_steps=260, scheduler=HERE)
     assert back[0] == pytest.approx(51 / 90 + (1 - 51 / 90) / 10)
+
+
+def test_a_run_that_is_sent_back_twice_still_knows_the_rates_that_it_had(
+    tmp_path: Path, plain: TrainSettings
+) -> None:
+    run = Run(tmp_path / "run", plain)
+    longer: Any = {"max_steps": 200, "scheduler": HERE}
+    run.starts(100, **longer)
+    run.starts(50, **longer)  # the same command, from an earlier checkpoint
+    with pytest.raises(UserError, match=r"max_steps=200: the learning rate would leap"):
+        run.starts(40, max_steps=200)
+    assert run.starts(40) == [(100 - step) / 90 for step in range(40, 100)]
+
+
+def test_a_beginning_that_is_taken_back_before_its_first_checkpoint_leaves_no_trace(
+    tmp_path: Path, plain: TrainSettings
+) -> None:
+    run = Run(tmp_path / "run", plain)
+    run.starts(50, max_steps=200, scheduler=HERE)
+    whole = [(100 - step) / 90 for step in range(50, 100)]
+    assert run.starts(50) == whole
+    assert run.starts(60) == whole[10:]
+
+
+def test_epochs_over_more_pairs_are_a_longer_run(tmp_path: Path, plain: TrainSettings) -> None:
+    run = Run(tmp_path / "run", plain)
+    run.folder.config.unlink()
+    epochs: Any = {"max_steps": None, "epochs": 2}
+    source = SimpleNamespace(epoch_pairs=50 * plain.batch_size)
+    run.data = SimpleNamespace(order=SimpleNamespace(sources=[source]))
+    before = run.starts(0, **epochs)
+    assert len(before) == 100
+    source.epoch_pairs *= 2
+    with pytest.raises(UserError, match=r"epochs=2: the learning rate would leap"):
+        run.starts(60, **epochs)
+    assert len(run.starts(60, **epochs, scheduler=HERE)) == 140
+
+
+def test_a_smaller_batch_makes_a_length_in_pairs_longer(
+    tmp_path: Path, plain: TrainSettings
+) -> None:
+    in_pairs = TrainSettings(**asdict(plain) | {"max_steps": None, "max_pairs": 12800})
+    run = Run(tmp_path / "run", in_pairs)
+    smaller: Any = {"batch_size": 64, "accept": ["batch_size"], "scheduler": {"batch_size": 64}}
+    with pytest.raises(UserError, match=r"^batch_size=64: the learning rate would leap"):
+        run.starts(50, **smaller)
 
 
 def test_a_rise_that_nobody_asked_for_is_refused_with_both_rates_and_the_fix(

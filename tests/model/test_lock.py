@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from align_train.config.lock import check_lock
+from align_train.config.lock import check_lock, check_lock_under
 from align_train.errors import UserError
 from align_train.model import BertTower, Classifier, DualEncoder, Temperature, TimmTower
 from align_train.model.base import ImageTower
+from align_train.strategy import FSDP
 from align_train.training.flops import ModelFlops
 from align_train.training.module import TrainingModule
 from tests.support.optimizers import PLAIN_ADAMW
@@ -127,6 +128,14 @@ def test_an_impossible_lock_is_refused_with_what_is_possible() -> None:
         node = {"_target_": "align_train.model.DualEncoder", "lock": wrong}
         with pytest.raises(UserError, match=r"model\.lock=.*: expected image or text or image:all"):
             check_lock(node)
+
+
+def test_fsdp_with_reshard_locks_whole_towers_only() -> None:
+    by_depth = {"lock": ["text", "image:all_but_1"]}
+    with pytest.raises(UserError, match=r"reshard=true, blocks cannot be locked .* whole towers"):
+        check_lock_under(by_depth, FSDP(reshard=True))
+    check_lock_under({"lock": "image"}, FSDP(reshard=True))
+    check_lock_under(by_depth, FSDP(reshard=False))
 
 
 def test_a_step_of_the_last_blocks_costs_their_backward_pass_alone() -> None:

@@ -15,7 +15,18 @@ import torch.distributed as dist
 from lightning import Callback
 from torch import Tensor
 
-from tests.support.parity import STEPS, Case, cases, compared, extras, fit, header, row
+from tests.support.parity import (
+    STEPS,
+    Case,
+    cases,
+    compared,
+    compared_together,
+    extras,
+    fit,
+    header,
+    rates,
+    row,
+)
 from tests.support.processes import on_ranks
 
 KNOWN: dict[Case, dict[str, Tensor]] = {}
@@ -76,6 +87,17 @@ def test_engines(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_the_rest_of_the_table(tmp_path: Path) -> None:
     _check(LONG, tmp_path)
+
+
+@pytest.mark.long
+def test_other_optimizers_layer_decay_and_locks_by_depth(tmp_path: Path) -> None:
+    """The rows of docs/rates.md: `python -m tests.support.parity --rates`."""
+    table = [header()]
+    for engine in sorted({case.engine for case in rates()}):
+        rows = [case for case in rates() if case.engine == engine]
+        for case, errors in compared_together(rows, tmp_path / engine, KNOWN):
+            table.append(row(case, errors))
+    assert not any("MISSED" in line for line in table), "\n".join(table)
 
 
 @pytest.mark.long

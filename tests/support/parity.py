@@ -59,6 +59,9 @@ from tests.support.towers import named_towers
 
 STEPS, SEED, TOKENS = 5, 5, 16
 
+# The BatchNorm layer that subtracts what a bias without a gradient adds.
+FOLLOWS_A_BIAS = "image_tower.network.blocks.1.0.bn1."
+
 
 ENGINES: dict[str, StrategyRecipe] = {
     "ddp": DDP(),
@@ -558,8 +561,11 @@ def _errors(
         if (name.startswith("gradient") and value.abs().max() < 1e-9)
         or (name.startswith("statistic") and value.abs().max() < 1e-8)
     }
+    if case.optimizer not in ("adamw", "lamb"):
+        # Some make whole steps of a gradient that is rounding: this mean follows such a bias.
+        none.add(f"{FOLLOWS_A_BIAS}running_mean")
     # Beside adapters, and below a lock, key biases are locked; statistics stay, some of them zero.
-    assert case.lora or case.lock is not None or 0 < len(none) < 5
+    assert case.lora or case.lock is not None or 0 < len(none) < 6
     errors = {"towers": 0.0, "temperature": 0.0, "parameters": 0.0, "statistics": 0.0}
     for found in of_ranks:
         assert found.keys() == expected.keys()
@@ -633,11 +639,13 @@ def extras(engines: tuple[str, ...] = ("ddp", "fsdp", "ZeRO-2", "ZeRO-3")) -> It
 
 def rates() -> Iterator[Case]:
     """Other optimizers, layer decay, and locks by depth, on two ranks."""
-    for engine in ENGINES:
+    for engine in ("ddp", "fsdp", "ZeRO-1", "ZeRO-2", "ZeRO-3"):
         dtype = "float32" if engine.startswith("ZeRO") else "float64"
         plain = Case(engine, 2, pairs=12, optimizer="adamw", dtype=dtype)
-        for optimizer in ("ademamix", "nadamw", "adopt", "lion"):
+        for optimizer in ("ademamix", "nadamw", "lion"):
             yield replace(plain, optimizer=optimizer)
+        if dtype == "float64":  # in float32 its first steps divide by squares that are rounding
+            yield replace(plain, optimizer="adopt")
         yield replace(plain, layer_decay=0.5)
         yield replace(plain, pairs=24, lock="image:all_but_1", layer_decay=0.5)
         if engine == "ddp":  # the others are refused
@@ -681,8 +689,7 @@ def row(case: Case, errors: dict[str, float]) -> str:
     within = (
         max(errors["towers"], errors["temperature"]) <= bound(case)[0]
         and errors["parameters"] <= bound(case)[1]
-        # Lion makes whole steps of a gradient that is rounding, which moves a mean that follows.
-        and (errors["statistics"] <= bound(case)[1] or case.optimizer == "lion")
+        and errors["statistics"] <= bound(case)[1]
     )
     verdict = "" if within else "  MISSED"
     names = f"{case.name:<36}{case.world:>6}{case.pairs:>6}{case.chunk:>6}"
@@ -715,7 +722,7 @@ def main() -> None:
             return
 
         if given.rates:
-            for engine in given.engines:
+            for engine in sorted({case.engine for case in rates()} & set(given.engines)):
                 rows = [case for case in rates() if case.engine == engine]
                 for case, errors in compared_together(rows, Path(folder) / engine, oracles):
                     print(row(case, errors), flush=True)
