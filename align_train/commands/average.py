@@ -81,7 +81,7 @@ def average(settings: AverageSettings) -> None:
         chosen: float | None = mixes[0]
         if len(mixes) > 1:
             sweep = MixSweep(settings, paths[0], device)
-            sweep.run(model, before, after, mixes, statistics.renew)
+            sweep.run(model, before, after, mixes, statistics.renew, keep=settings.keep)
             chosen = _kept(settings, sweep)
         if chosen is not None:
             result = between(before, after, chosen)

@@ -73,6 +73,8 @@ class MixSweep:
         second: State,
         mixes: Sequence[float],
         renew: Callable[[TrainableModel], object],
+        *,
+        keep: object,
     ) -> None:
         """Evaluates mixes, and prints a row for each.
 
@@ -82,6 +84,10 @@ class MixSweep:
             second: Those of the second.
             mixes: From 0 to 1.
             renew: Computes BatchNorm's statistics, or leaves them as they are.
+            keep: If a text, the metric of `best_by`, which the first mix must have.
+
+        Raises:
+            UserError: It does not.
         """
         for mix in mixes:
             model.load_state_dict(between(first, second, mix))
@@ -90,6 +96,8 @@ class MixSweep:
             if not self.rows:
                 print("  ".join(["mix", *self._main]), flush=True)
             self.rows.append({"mix": mix} | row)
+            if isinstance(keep, str):
+                self._refuse_unknown(keep)  # before hours of the other mixes
             cells = [f"{row[name]:{len(name)}.4f}" for name in self._main]
             print("  ".join([f"{mix:<3g}", *cells]), flush=True)
 
@@ -100,11 +108,8 @@ class MixSweep:
             metric: Its name in the table.
 
         Raises:
-            UserError: There is no such metric, or it is never a number.
+            UserError: It is never a number.
         """
-        if metric not in self.rows[0]:
-            there = [name for name in self.rows[0] if name != "mix"]
-            raise UserError(f"keep={shown(metric)}: no such metric; there are {shown_names(there)}")
         values = {place + 1: row[metric] for place, row in enumerate(self.rows)}
         best = Evaluated(metric, higher_is_better(metric, None), values).best_step
         if best is None:
@@ -124,6 +129,11 @@ class MixSweep:
 
         lines = {name: [(row["mix"], row[name]) for row in self.rows] for name in self._main}
         draw_lines(lines, folder / PICTURE, across="mix (0: first model, 1: second)", up="metric")
+
+    def _refuse_unknown(self, metric: str) -> None:
+        there = [name for name in self.rows[0] if name != "mix"]
+        if metric not in there:
+            raise UserError(f"keep={shown(metric)}: no such metric; there are {shown_names(there)}")
 
     def _evaluate(self, model: TrainableModel) -> Row:
         row: Row = {}

@@ -19,6 +19,8 @@ from align_train.run.folder import RunFolder
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.recipe import Start
+from align_train.stream.tokenizer import Tokenizer
+from align_train.stream.vocabulary import Vocabulary
 
 
 def _with_found_captions(settings: TrainSettings, data: PairsDataModule) -> TrainSettings:
@@ -38,11 +40,24 @@ def continue_stretch(data: PairsDataModule, folder: RunFolder, finished_steps: i
         finished_steps: Steps in the last checkpoint, at least 1.
 
     Raises:
-        UserError: The data is other than the run's, and that was not accepted.
+        UserError: The data is other than the run's, and that was not accepted; or the tokenizer is.
     """
+    _refuse_other_tokens(data.vocabulary, folder)
     before = folder.lineage.stretch_at(finished_steps - 1)
     start = Start.from_line(before).after(finished_steps, before["batch_size"])
     data.go_on({**before, **start.as_line()})
+
+
+def _refuse_other_tokens(vocabulary: Vocabulary, folder: RunFolder) -> None:
+    """Refuses a tokenizer that was made anew: its ids would be those of other words."""
+    if not isinstance(vocabulary, Tokenizer) or not folder.tokenizer.is_dir():
+        return
+    own = Tokenizer(str(folder.tokenizer), max_tokens=vocabulary.max_tokens)
+    if own.digest != vocabulary.digest:
+        raise UserError(
+            f"data.tokenizer={vocabulary.path}: gives other ids than the run was trained with; set "
+            f"data.tokenizer={folder.tokenizer}, the run's own copy, or choose another name"
+        )
 
 
 class WriteSettings(lightning.Callback):

@@ -6,13 +6,14 @@ trials stay, and the one that was interrupted goes on from its checkpoint. The s
 follows from the trial's number, so that an interruption changes no draw.
 
 A trial fails if its run does, for example because the loss is no longer finite, or if its value is
-NaN. The study goes on.
+not finite. The study goes on.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,13 @@ def _checked(sweep: Sweep, asked: OptunaSettings) -> TrainSettings:
     settings = sweep.settings([])
     check_root(settings)
     # A key that does not exist shows here.
-    first = sweep.settings([f"{one.key}={one.first}" for one in sweep.space])
+    firsts = [f"{one.key}={one.first}" for one in sweep.space]
+    first = sweep.settings(firsts)
     check_root(first)
+    # And here a misspelt choice. Whether all values go together is seen in their trials.
+    for one in sweep.space:
+        for value in () if one.is_number else one.values[1:]:
+            sweep.settings([*firsts, f"{one.key}={value}"])
     check_metric(asked.metric, first, key=_METRIC)
     return settings
 
@@ -121,12 +127,14 @@ def _open(sweep: Sweep, asked: OptunaSettings, settings: TrainSettings) -> Study
     storage: Any = asked.storage
     if storage is None:
         storage = JournalStorage(JournalFileBackend(str(settings.path / "study.journal")))
-    study = optuna.create_study(
+    open_study = partial(
+        optuna.create_study,
         storage=storage,
         study_name=asked.study_name or settings.name,
         direction=asked.direction,  # type: ignore[arg-type]
         load_if_exists=True,
     )
+    study = open_study()
 
     now = {
         "words": sorted(sweep.words),
@@ -135,7 +143,12 @@ def _open(sweep: Sweep, asked: OptunaSettings, settings: TrainSettings) -> Study
     }
     before = study.user_attrs.get(_ASKED, now)
     has_begun = any(trial.user_attrs.get(_BEGUN) for trial in study.trials)
-    if has_begun and before != now:
+    if before != now and not has_begun:
+        # No trial of the wrong line has trained. Optuna would hold its choices and its direction
+        # against the corrected line.
+        optuna.delete_study(study_name=study.study_name, storage=storage)
+        study = open_study()
+    elif before != now:
         differs = [key for key in now if before.get(key) != now[key]]
         words = [*before[differs[0]], "->", *now[differs[0]]]
         raise UserError(
@@ -226,7 +239,7 @@ def _run_trial(
 
 
 def _value(folder: RunFolder, metric: str) -> float | None:
-    """The metric at the run's last step; None if it is NaN.
+    """The metric at the run's last step; None if it is not finite.
 
     Raises:
         UserError: The run has no such metric.
@@ -241,11 +254,11 @@ def _value(folder: RunFolder, metric: str) -> float | None:
             f"{shown_names(values)}"
         )
     value = float(found)
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
 
 
 def _reason(ended: Ended, metric: str) -> str:
-    return ended.last_line if ended.status else f"{metric} is NaN"
+    return ended.last_line if ended.status else f"{metric} is not finite"
 
 
 def _refuse_none_begun(study: Study, ended: Ended) -> None:

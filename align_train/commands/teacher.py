@@ -100,7 +100,7 @@ def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTe
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     data.teacher = stored
-    _refuse_unknown(data, key)
+    refuse_unknown(data, key)
 
     given = settings.distillation
     header = scores.header
@@ -115,8 +115,12 @@ def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTe
     return OpenTeacher(distillation, {"teacher": says})
 
 
-def _refuse_unknown(data: PairsDataModule, key: str) -> None:
-    """Refuses embeddings of other texts, by the run's first pairs.
+def refuse_unknown(data: PairsDataModule, key: str) -> None:
+    """Refuses embeddings of other texts, by the first pairs of this start.
+
+    Args:
+        data: The open data, with its `teacher`.
+        key: The setting, for the error.
 
     Raises:
         UserError: None of the first pairs has any.
@@ -126,7 +130,10 @@ def _refuse_unknown(data: PairsDataModule, key: str) -> None:
 
     pieces = data.training_pieces()
     slots = range(min(_FIRST_PAIRS, data.batch_size))
-    made = pieces.make(0, slots, np.empty(pieces.shape(len(slots)), dtype=np.uint8))
+    # Of this stretch: before it, batches may have had another size.
+    made = pieces.make(
+        data.start.finished_steps, slots, np.empty(pieces.shape(len(slots)), dtype=np.uint8)
+    )
     if isinstance(made, Piece) and made.teacher is not None and np.isnan(made.teacher).all():
         raise UserError(
             f"{key}: none of the run's first {len(slots)} texts was embedded; score with the run's "

@@ -22,6 +22,7 @@ from align_train.stream.tokenizer import Counted, Tokenizer
 
 T = TypeVar("T")
 
+_TRAINING = "training"
 _SHARDS = 4
 _PAIRS = 500  # of a shard
 _TEXTS = 2000  # of a set
@@ -46,7 +47,7 @@ def counted_tokens(
     found = {}
     texts = _spread(_training_texts(data))
     if texts:
-        found["training"] = data.vocabulary.count(texts)
+        found[_TRAINING] = data.vocabulary.count(texts)
     return found | counted_in_sets(data.sets, evaluators)
 
 
@@ -81,6 +82,8 @@ def counted_in_sets(
 def spell_tokens(found: Mapping[str, Counted]) -> str:
     """Says in one line how many tokens are unknown, and how many texts are cut."""
     parts = []
+    if found and _TRAINING not in found:
+        parts.append(f"{_TRAINING} not counted (none of its shards is on this machine)")
     for name, counted in found.items():
         part = f"{name} {_percent(counted.unknown, counted.tokens)} unknown"
         if counted.cut:
@@ -89,12 +92,13 @@ def spell_tokens(found: Mapping[str, Counted]) -> str:
     return ", ".join(parts)
 
 
-def spell_unknown(found: Mapping[str, Counted], tokenizer: str) -> str:
+def spell_unknown(found: Mapping[str, Counted], tokenizer: str, *, trained: bool = False) -> str:
     """Warns of sets with many unknown tokens; nothing if there is none.
 
     Args:
         found: The counts by the set's name.
-        tokenizer: The setting `data.tokenizer`.
+        tokenizer: The setting `data.tokenizer`; of a trained model, where its tokenizer lies.
+        trained: Whether the model is trained already: it keeps its tokens.
     """
     bad = []
     for name, counted in found.items():
@@ -102,6 +106,11 @@ def spell_unknown(found: Mapping[str, Counted], tokenizer: str) -> str:
             bad.append(f"{_percent(counted.unknown, counted.tokens)} of {name}")
     if not bad:
         return ""
+    if trained:
+        return (
+            f"{', '.join(bad)}: tokens that the model's tokenizer ({tokenizer}) lacks; the model "
+            f"knows nothing of them, and its results there say little"
+        )
     return (
         f"{', '.join(bad)}: tokens that data.tokenizer={tokenizer} lacks, of which nothing is "
         f"learned; make a vocabulary of all these texts (align-train vocabulary kind=unigram), or "
@@ -115,7 +124,7 @@ def warn_of_unknown(
     """Prints a warning if sets to evaluate on have many unknown tokens; see `spell_unknown`."""
     if not is_first_process():
         return
-    warning = spell_unknown(counted_in_sets(sets, evaluators), tokenizer)
+    warning = spell_unknown(counted_in_sets(sets, evaluators), tokenizer, trained=True)
     if warning:
         print(f"warning: {warning}", flush=True)
 

@@ -85,13 +85,18 @@ class Swept:
     log: bool = False
 
     @property
+    def is_number(self) -> bool:
+        """Whether any number between two is meant, or those of a range."""
+        return self.low is not None
+
+    @property
     def first(self) -> str:
         """Any value, as the command line takes it."""
         return self.values[0] if self.values else repr(self.low)
 
     def __str__(self) -> str:
         """Spells the setting, for people and to compare two sweeps."""
-        if self.values and self.low is None:
+        if not self.is_number:
             return f"{self.key}={','.join(self.values)}"
         step = "" if self.step is None else f" step {self.step:g}"
         log = " log" if self.log else ""
@@ -147,7 +152,8 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     Raises:
         UserError: The line asks for what no sweep here does.
     """
-    given, _ = options_parser().parse_known_args(arguments[1:])
+    # Intermixed: words may stand on both sides of `-m`.
+    given, _ = options_parser().parse_known_intermixed_args(arguments[1:])
     if given.cfg or given.info or given.shell_completion or given.hydra_help:
         return None
     words: list[str] = given.overrides
@@ -243,7 +249,7 @@ def _swept(override: Override) -> Swept:
     """Reads what the grammar says of one setting.
 
     Raises:
-        UserError: An interval is empty, or reaches 0 where its logarithm counts.
+        UserError: An interval is empty, or its logarithm counts and it reaches 0 or has steps.
     """
     key = override.get_key_element()
     value: Any = override.value()
@@ -263,8 +269,14 @@ def _swept(override: Override) -> Swept:
         raise UserError(f"{key}={value}: has no values")
     if isinstance(value, RangeSweep) and not value.shuffle and len(values) > 1:
         numbers: list[Any] = sorted(override.sweep_iterator())
-        step = None if log else abs(value.step)
-        return Swept(key, values, low=numbers[0], high=numbers[-1], step=step, log=log)
+        step = abs(value.step)
+        if log and (step != 1 or numbers[0] < 1):
+            raise UserError(
+                f"{key}=tag(log,range(…)): has no logarithmic steps; take tag(log,interval(…)), or "
+                f"name the values: choice(…)"
+            )
+        linear = None if log else step
+        return Swept(key, values, low=numbers[0], high=numbers[-1], step=linear, log=log)
     return Swept(key, values)
 
 

@@ -39,6 +39,11 @@ def _check_distillation(settings: TrainSettings) -> None:
             "distillation.model, distillation.embeddings: a live teacher or its stored "
             "embeddings, not both; set one of them to null"
         )
+    if given.temperature is not None and not given.on:
+        raise UserError(
+            f"distillation.temperature={given.temperature:g}: the run has no teacher; set "
+            f"distillation.model or distillation.embeddings"
+        )
     if given.on and settings.data.get("classes") is not None:
         raise UserError(
             f"data.classes={settings.data['classes']}: a teacher says which images and texts are "
@@ -61,6 +66,11 @@ def _check_lora(settings: TrainSettings) -> None:
     for tower in ("image", "text"):
         rank = given.rank(tower)
         if rank is None:
+            if targets := given.targets(tower):
+                raise UserError(
+                    f"lora.{tower}_targets={shown(targets)}: the {tower} tower has no adapters; "
+                    f"set lora.{tower}, e.g. lora.{tower}=8"
+                )
             continue
         if not 1 <= rank <= _LONGEST:
             raise UserError(f"lora.{tower}={rank}: expected a rank from 1, e.g. 8, or null")

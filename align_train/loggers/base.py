@@ -4,17 +4,20 @@ Any logger of Lightning's may stand in the settings. Ours know the run besides: 
 continues in the same place, and steps that an interruption undid do not stand there twice.
 
 Only rank 0 has loggers. A service that fails later than at the start costs its rows, not the run.
+It is then left alone for ten times as long as its failure took, so that one that hangs until its
+time is out takes no more than a tenth of the training's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch.loggers import Logger
 from PIL import Image
@@ -23,7 +26,10 @@ from align_train.errors import one_line
 
 _REASON = 200  # characters of a service's own error
 
-_failed: WeakSet[Logger] = WeakSet()  # their first error has been printed
+_REST = 10  # times as long as its failure took, a service is left alone
+
+# Those whose first error has been printed -> when they are tried again, by the monotonic clock.
+_failed: WeakKeyDictionary[Logger, float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ def tell(loggers: Sequence[Logger], values: Mapping[str, float], *, step: int) -
         step: From 1.
     """
     for logger in loggers:
+        if time.monotonic() < _failed.get(logger, 0.0):
+            continue
         with going_on(logger):
             logger.log_metrics(dict(values), step=step)
 
@@ -96,11 +104,14 @@ def going_on(logger: Logger) -> Iterator[None]:
     Args:
         logger: The service's.
     """
+    begun = time.monotonic()
     try:
         yield
     except Exception as error:  # each service has its own kinds
-        if logger not in _failed:
-            _failed.add(logger)
+        now = time.monotonic()
+        is_first = logger not in _failed
+        _failed[logger] = now + _REST * (now - begun)
+        if is_first:
             print(
                 f"logger {type(logger).__name__}: cannot write ({one_line(error, _REASON)}); "
                 f"the run goes on, and metrics.csv has every row",

@@ -21,6 +21,10 @@ from align_train.loggers.base import LoggedRun, RunLogger, flat, going_on
 
 _IDENTITY = "align_train.run"  # the tag
 
+# MLflow's own are 7 and 120 seconds, with pauses: four minutes in which the run would wait for a
+# server that has gone, in each row.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
 # MLflow's limits.
 _LONGEST_VALUE = 500  # characters of a parameter
 _MOST_PARAMETERS = 100  # of one request
@@ -45,6 +49,8 @@ class Mlflow(RunLogger, MLFlowLogger):
         for name in ("mlflow.store.db.utils", "alembic", "lightning.pytorch.loggers.mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
+        for variable, value in _PATIENCE.items():
+            os.environ.setdefault(variable, value)
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         local = run.path / "mlflow.db"
         super().__init__(

@@ -29,6 +29,7 @@ from align_train.model.text_config import (
     read_text_config,
     source,
     usual_pooling,
+    with_changes,
 )
 from align_train.model.weights import find
 
@@ -86,6 +87,9 @@ class HuggingFaceTextTower(TextTower):
 
         self.network = self._build()
         self.longest = _longest(self.network, self.config)
+        if self.pad_to is not None:
+            # Longer texts would lose their ends.
+            self.longest = min(self.pad_to, self.longest or self.pad_to)
         self.dim = dim
         width = self._look()
         if pretrained:
@@ -123,6 +127,11 @@ class HuggingFaceTextTower(TextTower):
             result = self.network(input_ids=ids, attention_mask=mask)
 
         if self.pooling == "pooler":
+            if result.get("pooler_output") is None:
+                raise UserError(
+                    "model.text_tower.pooling=pooler: this network has none; take first, mean or "
+                    "last"
+                )
             pooled: Tensor = result.pooler_output
             return pooled
         return _pooled(result.last_hidden_state, mask, self.pooling)
@@ -137,7 +146,7 @@ class HuggingFaceTextTower(TextTower):
                 "model.text_tower.name=FacebookAI/xlm-roberta-base"
             )
         folder = find(name, wanted=_WANTED, weights=False)
-        return read_text_config(folder, name) | given
+        return with_changes(read_text_config(folder, name), given, name)
 
     def _build(self) -> Any:
         """The network with fresh weights, without a pooler that nobody reads."""

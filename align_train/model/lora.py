@@ -30,6 +30,10 @@ _ADAPTER = ".lora_"
 
 _NAMES_SHOWN = 4
 
+_HELD = "tower"
+
+_PLAIN = (nn.Linear, nn.Conv2d)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapters:
@@ -76,7 +80,10 @@ def add_adapters(model: TrainableModel, tower: str, adapters: Adapters) -> None:
 
     network = model.image_tower if tower == "image" else model.text_tower
     assert network is not None, "a classifier has no text tower"
-    targets = list(_targets(network, tower, adapters.targets))
+    # peft takes a tower's own `config` for that of a whole model, and looks for tied embeddings
+    # (CLIP's and SigLIP's say that they have some). The holder has none.
+    holder = nn.ModuleDict({_HELD: network})
+    targets = [f"{_HELD}.{name}" for name in _targets(network, tower, adapters.targets)]
     config = LoraConfig(
         r=adapters.rank,
         lora_alpha=adapters.alpha,  # type: ignore[arg-type]  # any number
@@ -85,7 +92,7 @@ def add_adapters(model: TrainableModel, tower: str, adapters: Adapters) -> None:
         bias="none",
     )
     # It locks all other parameters of the tower as well.
-    inject_adapter_in_model(config, network)
+    inject_adapter_in_model(config, holder)
     for layer in network.modules():
         if isinstance(layer, LoraLayer):
             # Autocast is enough. By the weight's dtype it would depend on whether passes share
@@ -123,10 +130,12 @@ def _targets(network: Any, tower: str, ends: Sequence[str]) -> Iterator[str]:
         chosen = [name for name in names.values() if f".{name}".endswith(f".{end}")]
         layers = {name: network.get_submodule(name) for name in chosen}
         for name, layer in layers.items():
-            if not isinstance(layer, nn.Linear | nn.Conv2d) or _groups(layer) > 1:
+            # A subclass may use its weight past the adapter: `nn.MultiheadAttention` reads that of
+            # its last layer, and a standardised convolution would not merge.
+            if type(layer) not in _PLAIN or _groups(layer) > 1:
                 raise UserError(
                     f"lora.{tower}_targets: {shown(name)} is a {type(layer).__name__}; expected "
-                    f"linear layers, or convolutions without groups"
+                    f"linear layers, or convolutions without groups, of torch's own types"
                 )
         if not chosen:
             usual = [name for part, name in names.items() if _is_usual(part)]

@@ -6,6 +6,7 @@ and versions is left out.
 
 from __future__ import annotations
 
+import difflib
 import logging as levels
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,6 +76,33 @@ def read_text_config(folder: Path, name: str) -> dict[str, Any]:
     return {key: value for key, value in spelled.items() if key not in _LEFT_OUT}
 
 
+def with_changes(
+    settings: Mapping[str, Any], changes: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """Changes a configuration; refuses settings that nobody would read.
+
+    Args:
+        settings: As `read_text_config` gives them.
+        changes: The user's, by Hugging Face's names.
+        name: As the user named the encoder, for errors.
+
+    Raises:
+        UserError: That kind of network has no setting of that name.
+    """
+    config = config_of(settings, name)
+    # Hugging Face's classes keep any name. Some know a setting by two (`attribute_map`).
+    known = {*config.to_dict(), *config.attribute_map, _PAD, *_SPECIAL}
+    for key in changes:
+        if key in known:
+            continue
+        close = difflib.get_close_matches(key, known, n=1)
+        fix = f", did you mean {close[0]}?" if close else f"; see the config.json of {name}"
+        raise UserError(
+            f"model.text_tower.config.{key}: {config.model_type} has no such setting{fix}"
+        )
+    return {**settings, **changes}
+
+
 def config_of(settings: Mapping[str, Any], name: str) -> Any:
     """Makes Hugging Face's object of a configuration.
 
@@ -135,7 +163,15 @@ def for_vocabulary(
         settings: As `read_text_config` gives them.
         vocabulary_size: How many tokens the tokenizer knows.
         pad_id: The padding token. None: the configuration's own if it has the same tokens, else 0.
+
+    Raises:
+        UserError: The padding token is none of these tokens.
     """
+    if pad_id is not None and not _is_token(pad_id, vocabulary_size):
+        raise UserError(
+            f"model.text_tower.pad_id={pad_id}: expected a token, 0 to {vocabulary_size - 1}, or "
+            f"null: the network's own"
+        )
     changed = {**settings, "vocab_size": vocabulary_size}
     own = settings.get(_PAD)
     is_its_own = settings.get("vocab_size") == vocabulary_size

@@ -17,7 +17,12 @@ from align_train.model.base import ImageTower
 from align_train.model.bert_config import bert_sizes, read_bert_config
 from align_train.model.expected_images import PREPARATION, ExpectedImages
 from align_train.model.hugging_face_text import HuggingFaceTextTower
-from align_train.model.text_config import attended_length, read_text_config, usual_pooling
+from align_train.model.text_config import (
+    attended_length,
+    read_text_config,
+    usual_pooling,
+    with_changes,
+)
 from align_train.model.text_tower import BertTower
 from align_train.model.weights import find
 from align_train.pretrained.padding import padding_of
@@ -141,7 +146,7 @@ def _of_encoder(node: Node, model: Node, data: Node) -> Node:
             raise
         return {}
 
-    config = read_text_config(folder, name) | given
+    config = with_changes(read_text_config(folder, name), given, name)
     settings: Node = {"model.text_tower.config": config}
     if node.get("pooling") is None:
         settings["model.text_tower.pooling"] = usual_pooling(config)

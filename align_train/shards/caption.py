@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from align_train.errors import UserError, shown
 
@@ -85,6 +86,9 @@ class CaptionSource:
 
     places: tuple[TextPlace, ...]
     weights: tuple[float, ...] | None = None
+
+    # What to do about a tar without texts there; empty: name the places where it has some.
+    fix: ClassVar[str] = ""
 
     def __str__(self) -> str:
         spelled = list(map(str, self.places))

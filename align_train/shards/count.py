@@ -145,7 +145,7 @@ class _Counter:
             raise UserError(
                 f"{url}: no pairs: {len(pairs)} of {len(index.names)} members are images, and "
                 f"texts are looked for in {self.caption.members}; there are "
-                f"{table.spelled_extensions()}; give {self._fix(path, prefix)}"
+                f"{table.spelled_extensions()}; {self._fix(path, prefix)}"
             )
 
         texts = table.texts_without_image(self.caption)
@@ -167,14 +167,17 @@ class _Counter:
         return _Counted(Shard(url, len(pairs), size), left_out, bad)
 
     def _fix(self, path: Path, prefix: str) -> str:
-        """The setting for a tar whose texts lie elsewhere, perhaps than those of other tars."""
+        """What to do about a tar whose texts lie elsewhere, perhaps than those of other tars."""
+        if self.caption.fix:
+            return self.caption.fix
         places = best_caption(sample(path, self.members))
         if not places:
-            return f"{prefix}caption=…"
+            return f"give {prefix}caption=…"
         here = CaptionSource.parse(places)
         both = CaptionSource.parse([*map(str, self.caption.places), *places])
         return (
-            f"{prefix}caption={here}, or {prefix}caption={both} if other shards have {self.caption}"
+            f"give {prefix}caption={here}, or {prefix}caption={both} if other shards have "
+            f"{self.caption}"
         )
 
 

@@ -82,13 +82,20 @@ class Tokenizer:
         self.tokenizer: TokenizersTokenizer = opened.backend_tokenizer
         self._settings = settings_of(opened)
 
-        self.unknown_id = opened.unk_token_id
-
         # The library would pad to the longest row of a call; only this class rounds up.
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        self.unknown_id = self._unknown_id()
         self._look()
         self.tokenizer.enable_truncation(max_tokens, direction=opened.truncation_side)
+
+    def _unknown_id(self) -> int | None:
+        """The token that the model gives; a tokenizer.json alone does not name it as special."""
+        model = json.loads(self.tokenizer.to_str())["model"]
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self.tokenizer.token_to_id(token)
 
     def _look(self) -> None:
         """Finds out which special tokens each text has."""

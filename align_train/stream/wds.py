@@ -36,6 +36,12 @@ CLASSES = "classes"
 """The field of a record with the numbers of an image's classes."""
 
 
+# What errors name: no setting names the tars of a set.
+_KEY = "tars"
+
+_FIX = "mend dataset_type.txt, which says what the members of an image are, or the tars"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WdsSet:
     """One evaluation set.
@@ -111,7 +117,7 @@ class OpenWdsSet(Dataset[Pixels]):
         source = _SOURCES[self.description.kind]
         cache = self._of.cache
         manifest = resolve(
-            self.description.shards, caption=source, cache=cache, progress=False, key="eval"
+            self.description.shards, caption=source, cache=cache, progress=False, key=_KEY
         )
         return HeldOutPairs(
             pairs=Pairs(manifest=manifest, caption=source, views=self._of.views, cache=cache)
@@ -164,6 +170,8 @@ class OpenWdsSet(Dataset[Pixels]):
 class _ClassNumber(CaptionSource):
     """A label in `.cls`."""
 
+    fix = _FIX
+
     def read(self, member: bytes, place: int = 0) -> list[str]:
         text = member.decode("utf-8", "replace").strip()
         if not text.isascii() or not text.isdigit():
@@ -177,6 +185,8 @@ class _ClassVector(CaptionSource):
 
     They become one text: the length of the vector, then the classes.
     """
+
+    fix = _FIX
 
     def read(self, member: bytes, place: int = 0) -> list[str]:
         try:
@@ -192,6 +202,8 @@ class _ClassVector(CaptionSource):
 @dataclass(frozen=True)
 class _CaptionLines(CaptionSource):
     """Captions in `.txt`, one a line, taken as CLIP_benchmark takes them: empty ones too."""
+
+    fix = _FIX
 
     def read(self, member: bytes, place: int = 0) -> list[str]:
         lines = member.decode("utf-8-sig").splitlines()

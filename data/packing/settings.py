@@ -11,7 +11,7 @@ from align_train.errors import UserError, shown
 
 from ..tables.paths import check_storage_options
 from .beside import check_place
-from .trainers import check_kind
+from .trainers import DEFAULT_KIND, check_kind
 
 # What `data.pack` puts into its folder beside the shards, if it is asked to.
 TOKENIZER = "tokenizer"
@@ -69,6 +69,11 @@ def check(settings: PackSettings, to: Path) -> None:
             f"{_MOST_VOCABULARY:,} tokens, or null"
         )
     check_kind("vocabulary_kind", settings.vocabulary_kind)
+    if vocabulary is None and settings.vocabulary_kind != DEFAULT_KIND:
+        raise UserError(
+            f"vocabulary_kind={settings.vocabulary_kind}: no vocabulary is made; give "
+            f"vocabulary=30000, its tokens"
+        )
 
 
 def _check_held_out(setting: float) -> None:

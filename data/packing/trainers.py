@@ -8,7 +8,8 @@ from pathlib import Path
 
 from align_train.errors import UserError, shown
 
-_KINDS = ("wordpiece", "unigram")
+DEFAULT_KIND = "wordpiece"  # of conf/commands/pack.yaml
+_KINDS = (DEFAULT_KIND, "unigram")
 LEAST_COVERAGE = 0.98  # of a unigram's characters: SentencePiece takes no less
 _LIBRARY = "sentencepiece"  # makes vocabularies by unigram
 

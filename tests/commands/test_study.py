@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class Runs:
             raise Interrupted(signal.SIGTERM)
         self.lines.append(words)
         folder = RunFolder(Path(words["output_dir"]) / words["name"])
-        folder.path.mkdir(parents=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
         loss = self.loss(words)
         if loss < 0:
             return Ended(2, 0.1, "align_train: batch_size=3: no")
@@ -97,7 +98,7 @@ def test_an_interrupted_study_ends_as_one_that_was_left_alone(tmp_path: Path, ru
 def test_the_table_has_the_best_first_and_failures_last(
     tmp_path: Path, runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs.loss = lambda words: float("nan") if words["seed"] == "3" else float(words["seed"])
+    runs.loss = lambda words: math.inf if words["seed"] == "3" else float(words["seed"])
     run_sweep(asked(tmp_path, "seed=range(1,4)", "hydra.sweeper.n_trials=8"))
     rows = rows_of(tmp_path / "search")
     done = [row for row in rows if row["state"] == "done"]
@@ -105,7 +106,7 @@ def test_the_table_has_the_best_first_and_failures_last(
     assert len(rows) == 8 and done and failed
     assert [row["loss"] for row in done] == sorted(row["loss"] for row in done)
     assert all(row["loss"] == repr(float(row["seed"])) for row in done)
-    assert {(row["state"], row["reason"]) for row in failed} == {("failed", "loss is NaN")}
+    assert {(row["state"], row["reason"]) for row in failed} == {("failed", "loss is not finite")}
 
     table = capsys.readouterr().out.splitlines()
     assert "loss, the lowest first:" in table
@@ -136,6 +137,7 @@ def test_another_line_is_no_continuation(tmp_path: Path, runs: Runs) -> None:
         (["optimizer.learning=interval(1,2)"], "optimizer.learning"),
         (["name=a,b"], "name: a trial's name and folder are given by the sweep"),
         ([], "nothing differs between the trials"),
+        (["optimizer=adamw,lammb"], "lammb"),
     ],
 )
 def test_a_wrong_search_is_refused_before_its_first_trial(
@@ -158,6 +160,21 @@ def test_a_search_of_which_no_run_begins_ends_with_its_reason(tmp_path: Path, ru
     run_sweep(asked(tmp_path, LR, "hydra.sweeper.n_trials=4"))
     states = sorted(row["state"] for row in rows_of(tmp_path / "search"))
     assert states == ["done", "failed", "failed", "failed"]
+
+
+def test_the_corrected_line_of_a_search_that_never_began_is_a_new_search(
+    tmp_path: Path, runs: Runs
+) -> None:
+    """Optuna would refuse its other choices, and keep the direction of the wrong line."""
+    runs.loss = lambda _: -1
+    with pytest.raises(UserError, match="no trial could begin"):
+        run_sweep(asked(tmp_path, "batch_size=choice(64,192)", "hydra.sweeper.n_trials=3"))
+
+    runs.loss = lambda words: float(words["batch_size"])
+    words = ("batch_size=choice(128,256)", "hydra.sweeper.n_trials=3")
+    run_sweep(asked(tmp_path, *words, "hydra.sweeper.direction=maximize"))
+    losses = [float(row["loss"]) for row in rows_of(tmp_path / "search")]
+    assert len(losses) == 3 and losses == sorted(losses, reverse=True)
 
 
 def test_the_folder_of_a_run_is_no_place_for_a_search(tmp_path: Path, runs: Runs) -> None:

@@ -33,6 +33,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no number of a tar": ({"pairs_per_shard": 10**22}, r"^pairs_per_shard=1.*: expected 1 to"),
     "no kind": ({"vocabulary_kind": "bpe"}, r"^vocabulary_kind=bpe: expected wordpiece or"),
+    "a kind of no vocabulary": (
+        {"vocabulary": None, "vocabulary_kind": "unigram"},
+        r"^vocabulary_kind=unigram: no vocabulary is made; give vocabulary=30000",
+    ),
     "no vocabulary": ({"vocabulary": 10**22}, r"^vocabulary=1.*: expected 10 to"),
 }
 

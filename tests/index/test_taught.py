@@ -6,6 +6,7 @@ import io
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 import align_train
 from align_train.commands.early import look_before_opening
 from align_train.commands.score import score
+from align_train.commands.teacher import refuse_unknown
 from align_train.config.command_schema import ScoreSettings
 from align_train.config.compose import compose_command
 from align_train.errors import UserError
@@ -24,6 +26,7 @@ from align_train.index.taught import StoredInput
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Manifest, read_manifest
 from align_train.shards.write import write_shard
+from align_train.stream.recipe import Start
 from tests.support.commands import data_module, made_once
 from tests.support.images import picture
 from tests.support.shards import made
@@ -133,6 +136,38 @@ def test_each_visit_has_the_embeddings_of_its_pair_and_text(
     assert replaced >= 3, "no broken picture was asked for"
     assert len(seen) > 40 and any(len(captions) > 1 for captions in seen.values())
     assert not seen.keys() & {*BROKEN, *LEFT_OUT}
+
+
+def test_a_resumed_run_is_looked_at_where_it_goes_on(
+    shards: Path, stored: Path, demo: Path
+) -> None:
+    """Ten steps of 4 pairs lie before: of step 0 this stretch of 8 pairs a batch knows nothing."""
+    data = data_module(
+        str(shards / "manifest.jsonl"),
+        demo / "tokenizer",
+        caption="json:alt",
+        batch_size=8,
+        lanes=8,
+        max_bad_share=1.0,
+    )
+    data.teacher = StoredInput(Scores.open(stored), data.manifest)
+    data.start = Start(finished_steps=10, cursor=40, pairs_seen=40)
+    made_at: list[int] = []
+    pieces = data.training_pieces()
+    make = pieces.make
+
+    def remembered(finished_steps: int, slots: range, pixels: Any) -> Any:
+        made_at.append(pieces.cursor(finished_steps))
+        return make(finished_steps, slots, pixels)
+
+    pieces.make = remembered  # type: ignore[method-assign]
+    data.training_pieces = lambda: pieces  # type: ignore[method-assign]
+    refuse_unknown(data, "distillation.embeddings=here")
+    assert made_at == [40]
+
+    data.teacher.places.reverse()  # as if other pairs had been embedded
+    with pytest.raises(UserError, match=r"none of the run's first 8 texts was embedded"):
+        refuse_unknown(data, "distillation.embeddings=here")
 
 
 def test_a_text_that_was_not_embedded_has_no_teacher(shards: Path, stored: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,21 @@ def test_trackio_has_each_step_once_over_a_kill(
 
 
 class Failing(Logger):
-    """A service that has gone."""
+    """A service that has gone: each call takes as long to find out."""
 
     name = "failing"
     version = 0
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.asked = 0
 
     def log_hyperparams(self, *_: object, **__: object) -> None:
         """Nothing."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.asked += 1
+        time.sleep(self.seconds)
         raise ConnectionError("no route to host")
 
 
@@ -132,6 +139,16 @@ def test_a_service_that_fails_costs_its_rows_and_one_line(
         "logger Failing: cannot write (no route to host); "
         "the run goes on, and metrics.csv has every row\n"
     )
+
+
+def test_a_service_that_hangs_is_not_asked_in_each_step() -> None:
+    hanging = Failing(seconds=0.05)
+    for step in range(1, 100):
+        tell([hanging], row_of(step), step=step)
+    assert hanging.asked == 1
+    time.sleep(0.7)
+    tell([hanging], row_of(100), step=100)
+    assert hanging.asked == 2
 
 
 @pytest.mark.parametrize(

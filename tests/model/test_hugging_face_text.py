@@ -70,6 +70,12 @@ def our_ids(folder: Path, texts: list[str], **options: Any) -> Tensor:
     return inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -1).int()
 
 
+def known(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that this kind of network has."""
+    names = their_model(folder).config.to_dict()
+    return {name: value for name, value in settings.items() if name in names}
+
+
 def tower_of(folder: Path, **options: Any) -> HuggingFaceTextTower:
     given: dict[str, Any] = {"name": str(folder), "pretrained": True} | options
     size = len(their_tokenizer(folder))
@@ -151,7 +157,7 @@ def test_dropout_follows_the_pair(kind: str, tmp_path: Path) -> None:
 def test_attention_with_dropout_sees_what_the_fused_one_sees(encoder: Path) -> None:
     config = {"attention_dropout": 1e-12, "attention_probs_dropout_prob": 1e-12}
     config |= {"hidden_dropout_prob": 0.0, "dropout": 0.0, "mlp_dropout": 0.0}
-    tower = tower_of(encoder, config=config).double()
+    tower = tower_of(encoder, config=known(encoder, config)).double()
     ids = our_ids(encoder, TEXTS, padding=True)
     assert "aten._softmax.default" in operators(lambda: tower.train()(ids))
     torch.testing.assert_close(tower.train()(ids), tower.eval()(ids), atol=1e-7, rtol=1e-7)
@@ -160,7 +166,7 @@ def test_attention_with_dropout_sees_what_the_fused_one_sees(encoder: Path) -> N
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_pass_asks_the_device_for_no_value(dropout: float, encoder: Path) -> None:
     config = {"attention_dropout": dropout, "attention_probs_dropout_prob": dropout}
-    tower = tower_of(encoder, pretrained=False, config=config).train()
+    tower = tower_of(encoder, pretrained=False, config=known(encoder, config)).train()
     for padding in (False, True):
         texts = TEXTS if padding else TEXTS[:1]
         ids = our_ids(encoder, texts, padding=True)
@@ -202,6 +208,10 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         HuggingFaceTextTower(dim=8, vocabulary_size=300, name=str(clip), pretrained=True)
     with pytest.raises(UserError, match="its network is no encoder of texts alone"):
         tower_of(clip, config={"model_type": "vit"}, pretrained=False)
+    with pytest.raises(UserError, match=r"config\.hiden_act: .* did you mean hidden_act\?"):
+        tower_of(clip, config={"hiden_act": "gelu"})
+    with pytest.raises(UserError, match=r"pad_id=258: expected a token, 0 to 257, or null"):
+        tower_of(clip, pad_id=258)
     with pytest.raises(UserError, match="name is not set; give a folder or a name on the hub"):
         HuggingFaceTextTower(dim=8, vocabulary_size=300)
 
@@ -209,6 +219,9 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_another_vocabulary_has_its_padding_at_0(tmp_path: Path) -> None:
     folder = tmp_path / "modernbert"
     make_encoder(folder, "modernbert")
+    with pytest.raises(UserError, match="pooling=pooler: this network has none; take first"):
+        tower_of(folder, pooling="pooler")
+    assert tower_of(folder, pad_to=16).longest == 16  # longer texts would lose their ends
     tower = HuggingFaceTextTower(dim=8, vocabulary_size=100, name=str(folder))
     assert tower.pad_id == 0 and tower_of(folder).pad_id == 5
     ids = torch.tensor([[1, 7, 9, 2], [1, 7, -1, -1]])

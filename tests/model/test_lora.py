@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from align_train.errors import UserError
 from align_train.loss import ContrastiveLoss
 from align_train.model import BertTower, DualEncoder, Temperature, TimmTower
+from align_train.model.hugging_face_text import HuggingFaceTextTower
 from align_train.model.lora import Adapters, add_adapters, merged
 from align_train.stream.batch import normalise
 from align_train.training.forward import Towers
 from tests.support.parity import TOKENS, small_batch, small_model
+from tests.support.text_encoders import make_encoder
 
 ALPHA, RANK = 6.0, 3
 
@@ -183,6 +186,40 @@ def test_layers_that_cannot_have_adapters_are_refused(targets: list[str], words:
     with pytest.raises(UserError, match=r"lora\.image_targets: ") as error:
         add_adapters(small_model(), "image", Adapters(rank=2, alpha=4, targets=targets))
     assert words in str(error.value)
+
+
+def test_layers_whose_weight_another_part_reads_are_refused() -> None:
+    """As the last layer of torch's attention: its adapter would never be trained."""
+    model = small_model()
+    model.image_tower.attention = nn.MultiheadAttention(4, 1)
+    with pytest.raises(UserError, match=r"out_proj is a NonDynamicallyQuantizableLinear"):
+        add_adapters(model, "image", Adapters(rank=2, alpha=4, targets=["out_proj"]))
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "modernbert", "clip", "siglip"])
+def test_encoders_of_hugging_face_take_adapters_and_give_them_back(
+    kind: str, tmp_path: Path
+) -> None:
+    """Each adapter has a gradient; merged weights fit the plain tower, and embed alike."""
+    size = make_encoder(tmp_path, kind, dropout=0.0).config.vocab_size
+    make = partial(HuggingFaceTextTower, dim=8, vocabulary_size=size, name=str(tmp_path))
+    model = small_model()
+    model.text_tower = make(pretrained=True)
+    with_adapters(model).eval()
+    ids = torch.randint(6, 200, (4, 9), dtype=torch.int32)
+    ids[0, 5:] = -1
+    ids[:, 4] = 4  # CLIP's end token
+    found = model.text_tower(ids)
+    found.square().sum().backward()
+    trained = [value for value in model.text_tower.parameters() if value.requires_grad]
+    assert len(trained) > 20 and all(value.grad is not None for value in trained)
+
+    merged_state = merged(model.text_tower.state_dict(), ALPHA)
+    plain = make().eval()
+    plain.load_state_dict(merged_state)
+    torch.testing.assert_close(plain(ids), found, rtol=1e-5, atol=2e-6)
+    plain.network.load_state_dict(make(pretrained=True).network.state_dict())
+    assert (plain(ids) - found).abs().max() > 1e-2, "the adapters changed nothing"
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,3 +166,14 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(
     with pytest.raises(UserError, match=told) as refused:
         Tokenizer(str(tmp_path), max_tokens=9)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["xlm_roberta", "bert"])
+def test_a_file_alone_knows_its_unknown_token(kind: str, tmp_path: Path) -> None:
+    """It does not say which special token that is; its model does."""
+    make_tokenizer(tmp_path, kind)
+    texts = ["☃ two stars", "☂"]
+    whole = Tokenizer(str(tmp_path), max_tokens=16).count(texts)
+    Tokenizer(str(tmp_path), max_tokens=16).tokenizer.save(str(tmp_path / "alone.json"))
+    alone = Tokenizer(str(tmp_path / "alone.json"), max_tokens=16).count(texts)
+    assert alone == whole and alone.unknown >= 2

@@ -103,7 +103,10 @@ def _with(name: str, text: str) -> Callable[[Path], object]:
             _with("classnames.txt", "a\nb\n"),
             "an image has the label 2, and there are 2 class names; mend the names",
         ),
-        (_with("dataset_type.txt", "retrieval"), "no pairs: 2 of 4 members are images"),
+        (
+            _with("dataset_type.txt", "retrieval"),
+            "no pairs: 2 of 4 members are images, .* there are .webp .*; mend dataset_type.txt",
+        ),
         (_without("test/1.tar"), "1 of 2 shards are missing"),
     ],
 )

@@ -31,6 +31,7 @@ class DrawnPieces:
         self.gone = gone or {}
         self.fails_at = fails_at
         self.order: Order | None = None  # not None after a drop
+        self.teacher = None
         self.start = Start()
 
     def shape(self, count: int) -> tuple[int, int, int, int]:

@@ -21,6 +21,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.training.callbacks import (
     Agreement,
     Averaging,
+    Best,
     Checkpoints,
     Evaluation,
     Metrics,
@@ -195,6 +196,7 @@ _PARTS = {
     "records": Records,
     "progress": Progress,
     "checkpoints": Checkpoints,
+    "best": Best,
     "stopping": Stopping,
     "watchdog": Watchdog,
 }
@@ -239,6 +241,7 @@ def trained(
     parts: dict[str, Any] = {
         name: create_autospec(part, instance=True) for name, part in _PARTS.items()
     }
+    parts["best"].lacks.return_value = False
     step_end = StepEnd(agreement=Agreement(folder=folder, data=data), **parts)
     losses = _Losses()
     with contextlib.redirect_stdout(io.StringIO()) as printed:

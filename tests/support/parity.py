@@ -639,7 +639,7 @@ def extras(engines: tuple[str, ...] = ("ddp", "fsdp", "ZeRO-2", "ZeRO-3")) -> It
 
 def rates() -> Iterator[Case]:
     """Other optimizers, layer decay, and locks by depth, on two ranks."""
-    for engine in ENGINES:
+    for engine in ("ddp", "fsdp", "ZeRO-1", "ZeRO-2", "ZeRO-3"):
         dtype = "float32" if engine.startswith("ZeRO") else "float64"
         plain = Case(engine, 2, pairs=12, optimizer="adamw", dtype=dtype)
         for optimizer in ("ademamix", "nadamw", "lion"):
@@ -647,8 +647,7 @@ def rates() -> Iterator[Case]:
         if dtype == "float64":  # in float32 its first steps divide by squares that are rounding
             yield replace(plain, optimizer="adopt")
         yield replace(plain, layer_decay=0.5)
-        if engine != "fsdp, reshard":  # refused
-            yield replace(plain, pairs=24, lock="image:all_but_1", layer_decay=0.5)
+        yield replace(plain, pairs=24, lock="image:all_but_1", layer_decay=0.5)
         if engine == "ddp":  # the others are refused
             for optimizer in ("adafactor", "mars", "muon"):
                 yield replace(plain, optimizer=optimizer)
@@ -723,7 +722,7 @@ def main() -> None:
             return
 
         if given.rates:
-            for engine in given.engines:
+            for engine in sorted({case.engine for case in rates()} & set(given.engines)):
                 rows = [case for case in rates() if case.engine == engine]
                 for case, errors in compared_together(rows, Path(folder) / engine, oracles):
                     print(row(case, errors), flush=True)
