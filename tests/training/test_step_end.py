@@ -30,6 +30,7 @@ from align_train.training.callbacks import (
 from align_train.training.chunk_size import Chunking
 from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
+from tests.support.optimizers import PLAIN_ADAMW
 from tests.support.parity import Case, fit
 
 PARTS = {
@@ -335,8 +336,10 @@ def test_an_error_reaches_the_parts_even_before_there_is_a_module(
 def test_checkpoints_carry_the_average(
     step_end: StepEnd, spies: Mock, trainer: Any, module: Any
 ) -> None:
+    module.optimizer_recipe = PLAIN_ADAMW
     checkpoint: dict[str, Any] = {}
     step_end.on_save_checkpoint(trainer, module, checkpoint)
     step_end.on_load_checkpoint(trainer, module, checkpoint)
     spies.averaging.save.assert_called_once_with(module, checkpoint, keep=True)
     spies.averaging.load.assert_called_once_with(module, checkpoint)
+    assert checkpoint == {"moments_of": "Adam"}
