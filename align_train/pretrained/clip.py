@@ -16,8 +16,9 @@ from align_train.errors import UserError, shown
 # Tensors beyond those of a model of ours: rows of integers that older versions saved.
 LEFT_OVER = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
-# The settings that their forward pass reads; the vocabulary's size is a setting of ours.
-_BOTH = (
+# The settings that the forward pass of either tower reads, of SigLIP's too. The vocabulary's size
+# is a setting of ours.
+TOWER_SETTINGS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -28,8 +29,8 @@ _BOTH = (
 )
 # Only the end token is looked for; transformers warns of the others' defaults if they are left out.
 _SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
-_IMAGE_SETTINGS = (*_BOTH, "num_channels", "image_size", "patch_size")
-_TEXT_SETTINGS = (*_BOTH, "max_position_embeddings", *_SPECIAL)
+_IMAGE_SETTINGS = (*TOWER_SETTINGS, "num_channels", "image_size", "patch_size")
+_TEXT_SETTINGS = (*TOWER_SETTINGS, "max_position_embeddings", *_SPECIAL)
 
 _TEMPERATURE = "temperature"
 _LOGIT_SCALE = "logit_scale"

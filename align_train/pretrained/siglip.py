@@ -7,30 +7,13 @@ from typing import Any
 
 from align_train.errors import UserError
 from align_train.model.text_config import attended_length
+from align_train.pretrained.clip import TOWER_SETTINGS
 
-# Settings that the image tower's forward pass reads.
-_IMAGE_SETTINGS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "num_channels",
-    "image_size",
-    "patch_size",
-)
+_IMAGE_SETTINGS = (*TOWER_SETTINGS, "num_channels", "image_size", "patch_size")
 _TEXT_SETTINGS = (
     "model_type",
     "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
+    *TOWER_SETTINGS,
     "max_position_embeddings",
     "projection_size",
 )
