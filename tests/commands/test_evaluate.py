@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import shutil
-import socket
 import tarfile
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +30,7 @@ from align_train.stream.classes import ClassList
 from align_train.stream.decode import Views
 from align_train.stream.karpathy import Karpathy
 from align_train.stream.sets import EvaluationSets, FolderPerClass, Shards
-from tests.support.commands import UNEVALUATED, finish, run, start
+from tests.support.commands import UNEVALUATED, finish, run, start, start_ranks
 from tests.support.images import picture
 
 OF = EvaluationSets(
@@ -288,28 +287,8 @@ def test_two_processes_of_torchrun_find_the_same(
         "eval.knn.k=3",
     )
     one = evaluated(*arguments, cwd=tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {
-        "TORCHELASTIC_RUN_ID": "x",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    two: list[Any] = []
-    for rank in ("0", "1"):
-        environment: dict[str, Any] = group | {"RANK": rank, "LOCAL_RANK": rank}
-        two.append(
-            start(
-                *arguments,
-                "workers=0",
-                "to=two",
-                cwd=tmp_path,
-                module="align_train.evaluate",
-                **environment,
-            )
-        )
+    words = (*arguments, "workers=0", "to=two")
+    two = start_ranks(*words, cwd=tmp_path, module="align_train.evaluate", meet=True)
     done = [finish(process) for process in two]
     assert [process.returncode for process in done] == [0, 0], done
     assert "retrieval/" in done[0].stdout and done[1].stdout == ""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from align_train.demo.scene import class_names
-from tests.support.commands import UNEVALUATED, finish, run, start
+from tests.support.commands import SHARED_DATA, UNEVALUATED, finish, run, start, start_ranks
 from tests.support.wds_sets import classification, multilabel, retrieval
 
-EMOJI = Path(os.environ.get("EMOJI", "/work/shared/data/emoji"))
+EMOJI = SHARED_DATA / "emoji"
 
 
 @pytest.fixture
@@ -91,19 +88,7 @@ def test_two_processes_find_the_same_and_fail_alike(trained: Path, root: Path) -
     )
     module = "align_train.evaluate"
     one = finish(start(*options, "to=one", cwd=root, module=module))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {
-        "TORCHELASTIC_RUN_ID": "x",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    two: list[Any] = []
-    for rank in ("0", "1"):
-        environment: dict[str, Any] = group | {"RANK": rank, "LOCAL_RANK": rank}
-        two.append(start(*options, "to=two", cwd=root, module=module, **environment))
+    two = start_ranks(*options, "to=two", cwd=root, module=module, meet=True)
     done = [finish(process) for process in two]
 
     assert [one.returncode, *(process.returncode for process in done)] == [2, 2, 2], done

@@ -27,7 +27,7 @@ from align_train.errors import UserError
 from align_train.index.scores import Scores
 from align_train.shards.manifest import MANIFEST_NAME, Manifest
 from align_train.shards.write import write_shard
-from tests.support.commands import Started, finish, made_once, run, start
+from tests.support.commands import Started, finish, made_once, run, start, start_ranks
 from tests.support.images import picture
 
 # Of each shard in the tar's order, which is not that of the sorted keys.
@@ -186,17 +186,7 @@ def test_other_scores_of_several_texts(
 
 
 def started(words: tuple[str, ...], cwd: Path, ranks: int) -> list[Started]:
-    return [
-        start(
-            *words,
-            cwd=cwd,
-            module="align_train.score",
-            TORCHELASTIC_RUN_ID="x",
-            WORLD_SIZE=str(ranks),
-            RANK=str(rank),
-        )
-        for rank in range(ranks)
-    ]
+    return start_ranks(*words, cwd=cwd, module="align_train.score", ranks=ranks)
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.long), 3])

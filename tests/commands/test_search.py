@@ -28,7 +28,7 @@ from align_train.index.faiss import search_approximately
 from align_train.index.identity import Identity
 from align_train.index.settings import Settings
 from align_train.pretrained.identity import identity_of
-from tests.support.commands import finish, made_once, run, start
+from tests.support.commands import finish, made_once, run, start, start_ranks
 from tests.support.images import picture
 
 IDENTITY = Identity("w", "t", 32, 36, 16, {"model.text_tower.heads": "2"}, [[1.0, 0.0]])
@@ -225,17 +225,7 @@ def embedded(trained: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory
             f"to={folder}/all",
             "precision=float32",
         )
-        two = [
-            start(
-                *arguments,
-                cwd=folder,
-                module="align_train.embed",
-                TORCHELASTIC_RUN_ID="x",
-                WORLD_SIZE="2",
-                RANK=str(rank),
-            )
-            for rank in range(2)
-        ]
+        two = start_ranks(*arguments, cwd=folder, module="align_train.embed")
         assert [finish(process).returncode for process in two] == [0, 0]
         before = {path: path.stat().st_mtime_ns for path in (folder / "all").glob("*.npy")}
         assert len(before) == 4

@@ -11,7 +11,7 @@ import pytest
 
 from align_train.index.scores import Scores
 from align_train.shards.write import write_shard
-from tests.support.commands import SMALL_RUN, UNEVALUATED, finish, run, start
+from tests.support.commands import SMALL_RUN, UNEVALUATED, finish, run, start, start_ranks
 from tests.support.images import encoded, picture
 from tests.support.runs import keys_of
 
@@ -57,26 +57,15 @@ def test_exactly_the_copies_go(trained: Path, demo: Path, tmp_path: Path) -> Non
     run(*words, "to=one", "precision=float32", cwd=tmp_path, module="align_train.embed")
 
     # By three processes; then a shard's file is removed and made again.
-    ranks = [
-        start(
-            *words,
-            "to=three",
-            "precision=float32",
-            cwd=tmp_path,
-            module="align_train.embed",
-            TORCHELASTIC_RUN_ID="x",
-            WORLD_SIZE="3",
-            RANK=str(rank),
-        )
-        for rank in range(3)
-    ]
+    to_three = (*words, "to=three", "precision=float32")
+    ranks = start_ranks(*to_three, cwd=tmp_path, module="align_train.embed", ranks=3)
     assert [finish(process).returncode for process in ranks] == [0, 0, 0]
     (tmp_path / "three" / "00000.npy").unlink()
     refused = finish(
         start("source=three", "to=none", cwd=tmp_path, module="data.repeats"), timeout=120
     )
     assert refused.returncode == 2 and "1 of 2 shards are not embedded yet" in refused.stderr
-    run(*words, "to=three", "precision=float32", cwd=tmp_path, module="align_train.embed")
+    run(*to_three, cwd=tmp_path, module="align_train.embed")
 
     for source in ("one", "three"):
         options = (f"source={source}", "scores=scores", "threshold=0.99999", f"to=of_{source}")

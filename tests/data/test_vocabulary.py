@@ -23,9 +23,9 @@ from align_train.stream.unigram import train_unigram
 from align_train.stream.wordpiece import train_tokenizer
 from data.vocabulary import VocabularySettings
 from data.vocabulary import run as run_vocabulary
-from tests.support.commands import REPOSITORY, run
+from tests.support.commands import SHARED_DATA, run
 
-NAMES = REPOSITORY.parent / "shared" / "data" / "emoji" / "names.tsv"
+NAMES = SHARED_DATA / "emoji" / "names.tsv"
 
 
 needs_names = pytest.mark.skipif(not NAMES.is_file(), reason="the emoji's names are not here")

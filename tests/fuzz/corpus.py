@@ -7,7 +7,6 @@ import json
 import tarfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -16,10 +15,9 @@ from PIL import Image, PngImagePlugin
 from align_train.demo.draw import draw
 from align_train.demo.scene import sample_scene
 from tests.fuzz.mutate import Corpus, mend_png, mend_tar
+from tests.support.commands import SHARED_DATA
 from tests.support.images import encoded
 
-# Real pictures and texts, if this machine has them.
-REAL = Path("/work/shared/data")
 _MOST_REAL = 4
 _LARGEST_REAL = 80_000  # bytes
 
@@ -69,7 +67,7 @@ def _pictures() -> list[Image.Image]:
 
 def _real(folder: str, ending: str) -> list[bytes]:
     """Some small real files."""
-    found = sorted((REAL / folder).glob(f"*.{ending}"))
+    found = sorted((SHARED_DATA / folder).glob(f"*.{ending}"))
     small = [path for path in found if path.stat().st_size < _LARGEST_REAL]
     return [path.read_bytes() for path in small[:_MOST_REAL]]
 
@@ -85,7 +83,7 @@ def _photos() -> list[Image.Image]:
     """A large photo, shrunk: detail that drawn pictures lack."""
     return [
         Image.open(io.BytesIO(path.read_bytes())).convert("RGB").resize((96, 72))
-        for path in sorted((REAL / "photos").glob("*.jpg"))[:3]
+        for path in sorted((SHARED_DATA / "photos").glob("*.jpg"))[:3]
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from align_train.stream.datamodule import PairsDataModule
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Real images and texts, if they lie beside the repository.
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 # A recipe that takes seconds. BatchNorm, dropout and drop path are on, because without them the
@@ -168,6 +172,24 @@ def start(
         text=True,
         start_new_session=True,
     )
+
+
+def start_ranks(
+    *arguments: str, cwd: Path, module: str, ranks: int = 2, meet: bool = False
+) -> list[Started]:
+    """Starts a command's ranks as torchrun would; `meet`: with a place to form a group at."""
+    group = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": str(ranks)}
+    if meet:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    started: list[Started] = []
+    for rank in map(str, range(ranks)):
+        own = {"RANK": rank, "LOCAL_RANK": rank} if meet else {"RANK": rank}
+        started.append(start(*arguments, cwd=cwd, module=module, forked=True, **group, **own))
+    return started
 
 
 def finish(process: Started, timeout: float = 300) -> subprocess.CompletedProcess[str]:
