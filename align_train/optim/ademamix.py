@@ -9,19 +9,19 @@ Price: three moments of each parameter. All operations are one kernel for many p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
 from align_train.optim.groups import Group
+from align_train.optim.stepping import GroupOptimizer
 
 
-class AdEMAMixOptimizer(Optimizer):
+class AdEMAMixOptimizer(GroupOptimizer):
     """AdEMAMix's step."""
+
+    moments = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
 
     def __init__(
         self,
@@ -48,44 +48,15 @@ class AdEMAMixOptimizer(Optimizer):
         self.alpha_steps = alpha_steps
         self.eps = eps
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates all parameters that have a gradient.
-
-        Args:
-            closure: Computes the gradients first; None: they are there.
-
-        Returns:
-            What the closure returns.
-        """
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
-        return result
-
     def _step_group(self, group: Group, parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())
-                for name in ("exp_avg", "exp_avg_slow", "exp_avg_sq"):
-                    state[name] = torch.zeros_like(parameter)
-        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
-        # Parameters of a group step together, so one number serves all.
-        step = int(self.state[parameters[0]]["step"])
-
+        step = self._count_step(parameters)
         weights = [_local(parameter) for parameter in parameters]
         gradients = [
             _local(parameter.grad) for parameter in parameters if parameter.grad is not None
         ]
         fast, slow, squares = (
             [_local(self.state[parameter][name]) for parameter in parameters]
-            for name in ("exp_avg", "exp_avg_slow", "exp_avg_sq")
+            for name in self.moments
         )
 
         beta1, beta2, _ = self.betas

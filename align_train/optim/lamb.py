@@ -16,27 +16,28 @@ during the step two copies of the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_
 from align_train.optim.groups import Group
+from align_train.optim.stepping import GroupOptimizer
 
 _BLOCK = 1024  # elements of an update that take one ratio together
 
 
-class LambOptimizer(Optimizer):
+class LambOptimizer(GroupOptimizer):
     """LAMB's step.
 
     Attributes:
         pieces: For each of ZeRO's flat tensors where the parameters of its group lie in it (start,
             size); size 0 if no part of a parameter does. See `strategy.layout.pieces_of_groups`.
     """
+
+    moments = ("exp_avg", "exp_avg_sq")
 
     def __init__(self, groups: list[Group], *, betas: tuple[float, float], eps: float) -> None:
         """Takes groups of parameters.
@@ -58,31 +59,8 @@ class LambOptimizer(Optimizer):
         self.pieces: Mapping[Tensor, Sequence[tuple[int, int]]] = {}
         self._parts_of_blocks: dict[tuple[int, ...], Tensor] = {}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates all parameters that have a gradient. Collective if any are in parts.
-
-        Args:
-            closure: Computes the gradients first; None: they are there.
-
-        Returns:
-            What the closure returns.
-        """
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
-
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
-        return result
-
     def _step_group(self, group: Group, parameters: list[Tensor]) -> None:
-        self._count_step(parameters)
-        # Parameters of a group step together, so one number serves all.
-        step = int(self.state[parameters[0]]["step"])
+        step = self._count_step(parameters)
 
         # Lists of tensors from here on: one kernel serves many parameters.
         weights = self._parts_of(parameters, parameters)
@@ -111,16 +89,6 @@ class LambOptimizer(Optimizer):
             ratios = _trust_ratios(weights, updates, sharded=sharded)
             blocks.mul_(ratios[self._part_of_each_block(weights)][:, None])
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
-
-    def _count_step(self, parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                # On the CPU, as PyTorch has it: to read it must not wait for a GPU.
-                state["step"] = torch.zeros(())
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
 
     def _part_of_each_block(self, parts: list[Tensor]) -> Tensor:
         """int64 `[blocks]`: which part lies in each block of `_in_blocks`."""
