@@ -102,7 +102,7 @@ def write_whole(
 
 
 def move_link(link: Path, target: str) -> None:
-    """Makes a symbolic link name a file: at no moment is there none.
+    """Points a symbolic link at a file. The link exists at every moment.
 
     Args:
         link: The link. It need not exist.

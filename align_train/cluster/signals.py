@@ -47,7 +47,7 @@ def leave_signals_to_the_run() -> None:
 
 
 def end_with_the_run(run: int, by: signal.Signals = signal.SIGKILL) -> None:
-    """Has the kernel signal this process when its parent ends, by SIGKILL too; Linux only.
+    """Asks the kernel to signal this process when its parent ends, even by SIGKILL; Linux only.
 
     Args:
         run: The process id of the parent, which may have ended already.

@@ -331,7 +331,7 @@ def _evaluate(
 def _look_for_sets(
     alone: Mapping[str, Evaluator], sets: EvaluationSets, failures: Failures
 ) -> None:
-    """Of many sets a misspelt one shows now, and not when its turn comes."""
+    """Opens every set now, so that a misspelt one fails at once and not at its turn."""
     for name, evaluator in alone.items():
         with failures.of(name):
             for image_set in evaluator.sets():

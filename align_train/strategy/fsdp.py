@@ -41,7 +41,7 @@ class FSDP(StrategyRecipe):
 
     @property
     def can_lock_blocks(self) -> bool:
-        """Not with `reshard`: FSDP2 gathers a block again for its gradient, which there is none."""
+        """Not with `reshard`: FSDP2 gathers a block for its gradient, and a locked one has none."""
         return not self.reshard
 
     @property
