@@ -13,6 +13,7 @@ forks twice for each: a waiter, which writes down the command's status, and the 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import json
@@ -26,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,9 +72,20 @@ class Forked:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
-                os.killpg(self.pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(self.args, timeout)
+                self._abort()
+                out, error = self._streams()
+                raise AssertionError(f"{self.args}: no end after {timeout} s\n{out}\n{error}")
             time.sleep(0.01)
+        return self._streams()
+
+    def _abort(self) -> None:
+        """Ends it and its children; faulthandler writes down where each thread stands."""
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+            time.sleep(1)
+
+    def _streams(self) -> tuple[str, str]:
         return (self.folder / "stdout").read_text(), (self.folder / "stderr").read_text()
 
     def _read(self, name: str) -> int | None:
@@ -152,6 +165,7 @@ def _become(request: Request) -> None:
         os.dup2(stream, number)
         os.close(stream)
     sys.path[0] = request.cwd
+    faulthandler.enable()
     _begin(request.arguments, request.cwd, request.environment)
 
 
