@@ -64,6 +64,8 @@ def join(device: torch.device, *, timeout: float) -> Iterator[None]:
         )
     except dist.DistError as error:
         reason = one_line(error, 100)
+        if "EADDRINUSE" in str(error):
+            raise UserError(f"port {port} on {host} is not free; set MASTER_PORT") from None
         raise Lost(
             f"task {started.rank} does not reach the first one at {host}:{port} ({reason}); "
             f"set MASTER_ADDR and MASTER_PORT to where that can be reached"

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from align_train.cluster import launcher
-from align_train.cluster.collectives import rank, report_first_error
+from align_train.cluster.collectives import all_reduce_, on_device, rank, report_first_error
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import EVALUATING
 from align_train.cluster.watchdog import Watchdog
@@ -86,11 +86,17 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
         explaining(watchdog, lambda _: None, memory=MEMORY),
         joined(settings.device, timeout=LONG * TIMEOUT) as device,
     ):
-        # The next port, as in training.
-        host, port = started.rendezvous
-        watchdog.open(host, port + 1)
+        _open_store(watchdog, started.rendezvous.host, device)
         watchdog.group_formed()
         return _evaluate_together(settings, device, watchdog)
+
+
+def _open_store(watchdog: Watchdog, host: str, device: torch.device) -> None:
+    """Rank 0 takes any free port for the watchdog's store, and the group tells the others which."""
+    port = watchdog.open(host, 0) if rank() == 0 else 0
+    port = int(all_reduce_(on_device([port], device), "max"))
+    if rank() > 0:
+        watchdog.open(host, port)
 
 
 def _evaluate_together(
