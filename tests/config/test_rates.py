@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from align_train.commands.changes import changed_settings
+from align_train.config import rates
 from align_train.config.check import check_root
 from align_train.config.compose import compose_training, plain_settings, register
+from align_train.config.saved import to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
+from align_train.run.folder import RunFolder
 from tests.support.settings import CONF, composed
 
 # What a user has to say in any case.
@@ -43,17 +47,17 @@ def test_the_demo_has_the_rates_that_it_always_had() -> None:
 
 @pytest.mark.parametrize("model", CHOICES)
 def test_optimizers_take_the_rates_of_the_choice(model: str) -> None:
-    rates = composed(f"model={model}", *PLACE.get(model, ())).rates
+    brought = composed(f"model={model}", *PLACE.get(model, ())).rates
     for optimizer, divisor in DIVISORS.items():
         # As Hydra puts the two together; a composition of each would take a minute in all.
         file = OmegaConf.load(CONF / "optimizer" / f"{optimizer}.yaml")
-        both: Any = OmegaConf.create({"rates": asdict(rates), "optimizer": file})
+        both: Any = OmegaConf.create({"rates": asdict(brought), "optimizer": file})
         found = both.optimizer
 
-        assert found.lr == rates.image / divisor
-        assert found.text_lr == rates.text / divisor
-        assert found.temperature_lr == rates.temperature / divisor
-        assert found.head_lr == (None if rates.head is None else rates.head / divisor)
+        assert found.lr == brought.image / divisor
+        assert found.text_lr == brought.text / divisor
+        assert found.temperature_lr == brought.temperature / divisor
+        assert found.head_lr == (None if brought.head is None else brought.head / divisor)
 
 
 @pytest.mark.parametrize("optimizer", OWN)
@@ -67,8 +71,8 @@ def test_every_file_of_rates_goes_with_a_model() -> None:
 
 
 def test_trained_models_get_gentle_rates_and_so_do_their_temperatures() -> None:
-    rates = composed("model=huggingface", "model.path=x").rates
-    assert max(rates.image, rates.text, rates.temperature) <= 1e-4
+    gentle = composed("model=huggingface", "model.path=x").rates
+    assert max(gentle.image, gentle.text, gentle.temperature) <= 1e-4
 
 
 def test_an_experiment_brings_the_rates_of_its_model_and_may_set_its_own() -> None:
@@ -120,3 +124,23 @@ def test_rates_that_do_nothing_or_cannot_be_are_refused(words: list[str], messag
 def test_a_users_optimizer_may_refer_to_them() -> None:
     words = ("optimizer=sgd", "optimizer.lr=${rates.image}", "rates.image=0.5")
     assert composed(*words).optimizer["lr"] == 0.5
+
+
+def test_a_resume_tells_the_optimizers_rates_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(to_yaml(composed()))
+    changes = changed_settings(folder, composed("rates.image=2e-3"), finished_steps=1)
+    assert changes == {"optimizer.lr": (4e-3, 2e-3)}
+
+
+def test_the_summary_says_when_rates_come_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "choice_of", {"model": "tiny", "rates": "tiny"}.get)
+    assert rates.spell_rates(composed()) == ["these rates come with model=tiny"]
+    assert rates.spell_rates(composed("optimizer=lion")) == [
+        "these rates are a tenth of those that come with model=tiny"
+    ]
+    for words in (["optimizer=lamb"], ["optimizer=timm"], ["optimizer.lr=1e-3"]):
+        assert rates.spell_rates(composed(*words)) == []
+
+    monkeypatch.setattr(rates, "words_given", lambda: ["rates.image=2e-3"])
+    assert rates.spell_rates(composed("rates.image=2e-3")) == []
