@@ -473,8 +473,10 @@ def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     ("trouble", "words"),
     [
         ("fails", "out of memory (CUDA out of memory"),
-        ("breaks", "ZeroDivisionError: a defect of the evaluator"),
-        ("is_refused", "embeddings of images are not finite"),
+        pytest.param(
+            "breaks", "ZeroDivisionError: a defect of the evaluator", marks=pytest.mark.long
+        ),
+        pytest.param("is_refused", "embeddings of images are not finite", marks=pytest.mark.long),
     ],
 )
 def test_an_evaluation_that_fails_costs_no_step(
