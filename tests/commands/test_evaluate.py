@@ -407,7 +407,7 @@ def test_tasks_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, value in (tasks | {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "9"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("align_train.cluster.collectives._TO_MEET", timedelta(seconds=1))
+    monkeypatch.setattr("align_train.cluster.group._TO_MEET", timedelta(seconds=1))
     with pytest.raises(
         Lost, match=r"task 1 does not reach the first one at nowhere\.invalid:9 .*; set MASTER_ADDR"
     ):
