@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import signal
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _SHOWN = 80  # characters of a value that a line shows
 
@@ -76,6 +77,25 @@ def one_line(error: object, most: int) -> str:
 def shown_names(names: Iterable[str], most: int = 4 * _SHOWN) -> str:
     """Spells a list of names for one line: `file, text, language`."""
     return shown(", ".join(shown(name) for name in names), most)
+
+
+@contextmanager
+def naming(key: str, value: str) -> Iterator[None]:
+    """Begins the errors of a block with the setting that they are about.
+
+    Args:
+        key: The setting.
+        value: Its value, with which errors may begin already.
+
+    Raises:
+        UserError: One that the block raised, as `key=value: …`.
+    """
+    try:
+        yield
+    except UserError as error:
+        told = str(error)
+        told = told if told.startswith(f"{value}:") else f"{value}: {told}"
+        raise UserError(f"{key}={told}") from None
 
 
 class UserError(ValueError):

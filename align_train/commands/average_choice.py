@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from align_train.cluster import launcher
-from align_train.commands.early import check_format, look_for_device, look_for_model
+from align_train.commands.early import check_format, look_for_device
+from align_train.commands.named_models import look_for_model
 from align_train.commands.targets import check_new_folder
 from align_train.config.command_schema import AverageSettings
 from align_train.errors import UserError, shown, shown_names
@@ -43,7 +44,7 @@ def look_before_averaging(settings: AverageSettings) -> None:
             f"run steps=last_3"
         )
     for model in models:
-        look_for_model(model)
+        look_for_model(model, "models")
     if settings.train_shards is not None:
         refuse_absent(settings.train_shards, key="train_shards")
     if len(mixes) > 1:

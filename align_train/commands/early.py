@@ -16,6 +16,7 @@ from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.best import ended_early
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
+from align_train.commands.named_models import look_for_model, look_for_models_of
 from align_train.commands.score_prompts import prompts_of
 from align_train.commands.targets import (
     check_collection_folder,
@@ -34,11 +35,10 @@ from align_train.config.command_schema import (
 from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
-from align_train.files import check_writable, is_missing_path
+from align_train.files import check_writable
 from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS, refuse_absent_collection
-from align_train.pretrained import ANY_MODEL
-from align_train.run.folder import RunFolder, checkpoint_at
+from align_train.run.folder import RunFolder
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource, is_unicode
 from align_train.shards.image_kind import promises_image
@@ -52,7 +52,6 @@ from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
 
 _FORMATS = ("huggingface", "align_train")
-_MODEL_FILES = ("config.yaml", "config.json")
 
 
 def look_before_training(settings: TrainSettings) -> None:
@@ -78,6 +77,7 @@ def look_before_training(settings: TrainSettings) -> None:
 
     if settings.data.get("_target_") == _OUR_DATA:
         _look_at_data(settings)
+    look_for_models_of(settings, begun=finished_steps > 0)
     if not settings.dry_run:
         check_writable(folder.config, "choose another name or output_dir")
     if settings.trainer.on_gpu and not settings.dry_run and surely_none():
@@ -181,25 +181,6 @@ def look_before_opening(
             _look_for_texts(settings)
     if not isinstance(settings, ExportSettings):
         look_for_device(settings.device)
-
-
-def look_for_model(path: str) -> None:
-    """Looks for a trained model.
-
-    Args:
-        path: A folder, a checkpoint, or a name on the hub, which is not asked.
-
-    Raises:
-        UserError: There is none.
-    """
-    folder = Path(path).expanduser()
-    # The hub has names without an owner, too, but no ALIGN among them.
-    if is_missing_path(path) or ("/" not in path and not folder.exists()):
-        raise UserError(f"{path}: no such folder; expected {ANY_MODEL}")
-    if folder.exists() and not folder.is_dir() and checkpoint_at(folder) is None:
-        raise UserError(f"{path}: a file; expected {ANY_MODEL}")
-    if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
-        raise UserError(f"{path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}")
 
 
 def check_format(name: str | None) -> None:

@@ -13,7 +13,7 @@ from align_train.commands.adapters import add_lora, spell_lora
 from align_train.commands.devices import sees_own_gpu_only
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainerSettings, TrainSettings
-from align_train.errors import UserError, one_line
+from align_train.errors import UserError, naming, one_line
 from align_train.model import TrainableModel
 from align_train.model.weights import find
 from align_train.pretrained.open import open_pretrained
@@ -139,7 +139,9 @@ def build_model(
     check_tokens(data.vocabulary, model)
     begins_with = ""
     if not begun and source is not None:
-        begins_with = f"{_begin_with(open_pretrained(source), model, data)} of {source}"
+        with naming("initial_weights", source):
+            trained = open_pretrained(source)
+        begins_with = f"{_begin_with(trained, model, data)} of {source}"
     elif not begun:
         begins_with = spell_origin(origin(settings))
     # Last: tensors beside adapters have other names than those of the weights above.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_train.config.schema import TrainSettings
-from align_train.errors import UserError
+from align_train.errors import UserError, naming
 from align_train.index.scores import Scores
 from align_train.index.taught import StoredInput
 from align_train.pretrained.identity import weights_digest
@@ -56,7 +56,8 @@ def open_teacher(settings: TrainSettings, data: PairsDataModule) -> OpenTeacher:
 
 
 def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeacher:
-    pretrained = open_pretrained(path)
+    with naming("distillation.model", path):
+        pretrained = open_pretrained(path)
     key = f"distillation.model={path}"
     if pretrained.path == settings.path:
         raise UserError(f"{key}: the run itself; give another model")
@@ -94,11 +95,9 @@ def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeac
 
 def _stored(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeacher:
     key = f"distillation.embeddings={path}"
-    try:
+    with naming("distillation.embeddings", path):
         scores = Scores.open(Path(path).expanduser())
         stored = StoredInput(scores, data.manifest)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from None
     data.teacher = stored
     refuse_unknown(data, key)
 

@@ -123,7 +123,7 @@ def _towers(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         tower = _class(node[f"{name}_tower"])
         if tower != kind.__name__:
             raise Inexpressible(
-                f"{theirs} has no {tower}: its {name} tower is always a {kind.__name__}"
+                f"{theirs} has no {tower}: its {name} tower is always {kind.__name__}"
             )
 
     image = _with_defaults(node["image_tower"], EfficientNetTower)

@@ -6,7 +6,7 @@ The run's config.yaml then says by itself how the model is built.
 from __future__ import annotations
 
 from align_train.config.schema import Node
-from align_train.errors import UserError
+from align_train.errors import UserError, naming
 from align_train.model.expected_images import PREPARATION
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained, is_classifier, without_pretrained
@@ -27,7 +27,8 @@ def explicit_settings(model: Node, data: Node) -> Node:
         UserError: There is no model at the path, or it lacks what must then be given.
     """
     path = str(model["path"])
-    pretrained = open_pretrained(path)
+    with naming("model.path", path):
+        pretrained = open_pretrained(path)
     classifier = is_classifier(model)
     if pretrained.is_classifier and not classifier:
         raise UserError(

@@ -140,10 +140,13 @@ def _of_encoder(node: Node, model: Node, data: Node) -> Node:
     try:
         wanted = "a text encoder (model.text_tower.name)"
         folder = find(name, wanted=wanted, weights=bool(node.get("pretrained")))
-    except UserError:
+    except UserError as error:
         # As above: a new run says so when it builds the tower. Without its tokens there is none.
         if data.get("tokenizer") is None and data.get("classes") is None:
-            raise
+            raise UserError(
+                f"model.text_tower.name={error}; a run that goes on needs its tokenizer alone: set "
+                f"data.tokenizer to the folder tokenizer in the run's own"
+            ) from None
         return {}
 
     config = with_changes(read_text_config(folder, name), given, name)

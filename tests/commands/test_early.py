@@ -38,7 +38,7 @@ SCHEMAS = {"embed": EmbedSettings, "evaluate": EvaluateSettings, "export": Expor
         ("embed model=run to=new images=images device=cuda", "device=cuda: not there .no NVIDIA"),
         ("evaluate model=run device=cuda:1", "device=cuda:1: not there .* take device=cpu"),
         ("export model=run to=images", "to=images: exists already"),
-        ("export model=nope to=new", "nope: no such folder; expected a run's folder"),
+        ("export model=nope to=new", "model=nope: no such folder; expected a run's folder"),
     ],
 )
 def test_a_mistake_is_told_early(

@@ -6,13 +6,14 @@ Its code is written, word for word, to a package outside the checkout, and a run
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
+import pytest
 import torch
 
 from align_train.run.folder import RunFolder
 from tests.support.commands import REPOSITORY, finish, start
+from tests.support.ports import free_port
 from tests.support.runs import metrics
 
 BLOCK = re.compile(r"```(?:python|yaml)\n# (mine/[\w/.]+)[^\n]*\n(.*?)```", re.DOTALL)
@@ -41,15 +42,13 @@ def test_the_code_of_the_page_is_short_and_needs_no_file_of_ours(tmp_path: Path)
         assert len(code) <= MOST_LINES, path
 
 
+@pytest.mark.long
 def test_a_run_with_evaluator_loss_tower_and_launcher_of_another_package(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:
     package_of_the_page(tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     launchers = tmp_path / "mine" / "launchers.py"
-    launchers.write_text(launchers.read_text().replace("29400", str(port)))
+    launchers.write_text(launchers.read_text().replace("29400", str(free_port())))
 
     recipe = [setting for setting in small_run if not setting.startswith("model.")]
     arguments = (

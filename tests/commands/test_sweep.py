@@ -75,11 +75,12 @@ def test_a_run_that_fails_ends_no_sweep_and_a_signal_saves_the_one_at_work(
     small_run: tuple[str, ...], tmp_path: Path
 ) -> None:
     options = (*small_run, *UNEVALUATED, "-m", "name=a-${max_steps}", "max_skipped_steps=0")
-    # The first is refused by its own process: 7 lanes share no batch of 32.
-    command = (*options, "data.lanes=7,8", "max_steps=3", "name=a-${data.lanes}")
+    # The first is refused by its own process, which opens the tokenizer: that has 300 tokens.
+    swept = ("model.vocabulary_size=7,400", "name=a-${model.vocabulary_size}")
+    command = (*options, *swept, "max_steps=3")
     done = finish(start(*command, cwd=tmp_path, forked=False))
     assert "1 of 2 runs failed: a-7" in done.stderr and done.returncode == 2
-    assert RunFolder(tmp_path / "outputs" / "a-8").last_step() == 3
+    assert RunFolder(tmp_path / "outputs" / "a-400").last_step() == 3
 
     folder = RunFolder(tmp_path / "outputs" / "a-100000")
     sweep = start(*options, "max_steps=100000,3", cwd=tmp_path, forked=False)

@@ -97,7 +97,8 @@ def test_a_run_learns_from_embeddings_beside_its_shards(
 ) -> None:
     words = [f"model={small_align}", f"shards={demo / 'train'}", "to=scores", "caption=txt"]
     run(*words, "embeddings=true", cwd=tmp_path, module="align_train.score")
-    path = trained_in_parts((*small_run, "distillation.embeddings=scores"), tmp_path)
+    learns = ("distillation.embeddings=scores", "loss=sigmoid", "trainer.devices=2")
+    path = trained_in_parts((*small_run, *learns), tmp_path)
     assert {float(row["taught_share"]) for row in metrics(path)} == {1.0}
 
     # Of other shards: one line before the first step.

@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support.ports import free_ports
+
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")
 
@@ -133,7 +135,7 @@ class Cluster:
         for name in ("state", *NODES):
             (self.folder / name).mkdir()
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
-        ports = _free_ports(3)
+        ports = free_ports(3)
         user, host = os.environ.get("USER", "root"), socket.gethostname().partition(".")[0]
         processors = os.cpu_count() or 1
         nodes = "\n".join(
@@ -174,16 +176,6 @@ UnkillableStepTimeout=60
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES:4
 """
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def main() -> None:

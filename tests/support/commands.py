@@ -3,7 +3,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.forked import Forked, Server
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from align_train.stream.datamodule import PairsDataModule
@@ -180,10 +180,7 @@ def start_ranks(
     """Starts a command's ranks as torchrun would; `meet`: with a place to form a group at."""
     group = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": str(ranks)}
     if meet:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
     started: list[Started] = []
     for rank in map(str, range(ranks)):

@@ -80,7 +80,7 @@ class Forked:
 
     def _abort(self) -> None:
         """Ends it and its children; faulthandler writes down where each thread stands."""
-        for number in (signal.SIGABRT, signal.SIGKILL):
+        for number in (signal.SIGQUIT, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
             time.sleep(1)
@@ -165,7 +165,7 @@ def _become(request: Request) -> None:
         os.dup2(stream, number)
         os.close(stream)
     sys.path[0] = request.cwd
-    faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT)
     _begin(request.arguments, request.cwd, request.environment)
 
 

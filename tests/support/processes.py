@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from tests.support.ports import free_port
 
 # Ranks are forked from a clean process that has the libraries loaded. So no rank imports them, and
 # no thread of this process is forked.
@@ -68,9 +69,7 @@ def on_ranks(
 
     Ranks that are not done after so many seconds are killed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     ranks = [
         _CONTEXT.Process(target=_work, args=(rank, world, port, function, arguments, str(folder)))
