@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from align_train.cluster import launcher
-from align_train.cluster.collectives import join
+from align_train.cluster.group import join
 from align_train.commands.torch_flags import set_torch_flags
 from align_train.config.command_schema import EmbedSettings, EvaluateSettings, ScoreSettings
 from align_train.errors import UserError

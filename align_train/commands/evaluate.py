@@ -24,28 +24,21 @@ from align_train.cluster.whereabouts import LONG
 from align_train.commands.alone import Failures, say_done
 from align_train.commands.best import ended_early, note_last
 from align_train.commands.devices import check_loader, joined, loader_workers
+from align_train.commands.evaluators import open_evaluators, prepare_evaluation, wants_held_out
 from align_train.commands.failures import explaining
 from align_train.commands.loggers import run_loggers
-from align_train.commands.open_sets import open_sets
 from align_train.commands.results_folder import print_results, results_folder
 from align_train.commands.sets_table import write_sets
-from align_train.commands.targets import FIX, check_results_folder
+from align_train.commands.targets import FIX
 from align_train.commands.unknown_tokens import warn_of_unknown
 from align_train.config.command_schema import EvaluateSettings
-from align_train.config.evaluators import (
-    build_evaluators,
-    check_evaluators,
-    resolved_for_model,
-    resolved_for_run,
-)
 from align_train.config.saved import read_run
-from align_train.config.schema import Node, TrainSettings
-from align_train.errors import UserError
+from align_train.config.schema import TrainSettings
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
 from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
-from align_train.pretrained.pretrained import Pretrained, without_pretrained
+from align_train.pretrained.pretrained import Pretrained
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
@@ -177,103 +170,6 @@ def evaluate_run(
     failures.raise_any()
 
 
-def prepare_evaluation(
-    settings: EvaluateSettings,
-) -> tuple[Pretrained, dict[str, Evaluator], EvaluationSets]:
-    """Opens the model, the evaluators and their sets; computes nothing.
-
-    Args:
-        settings: The command's settings.
-
-    Raises:
-        UserError: A setting, the model or a set of images is not as expected.
-    """
-    # In this order: the model says which evaluators and sets there are by default.
-    pretrained = open_pretrained(settings.model)
-    if rank() == 0:
-        check_results_folder(results_folder(settings, pretrained))
-    nodes, data = _resolved(pretrained, settings)
-    check_evaluators(nodes)
-    evaluators = build_evaluators(nodes)
-
-    asking = [name for name, evaluator in evaluators.items() if wants_held_out(evaluator)]
-    if settings.shards is not None:
-        data["held_out"] = settings.shards
-    elif not asking:
-        # Nobody looks at them: they may be gone, or lie on another machine.
-        data["held_out"] = None
-    if data["held_out"] is None and asking:
-        why = "the run has no held-out shards"
-        if pretrained.run is None:
-            why = "this model is no run of ours"
-        raise UserError(
-            f"shards is not set, and {why}; give shards=… (a manifest, folder or glob), or "
-            f"evaluators with images of their own instead of {', '.join(asking)}"
-        )
-
-    sets = open_sets(pretrained, settings, data)
-    together = {name: one for name, one in evaluators.items() if not one.stands_alone()}
-    _open(together, sets)
-    warn_of_unknown(sets, together, str(pretrained.tokenizer))
-    return pretrained, evaluators, sets
-
-
-def _resolved(pretrained: Pretrained, settings: EvaluateSettings) -> tuple[Node, Node]:
-    """The nodes of `eval` and `data`: of the run, or the defaults for a model that is no run."""
-    given = settings.eval
-    if pretrained.run:
-        return resolved_for_run(pretrained.run.config, evaluators=given, model=settings.model)
-
-    # A classifier has no texts to retrieve by.
-    choices = ["eval=pairs"]
-    if pretrained.is_classifier:
-        choices = ["eval=classification", "loss=classification"]
-    node = without_pretrained(pretrained.node)
-    return resolved_for_model(node, *choices, evaluators=given, model=settings.model)
-
-
-def evaluators_of(settings: TrainSettings, data: EvaluationSets) -> dict[str, Evaluator]:
-    """Builds a run's evaluators and opens their sets, before the first step.
-
-    Args:
-        settings: The run's settings.
-        data: The run's sets.
-
-    Returns:
-        The evaluators by name. Without held-out pairs those that ask for them are left out, and
-        the first process says which.
-
-    Raises:
-        UserError: A set is missing, or an evaluator cannot use it.
-    """
-    built = build_evaluators(settings.eval)
-    kept: dict[str, Evaluator] = {}
-    for name, evaluator in built.items():
-        if data.held_out is not None or not wants_held_out(evaluator):
-            kept[name] = evaluator
-
-    left_out = [name for name in built if name not in kept]
-    if left_out and launcher.is_first_process():
-        names = ", ".join(left_out)
-        print(f"without data.held_out the run is not evaluated by {names}", flush=True)
-
-    _open(kept, data)
-    return kept
-
-
-def wants_held_out(evaluator: Evaluator) -> bool:
-    """Whether an evaluator asks for the run's held-out pairs."""
-    return None in evaluator.sets()
-
-
-def _open(evaluators: Mapping[str, Evaluator], sets: EvaluationSets) -> None:
-    for evaluator in evaluators.values():
-        for image_set in evaluator.sets():
-            # Texts and records are read here: their errors show before the long work.
-            sets.images_of(image_set).about()
-        evaluator.check(sets.images_of)
-
-
 def _evaluate(
     pretrained: Pretrained,
     evaluators: Mapping[str, Evaluator],
@@ -359,7 +255,7 @@ def _results_of(
     found: dict[str, float] = {}
     if name not in failures:
         with failures.of(name):
-            _open({name: evaluator}, sets)
+            open_evaluators({name: evaluator}, sets)
             warn_of_unknown(sets, {name: evaluator}, tokenizer)
             found = {f"{name}/{key}": value for key, value in evaluator(embedder)}
     return found

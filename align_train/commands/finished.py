@@ -7,7 +7,8 @@ import torch
 from align_train.cluster import launcher
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.best import note_last, print_best, why_ended
-from align_train.commands.evaluate import evaluate_run, evaluators_of
+from align_train.commands.evaluate import evaluate_run
+from align_train.commands.evaluators import evaluators_of
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
 from align_train.commands.results_folder import print_results

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_train.commands.average_choice import chosen_sets
 from align_train.commands.devices import loader_workers
-from align_train.commands.evaluate import prepare_evaluation, wants_held_out
+from align_train.commands.evaluators import prepare_evaluation, wants_held_out
 from align_train.config.command_schema import AverageSettings, EvaluateSettings
 from align_train.errors import UserError, shown, shown_names
 from align_train.evals import Embedder, Evaluator

@@ -7,7 +7,7 @@ evaluate. All that can be wrong shows before anything is written.
 from __future__ import annotations
 
 from align_train.cluster import launcher
-from align_train.cluster.collectives import leave_errors_to_watchdog
+from align_train.cluster.group import leave_errors_to_watchdog
 from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
@@ -16,7 +16,8 @@ from align_train.commands.begun import as_begun
 from align_train.commands.best import ended_early, print_best, print_trained
 from align_train.commands.changes import changed_settings
 from align_train.commands.curve import curve_of
-from align_train.commands.evaluate import evaluate_run, evaluators_of
+from align_train.commands.evaluate import evaluate_run
+from align_train.commands.evaluators import evaluators_of
 from align_train.commands.failures import explaining
 from align_train.commands.finished import say_finished
 from align_train.commands.groups import spell_groups

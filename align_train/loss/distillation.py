@@ -176,7 +176,8 @@ class _Distillation(torch.autograd.Function):
         with torch.autocast(images.device.type, enabled=False):
             inputs = Inputs.of(images, texts, temperature)
             batch = len(inputs.texts)
-            teacher_texts = gather(taught.texts)
+            # A teacher may answer in other types on other ranks: zeros where memory has run out.
+            teacher_texts = gather(taught.texts.to(inputs.images.dtype))
             known, count = None, torch.full_like(inputs.scale[0], batch)
             if taught.known is not None:
                 # Collectives know no truth values.

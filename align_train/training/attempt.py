@@ -79,9 +79,8 @@ class Attempt:
             self.out_of_memory = True
 
         free_memory()
-        # The step does not count; other ranks wait for rows of the right width.
-        nothing = torch.zeros(len(batch), teacher.dim, device=device)
-        return Taught(nothing, nothing)
+        # The step does not count, but other ranks wait for this one.
+        return teacher.nothing(len(batch), device)
 
     def backward(self, loss: Tensor, run: Callable[[], None], strategy: SteppingStrategy) -> None:
         """Computes the gradients; if memory runs out, those that are missing are no numbers.

@@ -29,9 +29,13 @@ _TEACHER = "teacher"  # in the checkpoint
 class Teacher(Protocol):
     """Gives embeddings of the pairs of a batch."""
 
-    @property
-    def dim(self) -> int:
-        """The width of its embeddings."""
+    def nothing(self, pairs: int, device: torch.device) -> Taught:
+        """Zeros of the same form as its embeddings: all ranks begin the same collectives.
+
+        Args:
+            pairs: How many.
+            device: The student's.
+        """
 
     def move(self, device: torch.device) -> None:
         """Takes its place on the device of the run."""
@@ -64,10 +68,10 @@ class LiveTeacher:
         self.model = model.requires_grad_(False).eval()
         self.own_ids = own_ids
 
-    @property
-    def dim(self) -> int:
-        """See `Teacher.dim`."""
-        return self.model.dim
+    def nothing(self, pairs: int, device: torch.device) -> Taught:
+        """See `Teacher.nothing`."""
+        zeros = torch.zeros(pairs, self.model.dim, device=device)
+        return Taught(zeros, zeros)
 
     def move(self, device: torch.device) -> None:
         """See `Teacher.move`."""
@@ -107,6 +111,12 @@ class StoredTeacher:
     def __init__(self, dim: int) -> None:
         """Keeps the width of the embeddings."""
         self.dim = dim
+
+    def nothing(self, pairs: int, device: torch.device) -> Taught:
+        """See `Teacher.nothing`."""
+        zeros = torch.zeros(pairs, self.dim, device=device)
+        known = torch.zeros(pairs, dtype=torch.bool, device=device)
+        return Taught(zeros, zeros, known)
 
     def move(self, device: torch.device) -> None:
         """See `Teacher.move`: nothing of it stays on a device."""

@@ -60,6 +60,7 @@ def assert_the_same(folder: Path, whole: Path) -> None:
         assert row["pairs_seen"] == expected["pairs_seen"]
 
 
+@pytest.mark.long
 def test_with_the_same_chunk_it_goes_on_bitwise(
     half: Path, whole: Path, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

@@ -407,7 +407,7 @@ def test_tasks_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, value in (tasks | {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "9"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("align_train.cluster.collectives._TO_MEET", timedelta(seconds=1))
+    monkeypatch.setattr("align_train.cluster.group._TO_MEET", timedelta(seconds=1))
     with pytest.raises(
         Lost, match=r"task 1 does not reach the first one at nowhere\.invalid:9 .*; set MASTER_ADDR"
     ):
@@ -473,8 +473,10 @@ def test_a_finished_run_is_evaluated_until_all_its_evaluators_have_told(
     ("trouble", "words"),
     [
         ("fails", "out of memory (CUDA out of memory"),
-        ("breaks", "ZeroDivisionError: a defect of the evaluator"),
-        ("is_refused", "embeddings of images are not finite"),
+        pytest.param(
+            "breaks", "ZeroDivisionError: a defect of the evaluator", marks=pytest.mark.long
+        ),
+        pytest.param("is_refused", "embeddings of images are not finite", marks=pytest.mark.long),
     ],
 )
 def test_an_evaluation_that_fails_costs_no_step(

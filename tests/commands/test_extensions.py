@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from align_train.run.folder import RunFolder
@@ -41,6 +42,7 @@ def test_the_code_of_the_page_is_short_and_needs_no_file_of_ours(tmp_path: Path)
         assert len(code) <= MOST_LINES, path
 
 
+@pytest.mark.long
 def test_a_run_with_evaluator_loss_tower_and_launcher_of_another_package(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

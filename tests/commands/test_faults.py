@@ -509,6 +509,7 @@ def dry(rank: int, *overrides: str, demo: Path, cwd: Path) -> subprocess.Complet
     )
 
 
+@pytest.mark.long
 def test_four_machines_of_eight_compose_and_say_how_the_batch_is_split(
     tmp_path: Path, demo: Path
 ) -> None:

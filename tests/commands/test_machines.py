@@ -15,8 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from align_train.cluster.collectives import join
 from align_train.cluster.environment import cluster_environment
+from align_train.cluster.group import join
 from align_train.cluster.launcher import Slurm
 from align_train.cluster.limits import allow_open_files
 from align_train.commands.failures import explaining
@@ -83,7 +83,7 @@ def test_a_group_is_told_its_gpu(
 ) -> None:
     """By its rank NCCL would take another one, and refuse the tensors."""
     told: dict[str, Any] = {}
-    monkeypatch.setattr("align_train.cluster.collectives.TCPStore", Mock())
+    monkeypatch.setattr("align_train.cluster.group.TCPStore", Mock())
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **given: told.update(given))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")

@@ -208,7 +208,9 @@ def copy_of(trained: Path, to: Path) -> RunFolder:
     return RunFolder(to / "outputs" / "run")
 
 
-@pytest.mark.parametrize("length", ["max_steps=1", "epochs=0.0625"])
+@pytest.mark.parametrize(
+    "length", ["max_steps=1", pytest.param("epochs=0.0625", marks=pytest.mark.long)]
+)
 def test_a_finished_run_without_held_out_pairs_needs_no_data(
     length: str, demo: Path, tmp_path: Path
 ) -> None:
@@ -338,7 +340,10 @@ def test_a_full_disk_ends_both_processes_in_one_line(
     )
 
 
-@pytest.mark.parametrize(("number", "devices"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("number", "devices"),
+    [pytest.param(signal.SIGINT, 1, marks=pytest.mark.long), (signal.SIGTERM, 2)],
+)
 def test_a_signal_saves_and_says_so(
     number: signal.Signals, devices: int, tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

@@ -16,7 +16,7 @@ from tests.fuzz.watch import fuzz
 from tests.support.commands import run
 
 # Mutants of two seconds, and of a minute.
-FEW = dict.fromkeys(TARGETS, 200) | {"index": 60, "tar": 100}
+FEW = dict.fromkeys(TARGETS, 200) | {"index": 30, "tar": 100}
 MANY = {kind: 15 * few for kind, few in FEW.items()}
 MANY["settings"] = 20  # each takes as long as a hundred images
 

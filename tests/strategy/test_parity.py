@@ -24,9 +24,9 @@ from tests.support.parity import (
     extras,
     fit,
     header,
-    rates,
     row,
 )
+from tests.support.parity_rates import rates, refusals
 from tests.support.processes import on_ranks
 
 KNOWN: dict[Case, dict[str, Tensor]] = {}
@@ -93,11 +93,10 @@ def test_the_rest_of_the_table(tmp_path: Path) -> None:
 def test_other_optimizers_layer_decay_and_locks_by_depth(tmp_path: Path) -> None:
     """The rows of docs/rates.md: `python -m tests.support.parity --rates`."""
     table = [header()]
-    for engine in sorted({case.engine for case in rates()}):
-        rows = [case for case in rates() if case.engine == engine]
-        for case, errors in compared_together(rows, tmp_path / engine, KNOWN):
-            table.append(row(case, errors))
+    for case, errors in compared_together(list(rates()), tmp_path, KNOWN):
+        table.append(row(case, errors))
     assert not any("MISSED" in line for line in table), "\n".join(table)
+    assert all(error for _, _, error in refusals())
 
 
 @pytest.mark.long

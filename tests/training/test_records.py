@@ -72,6 +72,7 @@ def test_torn_lines_are_left_out_and_counted_once(
     assert not capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_resumes_beside_a_torn_line(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """No step is a logged one and a checkpoint's: each of both writes the lines before it."""
     arguments = (*small_run, "log_keys=true", "log_every=3", "data.held_out=null", "eval=pairs")

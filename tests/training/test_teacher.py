@@ -111,6 +111,20 @@ def test_stored_rows_that_are_no_numbers_are_unknown() -> None:
     assert torch.equal(found.images[0], rows[0, 0].to(found.images.dtype))
 
 
+@pytest.mark.parametrize("kind", ["live", "stored"])
+def test_where_memory_has_run_out_nothing_has_the_form_of_an_answer(kind: str) -> None:
+    """Otherwise ranks would begin other collectives, and wait for each other for ever."""
+    batch = replace(small_batch(6), teacher=torch.randn(6, 2, 5).half())
+    student = model_of(Case("ddp", 1))
+    teacher = StoredTeacher(5) if kind == "stored" else taught(student).teacher
+
+    nothing, answer = teacher.nothing(6, CPU), teacher(batch, 6, CPU)
+    for one, other in zip(nothing, answer, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert one.shape == other.shape
+
+
 def test_nothing_of_it_is_in_the_module() -> None:
     """No parameter, no buffer, no submodule: so no optimizer, strategy, average or checkpoint."""
     case = Case("ddp", 1)
