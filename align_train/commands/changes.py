@@ -15,6 +15,8 @@ Changes = dict[str, tuple[object, object]]
 
 _OF_THIS_START = ("accept", "dry_run")  # settings that say nothing about the run itself
 
+_RATES = "rates."  # the optimizer's settings refer to them, and are compared themselves
+
 
 def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> Changes:
     """Compares settings with those that the run had at its last checkpoint.
@@ -44,7 +46,7 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
 
     changes: Changes = {}
     for key in sorted({*before, *now} - untold):
-        if before.get(key) != now.get(key):
+        if before.get(key) != now.get(key) and not key.startswith(_RATES):
             changes[key] = (before.get(key), now.get(key))
 
     lora = [key for key in changes if key.startswith("lora.") and key != "lora.dropout"]

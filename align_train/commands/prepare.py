@@ -126,8 +126,8 @@ def build_model(
         UserError: Model and data do not fit, or the weights do not fit the model.
     """
     torch.manual_seed(settings.seed)
-    node = _sized(settings.model, data.vocabulary)
     source = settings.initial_weights
+    node = _sized(settings.model, data.vocabulary, source)
     if begun or source is not None:
         # Weights come from elsewhere: the towers need not fetch any.
         node = without_pretrained(node)
@@ -149,8 +149,14 @@ def build_model(
     return model, {"begins with": begins_with, "adapters": spell_lora(settings.lora, model)}
 
 
-def _sized(node: Node, vocabulary: Tokenizer | ClassList) -> Node:
-    """A model's node with the number of tokens, or of classes, that the data has."""
+def _sized(node: Node, vocabulary: Tokenizer | ClassList, source: str | None) -> Node:
+    """A model's node with the number of tokens, or of classes, that the data has.
+
+    Args:
+        node: The model's.
+        vocabulary: The data's.
+        source: The trained model whose weights it gets; None: fresh ones.
+    """
     if isinstance(vocabulary, ClassList):
         classes = len(vocabulary.names)
         given = node.get("classes")
@@ -164,9 +170,11 @@ def _sized(node: Node, vocabulary: Tokenizer | ClassList) -> Node:
     tokens = vocabulary.vocabulary_size
     size = node.get("vocabulary_size") or tokens
     if size < tokens:
+        # Trained weights have one row a token: more of them would not fit.
+        fix = "set it to null or more" if source is None else f"take the tokenizer of {source}"
         raise UserError(
             f"model.vocabulary_size={size}: the tokenizer {vocabulary.path} has {tokens} tokens; "
-            f"set it to null or more"
+            f"{fix}"
         )
     return node | {"vocabulary_size": size}
 

@@ -14,8 +14,9 @@ from align_train.commands.changes import Changes, spell_changes
 from align_train.commands.trainer import compiles
 from align_train.commands.twice_in_batch import twice_in_batch
 from align_train.commands.unknown_tokens import counted_tokens, spell_tokens, spell_unknown
+from align_train.config.chosen import choice_of
 from align_train.config.components import build, class_name
-from align_train.config.compose import choice_of
+from align_train.config.rates import spell_rates
 from align_train.config.schema import Node, TrainSettings
 from align_train.evals.base import Evaluator
 from align_train.model import TrainableModel
@@ -81,7 +82,7 @@ def summary(
         "come twice": twice_in_batch(data, settings.steps),
         "model": _model(settings),
         "parameters": _parameters(settings, model),
-        "groups": _LINES.join(groups),
+        "groups": _LINES.join([*groups, *spell_rates(settings)]),
         "checkpoints": _checkpoints(settings),
         **weights,
         "staging": staging,

@@ -16,6 +16,7 @@ from align_train.config.lock import check_lock, check_lock_under
 from align_train.config.loggers import check_loggers
 from align_train.config.numbers import check_numbers
 from align_train.config.optimizer import check_optimizer
+from align_train.config.rates import check_rates
 from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
 from align_train.config.split import check_split
@@ -69,6 +70,7 @@ def check_root(settings: TrainSettings) -> None:
     check_split(settings)
     check_tuning(settings)
     check_schedule(settings)
+    check_rates(settings)
     for key in _COMPONENTS:
         check_numbers(getattr(settings, key), key)
 

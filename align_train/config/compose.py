@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
+from align_train.config.chosen import words_given
 from align_train.config.components import build, check_component
 from align_train.config.help import answer_to
 from align_train.config.lengths import with_one_length
@@ -39,6 +39,7 @@ from align_train.config.messages import (
 )
 from align_train.config.output import escaping_output
 from align_train.config.overrides import as_typed, line_as_typed
+from align_train.config.rates import refuse_unread_rates
 from align_train.config.resolvers import register_resolvers
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
@@ -126,6 +127,7 @@ def _settled(
 ) -> S:
     """The typed settings of a command that begins; see `command` for the parameters."""
     refuse_missing(config)
+    refuse_unread_rates(config, words_given())
     _use_launcher(config)
     if before_fill_in is not None:
         before_fill_in(_typed(config, schema))
@@ -151,20 +153,6 @@ def _folder(config_name: str) -> str:
     return "commands" if is_command else ""
 
 
-def choice_of(group: str) -> str:
-    """Names the choice of a group that a command's settings were composed with.
-
-    Args:
-        group: E.g. `model`.
-
-    Returns:
-        E.g. `tiny`; empty if no command has composed settings, or if the group has no choice.
-    """
-    if not HydraConfig.initialized():
-        return ""
-    return HydraConfig.get().runtime.choices.get(group) or ""
-
-
 def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSettings:
     """Composes the settings of a run as its command would.
 
@@ -180,6 +168,7 @@ def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSet
     """
     config = _compose("train", TrainSettings, overrides)
     refuse_missing(config)
+    refuse_unread_rates(config, overrides)
     return _typed(config, TrainSettings, fill_in)
 
 

@@ -10,12 +10,11 @@ from enum import Enum
 from typing import Any
 
 from align_train.config.components import parameter_hint
-from align_train.config.numbers import contents
+from align_train.config.numbers import contents, is_computed
 from align_train.config.schema import FREE_KEYS, TEXTS, VERBATIM, Node, conf_dir
 from align_train.errors import UserError
 
 _NUMBERS = (int, float, bool)
-_SCALED = "${scaled:"  # see `compose.py`
 
 
 class Kind(Enum):
@@ -114,7 +113,7 @@ def takes_text(key: str, compose: Callable[[], Node], *, added: bool) -> bool:
 
 def _is_number(value: object) -> bool:
     """Whether a value of a group's file is a number, or is computed from one."""
-    return isinstance(value, _NUMBERS) or (isinstance(value, str) and value.startswith(_SCALED))
+    return isinstance(value, _NUMBERS) or is_computed(value)
 
 
 def _has(node: object, key: str) -> bool:

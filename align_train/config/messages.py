@@ -153,6 +153,9 @@ def _about_key(text: str) -> str:
 
 def _about_choice(text: str) -> str:
     """The line for a choice that a group does not have, or nothing."""
+    if group := _between(text, "Error resolving interpolation '${", "}'"):
+        return f"{group}: another group goes with its choice; give {group}=NAME, one of --help"
+
     choice = _between(text, "Could not find '", "'")
     if not choice:
         choice = _between(text, "Could not load '", "'")  # one of a list of choices

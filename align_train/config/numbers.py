@@ -11,6 +11,9 @@ from omegaconf import OmegaConf
 from align_train.config.schema import Node, conf_dir
 from align_train.errors import UserError, shown
 
+# How texts of YAML begin that stand for numbers (`resolvers.py`, and conf/rates).
+_COMPUTED = ("${scaled:", "${tenth:", "${rates.")
+
 
 @cache
 def contents(folder: Path) -> list[Node]:
@@ -55,9 +58,14 @@ def _compare(node: Node, default: Node, path: str) -> None:
         if isinstance(number, dict) and isinstance(value, dict):
             if number.get("_target_") == value.get("_target_"):
                 _compare(value, number, f"{path}.{name}")
-        elif _is_number(number) and isinstance(value, str):
+        elif isinstance(value, str) and (_is_number(number) or is_computed(number)):
             raise UserError(f"{path}.{name}={shown(value)}: expected a number")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_computed(value: object) -> bool:
+    """Whether a value of a group's file is computed from numbers of other settings."""
+    return isinstance(value, str) and value.startswith(_COMPUTED)

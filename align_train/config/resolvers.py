@@ -17,6 +17,7 @@ def register_resolvers() -> None:
         "if_gpu": _if_gpu,
         "if_on": _if_on,
         "scaled": _scaled,
+        "tenth": _tenth,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
@@ -40,3 +41,8 @@ def _if_on(switch: bool, value: object) -> object:
 def _scaled(size: int, by: int, of: int) -> int:
     """`resize_size: ${scaled:${.image_size},346,289}` in conf/model/b7_base.yaml."""
     return round(size * by / of)
+
+
+def _tenth(rate: float | None) -> float | None:
+    """`lr: ${tenth:${rates.image}}` in conf/optimizer/lion.yaml; null stays null."""
+    return None if rate is None else rate / 10

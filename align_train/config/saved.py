@@ -16,7 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 
-_OFF_BY_DEFAULT = ("distillation", "lora")  # settings of several values that together may be off
+# Settings of several values that did not exist when the first runs began: a teacher and adapters,
+# which are off by default, and rates, which count only as the optimizer's.
+_SEVERAL = ("distillation", "lora", "rates")
 
 
 def read_nodes(path: Path) -> Node:
@@ -73,9 +75,10 @@ def _with_new_keys(plain: Node) -> Node:
     """
     types = get_type_hints(TrainSettings)
     nullable = [name for name, kind in types.items() if kind is Any or NoneType in get_args(kind)]
-    usual = read_nodes(conf_dir() / "train.yaml")
-    without = {name: usual[name] for name in _OFF_BY_DEFAULT}
-    return dict.fromkeys(nullable) | without | plain
+    # Unresolved: its list of groups refers to the choice of the model.
+    usual: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"))
+    several = {name: usual[name] for name in _SEVERAL}
+    return dict.fromkeys(nullable) | several | plain
 
 
 def with_values(settings: TrainSettings, values: Mapping[str, object]) -> TrainSettings:

@@ -107,6 +107,23 @@ class TrainerSettings:
 
 
 @dataclass
+class RatesSettings:
+    """Learning rates that come with the model's choice; optimizers refer to them."""
+
+    image: float
+    """Of the image tower, and of all that has no other."""
+
+    text: float
+    """Of the text tower."""
+
+    temperature: float
+    """Of the temperature, whose raw value moves by about this much a step."""
+
+    head: float | None
+    """Of a classifier's linear layer; null: `image`."""
+
+
+@dataclass
 class TrainSettings:
     """The root of a training run: `python -m align_train`."""
 
@@ -226,6 +243,9 @@ class TrainSettings:
 
     loss: Node
     """The component of conf/loss."""
+
+    rates: RatesSettings
+    """Learning rates of the model's choice, from conf/rates."""
 
     optimizer: Node
     """The component of conf/optimizer."""

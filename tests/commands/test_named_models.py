@@ -9,8 +9,10 @@ import pytest
 
 from align_train.commands.early import look_before_training
 from align_train.commands.named_models import look_for_models_of
+from align_train.commands.prepare import build_model
 from align_train.config.compose import compose_training
 from align_train.errors import UserError, naming
+from tests.support.commands import data_module
 
 DATA = ("data=webdataset", "data.shards=x", "data.tokenizer=y")
 
@@ -69,6 +71,20 @@ def test_weights_that_a_run_began_with_may_be_gone() -> None:
 def test_a_run_looks_before_it_begins() -> None:
     with pytest.raises(UserError, match=r"distillation\.model=/nowhere: no such folder"):
         look_before_training(compose_training("distillation.model=/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [((), "set it to null or more"), (("initial_weights=a/b",), "take the tokenizer of a/b")],
+)
+def test_more_tokens_than_the_model_has_are_refused(
+    words: tuple[str, ...], fix: str, demo: Path
+) -> None:
+    """Before trained weights are opened."""
+    data = data_module(str(demo / "train"), demo / "tokenizer")
+    settings = compose_training(*DATA, "model.vocabulary_size=259", *words)
+    with pytest.raises(UserError, match=f"vocabulary_size=259: .* has 300 tokens; {fix}$"):
+        build_model(settings, data, begun=False)
 
 
 def test_an_error_names_the_setting_once() -> None:

@@ -1,0 +1,1 @@
+"""Choices of the model, short-trained at their learning rates and beside them."""
