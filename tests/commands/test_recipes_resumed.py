@@ -50,7 +50,7 @@ def test_a_killed_run_goes_on_bitwise(
 
     folder = RunFolder(tmp_path / "outputs" / "killed")
     process = start(*own, "name=killed", cwd=tmp_path)
-    wait_for_step(5, folder, process)
+    wait_for_step(4, folder, process)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
     reached = folder.last_step()
