@@ -10,7 +10,8 @@ learn its pictures at night (`benchmarks.wise_ft`). The table has the held-out l
 both directions' recall@10 of 2,048 pairs (1,024 at night).
 
 A neighbour is clearly better if its recall is higher by more than two standard errors, and by more
-than a tenth of it. Target: no choice has one. Finished runs are left as they are.
+than a tenth of it. Target: no choice has one. Measured: `by_name` has one, see docs/rates.md.
+Finished runs are left as they are.
 
 Price: 18 runs of one to four minutes, on one core some 45 minutes in all.
 """

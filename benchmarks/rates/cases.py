@@ -61,6 +61,7 @@ def cases(trained: Path, towers: Path) -> list[Case]:
         "model.image_tower.name=vit_tiny_patch16_224",
         "+model.image_tower.options.patch_size=8",
         "+model.image_tower.options.depth=4",
+        "+model.image_tower.options.img_size=48",
     )
     of_timm = ("model.image_tower.projection=160", *SMALL_IMAGES, *SMALL_TEXT, *SHORT)
     by_name = (
@@ -77,7 +78,7 @@ def cases(trained: Path, towers: Path) -> list[Case]:
         Case("resnet10t", "timm_base", 200, ("model.image_tower.name=resnet10t", *of_timm)),
         Case("huggingface", "huggingface", 100, (f"model.path={trained}",), at_night=True),
         Case("by_name", "by_name", 100, by_name, at_night=True),
-        Case("vit", "timm_base", 200, (*vit, *of_timm)),
+        Case("vit", "timm_base", 150, (*vit, *of_timm)),
         Case("b3_mini", "b3_mini", 140, (*SMALL_IMAGES, *SHORT)),
     ]
 
