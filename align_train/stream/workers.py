@@ -36,7 +36,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from align_train.cluster.collectives import settle_before_fork
 from align_train.cluster.interruption import at_once
-from align_train.cluster.signals import leave_signals_to_the_run, name_of
+from align_train.cluster.signals import end_with_the_run, leave_signals_to_the_run, name_of
 from align_train.errors import Lost, UserError
 
 _LOOK_EVERY = 1  # seconds between looks at the workers, while the run waits
@@ -233,6 +233,10 @@ def end_in_words(status: int) -> str:
 
 def _begin_worker(worker: int) -> None:
     """In a new worker."""
+    run = multiprocessing.parent_process()
+    assert run is not None and run.pid is not None
+    # torch looks for the run only between items: a worker that hangs in one would stay for ever.
+    end_with_the_run(run.pid)
     leave_signals_to_the_run()
     # A thread of the queue packs and sends items. An item that it drops would be waited for.
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]

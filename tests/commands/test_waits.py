@@ -339,9 +339,15 @@ def test_one_process_that_waits_in_vain_ends_by_the_timeout(
     waiting: dict[str, Any] = {"WAITING_FOR": "c", "WAITING_STEP": "6"}
     process = start(*options, cwd=tmp_path, **waiting)
     wait_for_step(5, RunFolder(tmp_path / "outputs" / "stuck"), process)
+    loaders = children_of(process.pid)
+    assert len(loaders) == workers
     status, line = ended(process)
     assert status == 75
     assert line == "no progress in step 6, waiting for data, for 6 s (trainer.timeout)"
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in loaders):
+        assert time.monotonic() < deadline, "a loader process has outlived its run"
+        time.sleep(0.05)
 
 
 @pytest.mark.long
