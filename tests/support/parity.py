@@ -657,6 +657,11 @@ def bound(case: Case) -> tuple[float, float, float]:
     In bf16 only the first step compares: a last digit of float32 flips roundings of the next step,
     and optimizers make the gradients of small parameters as large as any.
     """
+    if case.bf16 and case.lora and case.engine == "ZeRO-3":
+        # Three gradients meet at a residual block's input: of its sum, its layer and its adapter.
+        # The hooks there add them in another order, which in bf16 rounds otherwise: so does one
+        # process, to the last digit, if it adds them in that order.
+        return 0.05, 0.2, 0.2
     if case.bf16:
         return 1e-5, 0.2, 0.2
     if case.dtype == "float64":
