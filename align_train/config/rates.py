@@ -21,7 +21,13 @@ from align_train.errors import UserError, shown
 _GROUP = "rates"
 
 # Rate of the model's choice -> the optimizer's setting that refers to it.
-_READ_BY = {"image": "lr", "text": "text_lr", "temperature": "temperature_lr", "head": "head_lr"}
+_READ_BY = {
+    "image": "lr",
+    "text": "text_lr",
+    "projection": "projection_lr",
+    "temperature": "temperature_lr",
+    "head": "head_lr",
+}
 
 # One that every optimizer has: with all of them equal, an optimizer has the choice's rates.
 _ALWAYS = ("image", "text", "temperature")

@@ -116,6 +116,9 @@ class RatesSettings:
     text: float
     """Of the text tower."""
 
+    projection: float | None
+    """Of both towers' linear layers; null: as their towers."""
+
     temperature: float
     """Of the temperature, whose raw value moves by about this much a step."""
 

@@ -1,19 +1,18 @@
 """Choices of the model, short-trained at a third, one and three times of their learning rates.
 
     python -m benchmarks.rates [--run outputs/demo] [--data demo_data] [--to outputs/rates]
-                               [--only tiny b3_mini] [--factors 0.333 1 3]
+                               [--only tiny vit] [--factors 0.333 1 3]
 
 Each choice that fits on a core runs shrunk (`cases.py`): small images, small text towers, some
-hundred steps of 64 pairs of the demo. The factors multiply both towers' rates; the temperature
-keeps its own. `huggingface` and `by_name` begin with weights that the demo's pictures gave, and
-learn its pictures at night (`benchmarks.wise_ft`). The table has the held-out loss and the mean of
-both directions' recall@10 of 2,048 pairs (1,024 at night).
+hundred steps of 64 pairs of the demo. The factors multiply both towers' rates; the temperature, and
+linear layers that have a rate of their own, keep it. `huggingface` and `by_name` begin with weights
+that the demo's pictures gave, and learn its pictures at night (`benchmarks.wise_ft`). The table has
+the held-out loss and the mean of both directions' recall@10 of 2,048 pairs (1,024 at night).
 
 A neighbour is clearly better if its recall is higher by more than two standard errors, and by more
-than a tenth of it. Target: no choice has one. Measured: `by_name` has one, see docs/rates.md.
-Finished runs are left as they are.
+than a tenth of it. Target: no choice has one. Finished runs are left as they are.
 
-Price: 18 runs of one to four minutes, on one core some 45 minutes in all.
+Price: 15 runs of one to four minutes, on one core some 40 minutes in all.
 """
 
 from __future__ import annotations

@@ -79,7 +79,6 @@ def cases(trained: Path, towers: Path) -> list[Case]:
         Case("huggingface", "huggingface", 100, (f"model.path={trained}",), at_night=True),
         Case("by_name", "by_name", 100, by_name, at_night=True),
         Case("vit", "timm_base", 150, (*vit, *of_timm)),
-        Case("b3_mini", "b3_mini", 140, (*SMALL_IMAGES, *SHORT)),
     ]
 
 

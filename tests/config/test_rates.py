@@ -42,7 +42,7 @@ def test_the_demo_has_the_rates_that_it_always_had() -> None:
     assert rates_of(composed().optimizer) == {"lr": 4e-3, "text_lr": 1e-3, "temperature_lr": 1e-3}
     lion = composed("optimizer=lion").optimizer
     assert rates_of(lion) == {"lr": 4e-4, "text_lr": 1e-4, "temperature_lr": 1e-4}
-    assert lion["head_lr"] is None
+    assert lion["head_lr"] is None and lion["projection_lr"] is None
 
 
 @pytest.mark.parametrize("model", CHOICES)
@@ -57,7 +57,8 @@ def test_optimizers_take_the_rates_of_the_choice(model: str) -> None:
         assert found.lr == brought.image / divisor
         assert found.text_lr == brought.text / divisor
         assert found.temperature_lr == brought.temperature / divisor
-        assert found.head_lr == (None if brought.head is None else brought.head / divisor)
+        for own, rate in ((found.projection_lr, brought.projection), (found.head_lr, brought.head)):
+            assert own == (None if rate is None else rate / divisor)
 
 
 @pytest.mark.parametrize("optimizer", OWN)
@@ -72,7 +73,9 @@ def test_every_file_of_rates_goes_with_a_model() -> None:
 
 def test_trained_models_get_gentle_rates_and_so_do_their_temperatures() -> None:
     gentle = composed("model=huggingface", "model.path=x").rates
-    assert max(gentle.image, gentle.text, gentle.temperature) <= 1e-4
+    assert max(gentle.image, gentle.text, gentle.temperature) <= 1e-4 and not gentle.projection
+    joined = composed("model=by_name").rates
+    assert joined.projection == joined.temperature == 10 * joined.image == 10 * joined.text
 
 
 def test_an_experiment_brings_the_rates_of_its_model_and_may_set_its_own() -> None:
@@ -95,7 +98,7 @@ def test_a_users_own_model_has_the_usual_rates_or_those_beside_it(tmp_path: Path
     (tmp_path / "model" / "mine.yaml").write_text("_target_: align_train.model.DualEncoder\n")
     words = [f"hydra.searchpath=['file://{tmp_path}']", "model=mine"]
     register("train", TrainSettings)
-    usual = {"image": 1e-3, "text": 1e-3, "temperature": 1e-3, "head": None}
+    usual = {"image": 1e-3, "text": 1e-3, "projection": None, "temperature": 1e-3, "head": None}
     assert plain_settings("train", words)["rates"] == usual
 
     (tmp_path / "rates").mkdir()
