@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from align_train.config.chosen import choice_of, folders_of_groups, words_given
+from align_train.config.chosen import choice_of, folders_of_groups
 from align_train.config.schema import TrainSettings, conf_dir
 from align_train.errors import UserError, shown
 
@@ -28,9 +28,6 @@ _READ_BY = {
     "temperature": "temperature_lr",
     "head": "head_lr",
 }
-
-# One that every optimizer has: with all of them equal, an optimizer has the choice's rates.
-_ALWAYS = ("image", "text", "temperature")
 
 
 def refuse_unread_rates(config: DictConfig, words: Sequence[str]) -> None:
@@ -59,8 +56,8 @@ def refuse_unread_rates(config: DictConfig, words: Sequence[str]) -> None:
         if not re.search(wanted, read):
             own = f"optimizer.{_READ_BY.get(name, 'lr')}"
             raise UserError(
-                f"{shown(word)}: nothing reads it, because the optimizer has rates of its own; set "
-                f"{own}=… instead"
+                f"{shown(word)}: nothing reads it, because the optimizer's rates are its own or "
+                f"given; set {own}=… instead"
             )
 
 
@@ -109,14 +106,27 @@ def spell_rates(settings: TrainSettings) -> list[str]:
         A line; none if rates were given, or if the optimizer has rates of its own.
     """
     choice = choice_of(_GROUP) or choice_of("model")
-    if not choice or any(word.lstrip("+").startswith(f"{_GROUP}.") for word in words_given()):
+    rates = asdict(settings.rates)
+    if not choice or rates != _brought_by(choice) or settings.optimizer.get("image_lr") is not None:
         return []
 
     group = _GROUP if choice != choice_of("model") else "model"
-    own = [settings.optimizer.get(_READ_BY[name]) for name in _ALWAYS]
-    brought = [getattr(settings.rates, name) for name in _ALWAYS]
+    own = [settings.optimizer.get(key) for key in _READ_BY.values()]
+    brought = [rates[name] for name in _READ_BY]
     if own == brought:
         return [f"these rates come with {group}={choice}"]
-    if own == [rate / 10 for rate in brought]:
+    if own == [None if rate is None else rate / 10 for rate in brought]:
         return [f"these rates are a tenth of those that come with {group}={choice}"]
     return []
+
+
+def _brought_by(choice: str) -> object:
+    """The rates of a choice: those of its file over those that hold without one."""
+    rates: Any = OmegaConf.load(conf_dir() / "train.yaml")
+    rates = rates[_GROUP]
+    for folder in folders_of_groups() or [conf_dir()]:
+        file = folder / _GROUP / f"{choice}.yaml"
+        if file.exists():
+            rates = OmegaConf.merge(rates, OmegaConf.load(file))
+            break
+    return OmegaConf.to_container(rates)

@@ -109,9 +109,10 @@ class Recipe:
         for name, part in _GIVEN.items():
             rate = getattr(self, name)
             if rate is not None and part not in parts:
+                source = "" if name == "image_lr" else f" (or rates.{name.removesuffix('_lr')})"
                 raise UserError(
                     f"optimizer.{name}={rate}: this model has no trained parameters of the kind "
-                    f"({part}); set it to null"
+                    f"({part}); set it{source} to null"
                 )
         if self.layer_decay not in (None, 1) and not has_depth(model):
             raise UserError(
