@@ -14,7 +14,7 @@ import re
 from abc import abstractmethod
 from typing import NamedTuple, Protocol
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 # `8(x4)` are four machines with eight tasks each; `8(x3),4` are four with unequal numbers.
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
@@ -100,12 +100,12 @@ class Slurm(Launcher):
     @property
     def rank(self) -> int:
         """This task among all."""
-        return int(os.environ.get("SLURM_PROCID", "0"))
+        return _number("SLURM_PROCID")
 
     @property
     def local_rank(self) -> int:
         """This task among those of its machine."""
-        return int(os.environ.get("SLURM_LOCALID", "0"))
+        return _number("SLURM_LOCALID")
 
     @property
     def world_size(self) -> int:
@@ -132,10 +132,8 @@ class Slurm(Launcher):
         nodes = _first_set("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
         host = os.environ.get("MASTER_ADDR") or _first_host(nodes or "127.0.0.1")
 
-        job = int(os.environ.get("SLURM_JOB_ID", "0"))
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        port = os.environ.get("MASTER_PORT") or 10000 + (job * 20 + restarts * 2) % 20000
-        return Rendezvous(host, int(port))
+        job, restarts = _number("SLURM_JOB_ID"), _number("SLURM_RESTART_COUNT")
+        return Rendezvous(host, _master_port(10000 + (job * 20 + restarts * 2) % 20000))
 
     def more_gpus(self, devices: int) -> str:
         """Slurm's options."""
@@ -158,33 +156,33 @@ class Torchrun(Launcher):
     @property
     def rank(self) -> int:
         """This process among all."""
-        return int(os.environ.get("RANK", "0"))
+        return _number("RANK")
 
     @property
     def local_rank(self) -> int:
         """This process among those of its machine."""
-        return int(os.environ.get("LOCAL_RANK", "0"))
+        return _number("LOCAL_RANK")
 
     @property
     def world_size(self) -> int:
         """Processes of all machines."""
-        return int(os.environ.get("WORLD_SIZE", "1"))
+        return _number("WORLD_SIZE", otherwise=1)
 
     @property
     def nodes(self) -> int:
         """Machines, each with one torchrun."""
-        return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        return _number("GROUP_WORLD_SIZE", otherwise=1)
 
     @property
     def processes_per_node(self) -> int:
         """What `--nproc-per-node` says."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.world_size // self.nodes)
+        return _number("LOCAL_WORLD_SIZE", otherwise=self.world_size // self.nodes)
 
     @property
     def rendezvous(self) -> Rendezvous:
         """`MASTER_ADDR` and `MASTER_PORT`, which torchrun sets."""
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        return Rendezvous(host, int(os.environ.get("MASTER_PORT", "29500")))
+        return Rendezvous(host, _master_port(29500))
 
 
 class Alone(Launcher):
@@ -207,7 +205,7 @@ class Alone(Launcher):
     @property
     def local_rank(self) -> int:
         """As `rank`."""
-        return int(os.environ.get("LOCAL_RANK", "0"))
+        return _number("LOCAL_RANK")
 
     @property
     def world_size(self) -> int:
@@ -294,15 +292,36 @@ def _first_set(*names: str) -> str | None:
     return None
 
 
+def _number(*names: str, otherwise: int = 0) -> int:
+    """The whole number in the first of these variables that is set and not empty."""
+    for name in names:
+        if text := os.environ.get(name):
+            if not (text.isascii() and text.isdecimal()):
+                raise UserError(
+                    f"{name}={shown(text)}: expected a whole number; the launcher sets this "
+                    f"variable of the environment"
+                )
+            return int(text)
+    return otherwise
+
+
+def _master_port(otherwise: int) -> int:
+    port = _number("MASTER_PORT", otherwise=otherwise)
+    # The next one is the watchdog's.
+    if not 0 < port < 65535:
+        raise UserError(f"MASTER_PORT={port}: expected a port from 1 to 65534")
+    return port
+
+
 # A step may have fewer tasks and machines than its job: what the step says comes first.
 
 
 def _tasks() -> int:
-    return int(_first_set("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") or 1)
+    return _number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", otherwise=1)
 
 
 def _slurm_nodes() -> int:
-    return int(_first_set("SLURM_STEP_NUM_NODES", "SLURM_NNODES") or 1)
+    return _number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", otherwise=1)
 
 
 def _slurm_tasks_per_node() -> int | None:

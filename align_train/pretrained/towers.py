@@ -12,7 +12,7 @@ from typing import Any
 
 from align_train.config.components import find_target
 from align_train.config.schema import Node
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 from align_train.model.base import ImageTower
 from align_train.model.bert_config import bert_sizes, read_bert_config
 from align_train.model.expected_images import PREPARATION, ExpectedImages
@@ -150,6 +150,11 @@ def _of_encoder(node: Node, model: Node, data: Node) -> Node:
         return {}
 
     config = with_changes(read_text_config(folder, name), given, name)
+    if "vocab_size" not in config:
+        raise UserError(
+            f"model.text_tower.name={name}: {shown(config.get('model_type'))} is no text encoder; "
+            f"expected one, e.g. FacebookAI/xlm-roberta-base"
+        )
     settings: Node = {"model.text_tower.config": config}
     if node.get("pooling") is None:
         settings["model.text_tower.pooling"] = usual_pooling(config)

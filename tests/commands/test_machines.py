@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from align_train.cluster import launcher
 from align_train.cluster.environment import cluster_environment
 from align_train.cluster.group import join
 from align_train.cluster.launcher import Slurm
@@ -141,3 +142,22 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"MASTER_PORT": "many"}, "MASTER_PORT=many: expected a whole number"),
+        ({"MASTER_PORT": "65535"}, "MASTER_PORT=65535: expected a port from 1 to 65534"),
+        ({"RANK": "zero"}, "RANK=zero: expected a whole number"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE=-2: expected a whole number"),
+    ],
+)
+def test_what_torchrun_sets_wrongly_is_one_line(
+    variables: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ({"TORCHELASTIC_RUN_ID": "x"} | variables).items():
+        monkeypatch.setenv(name, value)
+    started = launcher.current()
+    with pytest.raises(UserError, match=line):
+        _ = started.rank, started.world_size, started.rendezvous

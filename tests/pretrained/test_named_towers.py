@@ -49,6 +49,13 @@ def begins_with(kind: str, folder: Path) -> tuple[str, ...]:
     return (*VIT, f"model.text_tower.name={folder}/{kind}")
 
 
+def test_a_network_without_words_is_no_text_encoder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    words = (*VIT, f"model.text_tower.name={tmp_path}", "data=webdataset", "data.shards=x")
+    with pytest.raises(UserError, match=r"^model\.text_tower\.name=/.*: resnet is no text encoder"):
+        compose_training(*words, "model.text_tower.pretrained=false", fill_in=explicit)
+
+
 def test_settings_of_an_encoder_are_spelled_out(tmp_path: Path) -> None:
     words = (*begins_with("xlm-roberta", tmp_path), "data=webdataset", "data.shards=x")
     settings = compose_training(*words, fill_in=explicit)
