@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -188,7 +189,18 @@ def _how(settings: TrainSettings) -> list[str]:
 def _length(settings: TrainSettings, data: PairsDataModule) -> str:
     """The length in steps, in pairs and in epochs."""
     pairs = counted(settings.steps * settings.batch_size, "pair")
-    return f"{counted(settings.steps, 'step')} = {pairs} = {_epochs(data, settings.steps)}"
+    length = f"{counted(settings.steps, 'step')} = {pairs} = {_epochs(data, settings.steps)}"
+    return length + spell_long_warmup(settings)
+
+
+def spell_long_warmup(settings: TrainSettings) -> str:
+    """Says that a run ends before its warm-up, and so never has its learning rate; else empty."""
+    warmup = settings.scheduler.get("warmup_steps")
+    if pairs := settings.scheduler.get("warmup_pairs"):
+        warmup = math.ceil(pairs / settings.batch_size)
+    if not isinstance(warmup, int) or warmup <= settings.steps:
+        return ""
+    return f"; the warm-up alone takes {warmup:,}: the learning rate never gets to its full value"
 
 
 def _epochs(data: PairsDataModule, steps: int) -> str:

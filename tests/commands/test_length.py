@@ -9,6 +9,7 @@ import pytest
 
 from align_train.commands.changes import spell_changes
 from align_train.commands.length import with_length
+from align_train.commands.summary import spell_long_warmup
 from align_train.commands.twice_in_batch import check_batch, twice_in_batch
 from align_train.config.compose import compose_training
 from align_train.errors import UserError
@@ -92,3 +93,19 @@ def test_pairs_that_meet_themselves_where_epochs_join_are_counted(demo: Path) ->
     assert twice_in_batch(data, 3) == ""
     knows = data_module(str(demo / "train"), demo / "tokenizer", content_ids=True, **options)
     assert twice_in_batch(knows, 4) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["max_steps=50"], ""),
+        (["max_steps=49"], "the warm-up alone takes 50: "),
+        (
+            ["max_steps=10", "scheduler.warmup_steps=null", "scheduler.warmup_pairs=1281"],
+            "the warm-up alone takes 11: ",
+        ),
+    ],
+)
+def test_a_run_that_ends_before_its_warm_up_says_so(words: list[str], said: str) -> None:
+    line = spell_long_warmup(compose_training(*words))
+    assert said in line and bool(said) == bool(line)
