@@ -126,7 +126,8 @@ def test_a_worker_in_trouble_ends_the_wait_in_one_line(
     else:
         assert raised.match(r"DataLoader worker \(pid")
     items.close()
-    assert time.monotonic() - begun < 6
+    # Not 5 s for each worker beside the two looks; a large test process forks for some seconds.
+    assert time.monotonic() - begun < 15
 
 
 def test_memory_runs_out_without_workers_too(made: Callable[..., Workers[Any]]) -> None:
