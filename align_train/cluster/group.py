@@ -32,6 +32,7 @@ def join(device: torch.device, *, timeout: float) -> Iterator[None]:
         stays: NCCL would wait for the others to end it too, before anybody learns of the error.
 
     Raises:
+        UserError: On rank 0, if the port is not free.
         Lost: They have not come within two minutes.
     """
     started = launcher.current()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from align_train.config.schema import conf_dir
+
 
 def choice_of(group: str) -> str:
     """Names the choice of a group that a command's settings were composed with.
@@ -29,8 +31,8 @@ def words_given() -> list[str]:
 
 
 def folders_of_groups() -> list[Path]:
-    """The folders that the command's choices come from: conf/, and a user's own."""
+    """The folders that choices come from: conf/ and, in a command, a user's own."""
     if not HydraConfig.initialized():
-        return []
+        return [conf_dir()]
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]

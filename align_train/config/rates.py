@@ -63,8 +63,9 @@ def refuse_unread_rates(config: DictConfig, words: Sequence[str]) -> None:
 
 def _refuse_no_choice(name: str) -> None:
     """Refuses a choice without a file: to Hydra the group is optional, and a typo no error."""
-    folders = folders_of_groups() or [conf_dir()]
-    names = {path.stem for folder in folders for path in (folder / _GROUP).glob("*.yaml")}
+    names = {
+        path.stem for folder in folders_of_groups() for path in (folder / _GROUP).glob("*.yaml")
+    }
     if name.strip("'\"") not in names:
         raise UserError(f"{_GROUP}={name}: no such choice; there are {', '.join(sorted(names))}")
 
@@ -124,7 +125,7 @@ def _brought_by(choice: str) -> object:
     """The rates of a choice: those of its file over those that hold without one."""
     rates: Any = OmegaConf.load(conf_dir() / "train.yaml")
     rates = rates[_GROUP]
-    for folder in folders_of_groups() or [conf_dir()]:
+    for folder in folders_of_groups():
         file = folder / _GROUP / f"{choice}.yaml"
         if file.exists():
             rates = OmegaConf.merge(rates, OmegaConf.load(file))

@@ -48,7 +48,7 @@ def words_of(case: Case, data: Path, night: Path) -> list[str]:
     """The overrides of a case, without its rates."""
     words = [f"model={case.choice}", f"max_steps={case.steps}", *_COMMON, *case.words]
     if not case.at_night:
-        return [*words, "data=demo", "eval=pairs", f"data.make.folder={data}"]
+        return [*words, "data=demo", f"data.make.folder={data}"]
     shards = (f"data.shards={night / 'train'}", f"data.held_out={night / 'new'}")
     return [*words, "data=webdataset", *shards, f"data.tokenizer={data / 'tokenizer'}"]
 
