@@ -17,6 +17,7 @@ Price: one reading of each file for its hash, and a few small requests.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sys
 import tempfile
@@ -202,12 +203,12 @@ class _Sending:
     def _choose_transfer(self) -> None:
         """Sends large files by LFS if the server has no Xet: a mirror, or a server of one's own."""
         from huggingface_hub import constants, get_session
-        from huggingface_hub.utils import build_hf_headers
 
         if constants.HF_HUB_DISABLE_XET:
             return
         url = f"{self.api.endpoint}/api/models/{self.name}/xet-write-token/main"
-        answer = get_session().get(url, headers=build_hf_headers(token=self.api.token))
+        headers = {"Authorization": f"Bearer {self.api.token}"}
+        answer = get_session().get(url, headers=headers)
         if answer.status_code in (404, 405, 501):
             constants.HF_HUB_DISABLE_XET = True
 
@@ -230,13 +231,13 @@ def _hashes_of(content: Path | bytes) -> tuple[str, str]:
 
 
 def _api(token: str) -> HfApi:
+    import huggingface_hub.utils as library
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars, logging
 
     # Its warnings of each try show signed URLs; this command says one line of its own.
-    logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
-        disable_progress_bars()
+        library.disable_progress_bars()  # type: ignore[attr-defined]
     return HfApi(token=token)
 
 

@@ -289,7 +289,7 @@ def test_hugging_faces_clip_and_siglip_can_be_exported(make: Any, tmp_path: Path
 def test_a_run_in_bf16_is_exported_in_float32(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     import onnx
 
-    options = (*small_run, *UNEVALUATED, "name=half", "max_steps=2", "precision=bf16-mixed")
+    options = (*small_run, *UNEVALUATED, "name=half", "max_steps=2", "precision=bf16")
     run(*options, cwd=tmp_path)
     folder = exported(tmp_path / "outputs" / "half", tmp_path / "onnx")
     for name in ("image_tower.onnx", "text_tower.onnx"):
@@ -311,6 +311,7 @@ def test_a_classifier_gives_logits_and_its_card_names_classes(
         f"data.classes={demo}/classes.json",
         "data.caption=json:class",
         "batch_size=32",
+        "norm_group=32",
         "max_steps=4",
         "chunk_size=32",
         "evaluate_every=0",

@@ -128,9 +128,10 @@ def test_a_config_of_another_format_does_not_stay_beside_the_new_one(
 def test_what_passes_is_waited_for_and_nothing_is_sent_twice(
     kind: str, status: int, hub: ModelHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub.utils._http as http
+    import time
 
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    # The library's own pauses, too.
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     hub.faults = [Fault(kind, status, headers={"Retry-After": "1"})]
     send(folder)
     assert hub.repositories[NAME].files["model.safetensors"] == LARGE
@@ -269,7 +270,9 @@ def assert_loads_as(cwd: Path, hub: ModelHub, local: Path) -> None:
 
     found = load_afresh(cwd, hub, NAME)
     wanted = load_afresh(cwd, hub, str(local))
-    assert found.keys() == wanted.keys()
+    # Their format has a layer that nobody reads.
+    left_over = {name for name in found.keys() - wanted.keys() if ".pooler." not in name}
+    assert not left_over and wanted.keys() <= found.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
@@ -353,7 +356,7 @@ def test_the_metadata_is_what_the_hubs_library_reads(tmp_path: Path, trained: Pa
         done = python(*EXPORT, *words, cwd=tmp_path, hub=hub)
         assert done.returncode == 0, done.stderr
         assert not hub.repositories[NAME].private
-        data = ModelCard(hub.repositories[NAME].files["README.md"].decode()).data
+        data: Any = ModelCard(hub.repositories[NAME].files["README.md"].decode()).data
     assert data.license == "apache-2.0" and data.library_name == "transformers"
     assert data.pipeline_tag == "zero-shot-image-classification" and "align" in data.tags
     assert data.widget[0]["candidate_labels"]

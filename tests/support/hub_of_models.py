@@ -70,6 +70,7 @@ class ModelHub:
     parts_from: int = 1 << 40
     part: int = 1 << 20
     url: str = ""
+    cdn: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     asked: list[tuple[str, int]] = field(default_factory=list)
@@ -279,7 +280,7 @@ class ModelHub:
         oid = hashlib.sha256(body).hexdigest()
         self.store[oid] = body
         about |= {"X-Linked-Size": str(len(body)), "X-Linked-Etag": f'"{oid}"'}
-        place = f"{self.url}/lfs/get/{oid}?{_SIGNATURE}"
+        place = f"{self.cdn}/lfs/get/{oid}?{_SIGNATURE}"
         return Response("", 302, {**about, "Location": place})
 
     def _get(self, request: Request) -> Response:
@@ -344,5 +345,6 @@ def _kind(request: Request) -> str:
 def model_hub(**options: Any) -> Iterator[ModelHub]:
     """A hub without models; Ann has an account."""
     server = ModelHub(**options)
-    with listening(server) as server.url:
+    # Large files come from another place: the library reads about them before it goes there.
+    with listening(server) as server.cdn, listening(server) as server.url:
         yield server
