@@ -34,6 +34,7 @@ from align_train.serving.api import make_app
 from align_train.serving.batching import Batching
 from align_train.serving.connections import Bounded
 from align_train.serving.limits import Limits
+from align_train.serving.page import mount
 from align_train.serving.searched import Searched
 from align_train.serving.served import AnyModel
 from align_train.serving.service import Service
@@ -100,6 +101,7 @@ def serve(settings: ServeSettings) -> None:
         limit_pillow(settings.max_pixels)
         token = token_of(settings)
         app = make_app(service, limits, token=token)
+        mount(app, service, limits)
 
         _say(settings, service, taken, has_token=token is not None)
         _run(app, settings, taken)

@@ -26,7 +26,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-QUESTIONS = ("/embed", "/classify", "/similarity", "/search")
+_OF_PAGE = "/page/gradio_api/run/predict"
+
+QUESTIONS = ("/embed", "/classify", "/similarity", "/search", _OF_PAGE)
 """The paths that embed something."""
 
 _OPEN = ("/health", "/ready")  # for load balancers, which have no token
