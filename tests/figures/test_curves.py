@@ -68,7 +68,7 @@ def test_each_column_is_drawn_once_or_named(table: dict[str, list[float | None]]
 
 def many_columns() -> list[dict[str, str]]:
     table: dict[str, list[float | None]] = {
-        f"set_{place}/top1": [0.1, place] for place in range(30)
+        f"set_{place}/top1": [0.5, place / 31] for place in range(30)
     }
     table |= {"loss": [3.0, 2.0], "grad_norm": [1.0, 900.0], "bad_pairs": [0, 0], "lr": [None, 0.1]}
     return rows_of(table)
