@@ -11,6 +11,7 @@ from align_train.commands.evaluate import evaluate_run
 from align_train.commands.evaluators import evaluators_of
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
+from align_train.commands.report import report_at_end
 from align_train.commands.results_folder import print_results
 from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
@@ -80,6 +81,7 @@ def _show_or_evaluate(
         loggers=loggers,
         watchdog=watchdog,
     )
+    report_at_end(folder, settings.name)
 
 
 def _is_evaluated(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> bool:

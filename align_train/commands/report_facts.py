@@ -1,7 +1,8 @@
 """What a report shows of a run: read from its folder, whatever is there of it.
 
 A run that was killed, is still running or is of an earlier version lacks some files. Each part says
-so, and keeps none of the others back. Paths and credentials stay out: a report is made to be shared.
+so, and keeps none of the others back. Paths and credentials stay out: a report is made to be
+shared.
 
 Price: metrics.csv and the lists of bad pairs are read once, line by line.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,14 @@ from align_train.run.folder import RunFolder, step_of
 
 _FIRST = 20  # bad pairs, non-finite steps and mistaken classes that are listed
 
+_LONGEST = 300  # characters of a reason
+_MOST_REASONS = 1000  # that are counted apart
+
 _GIGA = 1e9
+
+# A path of two names or more, of which the last one stays; a URL's user and query are keys.
+_PATH = re.compile(r"(?<![\w.:/])(?:~|\.{1,2})?(?:/[^\s/'\"():,;]+)+/([^\s/'\"():,;]+)")
+_URL = re.compile(r"(\w+://)(?:[^\s/@]*@)?([^\s?#'\"]*)[^\s'\"]*")
 
 Row = Mapping[str, Any]
 
@@ -139,6 +148,11 @@ def spell_seconds(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def without_paths(text: str) -> str:
+    """Takes folders, and users and queries of URLs, out of a library's message."""
+    return _PATH.sub(r"\1", _URL.sub(r"\1\2", text))
+
+
 def _read_settings(facts: RunFacts) -> None:
     try:
         facts.settings = read_settings(facts.folder.config)
@@ -187,7 +201,7 @@ def _read_results(facts: RunFacts) -> None:
 def _read_lineage(facts: RunFacts) -> None:
     try:
         lines = facts.folder.lineage.read()
-    except (UserError, OSError):
+    except (ValueError, OSError):
         facts.missing.append("lineage.jsonl cannot be read")
         return
     if not lines:
@@ -250,10 +264,12 @@ def _faults(path: Path) -> Faults | None:
                 line = None
             if not isinstance(line, dict):
                 line = {"reason": "a torn line"}
+            if "reason" in line:
+                line["reason"] = without_paths(str(line["reason"])[:_LONGEST])
+                if len(reasons) < _MOST_REASONS or line["reason"] in reasons:
+                    reasons[line["reason"]] += 1
             if len(first) < _FIRST:
                 first.append(line)
-            if "reason" in line and (len(reasons) < 1000 or line["reason"] in reasons):
-                reasons[str(line["reason"])[:200]] += 1
     return Faults(count, first, reasons.most_common(_FIRST))
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from align_train.commands.changes import by_dotted_key
 from align_train.config.compose import compose_training
 from align_train.config.saved import read_nodes
 from align_train.errors import UserError
-from align_train.loggers.base import flat
 from align_train.pretrained.published import published
 
 # They say where and how a run was started, and differ always.
@@ -40,7 +40,7 @@ def read_settings(path: Path) -> dict[str, object]:
     Raises:
         UserError: It cannot be read.
     """
-    return flat(published(read_nodes(path)))
+    return by_dotted_key(published(read_nodes(path)))
 
 
 def differences(settings: Mapping[str, object]) -> list[Setting] | None:
@@ -50,13 +50,21 @@ def differences(settings: Mapping[str, object]) -> list[Setting] | None:
         settings: By dotted key.
 
     Returns:
-        Those that differ, each with its default; None: the defaults cannot be composed.
+        Those that differ, each with its default. Settings that the run does not know, as one of an
+        earlier version, are left out. None: the defaults cannot be composed.
     """
     try:
-        usual = flat(published(asdict(compose_training())))
+        usual = by_dotted_key(published(asdict(compose_training())))
     except (UserError, ValueError):
         return None
-    return differing([settings, usual])
+    found = differing([settings, usual])
+    return [setting for setting in found if _is_known(setting.key, settings)]
+
+
+def _is_known(key: str, settings: Mapping[str, object]) -> bool:
+    """Whether settings have a key, or null in the place of what it belongs to."""
+    parts = key.split(".")
+    return any(".".join(parts[:end]) in settings for end in range(1, len(parts) + 1))
 
 
 def differing(runs: Sequence[Mapping[str, object]]) -> list[Setting]:

@@ -23,6 +23,7 @@ from align_train.commands.finished import say_finished
 from align_train.commands.groups import spell_groups
 from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
+from align_train.commands.report import report_at_end
 from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
 from align_train.commands.teacher import open_teacher
@@ -162,3 +163,4 @@ def _run(
             )
         if first:
             print_best(folder, settings)
+            report_at_end(folder, settings.name)
