@@ -141,6 +141,27 @@ def check_writable(path: Path, fix: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {fix}") from None
 
 
+def check_links(folder: Path, fix: str) -> None:
+    """Checks that a folder's file system has symbolic links, before work that ends with one.
+
+    Args:
+        folder: It is there, and can be written.
+        fix: The advice at the end of the error.
+
+    Raises:
+        UserError: A bucket that is mounted as a folder has none, and neither has FAT.
+    """
+    trial = folder / f".align_train.{threading.get_native_id()}.trial"
+    try:
+        trial.symlink_to("nothing")
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: its file system has no symbolic links ({error.strerror}), as a bucket "
+            f"that is mounted; {fix}"
+        ) from None
+
+
 def cache_folder(name: str) -> Path:
     """The folder `align_train/NAME` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`).
 

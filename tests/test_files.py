@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import re
 import time
@@ -12,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from align_train.errors import UserError
-from align_train.files import Lock, cache_folder, check_writable, locked, whole, write_whole
+from align_train.files import (
+    Lock,
+    cache_folder,
+    check_links,
+    check_writable,
+    locked,
+    whole,
+    write_whole,
+)
 from tests.support.other_user import UID, open_folder, run_as
 
 FORK = multiprocessing.get_context("fork")
@@ -177,6 +186,20 @@ def test_a_path_below_a_file_cannot_be_written(tmp_path: Path) -> None:
         check_writable(tmp_path / "file" / "deep" / "below", "give to=…")
     check_writable(tmp_path / "new" / "below", "give to=…")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_file_system_without_links_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_links(tmp_path, "choose another output_dir")
+    assert names(tmp_path) == []
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")  # as rclone's mount of a bucket says it
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    with pytest.raises(UserError, match=r"no symbolic links \(Input.*; choose another output_dir"):
+        check_links(tmp_path, "choose another output_dir")
 
 
 def test_the_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from align_train.commands.changes import Changes, spell_changes
 from align_train.config.saved import to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
-from align_train.files import Lock, write_whole
+from align_train.files import Lock, check_links, write_whole
 from align_train.optim.schedules import START, Anchor
 from align_train.pretrained.origin import origin
 from align_train.run.folder import RunFolder
@@ -102,7 +102,8 @@ class WriteSettings(lightning.Callback):
             lock: The folder's. It could not be taken before if the folder did not exist.
 
         Raises:
-            UserError: Another process has begun the run since this one looked.
+            UserError: Another process has begun the run since this one looked, or no link can lie
+                in the folder.
         """
         if self._first and lock.take() and self._folder.config.exists():
             raise UserError(
@@ -110,6 +111,9 @@ class WriteSettings(lightning.Callback):
                 f"run the same command again"
             )
         if not self._finished_steps:
+            if self._first:
+                # `checkpoints/last` is one; the first checkpoint may be hours away.
+                check_links(self._folder.path, "choose another output_dir")
             self._write()
 
     def on_train_start(self, *_: object) -> None:

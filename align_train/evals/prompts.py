@@ -15,6 +15,12 @@ from align_train.errors import UserError
 _SETS = Path(__file__).parent / "templates.json"
 
 
+def template_sets() -> dict[str, list[str]]:
+    """The well-known sets by name."""
+    sets: dict[str, list[str]] = json.loads(_SETS.read_text(encoding="utf-8"))
+    return sets
+
+
 def read_templates(source: str | Sequence[str]) -> list[str]:
     """Reads prompts with `{}`, or CLIP_benchmark's `{c}`, in the place of the class.
 
@@ -29,7 +35,7 @@ def read_templates(source: str | Sequence[str]) -> list[str]:
         UserError: The file cannot be read, or a prompt has no place for the class.
     """
     if isinstance(source, str):
-        sets: dict[str, list[str]] = json.loads(_SETS.read_text(encoding="utf-8"))
+        sets = template_sets()
         # A set wins over a file of the same name.
         if source in sets:
             return sets[source]

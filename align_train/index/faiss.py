@@ -37,28 +37,46 @@ _PROBED = 64  # cells that a query looks into
 _CANDIDATES = 4  # for each image that is wanted
 
 
+class Approximate:
+    """The open index of a collection. Several threads may ask at once."""
+
+    def __init__(self, collection: Collection) -> None:
+        """Opens the index, and makes it if there is none.
+
+        Args:
+            collection: The images.
+
+        Raises:
+            UserError: faiss is not installed, or a file is broken.
+        """
+        self._collection = collection
+        self._index = _open(collection)
+
+    def search(self, query: Tensor, k: int) -> list[Match]:
+        """Finds nearly all of the images nearest to a query.
+
+        Args:
+            query: A normalised embedding, `[dim]`.
+            k: How many images are wanted.
+
+        Returns:
+            At most k images, nearest first, with exact cosines.
+
+        Raises:
+            UserError: A file is broken.
+        """
+        _, rows = self._index.search(query[None].numpy(), _CANDIDATES * k)
+
+        matches = []
+        for image in rows[0].tolist():
+            if image >= 0:  # -1: fewer than that many are in the cells
+                matches.append(Match(image, float(self._collection.row(image) @ query)))
+        return sorted(matches, key=nearest_first)[:k]
+
+
 def search_approximately(collection: Collection, query: Tensor, k: int) -> list[Match]:
-    """Finds nearly all of the images nearest to a query. Makes the index if there is none.
-
-    Args:
-        collection: The images.
-        query: A normalised embedding, `[dim]`.
-        k: How many images are wanted.
-
-    Returns:
-        At most k images, nearest first, with exact cosines.
-
-    Raises:
-        UserError: faiss is not installed, or a file is broken.
-    """
-    index = _open(collection)
-    _, rows = index.search(query[None].numpy(), _CANDIDATES * k)
-
-    matches = []
-    for image in rows[0].tolist():
-        if image >= 0:  # -1: fewer than that many are in the cells
-            matches.append(Match(image, float(collection.row(image) @ query)))
-    return sorted(matches, key=nearest_first)[:k]
+    """Opens the index for one search: see `Approximate`."""
+    return Approximate(collection).search(query, k)
 
 
 def _open(collection: Collection) -> faiss.Index:

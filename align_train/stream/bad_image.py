@@ -47,20 +47,22 @@ def guarded() -> Iterator[None]:
             raise BadImage(f"broken image: {shown(reason)}") from None
 
 
-def check_sides(width: int, height: int) -> None:
+def check_sides(width: int, height: int, most: int | None = None) -> None:
     """Refuses an image by the size that it claims, before memory is taken for it.
 
     Args:
         width: In pixels.
         height: In pixels.
+        most: Pixels that an image may have; None: as in training.
 
     Raises:
         BadImage: It has no pixels, or too many.
     """
     if width < 1 or height < 1:
         raise BadImage(f"image of {width} x {height} pixels: nothing to see")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+    most = MAX_PIXELS if most is None else most
+    if width * height > most or max(width, height) > MAX_SIDE:
         raise BadImage(
             f"image of {width} x {height} pixels is taken for a decompression bomb: at most "
-            f"{MAX_PIXELS:,} pixels and sides of {MAX_SIDE:,} are decoded"
+            f"{most:,} pixels and sides of {MAX_SIDE:,} are decoded"
         )

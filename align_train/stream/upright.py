@@ -46,12 +46,13 @@ Box = tuple[float, float, float, float]
 Read = TypeVar("Read")
 
 
-def upright(data: bytes, *, needed: int = 0) -> Image.Image:
+def upright(data: bytes, *, needed: int = 0, most: int | None = None) -> Image.Image:
     """Decodes an image file.
 
     Args:
         data: The file's bytes, of a kind in `image_kind.KINDS`.
         needed: A JPEG may be scaled down to sides of so many pixels; 0: never.
+        most: Pixels that the file may claim; None: as in training.
 
     Returns:
         Upright RGB, transparency on white.
@@ -62,21 +63,24 @@ def upright(data: bytes, *, needed: int = 0) -> Image.Image:
     sides = sides_of_plain_jpeg(data)
     if sides is not None:
         height, width = sides
-        check_sides(width, height)
+        check_sides(width, height, most)
         shorter = min(sides)
         fits = (scale for scale in _SCALES if needed and shorter // scale >= needed)
         pixels = decode_plain_jpeg(data, sides, next(fits, 1))
         if pixels is not None:
             return Image.fromarray(pixels)
-    return upright_by_pillow(data, needed=needed)[0]
+    return upright_by_pillow(data, needed=needed, most=most)[0]
 
 
-def upright_by_pillow(data: bytes, *, needed: int = 0) -> tuple[Image.Image, Box]:
+def upright_by_pillow(
+    data: bytes, *, needed: int = 0, most: int | None = None
+) -> tuple[Image.Image, Box]:
     """As `upright`, for a caller that has tried a plain JPEG itself.
 
     Args:
         data: As there.
         needed: As there.
+        most: As there.
 
     Returns:
         The image, and the part of it that the file's pixels cover. The last column of a scaled one
@@ -85,7 +89,7 @@ def upright_by_pillow(data: bytes, *, needed: int = 0) -> tuple[Image.Image, Box
     Raises:
         BadImage: As there.
     """
-    return _again_without_metadata(data, lambda content: _decode(content, needed))
+    return _again_without_metadata(data, lambda content: _decode(content, needed, most))
 
 
 def check_header(data: bytes) -> None:
@@ -134,8 +138,8 @@ def _again_without_metadata(data: bytes, read: Callable[[bytes], Read]) -> Read:
         raise
 
 
-def _decode(data: bytes, needed: int) -> tuple[Image.Image, Box]:
-    image = _open(data)
+def _decode(data: bytes, needed: int, most: int | None) -> tuple[Image.Image, Box]:
+    image = _open(data, most)
     with guarded():
         drafted = None
         if needed and image.mode in ("RGB", "L"):
@@ -144,7 +148,7 @@ def _decode(data: bytes, needed: int) -> tuple[Image.Image, Box]:
         # Not before: Pillow finds some orientations behind the pixels, and turns TIFFs by itself.
         image.load()
         # An icon may hold another image than its header says.
-        check_sides(*image.size)
+        check_sides(*image.size, most)
         orientation = _orientation(image)
         rgb = _rgb(_turned(image, orientation))
 
@@ -158,7 +162,7 @@ def _decode(data: bytes, needed: int) -> tuple[Image.Image, Box]:
     return rgb, (left, top, left + width, top + height)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, most: int | None = None) -> Image.Image:
     """Opens an image file, which reads its header."""
     with guarded():
         try:
@@ -170,7 +174,7 @@ def _open(data: bytes) -> Image.Image:
             raise BadImage(f"broken image: the header of this {kind} cannot be read") from None
         except Image.DecompressionBombError:
             raise BadImage("image of so many pixels is taken for a decompression bomb") from None
-    check_sides(*image.size)
+    check_sides(*image.size, most)
 
     # Of another type it would fail Pillow while it loads a TIFF.
     if not isinstance(image.info.get("xmp", b""), bytes):

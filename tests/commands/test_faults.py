@@ -611,9 +611,9 @@ def test_the_scripts_pass_shellcheck() -> None:
     scripts = [
         *REPOSITORY.glob("launch/*.sbatch"),
         *REPOSITORY.glob("launch/*.sh"),
-        *REPOSITORY.glob("tests/slurm/*.sh"),
+        *REPOSITORY.glob("tests/*/*.sh"),
     ]
-    assert len(scripts) == 6
+    assert len(scripts) == 9
     command = [
         str(Path(sys.executable).with_name("shellcheck")),
         "--external-sources",
