@@ -35,14 +35,19 @@ def write_down(
     # If the last row is of another step, neither it nor the loggers get them.
     if complete(folder, values, step=step, title=title):
         tell(loggers, values, step=step)
-        show_images(loggers, _images_of(evaluators, folder), step=step)
+        show_images(loggers, images_of(evaluators, folder), step=step)
         for logger in loggers:
             with going_on(logger):
                 logger.finalize("success")
 
 
-def _images_of(evaluators: Iterable[str], folder: RunFolder) -> list[Path]:
-    """The images of evaluators: their names begin with the evaluator's."""
+def images_of(evaluators: Iterable[str], folder: RunFolder) -> list[Path]:
+    """Finds the images of evaluators: their names begin with the evaluator's.
+
+    Args:
+        evaluators: Their names.
+        folder: The run's folder.
+    """
     names = tuple(evaluators)
     paths = sorted(folder.path.glob("*.png"))
     return [path for path in paths if path.stem.startswith(names) and path != folder.curves]
