@@ -47,6 +47,20 @@ def say_finished(
         print_best(folder, settings)
 
 
+def say_ended(folder: RunFolder, settings: TrainSettings) -> None:
+    """Ends a run that has come to its last step just now: its best step, and its report.
+
+    Args:
+        folder: The run's folder.
+        settings: The run's settings.
+
+    Raises:
+        UserError: best.json cannot be read.
+    """
+    print_best(folder, settings)
+    report_at_end(folder, settings.name)
+
+
 def _show_or_evaluate(
     folder: RunFolder, settings: TrainSettings, finished_steps: int, watchdog: Watchdog
 ) -> None:

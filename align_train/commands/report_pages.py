@@ -204,7 +204,7 @@ def _line(label: str, curve: Curve) -> tuple[str, list[int], list[float]]:
 def _results(runs: Sequence[RunFacts]) -> list[Part]:
     names = dict.fromkeys(name for run in runs for name in run.results)
     if not names:
-        return [_note("There are no results yet; python -m align_train.evaluate makes them.")]
+        return [_note("There are no results yet; `align-train evaluate` makes them.")]
     rows = []
     for name in names:
         rows.append([name, *(_number(run.results.get(name)) for run in runs)])
