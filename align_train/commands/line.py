@@ -27,6 +27,7 @@ MODULES = {
     "average": "align_train.average",
     "embed": "align_train.embed",
     "search": "align_train.search",
+    "serve": "align_train.serve",
     "score": "align_train.score",
     "demo": "align_train.data.demo",
     "pack": "align_train.data.pack",

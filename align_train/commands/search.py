@@ -19,7 +19,7 @@ from torch import Tensor
 
 from align_train.commands.devices import device_of
 from align_train.commands.early import check_query
-from align_train.commands.open_images import open_images
+from align_train.commands.hit_images import HitImages, difference
 from align_train.config.command_schema import SearchSettings
 from align_train.errors import UserError, printable, shown
 from align_train.evals.composed import compose
@@ -27,7 +27,6 @@ from align_train.figures.sheets import Hit, hit_sheet
 from align_train.files import whole
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import search_approximately
-from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load
 from align_train.shards.cache import ShardCache
 from align_train.shards.left_out import counted
@@ -70,8 +69,7 @@ def search(settings: SearchSettings) -> list[Match]:
 
     path = settings.model or collection.settings.model
     model = load(path, device=device_of(settings.device))
-    # Embeddings of another kind lie in another space: cosines with them mean nothing.
-    if changed := collection.settings.identity.difference(identity_of(model)):
+    if changed := difference(collection, model):
         raise UserError(
             f"{path}: not as {settings.index} was made: {changed}; give model=…, or embed again"
         )
@@ -183,26 +181,5 @@ def _draw(
 
 def _pixels(collection: Collection, matches: list[Match], cache: ShardCache) -> list[Pixels]:
     """Reads the images from their shards; UserError or ValueError if these have changed."""
-    made_with = collection.settings
-    pairs = open_images(
-        made_with.shards,
-        plain=made_with.plain,
-        caption=made_with.caption,
-        image=made_with.image,
-        keys=made_with.keys,
-        views=_SHOWN,
-        cache=cache,
-        progress=False,
-    )
-    # Other shards would give other images under the same indices.
-    if pairs.manifest.identity != made_with.manifest:
-        raise UserError(
-            f"{made_with.shards}: other images than those that were embedded; embed these, or "
-            f"restore the others"
-        )
-
-    pixels = []
-    for match in matches:
-        shard, row = collection.place(match.image)
-        pixels.append(decode_centre(pairs.reader(shard).image(row), _SHOWN))
-    return pixels
+    images = HitImages(collection, views=_SHOWN, cache=cache)
+    return [decode_centre(images.read(match.image), _SHOWN) for match in matches]

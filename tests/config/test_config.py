@@ -28,6 +28,7 @@ from align_train.config.command_schema import (
 from align_train.config.components import build, without_runs_own
 from align_train.config.compose import compose_command, compose_training, unresolved_training
 from align_train.config.schema import TrainSettings
+from align_train.config.serve_schema import ServeSettings
 from align_train.errors import UserError
 from align_train.shards.write import write_shard
 from align_train.strategy import RunFacts
@@ -390,6 +391,7 @@ GIVEN_TO_COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "report": (ReportSettings, ("name=x",)),
     "score": (ScoreSettings, ("model=x", "shards=x", "to=x")),
     "search": (SearchSettings, ("index=x",)),
+    "serve": (ServeSettings, ("model=x",)),
     "show": (ShowSettings, ("name=x",)),
     "vocabulary": (VocabularySettings, ("source=x", "to=x")),
 }
@@ -491,6 +493,10 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ("score", "model=owner/name shards=no to=x", "shards=no: no such manifest"),
         ("search", "index=x image=no.jpg", "image=no.jpg: cannot be read"),
         ("search", "index=no text=dog", "no: no collection.json there"),
+        ("serve", "model=./no", "model=./no: no such folder"),
+        ("serve", "model=o/n index=no", "no: no collection.json there"),
+        ("serve", "model=o/n token_from=NO_SUCH", "token_from=NO_SUCH: this environment variable"),
+        ("serve", "model=o/n port=70000", "port=70000: expected 0 to 65535"),
     ],
 )
 def test_what_is_not_there_is_said_before_torch_is_imported(

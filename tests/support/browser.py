@@ -39,16 +39,19 @@ class Visit:
 
 
 @contextmanager
-def visiting(*, offline: bool = False, width: int = 1280, height: int = 900) -> Iterator[Visit]:
+def visiting(
+    *, offline: bool = False, width: int = 1280, height: int = 900, camera: bool = False
+) -> Iterator[Visit]:
     """An empty page of a new browser.
 
     Args:
         offline: Cuts the browser off from every network; files still open.
         width: Of the window, in pixels.
         height: Of the window, in pixels.
+        camera: Whether the browser has one, which shows a drawing that moves.
     """
     with sync_playwright() as playwright:
-        browser = _start(playwright)
+        browser = _start(playwright, camera=camera)
         try:
             context = browser.new_context(
                 offline=offline, viewport={"width": width, "height": height}
@@ -63,11 +66,12 @@ def visiting(*, offline: bool = False, width: int = 1280, height: int = 900) -> 
             browser.close()
 
 
-def _start(playwright: Any) -> Browser:
+def _start(playwright: Any, *, camera: bool) -> Browser:
     # Chromium refuses its sandbox to root, as whom CI runs; the pages are our own.
-    browser: Browser = playwright.chromium.launch(
-        executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-    )
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+    if camera:
+        arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    browser: Browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
     return browser
 
 

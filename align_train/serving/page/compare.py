@@ -1,0 +1,132 @@
+"""The tab that compares several images with several texts, as a matrix for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import gradio
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from align_train.errors import UserError
+from align_train.serving.page.desk import Desk, Named, answering, naming_files
+from align_train.serving.page.drawn import THUMBNAIL, column, columns, matrix, note
+from align_train.serving.page.models import chosen, kind_of, models_field
+from align_train.serving.page.picker import picker
+from align_train.serving.service import Kind, Similarities
+from align_train.stream.upright import upright
+
+_MOST_IMAGES = 8
+_COSINES = "cosines"
+_SHARES = "probabilities"
+
+_READ: dict[Kind, str] = {
+    "cosine": "Cosines from -1 to 1. The darkest cell is the largest; bold is the best of a row.",
+    "softmax": "Each row shares 100 % among the texts; bold is the best of a row.",
+    "sigmoid": "Each cell is a probability of its own: this model was trained so.",
+}
+
+
+def compare_tab(desk: Desk) -> None:
+    """Builds the tab, inside the page's blocks.
+
+    Args:
+        desk: What it needs.
+    """
+    with gradio.Row(equal_height=False):
+        with gradio.Column(scale=1, min_width=300):
+            images = picker(
+                "Images",
+                examples=desk.examples,
+                limits=desk.limits,
+                max_images=_MOST_IMAGES,
+            )
+            texts = gradio.Textbox(
+                "\n".join(desk.labels),
+                label="Texts",
+                info="One a line, or a single line with commas.",
+                lines=6,
+                max_lines=12,
+                elem_id="texts",
+            )
+            shows = gradio.Radio(
+                [_COSINES, _SHARES], value=_COSINES, label="Numbers", elem_id="shows"
+            )
+            models = models_field(desk.service.names)
+        with gradio.Column(scale=2, min_width=300):
+            answer = gradio.HTML(_start(), elem_id="compared", apply_default_css=False)
+
+    gradio.on(
+        [images.input, texts.change, shows.change, models.change],
+        answering(partial(compared, desk)),
+        [images, texts, shows, models],
+        answer,
+        queue=False,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        api_visibility="private",
+    )
+
+
+def _start() -> str:
+    return note(f"Choose up to {_MOST_IMAGES} images, and each is compared with each text here.")
+
+
+def compared(desk: Desk, value: object, texts: str, shows: str, models: Sequence[str]) -> str:
+    """Answers the tab's question, as HTML.
+
+    Args:
+        desk: The service and its limits.
+        value: The images, as the field sends them.
+        texts: As they were typed.
+        shows: Which numbers.
+        models: The names of the models.
+
+    Raises:
+        UserError: Something is missing, wrong or too large.
+    """
+    sent = desk.images(value)
+    if not sent:
+        return _start()
+    if len(sent) > _MOST_IMAGES:
+        raise UserError(f"images: {len(sent)}; at most {_MOST_IMAGES}")
+    asked = desk.texts(texts, "texts")
+    if not asked:
+        raise UserError("Type at least one text.")
+
+    answers = []
+    for name in chosen(desk.service.names, models):
+        with naming_files(sent):
+            body = _body(desk, name, sent, asked, as_shares=shows == _SHARES)
+        answers.append(column(name, kind_of(desk.service, name), body))
+    return columns(answers)
+
+
+def _body(
+    desk: Desk, name: str, sent: Sequence[Named], texts: list[str], *, as_shares: bool
+) -> str:
+    """A model's answer."""
+    if desk.service.one(name).is_classifier:
+        return note("A classifier compares no texts.")
+    answer = desk.service.similarity(name, [image.upload for image in sent], texts)
+
+    numbers = answer.cosines
+    reading: Kind = "cosine"
+    if as_shares:
+        numbers, reading = _shares(answer)
+    images = [upright(image.upload.data, needed=THUMBNAIL) for image in sent]
+    names = [image.name for image in sent]
+    drawn = matrix(images, names, texts, numbers.tolist(), as_percent=reading != "cosine")
+    return drawn + note(_READ[reading])
+
+
+def _shares(answer: Similarities) -> tuple[NDArray[np.float32], Kind]:
+    """Probabilities by the model's own kind; cosines for one text of a softmax model."""
+    logits = torch.from_numpy(answer.logits)
+    if answer.kind == "sigmoid":
+        return logits.sigmoid().numpy(), "sigmoid"
+    if logits.shape[1] == 1:
+        return answer.cosines, "cosine"
+    return logits.softmax(dim=1).numpy(), "softmax"

@@ -1,0 +1,91 @@
+"""What of Gradio's routes is open: those that the page calls, and no other.
+
+Gradio serves files by their path, takes uploads, fetches URLs for clients, and more. The page needs
+none of it, and a route that is closed cannot be misused.
+"""
+
+from __future__ import annotations
+
+from starlette._utils import get_route_path
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_OPEN = {
+    "GET": frozenset(
+        (
+            "/",
+            "/config",
+            "/theme.css",
+            "/favicon.ico",
+            "/manifest.json",
+            "/robots.txt",
+            "/gradio_api/startup-events",
+        )
+    ),
+    "POST": frozenset(("/gradio_api/run/predict",)),
+}
+_OPEN_FOLDERS = ("/assets/", "/static/")
+
+# The browser itself refuses what would leave for another server. Gradio's scripts are in the page,
+# and it makes functions of templates.
+_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "frame-ancestors 'self'",
+    )
+)
+
+
+class OpenRoutes:
+    """Lets pass what the page calls. Everything else is not found."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Takes Gradio's app.
+
+        Args:
+            app: Gets what passes.
+        """
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] == "http" and not is_open(scope["method"], get_route_path(scope)):
+            await PlainTextResponse("not found", status_code=404)(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _POLICY
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, send_guarded)
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether the page calls this route.
+
+    Args:
+        method: Of HTTP.
+        path: Below the page's own.
+    """
+    # HEAD asks what GET would answer.
+    wanted = "GET" if method == "HEAD" else method
+    if path in _OPEN.get(wanted, ()):
+        return True
+    has_odd_parts = not {"", ".", ".."}.isdisjoint(path.split("/")[1:])
+    return wanted == "GET" and path.startswith(_OPEN_FOLDERS) and not has_odd_parts
