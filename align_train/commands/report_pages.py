@@ -7,21 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from align_train.commands.report_charts import Chart, charts_of, common_charts
 from align_train.commands.report_facts import Faults, RunFacts
 from align_train.commands.report_settings import by_group, differing, spell_setting
-from align_train.figures.colours import DASHES, LINES
-from align_train.figures.curves import MOST_POINTS, Curve, notes_of, spell
-from align_train.figures.html.page import chart, embedded
-from align_train.figures.panels import by_group as panels_by_group
-from align_train.figures.panels import panels_of
+from align_train.figures.curves import MOST_POINTS, notes_of, spell
+from align_train.figures.html.page import embedded
 
 Part = dict[str, Any]
 """What the template shows by its `kind`."""
 
-Chart = dict[str, object]
-
-# Of an evaluator: the ends of its images' names.
-_HITS = ("", "_text_to_image", "_similarity")
+# The ends of the names of an evaluator's images that show its mistakes.
 _MISTAKES = ("_mistakes", "_confusion")
 
 _MOST_IMAGES = 40  # a folder of a user's own drawings may have thousands
@@ -38,7 +33,7 @@ def page_of(run: RunFacts, *, links: bool) -> tuple[dict[str, object], list[Char
     Returns:
         What the template shows, and the curves.
     """
-    charts = _charts(run.curves)
+    charts = charts_of(run.curves)
     hits, mistakes = _images(run)
     sections = [
         _section("overview", "Overview", _overview([run]) + _missing([run])),
@@ -66,7 +61,7 @@ def comparison_of(runs: Sequence[RunFacts], beside: Path) -> tuple[dict[str, obj
         What the template shows, and the curves, of all runs in each panel.
     """
     names = [run.name for run in runs]
-    charts = _common_charts(runs)
+    charts = common_charts(runs)
     differs = differing([run.settings for run in runs])
     rows = [[key, *values] for key, values in differs]
     recipe = [_table(rows, ["setting", *names])] if rows else [_text("Nothing differs.")]
@@ -141,66 +136,6 @@ def _curves(runs: Sequence[RunFacts], charts: Sequence[Chart]) -> list[Part]:
     return parts
 
 
-def _charts(curves: Sequence[Curve]) -> list[Chart]:
-    charts = []
-    for group, panels in panels_by_group(panels_of(curves)).items():
-        for panel in panels:
-            lines = [
-                _line(label, curve)
-                for label, curve in zip(panel.labels(), panel.curves, strict=True)
-            ]
-            charts.append(
-                chart(
-                    panel.title,
-                    lines,
-                    colours=LINES[: len(lines)],
-                    dashes=DASHES[: len(lines)],
-                    log=panel.is_log,
-                    group=group,
-                )
-            )
-    return charts
-
-
-def _common_charts(runs: Sequence[RunFacts]) -> list[Chart]:
-    """A panel for each column that some run has, with the curves of all runs."""
-    of_name: dict[str, Curve] = {}
-    for run in runs:
-        for curve in run.curves:
-            if curve.is_drawn:
-                of_name.setdefault(curve.name, curve)
-
-    charts = []
-    for group, panels in panels_by_group(panels_of(of_name.values())).items():
-        for panel in panels:
-            for name in (curve.name for curve in panel.curves):
-                lines = []
-                styles = []
-                for place, run in enumerate(runs):
-                    for curve in run.curves:
-                        if curve.name == name and len(curve.values):
-                            lines.append(_line(run.name, curve))
-                            # A run has its colour in all panels. After five the dashes differ.
-                            turn = place // len(LINES)
-                            styles.append((place % len(LINES), (place + turn) % len(DASHES)))
-                charts.append(
-                    chart(
-                        name,
-                        lines,
-                        colours=[LINES[colour] for colour, _ in styles],
-                        dashes=[DASHES[dash] for _, dash in styles],
-                        log=panel.is_log,
-                        group=group,
-                    )
-                )
-    return charts
-
-
-def _line(label: str, curve: Curve) -> tuple[str, list[int], list[float]]:
-    thin = curve.thinned()
-    return label, thin.steps.tolist(), thin.values.tolist()
-
-
 def _results(runs: Sequence[RunFacts]) -> list[Part]:
     names = dict.fromkeys(name for run in runs for name in run.results)
     if not names:
@@ -229,14 +164,16 @@ def _first_batch(run: RunFacts) -> list[Part]:
 
 def _images(run: RunFacts) -> tuple[list[Part], list[Part]]:
     """The images of evaluators: hits and answers, and mistakes."""
-    paths = sorted(run.folder.path.glob("*.png"))
-    others = [path for path in paths if path != run.folder.curves][:_MOST_IMAGES]
+    paths = [path for path in run.folder.path.glob("*.png") if path != run.folder.curves]
+    others = sorted(paths)[:_MOST_IMAGES]
     mistakes = [path for path in others if path.stem.endswith(_MISTAKES)]
     # The worst answers before the table of all.
     mistakes.sort(key=lambda path: not path.stem.endswith(_MISTAKES[0]))
     hits = [path for path in others if path not in mistakes]
     none = [_note("No evaluation has drawn any image.")]
-    return _embedded(hits, run) or none, _embedded(mistakes, run) or none
+    more = len(paths) - len(others)
+    rest = [_text(f"{more:,} more images lie in the run's folder.")] if more else []
+    return _embedded(hits, run) + rest or none, _embedded(mistakes, run) or none
 
 
 def _embedded(paths: Iterable[Path], run: RunFacts) -> list[Part]:
