@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import FloatRect, Page
 
 from align_train.commands.report import report, report_at_end
 from align_train.commands.report_facts import spell_seconds, without_paths
@@ -328,7 +327,7 @@ def test_a_browser_without_network_draws_and_zooms_it(trained: Path, tmp_path: P
     assert Image.open(tmp_path / "report.png").height > 2000
 
 
-def drag(page: Page, box: Mapping[str, float], begin: float, end: float) -> None:
+def drag(page: Page, box: FloatRect, begin: float, end: float) -> None:
     """Drags the mouse across a part of a box."""
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + begin * box["width"], y)
