@@ -155,6 +155,20 @@ class ShowSettings:
 
 
 @dataclass
+class ReportSettings:
+    """The root of `python -m align_train.report`."""
+
+    name: Paths = field(metadata=TEXTS)
+    """The run's name; or several, to be compared."""
+
+    output_dir: str
+    """The folder of all runs."""
+
+    to: str | None
+    """The file; null: `report.html` in the run's folder, of several runs in `output_dir`."""
+
+
+@dataclass
 class EmbedSettings:
     """The root of `python -m align_train.embed`."""
 
