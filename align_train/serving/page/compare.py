@@ -19,6 +19,7 @@ from align_train.serving.service import Kind, Similarities
 from align_train.stream.upright import upright
 
 _MOST_IMAGES = 8
+_FEW_TEXTS = 3  # whose matrices fit beside each other
 _COSINES = "cosines"
 _SHARES = "probabilities"
 
@@ -101,7 +102,7 @@ def compared(desk: Desk, value: object, texts: str, shows: str, models: Sequence
         with naming_files(sent):
             body = _body(desk, name, sent, asked, as_shares=shows == _SHARES)
         answers.append(column(name, kind_of(desk.service, name), body))
-    return columns(answers)
+    return columns(answers, are_wide=len(asked) > _FEW_TEXTS)
 
 
 def _body(
