@@ -211,7 +211,7 @@ def first_error(errors: Sequence[Any]) -> str:
         errors: As `RequestValidationError.errors()` gives them, at least one.
     """
     error = errors[0]
-    words = [part for part in error["loc"] if part not in ("body", "path", "query")]
+    words = error["loc"][1:]  # the first is `body`
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in words)
     found = error.get("input")
     shows = isinstance(found, str | int | float) and error["type"] != "missing"
