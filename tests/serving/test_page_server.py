@@ -18,8 +18,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
+from tests.support.browser import needs_chromium, visiting
 from tests.support.commands import Started, finish, start
+from tests.support.pages import upload
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.long
@@ -149,6 +152,17 @@ def test_the_token_and_the_rate_hold_for_the_page(small_align: Path, tmp_path: P
         assert codes[0] == 200
         assert 429 in codes
     assert not any("a-secret" in path.read_text(errors="ignore") for path in _files(tmp_path))
+
+
+@needs_chromium
+def test_a_refusal_for_the_rate_is_read_on_the_page(small_align: Path, tmp_path: Path) -> None:
+    with server(tmp_path, f"model={small_align}", "rate=0.1") as (_, url), visiting() as visit:
+        visit.page.goto(url)
+        upload(visit.page, ("mine.jpg", noise(0)))
+        expect(visit.page.locator("#classified .bars").first).to_be_visible(timeout=60_000)
+        visit.page.get_by_label("Labels").fill("a cat")
+        refused = visit.page.get_by_text("more than 0.1 requests a second from one address")
+        expect(refused).to_be_visible(timeout=60_000)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ _COSINES = "cosines"
 _SHARES = "probabilities"
 
 _READ: dict[Kind, str] = {
-    "cosine": "Cosines from -1 to 1. The darkest cell is the largest; bold is the best of a row.",
+    "cosine": "Cosines from -1 to 1. The fullest colour is the largest; bold is the best of a row.",
     "softmax": "Each row shares 100 % among the texts; bold is the best of a row.",
     "sigmoid": "Each cell is a probability of its own: this model was trained so.",
 }

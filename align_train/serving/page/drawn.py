@@ -139,14 +139,14 @@ def matrix(
     *,
     as_percent: bool,
 ) -> str:
-    """Draws a number for each image and text: the larger, the darker its cell.
+    """Draws a number for each image and text: the larger, the fuller the colour of its cell.
 
     Args:
         images: `[images]`.
         names: Of their files.
         texts: `[texts]`.
         numbers: `[images, texts]`.
-        as_percent: Whether they are shares of 1; else cosines, and the darkest is the largest.
+        as_percent: Whether they are shares of 1; else cosines, and the largest is the fullest.
     """
     every = [number for row in numbers for number in row]
     low, high = (0.0, 1.0) if as_percent else (min(every), max(every))

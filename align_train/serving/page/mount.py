@@ -59,7 +59,8 @@ def mount(app: FastAPI, service: Service, limits: Limits) -> FastAPI:
         css=_STYLE.read_text(encoding="utf-8"),
         footer_links=[],
         run_history=False,
-        show_error=False,
+        # The answers never raise. Left are the guard's refusals, which a person wants to read.
+        show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
