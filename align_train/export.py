@@ -1,6 +1,7 @@
-"""`python -m align_train.export model=RUN to=FOLDER`: a trained model for transformers.
+"""`python -m align_train.export model=RUN to=FOLDER`: a trained model for transformers or ONNX.
 
-`transformers.AlignModel` and `AlignProcessor` load the folder.
+`transformers.AlignModel` and `AlignProcessor` load the folder; `push=OWNER/NAME` sends it to the
+Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ def run(settings: ExportSettings) -> None:
     leave("nothing is exported, and the same command begins anew")
     # Here, and in this order: an error in the settings must not wait for torch.
     from align_train.commands.early import look_before_opening
+    from align_train.commands.push import check_push
 
     with report_once():
         look_before_opening(settings)
+        if settings.push is not None:
+            check_push(settings.push)
 
     from align_train.commands.export import export
 

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from align_train.cluster.interruption import leave
 from align_train.commands.average_choice import chosen_mixes, chosen_models
 from align_train.commands.devices import device_of, loader_workers
-from align_train.commands.export import align_config, write_model
 from align_train.commands.mix_sweep import PICTURE, TABLE, MixSweep
 from align_train.commands.open_images import open_images
 from align_train.commands.targets import check_new_folder
+from align_train.commands.write_model import align_config, write_model
 from align_train.config.command_schema import AverageSettings
 from align_train.config.saved import read_nodes
 from align_train.errors import UserError

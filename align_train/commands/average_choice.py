@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from align_train.cluster import launcher
-from align_train.commands.early import check_format, look_for_device
+from align_train.commands.early import look_for_device
+from align_train.commands.export_choice import check_format
 from align_train.commands.named_models import look_for_model
 from align_train.commands.targets import check_new_folder
 from align_train.config.command_schema import AverageSettings

@@ -38,8 +38,8 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         return {}
 
     run = settings_at(folder, finished_steps)
-    before = _flat(asdict(run))
-    now = _flat(asdict(settings))
+    before = by_dotted_key(asdict(run))
+    now = by_dotted_key(asdict(settings))
     untold = set(_OF_THIS_START)
     if run.epochs is not None and settings.epochs is not None:
         untold.add("max_steps")  # it follows from the epochs (`length.py`)
@@ -81,14 +81,19 @@ def settings_at(folder: RunFolder, finished_steps: int) -> TrainSettings:
     return with_values(read_run(folder.config), earlier)
 
 
-def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    """Settings by dotted key."""
+def by_dotted_key(node: object, prefix: str = "") -> dict[str, object]:
+    """Spells nested settings by dotted key.
+
+    Args:
+        node: The settings.
+        prefix: Of the keys.
+    """
     if not isinstance(node, dict):
         return {prefix: node}
 
     values: dict[str, object] = {}
     for name, item in node.items():
-        values |= _flat(item, f"{prefix}.{name}".lstrip("."))
+        values |= by_dotted_key(item, f"{prefix}.{name}".lstrip("."))
     return values
 
 

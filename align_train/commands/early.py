@@ -16,11 +16,11 @@ from align_train.cluster.gpus import gpus, surely_none
 from align_train.commands.best import ended_early
 from align_train.commands.captions import refuse_absent_captions
 from align_train.commands.changes import changed_settings
+from align_train.commands.export_choice import check_export
 from align_train.commands.named_models import look_for_model, look_for_models_of
 from align_train.commands.score_prompts import prompts_of
 from align_train.commands.targets import (
     check_collection_folder,
-    check_new_folder,
     check_results_folder,
     check_sheet,
 )
@@ -50,8 +50,6 @@ from align_train.shards.tar_end import compression
 from align_train.stream.tokenizer_folder import refuse_absent_tokenizer
 
 _OUR_DATA = "align_train.stream.datamodule.PairsDataModule"
-
-_FORMATS = ("huggingface", "align_train")
 
 
 def look_before_training(settings: TrainSettings) -> None:
@@ -164,8 +162,7 @@ def look_before_opening(
     if isinstance(settings, ScoreSettings):
         _check_scoring(settings)
     if isinstance(settings, ExportSettings):
-        check_format(settings.format)
-        check_new_folder(settings.to)
+        check_export(settings)
     elif isinstance(settings, EmbedSettings | ScoreSettings):
         check_collection_folder(settings.to)
     elif settings.to is not None:
@@ -181,19 +178,6 @@ def look_before_opening(
             _look_for_texts(settings)
     if not isinstance(settings, ExportSettings):
         look_for_device(settings.device)
-
-
-def check_format(name: str | None) -> None:
-    """Refuses a format that `export` does not write; None: the command chooses.
-
-    Args:
-        name: The setting.
-
-    Raises:
-        UserError: It is another.
-    """
-    if name not in (None, *_FORMATS):
-        raise UserError(f"format={shown(name)}: expected {' or '.join(_FORMATS)}, or null")
 
 
 def _check_embedding(settings: EmbedSettings) -> None:

@@ -26,7 +26,9 @@ from align_train.commands.best import ended_early, note_last
 from align_train.commands.devices import check_loader, joined, loader_workers
 from align_train.commands.evaluators import open_evaluators, prepare_evaluation, wants_held_out
 from align_train.commands.failures import explaining
+from align_train.commands.last_results import write_down
 from align_train.commands.loggers import run_loggers
+from align_train.commands.report import report_at_end
 from align_train.commands.results_folder import print_results, results_folder
 from align_train.commands.sets_table import write_sets
 from align_train.commands.targets import FIX
@@ -36,14 +38,12 @@ from align_train.config.saved import read_run
 from align_train.config.schema import TrainSettings
 from align_train.evals import Embedder, Evaluator
 from align_train.files import write_whole
-from align_train.loggers import going_on, tell
 from align_train.pretrained.open import open_pretrained
 from align_train.pretrained.pretrained import Pretrained
 from align_train.run.folder import RunFolder
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.vocabulary import check_tokens
-from align_train.training.callbacks.metrics import complete
 
 # Of the watchdog, as `trainer.silence` and `trainer.timeout` by default.
 SILENCE = 60.0
@@ -120,7 +120,8 @@ def _evaluate_together(
         step = int(results["step"])
         if step >= run.steps or ended_early(pretrained.run, run, step):
             loggers = run_loggers(run, pretrained.run)
-            _write_down(pretrained.run, results, title=run.name, loggers=loggers)
+            write_down(pretrained.run, results, evaluators, title=run.name, loggers=loggers)
+            report_at_end(pretrained.run, run.name)
     failures.raise_any()
     return results
 
@@ -165,7 +166,7 @@ def evaluate_run(
         watchdog=watchdog,
     )
     if rank() == 0:
-        _write_down(folder, results, title=settings.name, loggers=loggers)
+        write_down(folder, results, evaluators, title=settings.name, loggers=loggers)
         note_last(folder, settings, results)
     failures.raise_any()
 
@@ -265,18 +266,3 @@ def _as_in_run(settings: EvaluateSettings) -> bool:
     """Whether a run is evaluated on its own pairs, cut as in training, into its own folder."""
     keys = ("shards", "caption", "image", "keys", "image_size", "resize_size", "to")
     return all(getattr(settings, key) is None for key in keys)
-
-
-def _write_down(
-    folder: RunFolder, results: Mapping[str, float], *, title: str, loggers: Sequence[Logger]
-) -> None:
-    """Adds the results of the last weights to the last row of metrics.csv, and to the loggers."""
-    step = int(results["step"])
-    values = {name: value for name, value in results.items() if name != "step"}
-
-    # If the last row is of another step, neither it nor the loggers get them.
-    if complete(folder, values, step=step, title=title):
-        tell(loggers, values, step=step)
-        for logger in loggers:
-            with going_on(logger):
-                logger.finalize("success")

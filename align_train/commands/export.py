@@ -1,237 +1,98 @@
-"""A trained model -> a folder that `transformers` loads.
+"""A trained model written as a folder, for transformers, align_train or onnxruntime, or pushed.
 
-Models that Hugging Face's ALIGN cannot express go into a format of our own. `align_train.load` and
-`align_train.evaluate` read both kinds. The folder is complete or absent.
+The folder is complete or absent. Without `to` it is a temporary one (`TMPDIR`), which goes to the
+hub and is removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import filecmp
+import tempfile
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import (
-    AlignConfig,
-    AlignProcessor,
-    EfficientNetImageProcessor,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-)
 
 from align_train.cluster.interruption import leave
-from align_train.commands.early import check_format
-from align_train.commands.targets import check_new_folder
+from align_train.commands.export_choice import ONNX, check_export, is_export
+from align_train.commands.export_onnx import write_onnx
+from align_train.commands.push import CARD, push
+from align_train.commands.write_model import align_config, loader_of, write_model
 from align_train.config.command_schema import ExportSettings
-from align_train.config.saved import to_yaml
-from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.files import whole
-from align_train.model.trainable import checked_normalisation
 from align_train.model.weights import WEIGHTS
-from align_train.pretrained.align_config import Inexpressible, to_config
-from align_train.pretrained.align_names import tensor_names
-from align_train.pretrained.card import card
+from align_train.pretrained.card_merge import merged
 from align_train.pretrained.open import open_pretrained
-from align_train.pretrained.pretrained import Pretrained, without_pretrained
-from align_train.stream.classes import ClassList
-from align_train.stream.tokenizer import Tokenizer
-
-# Every checkpoint of Hugging Face's ALIGN has this layer, and no forward pass reads it.
-_POOLER = "text_model.pooler.dense"
-
-_PILLOWS_NUMBERS = {"bilinear": 2, "bicubic": 3}
+from align_train.pretrained.pretrained import Pretrained
 
 
 def export(settings: ExportSettings) -> None:
-    """Writes a trained model as a new folder: `python -m align_train.export`.
+    """Writes a trained model as a new folder, and pushes it: `python -m align_train.export`.
 
     Args:
         settings: The command's settings.
 
     Raises:
-        UserError: The model cannot be read or expressed, or the folder is not new.
+        UserError: The model cannot be read or expressed, the folder is not new, or the hub refuses.
     """
-    check_format(settings.format)
-    folder = check_new_folder(settings.to)
-
+    check_export(settings)
     pretrained = open_pretrained(settings.model)
-    if pretrained.family == "clip":
-        raise UserError(
-            f"{settings.model}: Hugging Face's own CLIP or SigLIP, which transformers loads already"
-        )
-    config = align_config(pretrained, settings.format)
+    folder = None if settings.to is None else Path(settings.to).expanduser().absolute()
+    if folder is not None and not (settings.push and is_export(str(folder))):
+        # An empty folder may be there already: a rename replaces it.
+        with whole(folder) as aside:
+            aside.mkdir()
+            said = _write(aside, pretrained, settings, place=folder)
+        leave(f"{folder} is complete")
+        print(said, flush=True)
+        _push(folder, settings)
+        return
+
+    with tempfile.TemporaryDirectory(prefix="align_train-export-") as temporary:
+        fresh = Path(temporary)
+        print(_write(fresh, pretrained, settings, place=folder), flush=True)
+        if folder is not None:
+            _refuse_another(folder, fresh)
+        _push(fresh, settings)
+
+
+def _write(
+    to: Path, pretrained: Pretrained, settings: ExportSettings, *, place: Path | None
+) -> str:
+    """Writes a model into a folder; says what. place: the folder in the end; None: the hub."""
+    name = settings.push or (place or to).name
     model = pretrained.build()
+    if settings.format == ONNX:
+        written = write_onnx(to, pretrained, model, name=name, licence=settings.licence)
+        reader = "onnxruntime"
+    else:
+        if pretrained.family == "clip":
+            raise UserError(
+                f"{settings.model}: Hugging Face's own CLIP or SigLIP, which transformers loads "
+                f"already"
+            )
+        config = align_config(pretrained, settings.format)
+        tensors = write_model(to, pretrained, model, config, name=name, licence=settings.licence)
+        written = f"{tensors} tensors, {(to / WEIGHTS).stat().st_size / 1e6:.1f} MB"
+        reader = loader_of(pretrained) if config is None else "transformers.AlignModel"
 
-    # An empty folder may be there already: a rename replaces it.
-    with whole(folder) as aside:
-        aside.mkdir()
-        tensors = write_model(aside, pretrained, model, config, name=folder.name)
-    leave(f"{folder} is complete")
-
-    loader = _loader(pretrained) if config is None else "transformers.AlignModel"
-    megabytes = (folder / WEIGHTS).stat().st_size / 1e6
     step = "" if pretrained.step is None else f", step {pretrained.step}"
-    print(f"{folder}: {tensors} tensors, {megabytes:.1f} MB{step}, for {loader}")
-    for reason in pretrained.missing.values():
-        print(f"not exported: {reason}")
+    lines = [f"{place or settings.push}: {written}{step}, for {reader}"]
+    lines += [f"not exported: {reason}" for reason in pretrained.missing.values()]
+    return "\n".join(lines)
 
 
-def write_model(
-    to: Path,
-    pretrained: Pretrained,
-    model: nn.Module,
-    config: Node | None,
-    *,
-    name: str,
-    body: str | None = None,
-) -> int:
-    """Writes a model with its tokenizer, its image processor and its card.
-
-    Args:
-        to: A folder that is there.
-        pretrained: Where the model comes from.
-        model: The model, whose weights may be others by now.
-        config: As `align_config` gives it.
-        name: The folder's name in the end.
-        body: The card's text about the model; None: as `pretrained` says.
-
-    Returns:
-        The number of tensors.
-    """
-    if config is not None:
-        tensors = _write_hugging_face(to, pretrained, model, config)
-    else:
-        tensors = _write_own(to, pretrained, model)
-    text = card(pretrained, name, hugging_face=config is not None, body=body)
-    (to / "README.md").write_text(text, encoding="utf-8")
-    return tensors
-
-
-def _loader(pretrained: Pretrained) -> str:
-    return "align_train.load_classifier" if pretrained.is_classifier else "align_train.load"
-
-
-def align_config(pretrained: Pretrained, wanted: str | None) -> Node | None:
-    """Chooses the format in which a model is written.
-
-    Args:
-        pretrained: The model.
-        wanted: The setting: `huggingface`, `align_train`, or None: the first if it fits.
-
-    Returns:
-        The arguments of `AlignConfig`; None if the model goes into our own format.
-
-    Raises:
-        UserError: Hugging Face's format is wanted, and cannot express the model.
-    """
-    if wanted == "align_train":
-        return None
-    try:
-        return to_config(pretrained.node)
-    except Inexpressible as error:
-        if wanted == "huggingface":
-            raise UserError(f"{error}; format=align_train exports it in our own format") from None
-        print(
-            f"{error}: exported in align_train's own format, which {_loader(pretrained)} and "
-            f"evaluate read"
+def _refuse_another(folder: Path, fresh: Path) -> None:
+    """Refuses a folder that is there already, and holds another export than this one."""
+    names = sorted({path.name for path in (*folder.iterdir(), *fresh.iterdir())} - {CARD})
+    _, different, absent = filecmp.cmpfiles(folder, fresh, names, shallow=False)
+    for name in (*different, *absent):
+        raise UserError(
+            f"to={folder}: exists already with another export ({name} differs); choose a new "
+            f"folder, or leave to= out"
         )
-        return None
 
 
-def _write_hugging_face(to: Path, pretrained: Pretrained, model: nn.Module, config: Node) -> int:
-    """Returns the number of tensors."""
-    # Typed as a function: transformers' own types leave most arguments out.
-    make_config: Callable[..., AlignConfig] = AlignConfig
-    make_config(**config, architectures=["AlignModel"], dtype="float32").save_pretrained(to)
-
-    state = model.state_dict()
-    names = tensor_names(state)
-    # safetensors writes contiguous tensors only, and convolutions are channels last.
-    tensors = {names[name]: value.contiguous() for name, value in state.items()}
-    tensors["temperature"] = tensors["temperature"].reshape(())
-    # Without them transformers warns of weights that are newly initialized.
-    hidden = config["text_config"]["hidden_size"]
-    tensors.setdefault(f"{_POOLER}.weight", torch.zeros(hidden, hidden))
-    tensors.setdefault(f"{_POOLER}.bias", torch.zeros(hidden))
-
-    images = _image_processor(pretrained)
-    texts = None
-    if pretrained.tokenizer is not None:
-        texts = _tokenizer(pretrained).hugging_face()
-    _save_processors(to, images, texts)
-    return _save(tensors, to)
-
-
-def _image_processor(pretrained: Pretrained) -> EfficientNetImageProcessor | None:
-    """Theirs, for our images; None: the model's folder does not say how it prepares them."""
-    if pretrained.node["image_size"] is None:
-        return None
-
-    views = pretrained.views()
-    settings: dict[str, Any] = {
-        "crop_size": {"height": views.image_size, "width": views.image_size},
-        "resample": _PILLOWS_NUMBERS[views.interpolation],
-        "do_center_crop": True,
-    }
-    if views.resize == "squash":
-        settings["size"] = {"height": views.resize_size, "width": views.resize_size}
-    else:
-        # Of timm's rule Hugging Face has no counterpart: of an odd margin it may cut the other
-        # pixel.
-        settings["size"] = {"shortest_edge": views.resize_size}
-
-    mean, std = checked_normalisation(
-        pretrained.node.get("image_mean"), pretrained.node.get("image_std")
-    )
-    if mean is None or std is None:
-        # As the files of ALIGN's own models say x / 127.5 - 1.
-        settings |= {"rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False}
-    else:
-        settings |= {"image_mean": list(mean), "image_std": list(std)}
-
-    make: Callable[..., EfficientNetImageProcessor] = EfficientNetImageProcessor
-    return make(include_top=False, **settings)
-
-
-def _save_processors(
-    to: Path,
-    images: EfficientNetImageProcessor | None,
-    texts: PreTrainedTokenizerFast | None,
-) -> None:
-    if images is not None and texts is not None:
-        make: Callable[..., ProcessorMixin] = AlignProcessor
-        make(images, texts).save_pretrained(to)
-
-    # Once more, each under its own name: older versions of transformers read these files.
-    for part in (images, texts):
-        if part is not None:
-            part.save_pretrained(to)
-
-
-def _write_own(to: Path, pretrained: Pretrained, model: nn.Module) -> int:
-    """Returns the number of tensors."""
-    text = to_yaml({"model": without_pretrained(pretrained.node)})
-    (to / "config.yaml").write_text(text, encoding="utf-8")
-
-    # Not read by us: for whoever uses the image tower with other code.
-    if (images := _image_processor(pretrained)) is not None:
-        images.save_pretrained(to)
-    if pretrained.tokenizer is not None:
-        _tokenizer(pretrained).save(to)
-    if pretrained.classes is not None:
-        ClassList(pretrained.classes).save(to)
-    return _save({name: value.contiguous() for name, value in model.state_dict().items()}, to)
-
-
-def _tokenizer(pretrained: Pretrained) -> Tokenizer:
-    assert pretrained.tokenizer is not None
-    return Tokenizer(pretrained.tokenizer, max_tokens=pretrained.node["max_tokens"])
-
-
-def _save(tensors: dict[str, Tensor], to: Path) -> int:
-    # transformers refuses weights without this note of who made the tensors.
-    save_file(tensors, to / WEIGHTS, metadata={"format": "pt"})
-    return len(tensors)
+def _push(folder: Path, settings: ExportSettings) -> None:
+    if settings.push is None:
+        return
+    leave("what was sent stays on the hub, unseen, and the same command sends the rest")
+    push(folder, settings.push, private=settings.private, merge=merged)

@@ -11,6 +11,7 @@ from align_train.commands.evaluate import evaluate_run
 from align_train.commands.evaluators import evaluators_of
 from align_train.commands.loggers import run_loggers
 from align_train.commands.prepare import prepare_data
+from align_train.commands.report import report_at_end
 from align_train.commands.results_folder import print_results
 from align_train.config.schema import TrainSettings
 from align_train.run.folder import RunFolder
@@ -44,6 +45,20 @@ def say_finished(
     if not settings.dry_run:
         _show_or_evaluate(folder, settings, finished_steps, watchdog)
         print_best(folder, settings)
+
+
+def say_ended(folder: RunFolder, settings: TrainSettings) -> None:
+    """Ends a run that has come to its last step just now: its best step, and its report.
+
+    Args:
+        folder: The run's folder.
+        settings: The run's settings.
+
+    Raises:
+        UserError: best.json cannot be read.
+    """
+    print_best(folder, settings)
+    report_at_end(folder, settings.name)
 
 
 def _show_or_evaluate(
@@ -80,6 +95,7 @@ def _show_or_evaluate(
         loggers=loggers,
         watchdog=watchdog,
     )
+    report_at_end(folder, settings.name)
 
 
 def _is_evaluated(folder: RunFolder, settings: TrainSettings, finished_steps: int) -> bool:

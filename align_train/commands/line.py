@@ -22,6 +22,7 @@ MODULES = {
     "train": "align_train",
     "evaluate": "align_train.evaluate",
     "show": "align_train.show",
+    "report": "align_train.report",
     "export": "align_train.export",
     "average": "align_train.average",
     "embed": "align_train.embed",

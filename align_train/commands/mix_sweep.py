@@ -128,7 +128,13 @@ class MixSweep:
             writer.writerows(self.rows)
 
         lines = {name: [(row["mix"], row[name]) for row in self.rows] for name in self._main}
-        draw_lines(lines, folder / PICTURE, across="mix (0: first model, 1: second)", up="metric")
+        draw_lines(
+            lines,
+            folder / PICTURE,
+            across="mix (0: first model, 1: second)",
+            up="metric",
+            title="Mixes of two models' weights",
+        )
 
     def _refuse_unknown(self, metric: str) -> None:
         there = [name for name in self.rows[0] if name != "mix"]

@@ -55,8 +55,8 @@ def draw_ends(scores: Scores, pairs: Pairs, column: str) -> None:
         return
 
     try:
-        _draw(scores.path / _BEST, best, pairs, sign=-1)
-        _draw(scores.path / _WORST, worst, pairs, sign=1)
+        _draw(scores.path / _BEST, best, pairs, column, sign=-1)
+        _draw(scores.path / _WORST, worst, pairs, column, sign=1)
     except (UserError, ValueError, OSError) as error:
         # The scores are whole all the same.
         print(f"no images of the best and the worst pairs: {printable(str(error))}", flush=True)
@@ -82,8 +82,8 @@ def _ends(scores: Scores, column: str) -> tuple[list[_Scored], list[_Scored]]:
     return best, worst
 
 
-def _draw(path: Path, scored: list[_Scored], pairs: Pairs, *, sign: int) -> None:
-    """Draws a sheet. sign: from a pair's rank to its score."""
+def _draw(path: Path, scored: list[_Scored], pairs: Pairs, column: str, *, sign: int) -> None:
+    """Draws a sheet of one end of a column. sign: from a pair's rank to its score."""
     images = []
     captions = []
     for pair in scored:
@@ -91,4 +91,6 @@ def _draw(path: Path, scored: list[_Scored], pairs: Pairs, *, sign: int) -> None
         images.append(decode_centre(reader.image(pair.row), _SHOWN))
         texts = " | ".join(reader.all_texts(pair.row))
         captions.append(f"{sign * pair.rank:.3f} {texts}")
-    save_sheet(contact_sheet(images, captions, columns=_COLUMNS), path)
+    end = "highest" if sign < 0 else "lowest"
+    title = f"The pairs with the {end} {column}"
+    save_sheet(contact_sheet(images, captions, title=title, columns=_COLUMNS), path)

@@ -170,7 +170,12 @@ def _draw(
 
     path = Path(settings.to).expanduser()
     with whole(path) as aside:
-        hit_sheet(rows).save(aside, "PNG" if path.suffix.lower() == ".png" else "JPEG")
+        sheet = hit_sheet(
+            rows,
+            title="The nearest images, best first, with their cosines",
+            image_is="On the left: the query." if query is not None else "",
+        )
+        sheet.save(aside, "PNG" if path.suffix.lower() == ".png" else "JPEG")
     print(f"{path}: the query and its hits", flush=True)
 
 

@@ -143,7 +143,8 @@ def _draw(step: int, made: _Shown, folder: RunFolder) -> None:
     from align_train.figures.sheets import contact_sheet, save_sheet
 
     sheet = folder.sheet(step, of="show")
-    save_sheet(contact_sheet(made.images, made.captions), sheet)
+    title = f"{folder.path.name}: the first pairs of step {step:,}, as the model sees them"
+    save_sheet(contact_sheet(made.images, made.captions, title=title), sheet)
     print(f"as the model sees them: {sheet}", flush=True)
 
 

@@ -13,13 +13,13 @@ from align_train.cluster.limits import allow_open_files
 from align_train.cluster.run_store import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
-from align_train.commands.best import ended_early, print_best, print_trained
+from align_train.commands.best import ended_early, print_trained
 from align_train.commands.changes import changed_settings
 from align_train.commands.curve import curve_of
 from align_train.commands.evaluate import evaluate_run
 from align_train.commands.evaluators import evaluators_of
 from align_train.commands.failures import explaining
-from align_train.commands.finished import say_finished
+from align_train.commands.finished import say_ended, say_finished
 from align_train.commands.groups import spell_groups
 from align_train.commands.length import length_of_last_start, with_length
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
@@ -161,4 +161,4 @@ def _run(
                 watchdog=watchdog,
             )
         if first:
-            print_best(folder, settings)
+            say_ended(folder, settings)

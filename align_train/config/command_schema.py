@@ -65,11 +65,20 @@ class ExportSettings:
     model: str
     """A run's folder, or any other folder with a model in it."""
 
-    to: str
-    """A new folder."""
+    to: str | None
+    """A new folder; null: only the hub gets the files (`push`)."""
 
     format: str | None
-    """`huggingface` or `align_train`; null: Hugging Face's if it can express the model."""
+    """`huggingface`, `align_train` or `onnx`; null: Hugging Face's if it can express the model."""
+
+    push: str | None
+    """`OWNER/NAME` on the Hugging Face hub, to which the folder is sent."""
+
+    private: bool
+    """Whether a repository that `push` makes is private; one that is there stays as it is."""
+
+    licence: str | None
+    """By the hub's names, for the model card; null: the card names none."""
 
 
 @dataclass
@@ -143,6 +152,20 @@ class ShowSettings:
 
     limit: int
     """Pairs of a step that are shown."""
+
+
+@dataclass
+class ReportSettings:
+    """The root of `python -m align_train.report`."""
+
+    name: Paths = field(metadata=TEXTS)
+    """The run's name; or several, to be compared."""
+
+    output_dir: str
+    """The folder of all runs."""
+
+    to: str | None
+    """The file; null: `report.html` in the run's folder, of several runs in `output_dir`."""
 
 
 @dataclass

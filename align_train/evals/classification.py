@@ -74,6 +74,7 @@ class Classification(Evaluator):
         first = guesses[:, 0].tolist()
         self.answers = [names.get(index, f"class {index}") for index in first]
         self.right = right[:, 0].tolist()
+        self.truths = pairs.captions
 
         yield "top1", share(right[:, 0])
         yield "top5", share(right.any(dim=1))
@@ -88,4 +89,11 @@ class Classification(Evaluator):
             name: The name of this evaluator, NAME above.
         """
         images = embedder.images_of(self.data)
-        draw_answers(images.__getitem__, self.answers, self.right, folder / f"{name}.png")
+        draw_answers(
+            images.__getitem__,
+            self.answers,
+            self.right,
+            folder / f"{name}.png",
+            title=f"{name}: the class that the model gives to each image",
+            truths=self.truths,
+        )

@@ -102,8 +102,9 @@ class Retrieval(Evaluator):
     def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
         """Draws the first pairs and their hits.
 
-        `NAME.png` has images over the text found for them, `NAME_text_to_image.png` texts and the
-        images found for them. `NAME_similarity.png` has the first pairs against each other.
+        `NAME.png` has images over the text found for them, and a text of theirs if that is another.
+        `NAME_text_to_image.png` has texts, their own images and the images found for them.
+        `NAME_similarity.png` has the first pairs against each other.
 
         Args:
             embedder: The embedder of the last call.
@@ -117,13 +118,21 @@ class Retrieval(Evaluator):
         for _, similarity in similarities(pairs.images[:_SHOWN], pairs.texts):
             closest = similarity.argmax(dim=1).tolist()
             answers += [pairs.captions[index] for index in closest]
-        draw_answers(images.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
+        own = [pairs.captions[index] for index in pairs.first_text[:_SHOWN].tolist()]
+        draw_answers(
+            images.__getitem__,
+            answers,
+            self.right.tolist(),
+            folder / f"{name}.png",
+            title=f"{name}: the nearest text to each image",
+            truths=own,
+        )
 
-        self._draw_hits(pairs, images, folder / f"{name}_text_to_image.png")
+        self._draw_hits(pairs, images, folder / f"{name}_text_to_image.png", title=name)
         self._draw_similarity(pairs, images, folder / f"{name}_similarity.png", title=name)
 
     @staticmethod
-    def _draw_hits(pairs: EmbeddedPairs, images: OpenSet, path: Path) -> None:
+    def _draw_hits(pairs: EmbeddedPairs, images: OpenSet, path: Path, *, title: str) -> None:
         queries = pairs.first_text[:_QUERIES]
         # So few queries are one block.
         _, similarity = next(similarities(pairs.texts[queries], pairs.images))
@@ -137,9 +146,14 @@ class Retrieval(Evaluator):
                 right = index == own
                 hits.append(Hit(images[index], f"{score:.3f}", right))
 
-            # A query is a text alone: the place of its image stays empty.
-            rows.append((pairs.captions[query], None, hits))
-        save_sheet(hit_sheet(rows), path)
+            rows.append((pairs.captions[query], images[own], hits))
+        sheet = hit_sheet(
+            rows,
+            title=f"{title}: the nearest images to each text, with their cosines",
+            legend=("the text's own image", "another one"),
+            image_is="Beside each text: its own image.",
+        )
+        save_sheet(sheet, path)
 
     @staticmethod
     def _draw_similarity(

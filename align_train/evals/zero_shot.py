@@ -24,9 +24,11 @@ from align_train.evals.labels import class_indices, classes_of_labels, labels_of
 from align_train.evals.prompts import read_templates
 from align_train.evals.similarity import similarities
 from align_train.figures.plots import draw_confusion
-from align_train.figures.sheets import draw_answers
+from align_train.figures.sheets import contact_sheet, draw_answers, save_sheet
 from align_train.stream.classes import ClassNames
-from align_train.stream.sets import ImageSet
+from align_train.stream.sets import ImageSet, OpenSet
+
+_MISTAKES = 24  # images on the sheet
 
 
 def embed_classes(embedder: Embedder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -122,7 +124,7 @@ class ZeroShot(Evaluator):
         images = embedder.pairs(self.data).images
         self.labels = torch.tensor(labels, device=images.device)
         classes = embed_classes(embedder, self.known.names, self.templates)
-        self.guesses, ranks = self._guess(images, classes)
+        self.guesses, ranks, self.leads = self._guess(images, classes)
         self.right = ranks == 0
 
         yield "top1", share(self.right)
@@ -150,13 +152,15 @@ class ZeroShot(Evaluator):
         classes = classes_of_labels(texts)
         return classes, class_indices(classes, texts, field=field)
 
-    def _guess(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def _guess(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The closest class to each image, and how many classes come before its own.
 
         Returns:
-            Two tensors, int64 `[images]`.
+            Two tensors, int64 `[images]`; and by how much the closest class is closer than the own
+            one, in cosine, `[images]`.
         """
         guesses = torch.empty_like(self.labels)
+        leads = torch.empty(len(images), device=images.device)
         ranks = torch.empty_like(self.labels)
         indices = torch.arange(len(classes), device=classes.device)
         absent = torch.ones_like(indices, dtype=torch.bool)
@@ -178,7 +182,8 @@ class ZeroShot(Evaluator):
             best = similarity.amax(dim=1, keepdim=True)
             ties = torch.where(similarity == best, indices, len(classes))
             guesses[rows] = ties.amin(dim=1)
-        return guesses, ranks
+            leads[rows] = (best - score)[:, 0].float()
+        return guesses, ranks, leads
 
     def _per_class(self) -> dict[int, tuple[int, float]]:
         """For each class that has images: their count, and the accuracy."""
@@ -199,8 +204,9 @@ class ZeroShot(Evaluator):
     def draw(self, embedder: Embedder, folder: Path, name: str) -> None:
         """Draws and writes the guesses of the last call.
 
-        `NAME.png` has images over the class that the model gives them. `NAME_confusion.png` has the
-        confusion matrix, `NAME_classes.csv` the accuracy of each class.
+        `NAME.png` has images over the class that the model gives them, `NAME_mistakes.png` those
+        that it is most wrong about. `NAME_confusion.png` has the confusion matrix,
+        `NAME_classes.csv` the accuracy of each class.
 
         Args:
             embedder: The embedder of the last call.
@@ -210,7 +216,16 @@ class ZeroShot(Evaluator):
         images = embedder.images_of(self.data)
         names = self.known.names
         answers = [names[index] for index in self.guesses.tolist()]
-        draw_answers(images.__getitem__, answers, self.right.tolist(), folder / f"{name}.png")
+        own = [names[index] for index in self.labels.tolist()]
+        draw_answers(
+            images.__getitem__,
+            answers,
+            self.right.tolist(),
+            folder / f"{name}.png",
+            title=f"{name}: the nearest class to each image",
+            truths=own,
+        )
+        self._draw_mistakes(images, answers, own, folder / f"{name}_mistakes.png", title=name)
 
         size = len(names)
         # Each pair of class and guess as one number, so that one count does it.
@@ -228,6 +243,37 @@ class ZeroShot(Evaluator):
                 f"{name}: {len(missing)} of {size} classes have no image, first {missing[0]!r}",
                 flush=True,
             )
+
+    def _draw_mistakes(
+        self,
+        images: OpenSet,
+        answers: Sequence[str],
+        own: Sequence[str],
+        path: Path,
+        *,
+        title: str,
+    ) -> None:
+        """Draws the images whose wrong class is nearer than their own by most; without such none.
+
+        A drawing of an earlier evaluation goes then.
+        """
+        worst = self.leads.topk(min(_MISTAKES, len(self.leads))).indices
+        worst = worst[self.leads[worst] > 0]
+        if not len(worst):
+            path.unlink(missing_ok=True)
+            return
+
+        captions = []
+        for index in worst.tolist():
+            lead = float(self.leads[index])
+            captions.append((f"{answers[index]} +{lead:.3f}", f"right: {own[index]}"))
+        sheet = contact_sheet(
+            [images[index] for index in worst.tolist()],
+            captions,
+            title=f"{title}: the worst mistakes: how much nearer than the right class, in cosine",
+            right=[False] * len(worst),
+        )
+        save_sheet(sheet, path)
 
     def _write_classes(self, path: Path, matrix: NDArray[np.int64]) -> None:
         """Writes a row a class: images, accuracy, and the class that it is most often taken for."""

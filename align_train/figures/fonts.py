@@ -3,8 +3,9 @@
 matplotlib brings DejaVu Sans, which has Latin, Greek, Cyrillic and more. Other scripts are looked
 for in the fonts of the machine.
 
-Price: texts in Latin-1 cost nothing. The first other text imports matplotlib's fonts, and a script
-that DejaVu lacks is looked for in at most `_PATIENCE` seconds, once a process.
+Price: texts in Latin-1 cost nothing: matplotlib is not imported for its font. The first other text
+imports its fonts, and a script that DejaVu lacks is looked for in at most `_PATIENCE` seconds, once
+a process.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ImageFont
@@ -37,15 +39,16 @@ def families(texts: Iterable[str]) -> list[str]:
     return names
 
 
-def pillow_font(text: str, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def pillow_font(text: str, size: float) -> ImageFont.FreeTypeFont:
     """Gives a font for a text on a sheet: the one that has the most of its characters.
 
     Args:
         text: The text.
         size: In pixels.
     """
+    # Not Pillow's own font, which has ASCII alone.
     if _is_latin(text):
-        return ImageFont.load_default(size)
+        return ImageFont.truetype(_dejavu(), size)
     fonts = [_dejavu(), *_fonts_of(text)]
     best = max(fonts, key=lambda path: sum(letter in _characters(path) for letter in text))
     return ImageFont.truetype(best, size)
@@ -83,9 +86,17 @@ def _look_for(letters: set[str]) -> None:
 
 @cache
 def _dejavu() -> Path:
+    file = Path("fonts", "ttf", "DejaVuSans.ttf")
+    # Found, not imported: matplotlib takes up to a second.
+    spec = find_spec("matplotlib")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (font := Path(folder, "mpl-data", file)).is_file():
+            return font
+
+    # A distribution's package may have it elsewhere.
     import matplotlib
 
-    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return Path(matplotlib.get_data_path(), file)
 
 
 @cache

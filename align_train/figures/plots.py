@@ -1,4 +1,4 @@
-"""Plots by matplotlib: lines, curves, heat maps. Each is written whole, as a PNG.
+"""Plots by matplotlib: lines, bars, heat maps. Each is written whole, as a PNG.
 
 Figures are made without pyplot, which would keep each of them alive and pick a window system.
 matplotlib is imported at the first plot: it takes half a second.
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.errors import printable, shown
+from align_train.errors import printable
+from align_train.figures.colours import DASHES, LINES
 from align_train.figures.fonts import families
+from align_train.figures.wrap import wrap
 from align_train.files import whole
 
 if TYPE_CHECKING:
@@ -27,16 +29,18 @@ _MOST_NAMES = 80
 
 _LONGEST_CAPTION = 40  # characters
 _POINTS_OF_A_LINE = 400  # more would not show
-_FEW_POINTS = 20  # so many are marked one by one
-_CURVES_IN_A_ROW = 4
 
-# No curves: each is a function of the other, or of the axis.
-_NOT_DRAWN = ("step", "pairs_seen")
-_COUNT = "/images"  # ends the name of a number that stays the same
+# Of the points of lines, so that they also differ without colour.
+_MARKERS = "osD^v"
 
 
 def draw_lines(
-    lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, *, across: str, up: str
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+    *,
+    across: str,
+    up: str,
+    title: str = "",
 ) -> None:
     """Draws a line through the points of each name.
 
@@ -47,13 +51,16 @@ def draw_lines(
         path: The image.
         across: The label of the axis across.
         up: The label of the axis up.
+        title: The image's title.
     """
     figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
+    axis.set_title(title, fontsize=10)
     positions: set[float] = set()
-    for name, points in lines.items():
+    for place, (name, points) in enumerate(lines.items()):
         xs, ys = zip(*points, strict=True)
-        axis.plot(xs, ys, marker="o", markersize=4, label=name)
+        marker = _MARKERS[place % len(_MARKERS)]
+        axis.plot(xs, ys, marker=marker, markersize=4, label=_label(name), **_style(place))
         positions.update(xs)
 
     ticks = sorted(positions)
@@ -65,7 +72,7 @@ def draw_lines(
 
 
 def draw_cumulative(
-    lines: Mapping[str, NDArray[np.float64]], path: Path, *, across: str, up: str
+    lines: Mapping[str, NDArray[np.float64]], path: Path, *, across: str, up: str, title: str = ""
 ) -> None:
     """Draws rising lines of any length, each through a few hundred of its values.
 
@@ -74,12 +81,14 @@ def draw_cumulative(
         path: The image.
         across: The label of the axis across.
         up: The label of the axis up.
+        title: The image's title.
     """
     figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
-    for name, values in lines.items():
+    axis.set_title(title, fontsize=10)
+    for place, (name, values) in enumerate(lines.items()):
         places = np.unique(np.linspace(0, len(values) - 1, _POINTS_OF_A_LINE).astype(np.int64))
-        axis.plot(places + 1, values[places], linewidth=1.8, label=name)
+        axis.plot(places + 1, values[places], linewidth=1.8, label=_label(name), **_style(place))
     _save_graph(figure, axis, path, across, up)
 
 
@@ -97,7 +106,7 @@ def draw_means(values: Mapping[str, Sequence[float]], path: Path, *, up: str) ->
         axis.bar(place, sum(numbers) / len(numbers), width=0.6, color="#9ecae1")
         axis.plot([place] * len(numbers), numbers, "o", markersize=4, color="#08519c")
 
-    labels = [shown(name, _LONGEST_CAPTION) for name in values]
+    labels = [_label(name) for name in values]
     axis.set_xticks(range(len(labels)), labels)
     axis.set_ylabel(up)
     axis.grid(axis="y", alpha=0.3)
@@ -130,62 +139,14 @@ def draw_bars(
         drawn = axis.barh(heights, numbers, height=0.95 * thickness, label=label, color=colour)
         axis.bar_label(drawn, [f"{number:.2f}" for number in numbers], fontsize=7, padding=2)
 
-    axis.set_yticks(range(len(names)), [shown(name, _LONGEST_CAPTION) for name in names])
+    axis.set_yticks(range(len(names)), [_label(name) for name in names])
     axis.invert_yaxis()
     axis.set_xlabel(across)
     axis.set_title(title, fontsize=10)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    # Beside the bars, of which it would hide one.
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
     axis.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path, dpi=110, tight=True)
-
-
-def draw_curves(rows: Sequence[Mapping[str, str]], path: Path, *, title: str) -> None:
-    """Draws a small plot for each column of metrics.csv over the step, in one image.
-
-    Args:
-        rows: The rows of metrics.csv. An empty cell is no point; without points there is no image.
-        path: The image.
-        title: The image's title.
-    """
-    points: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        for name, value in row.items():
-            # The order of the plots is that of the columns, whichever has its first value first.
-            curve = points.setdefault(name, [])
-            if value and name not in _NOT_DRAWN and not name.endswith(_COUNT):
-                curve.append((int(row["step"]), float(value)))
-    points = {name: curve for name, curve in points.items() if curve}
-    if not points:
-        return
-
-    columns = min(_CURVES_IN_A_ROW, len(points))
-    lines = -(-len(points) // columns)
-    width = 3.6 * columns
-    height = 2.6 * lines
-    figure = new_figure(width, height)
-    axes = figure.subplots(lines, columns, squeeze=False)
-
-    for axis, (name, values) in zip(axes.flat, points.items(), strict=False):
-        steps, numbers = zip(*values, strict=True)
-        marker = "o" if len(values) < _FEW_POINTS else None
-        axis.plot(steps, numbers, marker=marker, markersize=3, linewidth=1.2)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(points) :]:
-        axis.axis("off")
-
-    # matplotlib's own layout would take longer than all the rest: it draws each plot twice.
-    figure.subplots_adjust(
-        left=0.5 / width,
-        right=1 - 0.15 / width,
-        bottom=0.3 / height,
-        top=1 - 0.6 / height,
-        wspace=0.25,
-        hspace=0.35,
-    )
-    figure.suptitle(f"{title}, by optimizer step", fontsize=10)
-    save_figure(figure, path)
 
 
 def draw_confusion(
@@ -210,8 +171,8 @@ def draw_confusion(
     _name_axes(axis, names)
     axis.set_xlabel("class given")
     axis.set_ylabel("class")
-    axis.set_title(f"{title}: share of each class", fontsize=10)
-    figure.colorbar(heat_map, fraction=0.04)
+    axis.set_title(f"{title}: which class each class is taken for")
+    figure.colorbar(heat_map, fraction=0.04, label="share of the class's images")
     save_figure(figure, path, tight=True)
 
 
@@ -245,13 +206,11 @@ def draw_similarity(
         inset.axis("off")
     axis.set_yticks([])
 
-    names = []
-    for caption in captions:
-        names.append(shown(caption, _LONGEST_CAPTION))
+    names = [_label(caption) for caption in captions]
     axis.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=7)
 
-    axis.set_title(f"{title}: cosines of images and texts", fontsize=10, loc="left")
-    figure.colorbar(heat_map, fraction=0.04)
+    axis.set_title(f"{title}: each image against each text; pairs on the diagonal", loc="left")
+    figure.colorbar(heat_map, fraction=0.04, label="cosine")
     save_figure(figure, path, tight=True)
 
 
@@ -260,6 +219,20 @@ def new_figure(width: float, height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), **options)
+
+
+def _label(text: str) -> str:
+    """A name of a row, a column or a line: cut at a word's end."""
+    # A caption may be a book.
+    plain = printable(text[: 4 * _LONGEST_CAPTION])
+    return "".join(wrap(plain, width=_LONGEST_CAPTION, lines=1, measure=len))
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Colour and dashes of a line, which differ from those of the lines before it."""
+    dash = DASHES[place % len(DASHES)]
+    # matplotlib: an offset, and lengths; none is a solid line.
+    return {"color": LINES[place % len(LINES)], "linestyle": (0, dash) if dash else "-"}
 
 
 def _save_graph(figure: Figure, axis: Axes, path: Path, across: str, up: str) -> None:
@@ -278,7 +251,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = Fal
         figure: The figure. Its texts are taken as they are: `$` begins no formula.
         path: The image.
         dpi: Pixels an inch.
-        tight: Lay the figure out so that no text is cut off.
+        tight: Lay the figure out, and make it as large as its texts, so that none is cut off.
     """
     from matplotlib.text import Text
 
@@ -294,18 +267,19 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = Fal
         warnings.filterwarnings("ignore", message="Glyph .* missing from|Tight layout not applied")
         if tight:
             figure.tight_layout()
-        _write(figure, path, dpi)
+        _write(figure, path, dpi, "tight" if tight else None)
 
 
-def _write(figure: Figure, path: Path, dpi: int) -> None:
+def _write(figure: Figure, path: Path, dpi: int, box: str | None) -> None:
     # The name of the file that is written has no extension, so the format is given.
     with whole(path) as aside:
-        figure.savefig(aside, dpi=dpi, format="png")
+        figure.savefig(aside, dpi=dpi, format="png", bbox_inches=box)
 
 
 def _name_axes(axis: Axes, names: Sequence[str]) -> None:
     if len(names) > _MOST_NAMES:
         return
-    labels = [shown(name, _LONGEST_CAPTION) for name in names]
-    axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
-    axis.set_yticks(range(len(labels)), labels, fontsize=6)
+    labels = [_label(name) for name in names]
+    size = 7 if len(names) > _MOST_NAMES // 2 else 8
+    axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(labels)), labels, fontsize=size)

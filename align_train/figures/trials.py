@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from align_train.errors import shown
+from align_train.figures.colours import LINES
 from align_train.figures.plots import new_figure, save_figure
 
 _PANELS_IN_A_ROW = 3
@@ -58,13 +59,13 @@ def draw_trials(
     winner = heights.index(best(heights))
 
     first, *others = axes
-    first.plot(numbers, so_far, color="tab:orange", drawstyle="steps-post", label="best so far")
-    first.plot(numbers, heights, "o", markersize=4, color="tab:blue")
+    first.plot(numbers, so_far, color=LINES[1], drawstyle="steps-post", label="best so far")
+    first.plot(numbers, heights, "o", markersize=4, color=LINES[0])
     first.set_xlabel("trial")
     first.legend(fontsize=8)
     for axis, parameter in zip(others, parameters, strict=False):
-        axis.plot(parameter.values, heights, "o", markersize=4, color="tab:blue")
-        axis.plot([parameter.values[winner]], [heights[winner]], "*", color="tab:orange")
+        axis.plot(parameter.values, heights, "o", markersize=4, color=LINES[0])
+        axis.plot([parameter.values[winner]], [heights[winner]], "*", color=LINES[1])
         if parameter.log:
             axis.set_xscale("log")
             # Powers of ten would be formulas, and `$` begins none here.

@@ -3,7 +3,7 @@
 `base.py` says what they share. metrics.csv is written by the run itself and needs none of them.
 """
 
-from align_train.loggers.base import LoggedRun, RunLogger, going_on, tell
+from align_train.loggers.base import LoggedRun, RunLogger, going_on, show_images, tell
 from align_train.loggers.mlflow import Mlflow
 from align_train.loggers.tensorboard import TensorBoard
 from align_train.loggers.trackio import Trackio
@@ -17,5 +17,6 @@ __all__ = [
     "Trackio",
     "Wandb",
     "going_on",
+    "show_images",
     "tell",
 ]

@@ -97,6 +97,25 @@ def tell(loggers: Sequence[Logger], values: Mapping[str, float], *, step: int) -
             logger.log_metrics(dict(values), step=step)
 
 
+def show_images(loggers: Sequence[Logger], paths: Sequence[Path], *, step: int) -> None:
+    """Gives image files to those loggers that take images, each by the name of its file.
+
+    Args:
+        loggers: Those of the run.
+        paths: The images.
+        step: Finished steps.
+    """
+    for logger in loggers:
+        if not isinstance(logger, RunLogger):
+            continue
+        for path in paths:
+            if time.monotonic() < _failed.get(logger, 0.0):
+                break
+            with going_on(logger), Image.open(path) as image:
+                image.load()  # a service may look at it after the file is closed
+                logger.add_image(path.stem, image, step=step)
+
+
 @contextlib.contextmanager
 def going_on(logger: Logger) -> Iterator[None]:
     """Keeps the run alive if a service fails; the first error of each is printed.

@@ -6,3 +6,6 @@ ANY_MODEL = (
     "SigLIP (a folder or a name on the hub)"
 )
 """The models that `load` takes, for errors."""
+
+BEGIN = "<!-- align_train: begin -->"
+"""Before our part of a model card. What lies outside is hand-written, and no export touches it."""

@@ -8,21 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+import yaml
+
 from align_train.config.components import class_name
 from align_train.config.saved import read_run, to_yaml
 from align_train.config.schema import Node, TrainSettings
 from align_train.model.expected_images import spell_images
+from align_train.pretrained import BEGIN
+from align_train.pretrained.card_metadata import Metadata, metadata
+from align_train.pretrained.card_usage import Reader, usage
 from align_train.pretrained.origin import origin, spell_origin
 from align_train.pretrained.pretrained import Pretrained
 from align_train.pretrained.published import published
 from align_train.run.folder import RunFolder
 
-_CARD = """---
-library_name: {library}
-pipeline_tag: {task}
-tags: [{tags}]
----
+END = "<!-- align_train: end -->"
 
+# As the hub names them.
+_LIBRARIES = {"transformers": "transformers", "align_train": "align_train", "onnxruntime": "onnx"}
+
+_CARD = """---
+{head}---
+
+{begin}
 # {name}
 
 {summary}, trained with align_train after ALIGN (Jia et al. 2021, arXiv 2102.05918).
@@ -31,78 +39,79 @@ tags: [{tags}]
 {usage}
 ```
 
-{body}"""
-
-_WITH_TRANSFORMERS = """from PIL import Image
-from transformers import AlignModel, AlignProcessor
-
-model, processor = AlignModel.from_pretrained("{name}"), AlignProcessor.from_pretrained("{name}")
-labels = ["a photo of a cat", "a photo of a dog"]
-image = Image.open("image.jpg")
-inputs = processor(images=image, text=labels, truncation=True, return_tensors="pt")
-print(model(**inputs).logits_per_image.softmax(dim=1))"""
-
-_WITH_US = """import align_train
-
-model = align_train.load("{name}")
-labels = ["a photo of a cat", "a photo of a dog"]
-print(model.similarity(["image.jpg"], labels).softmax(dim=1))"""
-
-_OF_CLASSES = """import align_train
-
-model = align_train.load_classifier("{name}")
-print(model.classify(["image.jpg"]))"""
+{body}
+{end}
+"""
 
 
-def card(pretrained: Pretrained, name: str, *, hugging_face: bool, body: str | None = None) -> str:
+def card(
+    pretrained: Pretrained,
+    name: str,
+    *,
+    reader: Reader,
+    body: str | None = None,
+    licence: str | None = None,
+) -> str:
     """Writes the model card.
 
     Args:
         pretrained: The model.
         name: Its new name, as users will load it.
-        hugging_face: Whether `transformers` loads it; else `align_train` does.
+        reader: The library that loads it.
         body: What the card says of the weights; None: as the model's folder says.
+        licence: By the hub's names; None: the card names none.
 
     Returns:
         Markdown, with the metadata that the Hugging Face hub reads.
     """
-    # The hub offers its widget and its search by these words.
-    usage = _WITH_TRANSFORMERS if hugging_face else _WITH_US
-    task = "zero-shot-image-classification"
-    tags = "align, contrastive, image-text"
     summary = "A dual encoder for images and texts"
     if pretrained.is_classifier:
-        usage = _OF_CLASSES
-        task = "image-classification"
-        tags = "align"
         summary = f"A classifier of images, {pretrained.node['classes']:,} classes"
 
+    figures: dict[str, float] = {}
+    begins_with: Mapping[str, str] = {}
+    if body is None and pretrained.run is not None:
+        settings = read_run(pretrained.run.config)
+        figures = _figures(pretrained.run, pretrained.step)
+        begins_with = _origin(pretrained.run, settings)
+        body = _of_run(pretrained, pretrained.run, settings, figures)
     if body is None:
         body = f"From `{pretrained.name}`, as it was.\n"
-        if pretrained.run is not None:
-            body = _of_run(pretrained, pretrained.run)
 
+    head = metadata(
+        pretrained,
+        name,
+        library=_LIBRARIES[reader],
+        figures={key: value for key, value in figures.items() if isinstance(value, float)},
+        begins_with=begins_with,
+        licence=licence,
+    )
     return _CARD.format(
-        library="transformers" if hugging_face else "align_train",
-        task=task,
-        tags=tags,
+        head=head_of(head),
+        begin=BEGIN,
+        end=END,
         name=name,
         summary=summary,
-        usage=usage.format(name=name),
+        usage=usage(pretrained, name, reader),
         body=body,
     )
 
 
-def _of_run(pretrained: Pretrained, run: RunFolder) -> str:
-    """The sections that only a run can fill: recipe, figures, settings."""
-    settings = read_run(run.config)
-    figures = _figures(run, pretrained.step)
+def head_of(content: Metadata) -> str:
+    """Spells metadata as YAML."""
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
+
+def _of_run(
+    pretrained: Pretrained, run: RunFolder, settings: TrainSettings, figures: Mapping[str, float]
+) -> str:
+    """The sections that only a run can fill: recipe, figures, settings."""
     sections = [
         "## Recipe",
         _table(_recipe(pretrained, run, settings)),
         "## Figures, on held-out pairs",
-        _table(figures) if figures else "Not evaluated at this step.",
+        _table(_spelled(figures)) if figures else "Not evaluated at this step.",
         "## All settings",
         # A card is made to be published.
         f"```yaml\n{to_yaml(published(asdict(settings)))}```",
@@ -159,16 +168,18 @@ def _texts(node: Node) -> str:
     return f"at most {node['max_tokens']} tokens of {node['vocabulary_size']:,}"
 
 
-def _figures(run: RunFolder, step: int | None) -> dict[str, str]:
-    """The last evaluation's results, as a table spells them, if it was of that step."""
-    figures = {}
+def _figures(run: RunFolder, step: int | None) -> dict[str, float]:
+    """The last evaluation's results, if it was of that step."""
     # A run without an evaluation has no results.json; its model is exported all the same.
     results = run.read_results() or {}
-    if results.get("step") != step:
-        return {}
-    for name, value in results.items():
-        figures[name] = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
-    return figures
+    return dict(results) if results.get("step") == step else {}
+
+
+def _spelled(figures: Mapping[str, float]) -> dict[str, str]:
+    spelled = {}
+    for name, value in figures.items():
+        spelled[name] = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+    return spelled
 
 
 def _table(rows: Mapping[str, str]) -> str:

@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "best.json"
 
     @property
+    def report(self) -> Path:
+        """The run as one HTML file, for people."""
+        return self.path / "report.html"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that writes the folder."""
         return self.path / ".lock"

@@ -57,7 +57,7 @@ def draw(table: Table, path: Path) -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for (pairs, noise), value in sorted(table.items()):
         lines.setdefault(f"{noise:.0%} noise", []).append((pairs, value))
-    draw_lines(lines, path, across="training pairs", up=VALUE)
+    draw_lines(lines, path, across="training pairs", up=VALUE, title=f"{VALUE} by data")
 
 
 def main() -> None:

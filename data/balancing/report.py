@@ -174,5 +174,9 @@ def _draw(counts: Counts, threshold: int, path: Path) -> None:
         "min(count, t): what entries draw themselves": np.cumsum(np.minimum(before, threshold)),
     }
     draw_cumulative(
-        lines, path, across="entries, the rarest first", up="pairs that hold them, cumulative"
+        lines,
+        path,
+        across="entries, the rarest first",
+        up="pairs that hold them, cumulative",
+        title="Pairs by the entries that they hold",
     )

@@ -30,7 +30,8 @@ def draw_sheet(written: Written, folder: Path) -> None:
     sample = written.sample
     if sample.pairs:
         captions = [pair.texts[0] for pair in sample.pairs]
-        save_sheet(contact_sheet(sample.pixels, captions), folder / SHEET)
+        title = f"{folder.name}: some pairs, each image with its first text"
+        save_sheet(contact_sheet(sample.pixels, captions, title=title), folder / SHEET)
 
 
 def report(

@@ -185,7 +185,12 @@ def write_sheet(
             text = shown(key, _LONGEST_KEY)
             rows.append((text, _pixels(group.keeper, collection, pairs), hits))
         if rows:
-            save_sheet(hit_sheet(rows), folder / SHEET)
+            sheet = hit_sheet(
+                rows,
+                title="Groups of near images, with their cosines to the one that stays",
+                image_is="On the left: the image that stays. The others go, the farthest first.",
+            )
+            save_sheet(sheet, folder / SHEET)
     except (UserError, ValueError, OSError) as error:
         # The selection needs no images.
         print(f"no sheet of groups: {printable(str(error))}", flush=True)

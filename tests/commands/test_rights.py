@@ -23,6 +23,11 @@ def commands(trained: Path) -> dict[str, tuple[str, ...]]:
         "align_train.embed": ("model=nowhere", "shards=nowhere", f"to={BELOW}"),
         "align_train.score": ("model=nowhere", "shards=nowhere", f"to={BELOW}"),
         "align_train.search": ("index=nowhere", "text=x", f"to={BELOW}.png"),
+        "align_train.report": (
+            f"name={trained.name}",
+            f"output_dir={trained.parent}",
+            f"to={BELOW}.html",
+        ),
         "data.pack": ("source=nowhere", f"to={BELOW}"),
         "data.manifest": ("shards=nowhere", f"to={BELOW}.jsonl"),
         "data.vocabulary": ("source=nowhere", f"to={BELOW}"),

@@ -83,6 +83,12 @@ def test_the_wheel_holds_one_package_with_settings_and_data_tools(wheel: Path) -
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"align_train"}
     assert max(Counter(names).values()) == 1
 
+    # What a report is made of is no Python.
+    html = REPOSITORY / "align_train" / "figures" / "html"
+    for path in (path for path in html.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        name = path.relative_to(REPOSITORY).as_posix()
+        assert zipfile.ZipFile(file).read(name) == path.read_bytes(), name
+
     for name in ("conf/train.yaml", "data/__init__.py", "data/pack.py", "data/filter/__main__.py"):
         packed = zipfile.ZipFile(file).read(f"align_train/{name}")
         assert packed == (REPOSITORY / name).read_bytes(), name
@@ -115,6 +121,7 @@ def test_from_a_csv_to_an_exported_model(wheel: Path, captions: Path) -> None:
     assert (captions / "search.png").is_file()
     installed(wheel, "export", "model=outputs/mine", "to=exported", cwd=captions)
     assert (captions / "exported" / "config.json").is_file()
+    assert "report.html: written" in installed(wheel, "report", "name=mine", cwd=captions)
     assert "number" in installed(wheel, "show", "name=mine", "step=1", cwd=captions)
 
 

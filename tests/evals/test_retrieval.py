@@ -157,19 +157,3 @@ def test_retrieval_equals_torchmetrics() -> None:
                 elif k == 1:
                     # One place cannot hold three captions.
                     assert recall < hit
-
-
-def test_frames_mark_right_and_wrong_hits() -> None:
-    from align_train.figures.sheets import Hit, contact_sheet, hit_sheet
-
-    grey = np.full((8, 8, 3), 128, dtype=np.uint8)
-    sheet = np.asarray(
-        hit_sheet([("query", None, [Hit(grey, "", True), Hit(grey, "", False), Hit(grey, "")])])
-    )
-    frames = [sheet[60, 8 + (2 + place) * 120 - 2].tolist() for place in range(3)]
-    assert frames == [[26, 152, 80], [215, 48, 39], [255, 255, 255]]
-    below = np.asarray(contact_sheet([grey, grey], ["a", "b"], right=[False, True]))
-    assert [below[60, 8 + place * 152 - 2].tolist() for place in range(2)] == [
-        [215, 48, 39],
-        [26, 152, 80],
-    ]

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from align_train.errors import UserError
 from align_train.evals import (
     EmbeddedPairs,
     ZeroShot,
+    zero_shot,
 )
 from tests.support.ready import encoded, lying_ready
 
@@ -94,3 +96,37 @@ def test_errors_of_a_class_file_name_the_fault(
     embedder = lying_ready(encoded([1] * 4), texts={"a photo of a one": torch.ones(3)})
     with pytest.raises(UserError, match=words):
         dict(ZeroShot(classes=str(tmp_path / "classes.json"))(embedder))
+
+
+def test_the_worst_mistakes_are_those_with_the_largest_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[int], list[tuple[str, str]]]] = []
+
+    def keep(images: list[int], captions: list[tuple[str, str]], **_: object) -> Image.Image:
+        drawn.append((images, captions))
+        return Image.new("L", (1, 1))
+
+    monkeypatch.setattr(zero_shot, "contact_sheet", keep)
+    pairs = encoded([1] * 60)
+    texts = {str(index): pairs.images[index] for index in range(4)}
+    evaluator = ZeroShot(templates=["{}"])
+    dict(evaluator(lying_ready(pairs, texts=texts)))
+
+    answers = [str(guess) for guess in evaluator.guesses.tolist()]
+    own = [str(index % 4) for index in range(60)]
+    path = tmp_path / "mistakes.png"
+    evaluator._draw_mistakes(range(60), answers, own, path, title="x")  # type: ignore[arg-type]
+    ((images, captions),) = drawn
+
+    cosines = pairs.images.double() @ torch.stack(list(texts.values())).double().T
+    leads = cosines.amax(dim=1) - cosines[torch.arange(60), torch.arange(60) % 4]
+    expected = leads[leads > 1e-6].sort(descending=True).values[:24]
+    assert torch.allclose(leads[images], expected, atol=1e-6) and len(set(images)) == len(images)
+    for index, (answer, right) in zip(images, captions, strict=True):
+        assert answer == f"{answers[index]} +{leads[index]:.3f}" and right == f"right: {own[index]}"
+
+    # Without mistakes no sheet of an earlier evaluation stays.
+    evaluator.leads = torch.zeros(60)
+    evaluator._draw_mistakes(range(60), answers, own, path, title="x")  # type: ignore[arg-type]
+    assert not path.exists() and len(drawn) == 1

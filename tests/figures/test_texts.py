@@ -13,10 +13,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageFont
 
 from align_train.figures import fonts
+from align_train.figures.curves_image import draw_curves
 from align_train.figures.plots import (
     draw_bars,
     draw_confusion,
-    draw_curves,
     draw_lines,
     draw_means,
     draw_similarity,
@@ -47,15 +47,15 @@ def _no_warnings() -> Iterator[None]:
 
 def test_every_figure_takes_every_text(tmp_path: Path) -> None:
     images = [np.full((16, 16, 3), 128, np.uint8)] * len(ODD)
-    save_sheet(contact_sheet(images, ODD), tmp_path / "sheet.png")
+    save_sheet(contact_sheet(images, ODD, title=ODD[2]), tmp_path / "sheet.png")
     hits = [(text, None, [Hit(images[0], text)]) for text in ODD]
-    save_sheet(hit_sheet(hits), tmp_path / "hits.png")
+    save_sheet(hit_sheet(hits, title=ODD[7], image_is=ODD[8]), tmp_path / "hits.png")
 
     cosines = np.zeros((len(ODD), len(ODD)), dtype=np.float32)
     draw_similarity(cosines, images, ODD, tmp_path / "cosines.png", title="$\\sqrt{")
     counts = np.eye(len(ODD), dtype=np.int64)
     draw_confusion(counts, ODD, tmp_path / "confusion.png", title="字")
-    rows = [{"step": str(step), "$loss_{": "1.5"} for step in (1, 2)]
+    rows = [{"step": str(step), "$loss_{": str(step / 2), "$\\x": "1"} for step in (1, 2)]
     draw_curves(rows, tmp_path / "curves.png", title="run $x^{ \x1b")
     lines = {text or "none": [(1.0, 2.0), (20.0, 3.0)] for text in ODD}
     draw_lines(lines, tmp_path / "lines.png", across="$a_{", up="字")

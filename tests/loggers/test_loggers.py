@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import signal
 import sys
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import Logger
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from align_train.commands.last_results import images_of
 from align_train.config.check import check
 from align_train.config.compose import compose_training
 from align_train.errors import UserError
-from align_train.loggers import LoggedRun, TensorBoard, Trackio, tell
+from align_train.loggers import LoggedRun, TensorBoard, Trackio, Wandb, show_images, tell
 from align_train.run.folder import RunFolder
 from tests.support.commands import NO_COMPOSED, finish, run, start
 from tests.support.logged import (
@@ -108,6 +111,50 @@ def test_trackio_has_each_step_once_over_a_kill(
     third.begin()
     third.finalize()
     assert trackio_series(tmp_path)["loss"][LAST:] == [(9, loss_at(9)), (10, loss_at(10))]
+
+
+def drawn_images(folder: Path) -> list[Path]:
+    """What evaluators draw, and what is not theirs."""
+    names = ("retrieval", "retrieval_text_to_image", "zero_shot_mistakes", "curves", "search")
+    for place, name in enumerate(names):
+        Image.new("RGB", (8, 8), (20 * place, 0, 0)).save(folder / f"{name}.png")
+    return images_of(["retrieval", "zero_shot"], RunFolder(folder))
+
+
+def test_images_of_evaluators_reach_tensorboard_by_their_names(tmp_path: Path) -> None:
+    images = drawn_images(tmp_path)
+    assert [path.stem for path in images] == [
+        "retrieval",
+        "retrieval_text_to_image",
+        "zero_shot_mistakes",
+    ]
+    logger = TensorBoard(run=run_of(tmp_path, 0))
+    logger.begin()
+    show_images([Failing(), logger], images, step=LAST)
+    logger.finalize("success")
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == [path.stem for path in images]
+    (event,) = events.Images("retrieval_text_to_image")
+    assert event.step == LAST
+    pixels = Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB")
+    assert pixels.getpixel((0, 0)) == (20, 0, 0)
+
+
+@pytest.mark.long
+def test_images_of_evaluators_reach_wandb(tmp_path: Path) -> None:
+    images = drawn_images(tmp_path)
+    logger = Wandb(run=run_of(tmp_path, 0), project="align_train", offline=True, resume="allow")
+    logger.begin()
+    tell([logger], row_of(LAST), step=LAST)
+    show_images([logger], images, step=LAST)
+    logger.finalize("success")
+    logger.experiment.finish()
+
+    kept = {path.name for path in tmp_path.glob("wandb/offline-run-*/files/media/images/*.png")}
+    # wandb adds its own step and a hash.
+    assert {name.rsplit("_", 2)[0] for name in kept} == {path.stem for path in images}
 
 
 class Failing(Logger):

@@ -44,7 +44,7 @@ def test_what_is_said_of_a_checkpoint_is_of_its_step(
 ) -> None:
     earlier = RunFolder(trained).checkpoint_of(8)
     assert _named(str(earlier)) == "run, step 8"
-    text = card(open_pretrained(str(earlier)), "mine", hugging_face=True)
+    text = card(open_pretrained(str(earlier)), "mine", reader="transformers")
     assert "| steps | 8 |" in text and "| pairs seen | 256 |" in text
     assert "Not evaluated at this step" in text  # results.json is of the last step
 

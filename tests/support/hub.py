@@ -144,7 +144,7 @@ class HubServer:
             return Response("", status=404, headers={"X-Error-Code": "RevisionNotFound"})
         path = rest[len(revision) :].strip("/")
         if kind == "revision":
-            return _json({"id": NAME, "sha": commit})
+            return json_answer({"id": NAME, "sha": commit})
         if kind == "tree":
             return self._tree(request, commit, path)
         return self._file(request, commit, path)
@@ -165,7 +165,7 @@ class HubServer:
             return Response("", status=404, headers={"X-Error-Code": "EntryNotFound"})
 
         begin = int(request.args.get("cursor", "0"))
-        response = _json(list(entries.values())[begin : begin + _PAGE])
+        response = json_answer(list(entries.values())[begin : begin + _PAGE])
         if begin + _PAGE < len(entries):
             # As a mirror does it: it hands on what the hub itself says.
             following = f"https://huggingface.co{quote(request.path)}?recursive={str(deep).lower()}"
@@ -179,16 +179,16 @@ class HubServer:
         if path.endswith(".tar"):
             place = f"{self.cdn}/{commit}/{quote(path)}?X-Amz-Signature=letsanyonein"
             return Response(status=302, headers={"Location": place})
-        return _body(request, body)
+        return body_answer(request, body)
 
 
-def _json(answer: Any) -> Response:
+def json_answer(answer: Any) -> Response:
     import json
 
     return Response(json.dumps(answer), mimetype="application/json")
 
 
-def _body(request: Request, body: bytes) -> Response:
+def body_answer(request: Request, body: bytes) -> Response:
     response = Response(body, mimetype="application/octet-stream")
     response.make_conditional(request, accept_ranges=True, complete_length=len(body))
     return response
@@ -206,7 +206,7 @@ def hub(folder: Path, *, fail: float = 0.0, **options: Any) -> Iterator[HubServe
         if "Authorization" in request.headers or "X-Amz-Signature" not in request.args:
             return Response("two ways in", status=400)(environ, start_response)
         commit, _, path = request.path.strip("/").partition("/")
-        return _body(request, server.commits[commit][path])(environ, start_response)
+        return body_answer(request, server.commits[commit][path])(environ, start_response)
 
     kinds = ("closed", "cut", "silent", "stall")
     cdn = FlakyServer(large_files, kinds_for=lambda _: kinds, fail=fail, stall=4, seed=0)

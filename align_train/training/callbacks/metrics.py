@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import lightning
 
-from align_train.figures.plots import draw_curves
+from align_train.figures.curves_image import draw_curves
 from align_train.files import write_whole
 from align_train.loggers import tell
 from align_train.run.folder import RunFolder

@@ -56,10 +56,12 @@ class Samples:
 
         # Views of the first images: the others are not copied.
         images = list(batch.images[:_SHOWN].numpy())
-        sheet = contact_sheet(images, batch.captions[:_SHOWN])
+        step = batch.finished_steps + 1
+        title = f"{self.folder.path.name}: the first pairs of step {step:,}, as the model sees them"
+        sheet = contact_sheet(images, batch.captions[:_SHOWN], title=title)
 
         self.folder.batches.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.folder.sheet(batch.finished_steps + 1))
+        sheet.save(self.folder.sheet(step))
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 with going_on(logger):
