@@ -20,7 +20,8 @@ from align_train.files import is_missing_path
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 _PICKLED = "pytorch_model.bin"
-_DESCRIBING = ["*.json", "*.txt"]
+# `config.yaml` is of our own format.
+_DESCRIBING = ["*.json", "*.txt", "config.yaml"]
 _FETCHED = [*_DESCRIBING, "*.safetensors"]
 
 

@@ -464,3 +464,15 @@ def test_other_models_load_by_name_too(
 def test_load_says_where_a_name_was_looked_for(hub: ModelHub) -> None:
     with pytest.raises(UserError, match="neither a folder here nor reachable on the Hugging Face"):
         align_train.load("ann/none")
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_name_brings_the_files_of_our_own_format(
+    weights: bool, hub: ModelHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align_train.model.weights import find
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    (folder / "config.yaml").write_text("model: {}")
+    send(folder)
+    assert (find(NAME, wanted="a model", weights=weights) / "config.yaml").is_file()
