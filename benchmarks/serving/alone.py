@@ -9,10 +9,10 @@ import time
 from random import Random
 
 import torch
-from PIL import Image
 
 from align_train.demo.draw import draw
 from align_train.demo.scene import sample_scene
+from align_train.stream.upright import upright
 
 BATCH = 32
 FILES = 64
@@ -52,7 +52,7 @@ def main() -> None:
         items = range(start, min(start + BATCH, count))
         with torch.inference_mode():
             if kind == "images":
-                model.encode_images([Image.open(io.BytesIO(files[n % FILES])) for n in items])
+                model.encode_images([upright(files[n % FILES]) for n in items])
             else:
                 ids = model.trimming_tokenizer()([asked[n] for n in items])
                 model.encode_text(torch.from_numpy(ids).long())
