@@ -151,6 +151,38 @@ def test_a_push_that_was_cut_after_its_large_file_goes_on_there(
     assert hub.repositories[NAME].files["model.safetensors"] == LARGE
 
 
+@pytest.mark.parametrize("kind", ["commit", "create", "put"])
+def test_an_answer_that_is_lost_makes_no_second_commit(
+    kind: str, hub: ModelHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.faults = [Fault(kind, after=True)]
+    send(folder)
+    assert len(hub.repositories[NAME].commits) == 2
+    assert hub.repositories[NAME].files["model.safetensors"] == LARGE
+
+
+@pytest.mark.parametrize("status", [429, 504, 0])
+def test_a_card_that_cannot_be_read_at_once_is_not_overwritten(
+    status: int, hub: ModelHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    send(folder)
+    repository = hub.repositories[NAME]
+    files = dict(repository.files)
+    files["README.md"] = files["README.md"].replace(BEGIN.encode(), f"By hand\n{BEGIN}".encode())
+    repository.commit(files)
+    (folder / "config.json").write_text('{"a": 1}')
+    hub.faults = [Fault("resolve", status, times=2)]
+    send(folder)
+    assert b"By hand" in repository.files["README.md"]
+    assert repository.files["config.json"] == b'{"a": 1}'
+
+
 @pytest.mark.parametrize(
     ("status", "told"),
     [

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from align_train.errors import UserError
 from align_train.evals.prompts import read_templates
 from align_train.model import Bias
-from align_train.pretrained.load import load
+from align_train.pretrained.load import load, load_classifier
 from align_train.serving.page.classify import classified
 from align_train.serving.page.compare import compared
 from align_train.serving.page.desk import Desk, answering, listed
@@ -27,6 +27,7 @@ from align_train.serving.page.search import found
 from align_train.serving.service import Service
 from tests.support.images import encoded, picture
 from tests.support.pages import LIMITS, dual_encoder, page_of
+from tests.support.serving import classifier_of
 
 LABELS = "red circle\nblue star\ngreen box"
 IMAGE = encoded(picture(9), "PNG")
@@ -221,3 +222,14 @@ def test_only_what_the_page_calls_is_open() -> None:
     assert not is_open("GET", "/gradio_api/run/predict")
     assert not is_open("POST", "/config")
     assert not is_open("GET", "/assets/../config")
+
+
+def test_a_classifier_shows_its_own_classes(desk: Desk, tmp_path: Path) -> None:
+    folder = classifier_of(dual_encoder(desk.service, "small"), tmp_path / "classes")
+    classifier = load_classifier(str(folder))
+    asking = replace(desk, service=Service({"classes": classifier}))
+    html = classified(asking, sent(IMAGE), LABELS, "the label alone", "", ["classes"])
+    asking.service.close()
+
+    assert scores(html) == pytest.approx(dict(classifier.classify([picture(9)])[0]), abs=1e-5)
+    assert "its own 3 classes" in html

@@ -41,6 +41,8 @@ class Fault:
     times: int = 1
     message: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    after: bool = False
+    """The request is done, and its answer is lost."""
 
 
 @dataclass
@@ -92,6 +94,8 @@ class ModelHub:
         fault = self._fault(kind)
         if fault is not None and fault.status == 0:
             self.asked.append((kind, 0))
+            if fault.after:
+                getattr(self, f"_{kind}")(request)
             request.stream.read((request.content_length or 0) // 2)
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError("on purpose")

@@ -19,11 +19,12 @@ from align_train.serving.service import Kind, Similarities
 from align_train.stream.upright import upright
 
 _MOST_IMAGES = 8
+_FEW_TEXTS = 3  # whose matrices fit beside each other
 _COSINES = "cosines"
 _SHARES = "probabilities"
 
 _READ: dict[Kind, str] = {
-    "cosine": "Cosines from -1 to 1. The darkest cell is the largest; bold is the best of a row.",
+    "cosine": "Cosines from -1 to 1. The fullest colour is the largest; bold is the best of a row.",
     "softmax": "Each row shares 100 % among the texts; bold is the best of a row.",
     "sigmoid": "Each cell is a probability of its own: this model was trained so.",
 }
@@ -101,7 +102,7 @@ def compared(desk: Desk, value: object, texts: str, shows: str, models: Sequence
         with naming_files(sent):
             body = _body(desk, name, sent, asked, as_shares=shows == _SHARES)
         answers.append(column(name, kind_of(desk.service, name), body))
-    return columns(answers)
+    return columns(answers, are_wide=len(asked) > _FEW_TEXTS)
 
 
 def _body(

@@ -17,7 +17,7 @@ from align_train.serving.page.picker import image_url, jpeg_url
 from align_train.serving.service import Kind
 
 THUMBNAIL = 112  # pixels, of an image beside its numbers
-_LIGHT_TEXT = 0.55  # a cell that is fuller than this has white letters
+_LIGHT_TEXT = 0.68  # a cell that is fuller than this has white letters, for their contrast
 
 _READ: dict[Kind, str] = {
     "softmax": "The scores share 100 % among the labels.",
@@ -67,9 +67,10 @@ def note(text: str) -> str:
     return f'<p class="note">{_text(text)}</p>'
 
 
-def columns(answers: Sequence[str]) -> str:
-    """Puts the models' answers side by side."""
-    return f'<div class="models-answers">{"".join(answers)}</div>'
+def columns(answers: Sequence[str], *, are_wide: bool = False) -> str:
+    """Puts the models' answers side by side, or wide ones below each other."""
+    wide = " wide" if are_wide else ""
+    return f'<div class="models-answers{wide}">{"".join(answers)}</div>'
 
 
 def column(model: str, kind: str, body: str) -> str:
@@ -138,14 +139,14 @@ def matrix(
     *,
     as_percent: bool,
 ) -> str:
-    """Draws a number for each image and text: the larger, the darker its cell.
+    """Draws a number for each image and text: the larger, the fuller the colour of its cell.
 
     Args:
         images: `[images]`.
         names: Of their files.
         texts: `[texts]`.
         numbers: `[images, texts]`.
-        as_percent: Whether they are shares of 1; else cosines, and the darkest is the largest.
+        as_percent: Whether they are shares of 1; else cosines, and the largest is the fullest.
     """
     every = [number for row in numbers for number in row]
     low, high = (0.0, 1.0) if as_percent else (min(every), max(every))

@@ -18,6 +18,7 @@ from align_train.serving.page.open_routes import OpenRoutes
 from align_train.serving.page.search import search_tab
 from align_train.serving.service import Service
 
+_REFUSALS = Path(__file__).parent / "refusals.js"
 _STYLE = Path(__file__).parent / "page.css"
 
 # The machine's own fonts: others would be fetched.
@@ -28,7 +29,8 @@ _ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
 <rect width="32" height="32" rx="7" fill="#2563eb"/>
 <path d="M8 22h16M8 16h11M8 10h6" stroke="#fff" stroke-width="3" stroke-linecap="round"/></svg>"""
 
-_HEADER = '<header class="top"><h1>align_train</h1><p>Images and texts in one space.</p></header>'
+_HEADER = """<header class="top"><h1>align_train</h1><p>Images and texts in one space.</p></header>
+<p class="say" id="refusal" role="alert" hidden></p>"""
 
 _SESSIONS = 100  # of which Gradio remembers the fields; the page needs none of it
 
@@ -60,6 +62,7 @@ def mount(app: FastAPI, service: Service, limits: Limits) -> FastAPI:
         footer_links=[],
         run_history=False,
         show_error=False,
+        head=f"<script>{_REFUSALS.read_text(encoding='utf-8')}</script>",
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
