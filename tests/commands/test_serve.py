@@ -173,8 +173,8 @@ def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
     """Neither torch nor the web libraries are imported before."""
     code = (
         "import importlib.util, sys\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *a: None if name == 'uvicorn' else find(name, *a)\n"
+        "find, gone = importlib.util.find_spec, 'uvicorn'\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == gone else find(name, *a)\n"
         "sys.argv = ['serve', 'model=x']\n"
         "from align_train.serve import main\n"
         "try:\n"

@@ -30,6 +30,7 @@ from align_train.pretrained.load import TrainedModel
 from align_train.serving.batching import Batching
 from align_train.serving.limits import Limits
 from align_train.serving.searched import Searched
+from align_train.serving.served import AnyModel
 from align_train.serving.service import Service
 from tests.support.clip_folders import make_siglip
 from tests.support.images import encoded, picture
@@ -175,8 +176,8 @@ def test_bytes_that_are_packed_or_too_many_are_never_read(client: httpx.Client) 
 
     # By what it claims, and without a claim by what comes.
     head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    answer = raw(client, head + b"Content-Length: 99999999999\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 413 ") and b"more than 16,000,000 bytes" in answer
+    said = raw(client, head + b"Content-Length: 99999999999\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 413 ") and b"more than 16,000,000 bytes" in said
 
     def endless() -> Iterator[bytes]:
         while True:
@@ -354,10 +355,10 @@ def test_a_sigmoid_model_and_a_classifier_score_as_they_were_trained(
     sigmoid = align_train.load(str(tmp_path / "siglip"))
     classifier = align_train.load_classifier(str(classifier_of(model, tmp_path / "classes")))
     image = picture(3)
-    models = {"siglip": sigmoid, "classes": classifier}
+    models: dict[str, AnyModel] = {"siglip": sigmoid, "classes": classifier}
     with serving(Service(models)) as client:
         for labels in (LABELS, LABELS[:1]):
-            question = {"images": [png(3)], "labels": labels}
+            question: dict[str, Any] = {"images": [png(3)], "labels": labels}
             answer = client.post("/classify", json=question).json()
             found = answer["images"][0]
             scores = dict(zip(found["labels"], found["scores"], strict=True))
@@ -365,7 +366,7 @@ def test_a_sigmoid_model_and_a_classifier_score_as_they_were_trained(
             assert answer["kind"] == "sigmoid"
             assert [scores[label] for label in labels] == pytest.approx(expected, abs=NEAR)
 
-        one = {"model": "classes", "images": [png(3)]}
+        one: dict[str, Any] = {"model": "classes", "images": [png(3)]}
         answer = client.post("/classify", json=one).json()
         expected = classifier.classify([image])[0]
         found = answer["images"][0]
