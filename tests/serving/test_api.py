@@ -488,9 +488,9 @@ def test_hits_are_shown_by_index_alone(
     assert shown.format == "JPEG" and shown.size == picture(3).size
     for path, words in (
         ("/image/40", "the collection has 40 images"),
-        ("/image/99999999999999999999", "the collection has 40 images"),
+        ("/image/99999999999999999999", "expected an index"),
         ("/image/35", "image 35: cannot be read any more"),
-        ("/image/k3", "no such path"),
+        ("/image/k3", "image k3: expected an index"),
     ):
         answer = client.get(path)
         assert answer.status_code == 404 and words in answer.json()["error"]

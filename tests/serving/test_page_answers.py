@@ -255,7 +255,8 @@ ASKED = {
 
 def test_no_question_of_the_page_names_a_file_or_a_url(desk: Desk) -> None:
     before = files_of_gradio()
-    with page_of(Service(desk.service.models)) as url, httpx.Client(base_url=url) as client:
+    service = Service(desk.service.models)
+    with page_of(service) as url, httpx.Client(base_url=url, timeout=60) as client:
         for case, (body, status, words) in ASKED.items():
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             headers = {"content-type": "application/json"}
