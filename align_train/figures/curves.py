@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 MOST_POINTS = 2000
 """Of a curve that is drawn."""
 
+_HUGE = 1e15  # a number from here on is spelled with an exponent
+_MOST_STEPS = 2**53  # beyond, a browser cannot tell two steps apart
+
 # No curves: each is the axis, or a function of it.
 _AXES = ("step", "pairs_seen")
 
@@ -76,7 +79,7 @@ def read_curves(rows: Iterable[Mapping[str, str]]) -> list[Curve]:
     values: dict[str, array[float]] = {}
     for row in rows:
         step = _number(row.get("step"))
-        if step is None or not math.isfinite(step):
+        if step is None or not 0 <= step < _MOST_STEPS:
             continue
         for name, text in row.items():
             value = None if name in _AXES else _number(text)
@@ -113,6 +116,8 @@ def spell(value: float) -> str:
     """Spells a number for people: `14,336`, `0.8579`, `0.00012`."""
     if not math.isfinite(value):
         return str(value)
+    if abs(value) >= _HUGE:
+        return f"{value:.6g}"
     if value == int(value):
         return f"{value:,.0f}"
     return f"{value:,.4f}" if abs(value) >= 0.001 else f"{value:.3g}"
