@@ -247,4 +247,9 @@ def _token(name: str) -> str:
     token: str | None = get_token()
     if token is None:
         raise UserError(f"push={name}: no token; log in with `hf auth login`, or set HF_TOKEN")
+    if not (token.isascii() and token.isprintable()):
+        raise UserError(
+            f"push={name}: the token has characters that no token has; set HF_TOKEN anew, or log "
+            f"in again with `hf auth login`"
+        )
     return token

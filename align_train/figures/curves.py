@@ -21,6 +21,7 @@ MOST_POINTS = 2000
 """Of a curve that is drawn."""
 
 _HUGE = 1e15  # a number from here on is spelled with an exponent
+_LARGEST = 1e300  # an axis is as long as the difference of its ends, which must be finite
 _MOST_STEPS = 2**53  # beyond, a browser cannot tell two steps apart
 
 # No curves: each is the axis, or a function of it.
@@ -34,7 +35,7 @@ class Curve(NamedTuple):
         name: The column's.
         steps: int64 `[n]`, rising.
         values: float64 `[n]`.
-        lost: How many values were not finite.
+        lost: How many values were not finite, or too large to draw.
     """
 
     name: str
@@ -98,7 +99,7 @@ def read_curves(rows: Iterable[Mapping[str, str]]) -> list[Curve]:
 
 
 def _curve(name: str, steps: NDArray[np.int64], values: NDArray[np.float64]) -> Curve:
-    finite = np.isfinite(values)
+    finite = np.abs(values) < _LARGEST  # of a NaN, too, this is false
     return Curve(name, steps[finite], values[finite], lost=int((~finite).sum()))
 
 
