@@ -9,7 +9,7 @@ model's own size and one pixel more, and texts go in batches of 1, 7 and 92, eac
 longest. The table has the largest difference of a number of an embedding, of a cosine, and of a
 probability. The last lines say what the export took: seconds, and megabytes.
 
-Price: for `outputs/demo` a minute; for `b7_base` some ten.
+Price: for `outputs/demo` a minute; for `b7_base` three.
 """
 
 from __future__ import annotations
