@@ -28,6 +28,9 @@ _PASSING = (408, 429, 500, 502, 503, 504)
 # Of httpx or httpx2, by the library's version: neither is imported for its classes.
 _CONNECTION = {"TransportError", "NetworkError", "TimeoutException", "RemoteProtocolError"}
 
+# Of these it is one, though no further try mends it: HF_ENDPOINT has no `http://` or `https://`.
+_NO_ADDRESS = "UnsupportedProtocol"
+
 _FIXES = {
     400: "the hub does not accept these files; mend what it names",
     401: "log in with `hf auth login`, or set HF_TOKEN to a valid token",
@@ -87,7 +90,7 @@ def _raise_if_final(error: Exception, line: str) -> None:
             fix = _FIXES.get(status, "the hub's answer says why")
             raise UserError(f"{line}; {fix}") from None
     elif not _is_connection(error):
-        if isinstance(error, ValueError | OSError):
+        if isinstance(error, ValueError | OSError) or type(error).__name__ == _NO_ADDRESS:
             # The library's words for an answer that it does not understand, or a file here.
             raise UserError(f"{line}; is HF_ENDPOINT a server of the hub's protocol?") from None
         raise error
@@ -119,6 +122,8 @@ def _is_connection(error: Exception) -> bool:
     """Whether the connection failed, or a proxy answered with a page of its own."""
     for cause in _causes(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
+        if _NO_ADDRESS in names:
+            return False
         if names & _CONNECTION or isinstance(cause, ConnectionError | json.JSONDecodeError):
             return True
         # The library that sends chunks of files (hf_xet) reports its network so.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoFile
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LONGEST_NAME = 96  # the hub's own limit
 
 CARD = "README.md"
@@ -247,4 +247,9 @@ def _token(name: str) -> str:
     token: str | None = get_token()
     if token is None:
         raise UserError(f"push={name}: no token; log in with `hf auth login`, or set HF_TOKEN")
+    if not (token.isascii() and token.isprintable()):
+        raise UserError(
+            f"push={name}: the token has characters that no token has; set HF_TOKEN anew, or log "
+            f"in again with `hf auth login`"
+        )
     return token

@@ -11,46 +11,23 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align_train.commands.report_faults import Faults, Row, is_mapping, read_faults
 from align_train.commands.report_settings import Setting, differences, read_settings
-from align_train.errors import UserError
 from align_train.figures.curves import Curve, read_curves
 from align_train.pretrained.published import published
 from align_train.run.folder import RunFolder, step_of
 
-_FIRST = 20  # bad pairs, non-finite steps and mistaken classes that are listed
+_FIRST = 20  # mistaken classes that are listed
 
-_LONGEST = 300  # characters of a reason
-_MOST_REASONS = 1000  # that are counted apart
+_DIGITS = 20  # a whole number of more is shown as it is
 
 _GIGA = 1e9
-
-# A path of two names or more, of which the last one stays; a URL's user and query are keys.
-_PATH = re.compile(r"(?<![\w.:/])(?:~|\.{1,2})?(?:/[^\s/'\"():,;]+)+/([^\s/'\"():,;]+)")
-_URL = re.compile(r"(\w+://)(?:[^\s/@]*@)?([^\s?#'\"]*)[^\s'\"]*")
-
-Row = Mapping[str, Any]
-
-
-@dataclass
-class Faults:
-    """Lines of bad_pairs.jsonl or non_finite.jsonl.
-
-    Attributes:
-        count: All of them.
-        first: The first ones.
-        reasons: How often each reason stands there, the most frequent first.
-    """
-
-    count: int
-    first: Sequence[Row]
-    reasons: Sequence[tuple[str, int]]
 
 
 @dataclass
@@ -121,26 +98,29 @@ def facts_of(folder: RunFolder, name: str) -> RunFacts:
         name: The run's name.
     """
     facts = RunFacts(name, folder)
-    _read_settings(facts)
-    _read_metrics(facts)
-    _read_results(facts)
-    _read_lineage(facts)
-    _read_checkpoints(facts)
+    parts = {
+        "config.yaml": _read_settings,
+        "metrics.csv": _read_metrics,
+        "results.json": _read_results,
+        "lineage.jsonl": _read_lineage,
+        "the checkpoints": _read_checkpoints,
+        "the lists of faults": _read_faults,
+        "the tables of classes": _read_mistaken,
+    }
+    for what, read in parts.items():
+        try:
+            read(facts)
+        except (OSError, ValueError, OverflowError, RecursionError):
+            facts.missing.append(f"{what} cannot be read")
 
-    facts.bad_pairs = _faults(folder.bad_pairs)
-    facts.non_finite = _faults(folder.non_finite)
     facts.files = sorted(path.name for path in folder.path.iterdir() if path.name[0] != ".")
-    for path in sorted(folder.path.glob("*_classes.csv")):
-        rows = [row for row in _csv(path) if row.get("top1")]
-        rows.sort(key=lambda row: row["top1"] or "")
-        facts.mistaken[path.name.removesuffix("_classes.csv")] = rows[:_FIRST]
     return facts
 
 
 def spell_seconds(seconds: float) -> str:
     """Spells a time: `3 min 21 s`, `2 d 4 h`."""
     left = round(seconds)
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (unit == "s" and not parts):
@@ -148,17 +128,11 @@ def spell_seconds(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
-def without_paths(text: str) -> str:
-    """Takes folders, and users and queries of URLs, out of a library's message."""
-    return _PATH.sub(r"\1", _URL.sub(r"\1\2", text))
-
-
 def _read_settings(facts: RunFacts) -> None:
-    try:
-        facts.settings = read_settings(facts.folder.config)
-    except UserError:
-        facts.missing.append("config.yaml cannot be read: no settings")
+    if not facts.folder.config.is_file():
+        facts.missing.append("no config.yaml: the settings are not known")
         return
+    facts.settings = read_settings(facts.folder.config)
     found = differences(facts.settings)
     if found is None:
         facts.missing.append("the defaults cannot be composed: no differences from them")
@@ -183,32 +157,30 @@ def _read_metrics(facts: RunFacts) -> None:
     if seconds:
         # Each value is the mean since the row before it.
         before = 0
-        facts.seconds = 0.0
+        total = 0.0
         for step, value in zip(seconds[0].steps.tolist(), seconds[0].values.tolist(), strict=True):
-            facts.seconds += value * (step - before)
+            total += value * (step - before)
             before = step
+        facts.seconds = total if math.isfinite(total) else None
 
 
 def _read_results(facts: RunFacts) -> None:
-    results = facts.folder.read_results()
-    if results is None:
+    if not facts.folder.results.is_file():
         facts.missing.append("no results.json: the run has not been evaluated")
-    facts.results = results or {}
+    elif (results := facts.folder.read_results()) is None:
+        facts.missing.append("results.json cannot be read")
+    else:
+        facts.results = results
     if facts.folder.sets_csv.is_file():
         facts.sets = list(_csv(facts.folder.sets_csv))
 
 
 def _read_lineage(facts: RunFacts) -> None:
-    try:
-        lines = facts.folder.lineage.read()
-    except (ValueError, OSError):
-        facts.missing.append("lineage.jsonl cannot be read")
-        return
+    # A pipe would be waited for.
+    lines = facts.folder.lineage.read() if facts.folder.lineage.path.is_file() else []
     if not lines:
         facts.missing.append("no lineage.jsonl: the run has not begun")
-    for line in lines:
-        if not isinstance(line, dict):
-            continue
+    for line in filter(is_mapping, lines):
         if "changed" in line:
             facts.changes += _changes(line)
         elif "schedule" in line:
@@ -248,33 +220,22 @@ def _read_checkpoints(facts: RunFacts) -> None:
         facts.missing.append("no checkpoint")
 
 
-def _faults(path: Path) -> Faults | None:
-    """Reads a list of faults; None: there is none. A torn line counts as one."""
-    if not path.is_file():
-        return None
-    count = 0
-    first: list[Row] = []
-    reasons: Counter[str] = Counter()
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            count += 1
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = None
-            if not isinstance(line, dict):
-                line = {"reason": "a torn line"}
-            if "reason" in line:
-                line["reason"] = without_paths(str(line["reason"])[:_LONGEST])
-                if len(reasons) < _MOST_REASONS or line["reason"] in reasons:
-                    reasons[line["reason"]] += 1
-            if len(first) < _FIRST:
-                first.append(line)
-    return Faults(count, first, reasons.most_common(_FIRST))
+def _read_faults(facts: RunFacts) -> None:
+    facts.bad_pairs = read_faults(facts.folder.bad_pairs)
+    facts.non_finite = read_faults(facts.folder.non_finite)
+
+
+def _read_mistaken(facts: RunFacts) -> None:
+    for path in sorted(facts.folder.path.glob("*_classes.csv")):
+        rows = [row for row in _csv(path) if row.get("top1")]
+        rows.sort(key=lambda row: row["top1"] or "")
+        facts.mistaken[path.name.removesuffix("_classes.csv")] = rows[:_FIRST]
 
 
 def _csv(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a table. A torn one has less cells; what follows a zero byte stays out."""
+    if not path.is_file():
+        return
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         try:
             yield from csv.DictReader(line for line in file if "\0" not in line)
@@ -285,4 +246,4 @@ def _csv(path: Path) -> Iterator[dict[str, str]]:
 def _counted(number: object) -> str:
     """Spells a whole number with commas; other texts as they are."""
     text = "" if number is None else str(number)
-    return f"{int(text):,}" if text.isdecimal() else text
+    return f"{int(text):,}" if text.isdecimal() and len(text) < _DIGITS else text

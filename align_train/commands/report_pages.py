@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align_train.commands.report_charts import Chart, charts_of, common_charts
-from align_train.commands.report_facts import Faults, RunFacts
+from align_train.commands.report_facts import RunFacts
+from align_train.commands.report_faults import Faults
 from align_train.commands.report_settings import by_group, differing, spell_setting
 from align_train.figures.curves import MOST_POINTS, notes_of, spell
 from align_train.figures.html.page import embedded
@@ -120,9 +122,9 @@ def _recipe(run: RunFacts) -> list[Part]:
 
 
 def _curves(runs: Sequence[RunFacts], charts: Sequence[Chart]) -> list[Part]:
-    if not charts:
-        return [_note("There are no curves: no column of metrics.csv has two values that differ.")]
     parts: list[Part] = [{"kind": "curves"}]
+    if not charts:
+        parts = [_note("There are no curves: no column of metrics.csv has two values that differ.")]
     if any(len(curve.values) > MOST_POINTS for run in runs for curve in run.curves):
         parts.append(
             _text(
@@ -164,7 +166,9 @@ def _first_batch(run: RunFacts) -> list[Part]:
 
 def _images(run: RunFacts) -> tuple[list[Part], list[Part]]:
     """The images of evaluators: hits and answers, and mistakes."""
-    paths = [path for path in run.folder.path.glob("*.png") if path != run.folder.curves]
+    # A pipe would be waited for.
+    found = [path for path in run.folder.path.glob("*.png") if path.is_file()]
+    paths = [path for path in found if path != run.folder.curves]
     others = sorted(paths)[:_MOST_IMAGES]
     mistakes = [path for path in others if path.stem.endswith(_MISTAKES)]
     # The worst answers before the table of all.
@@ -256,7 +260,8 @@ def _count(faults: Faults | None) -> str:
 def _number(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)
-    return spell(value)
+    # JSON has whole numbers that no float can hold.
+    return spell(value) if abs(value) <= sys.float_info.max else str(value)
 
 
 def _section(key: str, title: str, parts: Sequence[Part]) -> Mapping[str, object]:

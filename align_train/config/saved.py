@@ -20,6 +20,8 @@ from align_train.errors import UserError
 # which are off by default, and rates, which count only as the optimizer's.
 _SEVERAL = ("distillation", "lora", "rates")
 
+_DEEPEST = 100  # levels of a config.yaml
+
 
 def read_nodes(path: Path) -> Node:
     """Reads a config.yaml as a plain mapping, whatever stands in it.
@@ -35,6 +37,7 @@ def read_nodes(path: Path) -> Node:
     """
     try:
         # OmegaConf's loader, as it wrote the file: it reads 1e-3 as a number, PyYAML as a text.
+        _refuse_acting(path)
         config = OmegaConf.load(path)
         plain = OmegaConf.to_container(config, resolve=True)
     except (OSError, yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
@@ -46,6 +49,25 @@ def read_nodes(path: Path) -> Node:
     if not isinstance(plain, dict):
         return {}
     return {str(key): value for key, value in plain.items()}
+
+
+def _refuse_acting(path: Path) -> None:
+    """Refuses what no config.yaml of ours has, and a stranger's may: it comes from the hub, too.
+
+    An alias in an alias can fill the memory, and `${oc.env:NAME}` would bring a variable of this
+    machine into settings that a card publishes.
+    """
+    depth = 0
+    with path.open(encoding="utf-8") as file:
+        for event in yaml.parse(file, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has an alias, *{event.anchor}; expected plain values")
+            if isinstance(event, yaml.ScalarEvent) and "${" in event.value and ":" in event.value:
+                raise ValueError("it has a ${…:…} to be computed; expected plain values")
 
 
 def read_run(path: Path) -> TrainSettings:

@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 MOST_POINTS = 2000
 """Of a curve that is drawn."""
 
+_HUGE = 1e15  # a number from here on is spelled with an exponent
+_LARGEST = 1e300  # an axis is as long as the difference of its ends, which must be finite
+_MOST_STEPS = 2**53  # beyond, a browser cannot tell two steps apart
+
 # No curves: each is the axis, or a function of it.
 _AXES = ("step", "pairs_seen")
 
@@ -31,7 +35,7 @@ class Curve(NamedTuple):
         name: The column's.
         steps: int64 `[n]`, rising.
         values: float64 `[n]`.
-        lost: How many values were not finite.
+        lost: How many values were not finite, or too large to draw.
     """
 
     name: str
@@ -76,7 +80,7 @@ def read_curves(rows: Iterable[Mapping[str, str]]) -> list[Curve]:
     values: dict[str, array[float]] = {}
     for row in rows:
         step = _number(row.get("step"))
-        if step is None or not math.isfinite(step):
+        if step is None or not 0 <= step < _MOST_STEPS:
             continue
         for name, text in row.items():
             value = None if name in _AXES else _number(text)
@@ -95,7 +99,7 @@ def read_curves(rows: Iterable[Mapping[str, str]]) -> list[Curve]:
 
 
 def _curve(name: str, steps: NDArray[np.int64], values: NDArray[np.float64]) -> Curve:
-    finite = np.isfinite(values)
+    finite = np.abs(values) < _LARGEST  # of a NaN, too, this is false
     return Curve(name, steps[finite], values[finite], lost=int((~finite).sum()))
 
 
@@ -113,6 +117,8 @@ def spell(value: float) -> str:
     """Spells a number for people: `14,336`, `0.8579`, `0.00012`."""
     if not math.isfinite(value):
         return str(value)
+    if abs(value) >= _HUGE:
+        return f"{value:.6g}"
     if value == int(value):
         return f"{value:,.0f}"
     return f"{value:,.4f}" if abs(value) >= 0.001 else f"{value:.3g}"

@@ -210,6 +210,7 @@ def test_what_is_final_is_one_line_at_once(
         ("a/b/c", "expected OWNER/NAME"),
         ("ann/..", "expected OWNER/NAME"),
         ("ann/x.git", "expected OWNER/NAME"),
+        ("ann/xé", "expected OWNER/NAME"),
         ("https://huggingface.co/ann/x", "expected OWNER/NAME"),
         ("ann/" + "x" * 99, "expected OWNER/NAME"),
     ],
@@ -233,6 +234,9 @@ def test_a_token_that_may_not_write_is_refused_before_a_model_is_opened(
     with pytest.raises(UserError, match=r"401 \(.*; log in") as caught:
         check_push(NAME)
     assert "hf_Unknown" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_Tökén")
+    with pytest.raises(UserError, match="the token has characters that no token has"):
+        check_push(NAME)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no token; log in with `hf auth login`, or set HF_TOKEN"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page
 
 from align_train.commands.report import report, report_at_end
-from align_train.commands.report_facts import spell_seconds, without_paths
+from align_train.commands.report_facts import spell_seconds
+from align_train.commands.report_faults import without_paths
 from align_train.config.command_schema import ReportSettings
 from align_train.config.compose import compose_command
 from align_train.errors import UserError
@@ -167,8 +169,8 @@ def test_no_path_and_no_credential_of_the_machine_is_in_it(trained: Path, tmp_pa
             ["config.yaml"],
             ["no metrics.csv", "no results.json", "no lineage.jsonl", "no checkpoint"],
         ),
-        (["metrics.csv"], ["config.yaml cannot be read", "no results.json"]),
-        (["lineage.jsonl"], ["config.yaml cannot be read", "no metrics.csv"]),
+        (["metrics.csv"], ["no config.yaml", "no results.json"]),
+        (["lineage.jsonl"], ["no config.yaml", "no metrics.csv"]),
         (["results.json"], ["no metrics.csv", "no checkpoint"]),
     ],
 )
@@ -190,7 +192,34 @@ def test_torn_files_are_no_error(trained: Path, tmp_path: Path) -> None:
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\xff\x00")
     page = written("name=run", f"output_dir={folder}")
-    assert "lineage.jsonl cannot be read" in page.text and "no results.json" in page.text
+    for name in ("lineage.jsonl", "results.json"):
+        assert f"{name} cannot be read" in page.text
+
+
+def test_values_that_no_run_writes_are_no_error(trained: Path, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path, "run")
+    run = folder / "run"
+    rows = ["step,loss,step_seconds,odd", "1,1e308,1e308,nan", "2,-1e308,1e308,inf"]
+    rows += [f"{10**30},1,1,1", "-5,1,1,1", f"{'9' * 5000},1,1,1"]
+    (run / "metrics.csv").write_text("\n".join(rows) + "\n")
+    (run / "results.json").write_text(f'{{"large": {10**400}, "none": NaN}}')
+    (run / "bad_pairs.jsonl").write_text("[" * 100_000 + "\n")
+    (run / "lineage.jsonl").write_text("[" * 100_000 + "\n")
+    for name in ("pipe.png", "sets.csv"):
+        os.mkfifo(run / name)
+    page = written("name=run", f"output_dir={folder}")
+    assert "lineage.jsonl cannot be read" in page.text
+    assert "Pairs replaced: 1." in page.text
+    assert "odd 2" in page.text
+
+
+def test_a_run_whose_losses_are_not_finite_says_so_without_curves(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = copied(trained, tmp_path, "run")
+    (folder / "run" / "metrics.csv").write_text("step,loss\n1,nan\n2,nan\n")
+    page = written("name=run", f"output_dir={folder}")
+    assert "values not finite, left out: loss 2" in page.text
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
