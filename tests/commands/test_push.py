@@ -436,9 +436,9 @@ def small_other_run(kind: str, trained: Path, demo: Path, words: tuple[str, ...]
     if kind == "classifier":
         labels = (f"data.classes={demo}/classes.json", "data.caption=json:class")
         pairs = (f"data.shards={demo}/train", f"data.held_out={demo}/held_out")
-        batch = ("batch_size=32", "norm_group=32", "chunk_size=32", "evaluate_every=0")
+        groups = ("batch_size=32", "norm_group=32", "chunk_size=32", "evaluate_every=0")
         probe = ("experiment=linear_probe", f"model.path={trained}", "max_steps=2", "name=other")
-        return [*probe, *pairs, *labels, *batch]
+        return [*probe, *pairs, *labels, *groups]
     data = [*UNEVALUATED, "data=webdataset", f"data.shards={demo}/train", "data.lanes=2"]
     batch = ("data.window=64", "batch_size=8", "chunk_size=4", "norm_group=null", "precision=fp32")
     tower = ("model=by_name", "model.image_tower.name=test_vit", "model.max_tokens=32")
