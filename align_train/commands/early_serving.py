@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from importlib.util import find_spec
@@ -35,6 +36,7 @@ def look_before_serving(settings: ServeSettings) -> None:
     if settings.index is not None:
         refuse_absent_collection(Path(settings.index).expanduser().absolute())
     look_for_device(settings.device)
+    _check_proxy(settings.proxy)
     token_of(settings)
     listening(settings).close()
 
@@ -122,6 +124,17 @@ def listening(settings: ServeSettings) -> socket.socket:
     return taken
 
 
+def _check_proxy(proxy: str | None) -> None:
+    # A name would be compared with addresses, and `*` would believe everybody: rates for nobody.
+    for address in [] if proxy is None else proxy.split(","):
+        try:
+            ipaddress.ip_network(address.strip())
+        except ValueError:
+            raise UserError(
+                f"proxy={shown(proxy)}: expected the proxy's address, e.g. 127.0.0.1 or 10.0.0.0/8"
+            ) from None
+
+
 def _check_numbers(settings: ServeSettings) -> None:
     for key in (
         "chunk_size",
@@ -142,6 +155,8 @@ def _check_numbers(settings: ServeSettings) -> None:
             raise UserError(f"{key}={value}: expected a finite number above 0")
     if not 0 <= settings.wait_ms <= 1000:
         raise UserError(f"wait_ms={settings.wait_ms}: expected 0 to 1000 milliseconds")
+    if settings.approximate_from < 0:
+        raise UserError(f"approximate_from={settings.approximate_from}: expected at least 0 images")
     if not 0 <= settings.port <= 65535:
         raise UserError(f"port={settings.port}: expected 0 to 65535")
     least = min(settings.chunk_size, max(settings.max_images, settings.max_texts))

@@ -100,7 +100,9 @@ def serve(settings: ServeSettings) -> None:
         )
         limit_pillow(settings.max_pixels)
         token = token_of(settings)
-        app = make_app(service, limits, token=token)
+        # A token cannot be guessed, and a proxy may have any name.
+        is_local = is_loopback(settings.host) and token is None and settings.proxy is None
+        app = make_app(service, limits, token=token, is_local=is_local)
         mount(app, service, limits)
 
         _say(settings, service, taken, has_token=token is not None)

@@ -14,7 +14,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -22,13 +22,16 @@ import align_train
 from align_train.errors import UserError, printable, shown
 from align_train.pretrained.load import TrainedModel
 from align_train.serving import questions as q
+from align_train.serving.answers import Classified, Query
+from align_train.serving.docs_page import DOCS_HEADERS, docs_page
 from align_train.serving.guard import Guard, extra_headers
 from align_train.serving.limits import Limits
 from align_train.serving.metrics import TYPE, Metrics
 from align_train.serving.refused import Refused
 from align_train.serving.served import Served
-from align_train.serving.service import Classified, Query, Service
+from align_train.serving.service import Service
 
+_MOST_DIGITS = 18  # of an index; Python converts no more than some thousand
 _SPARE_THREADS = 16  # beside those that answer questions: images of hits, the page
 
 _STATUSES: dict[int | str, dict[str, Any]] = {
@@ -36,13 +39,16 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(service: Service, limits: Limits, *, token: str | None = None) -> FastAPI:
+def make_app(
+    service: Service, limits: Limits, *, token: str | None = None, is_local: bool = False
+) -> FastAPI:
     """Makes the application.
 
     Args:
         service: Answers the questions.
         limits: Of requests.
         token: That requests have to show; None: none.
+        is_local: Whether only this machine may ask, under its own names.
 
     Returns:
         The application, to which a page may be added.
@@ -59,11 +65,13 @@ def make_app(service: Service, limits: Limits, *, token: str | None = None) -> F
         version=align_train.__version__,
         description="Zero-shot classification and search by contrastive models.",
         lifespan=lifespan,
+        # FastAPI's own pages load their viewers from elsewhere.
+        docs_url=None,
         redoc_url=None,
     )
     app.router.route_class = q.StrictRoute
     metrics = Metrics(service)
-    app.add_middleware(Guard, limits=limits, metrics=metrics, token=token)
+    app.add_middleware(Guard, limits=limits, metrics=metrics, token=token, is_local=is_local)
 
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(UserError, _broken)
@@ -167,10 +175,12 @@ def _add_search(app: FastAPI, service: Service, limits: Limits) -> None:
             {"model": searched.model, "approximately": searched.approximately, "hits": hits}
         )
 
-    @app.get("/image/{index:int}", response_class=Response, responses=_STATUSES)
-    def image(index: int) -> Response:
+    @app.get("/image/{index}", response_class=Response, responses=_STATUSES)
+    def image(index: str) -> Response:
         """An image of the collection as a small JPEG, by its index."""
-        return Response(service.image(index), media_type="image/jpeg")
+        if not (index.isascii() and index.isdecimal() and len(index) <= _MOST_DIGITS):
+            raise Refused(f"image {shown(index)}: expected an index", code=404)
+        return Response(service.image(int(index)), media_type="image/jpeg")
 
 
 def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -189,6 +199,10 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     # Models are loaded before the first connection is taken.
     app.get("/ready", response_model=q.Health)(health)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page(app.openapi()), headers=DOCS_HEADERS)
 
     @app.get("/metrics", response_class=Response)
     async def figures() -> Response:

@@ -10,12 +10,14 @@ import asyncio
 import base64
 import binascii
 import hmac
+import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+from align_train.errors import shown
 from align_train.serving.limits import Limits, Rates
 from align_train.serving.metrics import Metrics
 from align_train.serving.refused import Busy, Refused
@@ -45,7 +47,13 @@ class Guard:
     """ASGI middleware, the outermost one."""
 
     def __init__(
-        self, app: App, *, limits: Limits, metrics: Metrics, token: str | None = None
+        self,
+        app: App,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        token: str | None = None,
+        is_local: bool = False,
     ) -> None:
         """Guards an application.
 
@@ -54,7 +62,9 @@ class Guard:
             limits: Of requests.
             metrics: Counts the answers.
             token: That requests have to show; None: none.
+            is_local: Whether only this machine may ask, under its own names.
         """
+        self._is_local = is_local
         self._app = app
         self._limits = limits
         self._metrics = metrics
@@ -91,6 +101,8 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         headers = _headers(scope)
+        if self._is_local and scope["path"] not in _OPEN:
+            _check_host(headers.get("host", ""))
         self._check_token(scope, headers)
         asks = scope["path"] in QUESTIONS
         if scope["method"] == "POST":
@@ -104,7 +116,7 @@ class Guard:
                 if "content-length" in headers or "transfer-encoding" in headers:
                     body = await self._body(headers, receive)
                     held = len(body)
-                    receive = _again(body, receive)
+                    receive = again(body, receive)
                 await self._app(scope, receive, answer)
             finally:
                 self._held -= held
@@ -186,6 +198,26 @@ def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
+def _check_host(host: str) -> None:
+    """Refuses a foreign name: its owner lets it lead to this machine, and reads the answers.
+
+    A browser takes a page of evil.example for one of the server's, once evil.example has the
+    address 127.0.0.1 (DNS rebinding).
+    """
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name = name.strip("[]").lower().rstrip(".")
+    if name in ("", "localhost") or name.endswith(".localhost"):
+        return
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        raise Refused(
+            f"Host: {shown(host, 80)}: expected localhost or an address; the server may be told "
+            f"token_from=…, or of a proxy before it, proxy=…",
+            code=403,
+        ) from None
+
+
 def _check_kind(headers: dict[str, str]) -> None:
     # Packed bodies can hold a thousand times their size.
     packed = headers.get("content-encoding", "identity")
@@ -213,8 +245,13 @@ def _too_large(most: int) -> Refused:
     return Refused(f"the request has more than {most:,} bytes", code=413)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read; after it the client's leaving."""
+def again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read; after it the client's leaving.
+
+    Args:
+        body: Of the request.
+        receive: Of the connection.
+    """
     given = False
 
     async def receive_again() -> Message:

@@ -6,19 +6,16 @@ it becomes one line that begins with the place, `images[3]: …`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, StrictStr
 
 from align_train.errors import shown
-
-# Values of a body, by the characters that stand between them: an empty list takes 60 bytes of
-# memory for two of the body. Texts may hold such characters, too.
-_MOST_VALUES = 500_000
+from align_train.serving.refused import Refused
+from align_train.serving.strict_json import strict_json
 
 _IMAGE = "An image file (JPEG, PNG, WebP, …) in base64, or a `data:` URL."
 
@@ -189,19 +186,11 @@ class StrictRoute(APIRoute):
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        body = await self.body()
-        if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
-            raise HTTPException(413, "the body has too many values")
         try:
-            return json.loads(body, parse_constant=_no_number)
-        except RecursionError:
-            raise HTTPException(400, "the body is nested too deeply") from None
-        except ValueError as error:
-            raise HTTPException(400, f"the body is no JSON: {shown(str(error))}") from None
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+            return strict_json(await self.body())
+        except Refused as error:
+            # FastAPI lets pass only its own errors here.
+            raise HTTPException(error.code, str(error)) from None
 
 
 def first_error(errors: Sequence[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -76,7 +77,8 @@ class Served:
         self.temperature: float | None = None
         self.bias: float | None = None
         if isinstance(model, TrainedModel):
-            temperature, *bias = model.model.logit_parameters()
+            with torch.no_grad():
+                temperature, *bias = model.model.logit_parameters()
             self.temperature = float(temperature)
             self.bias = float(bias[0]) if bias else None
         self.kind: Kind = "softmax" if self.bias is None else "sigmoid"
@@ -116,11 +118,13 @@ class Served:
 
         Raises:
             Refused: One of them cannot be decoded or embedded; says which.
+            Busy: The answer takes too long.
         """
         if not images:
             raise Refused("images: none given; expected at least one")
+        until = time.monotonic() + self.images.batching.answer_seconds
         prepared = [
-            self._decoder.prepared(image, self._views, item=f"images[{index}]")
+            self._decoder.prepared(image, self._views, item=f"images[{index}]", until=until)
             for index, image in enumerate(images)
         ]
         return self.images.rows(prepared, of="images")

@@ -7,7 +7,6 @@ Calls come from any number of threads, and wait. What they ask is embedded toget
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,16 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from align_train.errors import UserError, shown
-from align_train.evals.prompts import parse_templates, template_sets
+from align_train.errors import shown
+from align_train.serving.answers import Classified, Query, Similarities
 from align_train.serving.batching import Batching
 from align_train.serving.refused import Refused
 from align_train.serving.searched import Hit, Searched
-from align_train.serving.served import AnyModel, Kind, Served
+from align_train.serving.served import AnyModel, Served
+from align_train.serving.templates import checked_templates
 from align_train.serving.uploads import AnyUpload, Decoder
 from align_train.shards.caption import is_unicode
-
-__all__ = ["Classified", "Hit", "Kind", "Query", "Service", "Similarities"]
 
 _MAX_PIXELS = 32_000_000
 _MOST_PROMPTS = 20_000
@@ -34,61 +32,6 @@ _ONE_LABEL = (
     "one label alone: a softmax would give 1 whatever the image shows; compare the cosine with "
     "those of other labels"
 )
-
-
-@dataclass(frozen=True)
-class Classified:
-    """An image's answer.
-
-    Attributes:
-        kind: How to read the scores.
-        labels: As they were asked; or the classes of a classifier.
-        scores: One for each label, by `kind`.
-        cosines: One for each label, between -1 and 1. A classifier has none.
-        note: Says why `kind` is not what the model was trained for; None: it is.
-    """
-
-    kind: Kind
-    labels: list[str]
-    scores: list[float]
-    cosines: list[float]
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class Similarities:
-    """Several images with several texts.
-
-    Attributes:
-        kind: What a row of the logits is for: its softmax, or the sigmoid of each.
-        cosines: `[images, texts]`, between -1 and 1.
-        logits: `[images, texts]`: cosine / temperature, plus the bias if the model has one.
-    """
-
-    kind: Kind
-    cosines: NDArray[np.float32]
-    logits: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a search asks for: the weighted sum of an image and texts, normalised.
-
-    Attributes:
-        text: To look for, or to change the image by.
-        image: To look for.
-        away: A text to move away from; it wants one of the others beside it.
-        image_weight: Of the image.
-        text_weight: Of the text.
-        away_weight: Of the text to move away from.
-    """
-
-    text: str | None = None
-    image: AnyUpload | None = None
-    away: str | None = None
-    image_weight: float = field(default=1.0, kw_only=True)
-    text_weight: float = field(default=2.0, kw_only=True)
-    away_weight: float = field(default=1.0, kw_only=True)
 
 
 class Service:
@@ -319,38 +262,6 @@ class Service:
         if served.is_classifier:
             raise Refused(f"model={served.name}: a classifier, which has no embeddings")
         return served
-
-
-def checked_templates(templates: str | Sequence[str]) -> list[str]:
-    """Prompts as users give them -> prompts for `str.format`.
-
-    Args:
-        templates: Each with one `{}` for the label; or the name of a known set, never a file.
-
-    Raises:
-        Refused: There is no such set, or a prompt has no place for the label.
-    """
-    if isinstance(templates, str):
-        sets = template_sets()
-        if templates not in sets:
-            known = shown(", ".join(sets), 200)
-            raise Refused(
-                f"templates={shown(templates)}: no such set; expected a list of prompts, or one of "
-                f"{known}"
-            )
-        templates = sets[templates]
-    if not templates:
-        raise Refused("templates: none given; expected at least one, such as {}")
-
-    checked = []
-    for index, template in enumerate(templates):
-        try:
-            checked += parse_templates([template], "")
-        except UserError:
-            raise Refused(
-                f"templates[{index}]: {shown(template)}: expected {{}} once, for the label"
-            ) from None
-    return checked
 
 
 def _logits(served: Served, cosines: Tensor) -> Tensor:

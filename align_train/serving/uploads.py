@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 
 from PIL import Image
 
-from align_train.serving.refused import Refused
+from align_train.serving.refused import Busy, Refused
 from align_train.stream.bad_image import BadImage, check_sides
 from align_train.stream.decode import Pixels, Views, centre
 from align_train.stream.upright import upright
@@ -47,28 +48,34 @@ class Decoder:
         self.max_pixels = max_pixels
         self._at_once = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
-    def prepared(self, image: AnyUpload, views: Views, *, item: str) -> Pixels:
+    def prepared(self, image: AnyUpload, views: Views, *, item: str, until: float) -> Pixels:
         """Prepares an image as evaluation and `align_train.load` do.
 
         Args:
             image: The upload.
             views: The model's sizes.
             item: Its name in errors, `images[3]`.
+            until: When to give up, by `time.monotonic`.
 
         Returns:
             uint8 `[image_size, image_size, 3]`.
 
         Raises:
             Refused: It is no image that can be decoded, or has too many pixels.
+            Busy: It is later than that.
         """
+        left = until - time.monotonic()
+        if left <= 0 or not self._at_once.acquire(timeout=left):
+            raise Busy(f"{item}: no answer in time; ask again later")
         try:
-            with self._at_once:
-                if isinstance(image, Upload):
-                    return centre(upright(image.data, most=self.max_pixels), views)
-                check_sides(*image.size, self.max_pixels)
-                return centre(image, views)
+            if isinstance(image, Upload):
+                return centre(upright(image.data, most=self.max_pixels), views)
+            check_sides(*image.size, self.max_pixels)
+            return centre(image, views)
         except BadImage as error:
             raise Refused(f"{item}: {error}") from None
+        finally:
+            self._at_once.release()
 
 
 def limit_pillow(max_pixels: int) -> None:

@@ -159,6 +159,8 @@ def test_what_is_wrong_is_one_line(trained: Path, index: Path, tmp_path: Path) -
             ((f"model={trained}", "max_images=0"), "max_images=0: expected at least 1"),
             ((f"model={trained}", "wait_ms=-1"), "wait_ms=-1.0: expected 0 to 1000"),
             ((f"model={trained}", "rate=0"), "rate=0.0: expected a finite number above 0"),
+            ((f"model={trained}", "proxy=nonsense"), "proxy=nonsense: expected the proxy's addr"),
+            ((f"model={trained}", "proxy='*'"), r"proxy=\*: expected the proxy's address"),
             ((f"model={trained}", "most_waiting=8"), "most_waiting=8: expected at least 32"),
             (
                 (f"model={other}", f"index={index}", "port=0"),

@@ -118,6 +118,7 @@ HOSTILE = {
     "nested": (b"[" * 200_000, 400, "nested too deeply"),
     "values": (b"[" + b"[]," * 600_000 + b"[]]", 413, "too many values"),
     "a list": (b"[1, 2]", 422, "the body: "),
+    "keys": (b"{%s}" % b",".join(b'"k%d":1' % n for n in range(99_999)), 422, "99,999 keys"),
     "digits": (b"9" * 10_000, 400, "the body is no JSON"),
     "misspelt": ({"imgs": [GOOD]}, 422, "images: Field required"),
     "unknown key": ({"images": [GOOD], "labels": ["a"], "path": "/etc"}, 422, "path: Extra inputs"),
@@ -214,6 +215,8 @@ def test_images_that_claim_too_much_are_refused_before_memory_is_taken(
         "/image//etc/passwd",
         "/image/-1",
         "/image/1.5",
+        f"/image/{'9' * 5000}",
+        "/image/%D9%A3",
         "/file=/etc/passwd",
         "/static/../../../etc/passwd",
         "/image/0",
@@ -222,6 +225,45 @@ def test_images_that_claim_too_much_are_refused_before_memory_is_taken(
 def test_no_path_names_a_file(path: str, client: httpx.Client) -> None:
     answer = raw(client, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 404 ") and b"root:" not in answer
+
+
+def test_a_foreign_name_of_this_machine_is_refused(model: TrainedModel) -> None:
+    """A page of evil.example whose address becomes 127.0.0.1 reads nothing (DNS rebinding)."""
+    body = b'{"texts": ["a"]}'
+    head = f"POST /embed HTTP/1.1\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
+    with serving(Service({"run": model}), is_local=True) as client:
+        names = {
+            "evil.example": 403,
+            "evil.example:80": 403,
+            "localhost.evil.example": 403,
+            "127.0.0.1.evil.example": 403,
+            "localhost": 200,
+            "demo.localhost:8000": 200,
+            "127.0.0.1:1": 200,
+            "[::1]:8000": 200,
+        }
+        for name, status in names.items():
+            sent = f"{head}Connection: close\r\nHost: {name}\r\n\r\n".encode() + body
+            assert raw(client, sent).startswith(f"HTTP/1.1 {status} ".encode()), name
+        # Load balancers ask under names of their own.
+        assert client.get("/health", headers={"host": "evil.example"}).status_code == 200
+
+
+def test_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200 and "//" not in page.text and "<script" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for words in ("POST /classify", "GET /image/{index}", "image_weight", "list of string"):
+        assert words in page.text
+
+
+def test_many_large_images_are_given_up_in_time(model: TrainedModel) -> None:
+    batching = Batching(answer_seconds=0.2)
+    large = base64_of(encoded(Image.new("L", (2000, 2000)), "PNG"))
+    with serving(Service({"run": model}, batching=batching)) as client:
+        answer = client.post("/embed", json={"images": [large] * 64})
+        assert answer.status_code == 503 and answer.json()["error"].startswith("images[")
+        assert client.post("/embed", json={"texts": ["a"]}).status_code == 200
 
 
 def test_slow_clients_are_given_up(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,9 +488,9 @@ def test_hits_are_shown_by_index_alone(
     assert shown.format == "JPEG" and shown.size == picture(3).size
     for path, words in (
         ("/image/40", "the collection has 40 images"),
-        ("/image/99999999999999999999", "the collection has 40 images"),
+        ("/image/99999999999999999999", "expected an index"),
         ("/image/35", "image 35: cannot be read any more"),
-        ("/image/k3", "no such path"),
+        ("/image/k3", "image k3: expected an index"),
     ):
         answer = client.get(path)
         assert answer.status_code == 404 and words in answer.json()["error"]

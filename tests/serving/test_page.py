@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from align_train.pretrained.load import load
-from align_train.serving.service import Query, Service
+from align_train.serving.answers import Query
+from align_train.serving.service import Service
+from align_train.serving.uploads import Upload
 from tests.support.browser import Visit, needs_chromium, visiting
 from tests.support.images import encoded, picture
 from tests.support.pages import (
@@ -154,6 +156,37 @@ def test_a_search_finds_images_by_text_image_and_weights(visit: Visit, service: 
     upload(page, ("mine.png", encoded(picture(17), "PNG")))
     expect(figures.first).to_contain_text("caption 17 <b>")
     expect(figures.first).to_contain_text("cosine 1.000")
+
+
+def test_a_search_weighs_an_image_a_text_and_what_it_is_not(visit: Visit, service: Service) -> None:
+    page = visit.page
+    open_tab(page, "Search")
+    content = encoded(picture(17), "PNG")
+    upload(page, ("mine.png", content))
+    page.get_by_label("Text", exact=True).fill("a red circle")
+    page.get_by_label("But not").fill("a green star")
+    page.get_by_role("button", name="Weights").click()
+    # By the keys: ten steps of 0.1 up, and fifteen down from 2.
+    _press(page.get_by_role("slider", name="Weight of the image"), "ArrowRight", 10)
+    _press(page.get_by_role("slider", name="Weight of the text"), "ArrowLeft", 15)
+    _press(page.get_by_role("slider", name="Images to show"), "ArrowLeft", 7)
+    page.get_by_role("button", name="Search", exact=True).click()
+
+    query = Query(
+        "a red circle", Upload(content), "a green star", image_weight=2.0, text_weight=0.5
+    )
+    hits = service.search(query, top=5)
+    figures = page.locator("#found figure")
+    expect(figures).to_have_count(5)
+    for figure, hit in zip(figures.all(), hits, strict=True):
+        expect(figure).to_contain_text(f"cosine {hit.cosine:.3f}")
+        expect(figure).to_contain_text(hit.texts[0])
+
+
+def _press(slider: Locator, key: str, times: int) -> None:
+    slider.focus()
+    for _ in range(times):
+        slider.press(key)
 
 
 def test_several_images_are_compared_with_several_texts(visit: Visit, service: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 
 from align_train.errors import UserError
 from align_train.evals.prompts import read_templates
+from align_train.files import cache_folder
 from align_train.model import Bias
 from align_train.pretrained.load import load, load_classifier
 from align_train.serving.page.classify import classified
@@ -213,6 +215,60 @@ def test_no_route_of_gradio_gives_a_file_or_takes_one(desk: Desk, tmp_path: Path
         for path in ("gradio_api/queue/join", "gradio_api/component_server", "gradio_api/reset"):
             assert client.post(f"page/{path}", json={}).status_code == 404
         assert client.put("page/gradio_api/run/predict", json={}).status_code == 404
+
+
+# What Gradio would read, copy or fetch for whoever asks; and what it cannot read at all.
+FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+URL = {"path": "http://127.0.0.1:1/x", "url": "http://127.0.0.1:1/x", "meta": FILE["meta"]}
+ASKED = {
+    "a file": ({"fn_index": 1, "data": [FILE] * 5}, 422, "data[0]: expected texts, numbers or im"),
+    "files": ({"fn_index": 1, "data": [[FILE]] * 5}, 422, "data[0]: expected texts, numbers or im"),
+    "a URL": ({"fn_index": 1, "data": ["x", URL, 1, 1, 1]}, 422, "data[1]: expected texts"),
+    "deep": ({"fn_index": 1, "data": [[[FILE]]] * 5}, 422, "data[0]: expected texts"),
+    "beside": (
+        {"fn_index": 1, "data": [[{"name": "a", "data": "b"} | FILE]] * 5},
+        422,
+        "data[0]: expected texts",
+    ),
+    "function": ({"fn_index": 999, "data": []}, 422, "fn_index=999: no such function"),
+    "negative": ({"fn_index": -1, "data": []}, 422, "fn_index=-1: no such function"),
+    "true": ({"fn_index": False, "data": []}, 422, "fn_index=False: no such function"),
+    "few": ({"fn_index": 1, "data": []}, 422, "data: expected a list of 5 values"),
+    "session": (
+        {"fn_index": 1, "data": [[], "", "", "", []], "session_hash": "x" * 999},
+        422,
+        "session_hash: expected at most",
+    ),
+    "choice": (
+        {"fn_index": 1, "data": [[], "a", "no such choice", "", []]},
+        422,
+        "data: not what the fields",
+    ),
+    "NaN": (b'{"fn_index": 1, "data": [NaN]}', 400, "NaN is no number"),
+    "endless": (b'{"fn_index": 1, "data": [1e400, 1, 1, 1, 1]}', 422, "data[0]: expected a finite"),
+    "nested": (b"[" * 200_000, 400, "nested too deeply"),
+    "values": (b"[" + b"[]," * 600_000 + b"[]]", 413, "too many values"),
+    "no object": (b"[]", 422, "the body: expected an object"),
+    "nothing": (b"", 400, "the body is no JSON"),
+}
+
+
+def test_no_question_of_the_page_names_a_file_or_a_url(desk: Desk) -> None:
+    before = files_of_gradio()
+    service = Service(desk.service.models)
+    with page_of(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for case, (body, status, words) in ASKED.items():
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            headers = {"content-type": "application/json"}
+            answer = client.post("page/gradio_api/run/predict", content=content, headers=headers)
+            line = answer.json()["error"]
+            assert (case, answer.status_code) == (case, status), line
+            assert words in line and "/etc/passwd" not in line
+    assert files_of_gradio() == before
+
+
+def files_of_gradio() -> set[Path]:
+    return set(cache_folder("gradio").rglob("*"))
 
 
 def test_only_what_the_page_calls_is_open() -> None:

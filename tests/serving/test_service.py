@@ -18,7 +18,8 @@ from align_train.evals.prompts import template_sets
 from align_train.pretrained.load import TrainedModel
 from align_train.serving.batching import Batching
 from align_train.serving.refused import Refused
-from align_train.serving.service import Service, checked_templates
+from align_train.serving.service import Service
+from align_train.serving.templates import checked_templates
 from align_train.serving.uploads import Upload
 from tests.support.images import encoded, picture, plain_image
 

@@ -31,10 +31,14 @@ CLASSES = ("circle", "star", "heart")
 
 @contextmanager
 def serving(
-    service: Service, limits: Limits | None = None, *, token: str | None = None
+    service: Service,
+    limits: Limits | None = None,
+    *,
+    token: str | None = None,
+    is_local: bool = False,
 ) -> Iterator[httpx.Client]:
     """A client of a server that answers with this service."""
-    app = make_app(service, limits or Limits(rate=None), token=token)
+    app = make_app(service, limits or Limits(rate=None), token=token, is_local=is_local)
     port = free_port()
     config = uvicorn.Config(app, port=port, http=Bounded, ws="none", log_level="critical")
     server = uvicorn.Server(config)

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from align_train.errors import UserError
+from align_train.serving.answers import Similarities
 from align_train.serving.page.desk import Desk, Named, answering, naming_files
 from align_train.serving.page.drawn import THUMBNAIL, column, columns, matrix, note
 from align_train.serving.page.models import chosen, kind_of, models_field
 from align_train.serving.page.picker import picker
-from align_train.serving.service import Kind, Similarities
+from align_train.serving.served import Kind
 from align_train.stream.upright import upright
 
 _MOST_IMAGES = 8

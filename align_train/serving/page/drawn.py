@@ -14,7 +14,7 @@ from PIL import Image
 
 from align_train.errors import printable
 from align_train.serving.page.picker import image_url, jpeg_url
-from align_train.serving.service import Kind
+from align_train.serving.served import Kind
 
 THUMBNAIL = 112  # pixels, of an image beside its numbers
 _LIGHT_TEXT = 0.68  # a cell that is fuller than this has white letters, for their contrast

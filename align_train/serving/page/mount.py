@@ -70,7 +70,8 @@ def mount(app: FastAPI, service: Service, limits: Limits) -> FastAPI:
     )
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
-    mounted.app = OpenRoutes(mounted.app)
+    fields = {number: len(function.inputs) for number, function in blocks.fns.items()}
+    mounted.app = OpenRoutes(mounted.app, fields)
 
     @app.get("/", include_in_schema=False)
     def to_page() -> RedirectResponse:

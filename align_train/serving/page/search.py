@@ -7,11 +7,12 @@ from functools import partial
 import gradio
 
 from align_train.errors import UserError, shown
+from align_train.serving.answers import Query
 from align_train.serving.page.desk import Desk, answering, naming_files
 from align_train.serving.page.drawn import Found, hits, note
 from align_train.serving.page.picker import picker
 from align_train.serving.searched import Hit
-from align_train.serving.service import Query, Service
+from align_train.serving.service import Service
 
 _NO_INDEX = (
     "There is no collection to search. Make one by `align-train embed model=RUN shards=FOLDER "
