@@ -124,6 +124,7 @@ def test_a_run_from_a_failing_server_equals_one_from_local_files(
     assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
+@pytest.mark.long
 def test_urls_may_be_a_folder_a_glob_or_a_list(many: Path, tmp_path: Path) -> None:
     shard_cache = ShardCache(folder=str(tmp_path), stall=1, patience=60)
     whole = resolve(str(many / "train"), caption=TXT)

@@ -172,6 +172,7 @@ def test_lamb_is_timms() -> None:
         torch.testing.assert_close(mine, yours, rtol=1e-12, atol=1e-13, msg=name)
 
 
+@pytest.mark.long
 def test_any_engine_ends_in_one_plain_file(tmp_path: Path, small_run: tuple[str, ...]) -> None:
     """The command trains under FSDP2 on two processes and averages the weights.
 
