@@ -15,7 +15,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -53,6 +55,8 @@ FillIn = Callable[[Node, Node], Node]
 """The nodes of model and data -> settings that take the place of others, by dotted key."""
 
 S = TypeVar("S")
+
+_offered: set[str] = set()  # groups of conf/ that the command of this process may choose from
 
 register_resolvers()
 
@@ -229,10 +233,28 @@ def _compose_words(
     with warnings.catch_warnings():
         # A group that a command was offered has no schema of its own.
         warnings.simplefilter("ignore")
-        with hydra.initialize_config_dir(
-            str(conf_dir() / _folder(config_name)), version_base="1.3"
+        folder = conf_dir() / _folder(config_name)
+        with (
+            _without_groups_of(folder),
+            hydra.initialize_config_dir(str(folder), version_base="1.3"),
         ):
             return hydra.compose(config_name, list(words), return_hydra_config=with_hydra)
+
+
+@contextmanager
+def _without_groups_of(folder: Path) -> Iterator[None]:
+    """Forgets for a while the groups that a command was offered and that a folder has as files.
+
+    `evaluate` is offered `eval/`, and its report composes the defaults of training, which has the
+    same group. Hydra would take the one for the schema of the other.
+    """
+    repository = ConfigStore.instance().repo
+    twice = [group for group in _offered if (folder / group).is_dir() and group in repository]
+    kept = {group: repository.pop(group) for group in twice}
+    try:
+        yield
+    finally:
+        repository.update(kept)
 
 
 def register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None:
@@ -246,6 +268,7 @@ def register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None
     store = ConfigStore.instance()
     store.store(name=f"{config_name}_schema", node=schema)
     for group in groups:
+        _offered.add(group)
         for file in (conf_dir() / group).glob("*.yaml"):
             store.store(group=group, name=file.stem, node=OmegaConf.load(file))
 

@@ -26,7 +26,12 @@ from align_train.config.command_schema import (
     ShowSettings,
 )
 from align_train.config.components import build, without_runs_own
-from align_train.config.compose import compose_command, compose_training, unresolved_training
+from align_train.config.compose import (
+    compose_command,
+    compose_training,
+    register,
+    unresolved_training,
+)
 from align_train.config.schema import TrainSettings
 from align_train.config.serve_schema import ServeSettings
 from align_train.errors import UserError
@@ -524,6 +529,14 @@ def test_what_is_not_there_is_said_before_torch_is_imported(
     assert done.stdout.endswith("imported:\n"), done.stdout[-300:]
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_command_that_is_offered_evaluators_can_compose_the_defaults_of_training() -> None:
+    """Its report tells in what a run differs from them."""
+    before = compose_training()
+    register("evaluate", EvaluateSettings, groups=["eval"])
+    assert compose_training() == before
+    assert compose_command("evaluate", EvaluateSettings, "model=none", "eval=pairs").eval
 
 
 @pytest.mark.parametrize(
