@@ -105,13 +105,14 @@ class Batcher(Generic[Item]):
         is_stuck = since is not None and time.monotonic() - since > self.batching.answer_seconds
         return "stuck" if is_stuck else "ok"
 
-    def rows(self, items: Sequence[Item], *, of: str) -> Row:
+    def rows(self, items: Sequence[Item], *, of: str, places: Sequence[int] | None = None) -> Row:
         """Embeds items, and waits for them.
 
         Args:
             items: At least one. More than a chunk are handed over a chunk at a time, so that a
                 large request does not keep others waiting.
             of: What they are, for errors: `images`.
+            places: Of the items in the request, for errors; None: 0, 1, ….
 
         Returns:
             `[items, dim]`, in the items' order.
@@ -121,14 +122,15 @@ class Batcher(Generic[Item]):
             Busy: Too many items wait, or the answer takes too long.
         """
         rows: list[Row] = []
+        places = places or range(len(items))
         deadline = time.monotonic() + self.batching.answer_seconds
         for start in range(0, len(items), self.batching.chunk_size):
             part = items[start : start + self.batching.chunk_size]
             # What has been let in goes on: its first parts have left the queue.
             answers = self.submit(part, let_in=start > 0)
             try:
-                for index, answer in enumerate(answers, start):
-                    rows.append(_answer(answer, deadline, f"{of}[{index}]"))
+                for place, answer in zip(places[start:], answers, strict=False):
+                    rows.append(_answer(answer, deadline, f"{of}[{place}]"))
             finally:
                 # If one fails, nobody waits for the others.
                 for answer in answers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from align_train.errors import UserError, printable
 from align_train.index.collection import Collection, Match
 from align_train.index.faiss import Approximate
+from align_train.serving.kept import Kept
 from align_train.serving.refused import Refused
 from align_train.stream.bad_image import BadImage
 from align_train.stream.upright import upright
@@ -76,7 +76,7 @@ class Searched:
         self._approximate = Approximate(collection) if self.approximately else None
         self._read_image = read_image
         self._reading = threading.Lock()
-        self._images: OrderedDict[int, bytes] = OrderedDict()
+        self._images: Kept[int, bytes] = Kept(_KEPT_IMAGES)
 
     def __len__(self) -> int:
         return len(self.collection)
@@ -114,8 +114,7 @@ class Searched:
         if not 0 <= image < len(self):
             raise Refused(f"image {image}: the collection has {len(self)} images", code=404)
         with self._reading:
-            if (known := self._images.get(image)) is not None:
-                self._images.move_to_end(image)
+            if (known := self._images.find(image)) is not None:
                 return known
             try:
                 small = _small_jpeg(self._read_image(image))
@@ -123,9 +122,7 @@ class Searched:
                 # For whoever runs the server: the line names its files.
                 print(f"image {image}: {printable(str(error))}", file=sys.stderr, flush=True)
                 raise Refused(f"image {image}: cannot be read any more", code=404) from None
-            self._images[image] = small
-            if len(self._images) > _KEPT_IMAGES:
-                self._images.popitem(last=False)
+            self._images.add(image, small)
         return small
 
 

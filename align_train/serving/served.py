@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from align_train.errors import UserError, shown
 from align_train.pretrained.load import TrainedClassifier, TrainedModel
 from align_train.serving.batching import Batcher, Batching, Row, State
+from align_train.serving.kept import Kept
 from align_train.serving.refused import Refused
 from align_train.serving.uploads import AnyUpload, Decoder
 from align_train.shards.caption import is_unicode
@@ -72,7 +71,7 @@ class Served:
         self.step = step
         self._views = model.views
         self._decoder = decoder
-        self._kept = _Kept(_KEPT_TEXTS)
+        self._kept: Kept[str, Row] = Kept(_KEPT_TEXTS)
 
         self.temperature: float | None = None
         self.bias: float | None = None
@@ -149,26 +148,21 @@ class Served:
             if not is_unicode(text):
                 raise Refused(f"{of}[{index}]: {shown(text)}: half a letter in it (a surrogate)")
 
-        known = self._kept.find(texts)
-        new = [text for text in dict.fromkeys(texts) if text not in known]
+        known: dict[str, Row] = {}
+        new: dict[str, int] = {}
+        for index, text in enumerate(texts):
+            if (row := self._kept.find(text)) is not None:
+                known[text] = row
+            else:
+                new.setdefault(text, index)
         if new:
-            rows = self._embed_new(new, texts, of)
-            known |= dict(zip(new, rows, strict=True))
+            # An error has the place among all texts: whoever asked knows no other.
+            rows = self.texts.rows(list(new), of=of, places=list(new.values()))
+            for text, row in zip(new, rows, strict=True):
+                # A copy: a view would keep the rows of the whole pass.
+                known[text] = row.copy()
+                self._kept.add(text, known[text])
         return np.stack([known[text] for text in texts])
-
-    def _embed_new(self, new: list[str], texts: Sequence[str], of: str) -> Row:
-        assert self.texts is not None
-        try:
-            rows = self.texts.rows(new, of="new")
-        except Refused as error:
-            # Its index is that among the new ones; whoever asked counts all of them.
-            place, _, reason = str(error).partition(": ")
-            if not place.startswith("new["):
-                raise
-            index = list(texts).index(new[int(place[4:-1])])
-            raise type(error)(f"{of}[{index}]: {reason}") from None
-        self._kept.add(new, rows)
-        return rows
 
     def close(self) -> None:
         """Ends the threads."""
@@ -187,34 +181,6 @@ class Served:
         assert isinstance(self.model, TrainedModel)
         ids = torch.from_numpy(self._tokenizer(items)).long().to(self.model.device)
         return _on_cpu(self.model.encode_text(ids))
-
-
-class _Kept:
-    """The rows of the texts that were asked last."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._rows: OrderedDict[str, Row] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, texts: Sequence[str]) -> dict[str, Row]:
-        """The rows of those that are kept."""
-        found = {}
-        with self._lock:
-            for text in texts:
-                if (row := self._rows.get(text)) is not None:
-                    self._rows.move_to_end(text)
-                    found[text] = row
-        return found
-
-    def add(self, texts: Sequence[str], rows: Row) -> None:
-        """Keeps rows, and forgets those that nobody has asked for the longest."""
-        with self._lock:
-            for text, row in zip(texts, rows, strict=True):
-                # A copy: a view would keep the rows of the whole pass.
-                self._rows[text] = row.copy()
-            while len(self._rows) > self._most:
-                self._rows.popitem(last=False)
 
 
 def _on_cpu(rows: torch.Tensor) -> Row:
