@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from align_train.serving.served import Kind
 from align_train.serving.uploads import AnyUpload
@@ -64,3 +65,22 @@ class Query:
     image_weight: float = field(default=1.0, kw_only=True)
     text_weight: float = field(default=2.0, kw_only=True)
     away_weight: float = field(default=1.0, kw_only=True)
+
+
+def read_scores(kind: Kind, cosines: Tensor, logits: Tensor) -> tuple[Kind, Tensor]:
+    """Reads logits as the model was trained.
+
+    Args:
+        kind: The model's: `softmax` or `sigmoid`.
+        cosines: `[…, texts]`.
+        logits: `[…, texts]`.
+
+    Returns:
+        How to read the scores, and the scores `[…, texts]`. Of one text alone a softmax would
+        always be 1: its score is the cosine.
+    """
+    if kind == "sigmoid":
+        return kind, logits.sigmoid()
+    if logits.shape[-1] == 1:
+        return "cosine", cosines
+    return kind, logits.softmax(dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from align_train.errors import shown
-from align_train.serving.answers import Classified, Query, Similarities
+from align_train.serving.answers import Classified, Query, Similarities, read_scores
 from align_train.serving.batching import Batching
 from align_train.serving.refused import Refused
 from align_train.serving.searched import Hit, Searched
@@ -272,8 +272,6 @@ def _logits(served: Served, cosines: Tensor) -> Tensor:
 
 
 def _answer(served: Served, labels: list[str], cosines: Tensor, logits: Tensor) -> Classified:
-    if served.kind == "sigmoid":
-        return Classified("sigmoid", labels, logits.sigmoid().tolist(), cosines.tolist())
-    if len(labels) == 1:
-        return Classified("cosine", labels, cosines.tolist(), cosines.tolist(), _ONE_LABEL)
-    return Classified("softmax", labels, logits.softmax(dim=0).tolist(), cosines.tolist())
+    kind, scores = read_scores(served.kind, cosines, logits)
+    note = _ONE_LABEL if kind == "cosine" else None
+    return Classified(kind, labels, scores.tolist(), cosines.tolist(), note)

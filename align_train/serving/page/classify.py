@@ -8,9 +8,9 @@ from functools import partial
 import gradio
 
 from align_train.evals.prompts import template_sets
-from align_train.serving.page.desk import Desk, answering, naming_files
-from align_train.serving.page.drawn import Scored, bars, column, columns, note
-from align_train.serving.page.models import chosen, kind_of, models_field
+from align_train.serving.page.desk import Desk, answer_by, texts_field
+from align_train.serving.page.drawn import Scored, bars, columns, note
+from align_train.serving.page.models import models_field, side_by_side
 from align_train.serving.page.picker import picker
 from align_train.serving.uploads import Upload
 
@@ -29,14 +29,7 @@ def classify_tab(desk: Desk) -> None:
     with gradio.Row(equal_height=False):
         with gradio.Column(scale=1, min_width=300):
             image = picker("Image", examples=desk.examples, limits=desk.limits)
-            labels = gradio.Textbox(
-                "\n".join(desk.labels),
-                label="Labels",
-                info="One a line, or a single line with commas.",
-                lines=6,
-                max_lines=12,
-                elem_id="labels",
-            )
+            labels = texts_field(desk.labels, "Labels")
             prompts = gradio.Dropdown(
                 _prompt_choices(),
                 value=_ALONE,
@@ -65,16 +58,12 @@ def classify_tab(desk: Desk) -> None:
         api_visibility="private",
     )
     fields = [image, labels, prompts, own, models]
-    gradio.on(
+    answer_by(
         # A text's `input` is for keys alone: a paste would change nothing.
         [image.input, labels.change, prompts.change, own.change, models.change],
-        answering(partial(classified, desk)),
+        partial(classified, desk),
         fields,
         answer,
-        queue=False,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        api_visibility="private",
     )
 
 
@@ -109,12 +98,8 @@ def classified(
 
     asked = desk.texts(labels, "labels")
     templates = desk.texts(own, "my prompts") if prompts == _OWN else _templates(prompts)
-    answers = []
-    for name in chosen(desk.service.names, models):
-        with naming_files(sent):
-            body = _body(desk, name, sent[0].upload, asked, templates)
-        answers.append(column(name, kind_of(desk.service, name), body))
-    return columns(answers)
+    body = partial(_body, desk, image=sent[0].upload, labels=asked, templates=templates)
+    return columns(side_by_side(desk.service, models, sent, body))
 
 
 def _templates(prompts: str) -> str | list[str]:
@@ -123,7 +108,7 @@ def _templates(prompts: str) -> str | list[str]:
 
 
 def _body(
-    desk: Desk, name: str, image: Upload, labels: list[str], templates: str | list[str]
+    desk: Desk, name: str, *, image: Upload, labels: list[str], templates: str | list[str]
 ) -> str:
     """A model's answer."""
     classes = desk.service.one(name).classes

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import gradio
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from align_train.errors import UserError
-from align_train.serving.answers import Similarities
-from align_train.serving.page.desk import Desk, Named, answering, naming_files
-from align_train.serving.page.drawn import THUMBNAIL, column, columns, matrix, note
-from align_train.serving.page.models import chosen, kind_of, models_field
+from align_train.serving.answers import read_scores
+from align_train.serving.page.desk import Desk, Named, answer_by, texts_field
+from align_train.serving.page.drawn import THUMBNAIL, columns, matrix, note
+from align_train.serving.page.models import models_field, side_by_side
 from align_train.serving.page.picker import picker
 from align_train.serving.served import Kind
 from align_train.stream.upright import upright
@@ -45,14 +43,7 @@ def compare_tab(desk: Desk) -> None:
                 limits=desk.limits,
                 max_images=_MOST_IMAGES,
             )
-            texts = gradio.Textbox(
-                "\n".join(desk.labels),
-                label="Texts",
-                info="One a line, or a single line with commas.",
-                lines=6,
-                max_lines=12,
-                elem_id="texts",
-            )
+            texts = texts_field(desk.labels, "Texts")
             shows = gradio.Radio(
                 [_COSINES, _SHARES], value=_COSINES, label="Numbers", elem_id="shows"
             )
@@ -60,15 +51,11 @@ def compare_tab(desk: Desk) -> None:
         with gradio.Column(scale=2, min_width=300):
             answer = gradio.HTML(_start(), elem_id="compared", apply_default_css=False)
 
-    gradio.on(
+    answer_by(
         [images.input, texts.change, shows.change, models.change],
-        answering(partial(compared, desk)),
+        partial(compared, desk),
         [images, texts, shows, models],
         answer,
-        queue=False,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        api_visibility="private",
     )
 
 
@@ -98,37 +85,24 @@ def compared(desk: Desk, value: object, texts: str, shows: str, models: Sequence
     if not asked:
         raise UserError("Type at least one text.")
 
-    answers = []
-    for name in chosen(desk.service.names, models):
-        with naming_files(sent):
-            body = _body(desk, name, sent, asked, as_shares=shows == _SHARES)
-        answers.append(column(name, kind_of(desk.service, name), body))
+    body = partial(_body, desk, sent=sent, texts=asked, as_shares=shows == _SHARES)
+    answers = side_by_side(desk.service, models, sent, body)
     return columns(answers, are_wide=len(asked) > _FEW_TEXTS)
 
 
 def _body(
-    desk: Desk, name: str, sent: Sequence[Named], texts: list[str], *, as_shares: bool
+    desk: Desk, name: str, *, sent: Sequence[Named], texts: list[str], as_shares: bool
 ) -> str:
     """A model's answer."""
     if desk.service.one(name).is_classifier:
         return note("A classifier compares no texts.")
     answer = desk.service.similarity(name, [image.upload for image in sent], texts)
 
-    numbers = answer.cosines
+    numbers = torch.from_numpy(answer.cosines)
     reading: Kind = "cosine"
     if as_shares:
-        numbers, reading = _shares(answer)
+        reading, numbers = read_scores(answer.kind, numbers, torch.from_numpy(answer.logits))
     images = [upright(image.upload.data, needed=THUMBNAIL) for image in sent]
     names = [image.name for image in sent]
     drawn = matrix(images, names, texts, numbers.tolist(), as_percent=reading != "cosine")
     return drawn + note(_READ[reading])
-
-
-def _shares(answer: Similarities) -> tuple[NDArray[np.float32], Kind]:
-    """Probabilities by the model's own kind; cosines for one text of a softmax model."""
-    logits = torch.from_numpy(answer.logits)
-    if answer.kind == "sigmoid":
-        return logits.sigmoid().numpy(), "sigmoid"
-    if logits.shape[1] == 1:
-        return answer.cosines, "cosine"
-    return logits.softmax(dim=1).numpy(), "softmax"

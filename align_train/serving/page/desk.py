@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+import gradio
+
 from align_train.errors import UserError, shown
 from align_train.serving.limits import Limits
 from align_train.serving.page.drawn import message
@@ -105,6 +107,49 @@ def answering(answer: Callable[..., str]) -> Callable[..., str]:
             return message("The server failed at this; its log says why.")
 
     return always
+
+
+def answer_by(
+    events: Sequence[Any],
+    answer: Callable[..., str],
+    fields: Sequence[Any],
+    output: gradio.HTML,
+) -> None:
+    """Makes a tab answer: at each event, of which the last one counts.
+
+    Args:
+        events: Of the fields.
+        answer: From the fields' values to HTML; its errors become lines of the page.
+        fields: In the order of `answer`'s parameters.
+        output: Shows the answer.
+    """
+    gradio.on(
+        events,
+        answering(answer),
+        fields,
+        output,
+        queue=False,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        api_visibility="private",
+    )
+
+
+def texts_field(texts: Sequence[str], label: str) -> gradio.Textbox:
+    """Makes the field whose texts `Desk.texts` reads.
+
+    Args:
+        texts: To begin with.
+        label: Of the field; in small letters its id.
+    """
+    return gradio.Textbox(
+        "\n".join(texts),
+        label=label,
+        info="One a line, or a single line with commas.",
+        lines=6,
+        max_lines=12,
+        elem_id=label.lower(),
+    )
 
 
 def listed(text: object) -> list[str]:

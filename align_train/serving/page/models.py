@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import gradio
 
 from align_train.errors import UserError, shown
+from align_train.serving.page.desk import Named, naming_files
+from align_train.serving.page.drawn import column
 from align_train.serving.service import Service
 
 
@@ -24,6 +26,27 @@ def models_field(names: Sequence[str]) -> gradio.CheckboxGroup:
         visible=len(names) > 1,
         elem_classes="models",
     )
+
+
+def side_by_side(
+    service: Service, ticked: object, sent: Sequence[Named], body: Callable[[str], str]
+) -> list[str]:
+    """Asks the chosen models, one after the other: a column of HTML each.
+
+    Args:
+        service: Has the models.
+        ticked: What the field says.
+        sent: The images of the question, for errors.
+        body: From a model's name to its answer.
+
+    Raises:
+        UserError: No model is chosen, or one cannot answer.
+    """
+    answers = []
+    for name in chosen(service.names, ticked):
+        with naming_files(sent):
+            answers.append(column(name, kind_of(service, name), body(name)))
+    return answers
 
 
 def chosen(names: Sequence[str], ticked: object) -> list[str]:

@@ -8,7 +8,7 @@ import gradio
 
 from align_train.errors import UserError, shown
 from align_train.serving.answers import Query
-from align_train.serving.page.desk import Desk, answering, naming_files
+from align_train.serving.page.desk import Desk, answer_by, naming_files
 from align_train.serving.page.drawn import Found, hits, note
 from align_train.serving.page.picker import picker
 from align_train.serving.searched import Hit
@@ -56,16 +56,12 @@ def search_tab(desk: Desk) -> None:
             answer = gradio.HTML(note(_START), elem_id="found", apply_default_css=False)
 
     about = f"{len(searched):,} images, embedded by {searched.model}."
-    gradio.on(
+    answer_by(
         [ask.click, text.submit, away.submit, image.input, top.release]
         + [slider.release for slider in (text_weight, image_weight, away_weight)],
-        answering(partial(found, desk, about)),
+        partial(found, desk, about),
         [text, away, image, text_weight, image_weight, away_weight, top],
         answer,
-        queue=False,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        api_visibility="private",
     )
 
 
