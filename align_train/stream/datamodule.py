@@ -321,7 +321,9 @@ class PairsDataModule(lightning.LightningDataModule):
         return any(self.cache.wants(shard.url) for shard in self.manifest.shards)
 
     def check_space(self, nodes: int, *, begun: bool = False) -> str:
-        """Checks that the shard cache can hold the shards that a node needs: see `space.py`."""
+        """Checks that the shard cache, if used, can hold what a node needs: see `space.py`."""
+        if not self.uses_cache:
+            return ""
         self.cache.check_offline([shard.url for shard in self.manifest.shards])
         return check_space(self.cache, self.order, self.manifest, nodes, begun=begun)
 

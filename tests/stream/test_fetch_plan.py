@@ -41,9 +41,7 @@ def test_every_shard_is_fetched_before_it_is_needed_and_held_until_its_last_pair
 
 
 @given(order=orders, data=st.data())
-def test_a_shard_of_two_windows_is_held_through_both(
-    order: Order, data: st.DataObject
-) -> None:
+def test_a_shard_of_two_windows_is_held_through_both(order: Order, data: st.DataObject) -> None:
     lane = data.draw(st.integers(0, order.lanes - 1))
     begin = data.draw(st.integers(0, order.sources[0].lane_length))
     window = order.window_at(lane, begin)
