@@ -60,6 +60,11 @@ class StepPlan:
         """Pairs a second of all ranks together."""
         return self.batch_size / self.seconds.total
 
+    @property
+    def settings(self) -> str:
+        """The chunk size and recomputation as settings of a run."""
+        return f"chunk_size={self.chunk_size} recompute={str(self.recompute).lower()}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
