@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -95,8 +96,8 @@ class LambOptimizer(GroupOptimizer):
         counts = tuple(_blocks_of(part) for part in parts)
         if counts not in self._parts_of_blocks:
             # Kept: to copy it to a GPU each time would wait for that.
-            of_each = torch.arange(len(parts)).repeat_interleave(torch.tensor(counts))
-            self._parts_of_blocks[counts] = of_each.to(parts[0].device)
+            of_each = np.repeat(np.arange(len(parts)), counts)
+            self._parts_of_blocks[counts] = torch.from_numpy(of_each).to(parts[0].device)
         return self._parts_of_blocks[counts]
 
     def _in_parts(self, parameter: Tensor) -> bool:

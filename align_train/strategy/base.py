@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from align_train.cluster.collectives import raise_on_all_ranks
 from align_train.strategy.children import Children
 from align_train.strategy.layout import fill_state_dict, whole_state_dict
+from align_train.strategy.needs import Needs, Sizes
 from align_train.strategy.optimizer_state import fill_optimizer_state, whole_optimizer_state
 
 TIMEOUT = 1800.0  # seconds
@@ -88,6 +89,14 @@ class StrategyRecipe(ABC):
     def can_compile(self) -> bool:
         """Whether blocks may be compiled."""
         return True
+
+    def needs(self, sizes: Sizes) -> Needs | None:
+        """What a rank holds and sends under it; None: nobody has a formula.
+
+        Args:
+            sizes: Of the model and the step.
+        """
+        return None
 
     @abstractmethod
     def build(self, run: RunFacts) -> Strategy:

@@ -6,12 +6,14 @@ One process alone needs no process group, and gets none.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 
 from lightning.pytorch.strategies import Strategy
 
 from align_train.strategy.base import OneProcess, Replicated, RunFacts, StrategyRecipe
+from align_train.strategy.needs import ALL_REDUCE, Keeps, Needs, Sent, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,24 @@ class DDP(StrategyRecipe):
     def label(self) -> str:
         """`ddp`."""
         return "ddp"
+
+    def needs(self, sizes: Sizes) -> Needs:
+        """All of the model. Several ranks keep gradients in buckets, which are never freed."""
+        buckets = sizes.world > 1
+        kept_later: Keeps = "step" if sizes.on_gpu else "passes"
+        sent: Sent = Counter()
+        if buckets:
+            sent[ALL_REDUCE, sizes.gradients] = 1
+        return Needs(
+            weights=sizes.weights,
+            gradients=sizes.gradients,
+            optimizer=sizes.state,
+            ema=sizes.gradients if sizes.ema else 0,
+            working=sizes.working,
+            keeps_gradients="always" if buckets else kept_later,
+            moves_gradients=buckets,
+            sent=sent,
+        )
 
     def build(self, run: RunFacts) -> Strategy:
         """The strategy for Lightning's trainer."""

@@ -7,6 +7,7 @@ block at a time is whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -18,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from align_train.strategy.base import RunFacts, StaysInPlace, StrategyRecipe
+from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sent, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,32 @@ class FSDP(StrategyRecipe):
     def can_try_chunks(self) -> bool:
         """Not with `reshard`: each pass gathers weights, so that all ranks must finish it."""
         return not self.reshard
+
+    def needs(self, sizes: Sizes) -> Needs:
+        """A share of everything; whole weights during the passes, or with `reshard` a block's."""
+        rest = sizes.weights - sum(sizes.blocks)
+        largest = max([rest, *sizes.blocks])
+        whole = rest + max(sizes.blocks) if self.reshard else sizes.weights
+
+        # A pass gathers blocks again; what is left is gathered once.
+        passes = sizes.chunks * (3 if sizes.recompute else 2) if self.reshard else 1
+        sent: Sent = Counter()
+        sent[ALL_GATHER, sum(sizes.blocks)] += passes
+        sent[ALL_GATHER, rest] += 1
+        sent[REDUCE_SCATTER, sizes.gradients] += 1
+        return Needs(
+            weights=sizes.weights // sizes.world,
+            gradients=sizes.gradients // sizes.world,
+            optimizer=sizes.state // sizes.world,
+            ema=sizes.gradients // sizes.world if sizes.ema else 0,
+            whole=whole,
+            # A block's gradients, whole; as they are sent, one after the other; and its share.
+            buffers=2 * largest + largest // sizes.world,
+            working=sizes.working // sizes.world,
+            keeps_gradients="step" if sizes.on_gpu else "passes",
+            moves_gradients=True,
+            sent=sent,
+        )
 
     def build(self, run: RunFacts) -> Strategy:
         """The strategy for Lightning's trainer."""

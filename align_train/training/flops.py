@@ -1,14 +1,13 @@
 """Floating-point operations of a training step, counted once, and what the hardware could do.
 
-One forward pass of each tower is counted: of the image tower on the meta device, without memory or
-time; of the text tower by three short texts, since its cost is a quadratic function of the text's
-length. A step costs three forward passes (a backward pass costs two), or one for a locked tower; if
-only the last blocks of a tower are trained, one and two of those blocks.
+One forward pass of each tower is counted on fake tensors: of the image tower for two images, of the
+text tower for three short texts, since its cost is a quadratic function of the text's length. A
+step costs three forward passes (a backward pass costs two), or one for a locked tower; if only the
+last blocks of a tower are trained, one and two of those blocks.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,9 +15,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from align_train.model import ImageTower, TextTower, TrainableModel
+from align_train.training.fakes import fake_copy, fake_tensors
+from align_train.training.operators import OperatorCounter
 
 # Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By NVIDIA's data sheets.
 # The order counts: the first name that is part of the device's name is taken ("A100" before "A10",
@@ -86,18 +87,21 @@ class ModelFlops:
         Args:
             model: The whole model, before a strategy takes it.
         """
-        images = torch.empty(2, 3, model.image_size, model.image_size, device="meta")
-        tower = _on_meta(model.image_tower)
-        self._image = _count(partial(tower, images)) / 2
-        of_blocks = [1.0 for _ in model.image_tower.blocks]
-        if 0 < _trained_share(model.image_tower, of_blocks) < 1:
-            of_blocks = _of_blocks(tower, partial(tower, images))
-        self._image_passes = _passes(_trained_share(model.image_tower, of_blocks))
+        mode = fake_tensors()
+        model = fake_copy(model, mode).eval()
+        with mode:
+            images = torch.empty(2, 3, model.image_size, model.image_size)
+        tower = model.image_tower
+        self._image = _count(partial(tower, images), mode) / 2
+        of_blocks = [1.0 for _ in tower.blocks]
+        if 0 < _trained_share(tower, of_blocks) < 1:
+            of_blocks = _of_blocks(tower, partial(tower, images), mode)
+        self._image_passes = _passes(_trained_share(tower, of_blocks))
 
         self._text = [0.0, 0.0, 0.0]
         self._text_passes = _LOCKED
         if model.text_tower is not None:
-            self._text = _text_flops(model.text_tower)
+            self._text = _text_flops(model.text_tower, mode)
             # Blocks of a text tower cost the same.
             alike = [1.0 for _ in model.text_tower.blocks]
             self._text_passes = _passes(_trained_share(model.text_tower, alike))
@@ -130,44 +134,34 @@ def _is_trained(part: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())
 
 
-def _of_blocks(tower: ImageTower, function: Callable[[], object]) -> list[float]:
+def _of_blocks(
+    tower: ImageTower, function: Callable[[], object], mode: FakeTensorMode
+) -> list[float]:
     """The FLOPs of each block in one forward pass."""
-    counter = FlopCounterMode(display=False)
+    counter = OperatorCounter()
     counts: list[float] = []
     handles = []
     for block in tower.blocks:
-        begin = block.register_forward_pre_hook(
-            lambda *_: counts.append(-float(counter.get_total_flops()))
-        )
+        begin = block.register_forward_pre_hook(lambda *_: counts.append(-counter.flops))
 
         def end(*_: object) -> None:
-            counts[-1] += counter.get_total_flops()
+            counts[-1] += counter.flops
 
         handles += [begin, block.register_forward_hook(end)]
-    with torch.no_grad(), counter:
+    with torch.no_grad(), mode, counter:
         function()
     for handle in handles:
         handle.remove()
     return counts
 
 
-def _text_flops(tower: nn.Module) -> list[float]:
-    """Gives a, b, c: the forward pass of a text of n tokens takes a + b·n + c·n² FLOPs.
-
-    The texts really go through the tower: BERT's code asks for values, which tensors on the meta
-    device do not have.
-    """
-    device = next(tower.parameters()).device
-    modes = {part: part.training for part in tower.modules()}
-    tower.eval()
+def _text_flops(tower: nn.Module, mode: FakeTensorMode) -> list[float]:
+    """Gives a, b, c: the forward pass of a text of n tokens takes a + b·n + c·n² FLOPs."""
     counts = []
-    try:
-        for tokens in _LENGTHS:
-            text = torch.ones(1, tokens, dtype=torch.int32, device=device)
-            counts.append(_count(partial(tower, text)))
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    for tokens in _LENGTHS:
+        with mode:
+            text = torch.ones(1, tokens, dtype=torch.int32)
+        counts.append(_count(partial(tower, text), mode))
 
     powers = np.vander(_LENGTHS, increasing=True)
     coefficients: list[float] = np.linalg.solve(powers, counts).tolist()
@@ -175,19 +169,8 @@ def _text_flops(tower: nn.Module) -> list[float]:
 
 
 @torch.no_grad()
-def _count(function: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
+def _count(function: Callable[[], object], mode: FakeTensorMode) -> float:
+    counter = OperatorCounter()
+    with mode, counter:
         function()
-    return float(counter.get_total_flops())
-
-
-def _on_meta(model: ImageTower) -> ImageTower:
-    """A copy without memory, in evaluation mode."""
-    # `deepcopy` looks here, by identity, for copies that are already made.
-    copies: dict[int, object] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        copies[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in model.buffers():
-        copies[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, copies).eval()
+    return counter.flops

@@ -254,8 +254,8 @@ class RandomLayers:
             layer.threshold = threshold
             layer.scale = scale
 
-        whole_pairs = [layer.masked == 1 for layer in self.layers]
-        self._whole_pairs = torch.tensor(whole_pairs, device=device).nonzero().flatten()
+        whole_pairs = [index for index, layer in enumerate(self.layers) if layer.masked == 1]
+        self._whole_pairs = torch.tensor(whole_pairs, dtype=torch.int64, device=device)
         self._thresholds = of_layers[self._whole_pairs, None]
         self._scales = factors[self._whole_pairs, None]
 

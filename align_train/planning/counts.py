@@ -1,0 +1,293 @@
+"""What one rank computes, moves and holds in a training step, counted on fake tensors.
+
+The real towers, loss and optimizer run once, for one chunk: `OperatorCounter` looks at each of
+their operators. A step of many chunks follows from that one (`memory.py`, `seconds.py`).
+
+Price: as long as torch takes to dispatch a forward and a backward pass, 3 seconds for B7 with BERT
+base, and no memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from align_train.loss.base import Loss
+from align_train.model import TrainableModel
+from align_train.stream.batch import Batch
+from align_train.training.fakes import pretended_ranks
+from align_train.training.forward import Towers
+from align_train.training.operators import Collective, Operator, OperatorCounter
+from align_train.training.protocols import OptimizerRecipe
+
+Operators = Counter[Operator]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkCounts:
+    """One chunk through the towers, forward and backward. Memory is in bytes.
+
+    Attributes:
+        pairs: Pairs of the chunk.
+        tokens: Tokens of each text.
+        operators: Of both passes.
+        shared: Held from the first chunk to the last one, once for all: casts of the weights.
+        kept: Held from the chunk's forward pass to its backward pass.
+        forward: The most held in the forward pass, beside `shared`.
+        backward_alone: The most held in the backward pass, beside `shared` and the gradients.
+        backward_growing: The same with the gradients that are complete.
+        backward_shrinking: The same with the gradients that are not yet complete.
+    """
+
+    pairs: int
+    tokens: int
+    operators: Operators
+    shared: int
+    kept: int
+    forward: int
+    backward_alone: int
+    backward_growing: int
+    backward_shrinking: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCounts:
+    """The loss of a rank's pairs, forward and backward. Memory is in bytes.
+
+    Attributes:
+        operators: Of both passes, on this rank.
+        collectives: What this rank sends and gets.
+        forward: The most held in the forward pass.
+        backward: The most held in the backward pass.
+    """
+
+    operators: Operators
+    collectives: Counter[Collective]
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerCounts:
+    """A step of the optimizer over whole parameters. Memory is in bytes.
+
+    Attributes:
+        operators: Of the gradient's norm and the step.
+        state: Held between steps.
+        working: The most held in a step, beside weights, gradients and state.
+    """
+
+    operators: Operators
+    state: int
+    working: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCounts:
+    """What a model has. Memory is in bytes.
+
+    Attributes:
+        parameters: How many numbers are trained or locked.
+        weights: Of all parameters.
+        gradients: Of the trained parameters.
+        statistics: Of the buffers, BatchNorm's running statistics for the most part.
+        blocks: The trained weights of each block of the towers, in order.
+        dim: The dimension of the embeddings.
+    """
+
+    parameters: int
+    weights: int
+    gradients: int
+    statistics: int
+    blocks: list[int]
+    dim: int
+
+
+def count_model(model: TrainableModel) -> ModelCounts:
+    """Counts a model's tensors.
+
+    Args:
+        model: The whole model.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    blocks: list[int] = []
+    for block in model.blocks:
+        blocks.append(_bytes(item for item in block.parameters() if item.requires_grad))
+    return ModelCounts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weights=_bytes(model.parameters()),
+        gradients=_bytes(trained),
+        statistics=_bytes(model.buffers()),
+        blocks=blocks,
+        dim=model.dim,
+    )
+
+
+def count_chunk(
+    towers: Towers,
+    mode: FakeTensorMode,
+    *,
+    pairs: int,
+    tokens: int,
+    recompute: bool,
+    bf16: bool,
+) -> ChunkCounts:
+    """Sends one chunk through the towers.
+
+    Args:
+        towers: With a model of fake tensors.
+        mode: The mode of these.
+        pairs: Pairs of the chunk, whole norm groups.
+        tokens: Tokens of each text.
+        recompute: Whether the chunk is computed again in the backward pass.
+        bf16: Whether the passes run under bf16 autocast.
+    """
+    counter = OperatorCounter()
+    trained = [item for item in towers.model.parameters() if item.requires_grad]
+    with _passes(mode, counter, bf16=bf16):
+        batch = _batch(pairs, tokens, towers)
+        shared = _shared(towers, batch, counter) if bf16 else 0
+        towers.end_step()
+        counter.operators.clear()
+        counter.watch_gradients(trained)
+
+        before = counter.held + shared
+        counter.forget_peak()
+        embeddings = towers.embed(batch, chunk_size=pairs, recompute=recompute)
+        forward = counter.peak - before
+        kept = counter.held - before
+
+        ends = [part for part in embeddings if part.requires_grad]
+        of_embeddings = [torch.ones_like(part) for part in ends]
+        counter.forget_peak()
+        torch.autograd.backward(ends, of_embeddings)
+        del embeddings, ends, of_embeddings
+        towers.end_step()
+        towers.statistics.begin_step()
+
+    for parameter in trained:
+        parameter.grad = None
+    return ChunkCounts(
+        pairs=pairs,
+        tokens=tokens,
+        operators=counter.operators,
+        shared=shared,
+        kept=kept,
+        forward=forward,
+        backward_alone=counter.peak_beside_gradients - before,
+        backward_growing=counter.peak - before,
+        backward_shrinking=counter.peak_before_gradients - before,
+    )
+
+
+def count_loss(
+    loss: Loss, model: TrainableModel, mode: FakeTensorMode, *, pairs: int, world: int
+) -> LossCounts:
+    """Computes the loss of a rank's pairs.
+
+    Args:
+        loss: The loss.
+        model: Has the temperature and the bias, as fake tensors.
+        mode: The mode of these.
+        pairs: Pairs of a rank.
+        world: Ranks.
+    """
+    counter = OperatorCounter()
+    with pretended_ranks(world), mode, counter:
+        images = torch.empty(pairs, model.dim, requires_grad=True)
+        texts = torch.empty(pairs, model.dim, requires_grad=True)
+        ids = torch.empty(pairs, dtype=torch.int64) if loss.needs_ids else None
+        if loss.needs_labels:
+            texts = torch.empty(pairs, dtype=torch.int64)
+
+        before = counter.held
+        counter.forget_peak()
+        value = loss(images, texts, *model.logit_parameters(), image_ids=ids, text_ids=ids)
+        forward = counter.peak - before
+        counter.forget_peak()
+        torch.autograd.backward(value)
+
+    for parameter in model.parameters():
+        parameter.grad = None
+    return LossCounts(
+        operators=counter.operators,
+        collectives=counter.collectives,
+        forward=forward,
+        backward=counter.peak - before,
+    )
+
+
+def count_optimizer(
+    recipe: OptimizerRecipe, model: nn.Module, mode: FakeTensorMode
+) -> OptimizerCounts:
+    """Takes a step of the optimizer, after one that has made its state.
+
+    Args:
+        recipe: Makes the optimizer.
+        model: With parameters of fake tensors.
+        mode: The mode of these.
+    """
+    counter = OperatorCounter()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with mode, counter:
+        optimizer = recipe.build(model)
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+
+        before = counter.held
+        optimizer.step()
+        state = counter.held - before
+
+        counter.operators.clear()
+        counter.forget_peak()
+        held = counter.held
+        torch.nn.utils.get_total_norm([item.grad for item in trained if item.grad is not None])
+        optimizer.step()
+        working = counter.peak - held
+
+    for parameter in trained:
+        parameter.grad = None
+    return OptimizerCounts(operators=counter.operators, state=state, working=working)
+
+
+@contextmanager
+def _passes(mode: FakeTensorMode, counter: OperatorCounter, *, bf16: bool) -> Iterator[None]:
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
+    with mode, counter, autocast:
+        yield
+
+
+def _shared(towers: Towers, batch: Batch, counter: OperatorCounter) -> int:
+    """Bytes that stay between two chunks: without a graph, the casts of the weights alone."""
+    held = counter.held
+    with torch.no_grad():
+        towers.embed(batch, chunk_size=len(batch), recompute=False)
+    towers.statistics.begin_step()
+    return counter.held - held
+
+
+def _batch(pairs: int, tokens: int, towers: Towers) -> Batch:
+    model = towers.model
+    size = model.image_size
+    length = 1 if model.takes_labels else tokens
+    return Batch(
+        finished_steps=0,
+        first=0,
+        images=torch.empty((pairs, size, size, 3), dtype=torch.uint8),
+        input_ids=torch.empty((pairs, length), dtype=torch.int32),
+        lengths=np.full(pairs, length, dtype=np.int64),
+        keys=[""] * pairs,
+        captions=[""] * pairs,
+        content_ids=None,
+    )
+
+
+def _bytes(tensors: Iterator[nn.Parameter] | list[nn.Parameter] | Iterator[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

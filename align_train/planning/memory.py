@@ -1,0 +1,132 @@
+"""The memory of one rank, part by part, and its peak: from counts and from a strategy's needs.
+
+A step has four stretches, and each has a largest moment:
+
+- *forward*, at the last chunk: what earlier chunks keep, and this one's pass;
+- *loss*: what all chunks keep, and the loss;
+- *backward*: at its first chunk all others are still kept; at its last one all gradients are there;
+- *step* of the optimizer: no chunk is kept, but the optimizer works.
+
+The peak is the largest of these. Its parts add up to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from align_train.planning.counts import ChunkCounts, LossCounts
+from align_train.strategy.needs import Needs
+
+WEIGHTS = "weights"
+GRADIENTS = "gradients"
+OPTIMIZER = "optimizer"
+EMA = "average of the weights"
+WHOLE = "gathered weights"
+BUFFERS = "message buffers"
+STATISTICS = "statistics"
+ACTIVATIONS = "activations"
+EMBEDDINGS = "embeddings and loss"
+WORKING = "optimizer at work"
+BATCH = "batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A rank's memory at its peak, in bytes.
+
+    Attributes:
+        parts: By name; they add up to the peak.
+        at: The stretch of the step with the peak: `forward`, `loss`, `backward` or `step`.
+    """
+
+    parts: dict[str, int]
+    at: str
+
+    @property
+    def peak(self) -> int:
+        """The most that the rank holds at a time."""
+        return sum(self.parts.values())
+
+
+def plan_memory(
+    *,
+    chunk: ChunkCounts,
+    chunks: int,
+    loss: LossCounts,
+    needs: Needs,
+    all_gradients: int,
+    statistics: int,
+    batch: int,
+) -> Memory:
+    """Finds the peak of a step.
+
+    Args:
+        chunk: Counts of one chunk.
+        chunks: Chunks of the rank in a step.
+        loss: Counts of the loss.
+        needs: What the strategy holds on this rank.
+        all_gradients: Bytes of the gradients of all trained parameters.
+        statistics: Bytes of the model's buffers.
+        batch: Bytes of the batches that wait on the device.
+    """
+    always = {
+        WEIGHTS: needs.weights,
+        OPTIMIZER: needs.optimizer,
+        EMA: needs.ema,
+        STATISTICS: statistics,
+        BATCH: batch,
+    }
+    kept = chunk.kept * (chunks - 1)
+    before = needs.gradients if needs.keeps_gradients != "step" else 0
+    passing = always | {WHOLE: needs.whole, GRADIENTS: before}
+    forward = passing | {ACTIVATIONS: chunk.shared + kept + chunk.forward}
+    with_loss = passing | {
+        ACTIVATIONS: chunk.shared + kept + chunk.kept,
+        EMBEDDINGS: loss_peak(loss),
+    }
+    moments = {
+        "forward": forward,
+        "loss": with_loss,
+        "backward": _backward(always, chunk, chunks, needs, all_gradients),
+        "step": always | {GRADIENTS: needs.gradients, WORKING: needs.working},
+    }
+    at = max(moments, key=lambda name: sum(moments[name].values()))
+    return Memory(parts={name: size for name, size in moments[at].items() if size}, at=at)
+
+
+def loss_peak(loss: LossCounts) -> int:
+    """The most that the loss holds."""
+    return max(loss.forward, loss.backward)
+
+
+def _backward(
+    always: dict[str, int], chunk: ChunkCounts, chunks: int, needs: Needs, all_gradients: int
+) -> dict[str, int]:
+    """The largest moment of the backward pass, part by part.
+
+    With several chunks, autograd adds up all gradients of a rank before the first is complete.
+    """
+    passing = always | {WHOLE: needs.whole, BUFFERS: needs.buffers}
+    stays = needs.gradients if needs.keeps_gradients == "always" else 0
+    kept = chunk.shared + chunk.kept * (chunks - 1)
+
+    if chunks == 1 and needs.moves_gradients:
+        gradients = max(stays, needs.gradients)
+        return passing | {GRADIENTS: gradients, ACTIVATIONS: kept + chunk.backward_alone}
+
+    # At the first chunk, from its last layers on.
+    growing = chunk.backward_growing - chunk.backward_alone
+    first = passing | {GRADIENTS: stays + growing, ACTIVATIONS: kept + chunk.backward_alone}
+    if chunks == 1:
+        return first
+
+    # At the last one gradients wait until they are complete, then go where they are kept.
+    waiting = all_gradients
+    if needs.moves_gradients:
+        shrinking = chunk.backward_shrinking - chunk.backward_alone
+        waiting = max(stays + shrinking, needs.gradients)
+    last = passing | {
+        GRADIENTS: waiting,
+        ACTIVATIONS: chunk.shared + chunk.backward_alone,
+    }
+    return max(first, last, key=lambda parts: sum(parts.values()))

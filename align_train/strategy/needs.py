@@ -1,0 +1,82 @@
+"""What one rank holds and sends under a strategy, by formula: for plans, before anything is built.
+
+Each strategy knows its own formulas (`StrategyRecipe.needs`). They are checked against what real
+runs hold and send (`python -m benchmarks.plan`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+ALL_REDUCE = "all_reduce"
+ALL_GATHER = "all_gather"
+REDUCE_SCATTER = "reduce_scatter"
+BROADCAST = "broadcast"
+
+Keeps = Literal["always", "passes", "step"]
+
+Sent = Counter[tuple[str, int]]
+"""Kind of a collective and bytes of the whole tensor -> how often a step has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """A model's and a step's sizes, in bytes if nothing else is said.
+
+    Attributes:
+        weights: Of all parameters.
+        gradients: Of the trained parameters.
+        state: The optimizer's, for whole parameters.
+        working: The most that a step of the optimizer takes beside these, for whole parameters.
+        blocks: The weights of each block of the towers.
+        ema: Whether the run keeps an average of the weights.
+        chunks: Chunks of a rank in a step.
+        recompute: Whether each chunk goes through the towers again in the backward pass.
+        world: Ranks.
+        on_gpu: Whether ranks compute on GPUs.
+    """
+
+    weights: int
+    gradients: int
+    state: int
+    working: int
+    blocks: Sequence[int]
+    ema: bool
+    chunks: int
+    recompute: bool
+    world: int
+    on_gpu: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What one rank holds, in bytes, and sends in a step.
+
+    Attributes:
+        weights: Held all the time.
+        gradients: Held when the backward pass is over, until the next one begins or ends.
+        optimizer: The optimizer's state.
+        ema: The average of the weights.
+        whole: Weights that are gathered during the passes.
+        buffers: For messages, at most at a time, in the backward pass.
+        working: Within a step of the optimizer.
+        keeps_gradients: `always`: their memory stays; `passes`: from their backward pass to the
+            next forward pass's end; `step`: from their backward pass to the optimizer's step.
+        moves_gradients: Whether a gradient leaves the place in which autograd made it when it is
+            complete, and so takes memory twice for a moment.
+        sent: The collectives of a step.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    whole: int = 0
+    buffers: int = 0
+    working: int = 0
+    keeps_gradients: Keeps
+    moves_gradients: bool
+    sent: Sent = field(default_factory=Counter)

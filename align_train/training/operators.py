@@ -1,0 +1,273 @@
+"""Counts what a computation costs, operator by operator: FLOPs, bytes moved, memory held at a time.
+
+torch dispatches every operator of a forward or backward pass, of any model. `OperatorCounter` looks
+at each one. Under fake tensors nothing is computed, so that a pass of a large model takes seconds
+and no memory.
+
+- *FLOPs*: two for a multiplication with an addition. Matrix products, convolutions and attention
+  count; all else is bound by memory. torch's own counter has no formula for the fused attention of
+  CPUs, and counts the backward pass of grouped convolutions as if they had one group.
+- *Bytes*: an operator reads its inputs once and writes its outputs once. A view moves nothing.
+- *Memory*: a storage counts from the operator that made it until nobody refers to it.
+
+Not counted: what a kernel takes for itself while it runs, and what an allocator keeps beyond that.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+MATMUL = "matmul"
+CONVOLUTION = "convolution"
+DEPTHWISE = "depthwise convolution"
+ATTENTION = "attention"
+NORMALISATION = "normalisation"
+ELEMENTWISE = "element-wise"
+
+KINDS = (MATMUL, CONVOLUTION, DEPTHWISE, ATTENTION, NORMALISATION, ELEMENTWISE)
+"""Kinds of operators that reach similar shares of the hardware's peaks."""
+
+_aten = torch.ops.aten
+
+_CONVOLUTIONS = (_aten.convolution, _aten._convolution, _aten.convolution_backward)
+_LOOKUPS = (_aten.embedding, _aten.index, _aten.index_select, _aten.gather)
+_VALUE = _aten._local_scalar_dense.default
+_QUESTIONS = (_VALUE, _aten.equal.default)  # about values, which fake tensors do not have
+
+_COLLECTIVES = {
+    "allreduce_": "all_reduce",
+    "_allgather_base_": "all_gather",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "broadcast_": "broadcast",
+}
+_UNCOUNTED = ("prim", "profiler")  # namespaces of operators that compute nothing
+
+# Not in the table of every torch. Backward makes the scores again: five products for two.
+_ATTENTION_ON_CPU = _aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_ON_CPU_BACKWARD = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+_BACKWARD_PRODUCTS = 2.5
+
+
+class Operator(NamedTuple):
+    """What one call of an operator costs.
+
+    Attributes:
+        kind: One of `KINDS`.
+        flops: Floating-point operations.
+        read_and_written: Bytes.
+    """
+
+    kind: str
+    flops: float
+    read_and_written: float
+
+
+class Collective(NamedTuple):
+    """What one call of a collective carries.
+
+    Attributes:
+        kind: `all_reduce`, `all_gather`, `reduce_scatter` or `broadcast`.
+        size: Bytes of the whole tensor: of the reduced one, or of all ranks' parts together.
+    """
+
+    kind: str
+    size: int
+
+
+class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that run while it is entered.
+
+    Attributes:
+        operators: How often each kind and size of operator ran.
+        collectives: How often each kind and size of collective was called.
+        held: Bytes that operators have made and that somebody still refers to.
+        peak: The most bytes held at a time since `forget_peak`.
+        gradients: Bytes of the gradients that are complete; see `watch_gradients`.
+        peak_beside_gradients: The most bytes held beside complete gradients.
+        peak_before_gradients: The most bytes that would be held if every gradient had its memory
+            from the start and gave it back when it is complete.
+    """
+
+    def __init__(self) -> None:
+        """Has counted nothing yet."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators: Counter[Operator] = Counter()
+        self.collectives: Counter[Collective] = Counter()
+        self.held = 0
+        self.gradients = 0
+        self.peak = 0
+        self.peak_beside_gradients = 0
+        self.peak_before_gradients = 0
+        self._all_gradients = 0
+        self._storages: dict[int, int] = {}  # of which this counter saw the first use -> bytes
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all operators."""
+        return float(sum(item.flops * times for item, times in self.operators.items()))
+
+    @property
+    def read_and_written(self) -> float:
+        """Bytes that all operators move."""
+        return sum(operator.read_and_written * times for operator, times in self.operators.items())
+
+    def forget_peak(self) -> None:
+        """Begins to look for peaks anew."""
+        self.peak = 0
+        self.peak_beside_gradients = 0
+        self.peak_before_gradients = 0
+        self._see_peak()
+
+    def watch_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Notes when the gradient of each parameter is complete.
+
+        Args:
+            parameters: Those that get gradients.
+        """
+        for parameter in parameters:
+            self._all_gradients += _size(parameter)
+            hook: Any = parameter.register_post_accumulate_grad_hook
+            hook(self._complete)
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Runs an operator and counts it."""
+        kwargs = kwargs or {}
+        if func in _QUESTIONS:
+            return _answer(func, args)
+
+        result = func(*args, **kwargs)
+        if func.namespace == "c10d":
+            self._count_collective(func, args)
+        elif func.namespace not in _UNCOUNTED:
+            self._count(func, args, kwargs, result)
+        return result
+
+    def _count_collective(self, func: Any, args: Any) -> None:
+        kind = _COLLECTIVES.get(func.overloadpacket.__name__)
+        if kind is not None:
+            size = max(_size(tensor) for tensor in _tensors(args))
+            self.collectives[Collective(kind, size)] += 1
+
+    def _count(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
+        inputs = _tensors((args, kwargs))
+        outputs = _tensors(result)
+        known = {tensor.untyped_storage()._cdata for tensor in inputs}
+        made = [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in known]
+        for tensor in made:
+            self._hold(tensor.untyped_storage())
+        self._see_peak()
+
+        # A view moves nothing.
+        if not made and not func._schema.is_mutable:
+            return
+        flops = _flops(func, args, kwargs, result)
+        moved = _moved(func.overloadpacket, inputs, outputs)
+        self.operators[Operator(_kind(func, args, flops), flops, moved)] += 1
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._storages:
+            return
+        self._storages[key] = storage.nbytes()
+        self.held += storage.nbytes()
+        weakref.finalize(storage, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self.held -= self._storages.pop(key)
+
+    def _complete(self, parameter: Tensor) -> None:
+        self.gradients += _size(parameter)
+        self._see_peak()
+
+    def _see_peak(self) -> None:
+        beside = self.held - self.gradients
+        self.peak = max(self.peak, self.held)
+        self.peak_beside_gradients = max(self.peak_beside_gradients, beside)
+        before = beside + self._all_gradients - self.gradients
+        self.peak_before_gradients = max(self.peak_before_gradients, before)
+
+
+def _answer(func: Any, args: Any) -> Any:
+    """Answers a question about values; code goes on as if every condition on fake ones held."""
+    if args[0].is_meta or isinstance(args[0], FakeTensor):
+        return 1 if func is _VALUE and args[0].dtype != torch.bool else True
+    with _disable_current_modes():  # a mode of fake tensors would ask a fake one
+        return func(*args)
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _moved(packet: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+    """Bytes read and written. An expanded tensor is read as often as its memory is large."""
+    written = sum(map(_size, outputs))
+    if packet in _LOOKUPS:
+        return 2 * written  # only the rows that are asked for
+    read = 0
+    for tensor in inputs:
+        read += min(_size(tensor), tensor.untyped_storage().nbytes())
+    return written + read
+
+
+def _flops(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> float:
+    packet = _out_of_place(func.overloadpacket)
+    if packet in (_aten.convolution, _aten._convolution):
+        return _convolution(args[0], args[1], result, transposed=args[6])
+    if packet is _aten.convolution_backward:
+        gradient, input, weight = args[:3]
+        needed: int = sum(args[10][:2])  # of the input, of the weight
+        return needed * _convolution(input, weight, gradient, transposed=args[7])
+    if packet is _ATTENTION_ON_CPU:
+        return _attention(args[0], args[1])
+    if packet is _ATTENTION_ON_CPU_BACKWARD:
+        return _BACKWARD_PRODUCTS * _attention(args[1], args[2])
+    if packet in flop_registry:
+        return float(flop_registry[packet](*args, **kwargs, out_val=result))
+    return 0.0
+
+
+def _out_of_place(packet: Any) -> Any:
+    """`addmm_` -> `addmm`, whose formula it has."""
+    name = packet.__name__
+    return getattr(_aten, name[:-1], packet) if name.endswith("_") else packet
+
+
+def _convolution(input: Tensor, weight: Tensor, output: Tensor, *, transposed: bool) -> float:
+    """2 · positions · weights: each weight meets each position of the smaller side once."""
+    positions = input if transposed else output
+    return 2.0 * positions.shape[0] * math.prod(positions.shape[2:]) * weight.numel()
+
+
+def _attention(query: Tensor, key: Tensor) -> float:
+    """Two products of `[…, length, width]`: queries with keys, and weights with values."""
+    return 4.0 * query.numel() * key.shape[-2]
+
+
+def _kind(func: Any, args: Any, flops: float) -> str:
+    packet = func.overloadpacket
+    if packet in _CONVOLUTIONS:
+        weight = args[2] if packet is _aten.convolution_backward else args[1]
+        return DEPTHWISE if weight.shape[1] == 1 and weight.shape[0] > 1 else CONVOLUTION
+    if "attention" in packet.__name__:
+        return ATTENTION
+    if flops:
+        return MATMUL
+    return NORMALISATION if "norm" in packet.__name__ else ELEMENTWISE
