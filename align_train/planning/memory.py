@@ -1,10 +1,11 @@
 """The memory of one rank, part by part, and its peak: from counts and from a strategy's needs.
 
-A step has four stretches, and each has a largest moment:
+A step has some stretches, and each has a largest moment:
 
 - *forward*, at the last chunk: what earlier chunks keep, and this one's pass;
 - *loss*: what all chunks keep, and the loss;
 - *backward*: at its first chunk all others are still kept; at its last one all gradients are there;
+- *reduce*, under strategies that send all gradients at once, when the backward pass is over;
 - *step* of the optimizer: no chunk is kept, but the optimizer works.
 
 The peak is the largest of these. Its parts add up to it.
@@ -36,7 +37,8 @@ class Memory:
 
     Attributes:
         parts: By name; they add up to the peak.
-        at: The stretch of the step with the peak: `forward`, `loss`, `backward` or `step`.
+        at: The stretch of the step with the peak: `forward`, `loss`, `backward`, `reduce`
+            or `step`.
     """
 
     parts: dict[str, int]
@@ -73,6 +75,7 @@ def plan_memory(
         WEIGHTS: needs.weights,
         OPTIMIZER: needs.optimizer,
         EMA: needs.ema,
+        BUFFERS: needs.kept_buffers,
         STATISTICS: statistics,
         BATCH: batch,
     }
@@ -88,6 +91,7 @@ def plan_memory(
         "forward": forward,
         "loss": with_loss,
         "backward": _backward(always, chunk, chunks, needs, all_gradients),
+        "reduce": _reduction(always, needs, all_gradients),
         "step": always | {GRADIENTS: needs.gradients, WORKING: needs.working},
     }
     at = max(moments, key=lambda name: sum(moments[name].values()))
@@ -99,6 +103,15 @@ def loss_peak(loss: LossCounts) -> int:
     return max(loss.forward, loss.backward)
 
 
+def _reduction(always: dict[str, int], needs: Needs, all_gradients: int) -> dict[str, int]:
+    """The moment in which all gradients are sent at once; nothing more, if they are not."""
+    if not needs.reducing:
+        return always
+    # A strategy that moves gradients has moved them to a buffer that it keeps.
+    waiting = needs.gradients if needs.moves_gradients else all_gradients
+    return always | {GRADIENTS: waiting, BUFFERS: needs.kept_buffers + needs.reducing}
+
+
 def _backward(
     always: dict[str, int], chunk: ChunkCounts, chunks: int, needs: Needs, all_gradients: int
 ) -> dict[str, int]:
@@ -106,7 +119,7 @@ def _backward(
 
     With several chunks, autograd adds up all gradients of a rank before the first is complete.
     """
-    passing = always | {WHOLE: needs.whole, BUFFERS: needs.buffers}
+    passing = always | {WHOLE: needs.whole, BUFFERS: needs.kept_buffers + needs.buffers}
     stays = needs.gradients if needs.keeps_gradients == "always" else 0
     kept = chunk.shared + chunk.kept * (chunks - 1)
 
