@@ -41,7 +41,8 @@ class ChunkCounts:
         pairs: Pairs of the chunk.
         tokens: Tokens of each text.
         forward_operators: Of the forward pass.
-        backward_operators: Of the backward pass; with recomputation, of the second forward pass too.
+        backward_operators: Of the backward pass; with recomputation, of the second forward pass
+            too.
         shared: Held from the first chunk to the last one, once for all: casts of the weights.
         kept: Held from the chunk's forward pass to its backward pass.
         forward: The most held in the forward pass, beside `shared`.
