@@ -87,8 +87,8 @@ def planner_of(settings: TrainSettings, hardware: Hardware, facts: DataFacts) ->
         hardware=hardware,
         batch_size=settings.batch_size,
         norm_group=settings.norm_group,
-        chunk_size=settings.chunk_size,  # type: ignore[arg-type]
-        recompute=settings.recompute,  # type: ignore[arg-type]
+        chunk_size=settings.chunk_size,
+        recompute=settings.recompute,
         bf16=settings.precision == "bf16",
         compiled=compiles(settings),
         ema=settings.ema is not None,
