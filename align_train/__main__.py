@@ -8,28 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from align_train.commands.spelled_out import explicit
 from align_train.config.compose import command
 from align_train.config.messages import report_once
-from align_train.config.schema import Node, TrainSettings
-
-
-def explicit(model: Node, data: Node) -> Node:
-    """Spells out what a trained model, or a tower with weights of its own, brings with it."""
-    if "path" in model:
-        from align_train.pretrained.explicit import explicit_settings
-
-        return explicit_settings(model, data)
-
-    towers = (model.get("image_tower"), model.get("text_tower"))
-    asked = any(isinstance(tower, dict) and tower.get("pretrained") for tower in towers)
-    # A text encoder by name brings its configuration, also without its weights.
-    asked |= isinstance(towers[1], dict) and bool(towers[1].get("name"))
-    # Others need nothing, and must not wait for torch.
-    if not asked and model.get("image_size", 0) is not None:
-        return {}
-    from align_train.pretrained.towers import tower_settings
-
-    return tower_settings(model, data)
+from align_train.config.schema import TrainSettings
 
 
 def check_early(settings: TrainSettings) -> None:

@@ -20,6 +20,7 @@ from align_train.errors import UserError, shown
 
 MODULES = {
     "train": "align_train",
+    "plan": "align_train.plan",
     "evaluate": "align_train.evaluate",
     "show": "align_train.show",
     "report": "align_train.report",

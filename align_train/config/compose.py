@@ -39,6 +39,7 @@ from align_train.config.messages import (
     no_such_setting,
     report_once,
 )
+from align_train.config.missing import make_null, refuse_missing
 from align_train.config.output import escaping_output
 from align_train.config.overrides import as_typed, line_as_typed
 from align_train.config.rates import refuse_unread_rates
@@ -46,8 +47,6 @@ from align_train.config.resolvers import register_resolvers
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 from align_train.files import settle_home
-
-MISSING = "???"  # OmegaConf's mark of a setting that the user must give
 
 _GROUPS_TAKE_NAMES = "a group such as model or data takes the name of a choice, see --help"
 
@@ -70,11 +69,9 @@ def command(
     fill_in: FillIn | None = None,
     before_fill_in: Callable[[S], object] | None = None,
     sweep: Callable[[Sequence[str]], bool] | None = None,
+    optional: Sequence[str] = (),
 ) -> None:
     """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
-
-    Other roots than training's lie in `conf/commands/`, out of sight of the groups: otherwise
-    `evaluate model=RUN` would be a choice of the group `model`.
 
     Args:
         task: Receives the typed settings; once for each run of a sweep.
@@ -84,6 +81,7 @@ def command(
         fill_in: Given to `_typed`.
         before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
         sweep: Runs the sweep that a line asks for, if it does; None: Hydra runs it in this process.
+        optional: Keys that a run must be given and this command need not: they become null.
     """
     escaping_output()
     register(config_name, schema, groups)
@@ -102,7 +100,7 @@ def command(
         sys.argv = typed
         # Every process of a run composes the same settings, and would print the same error.
         with report_once():
-            settings = _settled(config, schema, fill_in, before_fill_in)
+            settings = _settled(config, schema, fill_in, before_fill_in, optional)
         task(settings)
 
     folder = str(conf_dir() / _folder(config_name))
@@ -128,8 +126,10 @@ def _settled(
     schema: type[S],
     fill_in: FillIn | None,
     before_fill_in: Callable[[S], object] | None,
+    optional: Sequence[str],
 ) -> S:
     """The typed settings of a command that begins; see `command` for the parameters."""
+    make_null(config, optional)
     refuse_missing(config)
     refuse_unread_rates(config, words_given())
     _use_launcher(config)
@@ -152,7 +152,11 @@ def _is_answered(
 
 
 def _folder(config_name: str) -> str:
-    """The folder of a root's YAML file, within conf/."""
+    """The folder of a root's YAML file, within conf/.
+
+    Other roots than those of a run and its plan lie in `conf/commands/`, out of sight of the
+    groups: otherwise `evaluate model=RUN` would be a choice of the group `model`.
+    """
     is_command = (conf_dir() / "commands" / f"{config_name}.yaml").is_file()
     return "commands" if is_command else ""
 
@@ -176,13 +180,16 @@ def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSet
     return _typed(config, TrainSettings, fill_in)
 
 
-def compose_command(config_name: str, schema: type[S], *overrides: str) -> S:
-    """Composes the settings of a command in `conf/commands/` as the command would.
+def compose_command(
+    config_name: str, schema: type[S], *overrides: str, optional: Sequence[str] = ()
+) -> S:
+    """Composes the settings of another command than training as that command would.
 
     Args:
         config_name: The name of the command's YAML file.
         schema: The dataclass of its settings.
         overrides: As on the command line.
+        optional: As of `command`.
 
     Returns:
         The typed settings.
@@ -191,6 +198,7 @@ def compose_command(config_name: str, schema: type[S], *overrides: str) -> S:
         UserError: A setting that must be given is missing.
     """
     config = _compose(config_name, schema, overrides)
+    make_null(config, optional)
     refuse_missing(config)
     return _typed(config, schema)
 
@@ -267,41 +275,12 @@ def register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None
     """
     store = ConfigStore.instance()
     store.store(name=f"{config_name}_schema", node=schema)
+    if schema is not TrainSettings and issubclass(schema, TrainSettings):
+        store.store(name="train_schema", node=TrainSettings)  # its root starts from train.yaml
     for group in groups:
         _offered.add(group)
         for file in (conf_dir() / group).glob("*.yaml"):
             store.store(group=group, name=file.stem, node=OmegaConf.load(file))
-
-
-def refuse_missing(config: DictConfig) -> None:
-    """Refuses settings that must be given and are not.
-
-    Args:
-        config: Composed settings. They stay unresolved: the evaluators of `align_train.evaluate`
-            refer to settings of the run.
-
-    Raises:
-        UserError: Names the first setting that is missing or empty.
-    """
-    plain: Any = OmegaConf.to_container(config)
-    missing = sorted(_missing(plain))
-    if missing:
-        raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")
-
-    # `name=$NAME` with an unset variable: it would write into output_dir itself.
-    empty = [key for key, value in plain.items() if value == ""]
-    if empty:
-        raise UserError(f"{empty[0]}= is empty; give {empty[0]}=…, or leave it out")
-
-
-def _missing(node: object, path: str = "") -> Iterator[str]:
-    """Dotted keys of settings that are missing."""
-    if node == MISSING:
-        yield path
-    elif isinstance(node, dict | list):
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in items:
-            yield from _missing(value, f"{path}.{key}" if path else str(key))
 
 
 def _use_launcher(config: DictConfig) -> None:

@@ -22,7 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 import align_train
 from align_train.config.grammar import quoted
-from align_train.config.meanings import files_of, first_sentence, meanings, read_comments
+from align_train.config.meanings import (
+    files_of,
+    first_sentence,
+    groups_of,
+    meanings,
+    read_comments,
+    with_bases,
+)
 from align_train.config.messages import no_such_setting
 from align_train.config.overrides import Compose, as_typed, options_parser
 from align_train.config.schema import Node, conf_dir
@@ -83,7 +90,8 @@ def answer_to(
         root: The command's YAML file.
         schema: The dataclass of the settings.
         compose: Composes overrides with Hydra's own settings.
-        groups: Groups that a command in `conf/commands/` chooses from; training has them all.
+        groups: Groups that a command in `conf/commands/` chooses from; others name theirs in
+            their file.
 
     Returns:
         The text to print; empty: the line asks for neither.
@@ -98,8 +106,7 @@ def answer_to(
         return ""
 
     if root.parent == conf_dir():
-        groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-        groups = sorted(set(groups) - {"commands", "hydra"})
+        groups = groups_of(root)
     # argparse leaves words behind an option to us.
     given.overrides += [word for word in rest if not word.startswith("-")]
     words = [word for word in given.overrides if "=" in word or word.startswith("~")]
@@ -141,9 +148,12 @@ class Help:
         self.chosen = {group: _names(group, choices, words) for group in groups}
 
     def settings(self) -> list[Setting]:
-        """Each setting in the order of the composed file."""
+        """Each setting in the order of the composed file; a plan's own before those of a run."""
         means = meanings(self.root, self.chosen, self.folders)
-        rows = _rows(self.config, means, "", OmegaConf.create(self.config))
+        rows = list(_rows(self.config, means, "", OmegaConf.create(self.config)))
+        if len(with_bases(self.root)) > 1:
+            own = {key.partition(".")[0] for key in read_comments(self.root).of_keys}
+            rows.sort(key=lambda row: row.key.partition(".")[0] not in own)
         # `logger={}`: a choice without settings of its own.
         return [row for row in rows if row.value != "{}" or row.key not in self.chosen]
 

@@ -75,8 +75,9 @@ def meanings(
 ) -> dict[str, str]:
     """Collects the meaning of each setting.
 
-    The root's file comes first, then a group's chosen files, bases before what derives from them,
-    then its other files: `model=tiny` needs no second comment on a key that b7_base has.
+    The root's file comes first, before a root that it starts from. Then come a group's chosen
+    files, bases before what derives from them, and its other files: `model=tiny` needs no second
+    comment on a key that b7_base has.
 
     Args:
         root: The file of the command.
@@ -86,7 +87,9 @@ def meanings(
     Returns:
         Dotted key -> its comment; a key without one is missing.
     """
-    found = dict(read_comments(root).of_keys)
+    found: dict[str, str] = {}
+    for file in with_bases(root):
+        found = read_comments(file).of_keys | found
     others = {group: list(files_of(group, folders)) for group in chosen}
     for names_of in (chosen, others):
         # What an experiment says of a key is why it has its value there.
@@ -94,6 +97,28 @@ def meanings(
             for key, comment in _of_group(group, names_of[group], folders):
                 found.setdefault(key, comment)
     return found
+
+
+def with_bases(root: Path) -> list[Path]:
+    """The file of a command, and the roots of other commands that it starts from."""
+    files = [root]
+    for name in read_comments(root).bases:
+        base = root.parent / f"{name}.yaml"
+        if base.is_file():
+            files += with_bases(base)
+    return files
+
+
+def groups_of(root: Path) -> list[str]:
+    """The groups that a command chooses from, by the defaults of its file."""
+    groups: set[str] = set()
+    for file in with_bases(root):
+        defaults = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", [])
+        for item in defaults:
+            # `optional rates: ${model}`, `override /hydra/job_logging: none`
+            names = [key.rpartition(" ")[2] for key in item] if isinstance(item, dict) else []
+            groups.update(name for name in names if "/" not in name)
+    return sorted(groups)
 
 
 def _of_group(

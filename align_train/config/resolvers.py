@@ -14,6 +14,7 @@ def register_resolvers() -> None:
     """Makes the names known to OmegaConf."""
     resolvers: dict[str, Callable[..., object]] = {
         "cluster": _cluster,
+        "first": _first,
         "if_gpu": _if_gpu,
         "if_on": _if_on,
         "scaled": _scaled,
@@ -28,12 +29,17 @@ def _cluster(name: str) -> object:
     return getattr(launcher, name)()
 
 
+def _first(*values: object) -> object:
+    """`nodes: ${first:${nodes},1}` in conf/plan.yaml: the first that is not null."""
+    return next((value for value in values if value is not None), None)
+
+
 def _if_gpu(value: object, otherwise: object) -> object:
     """`precision: ${if_gpu:bf16,fp32}` in conf/trainer/auto.yaml."""
     return value if gpus().usable else otherwise
 
 
-def _if_on(switch: bool, value: object) -> object:
+def _if_on(switch: object, value: object) -> object:
     """`short_side: ${if_on:${paper},200}` in conf/commands/filter.yaml: null if it is off."""
     return value if switch else None
 

@@ -289,7 +289,7 @@ class DistillationLoss(nn.Module):
         Returns:
             A scalar, float32 at least.
         """
-        side = self.tile or usual_side(image_embeddings.device)
+        side = self.tile or usual_side(image_embeddings.device.type)
         loss: Tensor = _distillation(
             image_embeddings, text_embeddings, temperature, taught, teacher_temperature, side
         )

@@ -259,9 +259,13 @@ def outside_graphs(function: F) -> F:
     return disable(function)
 
 
-def usual_side(device: torch.device) -> int:
-    """Returns the side of a square with as many logits as a tile has on a device."""
-    return _SIDE_ON_CPU if device.type == "cpu" else _SIDE_ON_GPU
+def usual_side(kind: str) -> int:
+    """Returns the side of a square with as many logits as a tile has on a kind of device.
+
+    Args:
+        kind: torch's name of it, e.g. `cpu` or `cuda`.
+    """
+    return _SIDE_ON_CPU if kind == "cpu" else _SIDE_ON_GPU
 
 
 class GlobalLoss(PairLoss):
@@ -291,7 +295,7 @@ class GlobalLoss(PairLoss):
         return self.mask_duplicates
 
     def _side(self, device: torch.device) -> int:
-        return self.tile or usual_side(device)
+        return self.tile or usual_side(device.type)
 
     def _ids(
         self, image_ids: Tensor | None, text_ids: Tensor | None

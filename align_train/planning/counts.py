@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
+from align_train.strategy.needs import Shape
 from align_train.stream.batch import Batch
 from align_train.training.fakes import pretended_ranks
 from align_train.training.forward import Towers
 from align_train.training.operators import Collective, Operator, OperatorCounter
 from align_train.training.protocols import OptimizerRecipe
+
+_FLOAT32 = 4  # bytes
 
 Operators = Counter[Operator]
 
@@ -37,7 +40,8 @@ class ChunkCounts:
     Attributes:
         pairs: Pairs of the chunk.
         tokens: Tokens of each text.
-        operators: Of both passes.
+        forward_operators: Of the forward pass.
+        backward_operators: Of the backward pass; if the chunk is recomputed, of that pass too.
         shared: Held from the first chunk to the last one, once for all: casts of the weights.
         kept: Held from the chunk's forward pass to its backward pass.
         forward: The most held in the forward pass, beside `shared`.
@@ -48,13 +52,58 @@ class ChunkCounts:
 
     pairs: int
     tokens: int
-    operators: Operators
+    forward_operators: Operators
+    backward_operators: Operators
     shared: int
     kept: int
     forward: int
     backward_alone: int
     backward_growing: int
     backward_shrinking: int
+
+    def recomputed(self, dim: int) -> ChunkCounts:
+        """The same chunk if only its embeddings are kept, and it is computed again.
+
+        Args:
+            dim: The dimension of the embeddings.
+        """
+        kept = 2 * _FLOAT32 * self.pairs * dim
+        return replace(
+            self,
+            backward_operators=self.forward_operators + self.backward_operators,
+            kept=kept,
+            # Without a graph nearly nothing stays: the backward pass holds more in any case.
+            forward=kept,
+            # The second pass ends as the first one would have, with the gradients still to come.
+            backward_alone=max(self.backward_alone, self.forward),
+            backward_growing=max(self.backward_growing, self.forward),
+            backward_shrinking=max(self.backward_shrinking, self.forward),
+        )
+
+    def of(self, pairs: int) -> ChunkCounts:
+        """A chunk of another size: all but casts and gradients grows with its pairs.
+
+        Args:
+            pairs: Its pairs.
+        """
+        factor = pairs / self.pairs
+
+        def resized(size: int) -> int:
+            return round(size * factor)
+
+        alone = resized(self.backward_alone)
+        return ChunkCounts(
+            pairs=pairs,
+            tokens=self.tokens,
+            forward_operators=_resized(self.forward_operators, factor),
+            backward_operators=_resized(self.backward_operators, factor),
+            shared=self.shared,
+            kept=resized(self.kept),
+            forward=resized(self.forward),
+            backward_alone=alone,
+            backward_growing=alone + self.backward_growing - self.backward_alone,
+            backward_shrinking=alone + self.backward_shrinking - self.backward_alone,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +147,8 @@ class ModelCounts:
         weights: Of all parameters.
         gradients: Of the trained parameters.
         statistics: Of the buffers, BatchNorm's running statistics for the most part.
-        blocks: The trained weights of each block of the towers, in order.
+        blocks: Shapes of the weights of each block of the towers, in order.
+        rest: Shapes of all other weights.
         dim: The dimension of the embeddings.
     """
 
@@ -106,7 +156,8 @@ class ModelCounts:
     weights: int
     gradients: int
     statistics: int
-    blocks: list[int]
+    blocks: list[list[Shape]]
+    rest: list[Shape]
     dim: int
 
 
@@ -117,15 +168,18 @@ def count_model(model: TrainableModel) -> ModelCounts:
         model: The whole model.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    blocks: list[int] = []
+    blocks: list[list[Shape]] = []
+    within: set[nn.Parameter] = set()
     for block in model.blocks:
-        blocks.append(_bytes(item for item in block.parameters() if item.requires_grad))
+        blocks.append([tuple(item.shape) for item in block.parameters()])
+        within.update(block.parameters())
     return ModelCounts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights=_bytes(model.parameters()),
         gradients=_bytes(trained),
         statistics=_bytes(model.buffers()),
         blocks=blocks,
+        rest=[tuple(item.shape) for item in model.parameters() if item not in within],
         dim=model.dim,
     )
 
@@ -136,7 +190,6 @@ def count_chunk(
     *,
     pairs: int,
     tokens: int,
-    recompute: bool,
     bf16: bool,
 ) -> ChunkCounts:
     """Sends one chunk through the towers.
@@ -146,23 +199,22 @@ def count_chunk(
         mode: The mode of these.
         pairs: Pairs of the chunk, whole norm groups.
         tokens: Tokens of each text.
-        recompute: Whether the chunk is computed again in the backward pass.
         bf16: Whether the passes run under bf16 autocast.
     """
     counter = OperatorCounter()
     trained = [item for item in towers.model.parameters() if item.requires_grad]
     with _passes(mode, counter, bf16=bf16):
         batch = _batch(pairs, tokens, towers)
-        shared = _shared(towers, batch, counter) if bf16 else 0
-        towers.end_step()
-        counter.operators.clear()
         counter.watch_gradients(trained)
+        shared = towers.bytes_of_casts(torch.bfloat16) if bf16 else 0
 
         before = counter.held + shared
         counter.forget_peak()
-        embeddings = towers.embed(batch, chunk_size=pairs, recompute=recompute)
+        embeddings = towers.embed(batch, chunk_size=pairs, recompute=False)
         forward = counter.peak - before
         kept = counter.held - before
+        forward_operators = counter.operators
+        counter.operators = Counter()
 
         ends = [part for part in embeddings if part.requires_grad]
         of_embeddings = [torch.ones_like(part) for part in ends]
@@ -177,7 +229,8 @@ def count_chunk(
     return ChunkCounts(
         pairs=pairs,
         tokens=tokens,
-        operators=counter.operators,
+        forward_operators=forward_operators,
+        backward_operators=counter.operators,
         shared=shared,
         kept=kept,
         forward=forward,
@@ -264,13 +317,11 @@ def _passes(mode: FakeTensorMode, counter: OperatorCounter, *, bf16: bool) -> It
         yield
 
 
-def _shared(towers: Towers, batch: Batch, counter: OperatorCounter) -> int:
-    """Bytes that stay between two chunks: without a graph, the casts of the weights alone."""
-    held = counter.held
-    with torch.no_grad():
-        towers.embed(batch, chunk_size=len(batch), recompute=False)
-    towers.statistics.begin_step()
-    return counter.held - held
+def _resized(operators: Operators, factor: float) -> Operators:
+    resized: Operators = Counter()
+    for (kind, flops, moved), times in operators.items():
+        resized[Operator(kind, flops * factor, moved * factor)] += times
+    return resized
 
 
 def _batch(pairs: int, tokens: int, towers: Towers) -> Batch:

@@ -78,6 +78,17 @@ class SharedCasts:
         for part, layers in self._layers.items():
             self._copies[part] = list(islice(copies, len(_places(layers))))
 
+    def bytes_of(self, dtype: torch.dtype) -> int:
+        """The memory of the copies.
+
+        Args:
+            dtype: Their type.
+        """
+        numbers = 0
+        for layers in self._layers.values():
+            numbers += sum(owner[name].numel() for owner, name in _places(layers))
+        return numbers * dtype.itemsize
+
     def end_step(self) -> None:
         """Frees the copies."""
         self._copies = {}

@@ -21,7 +21,8 @@ from align_train.model import ImageTower, TextTower, TrainableModel
 from align_train.training.fakes import fake_copy, fake_tensors
 from align_train.training.operators import OperatorCounter
 
-# Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By NVIDIA's data sheets.
+# Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By the vendors' data sheets; a test
+# compares them with those of conf/gpu.
 # The order counts: the first name that is part of the device's name is taken ("A100" before "A10",
 # "H200" before "H20").
 #
@@ -47,6 +48,7 @@ _PEAKS = {
     "A10": (125.0, 31.2),
     "RTX 4090": (165.0, 82.6),
     "RTX 3090": (71.0, 35.6),
+    "MI300X": (1307.0, 163.4),
 }
 
 _TRAINED = 3.0  # forward passes that a step of a trained tower costs
@@ -68,14 +70,25 @@ def peak_tflops(device: torch.device, *, bf16: bool) -> float | None:
     if device.type != "cuda":
         return None
 
-    name = torch.cuda.get_device_name(device)
-    if "MIG" in name:
-        return None  # a slice, of which the name does not say the share
+    peaks = peaks_of(torch.cuda.get_device_name(device))
+    if peaks is None:
+        return None
+    in_bf16, in_float32 = peaks
+    return in_bf16 if bf16 else in_float32
 
-    for part, (in_bf16, in_float32) in _PEAKS.items():
-        if part in name:
-            return in_bf16 if bf16 else in_float32
-    return None
+
+def peaks_of(name: str) -> tuple[float, float] | None:
+    """The dense peaks of a GPU in TFLOP/s, in bf16 and in float32.
+
+    Args:
+        name: As its driver calls it, e.g. `NVIDIA H100 80GB HBM3`.
+
+    Returns:
+        Both; None for a slice of a GPU (MIG), or if the name is not in the table.
+    """
+    if "MIG" in name:
+        return None  # the name does not say which share it is
+    return next((peaks for part, peaks in _PEAKS.items() if part in name), None)
 
 
 class ModelFlops:

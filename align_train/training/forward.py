@@ -134,6 +134,14 @@ class Towers:
         """Frees the shared casts."""
         self._casts.end_step()
 
+    def bytes_of_casts(self, dtype: torch.dtype) -> int:
+        """The memory of the casts that the chunks of a step share.
+
+        Args:
+            dtype: What weights are cast to.
+        """
+        return self._casts.bytes_of(dtype)
+
     def second_pass(self, block: nn.Module) -> AbstractContextManager[None]:
         """Makes a second pass of a block like the first, which runs now.
 

@@ -34,7 +34,7 @@ from align_train.training.chunk_size import (
 from align_train.training.compiled import CompiledBlocks
 from align_train.training.forward import Towers
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
-from align_train.training.recompute import checkpoint_block
+from align_train.training.recompute import checkpoint_block, is_trained, trained_blocks
 from align_train.training.teacher import Distillation
 
 
@@ -115,7 +115,7 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Compiles and checkpoints the trained blocks, before the strategy takes the model."""
-        trained = [block for block in self.model.blocks if _is_trained(block)]
+        trained = trained_blocks(self.model.blocks)
         if self._compile_blocks:
             self.compiled = CompiledBlocks([*trained, *_norms_beside(self.model)])
         if self._checkpoint_blocks:
@@ -377,10 +377,6 @@ class TrainingModule(lightning.LightningModule):
         return result
 
 
-def _is_trained(part: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in part.parameters())
-
-
 def _norms_beside(model: TrainableModel) -> list[nn.Module]:
     """Trained BatchNorm layers outside of blocks: those of a stem or a head."""
     within: set[nn.Module] = set()
@@ -388,7 +384,7 @@ def _norms_beside(model: TrainableModel) -> list[nn.Module]:
         within.update(block.modules())
 
     norms = [part for part in model.modules() if isinstance(part, GroupBatchNorm)]
-    return [norm for norm in norms if norm not in within and _is_trained(norm)]
+    return [norm for norm in norms if norm not in within and is_trained(norm)]
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -30,12 +30,13 @@ from torch.utils.flop_counter import flop_registry
 
 MATMUL = "matmul"
 CONVOLUTION = "convolution"
+POINTWISE = "1 x 1 convolution"
 DEPTHWISE = "depthwise convolution"
 ATTENTION = "attention"
 NORMALISATION = "normalisation"
 ELEMENTWISE = "element-wise"
 
-KINDS = (MATMUL, CONVOLUTION, DEPTHWISE, ATTENTION, NORMALISATION, ELEMENTWISE)
+KINDS = (MATMUL, CONVOLUTION, POINTWISE, DEPTHWISE, ATTENTION, NORMALISATION, ELEMENTWISE)
 """Kinds of operators that reach similar shares of the hardware's peaks."""
 
 _aten = torch.ops.aten
@@ -148,12 +149,15 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in _QUESTIONS:
             return _answer(func, args)
 
-        result = func(*args, **kwargs)
+        result = self._run(func, args, kwargs)
         if func.namespace == "c10d":
             self._count_collective(func, args)
         elif func.namespace not in _UNCOUNTED:
             self._count(func, args, kwargs, result)
         return result
+
+    def _run(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        return func(*args, **kwargs)
 
     def _count_collective(self, func: Any, args: Any) -> None:
         kind = _COLLECTIVES.get(func.overloadpacket.__name__)
@@ -175,7 +179,10 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         flops = _flops(func, args, kwargs, result)
         moved = _moved(func.overloadpacket, inputs, outputs)
-        self.operators[Operator(_kind(func, args, flops), flops, moved)] += 1
+        self._add(Operator(_kind(func, args, flops), flops, moved))
+
+    def _add(self, operator: Operator) -> None:
+        self.operators[operator] += 1
 
     def _hold(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -265,7 +272,9 @@ def _kind(func: Any, args: Any, flops: float) -> str:
     packet = func.overloadpacket
     if packet in _CONVOLUTIONS:
         weight = args[2] if packet is _aten.convolution_backward else args[1]
-        return DEPTHWISE if weight.shape[1] == 1 and weight.shape[0] > 1 else CONVOLUTION
+        if weight.shape[1] == 1 and weight.shape[0] > 1:
+            return DEPTHWISE
+        return POINTWISE if math.prod(weight.shape[2:]) == 1 else CONVOLUTION
     if "attention" in packet.__name__:
         return ATTENTION
     if flops:

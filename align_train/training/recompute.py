@@ -6,7 +6,7 @@ forward pass of that part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -46,6 +46,20 @@ def checkpoint_block(
         )
 
     block.forward = checkpointed
+
+
+def trained_blocks(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """The blocks that have a backward pass.
+
+    Args:
+        blocks: A model's.
+    """
+    return [block for block in blocks if is_trained(block)]
+
+
+def is_trained(part: nn.Module) -> bool:
+    """Whether a part of a model has a parameter that is trained."""
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def recompute_in_backward(forward: Callable[[], Result]) -> Result:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from align_train.__main__ import explicit
+from align_train.commands.spelled_out import explicit
 from align_train.config.check import check
 from align_train.config.command_schema import (
     AverageSettings,

@@ -15,11 +15,13 @@ from hydra.core.config_store import ConfigStore
 from align_train.commands.line import MODULES
 from align_train.config import compose
 from align_train.config.help import Help
-from align_train.config.meanings import read_comments
+from align_train.config.meanings import groups_of, read_comments
+from align_train.config.plan_schema import PlanSettings
 from align_train.config.schema import TrainSettings, conf_dir
 from tests.support.commands import finish, run, start
 
-GROUPS = sorted({path.parent.name for path in conf_dir().glob("*/*.yaml")} - {"commands"})
+GROUPS = groups_of(conf_dir() / "train.yaml")
+OF_PLANS = groups_of(conf_dir() / "plan.yaml")
 
 A_TREE = {"a": "of a", "a.b": "of b", "a.c": "of c"}
 
@@ -28,7 +30,7 @@ A_TREE = {"a": "of a", "a.b": "of b", "a.c": "of c"}
 def own_groups() -> Iterator[None]:
     """Groups that a command registers with Hydra would stay for the tests after these."""
     yield
-    for group in GROUPS:
+    for group in OF_PLANS:
         ConfigStore.instance().repo.pop(group, None)
 
 
@@ -53,7 +55,7 @@ def test_every_setting_of_every_command_has_a_meaning(
     def command(
         task: object, *, config_name: str, schema: type, groups: Sequence[str] = (), **_: object
     ) -> None:
-        groups = GROUPS if name == "train" else groups
+        groups = {"train": GROUPS, "plan": OF_PLANS}.get(name, groups)
         missing.append(without_meaning(help_of(config_name, schema, groups)))
 
     monkeypatch.setattr(compose, "command", command)
@@ -69,6 +71,20 @@ def test_every_setting_of_every_choice_has_a_meaning() -> None:
     for row in range(max(map(len, files.values()))):
         words = [f"{group}={choices[row % len(choices)].stem}" for group, choices in files.items()]
         assert not without_meaning(help_of("train", TrainSettings, GROUPS, *words)), words
+
+
+def test_every_group_of_conf_belongs_to_training_or_to_a_plan() -> None:
+    folders = {path.parent.name for path in conf_dir().glob("*/*.yaml")} - {"commands"}
+    assert set(OF_PLANS) == folders
+    assert set(GROUPS) == folders - {"gpu"}
+
+
+def test_a_plans_own_settings_come_before_those_of_a_run() -> None:
+    rows = help_of("plan", PlanSettings, OF_PLANS, "gpu=a100").settings()
+    keys = [row.key for row in rows]
+    assert max(keys.index("gpu.efficiency.link"), keys.index("nodes")) < keys.index("batch_size")
+    assert ("gpu.memory_gb", "80") in [(row.key, row.value) for row in rows]
+    assert not [row.key for row in rows if row.value is not None and not row.meaning]
 
 
 def test_every_choice_of_a_group_is_listed_and_says_for_what_it_is() -> None:

@@ -16,7 +16,7 @@ import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from align_train.__main__ import explicit
+from align_train.commands.spelled_out import explicit
 from align_train.config.check import check
 from align_train.config.compose import compose_training
 from align_train.config.messages import in_one_line

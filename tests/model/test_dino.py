@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from align_train.__main__ import explicit
+from align_train.commands.spelled_out import explicit
 from align_train.config.components import build
 from align_train.config.compose import compose_training
 from align_train.model import DualEncoder

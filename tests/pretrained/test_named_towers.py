@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer
 
 import align_train
-from align_train.__main__ import explicit
 from align_train.commands.begun import as_begun
+from align_train.commands.spelled_out import explicit
 from align_train.config.components import build
 from align_train.config.compose import compose_training
 from align_train.config.saved import read_nodes, to_yaml

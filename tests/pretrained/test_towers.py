@@ -24,8 +24,8 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, BertConfig, BertForMaskedLM, CLIPImageProcessor
 
 import align_train
-from align_train.__main__ import explicit
 from align_train.commands.begun import as_begun
+from align_train.commands.spelled_out import explicit
 from align_train.config.compose import compose_training
 from align_train.config.saved import read_nodes, to_yaml
 from align_train.errors import UserError

@@ -1,0 +1,160 @@
+"""Seconds of a step by the roofline: each operator takes the time of what holds it up.
+
+An operator is held up by its FLOPs, at a share of the peak that its kind reaches, or by the bytes
+that it moves, at a share of the bandwidth. A GPU runs while the CPU launches the next operators, so
+a pass takes the longer of both; a CPU does one after the other.
+
+Messages of gradients go out during the backward pass of the last chunk, and gathered weights arrive
+ahead of their blocks: only what takes longer than these passes is waited for.
+
+The shares are stated (`conf/gpu`) or measured on the machine at hand (`measure.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from align_train.planning.counts import Operators
+from align_train.planning.hardware import Hardware
+from align_train.training.operators import (
+    ATTENTION,
+    CONVOLUTION,
+    DEPTHWISE,
+    ELEMENTWISE,
+    MATMUL,
+    NORMALISATION,
+    POINTWISE,
+)
+
+LAUNCHES = "launches"
+MESSAGES = "messages"
+OPTIMIZER = "optimizer"
+LOSS = "loss"
+
+# Of what reads and writes in eager mode, compiled blocks move so much: BatchNorm and SiLU together
+# take 8 passes over memory forward and backward in place of 13.
+COMPILED_SHARE = 8 / 13
+
+_MICRO = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Seconds of some operators.
+
+    Attributes:
+        by_kind: Seconds on the device of each kind of operator.
+        launching: Seconds in which the CPU launches them.
+        overlaps: Whether the device computes meanwhile.
+    """
+
+    by_kind: dict[str, float]
+    launching: float
+    overlaps: bool
+
+    @property
+    def total(self) -> float:
+        """Seconds until all of them are done."""
+        computing = sum(self.by_kind.values())
+        if self.overlaps:
+            return max(computing, self.launching)
+        return computing + self.launching
+
+    def times(self, factor: float) -> Work:
+        """A share of the work on the device; it is launched as a whole."""
+        by_kind = {kind: seconds * factor for kind, seconds in self.by_kind.items()}
+        return Work(by_kind=by_kind, launching=self.launching, overlaps=self.overlaps)
+
+
+def work_of(
+    operators: Operators, hardware: Hardware, *, bf16: bool, compiled: bool = False
+) -> Work:
+    """Finds the seconds of some operators.
+
+    Args:
+        operators: How often each kind and size of operator runs.
+        hardware: What they run on.
+        bf16: Whether products are in bf16.
+        compiled: Whether what lies between products is fused.
+    """
+    shares = hardware.efficiency
+    of_peak = {
+        MATMUL: shares.matmul,
+        CONVOLUTION: shares.convolution,
+        POINTWISE: shares.pointwise,
+        DEPTHWISE: shares.depthwise,
+        ATTENTION: shares.attention,
+    }
+    of_bandwidth = {ELEMENTWISE: shares.elementwise, NORMALISATION: shares.normalisation}
+    peak = hardware.peak_flops(bf16=bf16)
+
+    by_kind: dict[str, float] = {}
+    for (kind, flops, moved), times in operators.items():
+        fused = COMPILED_SHARE if compiled and kind in of_bandwidth else 1.0
+        share = of_bandwidth.get(kind, shares.elementwise)
+        seconds = moved * fused / (hardware.bandwidth * share)
+        if kind in of_peak:
+            seconds = max(seconds, flops / (peak * of_peak[kind]))
+        by_kind[kind] = by_kind.get(kind, 0.0) + seconds * times
+
+    launching = operators.total() * hardware.launch_us * _MICRO
+    return Work(by_kind=by_kind, launching=launching, overlaps=hardware.is_gpu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSeconds:
+    """The seconds of a step, part by part.
+
+    Attributes:
+        parts: By name; they add up to the step.
+    """
+
+    parts: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return sum(self.parts.values())
+
+    @property
+    def bound_by(self) -> str:
+        """The part that takes longest."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+
+def step_seconds(
+    *,
+    forward: Work,
+    backward: Work,
+    chunks: int,
+    loss: Work,
+    optimizer: Work,
+    gradients: float,
+    gathers: float,
+    exposed: float,
+) -> StepSeconds:
+    """Adds up a step.
+
+    Args:
+        forward: Of one chunk.
+        backward: Of one chunk.
+        chunks: Chunks of a rank.
+        loss: Of the loss, forward and backward.
+        optimizer: Of the optimizer's step on this rank.
+        gradients: Seconds of the gradients' messages.
+        gathers: Seconds in which weights are gathered.
+        exposed: Seconds of messages that nothing hides: the loss's, and the statistics'.
+    """
+    parts: dict[str, float] = {}
+    for work in (forward, backward):
+        for kind, seconds in work.by_kind.items():
+            parts[kind] = parts.get(kind, 0.0) + chunks * seconds
+        waiting = work.total - sum(work.by_kind.values())
+        parts[LAUNCHES] = parts.get(LAUNCHES, 0.0) + chunks * waiting
+
+    passes = chunks * (forward.total + backward.total)
+    hidden = min(gradients, backward.total) + min(gathers, passes)
+    parts[LOSS] = loss.total
+    parts[OPTIMIZER] = optimizer.total
+    parts[MESSAGES] = gradients + gathers - hidden + exposed
+    return StepSeconds(parts={name: seconds for name, seconds in parts.items() if seconds})

@@ -1,0 +1,100 @@
+"""`align-train plan`: its settings beside those of a run, and its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import SMALL_MAKE, finish, run, start
+
+PLAN = "align_train.plan"
+
+MINE = """\
+name: my card
+memory_gb: 48
+bf16_tflops: 100
+fp32_tflops: 20
+memory_gbs: 700
+node_link_gbs: 16
+network_gbs: 1
+gpus_per_node: 4
+cpu_cores: 32
+ram_gb: 256
+"""
+
+
+def refusal(*words: str, cwd: Path) -> str:
+    done = finish(start(*words, cwd=cwd, module=PLAN))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_a_plan_needs_neither_data_nor_hardware_and_says_what_it_assumed(tmp_path: Path) -> None:
+    words = ("data=webdataset", "model=b7_base", "nodes=2", "batch_size=65536", "data.lanes=1024")
+    done = run(*words, cwd=tmp_path, module=PLAN)
+    assert "2 x 8 NVIDIA H100" in done.stdout
+    assert "data.shards is not set: give pairs=… shards=… bytes_per_pair=…" in done.stdout
+    assert "data.tokenizer is not set" in done.stdout
+    assert "planned with BERT's 30,522 words" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
+    run(*SMALL_MAKE, "dry_run=true", cwd=tmp_path)
+    done = run(*SMALL_MAKE, cwd=tmp_path, module=PLAN)
+    assert "512 pairs" in done.stdout
+    assert "300 words" in done.stdout
+    assert "assumed" not in done.stdout and "note" not in done.stdout
+
+
+def test_a_choice_may_be_a_file_or_lie_in_a_folder_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "gpu").mkdir(parents=True)
+    (tmp_path / "conf" / "gpu" / "mine.yaml").write_text(
+        f"_target_: align_train.planning.hardware.Hardware\n{MINE}"
+    )
+    (tmp_path / "h100.yaml").write_text(MINE)
+    for words in (("--config-dir", "conf", "gpu=mine"), ("gpu=h100.yaml",)):
+        done = run(*words, "nodes=1", "batch_size=256", cwd=tmp_path, module=PLAN)
+        assert "1 x 4 my card" in done.stdout
+
+    (tmp_path / "wrong.yaml").write_text(MINE.replace("cpu_cores", "cpu_croes"))
+    told = refusal("gpu=wrong.yaml", cwd=tmp_path)
+    assert "gpu.cpu_croes: no such setting, did you mean gpu.cpu_cores?" in told
+    assert "gpu=none.yaml: no such file" in refusal("gpu=none.yaml", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nods=3",), "nods: no such setting, did you mean nodes?"),
+        (("optimizer.lrr=3",), "optimizer.lrr: no such setting, did you mean optimizer.lr?"),
+        (("gpu=h10",), "gpu=h10: no such choice; there are a100"),
+        (("nodes=0",), "nodes=0: expected at least 1"),
+        (("price_per_gpu_hour=-1",), "price_per_gpu_hour=-1.0: expected more than 0"),
+        (("precision=fp16",), "precision=fp16: expected one of"),
+        (("clip=-1",), "clip=-1.0: expected a gradient norm above 0"),
+    ],
+)
+def test_a_mistake_in_either_set_of_settings_is_one_line(
+    words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    assert told in refusal(*words, cwd=tmp_path)
+
+
+def test_an_uneven_batch_is_answered_with_the_nearest_that_fit(tmp_path: Path) -> None:
+    told = refusal("data=coyo700m", "nodes=3", "gpus_per_node=8", cwd=tmp_path)
+    assert "no even split over 24 GPUs (nodes=3 gpus_per_node=8)" in told
+    assert "16 GPUs (nodes=2) or 32 GPUs (nodes=4)" in told
+
+    # What is proposed is accepted.
+    fix = told.rpartition(" or ")[2].split()
+    run("data=coyo700m", "nodes=3", "gpus_per_node=8", *fix, cwd=tmp_path, module=PLAN)
+
+
+def test_processes_are_the_plans_whatever_the_trainer(tmp_path: Path) -> None:
+    words = ("data=coyo700m", "trainer=multinode", "nodes=4", "gpus_per_node=4", "gpu=a100")
+    assert "4 x 4 NVIDIA A100" in run(*words, cwd=tmp_path, module=PLAN).stdout
+    shown = run(*words, "--cfg", "job", cwd=tmp_path, module=PLAN).stdout
+    assert "accelerator: gpu" in shown and "gpus_per_node: 4" in shown
