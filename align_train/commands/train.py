@@ -121,7 +121,7 @@ def _run(
     check_batch(settings, data)
     if not settings.dry_run:
         check_hardware(settings)
-    staging = data.check_space(settings.trainer.nodes) if data.uses_cache else ""
+    staging = data.check_space(settings.trainer.nodes, begun=finished_steps > 0)
     model, says = build_model(settings, data, begun=finished_steps > 0)
     teacher = open_teacher(settings, data)
     evaluators = evaluators_of(settings, data.sets)

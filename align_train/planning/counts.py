@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
+from align_train.strategy.needs import Shape
 from align_train.stream.batch import Batch
 from align_train.training.fakes import pretended_ranks
 from align_train.training.forward import Towers
@@ -40,7 +41,7 @@ class ChunkCounts:
         pairs: Pairs of the chunk.
         tokens: Tokens of each text.
         forward_operators: Of the forward pass.
-        backward_operators: Of the backward pass; with recomputation, of the second forward pass too.
+        backward_operators: Of the backward pass; if the chunk is recomputed, of that pass too.
         shared: Held from the first chunk to the last one, once for all: casts of the weights.
         kept: Held from the chunk's forward pass to its backward pass.
         forward: The most held in the forward pass, beside `shared`.
@@ -146,7 +147,8 @@ class ModelCounts:
         weights: Of all parameters.
         gradients: Of the trained parameters.
         statistics: Of the buffers, BatchNorm's running statistics for the most part.
-        blocks: The trained weights of each block of the towers, in order.
+        blocks: Shapes of the weights of each block of the towers, in order.
+        rest: Shapes of all other weights.
         dim: The dimension of the embeddings.
     """
 
@@ -154,7 +156,8 @@ class ModelCounts:
     weights: int
     gradients: int
     statistics: int
-    blocks: list[int]
+    blocks: list[list[Shape]]
+    rest: list[Shape]
     dim: int
 
 
@@ -165,15 +168,18 @@ def count_model(model: TrainableModel) -> ModelCounts:
         model: The whole model.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    blocks: list[int] = []
+    blocks: list[list[Shape]] = []
+    within: set[nn.Parameter] = set()
     for block in model.blocks:
-        blocks.append(_bytes(item for item in block.parameters() if item.requires_grad))
+        blocks.append([tuple(item.shape) for item in block.parameters()])
+        within.update(block.parameters())
     return ModelCounts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights=_bytes(model.parameters()),
         gradients=_bytes(trained),
         statistics=_bytes(model.buffers()),
         blocks=blocks,
+        rest=[tuple(item.shape) for item in model.parameters() if item not in within],
         dim=model.dim,
     )
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from align_train.planning.counts import ChunkCounts, LossCounts, ModelCounts, OptimizerCounts
 from align_train.planning.hardware import Hardware
-from align_train.planning.memory import Memory, plan_memory
+from align_train.planning.memory import LIBRARIES_ON_CPU, Memory, plan_memory
 from align_train.planning.messages import bytes_on_wire, sent_in_step
 from align_train.planning.seconds import StepSeconds, step_seconds, work_of
 from align_train.strategy.base import StrategyRecipe
@@ -59,6 +59,11 @@ class StepPlan:
     def pairs_per_second(self) -> float:
         """Pairs a second of all ranks together."""
         return self.batch_size / self.seconds.total
+
+    @property
+    def settings(self) -> str:
+        """The chunk size and recomputation as settings of a run."""
+        return f"chunk_size={self.chunk_size} recompute={str(self.recompute).lower()}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +174,7 @@ class StepPlanner:
             all_gradients=counted.model.gradients,
             statistics=counted.model.statistics,
             batch=0,
+            libraries=0 if self.hardware.is_gpu else LIBRARIES_ON_CPU,
         )
         on_gpu = self.hardware.is_gpu
         sent = sent_in_step(needs, loss, counted.model.statistics)
@@ -193,6 +199,7 @@ class StepPlanner:
             state=self.counted.optimizer.state,
             working=self.counted.optimizer.working,
             blocks=model.blocks,
+            rest=model.rest,
             ema=self.ema,
             chunks=chunks,
             recompute=recompute,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from lightning.pytorch.strategies import Strategy
 
 from align_train.strategy.base import OneProcess, Replicated, RunFacts, StrategyRecipe
-from align_train.strategy.needs import ALL_REDUCE, Keeps, Needs, Sent, Sizes
+from align_train.strategy.needs import ALL_REDUCE, SCRATCH_OF_GLOO, Keeps, Needs, Sent, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class DDP(StrategyRecipe):
             gradients=sizes.gradients,
             optimizer=sizes.state,
             ema=sizes.gradients if sizes.ema else 0,
+            buffers=SCRATCH_OF_GLOO if buckets and not sizes.on_gpu else 0,
             working=sizes.working,
             keeps_gradients="always" if buckets else kept_later,
             moves_gradients=buckets,

@@ -28,7 +28,9 @@ from align_train.errors import UserError
 from align_train.optim.lamb import LambOptimizer
 from align_train.strategy.base import RunFacts, StaysInPlace, StrategyRecipe
 from align_train.strategy.layout import pieces_of_groups
+from align_train.strategy.needs import Needs, Sizes
 from align_train.strategy.optimizer_state import innermost
+from align_train.strategy.zero_needs import needs_of_zero
 
 # Of DeepSpeed's `zero_optimization`: what changes speed and memory, but not where things lie
 # (as offloading and MiCS do), so that `layout.py` still finds them.
@@ -93,6 +95,10 @@ class DeepSpeed(StrategyRecipe):
     def can_try_chunks(self) -> bool:
         """Not under stage 3: each pass gathers weights, so that all ranks must finish it."""
         return self.stage != 3
+
+    def needs(self, sizes: Sizes) -> Needs:
+        """A share of the optimizer's state, and by stage of gradients and weights."""
+        return needs_of_zero(self.stage, self.options or {}, sizes)
 
     def build(self, run: RunFacts) -> Strategy:
         """The strategy for Lightning's trainer.

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from align_train.strategy.base import RunFacts, StaysInPlace, StrategyRecipe
-from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sent, Sizes
+from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sent, Sizes, size_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +53,31 @@ class FSDP(StrategyRecipe):
 
     def needs(self, sizes: Sizes) -> Needs:
         """A share of everything; whole weights during the passes, or with `reshard` a block's."""
-        rest = sizes.weights - sum(sizes.blocks)
-        largest = max([rest, *sizes.blocks])
-        whole = rest + max(sizes.blocks) if self.reshard else sizes.weights
+        world = sizes.world
+        # Each weight is cut along its first dimension, which is padded to equal parts.
+        rest = size_of(sizes.rest, rows=world)
+        blocks = [size_of(block, rows=world) for block in sizes.blocks]
+        weights = rest + sum(blocks)
+        largest = max([rest, *blocks])
+
+        def share(size: int) -> int:
+            return round(size / world * weights / sizes.weights)
 
         # A pass gathers blocks again; what is left is gathered once.
         passes = sizes.chunks * (3 if sizes.recompute else 2) if self.reshard else 1
         sent: Sent = Counter()
-        sent[ALL_GATHER, sum(sizes.blocks)] += passes
+        sent[ALL_GATHER, sum(blocks)] += passes
         sent[ALL_GATHER, rest] += 1
-        sent[REDUCE_SCATTER, sizes.gradients] += 1
+        sent[REDUCE_SCATTER, share(sizes.gradients) * world] += 1
         return Needs(
-            weights=sizes.weights // sizes.world,
-            gradients=sizes.gradients // sizes.world,
-            optimizer=sizes.state // sizes.world,
-            ema=sizes.gradients // sizes.world if sizes.ema else 0,
-            whole=whole,
+            weights=share(sizes.weights),
+            gradients=share(sizes.gradients),
+            optimizer=share(sizes.state),
+            ema=share(sizes.gradients) if sizes.ema else 0,
+            whole=rest + max(blocks, default=0) if self.reshard else weights,
             # A block's gradients, whole; as they are sent, one after the other; and its share.
-            buffers=2 * largest + largest // sizes.world,
-            working=sizes.working // sizes.world,
+            buffers=2 * largest + largest // world,
+            working=share(sizes.working),
             keeps_gradients="step" if sizes.on_gpu else "passes",
             moves_gradients=True,
             sent=sent,

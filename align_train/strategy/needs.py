@@ -6,8 +6,9 @@ runs hold and send (`python -m benchmarks.plan`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,14 @@ Keeps = Literal["always", "passes", "step"]
 Sent = Counter[tuple[str, int]]
 """Kind of a collective and bytes of the whole tensor -> how often a step has it."""
 
+Shape = tuple[int, ...]
+
+FLOAT32 = 4
+"""Bytes of a weight, of its gradient and of each of its moments, in a run of any precision."""
+
+SCRATCH_OF_GLOO = 1_800_000
+"""Bytes: gloo's all-reduce and reduce-scatter take a large tensor piece by piece (measured)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -31,7 +40,8 @@ class Sizes:
         gradients: Of the trained parameters.
         state: The optimizer's, for whole parameters.
         working: The most that a step of the optimizer takes beside these, for whole parameters.
-        blocks: The weights of each block of the towers.
+        blocks: Shapes of the weights of each block of the towers.
+        rest: Shapes of all other weights.
         ema: Whether the run keeps an average of the weights.
         chunks: Chunks of a rank in a step.
         recompute: Whether each chunk goes through the towers again in the backward pass.
@@ -43,12 +53,35 @@ class Sizes:
     gradients: int
     state: int
     working: int
-    blocks: Sequence[int]
+    blocks: Sequence[Sequence[Shape]]
+    rest: Sequence[Shape]
     ema: bool
     chunks: int
     recompute: bool
     world: int
     on_gpu: bool
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of all weights."""
+        found = list(self.rest)
+        for block in self.blocks:
+            found.extend(block)
+        return found
+
+
+def size_of(shapes: Iterable[Shape], *, rows: int = 1) -> int:
+    """Bytes of weights.
+
+    Args:
+        shapes: Their shapes.
+        rows: The first dimension of each is padded to a multiple of this.
+    """
+    size = 0
+    for shape in shapes:
+        first = shape[0] if shape else 1
+        size += math.ceil(first / rows) * rows * math.prod(shape[1:]) * FLOAT32
+    return size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +94,10 @@ class Needs:
         optimizer: The optimizer's state.
         ema: The average of the weights.
         whole: Weights that are gathered during the passes.
+        kept_buffers: For messages, held all the time.
         buffers: For messages, at most at a time, in the backward pass.
+        reducing: For the messages of all gradients at once, when the backward pass is over and all
+            of them are still whole.
         working: Within a step of the optimizer.
         keeps_gradients: `always`: their memory stays; `passes`: from their backward pass to the
             next forward pass's end; `step`: from their backward pass to the optimizer's step.
@@ -75,7 +111,9 @@ class Needs:
     optimizer: int
     ema: int
     whole: int = 0
+    kept_buffers: int = 0
     buffers: int = 0
+    reducing: int = 0
     working: int = 0
     keeps_gradients: Keeps
     moves_gradients: bool
