@@ -42,8 +42,7 @@ def counted_step(settings: TrainSettings, *, vocabulary: int, tokens: int) -> Co
         UserError: The model cannot be built with these settings.
     """
     mode = fake_tensors()
-    without_memory = model_without_memory(settings, vocabulary)
-    model = fake_copy(without_memory, mode)
+    model = fake_copy(model_without_memory(settings, vocabulary), mode)
     bf16 = settings.precision == "bf16"
     group = settings.norm_group
     given = settings.chunk_size
@@ -51,11 +50,11 @@ def counted_step(settings: TrainSettings, *, vocabulary: int, tokens: int) -> Co
     optimizer = count_optimizer(build(settings.optimizer), model, mode)
     loss = _loss(settings)
 
-    # Towers replace layers and hang hooks on: they take a copy of their own.
-    copied = fake_copy(without_memory, mode)
-    towers = Towers(copied, seed=settings.seed, norm_group=group)
+    counts = count_model(model)
+    # Last: towers replace layers and hang hooks on.
+    towers = Towers(model, seed=settings.seed, norm_group=group)
     if settings.checkpoint_blocks:
-        for block in trained_blocks(copied.blocks):
+        for block in trained_blocks(model.blocks):
             checkpoint_block(block, towers.second_pass)
     chunk = count_chunk(towers, mode, pairs=pairs, tokens=tokens, bf16=bf16)
 
@@ -64,7 +63,7 @@ def counted_step(settings: TrainSettings, *, vocabulary: int, tokens: int) -> Co
         return count_loss(loss, model, mode, pairs=pairs, world=world)
 
     return Counted(
-        model=count_model(model),
+        model=counts,
         chunk=chunk,
         optimizer=optimizer,
         loss=of_loss,
