@@ -1,7 +1,7 @@
-"""`python -m align_train.plan measure=true`: the rates of this machine, for later plans.
+"""`python -m align_train.plan measure=FILE`: the rates of this machine, for later plans.
 
-Small models make some steps here: EfficientNets, a ResNet and a ViT; texts go through BERT. What each kind of operator reaches is written as
-a file of hardware, which a plan takes by `gpu=FILE`.
+Small models make some steps here: EfficientNets, a ResNet and a ViT; texts go through BERT. What
+each kind of operator reaches is written as a file of hardware, which a plan takes by `gpu=FILE`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def hardware_file(rates: Rates, *, bf16: bool) -> str:
     tera = rates.peak / 1e12
     memory = _memory(device) / 1e9
     lines = [
-        f"# Measured by `python -m align_train.plan measure=true` in {'bf16' if bf16 else 'fp32'}.",
+        f"# Measured by `python -m align_train.plan measure=…` in {'bf16' if bf16 else 'fp32'}.",
         "# The links are not measured: set them before you plan several nodes.",
         "_target_: align_train.planning.hardware.Hardware",
         f"name: {_name(device)}",

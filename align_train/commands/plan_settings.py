@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 
+from align_train.commands.spelled_out import explicit
 from align_train.config.check import check
 from align_train.config.components import build, check_component
-from align_train.config.own_file import read_mapping
+from align_train.config.compose import compose_command
 from align_train.config.plan_schema import PlanSettings
-from align_train.errors import UserError, naming
-from align_train.planning.hardware import Hardware, shares_of
+from align_train.errors import UserError
+from align_train.planning.hardware import Hardware
 from align_train.planning.splits import NearestSplit, nearest_split
 
 HARDWARE = "align_train.planning.hardware.Hardware"
 """The class of conf/gpu."""
 
+OPTIONAL = ("data.shards",)
+"""What a run must be given, and a plan need not."""
+
 USUAL_TOKENIZER = "bert-base-uncased"
 
-_LAUNCH = "launch_us"  # stands beside the shares in an efficiency file
-
 _AT_LEAST_ONE = ("nodes", "gpus_per_node", "tokens", "pairs", "shards", "vocabulary")
+
+
+def compose_plan(*words: str) -> PlanSettings:
+    """Composes the settings of a plan as its command would; they are not checked yet.
+
+    Args:
+        words: As on the command line.
+
+    Raises:
+        UserError: They cannot be composed.
+    """
+    return compose_command("plan", PlanSettings, *words, optional=OPTIONAL, fill_in=explicit)
 
 
 def check_plan(settings: PlanSettings) -> None:
@@ -97,7 +111,7 @@ def _fixes(found: NearestSplit, lanes: int, per_node: int) -> list[str]:
 
 
 def hardware_of(settings: PlanSettings) -> Hardware:
-    """Builds the hardware, with measured efficiencies if a file of them is given.
+    """Builds the hardware.
 
     Args:
         settings: Composed and typed.
@@ -106,7 +120,7 @@ def hardware_of(settings: PlanSettings) -> Hardware:
         One GPU and its node.
 
     Raises:
-        UserError: A figure is missing, unknown or out of bounds; or the file cannot be read.
+        UserError: A figure is missing, unknown or out of bounds; or the trainer is another kind's.
     """
     node = settings.gpu
     if not isinstance(node, dict) or "_target_" not in node:
@@ -117,15 +131,18 @@ def hardware_of(settings: PlanSettings) -> Hardware:
             raise UserError(f"gpu.{field.name} is not set; give +gpu.{field.name}=…, or add it")
 
     hardware: Hardware = build(node)
-    if settings.efficiency is None:
-        return hardware
-    measured = read_mapping(settings.efficiency, key="efficiency")
-    with naming("efficiency", settings.efficiency):
-        launch = measured.pop(_LAUNCH, hardware.launch_us)
-        if isinstance(launch, bool) or not isinstance(launch, int | float):
-            raise UserError(f"{_LAUNCH}: {launch!r}, expected microseconds")
-        shares = dataclasses.replace(hardware.efficiency, **shares_of(measured))
-        return dataclasses.replace(hardware, efficiency=shares, launch_us=float(launch))
+    _check_kind(settings, hardware)
+    return hardware
+
+
+def _check_kind(settings: PlanSettings, hardware: Hardware) -> None:
+    """A plan for GPUs has the chunks and precision of trainer=gpu, one for CPUs those of cpu."""
+    if settings.trainer.on_gpu != hardware.is_gpu:
+        kind = "gpu" if hardware.is_gpu else "cpu"
+        raise UserError(
+            f"trainer.accelerator={settings.trainer.accelerator}: {hardware.name} is a {kind}; "
+            f"set trainer={kind}"
+        )
 
 
 def with_usual_tokenizer(settings: PlanSettings) -> tuple[PlanSettings, list[str]]:

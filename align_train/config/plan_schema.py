@@ -42,11 +42,8 @@ class PlanSettings(TrainSettings):
     vocabulary: int | None
     """Words of the tokenizer; null: as its files say."""
 
-    efficiency: str | None
-    """A file of efficiencies that `measure` wrote; null: those of the gpu."""
-
     measure: bool
-    """Whether some steps run on this machine, to write their efficiencies."""
+    """Whether some steps run on this machine, and what it reaches is written for later plans."""
 
     to: str | None
     """The folder for plan.json and plan.png; null: the plan is only printed."""

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from align_train.errors import UserError
@@ -26,7 +25,10 @@ class Efficiency:
     """Share of the peak FLOP/s, of linear layers."""
 
     convolution: float
-    """Share of the peak FLOP/s, of convolutions that mix channels."""
+    """Share of the peak FLOP/s, of larger convolutions that mix channels."""
+
+    pointwise: float
+    """Share of the peak FLOP/s, of 1 x 1 convolutions."""
 
     depthwise: float
     """Share of the peak FLOP/s, of depthwise convolutions."""
@@ -35,7 +37,10 @@ class Efficiency:
     """Share of the peak FLOP/s, of attention's two products."""
 
     elementwise: float
-    """Share of the memory bandwidth, of element-wise work, normalisation and optimizers."""
+    """Share of the memory bandwidth, of element-wise work and optimizers."""
+
+    normalisation: float
+    """Share of the memory bandwidth, of BatchNorm and LayerNorm."""
 
     link: float
     """Share of the links' bandwidth, of collectives."""
@@ -65,6 +70,9 @@ class Hardware:
 
     name: str
     """As the plan prints it."""
+
+    is_gpu: bool
+    """Whether it is a GPU; else the CPU cores of a process."""
 
     memory_gb: float
     """GB of the GPU's memory, by the data sheet. Drivers report up to 7 % more: the gibibytes that
@@ -108,7 +116,7 @@ class Hardware:
         """
         for field in fields(self):
             figure = getattr(self, field.name)
-            if not isinstance(figure, int | float):
+            if isinstance(figure, bool) or not isinstance(figure, int | float):
                 continue
             # `not >` refuses NaN too.
             if not figure > 0 and not (figure == 0 and field.name in _MAY_BE_ZERO):
@@ -118,6 +126,11 @@ class Hardware:
     def memory(self) -> int:
         """Bytes of the GPU's memory."""
         return int(self.memory_gb * GB)
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second between the GPU and its memory."""
+        return self.memory_gbs * GB
 
     def peak_flops(self, *, bf16: bool) -> float:
         """The dense peak in FLOP/s.
@@ -137,26 +150,3 @@ class Hardware:
             Bytes a second of one GPU in one direction, without the efficiency.
         """
         return (self.node_link_gbs if nodes == 1 else self.network_gbs) * GB
-
-
-def shares_of(measured: Mapping[str, object]) -> dict[str, float]:
-    """The shares that an efficiency file holds.
-
-    Args:
-        measured: The file's content.
-
-    Returns:
-        By the names of `Efficiency`'s fields.
-
-    Raises:
-        UserError: A name is unknown, or a value is no number.
-    """
-    known = [field.name for field in fields(Efficiency)]
-    shares = {}
-    for name, share in measured.items():
-        if name not in known:
-            raise UserError(f"{name}: no such kind of work; there are {', '.join(known)}")
-        if isinstance(share, bool) or not isinstance(share, int | float):
-            raise UserError(f"{name}: {share!r}, expected a share of the peak, e.g. 0.5")
-        shares[name] = float(share)
-    return shares

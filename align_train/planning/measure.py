@@ -35,7 +35,7 @@ _ROUNDS = 5
 _WARM_UP = 2  # steps before those that are timed
 
 
-class TimedOperators(OperatorCounter):
+class TimedOperators(OperatorCounter):  # type: ignore[no-untyped-call]
     """Counts operators and takes their time.
 
     Attributes:

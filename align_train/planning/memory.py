@@ -58,6 +58,12 @@ class Memory:
         """The most that the rank holds at a time."""
         return sum(self.parts.values())
 
+    @property
+    def largest(self) -> str:
+        """The largest part, in words."""
+        name = max(self.parts, key=lambda part: self.parts[part])
+        return f"most of it {name} ({self.parts[name] / 1e9:.1f} GB)"
+
 
 def plan_memory(
     *,

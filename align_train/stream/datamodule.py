@@ -320,10 +320,12 @@ class PairsDataModule(lightning.LightningDataModule):
         """Whether any shard is fetched, rather than read where it lies."""
         return any(self.cache.wants(shard.url) for shard in self.manifest.shards)
 
-    def check_space(self, nodes: int) -> str:
-        """Checks that the shard cache can hold the shards that a node needs: see `space.py`."""
+    def check_space(self, nodes: int, *, begun: bool = False) -> str:
+        """Checks that the shard cache, if used, can hold what a node needs: see `space.py`."""
+        if not self.uses_cache:
+            return ""
         self.cache.check_offline([shard.url for shard in self.manifest.shards])
-        return check_space(self.cache, self.order, self.manifest, nodes)
+        return check_space(self.cache, self.order, self.manifest, nodes, begun=begun)
 
     def _fetch_ahead(self) -> FetchAhead:
         first = rank() * self.lanes // world_size()

@@ -162,10 +162,13 @@ class Order:
             pair[mine] = visits.pair
         return Visits(epoch=epoch, shard=shard, pair=pair)
 
+    def source_of_lane(self, lane: int) -> SourceOrder:
+        """Returns the order of the source that a lane belongs to."""
+        return self.sources[int(self._source_of_lane[lane])]
+
     def window_at(self, lane: int, position: int) -> Window:
         """Returns the window of pairs that a position of a lane is drawn from."""
-        source = self.sources[int(self._source_of_lane[lane])]
-        return source.window_at(int(self._lane_in_source[lane]), position)
+        return self.source_of_lane(lane).window_at(int(self._lane_in_source[lane]), position)
 
     def find(self, shard: int, pair: int, epoch: int) -> tuple[int, int] | None:
         """Returns the (lane, position) at which a pair comes: `at`, backwards.

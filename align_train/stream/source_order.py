@@ -56,11 +56,13 @@ class Window:
         first: The position in the lane at which the window begins.
         last: The position at which it ends (exclusive).
         shards: The shards that hold its pairs, as indices in the manifest.
+        begins: The position at which each shard's pairs would begin if nothing were shuffled.
     """
 
     first: int
     last: int
     shards: tuple[int, ...]
+    begins: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ class _Row:
         shards: `[shards]`, the epoch's permutation of the source's shards.
         ends: `[shards]`, the place in the row at which each of them ends (exclusive).
         stand_ins: `[shards]`, the shard that is read for each of them: itself, unless it vanished.
+        rotation: The place in the row at which the first lane begins.
     """
 
     shards: Integers
     ends: Integers
     stand_ins: Integers
+    rotation: int
 
 
 class SourceOrder:
@@ -176,7 +180,7 @@ class SourceOrder:
             key = hash_words(self.seed, epoch, Salt.WHOLE_EPOCH)
             point = permute(place, np.array([self.pairs]), key, backwards=True)
         else:
-            point = (place - self._rotation(epoch)) % self.pairs
+            point = (place - row.rotation) % self.pairs
         if point[0] >= self.epoch_pairs:
             return None
 
@@ -196,8 +200,9 @@ class SourceOrder:
         if self.whole_epoch:
             # A selection may leave a shard without a pair: nobody reads it.
             slots = np.flatnonzero(self.counts[row.shards])
-            shards = self._indices_in_manifest(row.stand_ins[slots])
-            return Window(first, first + self.lane_length, shards)
+            places = row.ends[slots] - self.counts[row.shards[slots]]
+            begins = first + places * self.lane_length // self.pairs
+            return self._window_of(first, self.lane_length, row.stand_ins[slots], begins)
 
         starts, lengths, _ = self._window(np.array([lane]), np.array([offset]))
         start = int(starts[0])
@@ -205,7 +210,7 @@ class SourceOrder:
 
         # A window is contiguous in the row, but for the row's end: from there it goes on at the
         # beginning.
-        begin = lane * self.lane_length + start + self._rotation(epoch)
+        begin = lane * self.lane_length + start + row.rotation
         ends = np.array([begin, begin + length - 1]) % self.pairs
         low, high = np.searchsorted(row.ends, ends, side="right")
         if ends[0] <= ends[1]:
@@ -214,8 +219,11 @@ class SourceOrder:
             slots = np.r_[low : len(row.shards), 0 : high + 1]
 
         slots = slots[self.counts[row.shards[slots]] > 0]
-        shards = self._indices_in_manifest(row.stand_ins[slots])
-        return Window(first + start, first + start + length, shards)
+        until = np.cumsum(self.counts[row.shards[slots]])
+        # The first shard may have begun before the window.
+        places = np.append(0, until[:-1] - (until[0] - row.ends[low] + ends[0]))
+        begins = first + start + places
+        return self._window_of(first + start, length, row.stand_ins[slots], begins)
 
     def neighbour(self, shard: int, epoch: int) -> int:
         """Returns the next shard, in an epoch's order, that has pairs; the same one if it is alone.
@@ -231,9 +239,12 @@ class SourceOrder:
         usable = following[(self.counts[following] > 0) & ~self.gone[following]]
         return int(usable[0]) + self.first_shard
 
-    def _indices_in_manifest(self, shards: Integers) -> tuple[int, ...]:
-        # Each once, in their order: a stand-in may come twice.
-        return tuple(dict.fromkeys((shards + self.first_shard).tolist()))
+    def _window_of(self, first: int, length: int, shards: Integers, begins: Integers) -> Window:
+        # Each shard once, where it comes first: a stand-in may come twice.
+        places: dict[int, int] = {}
+        for shard, begin in zip(shards.tolist(), begins.tolist(), strict=True):
+            places.setdefault(shard + self.first_shard, begin)
+        return Window(first, first + length, tuple(places), tuple(places.values()))
 
     def _lay_end_to_end(self, epoch: int) -> _Row:
         indices = np.arange(len(self.counts))
@@ -246,10 +257,13 @@ class SourceOrder:
             following = usable[np.searchsorted(usable, indices) % len(usable)]
             # Slots whose own shard is there keep it: nothing else moves.
             stand_ins = np.where(self.gone[shards], shards[following], shards)
-        return _Row(shards=shards, ends=np.cumsum(self.counts[shards]), stand_ins=stand_ins)
-
-    def _rotation(self, epoch: int) -> int:
-        return int(hash_words(self.seed, epoch, Salt.ROTATION)[0] % np.uint64(self.pairs))
+        rotation = int(hash_words(self.seed, epoch, Salt.ROTATION)[0] % np.uint64(self.pairs))
+        return _Row(
+            shards=shards,
+            ends=np.cumsum(self.counts[shards]),
+            stand_ins=stand_ins,
+            rotation=rotation,
+        )
 
     def _window(self, lane: Integers, offset: Integers) -> tuple[Integers, Integers, Integers]:
         """Returns each offset's window: its start (an offset in the lane), length and index.
@@ -274,4 +288,4 @@ class SourceOrder:
         start, length, window = self._window(lane, offset)
         key = hash_words(self.seed, epoch, Salt.WINDOW, lane, window)
         within = start + permute(offset - start, length, key)
-        return (lane * self.lane_length + within + self._rotation(epoch)) % self.pairs
+        return (lane * self.lane_length + within + self._row(epoch).rotation) % self.pairs

@@ -11,18 +11,21 @@ evicts the shard at once then, which is the most that could be read. All nodes a
 
 - *Reads*: a read belongs to the epoch that it is needed in. The least possible is every shard that
   holds a pair of the node's lanes, once; for all nodes together, the shards that are not empty.
-- *Cache*: bytes held at the same time, shards on their way included, against `space_needed`, by
-  which a run checks its disk.
+- *Cache*: bytes held at the same time, shards on their way included, against the bytes for which a
+  run asks its disk.
 - *Evenness*: reads in the busiest of 200 equal slices of an epoch's time over those in a mean one,
   with the two ways of spreading them taken away one by one. 'At random times' is the ratio that as
   many reads would give if each came at a random time.
+- *Start*: the same for a run that begins, and for one that resumes on empty nodes. The first step
+  waits for the present windows of all lanes. 'Drawn from' counts the shards that the first step, or
+  the steps of the first slice, draw a pair of: no plan of this order could read fewer by then.
 - *Notice*: steps (of 65,536 pairs) between a read's release and its need.
 - *Rates*: the order counts visits, so that its price is the same. What comes on top is timed: the
   visits of a shard of 9,400 pairs, and the pairs that slots show. The visits of pairs over many
   epochs are compared with epochs x rate.
 - *Shuffle*: `benchmarks/order/shuffle.py`.
 
-Price: 40 seconds on one core, 0.5 GB.
+Price: 45 seconds on one core, 0.5 GB.
 """
 
 from __future__ import annotations
@@ -31,10 +34,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from align_train.planning.fetching import (
+    SLICES,
+    busiest,
+    fetch_load,
+    lanes_of_nodes,
+    least_reads,
+    per_slice,
+)
 from align_train.stream.fetch_plan import Fetch
 from align_train.stream.order import Order
 from align_train.stream.permutation import Integers
-from align_train.stream.space import space_needed
+from align_train.stream.reads import Floats, Reads, fetches_until, held_bytes, reads_of_node
+from align_train.stream.space import space_of_node
 from benchmarks.order import shuffle
 from benchmarks.order.cluster import (
     BATCH,
@@ -47,25 +59,14 @@ from benchmarks.order.cluster import (
     make_order,
     uneven_counts,
 )
-from benchmarks.order.play import (
-    SLICES,
-    Floats,
-    Reads,
-    Unstaggered,
-    all_at_once,
-    busiest,
-    held_bytes,
-    least_reads,
-    per_slice,
-    plan,
-    reads_of_node,
-)
+from benchmarks.order.play import Unstaggered, all_at_once
 from benchmarks.order.price import report_rates, report_time
 from benchmarks.shared.command_line import parser_of
 
-# In epochs: once around, without an epoch's edge, with the run's start.
-STRETCHES = ((0.1, 1.1), (0.5, 0.9), (0.0, 1.0))
+# In epochs: once around, and without an epoch's edge.
+STRETCHES = ((0.1, 1.1), (0.5, 0.9))
 
+RESUMED_AT = 0.37  # of an epoch
 SHORT_NOTICE = 10  # steps
 BUSY_SLICES = 20  # that are left aside to see how calm the others are
 TARGET = 1.05  # reads over shards
@@ -97,10 +98,13 @@ def report_reads(order: Order, plans: Plans, lanes: list[range], played: list[Re
     length = order.sources[0].lane_length
     print(f"\n{'shards read per node':<44}{SPREAD_HEADS}")
     for epoch in (0, 1):
-        read = [reads.needed_in(epoch, length) for reads in played]
+        begin = epoch * length
+        read = []
         least = []
-        for fetches, own_lanes in zip(plans, lanes, strict=True):
-            least.append(least_reads(fetches, order, own_lanes, epoch))
+        for reads, fetches, own_lanes in zip(played, plans, lanes, strict=True):
+            inside = (reads.need >= begin) & (reads.need < begin + length)
+            read.append(int(inside.sum()))
+            least.append(least_reads(fetches, order, own_lanes, begin))
         ratios = [one / other for one, other in zip(read, least, strict=True)]
 
         show(f"epoch {epoch}", read, "{:.0f}")
@@ -114,32 +118,26 @@ def report_reads(order: Order, plans: Plans, lanes: list[range], played: list[Re
             )
 
 
-def report_cache(order: Order, sizes: Integers, lanes: list[range], played: list[Reads]) -> None:
+def report_cache(order: Order, sizes: Integers, played: list[Reads]) -> None:
     """Prints the bytes that nodes hold.
 
     Args:
         order: The order.
         sizes: `[shards]`, bytes.
-        lanes: The lanes of each node.
         played: The reads of each node.
     """
     end = 2 * order.sources[0].lane_length
     held = [held_bytes(reads, sizes, 0, end) for reads in played]
     most = [peak for peak, _ in held]
-    needed = [space_needed(order, sizes, own_lanes, epochs=2) for own_lanes in lanes]
-    ratios = [one / other for one, other in zip(most, needed, strict=True)]
+    checked = space_of_node(order, sizes, NODES)
 
     print(f"\n{'GB of cache per node, two epochs':<44}{SPREAD_HEADS}")
     show("most at a time", [peak / 1e9 for peak in most], "{:.2f}")
     show("mean over time", [mean / 1e9 for _, mean in held], "{:.2f}")
-    show("space_needed of the node, 2 epochs", [size / 1e9 for size in needed], "{:.2f}")
-    show("most / space_needed", ratios, "{:.3f}")
-
-    checked = space_needed(order, sizes, lanes[0])
     above = sum(peak > checked for peak in most)
     print(
-        f"what a run checks (node 0, epoch 0): {checked / 1e9:.2f} GB; "
-        f"{above} of {len(most)} nodes hold more at some time"
+        f"what a run asks for: {checked / 1e9:.2f} GB; {above} of {len(most)} nodes hold more at "
+        f"some time"
     )
 
 
@@ -171,8 +169,9 @@ def report_evenness(order: Order, plans: Plans, unstaggered: Plans, played: list
     for name, times in variants.items():
         cells = ""
         for begin, end in STRETCHES:
-            together, one = busiest(per_slice(times, length, begin, end))
-            cells += f"  {together:>10.2f} {one:>10.2f}"
+            counts = per_slice(times, length, begin, end)
+            ratio = busiest(counts, counts)
+            cells += f"  {ratio.all_nodes:>10.2f} {ratio.one_node:>10.2f}"
         print(f"{name:<36}{cells}")
 
     begin, end = STRETCHES[0]
@@ -210,13 +209,42 @@ def report_notice(order: Order, played: list[Reads]) -> None:
     )
 
 
-def lanes_of_nodes(nodes: int) -> list[range]:
-    """Returns the lanes of each node that is played; these nodes lie evenly among all."""
-    per_node = LANES // NODES
-    lanes = []
-    for node in (np.arange(nodes) * NODES // nodes).tolist():
-        lanes.append(range(node * per_node, (node + 1) * per_node))
-    return lanes
+def report_start(order: Order, sizes: Integers, lanes: list[range]) -> None:
+    """Prints the load of a run that begins, and of one that resumes.
+
+    Args:
+        order: The order.
+        sizes: `[shards]`, bytes.
+        lanes: The lanes of each node that is played.
+    """
+    length = order.sources[0].lane_length
+    print(f"\n{'reads at the start / mean slice':<44}{'all nodes':>10} {'one node':>10}")
+    for name, position in (("begins", 0), ("resumes", int(RESUMED_AT * length))):
+        load = fetch_load(order, sizes, NODES, played=len(lanes), position=position)
+        rows = {
+            "the first windows": load.first_windows,
+            "busiest slice, without these": load.start,
+            "busiest slice, with these": load.start_in_all,
+            "busiest slice around the next edge": load.edge,
+        }
+        for head, ratio in rows.items():
+            print(f"{f'{name}: {head}':<44}{ratio.all_nodes:>10.2f} {ratio.one_node:>10.2f}")
+
+        mean = load.reads / SLICES
+        step = drawn_from(order, lanes, position, BATCH // LANES) / mean
+        first_slice = drawn_from(order, lanes, position, length // SLICES) / mean
+        print(f"{f'{name}: drawn from by the first step':<44}{step:>10.2f}")
+        print(f"{f'{name}: drawn from by the first slice':<44}{first_slice:>10.2f}")
+
+
+def drawn_from(order: Order, lanes: list[range], position: int, pairs: int) -> float:
+    """Counts the shards that a node draws from in the next so many positions, on average."""
+    shards = []
+    for own_lanes in lanes:
+        lane, step = np.meshgrid(own_lanes, np.arange(pairs), indexing="ij")
+        visits = order.at(lane.ravel(), position + step.ravel())
+        shards.append(len(np.unique(visits.shard)))
+    return float(np.mean(shards))
 
 
 def main() -> None:
@@ -244,16 +272,17 @@ def main() -> None:
     report_time(counts)
     report_rates()
 
-    lanes = lanes_of_nodes(nodes)
-    plans = [plan(order, own_lanes, 2 * length) for own_lanes in lanes]
+    lanes = lanes_of_nodes(order, NODES, nodes)
+    plans = [fetches_until(order, own_lanes, 2 * length) for own_lanes in lanes]
     played = [reads_of_node(fetches) for fetches in plans]
     report_reads(order, plans, lanes, played)
-    report_cache(order, sizes, lanes, played)
+    report_cache(order, sizes, played)
 
     other = make_order(counts)
     other.sources = [Unstaggered(counts=counts, seed=0, lanes=LANES, window=WINDOW)]
-    unstaggered = [plan(other, own_lanes, 2 * length) for own_lanes in lanes]
+    unstaggered = [fetches_until(other, own_lanes, 2 * length) for own_lanes in lanes]
     report_evenness(order, plans, unstaggered, played)
+    report_start(order, sizes, lanes)
     report_notice(order, played)
     shuffle.report(counts)
 

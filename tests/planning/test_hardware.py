@@ -56,36 +56,6 @@ def test_links_and_launches() -> None:
     assert hardware("gpu=tpu_v3").launch_us == 0
 
 
-def test_measured_efficiencies_take_the_place_of_the_assumed_ones(tmp_path: Path) -> None:
-    file = tmp_path / "measured.yaml"
-    file.write_text("matmul: 0.7\nlaunch_us: 3e0\n")
-    found = hardware(f"efficiency={file}")
-    assert (found.efficiency.matmul, found.launch_us) == (0.7, 3.0)
-    assert found.efficiency.link == hardware().efficiency.link
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("matmull: 0.7", "matmull: no such kind of work; there are matmul, convolution"),
-        ("matmul: 1.7", "matmul=1.7: expected a share of the peak"),
-        ("matmul: yes", "matmul: True, expected a share"),
-        ("- 1", "expected settings"),
-        ("matmul: [", "cannot be read"),
-    ],
-)
-def test_an_efficiency_file_with_a_mistake_is_one_line(
-    text: str, told: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "measured.yaml"
-    file.write_text(text)
-    with pytest.raises(UserError) as error:
-        hardware(f"efficiency={file}")
-    assert told in str(error.value)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith("efficiency=")
-
-
 @pytest.mark.parametrize(
     ("word", "told"),
     [
