@@ -100,7 +100,7 @@ class Planned:
         if math.isfinite(seconds) and self.has_rates:
             planned = self.step.seconds.total
             parts.append(f"{planned:.3g} s a step, {_off(planned, seconds)}")
-        return f"{folder.path}: planned {'; '.join(parts)}" if parts else ""
+        return f"planned {'; '.join(parts)}" if parts else ""
 
 
 def spell_plan(planned: Planned | None) -> dict[str, str]:
@@ -108,16 +108,14 @@ def spell_plan(planned: Planned | None) -> dict[str, str]:
     return {"plan": "" if planned is None else str(planned)}
 
 
-def print_off(planned: Planned | None, folder: RunFolder) -> None:
-    """Prints how far off a plan was, if there was one and the run has measured rows.
+def off_plan(planned: Planned | None, folder: RunFolder) -> str:
+    """How far off a plan was; empty if there was none, or the run has measured nothing.
 
     Args:
         planned: The plan.
         folder: The run's folder.
     """
-    line = "" if planned is None else planned.beside_run(folder)
-    if line:
-        print(line, flush=True)
+    return "" if planned is None else planned.beside_run(folder)
 
 
 def planned_run(settings: TrainSettings, model: TrainableModel, *, tokens: int) -> Planned | None:
