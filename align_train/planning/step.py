@@ -109,28 +109,27 @@ class StepPlanner:
     compiled: bool
     ema: bool
 
-    def step(self, strategy: StrategyRecipe, *, world: int, nodes: int) -> StepPlan:
+    def step(self, strategy: StrategyRecipe, *, world: int, nodes: int) -> StepPlan | None:
         """Plans the step under a strategy.
 
-        If nothing fits, it is the plan that needs the least memory.
+        If nothing fits, it is the plan of the smallest chunk.
 
         Args:
             strategy: The strategy.
             world: Ranks, which divide the batch.
             nodes: The machines that they are spread over.
 
-        Raises:
-            ValueError: The strategy does not say what it needs.
+        Returns:
+            The plan; None if the strategy does not say what it needs.
         """
         pairs = self.batch_size // world
-        plan = None
+        plan: StepPlan | None = None
         for recompute, chunk_size in self._choices(pairs):
             plan = self._planned(
                 strategy, pairs, chunk_size, world=world, nodes=nodes, recompute=recompute
             )
-            if plan.fits:
+            if plan is None or plan.fits:
                 break
-        assert plan is not None
         return plan
 
     def _choices(self, pairs: int) -> list[tuple[bool, int]]:
@@ -155,7 +154,7 @@ class StepPlanner:
         world: int,
         nodes: int,
         recompute: bool,
-    ) -> StepPlan:
+    ) -> StepPlan | None:
         counted = self.counted
         chunk = counted.chunk.of(chunk_size)
         if recompute:
@@ -164,7 +163,7 @@ class StepPlanner:
         loss = counted.loss(pairs, world)
         needs = strategy.needs(self._sizes(chunks, recompute=recompute, world=world))
         if needs is None:
-            raise ValueError(f"{strategy.label}: its class does not say what it needs")
+            return None
 
         memory = plan_memory(
             chunk=chunk,

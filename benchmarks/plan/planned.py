@@ -47,7 +47,9 @@ def plan_of(setup: Setup) -> Planned:
     Args:
         setup: The setup.
     """
-    settings = compose_training(*setup.overrides)
+    # Another choice of data would want its paths.
+    without_data = [item for item in setup.overrides if not item.startswith("data")]
+    settings = compose_training(*without_data)
     counted = counted_step(settings, vocabulary=TOKENS, tokens=MAX_TOKENS)
     pairs = settings.batch_size // setup.ranks
     recompute = settings.recompute is True
