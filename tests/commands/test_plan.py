@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from align_train.commands.plan_settings import compose_plan
 from tests.support.commands import SMALL_MAKE, finish, run, start
 
 PLAN = "align_train.plan"
@@ -32,7 +34,7 @@ def refusal(*words: str, cwd: Path) -> str:
 
 
 def test_a_plan_needs_neither_data_nor_hardware_and_says_what_it_assumed(tmp_path: Path) -> None:
-    words = ("data=webdataset", "model=b7_base", "nodes=2", "batch_size=65536", "data.lanes=1024")
+    words = ("data=webdataset", "nodes=2", "batch_size=1024", "data.lanes=16")
     done = run(*words, cwd=tmp_path, module=PLAN)
     assert "2 x 8 NVIDIA H100" in done.stdout
     assert "data.shards is not set: give pairs=… shards=… bytes_per_pair=…" in done.stdout
@@ -49,6 +51,7 @@ def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
     assert "assumed" not in done.stdout and "note" not in done.stdout
 
 
+@pytest.mark.long
 def test_a_choice_may_be_a_file_or_lie_in_a_folder_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "conf" / "gpu").mkdir(parents=True)
     (tmp_path / "conf" / "gpu" / "mine.yaml").write_text(
@@ -83,18 +86,41 @@ def test_a_mistake_in_either_set_of_settings_is_one_line(
     assert told in refusal(*words, cwd=tmp_path)
 
 
+UNEVEN = ("data=coyo700m", "model=tiny", "nodes=3", "gpus_per_node=8")
+
+
 def test_an_uneven_batch_is_answered_with_the_nearest_that_fit(tmp_path: Path) -> None:
-    told = refusal("data=coyo700m", "nodes=3", "gpus_per_node=8", cwd=tmp_path)
+    told = refusal(*UNEVEN, cwd=tmp_path)
     assert "no even split over 24 GPUs (nodes=3 gpus_per_node=8)" in told
     assert "16 GPUs (nodes=2) or 32 GPUs (nodes=4)" in told
 
-    # What is proposed is accepted.
-    fix = told.rpartition(" or ")[2].split()
-    run("data=coyo700m", "nodes=3", "gpus_per_node=8", *fix, cwd=tmp_path, module=PLAN)
+
+@pytest.mark.long
+def test_a_proposed_split_is_accepted(tmp_path: Path) -> None:
+    fix = refusal(*UNEVEN, cwd=tmp_path).rpartition(" or ")[2].split()
+    run(*UNEVEN, *fix, cwd=tmp_path, module=PLAN)
 
 
-def test_processes_are_the_plans_whatever_the_trainer(tmp_path: Path) -> None:
-    words = ("data=coyo700m", "trainer=multinode", "nodes=4", "gpus_per_node=4", "gpu=a100")
-    assert "4 x 4 NVIDIA A100" in run(*words, cwd=tmp_path, module=PLAN).stdout
-    shown = run(*words, "--cfg", "job", cwd=tmp_path, module=PLAN).stdout
-    assert "accelerator: gpu" in shown and "gpus_per_node: 4" in shown
+def test_processes_are_the_plans_whatever_the_trainer() -> None:
+    settings = compose_plan("trainer=multinode", "nodes=4", "gpus_per_node=2", "gpu=a100")
+    trainer = settings.trainer
+    assert (trainer.accelerator, trainer.nodes, trainer.devices) == ("gpu", 4, 2)
+    assert compose_plan("nodes=4", "gpu=rtx4090").trainer.processes == 8
+    assert compose_plan().trainer.processes == 1
+
+
+def test_a_folder_gets_every_figure_and_an_image(tmp_path: Path) -> None:
+    words = ("batch_size=512", "price_per_gpu_hour=2", "to=plans/tiny", "gpu=l4")
+    said = run(*words, cwd=tmp_path, module=PLAN).stdout
+    assert "plans/tiny: plan.json, plan.png" in said
+    assert (tmp_path / "plans" / "tiny" / "plan.png").stat().st_size > 10_000
+
+    written = json.loads((tmp_path / "plans" / "tiny" / "plan.json").read_text())
+    rows = written["gpus"]
+    assert [row["gpus"] for row in rows] == [1, 2, 4, 8]
+    for row in rows:
+        seconds = written["steps"] * row["seconds_a_step"]
+        assert row["days"] == pytest.approx(seconds / 86_400)
+        assert row["cost"] == pytest.approx(2 * row["gpus"] * seconds / 3_600)
+        assert row["pairs_a_second"] == pytest.approx(512 / row["seconds_a_step"])
+    assert "strategy=ddp" in written["strategies"]
