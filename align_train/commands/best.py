@@ -72,12 +72,13 @@ def note_last(folder: RunFolder, settings: TrainSettings, results: Mapping[str, 
     evaluated.with_value(step, results[metric]).write(folder)
 
 
-def print_trained(folder: RunFolder, settings: TrainSettings) -> None:
+def print_trained(folder: RunFolder, settings: TrainSettings, *, off: str) -> None:
     """Prints how far a run has come, and why no further.
 
     Args:
         folder: The run's folder.
         settings: The run's settings.
+        off: How far off its plan was; empty: not known.
 
     Raises:
         UserError: best.json cannot be read.
@@ -85,6 +86,8 @@ def print_trained(folder: RunFolder, settings: TrainSettings) -> None:
     last = folder.last_step()
     why = why_ended(folder, settings, last)
     print(f"{folder.path}: trained to step {last}{why}", flush=True)
+    if off:
+        print(f"{folder.path}: {off}", flush=True)
 
 
 def print_best(folder: RunFolder, settings: TrainSettings) -> None:

@@ -6,12 +6,11 @@ tensors, plan it under every strategy and for many numbers of GPUs, and print th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from align_train.commands.plan_counts import counted_step
-from align_train.commands.plan_data import DataFacts, data_facts
+from align_train.commands.plan_counts import model_without_memory, planner_of
+from align_train.commands.plan_data import data_facts
+from align_train.commands.plan_hardware import measured_file
 from align_train.commands.plan_measure import hardware_file, measure_rates
 from align_train.commands.plan_report import print_plan
 from align_train.commands.plan_settings import (
@@ -20,13 +19,11 @@ from align_train.commands.plan_settings import (
     split_of,
     with_usual_tokenizer,
 )
-from align_train.commands.trainer import compiles
 from align_train.config.components import build
 from align_train.config.plan_schema import PlanSettings
-from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
 from align_train.files import write_whole
-from align_train.planning.hardware import GB, Hardware
+from align_train.planning.hardware import GB
 from align_train.planning.step import StepPlan, StepPlanner
 from align_train.strategy import DDP, FSDP, DeepSpeed, StrategyRecipe
 
@@ -53,8 +50,8 @@ def plan(settings: PlanSettings) -> None:
     Raises:
         UserError: As of the run itself; the hardware cannot be read; or the step does not fit it.
     """
-    if settings.measure is not None:
-        _measure(settings, settings.measure)
+    if settings.measure:
+        _measure(settings)
         return
 
     settings, assumed = with_usual_tokenizer(settings)
@@ -62,37 +59,22 @@ def plan(settings: PlanSettings) -> None:
     hardware = hardware_of(settings)
     facts = data_facts(settings)
 
-    planner = planner_of(settings, hardware, facts)
+    model = model_without_memory(settings, facts.vocabulary)
+    planner = planner_of(settings, model, hardware, tokens=facts.tokens)
     strategy: StrategyRecipe = build(settings.strategy)
     world, nodes = settings.trainer.processes, settings.trainer.nodes
     chosen = planner.step(strategy, world=world, nodes=nodes)
+    if chosen is None:
+        raise UserError(
+            f"strategy._target_={settings.strategy['_target_']}: it does not say what a rank "
+            f"needs; give its class a method needs(sizes), or plan with strategy=ddp"
+        )
     engines = _under_all(planner, world=world, nodes=nodes)
     if not chosen.fits:
         raise UserError(_refusal(chosen, engines, planner, settings))
 
     rows = _for_many(planner, strategy, settings)
     print_plan(settings, facts, planner, chosen, engines, rows, assumed)
-
-
-def planner_of(settings: TrainSettings, hardware: Hardware, facts: DataFacts) -> StepPlanner:
-    """Counts a run's step on fake tensors.
-
-    Args:
-        settings: The run's settings.
-        hardware: What a rank computes on.
-        facts: The tokenizer's words, and the tokens of a text.
-    """
-    return StepPlanner(
-        counted=counted_step(settings, vocabulary=facts.vocabulary, tokens=facts.tokens),
-        hardware=hardware,
-        batch_size=settings.batch_size,
-        norm_group=settings.norm_group,
-        chunk_size=settings.chunk_size,
-        recompute=settings.recompute,
-        bf16=settings.precision == "bf16",
-        compiled=compiles(settings),
-        ema=settings.ema is not None,
-    )
 
 
 def _for_many(
@@ -105,7 +87,7 @@ def _for_many(
     for world in sorted({*MANY, settings.trainer.processes}):
         if split_of(settings, world).fits:
             nodes = -(-world // per_node)
-            rows.append(planner.step(strategy, world=world, nodes=nodes))
+            rows += filter(None, [planner.step(strategy, world=world, nodes=nodes)])
     return rows
 
 
@@ -113,7 +95,9 @@ def _under_all(planner: StepPlanner, *, world: int, nodes: int) -> dict[str, Ste
     """The step under each strategy, by the settings that choose it."""
     plans: dict[str, StepPlan] = {}
     for words, engine in ENGINES.items():
-        plans[words] = planner.step(engine, world=world, nodes=nodes)
+        plan = planner.step(engine, world=world, nodes=nodes)
+        assert plan is not None, "each of these says what it needs"
+        plans[words] = plan
     return plans
 
 
@@ -149,7 +133,7 @@ def _quickest_that_fits(plans: dict[str, StepPlan]) -> str | None:
     return f"{words} {best.settings} ({best.memory.peak / GB:.1f} GB)"
 
 
-def _measure(settings: PlanSettings, file: str) -> None:
+def _measure(settings: PlanSettings) -> None:
     """Measures this machine and writes the file."""
     device = torch.device("cuda" if settings.trainer.on_gpu else "cpu")
     if settings.trainer.on_gpu and not torch.cuda.is_available():
@@ -157,7 +141,6 @@ def _measure(settings: PlanSettings, file: str) -> None:
 
     bf16 = settings.precision == "bf16"
     rates = measure_rates(device, bf16=bf16, progress=True)
-    path = Path(file).expanduser()
+    path = measured_file(on_gpu=settings.trainer.on_gpu, bf16=bf16)
     write_whole(path, hardware_file(rates, bf16=bf16).encode())
-    trainer = "gpu" if settings.trainer.on_gpu else "cpu"
-    print(f"{path}: what this machine reaches; plan with gpu={file} trainer={trainer}")
+    print(f"what this machine reaches is written to {path}; gpu={path} plans with it")

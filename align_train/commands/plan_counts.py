@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from align_train.commands.adapters import add_lora
+from align_train.commands.trainer import compiles
 from align_train.config.components import build
 from align_train.config.schema import Node, TrainSettings
 from align_train.loss.base import Loss
@@ -19,31 +20,29 @@ from align_train.planning.counts import (
     count_model,
     count_optimizer,
 )
-from align_train.planning.step import Counted
+from align_train.planning.hardware import Hardware
+from align_train.planning.step import Counted, StepPlanner
 from align_train.pretrained.pretrained import without_pretrained
 from align_train.training.fakes import fake_copy, fake_tensors
 from align_train.training.forward import Towers
 from align_train.training.operators import OperatorCounter
 from align_train.training.recompute import checkpoint_block, trained_blocks
+from align_train.training.running_statistics import has_norm_groups
 
 # Pairs of the counted chunk if the run chooses the size: any other follows from it.
 _PAIRS = 64
 
 
-def counted_step(settings: TrainSettings, *, vocabulary: int, tokens: int) -> Counted:
+def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int) -> Counted:
     """Counts what the parts of a run's step cost.
 
     Args:
         settings: The run's settings.
-        vocabulary: Words of the tokenizer.
+        model: The run's, with memory or without; a copy is counted.
         tokens: Tokens of a text, padding included.
-
-    Raises:
-        UserError: The model cannot be built with these settings.
     """
     mode = fake_tensors()
-    without_memory = model_without_memory(settings, vocabulary)
-    model = fake_copy(without_memory, mode)
+    model = fake_copy(model, mode)
     bf16 = settings.precision == "bf16"
     group = settings.norm_group
     given = settings.chunk_size
@@ -51,11 +50,11 @@ def counted_step(settings: TrainSettings, *, vocabulary: int, tokens: int) -> Co
     optimizer = count_optimizer(build(settings.optimizer), model, mode)
     loss = _loss(settings)
 
-    # Towers replace layers and hang hooks on: they take a copy of their own.
-    copied = fake_copy(without_memory, mode)
-    towers = Towers(copied, seed=settings.seed, norm_group=group)
+    counts = count_model(model)
+    # Last: towers replace layers and hang hooks on.
+    towers = Towers(model, seed=settings.seed, norm_group=group)
     if settings.checkpoint_blocks:
-        for block in trained_blocks(copied.blocks):
+        for block in trained_blocks(model.blocks):
             checkpoint_block(block, towers.second_pass)
     chunk = count_chunk(towers, mode, pairs=pairs, tokens=tokens, bf16=bf16)
 
@@ -64,10 +63,35 @@ def counted_step(settings: TrainSettings, *, vocabulary: int, tokens: int) -> Co
         return count_loss(loss, model, mode, pairs=pairs, world=world)
 
     return Counted(
-        model=count_model(model),
+        model=counts,
         chunk=chunk,
         optimizer=optimizer,
         loss=of_loss,
+    )
+
+
+def planner_of(
+    settings: TrainSettings, model: TrainableModel, hardware: Hardware, *, tokens: int
+) -> StepPlanner:
+    """Counts a run's step, ready to be planned for any number of ranks.
+
+    Args:
+        settings: The run's settings.
+        model: The run's, with memory or without.
+        hardware: What a rank computes on.
+        tokens: Tokens of a text, padding included.
+    """
+    return StepPlanner(
+        counted=counted_step(settings, model, tokens=tokens),
+        hardware=hardware,
+        batch_size=settings.batch_size,
+        norm_group=settings.norm_group if has_norm_groups(model) else None,
+        chunk_size=settings.chunk_size,
+        recompute=settings.recompute,
+        checkpoint_blocks=settings.checkpoint_blocks,
+        bf16=settings.precision == "bf16",
+        compiled=compiles(settings),
+        ema=settings.ema is not None,
     )
 
 
@@ -76,11 +100,16 @@ def model_without_memory(settings: TrainSettings, vocabulary: int) -> TrainableM
 
     Args:
         settings: The run's settings.
-        vocabulary: Words of the tokenizer, if the model does not say how many it has.
+        vocabulary: Words of the tokenizer, if the model does not say how many it has; the classes
+            of a classifier.
+
+    Raises:
+        UserError: The model cannot be built with these settings.
     """
     node: Node = without_pretrained(settings.model)
-    if "vocabulary_size" in node:
-        node = node | {"vocabulary_size": node["vocabulary_size"] or vocabulary}
+    for key in ("vocabulary_size", "classes"):
+        if key in node:
+            node = node | {key: node[key] or vocabulary}
     # The counter answers questions about values, which these tensors do not have.
     with torch.device("meta"), OperatorCounter():
         model: TrainableModel = build(node)

@@ -46,12 +46,13 @@ def print_plan(
     print()
     print(many_table(rows, settings))
     print()
-    for note in (*notes, *facts.notes, *NOT_COUNTED):
+    for note in (*notes, *facts.notes):
         print(f"{'note':>13}  {note}")
+    print(f"{'not counted':>13}  {NOT_COUNTED}")
 
 
 NOT_COUNTED = (
-    "not counted: CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers and gaps between "
+    "CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers and gaps between "
     "tensors, for which a twelfth of the memory stays free; a teacher; evaluation",
 )
 """What no part of the memory holds."""
@@ -90,6 +91,8 @@ def _lines(
         "run": f"{settings.steps:,} steps, {seconds / _SECONDS_A_DAY:.2f} days"
         + _spell_cost(settings, seconds),
     }
+    data = f"{facts.pairs:,} pairs" if facts.pairs else "not known how many pairs"
+    lines["data"] = f"{data}, {facts.vocabulary:,} words in the vocabulary"
     if facts.bytes_per_pair:
         network = node_pairs * facts.bytes_per_pair
         lines["network"] = f"{network / GB:.2f} GB/s a node from the storage of the shards"

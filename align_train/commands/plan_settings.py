@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from align_train.commands.spelled_out import explicit
 from align_train.config.check import check
 from align_train.config.components import build, check_component
+from align_train.config.compose import compose_command
 from align_train.config.plan_schema import PlanSettings
 from align_train.errors import UserError
 from align_train.planning.hardware import Hardware
@@ -14,9 +16,24 @@ from align_train.planning.splits import NearestSplit, nearest_split
 HARDWARE = "align_train.planning.hardware.Hardware"
 """The class of conf/gpu."""
 
+OPTIONAL = ("data.shards",)
+"""What a run must be given, and a plan need not."""
+
 USUAL_TOKENIZER = "bert-base-uncased"
 
 _AT_LEAST_ONE = ("nodes", "gpus_per_node", "tokens", "pairs", "shards", "vocabulary")
+
+
+def compose_plan(*words: str) -> PlanSettings:
+    """Composes the settings of a plan as its command would; they are not checked yet.
+
+    Args:
+        words: As on the command line.
+
+    Raises:
+        UserError: They cannot be composed.
+    """
+    return compose_command("plan", PlanSettings, *words, optional=OPTIONAL, fill_in=explicit)
 
 
 def check_plan(settings: PlanSettings) -> None:

@@ -58,8 +58,11 @@ def check_hardware(settings: TrainSettings) -> None:
         settings: The run's settings.
 
     Raises:
-        UserError: There are fewer GPUs than processes, the driver is too old, or no compiler.
+        UserError: There are fewer GPUs than processes, the driver is too old, or no compiler. A dry
+            run needs none of them.
     """
+    if settings.dry_run:
+        return
     if settings.trainer.on_gpu:
         _check_gpus(settings.trainer.devices)
     elif settings.compile is True and not shutil.which(os.environ.get("CXX", "g++")):

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from align_train.cluster import launcher
 from align_train.cluster.gpus import gpus
 from align_train.commands.changes import Changes, spell_changes
@@ -27,6 +25,7 @@ from align_train.shards.left_out import counted
 from align_train.shards.manifest import Manifest
 from align_train.shards.sample import sample
 from align_train.stream.datamodule import PairsDataModule
+from align_train.training.running_statistics import has_norm_groups
 
 _MILLION = 1e6
 
@@ -130,7 +129,7 @@ def _batch(settings: TrainSettings, model: TrainableModel) -> str:
 
     split = f"{_count(processes, 'process', 'es')} x {share:,}"
     parts = [f"{counted(settings.batch_size, 'pair')} = {split}"]
-    if settings.norm_group and _has_norm_groups(model):
+    if settings.norm_group and has_norm_groups(model):
         parts.append(f"BatchNorm over groups of {settings.norm_group}")
     parts.append(_chunks(settings.chunk_size, share))
     how = ", ".join(_how(settings))
@@ -160,11 +159,6 @@ def _checkpoints(settings: TrainSettings) -> str:
         times = counted(settings.stop_patience, "evaluation")
         parts.append(f"the run ends after {times} without a better one")
     return "; ".join(parts)
-
-
-def _has_norm_groups(model: TrainableModel) -> bool:
-    """Whether a part of the model that is trained has BatchNorm."""
-    return any(isinstance(part, _BatchNorm) and part.training for part in model.modules())
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

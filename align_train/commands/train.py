@@ -22,6 +22,7 @@ from align_train.commands.failures import explaining
 from align_train.commands.finished import say_ended, say_finished
 from align_train.commands.groups import spell_groups
 from align_train.commands.length import length_of_last_start, with_length
+from align_train.commands.planned import off_plan, planned_run, spell_plan
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
@@ -119,10 +120,10 @@ def _run(
         continue_stretch(data, folder, finished_steps)
     schedule, anchor = curve_of(settings, data, folder, finished_steps)
     check_batch(settings, data)
-    if not settings.dry_run:
-        check_hardware(settings)
+    check_hardware(settings)
     staging = data.check_space(settings.trainer.nodes, begun=finished_steps > 0)
     model, says = build_model(settings, data, begun=finished_steps > 0)
+    planned = planned_run(settings, model, tokens=data.max_tokens or 1) if first else None
     teacher = open_teacher(settings, data)
     evaluators = evaluators_of(settings, data.sets)
     module = build_module(settings, model, schedule, teacher.distillation)
@@ -131,7 +132,7 @@ def _run(
 
     # Say what will happen.
     if first:
-        begins = (finished_steps, changes, staging, says | teacher.says)
+        begins = (finished_steps, changes, staging, says | teacher.says | spell_plan(planned))
         print(summary(settings, data, model, evaluators, *begins, groups), flush=True)
     if settings.dry_run:
         return
@@ -145,7 +146,7 @@ def _run(
         checkpoint = str(folder.last_checkpoint()) if finished_steps else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
-            print_trained(folder, settings)
+            print_trained(folder, settings, off=off_plan(planned, folder))
         # One that came during the last step. The same command evaluates then.
         raise_if_received()
 

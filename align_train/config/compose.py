@@ -181,7 +181,11 @@ def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSet
 
 
 def compose_command(
-    config_name: str, schema: type[S], *overrides: str, optional: Sequence[str] = ()
+    config_name: str,
+    schema: type[S],
+    *overrides: str,
+    optional: Sequence[str] = (),
+    fill_in: FillIn | None = None,
 ) -> S:
     """Composes the settings of another command than training as that command would.
 
@@ -190,6 +194,7 @@ def compose_command(
         schema: The dataclass of its settings.
         overrides: As on the command line.
         optional: As of `command`.
+        fill_in: Given to `_typed`.
 
     Returns:
         The typed settings.
@@ -200,7 +205,7 @@ def compose_command(
     config = _compose(config_name, schema, overrides)
     make_null(config, optional)
     refuse_missing(config)
-    return _typed(config, schema)
+    return _typed(config, schema, fill_in)
 
 
 def unresolved_training(*overrides: str) -> DictConfig:

@@ -42,9 +42,8 @@ class PlanSettings(TrainSettings):
     vocabulary: int | None
     """Words of the tokenizer; null: as its files say."""
 
-    measure: str | None
-    """A file: some steps run on this machine, and what it reaches is written there, for `gpu=FILE`;
-    null: plans."""
+    measure: bool
+    """Whether some steps run on this machine, and what it reaches is written for later plans."""
 
     to: str | None
     """The folder for plan.json and plan.png; null: the plan is only printed."""

@@ -30,6 +30,8 @@ from align_train.training.protocols import OptimizerRecipe
 
 _FLOAT32 = 4  # bytes
 
+_STEPPED = 0.99  # of the weights that the optimizer is counted with
+
 Operators = Counter[Operator]
 
 
@@ -282,6 +284,9 @@ def count_optimizer(
 ) -> OptimizerCounts:
     """Takes a step of the optimizer, after one that has made its state.
 
+    The largest parameters, which have nearly all of the weights, stand for all: models have many
+    small ones, and each would take as long as a large one.
+
     Args:
         recipe: Makes the optimizer.
         model: With parameters of fake tensors.
@@ -289,9 +294,11 @@ def count_optimizer(
     """
     counter = OperatorCounter()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with mode, counter:
+    stepped = _largest(trained, share=_STEPPED)
+    factor = _bytes(trained) / max(_bytes(stepped), 1)
+    with _locked(trained, but=stepped), mode, counter:
         optimizer = recipe.build(model)
-        for parameter in trained:
+        for parameter in stepped:
             parameter.grad = torch.empty_like(parameter)
 
         before = counter.held
@@ -301,13 +308,42 @@ def count_optimizer(
         counter.operators.clear()
         counter.forget_peak()
         held = counter.held
-        torch.nn.utils.get_total_norm([item.grad for item in trained if item.grad is not None])
+        torch.nn.utils.get_total_norm([item.grad for item in stepped if item.grad is not None])
         optimizer.step()
         working = counter.peak - held
 
-    for parameter in trained:
+    for parameter in stepped:
         parameter.grad = None
-    return OptimizerCounts(operators=counter.operators, state=state, working=working)
+    return OptimizerCounts(
+        operators=_resized(counter.operators, factor),
+        state=round(state * factor),
+        working=round(working * factor),
+    )
+
+
+def _largest(parameters: list[nn.Parameter], *, share: float) -> list[nn.Parameter]:
+    """The fewest parameters that have this share of the weights together."""
+    largest: list[nn.Parameter] = []
+    size = 0
+    for parameter in sorted(parameters, key=nn.Parameter.numel, reverse=True):
+        if size >= share * _bytes(parameters):
+            break
+        largest.append(parameter)
+        size += _bytes([parameter])
+    return largest
+
+
+@contextmanager
+def _locked(parameters: list[nn.Parameter], *, but: list[nn.Parameter]) -> Iterator[None]:
+    """Locks parameters for a while, but for some."""
+    trained = {id(parameter) for parameter in but}
+    for parameter in parameters:
+        parameter.requires_grad_(id(parameter) in trained)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A step has some stretches, and each has a largest moment:
 
-- *forward*, at the last chunk: what earlier chunks keep, and this one's pass;
+- *forward*, at the last chunk: what earlier chunks keep, and this one's pass; or at the first one:
+  weights on their way;
 - *loss*: what all chunks keep, and the loss;
 - *backward*: at its first chunk all others are still kept; at its last one all gradients are there;
 - *reduce*, under strategies that send all gradients at once, when the backward pass is over;
@@ -99,7 +100,13 @@ def plan_memory(
     kept = chunk.kept * (chunks - 1)
     before = needs.gradients if needs.keeps_gradients != "step" else 0
     passing = always | {WHOLE: needs.whole, GRADIENTS: before}
+    # Weights are fetched at the first chunk; most graphs are kept at the last one.
     forward = passing | {ACTIVATIONS: chunk.shared + kept + chunk.forward}
+    if needs.fetching > kept:
+        forward = passing | {
+            WHOLE: needs.whole + needs.fetching,
+            ACTIVATIONS: chunk.shared + chunk.forward,
+        }
     with_loss = passing | {
         ACTIVATIONS: chunk.shared + kept + chunk.kept,
         EMBEDDINGS: loss_peak(loss),

@@ -37,6 +37,7 @@ class StepPlan:
         chunk_size: Pairs of a chunk.
         chunks: Chunks of a rank.
         recompute: Whether chunks are computed again in the backward pass.
+        needs: What the strategy holds on a rank, and sends.
         memory: Of one rank at its peak.
         fits: Whether it fits the hardware's memory.
         sent: Bytes that a rank sends.
@@ -49,6 +50,7 @@ class StepPlan:
     chunk_size: int
     chunks: int
     recompute: bool
+    needs: Needs
     memory: Memory
     fits: bool
     sent: float
@@ -94,6 +96,7 @@ class StepPlanner:
         norm_group: Pairs of a norm group; None: the model trains no BatchNorm.
         chunk_size: Pairs of a chunk; `auto`: the most that fit.
         recompute: Whether chunks are computed again in the backward pass; `auto`: if they must.
+        checkpoint_blocks: Whether each block is computed again in the backward pass.
         bf16: Whether products are in bf16.
         compiled: Whether blocks are compiled.
         ema: Whether the run keeps an average of the weights.
@@ -105,32 +108,32 @@ class StepPlanner:
     norm_group: int | None
     chunk_size: int | Literal["auto"]
     recompute: bool | Literal["auto"]
+    checkpoint_blocks: bool
     bf16: bool
     compiled: bool
     ema: bool
 
-    def step(self, strategy: StrategyRecipe, *, world: int, nodes: int) -> StepPlan:
+    def step(self, strategy: StrategyRecipe, *, world: int, nodes: int) -> StepPlan | None:
         """Plans the step under a strategy.
 
-        If nothing fits, it is the plan that needs the least memory.
+        If nothing fits, it is the plan of the smallest chunk.
 
         Args:
             strategy: The strategy.
             world: Ranks, which divide the batch.
             nodes: The machines that they are spread over.
 
-        Raises:
-            ValueError: The strategy does not say what it needs.
+        Returns:
+            The plan; None if the strategy does not say what it needs.
         """
         pairs = self.batch_size // world
-        plan = None
+        plan: StepPlan | None = None
         for recompute, chunk_size in self._choices(pairs):
             plan = self._planned(
                 strategy, pairs, chunk_size, world=world, nodes=nodes, recompute=recompute
             )
-            if plan.fits:
+            if plan is None or plan.fits:
                 break
-        assert plan is not None
         return plan
 
     def _choices(self, pairs: int) -> list[tuple[bool, int]]:
@@ -155,7 +158,7 @@ class StepPlanner:
         world: int,
         nodes: int,
         recompute: bool,
-    ) -> StepPlan:
+    ) -> StepPlan | None:
         counted = self.counted
         chunk = counted.chunk.of(chunk_size)
         if recompute:
@@ -164,7 +167,7 @@ class StepPlanner:
         loss = counted.loss(pairs, world)
         needs = strategy.needs(self._sizes(chunks, recompute=recompute, world=world))
         if needs is None:
-            raise ValueError(f"{strategy.label}: its class does not say what it needs")
+            return None
 
         memory = plan_memory(
             chunk=chunk,
@@ -184,6 +187,7 @@ class StepPlanner:
             chunk_size=chunk_size,
             chunks=chunks,
             recompute=recompute,
+            needs=needs,
             memory=memory,
             fits=memory.peak <= self.hardware.memory * (1 - MARGIN),
             sent=bytes_on_wire(sent, world=world, on_gpu=on_gpu),
@@ -202,7 +206,7 @@ class StepPlanner:
             rest=model.rest,
             ema=self.ema,
             chunks=chunks,
-            recompute=recompute,
+            recompute=recompute or self.checkpoint_blocks,
             world=world,
             on_gpu=self.hardware.is_gpu,
         )

@@ -94,6 +94,7 @@ class Needs:
         optimizer: The optimizer's state.
         ema: The average of the weights.
         whole: Weights that are gathered during the passes.
+        fetching: Of gathered weights, a second time, in the forward pass of a step's first chunk.
         kept_buffers: For messages, held all the time.
         buffers: For messages, at most at a time, in the backward pass.
         reducing: For the messages of all gradients at once, when the backward pass is over and all
@@ -111,6 +112,7 @@ class Needs:
     optimizer: int
     ema: int
     whole: int = 0
+    fetching: int = 0
     kept_buffers: int = 0
     buffers: int = 0
     reducing: int = 0

@@ -109,6 +109,8 @@ def _stage_3(options: Mapping[str, int], sizes: Sizes) -> Needs:
         optimizer=sizes.state // world,
         ema=share if sizes.ema else 0,
         whole=whole - small,
+        # A message for many weights ahead is kept until the last of these has been copied from it.
+        fetching=min(sizes.weights - small, options["stage3_prefetch_bucket_size"] * FLOAT32),
         kept_buffers=bucket if sizes.on_gpu else filled,
         buffers=copied if sizes.gradients > bucket else 0,
         reducing=copied if sizes.gradients <= bucket else 0,

@@ -12,10 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from align_train.cluster.collectives import all_reduce_, world_size
 from align_train.training.batch_norm import GroupBatchNorm
+
+
+def has_norm_groups(model: nn.Module) -> bool:
+    """Whether a part of a model that is trained has BatchNorm."""
+    return any(isinstance(part, _BatchNorm) and part.training for part in model.modules())
 
 
 class RunningStatistics:

@@ -67,9 +67,9 @@ def warm_up(engine: str) -> None:
 
 def attach() -> None:
     """Puts the meter before the building of the model, and into the trainer."""
-    from align_train.commands import train
     from benchmarks.plan.meter import Meter
 
+    train: Any = importlib.import_module("align_train.commands.train")
     meter = Meter(Path(os.environ[FOLDER]))
     build_model = train.build_model
     build_trainer = train.build_trainer

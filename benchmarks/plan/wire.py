@@ -8,13 +8,13 @@ bytes: of the whole one, which is the input of a reduce-scatter and the output o
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from benchmarks.plan.meter import loopback
@@ -70,8 +70,13 @@ def work(rank: int, ranks: int) -> None:
 
 
 def main() -> None:
-    for ranks in (2, 3, 4):
-        multiprocessing.spawn(work, (ranks,), nprocs=ranks)
+    context = multiprocessing.get_context("spawn")
+    for world in (2, 3, 4):
+        ranks = [context.Process(target=work, args=(rank, world)) for rank in range(world)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
 
 
 if __name__ == "__main__":
