@@ -64,8 +64,8 @@ def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dic
     mean = plan.pairs_per_second / nodes * facts.bytes_per_pair * load.ratio
     return {
         "cache": f"{load.bytes_checked / GB:,.0f} GB a node",
-        "network": f"{mean / GB:.2f} GB/s a node on average, {load.edge.one_node:.1f} times as much "
-        f"at an epoch's edge; {load.ratio:.2f} reads for each that is needed",
+        "network": f"{mean / GB:.2f} GB/s a node on average, up to {load.edge.one_node:.1f} times "
+        f"as much at an epoch's edge; {load.ratio:.2f} reads for each that is needed",
     }
 
 
