@@ -1,1 +1,1 @@
-"""Tests of the way from shards to batches."""
+"""Tests of plans."""
