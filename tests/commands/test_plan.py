@@ -65,7 +65,7 @@ def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
     done = run(*SMALL_MAKE, cwd=tmp_path, module=PLAN)
     assert "512 pairs" in done.stdout
     assert "300 words in the vocabulary" in done.stdout
-    assert "assumed" not in done.stdout and "note" not in done.stdout
+    assert "planned with" not in done.stdout and "give pairs=" not in done.stdout
 
 
 @pytest.mark.parametrize(
