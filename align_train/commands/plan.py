@@ -10,6 +10,7 @@ import torch
 
 from align_train.commands.plan_counts import model_without_memory, planner_of
 from align_train.commands.plan_data import data_facts
+from align_train.commands.plan_files import write_plan
 from align_train.commands.plan_hardware import measured_file
 from align_train.commands.plan_measure import hardware_file, measure_rates
 from align_train.commands.plan_report import MANY, print_plan
@@ -72,6 +73,8 @@ def plan(settings: PlanSettings) -> None:
 
     rows = _for_many(planner, strategy, settings)
     print_plan(settings, facts, planner, chosen, engines, rows, assumed)
+    if settings.to is not None:
+        print(f"{'written':>13}  {write_plan(settings.to, settings, hardware, engines, rows)}")
 
 
 def _for_many(

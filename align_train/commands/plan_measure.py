@@ -135,7 +135,7 @@ def hardware_file(rates: Rates, *, bf16: bool) -> str:
     tera = rates.peak / 1e12
     memory = _memory(device) / 1e9
     lines = [
-        f"# Measured by `python -m align_train.plan measure=…` in {'bf16' if bf16 else 'fp32'}.",
+        f"# Measured by `align-train plan measure=…` in {'bf16' if bf16 else 'fp32'}.",
         "# The links are not measured: set them before you plan several nodes.",
         "_target_: align_train.planning.hardware.Hardware",
         f"name: {_name(device)}",

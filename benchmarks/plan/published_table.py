@@ -10,7 +10,7 @@ Price: five plans, a minute and a half.
 
 from __future__ import annotations
 
-from align_train.commands.plan import planner_of
+from align_train.commands.plan_counts import model_without_memory, planner_of
 from align_train.commands.plan_data import data_facts
 from align_train.commands.plan_settings import compose_plan, hardware_of, with_usual_tokenizer
 from align_train.config.components import build
@@ -30,10 +30,13 @@ def main() -> None:
 def planned_speed(run: PublishedRun) -> float:
     """The pairs a second of one GPU that a plan gives a published run."""
     settings, _ = with_usual_tokenizer(compose_plan(*run.words))
-    planner = planner_of(settings, hardware_of(settings), data_facts(settings))
+    facts = data_facts(settings)
+    model = model_without_memory(settings, facts.vocabulary)
+    planner = planner_of(settings, model, hardware_of(settings), tokens=facts.tokens)
     strategy: StrategyRecipe = build(settings.strategy)
     trainer = settings.trainer
     plan = planner.step(strategy, world=trainer.processes, nodes=trainer.nodes)
+    assert plan is not None, "our strategies say what they need"
     return plan.pairs_per_second / run.gpus
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
     done = run(*SMALL_MAKE, cwd=tmp_path, module=PLAN)
     assert "512 pairs" in done.stdout
     assert "300 words in the vocabulary" in done.stdout
-    assert "assumed" not in done.stdout and "note" not in done.stdout
+    assert "planned with" not in done.stdout and "give pairs=" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,22 @@ def test_processes_are_the_plans_whatever_the_trainer(tmp_path: Path) -> None:
     assert (trainer.nodes, trainer.devices) == (4, 4)
     shown = run(*words, "--cfg", "job", cwd=tmp_path, module=PLAN).stdout
     assert "accelerator: gpu" in shown and "gpus_per_node: 4" in shown
+
+
+def test_a_folder_gets_every_figure_and_an_image(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    place = tmp_path / "plans" / "tiny"
+    said = printed(capsys, "batch_size=512", "price_per_gpu_hour=2", f"to={place}", "gpu=l4")
+    assert f"{place}: plan.json, plan.png" in said
+    assert (place / "plan.png").stat().st_size > 10_000
+
+    written = json.loads((place / "plan.json").read_text())
+    rows = written["gpus"]
+    assert [row["gpus"] for row in rows] == [1, 2, 4, 8]
+    for row in rows:
+        seconds = written["steps"] * row["seconds_a_step"]
+        assert row["days"] == pytest.approx(seconds / 86_400)
+        assert row["cost"] == pytest.approx(2 * row["gpus"] * seconds / 3_600)
+        assert row["pairs_a_second"] == pytest.approx(512 / row["seconds_a_step"])
+    assert "strategy=ddp" in written["strategies"]
