@@ -91,6 +91,7 @@ def planner_of(
         bf16=settings.precision == "bf16",
         compiled=compiles(settings),
         ema=settings.ema is not None,
+        checkpoint_blocks=settings.checkpoint_blocks,
     )
 
 

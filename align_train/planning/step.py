@@ -37,6 +37,7 @@ class StepPlan:
         chunk_size: Pairs of a chunk.
         chunks: Chunks of a rank.
         recompute: Whether chunks are computed again in the backward pass.
+        needs: What the strategy holds on each rank.
         memory: Of one rank at its peak.
         fits: Whether it fits the hardware's memory.
         sent: Bytes that a rank sends.
@@ -49,6 +50,7 @@ class StepPlan:
     chunk_size: int
     chunks: int
     recompute: bool
+    needs: Needs
     memory: Memory
     fits: bool
     sent: float
@@ -97,6 +99,7 @@ class StepPlanner:
         bf16: Whether products are in bf16.
         compiled: Whether blocks are compiled.
         ema: Whether the run keeps an average of the weights.
+        checkpoint_blocks: Whether blocks are computed again in the backward pass.
     """
 
     counted: Counted
@@ -108,6 +111,7 @@ class StepPlanner:
     bf16: bool
     compiled: bool
     ema: bool
+    checkpoint_blocks: bool
 
     def step(self, strategy: StrategyRecipe, *, world: int, nodes: int) -> StepPlan | None:
         """Plans the step under a strategy.
@@ -183,6 +187,7 @@ class StepPlanner:
             chunk_size=chunk_size,
             chunks=chunks,
             recompute=recompute,
+            needs=needs,
             memory=memory,
             fits=memory.peak <= self.hardware.memory * (1 - MARGIN),
             sent=bytes_on_wire(sent, world=world, on_gpu=on_gpu),
@@ -201,7 +206,7 @@ class StepPlanner:
             rest=model.rest,
             ema=self.ema,
             chunks=chunks,
-            recompute=recompute,
+            recompute=recompute or self.checkpoint_blocks,
             world=world,
             on_gpu=self.hardware.is_gpu,
         )

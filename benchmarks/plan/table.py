@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.plan.planned import Planned, plan_of
+from align_train.planning.step import StepPlan
+from benchmarks.plan.planned import plan_of
 from benchmarks.plan.setups import Setup
 
 MB = 1e6
@@ -41,8 +42,9 @@ def compare(setups: list[Setup], measured: dict[str, Any]) -> None:
         ratios.append(plan.memory.peak / row["peak"])
         line = f"{setup.name:<46} {_pair(plan.memory.peak, row['peak'])}"
         if setup.ranks > 1:
-            of_sent.append(plan.sent / row["bytes_per_step"])
-            line += f"  {_pair(plan.sent, row['bytes_per_step'])}"
+            sent = plan.sent * setup.ranks
+            of_sent.append(sent / row["bytes_per_step"])
+            line += f"  {_pair(sent, row['bytes_per_step'])}"
         else:
             line += " " * 25
         print(f"{line}  {plan.memory.at}: {_parts(plan)}", flush=True)
@@ -57,18 +59,26 @@ def _pair(planned: float, measured: float) -> str:
     return f"{measured / MB:8.1f} {planned / MB:8.1f} {planned / measured:5.3f}"
 
 
-def _parts(plan: Planned) -> str:
+def _parts(plan: StepPlan) -> str:
     parts = plan.memory.parts.items()
     return ", ".join(f"{name} {size / MB:.0f}" for name, size in parts if size > MB / 2)
 
 
-def _held(plan: Planned, row: dict[str, Any]) -> str:
-    found = dict.fromkeys(plan.held, 0)
+def _held(plan: StepPlan, row: dict[str, Any]) -> str:
+    """What stays between the backward pass and the step, by part."""
+    needs = plan.needs
+    planned = {
+        "weights": needs.weights,
+        "gradients": needs.gradients,
+        "optimizer": needs.optimizer,
+        "average": needs.ema,
+    }
+    found = dict.fromkeys(planned, 0)
     for name, size in row["each"][0]["parts"]["after backward"].items():
         if name in PARTS:
             found[PARTS[name]] += size
     return "  ".join(
-        f"{name} {found[name] / MB:.1f}/{size / MB:.1f}" for name, size in plan.held.items()
+        f"{name} {found[name] / MB:.1f}/{size / MB:.1f}" for name, size in planned.items()
     )
 
 
