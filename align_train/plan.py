@@ -13,7 +13,7 @@ from align_train.commands.spelled_out import explicit
 from align_train.config.compose import command
 from align_train.config.messages import ending_in_one_line, report_once
 from align_train.config.own_file import with_own_file
-from align_train.config.plan_schema import PlanSettings
+from align_train.config.plan_schema import OPTIONAL, PlanSettings
 
 
 def check_early(settings: PlanSettings) -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         schema=PlanSettings,
         fill_in=explicit,
         before_fill_in=check_early,
-        optional=["data.shards"],
+        optional=OPTIONAL,
     )
 
 

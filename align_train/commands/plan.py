@@ -12,7 +12,7 @@ from align_train.commands.plan_counts import model_without_memory, planner_of
 from align_train.commands.plan_data import data_facts
 from align_train.commands.plan_hardware import measured_file
 from align_train.commands.plan_measure import hardware_file, measure_rates
-from align_train.commands.plan_report import print_plan
+from align_train.commands.plan_report import MANY, print_plan
 from align_train.commands.plan_settings import (
     check_as_run,
     hardware_of,
@@ -36,9 +36,6 @@ ENGINES: dict[str, StrategyRecipe] = {
     "strategy=deepspeed strategy.stage=3": DeepSpeed(stage=3, options=None),
 }
 """The strategies whose memory a plan compares, by the settings that choose them."""
-
-MANY = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-"""Numbers of GPUs that a plan compares, if the batch divides."""
 
 
 def plan(settings: PlanSettings) -> None:

@@ -88,10 +88,10 @@ def planner_of(
         norm_group=settings.norm_group if has_norm_groups(model) else None,
         chunk_size=settings.chunk_size,
         recompute=settings.recompute,
+        checkpoint_blocks=settings.checkpoint_blocks,
         bf16=settings.precision == "bf16",
         compiled=compiles(settings),
         ema=settings.ema is not None,
-        checkpoint_blocks=settings.checkpoint_blocks,
     )
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from align_train.commands.plan_data import DataFacts
+from align_train.commands.plan_scale import fetch_lines, rank_lines
+from align_train.config.chosen import choice_of
 from align_train.config.plan_schema import PlanSettings
+from align_train.figures.plan_image import PlanRow, draw_plan
+from align_train.files import write_whole
 from align_train.planning.hardware import GB
 from align_train.planning.step import StepPlan, StepPlanner
 
@@ -14,7 +21,11 @@ from align_train.planning.step import StepPlan, StepPlanner
 LOADER_PAIRS = 820
 _LOADER_SIDE = 289
 
+MANY = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Numbers of GPUs that a plan compares, if the batch divides."""
+
 _SECONDS_A_DAY = 86_400
+_SECONDS_AN_HOUR = 3_600
 _GIGA = 1e9
 
 
@@ -24,7 +35,7 @@ def print_plan(
     planner: StepPlanner,
     chosen: StepPlan,
     engines: Mapping[str, StepPlan],
-    rows: Sequence[StepPlan],
+    many: Sequence[StepPlan],
     notes: Sequence[str],
 ) -> None:
     """Prints a plan.
@@ -35,25 +46,75 @@ def print_plan(
         planner: Has counted the step.
         chosen: The step as the settings ask for it.
         engines: The step under each strategy.
-        rows: The step on many numbers of GPUs.
+        many: The step on many numbers of GPUs.
         notes: What was assumed.
     """
     lines = _lines(settings, facts, planner, chosen)
+    lines |= fetch_lines(settings, facts, chosen) | rank_lines(settings, planner, chosen)
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
     print()
     print(memory_table(engines, planner))
     print()
-    print(many_table(rows, settings))
+    rows = rows_of(many, settings)
+    print(many_table(many, rows))
     print()
-    for note in (*notes, *facts.notes):
+    for note in (*notes, *facts.notes, *_left_out(rows)):
         print(f"{'note':>13}  {note}")
     print(f"{'not counted':>13}  {NOT_COUNTED}")
+    if settings.to is not None:
+        _write(settings, settings.to, lines, chosen, engines, rows, planner)
+
+
+def _write(
+    settings: PlanSettings,
+    to: str,
+    lines: Mapping[str, str],
+    chosen: StepPlan,
+    engines: Mapping[str, StepPlan],
+    rows: Sequence[PlanRow],
+    planner: StepPlanner,
+) -> None:
+    """Writes plan.json and plan.png into a folder."""
+    folder = Path(to).expanduser()
+    memory = {_short(words): plan.memory.parts for words, plan in engines.items()}
+    found = {
+        "lines": dict(lines),
+        "step": chosen.seconds.parts,
+        "bytes_sent": chosen.sent,
+        "memory": memory,
+        "gpus": [asdict(row) for row in rows],
+    }
+    write_whole(folder / "plan.json", json.dumps(found, indent=2).encode())
+    draw_plan(
+        rows,
+        memory,
+        folder / "plan.png",
+        memory_of_gpu=planner.hardware.memory,
+        title=f"{choice_of('model') or 'a model'} on {planner.hardware.name}",
+    )
+    print(f"{folder}: plan.json, plan.png")
+
+
+def _left_out(rows: Sequence[PlanRow]) -> list[str]:
+    """Says which numbers of GPUs are not in the table."""
+    planned = {row.gpus for row in rows}
+    absent = [f"{gpus:,}" for gpus in MANY if gpus not in planned]
+    if not absent:
+        return []
+    return [
+        f"no row for {', '.join(absent)} GPUs: the batch does not divide into norm groups there"
+    ]
+
+
+def _short(words: str) -> str:
+    """`strategy=fsdp strategy.reshard=true` -> `fsdp reshard=true`."""
+    return words.replace("strategy=", "").replace("strategy.", "")
 
 
 NOT_COUNTED = (
-    "CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers and gaps between "
-    "tensors, for which a twelfth of the memory stays free; a teacher; evaluation",
+    "CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers and gaps between tensors, for "
+    "which a twelfth of the memory stays free; a teacher; evaluation"
 )
 """What no part of the memory holds."""
 
@@ -93,17 +154,14 @@ def _lines(
     }
     data = f"{facts.pairs:,} pairs" if facts.pairs else "not known how many pairs"
     lines["data"] = f"{data}, {facts.vocabulary:,} words in the vocabulary"
-    if facts.bytes_per_pair:
-        network = node_pairs * facts.bytes_per_pair
-        lines["network"] = f"{network / GB:.2f} GB/s a node from the storage of the shards"
     return lines
 
 
-def _spell_cost(settings: PlanSettings, seconds: float, gpus: int | None = None) -> str:
+def _spell_cost(settings: PlanSettings, seconds: float) -> str:
     price = settings.price_per_gpu_hour
     if price is None:
         return ""
-    return f", ${price * (gpus or settings.trainer.processes) * seconds / 3600:,.0f}"
+    return f", ${price * settings.trainer.processes * seconds / _SECONDS_AN_HOUR:,.0f}"
 
 
 def memory_table(engines: Mapping[str, StepPlan], planner: StepPlanner) -> str:
@@ -116,7 +174,7 @@ def memory_table(engines: Mapping[str, StepPlan], planner: StepPlanner) -> str:
     parts: list[str] = []
     for plan in engines.values():
         parts += [part for part in plan.memory.parts if part not in parts]
-    names = [words.replace("strategy=", "").replace("strategy.", "") for words in engines]
+    names = [_short(words) for words in engines]
     width = max(map(len, [*parts, "largest moment"]))
     lines = [f"{'GB a GPU':<{width}}" + "".join(f"  {name:>18}" for name in names)]
     for part in parts:
@@ -136,25 +194,48 @@ def memory_table(engines: Mapping[str, StepPlan], planner: StepPlanner) -> str:
     return "\n".join(lines)
 
 
-def many_table(rows: Sequence[StepPlan], settings: PlanSettings) -> str:
+def rows_of(plans: Sequence[StepPlan], settings: PlanSettings) -> list[PlanRow]:
     """The run on many numbers of GPUs.
 
     Args:
-        rows: The step on each number.
+        plans: The step on each number.
         settings: Have the steps and the price.
+    """
+    rows: list[PlanRow] = []
+    for plan in plans:
+        seconds = settings.steps * plan.seconds.total
+        price = settings.price_per_gpu_hour
+        rows.append(
+            PlanRow(
+                gpus=plan.world,
+                seconds_a_step=plan.seconds.total,
+                pairs_a_second=plan.pairs_per_second,
+                days=seconds / _SECONDS_A_DAY,
+                cost=None if price is None else price * plan.world * seconds / _SECONDS_AN_HOUR,
+                bound_by=plan.seconds.bound_by,
+                fits=plan.fits,
+            )
+        )
+    return rows
+
+
+def many_table(plans: Sequence[StepPlan], rows: Sequence[PlanRow]) -> str:
+    """The run on many numbers of GPUs as a table.
+
+    Args:
+        plans: The step on each number.
+        rows: What it makes of the run.
     """
     lines = [
         f"{'GPUs':>6}  {'chunk':>12}  {'GB a GPU':>9}  {'s a step':>9}  {'pairs/s':>10}  "
         f"{'days':>8}  {'cost':>12}  bound by"
     ]
-    for plan in rows:
-        seconds = settings.steps * plan.seconds.total
-        cost = _spell_cost(settings, seconds, plan.world).removeprefix(", ")
+    for plan, row in zip(plans, rows, strict=True):
         chunk = f"{plan.chunks} x {plan.chunk_size}"
+        cost = "" if row.cost is None else f"${row.cost:,.0f}"
         lines.append(
-            f"{plan.world:>6}  {chunk:>12}  {plan.memory.peak / GB:>9.1f}  "
-            f"{plan.seconds.total:>9.3f}  {plan.pairs_per_second:>10,.0f}  "
-            f"{seconds / _SECONDS_A_DAY:>8.2f}  {cost:>12}  "
-            f"{plan.seconds.bound_by if plan.fits else 'does not fit'}"
+            f"{row.gpus:>6}  {chunk:>12}  {plan.memory.peak / GB:>9.1f}  "
+            f"{row.seconds_a_step:>9.3f}  {row.pairs_a_second:>10,.0f}  {row.days:>8.2f}  "
+            f"{cost:>12}  {row.bound_by if row.fits else 'does not fit'}"
         )
     return "\n".join(lines)

@@ -26,8 +26,7 @@ from align_train.strategy import StrategyRecipe
 
 _FEW = 100  # steps of a run that is too short to be planned
 
-# A CPU of which nothing is known but its memory: its seconds mean nothing.
-UNKNOWN_CPU = Hardware(
+UNKNOWN = Hardware(
     name="this machine's CPU",
     is_gpu=False,
     memory_gb=1e6,
@@ -51,6 +50,7 @@ UNKNOWN_CPU = Hardware(
         link=1,
     ),
 )
+"""A CPU of which no rate is known: memory and messages can be planned for it, but no seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def planned_run(settings: TrainSettings, model: TrainableModel, *, tokens: int) 
         return None
 
     hardware = _hardware(settings)
-    planner = planner_of(settings, model, hardware or UNKNOWN_CPU, tokens=tokens)
+    planner = planner_of(settings, model, hardware or UNKNOWN, tokens=tokens)
     strategy: StrategyRecipe = build(settings.strategy)
     trainer = settings.trainer
     step = planner.step(strategy, world=trainer.processes, nodes=trainer.nodes)

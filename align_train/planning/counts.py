@@ -296,8 +296,9 @@ def count_optimizer(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     stepped = _largest(trained, share=_STEPPED)
     factor = _bytes(trained) / max(_bytes(stepped), 1)
-    with _locked(trained, but=stepped), mode, counter:
+    with mode, counter:
         optimizer = recipe.build(model)
+        # It skips the others, which have no gradient.
         for parameter in stepped:
             parameter.grad = torch.empty_like(parameter)
 
@@ -331,19 +332,6 @@ def _largest(parameters: list[nn.Parameter], *, share: float) -> list[nn.Paramet
         largest.append(parameter)
         size += _bytes([parameter])
     return largest
-
-
-@contextmanager
-def _locked(parameters: list[nn.Parameter], *, but: list[nn.Parameter]) -> Iterator[None]:
-    """Locks parameters for a while, but for some."""
-    trained = {id(parameter) for parameter in but}
-    for parameter in parameters:
-        parameter.requires_grad_(id(parameter) in trained)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_()
 
 
 @contextmanager

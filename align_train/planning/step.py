@@ -37,7 +37,7 @@ class StepPlan:
         chunk_size: Pairs of a chunk.
         chunks: Chunks of a rank.
         recompute: Whether chunks are computed again in the backward pass.
-        needs: What the strategy holds on each rank.
+        needs: What the strategy holds on a rank, and sends.
         memory: Of one rank at its peak.
         fits: Whether it fits the hardware's memory.
         sent: Bytes that a rank sends.
@@ -96,10 +96,10 @@ class StepPlanner:
         norm_group: Pairs of a norm group; None: the model trains no BatchNorm.
         chunk_size: Pairs of a chunk; `auto`: the most that fit.
         recompute: Whether chunks are computed again in the backward pass; `auto`: if they must.
+        checkpoint_blocks: Whether each block is computed again in the backward pass.
         bf16: Whether products are in bf16.
         compiled: Whether blocks are compiled.
         ema: Whether the run keeps an average of the weights.
-        checkpoint_blocks: Whether blocks are computed again in the backward pass.
     """
 
     counted: Counted
@@ -108,10 +108,10 @@ class StepPlanner:
     norm_group: int | None
     chunk_size: int | Literal["auto"]
     recompute: bool | Literal["auto"]
+    checkpoint_blocks: bool
     bf16: bool
     compiled: bool
     ema: bool
-    checkpoint_blocks: bool
 
     def step(self, strategy: StrategyRecipe, *, world: int, nodes: int) -> StepPlan | None:
         """Plans the step under a strategy.

@@ -65,20 +65,19 @@ def _parts(plan: StepPlan) -> str:
 
 
 def _held(plan: StepPlan, row: dict[str, Any]) -> str:
-    """What stays between the backward pass and the step, by part."""
     needs = plan.needs
-    planned = {
+    held = {
         "weights": needs.weights,
         "gradients": needs.gradients,
         "optimizer": needs.optimizer,
         "average": needs.ema,
     }
-    found = dict.fromkeys(planned, 0)
+    found = dict.fromkeys(held, 0)
     for name, size in row["each"][0]["parts"]["after backward"].items():
         if name in PARTS:
             found[PARTS[name]] += size
     return "  ".join(
-        f"{name} {found[name] / MB:.1f}/{size / MB:.1f}" for name, size in planned.items()
+        f"{name} {found[name] / MB:.1f}/{size / MB:.1f}" for name, size in held.items()
     )
 
 

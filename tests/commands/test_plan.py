@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from align_train.commands.plan import plan
+from align_train.commands.plan_settings import check_plan, compose_plan
+from align_train.errors import UserError
 from tests.support.commands import SMALL_MAKE, finish, run, start
 
 PLAN = "align_train.plan"
@@ -24,6 +27,9 @@ ram_gb: 256
 """
 
 
+SMALL_B3 = ("model=b3_mini", "model.image_size=64", "norm_group=8", "batch_size=1024", "nodes=8")
+
+
 def refusal(*words: str, cwd: Path) -> str:
     done = finish(start(*words, cwd=cwd, module=PLAN))
     assert (done.returncode, done.stdout) == (2, "")
@@ -31,13 +37,25 @@ def refusal(*words: str, cwd: Path) -> str:
     return done.stderr
 
 
-def test_a_plan_needs_neither_data_nor_hardware_and_says_what_it_assumed(tmp_path: Path) -> None:
-    words = ("data=webdataset", "model=b7_base", "nodes=2", "batch_size=65536", "data.lanes=1024")
-    done = run(*words, cwd=tmp_path, module=PLAN)
-    assert "2 x 8 NVIDIA H100" in done.stdout
-    assert "data.shards is not set: give pairs=… shards=… bytes_per_pair=…" in done.stdout
-    assert "data.tokenizer is not set" in done.stdout
-    assert "planned with BERT's 30,522 words" in done.stdout
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What the command prints, without a process of its own."""
+    settings = compose_plan(*words)
+    check_plan(settings)
+    plan(settings)
+    return capsys.readouterr().out
+
+
+def test_a_plan_needs_neither_data_nor_hardware_and_says_what_it_assumed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("data=webdataset", "nodes=2", "batch_size=65536", "data.lanes=1024")
+    found = printed(capsys, *words, "price_per_gpu_hour=2.5")
+    assert "2 x 8 NVIDIA H100" in found
+    assert "data.shards is not set: give pairs=… shards=… bytes_per_pair=…" in found
+    assert "data.tokenizer is not set" in found
+    assert "planned with BERT's 30,522 words" in found
+    assert "$" in found
     assert not list(tmp_path.iterdir())
 
 
@@ -49,6 +67,24 @@ def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
     assert "assumed" not in done.stdout and "note" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        # Weights, gradients and moments are too much on each rank; sharded they fit.
+        (("gpu.memory_gb=0.4", *SMALL_B3), "nearest that fits: strategy=fsdp"),
+        (("gpu.memory_gb=0.01",), "nothing fits, up to 1,024 GPUs"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_answered_with_the_nearest_that_does(
+    words: tuple[str, ...], told: str
+) -> None:
+    settings = compose_plan("data=webdataset", "data.lanes=1024", "batch_size=65536", *words)
+    with pytest.raises(UserError, match=told) as error:
+        plan(settings)
+    assert "GB a GPU, most of it" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_choice_may_be_a_file_or_lie_in_a_folder_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "conf" / "gpu").mkdir(parents=True)
     (tmp_path / "conf" / "gpu" / "mine.yaml").write_text(
@@ -56,8 +92,8 @@ def test_a_choice_may_be_a_file_or_lie_in_a_folder_of_the_users(tmp_path: Path) 
     )
     (tmp_path / "h100.yaml").write_text(MINE)
     for words in (("--config-dir", "conf", "gpu=mine"), ("gpu=h100.yaml",)):
-        done = run(*words, "nodes=1", "batch_size=256", cwd=tmp_path, module=PLAN)
-        assert "1 x 4 my card" in done.stdout
+        done = run(*words, "nodes=1", "--cfg", "job", cwd=tmp_path, module=PLAN)
+        assert "name: my card" in done.stdout
 
     (tmp_path / "wrong.yaml").write_text(MINE.replace("cpu_cores", "cpu_croes"))
     told = refusal("gpu=wrong.yaml", cwd=tmp_path)
@@ -90,11 +126,12 @@ def test_an_uneven_batch_is_answered_with_the_nearest_that_fit(tmp_path: Path) -
 
     # What is proposed is accepted.
     fix = told.rpartition(" or ")[2].split()
-    run("data=coyo700m", "nodes=3", "gpus_per_node=8", *fix, cwd=tmp_path, module=PLAN)
+    check_plan(compose_plan("data=coyo700m", "nodes=3", "gpus_per_node=8", *fix))
 
 
 def test_processes_are_the_plans_whatever_the_trainer(tmp_path: Path) -> None:
     words = ("data=coyo700m", "trainer=multinode", "nodes=4", "gpus_per_node=4", "gpu=a100")
-    assert "4 x 4 NVIDIA A100" in run(*words, cwd=tmp_path, module=PLAN).stdout
+    trainer = compose_plan(*words).trainer
+    assert (trainer.nodes, trainer.devices) == (4, 4)
     shown = run(*words, "--cfg", "job", cwd=tmp_path, module=PLAN).stdout
     assert "accelerator: gpu" in shown and "gpus_per_node: 4" in shown

@@ -32,6 +32,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.evals.test_retrieval",
         "tests.loss.test_distillation",
         "tests.loss.test_loss",
+        "tests.planning.test_ranks",
         "tests.strategy.test_checkpoints",
         "tests.strategy.test_parity",
         "tests.training.test_chunk_size",

@@ -1,0 +1,126 @@
+"""What a plan says of fetching, checkpoints and evaluation: simulated and by formula."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from align_train.commands.plan_data import DataFacts
+from align_train.config.plan_schema import PlanSettings
+from align_train.planning.fetching import fetch_load
+from align_train.planning.hardware import GB
+from align_train.planning.ranks import (
+    Kept,
+    Rates,
+    checkpoint_seconds,
+    evaluation_seconds,
+    sent_for_checkpoint,
+)
+from align_train.planning.seconds import work_of
+from align_train.planning.step import StepPlan, StepPlanner
+from align_train.stream.order import Order
+
+_PLAYED = 4  # nodes whose fetches are simulated: they stand for the others
+
+# Of rank 0, in bytes a second: a copy to the CPU over PCIe, and a file on NFS or one disk.
+_COPY = 20e9
+_DISK = 1e9
+_HOP = 10e-6  # seconds of a message to the next rank
+
+# Pairs of the set of an evaluation: COCO's 5,000 images with five texts each.
+_IMAGES = 5_000
+_TEXTS = 25_000
+
+_KEPT: dict[str, Kept] = {
+    "ddp": "whole",
+    "fsdp": "rows",
+    "deepspeed stage 1": "flat",
+    "deepspeed stage 2": "flat",
+    "deepspeed stage 3": "parts",
+}
+
+
+def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dict[str, str]:
+    """Simulates the fetches of an epoch; nothing if the data is not known.
+
+    Args:
+        settings: The plan's.
+        facts: Of the data.
+        plan: The step.
+    """
+    nodes = settings.trainer.nodes
+    lanes = settings.data.get("lanes")
+    window = settings.data.get("window")
+    known = facts.pairs and facts.shards and facts.bytes_per_pair
+    if not known or not isinstance(lanes, int) or not isinstance(window, int) or lanes % nodes:
+        return {}
+
+    assert facts.pairs and facts.shards and facts.bytes_per_pair
+    counts = np.full(facts.shards, facts.pairs // facts.shards, dtype=np.int64)
+    counts[: facts.pairs % facts.shards] += 1
+    order = Order(counts=counts, seed=settings.seed, lanes=lanes, window=window)
+    sizes = (counts * facts.bytes_per_pair).astype(np.int64)
+    load = fetch_load(order, sizes, nodes, played=_PLAYED)
+
+    mean = plan.pairs_per_second / nodes * facts.bytes_per_pair * load.ratio
+    return {
+        "cache": f"{load.bytes_checked / GB:,.0f} GB a node",
+        "network": f"{mean / GB:.2f} GB/s a node on average, up to {load.edge.one_node:.1f} times "
+        f"as much at an epoch's edge; {load.ratio:.2f} reads for each that is needed",
+    }
+
+
+def rank_lines(settings: PlanSettings, planner: StepPlanner, plan: StepPlan) -> dict[str, str]:
+    """The seconds of a checkpoint, and of an evaluation on a set of COCO's size.
+
+    Args:
+        settings: The plan's.
+        planner: Has counted the step.
+        plan: The step.
+    """
+    model, hardware = planner.counted.model, planner.hardware
+    rates = Rates(
+        link=hardware.link(nodes=settings.trainer.nodes) * hardware.efficiency.link,
+        hop=_HOP,
+        copy=_COPY,
+        disk=_DISK,
+    )
+    shapes = [*model.rest]
+    for block in model.blocks:
+        shapes += block
+    sent = sent_for_checkpoint(
+        shapes,
+        shapes,
+        kept=_KEPT.get(plan.strategy, "whole"),
+        world=plan.world,
+        averaged=planner.ema,
+    )
+    size = model.weights + planner.counted.optimizer.state + planner.ema * model.gradients
+    saved = checkpoint_seconds(
+        sent,
+        size,
+        world=plan.world,
+        on_gpu=hardware.is_gpu,
+        rates=rates,
+        background=settings.background_checkpoints,
+    )
+
+    chunk = planner.counted.chunk
+    forward = work_of(chunk.forward_operators, hardware, bf16=planner.bf16).total / chunk.pairs
+    evaluated = evaluation_seconds(
+        images=_IMAGES,
+        texts=_TEXTS,
+        dim=model.dim,
+        world=plan.world,
+        on_gpu=hardware.is_gpu,
+        # The whole pair's time for each: an upper bound.
+        an_image=forward,
+        a_text=forward,
+        by_itself=0.0,
+        rates=rates,
+    )
+    return {
+        "checkpoint": f"{size / GB:.2f} GB; training stands still for {saved.stops:.1f} s, and the "
+        f"file is there after {saved.total:.1f} s",
+        "evaluation": f"{evaluated:.1f} s for {_IMAGES:,} images and {_TEXTS:,} texts, beside the "
+        f"metrics",
+    }
