@@ -49,7 +49,7 @@ def write_plan(
     }
     write_whole(place / "plan.json", json.dumps(content, indent=1) + "\n", fix=fix)
 
-    memory = {_short(words): plan.memory.parts for words, plan in engines.items()}
+    memory = {short_name(words): plan.memory.parts for words, plan in engines.items()}
     draw_plan(
         [row_of(plan, settings) for plan in rows],
         memory,
@@ -99,5 +99,6 @@ def _figures(plan: StepPlan, settings: PlanSettings) -> dict[str, object]:
     }
 
 
-def _short(words: str) -> str:
+def short_name(words: str) -> str:
+    """`strategy=fsdp strategy.reshard=true` -> `fsdp reshard=true`."""
     return words.replace("strategy=", "").replace("strategy.", "")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 from align_train.commands.plan_data import DataFacts
+from align_train.commands.plan_files import row_of, short_name
 from align_train.commands.plan_scale import fetch_lines, rank_lines
-from align_train.config.chosen import choice_of
 from align_train.config.plan_schema import PlanSettings
-from align_train.figures.plan_image import PlanRow, draw_plan
-from align_train.files import write_whole
+from align_train.figures.plan_image import PlanRow
 from align_train.planning.hardware import GB
 from align_train.planning.step import StepPlan, StepPlanner
 
@@ -56,44 +52,12 @@ def print_plan(
     print()
     print(memory_table(engines, planner))
     print()
-    rows = rows_of(many, settings)
+    rows = [row_of(plan, settings) for plan in many]
     print(many_table(many, rows))
     print()
     for note in (*notes, *facts.notes, *_left_out(rows)):
         print(f"{'note':>13}  {note}")
     print(f"{'not counted':>13}  {NOT_COUNTED}")
-    if settings.to is not None:
-        _write(settings, settings.to, lines, chosen, engines, rows, planner)
-
-
-def _write(
-    settings: PlanSettings,
-    to: str,
-    lines: Mapping[str, str],
-    chosen: StepPlan,
-    engines: Mapping[str, StepPlan],
-    rows: Sequence[PlanRow],
-    planner: StepPlanner,
-) -> None:
-    """Writes plan.json and plan.png into a folder."""
-    folder = Path(to).expanduser()
-    memory = {_short(words): plan.memory.parts for words, plan in engines.items()}
-    found = {
-        "lines": dict(lines),
-        "step": chosen.seconds.parts,
-        "bytes_sent": chosen.sent,
-        "memory": memory,
-        "gpus": [asdict(row) for row in rows],
-    }
-    write_whole(folder / "plan.json", json.dumps(found, indent=2).encode())
-    draw_plan(
-        rows,
-        memory,
-        folder / "plan.png",
-        memory_of_gpu=planner.hardware.memory,
-        title=f"{choice_of('model') or 'a model'} on {planner.hardware.name}",
-    )
-    print(f"{folder}: plan.json, plan.png")
 
 
 def _left_out(rows: Sequence[PlanRow]) -> list[str]:
@@ -105,11 +69,6 @@ def _left_out(rows: Sequence[PlanRow]) -> list[str]:
     return [
         f"no row for {', '.join(absent)} GPUs: the batch does not divide into norm groups there"
     ]
-
-
-def _short(words: str) -> str:
-    """`strategy=fsdp strategy.reshard=true` -> `fsdp reshard=true`."""
-    return words.replace("strategy=", "").replace("strategy.", "")
 
 
 NOT_COUNTED = (
@@ -174,7 +133,7 @@ def memory_table(engines: Mapping[str, StepPlan], planner: StepPlanner) -> str:
     parts: list[str] = []
     for plan in engines.values():
         parts += [part for part in plan.memory.parts if part not in parts]
-    names = [_short(words) for words in engines]
+    names = [short_name(words) for words in engines]
     width = max(map(len, [*parts, "largest moment"]))
     lines = [f"{'GB a GPU':<{width}}" + "".join(f"  {name:>18}" for name in names)]
     for part in parts:
@@ -192,31 +151,6 @@ def memory_table(engines: Mapping[str, StepPlan], planner: StepPlanner) -> str:
     chunks = [f"{plan.chunk_size}{' again' if plan.recompute else ''}" for plan in engines.values()]
     lines.append(f"{'chunk':<{width}}" + "".join(f"  {cell:>18}" for cell in chunks))
     return "\n".join(lines)
-
-
-def rows_of(plans: Sequence[StepPlan], settings: PlanSettings) -> list[PlanRow]:
-    """The run on many numbers of GPUs.
-
-    Args:
-        plans: The step on each number.
-        settings: Have the steps and the price.
-    """
-    rows: list[PlanRow] = []
-    for plan in plans:
-        seconds = settings.steps * plan.seconds.total
-        price = settings.price_per_gpu_hour
-        rows.append(
-            PlanRow(
-                gpus=plan.world,
-                seconds_a_step=plan.seconds.total,
-                pairs_a_second=plan.pairs_per_second,
-                days=seconds / _SECONDS_A_DAY,
-                cost=None if price is None else price * plan.world * seconds / _SECONDS_AN_HOUR,
-                bound_by=plan.seconds.bound_by,
-                fits=plan.fits,
-            )
-        )
-    return rows
 
 
 def many_table(plans: Sequence[StepPlan], rows: Sequence[PlanRow]) -> str:
