@@ -30,19 +30,20 @@ ALONE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 FIRST_COUNTED = 2  # bytes are counted from the end of this step on
 
 
-def measure(setup: Setup, shards: Path) -> dict[str, Any]:
+def measure(setup: Setup, shards: Path, *, threads: int = 1) -> dict[str, Any]:
     """Trains once, and returns what was measured.
 
     Args:
         setup: The setup.
         shards: The folder of `make_shards`.
+        threads: Of a rank. Memory and bytes do not depend on them; on busy cores they wait for each
+            other.
 
     Raises:
         SystemExit: The run failed; the benchmark ends with its last words.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        threads = "1" if setup.ranks > 1 else "2"
         command = [
             *(ALONE if can_be_alone() else ()),
             sys.executable,
@@ -60,7 +61,7 @@ def measure(setup: Setup, shards: Path) -> dict[str, Any]:
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            env=os.environ | AT_ONCE | {"OMP_NUM_THREADS": threads, FOLDER: name},
+            env=os.environ | AT_ONCE | {"OMP_NUM_THREADS": str(threads), FOLDER: name},
         )
         if child.returncode != 0:
             raise SystemExit(f"{setup.name} failed:\n{child.stderr[-LONGEST_ERROR:]}")
