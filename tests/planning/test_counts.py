@@ -84,7 +84,8 @@ def test_a_plan_leaves_nothing_fake_behind_for_the_run_of_its_process() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
     model = build(settings.model).train()
-    batch = replace(made_batch(32), input_ids=torch.full((PAIRS, 24), 5, dtype=torch.int32))
+    texts = torch.full((PAIRS, 24), 5, dtype=torch.int32)
+    batch = replace(made_batch(32), input_ids=texts, lengths=np.full(PAIRS, 24))
     embeddings = Towers(model, seed=0, norm_group=PAIRS).embed(
         batch, chunk_size=PAIRS, recompute=False
     )
