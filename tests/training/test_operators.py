@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from align_train.model import BertTower, TimmTower
 from align_train.training.fakes import fake_copy, fake_tensors
@@ -80,6 +81,19 @@ def test_a_vit_costs_its_closed_formula(patches: int, fused: bool, fake: bool) -
     of_patches = 2 * patches**2 * 3 * 16**2 * WIDTH
     expected = of_patches + of_transformer(patches**2 + 1) + 2 * WIDTH * DIM
     assert counted(tower, images, fake=fake) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("tower", ["bert", "vit"])
+def test_forward_and_backward_cost_what_torchs_counter_says(tower: str) -> None:
+    # Eager attention and no grouped convolution: there torch's own formulas are right.
+    network: nn.Module = bert(dropout=0.1) if tower == "bert" else vit(patches=4, fused=False)
+    given = torch.ones(2, 24, dtype=torch.int32) if tower == "bert" else torch.ones(2, 3, 64, 64)
+    network.train()
+    with OperatorCounter() as ours:
+        network(given).sum().backward()
+    with FlopCounterMode(display=False) as torchs:
+        network(given).sum().backward()
+    assert ours.flops == torchs.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
