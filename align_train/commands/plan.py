@@ -1,7 +1,7 @@
 """What `python -m align_train.plan` does: what a run will need, before the cluster is booked.
 
-The story: read the hardware and what is known of the data, count the run's own step on fake
-tensors, plan it under every strategy and for many numbers of GPUs, and print the tables.
+The story: read the hardware and what is known of the data; count the run's own step on fake
+tensors; plan it under every strategy and for many numbers of GPUs; print the tables.
 """
 
 from __future__ import annotations

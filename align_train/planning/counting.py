@@ -33,7 +33,7 @@ from align_train.training.forward import Towers
 from align_train.training.operators import OperatorCounter
 from align_train.training.protocols import OptimizerRecipe
 
-_STEPPED = 0.99  # of the weights that the optimizer is counted with
+_STEPPED = 0.99  # share of the weights with which the optimizer is counted
 
 
 def count_model(model: TrainableModel) -> ModelCounts:
@@ -156,8 +156,8 @@ def count_optimizer(
 ) -> OptimizerCounts:
     """Takes a step of the optimizer, after one that has made its state.
 
-    The largest parameters, which have nearly all of the weights, stand for all: models have many
-    small ones, and each would take as long as a large one.
+    The largest parameters, which have nearly all of the weights, stand for all. Models have many
+    small ones, and each takes as long to count as a large one.
 
     Args:
         recipe: Makes the optimizer.

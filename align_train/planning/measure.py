@@ -1,7 +1,7 @@
 """Which share of the peaks each kind of operator reaches on the machine at hand.
 
 Some steps of small models run under a counter that takes the time of each operator. The same steps
-run without it: what they take beyond their operators is the launching.
+run without it, too. The time that they take beyond their operators is that of the launches.
 
 Price: a minute on two cores.
 """
@@ -97,7 +97,7 @@ class MeasuredRates:
             step()
         whole = min(self._timed(step) for _ in range(_ROUNDS))
 
-        # The quickest of several: others were disturbed.
+        # The quickest of several, since other processes disturb the rest.
         best = min((self._watched(step) for _ in range(_ROUNDS)), key=_seconds_of)
         for operator, seconds in best.times:
             computing = operator.kind in COMPUTING
@@ -121,8 +121,8 @@ class MeasuredRates:
     def shares(self) -> dict[str, float]:
         """Each kind's share of the peak or of the bandwidth; kinds that did not run are left out.
 
-        Caches can make operators on small tensors faster than a large copy: then the bandwidth is
-        theirs, and no share is above 1.
+        Caches can make operators on small tensors faster than a large copy. Then theirs is taken as
+        the bandwidth, so that no share is above 1.
         """
         self.peak = max(self.peak, *map(self.of, COMPUTING))
         self.bandwidth = max(self.bandwidth, *map(self.of, MOVING))

@@ -47,8 +47,8 @@ class Memory:
 
     Attributes:
         parts: By name; they add up to the peak.
-        at: The stretch of the step with the peak: `forward`, `loss`, `backward`, `reduce`
-            or `step`.
+        at: The stretch of the step that has the peak: `forward`, `loss`, `backward`, `reduce` or
+            `step`.
     """
 
     parts: dict[str, int]

@@ -1,13 +1,13 @@
-"""Seconds of a step by the roofline: each operator takes the time of what holds it up.
+"""Seconds of a step by the roofline.
 
-An operator is held up by its FLOPs, at a share of the peak that its kind reaches, or by the bytes
-that it moves, at a share of the bandwidth. A GPU runs while the CPU launches the next operators, so
-a pass takes the longer of both; a CPU does one after the other.
+An operator takes the time of its FLOPs, or of the bytes that it moves, whichever is longer. Each
+kind of operator reaches a share of the peak or of the bandwidth. A GPU runs while the CPU launches
+the next operators, so a pass takes the longer of both. A CPU does one after the other.
 
 Messages of gradients go out during the backward pass of the last chunk, and gathered weights arrive
 ahead of their blocks: only what takes longer than these passes is waited for.
 
-The shares are stated (`conf/gpu`) or measured on the machine at hand (`measure.py`).
+The shares are stated (`conf/plan.yaml`) or measured on the machine at hand (`measure.py`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MESSAGES = "messages"
 OPTIMIZER = "optimizer"
 LOSS = "loss"
 
-# Of what reads and writes in eager mode, compiled blocks move so much: BatchNorm and SiLU together
-# take 8 passes over memory forward and backward in place of 13.
+# Compiled blocks move this share of the bytes of eager ones. BatchNorm and SiLU together take 8
+# passes over memory, forward and backward, in place of 13.
 COMPILED_SHARE = 8 / 13
 
 EFFICIENCY_OF = {

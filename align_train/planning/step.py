@@ -226,8 +226,7 @@ class StepPlanner:
         def sending(sent: Sent) -> float:
             return bytes_on_wire(sent, world=world, on_gpu=hardware.is_gpu) / link
 
-        gathers: Sent = Sent()
-        gradients: Sent = Sent()
+        gathers, gradients = Sent(), Sent()
         for (kind, size), times in needs.sent.items():
             (gathers if kind == ALL_GATHER else gradients)[kind, size] += times
         exposed = sent_in_step(needs, loss, self.counted.model.statistics) - needs.sent

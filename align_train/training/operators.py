@@ -6,7 +6,7 @@ and no memory.
 
 - *FLOPs*: two for a multiplication with an addition. Matrix products, convolutions and attention
   count; all else is bound by memory. torch's own counter has no formula for the fused attention of
-  CPUs, and counts the backward pass of grouped convolutions as if they had one group.
+  CPUs. It counts the backward pass of grouped convolutions as if they had one group.
 - *Bytes*: an operator reads its inputs once and writes its outputs once. A view moves nothing.
 - *Memory*: a storage counts from the operator that made it until nobody refers to it.
 

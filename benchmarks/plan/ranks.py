@@ -3,9 +3,10 @@
     python -m benchmarks.plan.ranks
 
 The rates of this machine are measured first, at each number of ranks: gloo's link by one large
-all-gather, its hop by many small ones, copy and disk by one large tensor. Then come 120 weights of
-different sizes with two moments each, made whole one after the other as under FSDP2, copied and
-written by rank 0, and the embeddings of an evaluation. Each figure is the median of some rounds.
+all-gather, its hop by many small ones, copy and disk by one large tensor. Then 120 weights
+of different sizes, with two moments each, are made whole one after the other, as under FSDP2. Rank
+0 copies and writes them. Last come the embeddings of an evaluation. Each figure is the median of
+some rounds.
 
 More processes than cores wait for each other at every hop: on two busy cores the plan was 1.2 x the
 measured gathering on 2 ranks, and 2.3 x on 4. A quiet machine has not measured it yet.
