@@ -13,13 +13,8 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.loss.base import Loss
 from align_train.loss.tiles import GlobalLoss, usual_side
 from align_train.model import TrainableModel
-from align_train.planning.counts import (
-    LossCounts,
-    count_chunk,
-    count_loss,
-    count_model,
-    count_optimizer,
-)
+from align_train.planning.counting import count_chunk, count_loss, count_model, count_optimizer
+from align_train.planning.counts import LossCounts
 from align_train.planning.hardware import Hardware
 from align_train.planning.step import Counted, StepPlanner
 from align_train.pretrained.pretrained import without_pretrained
@@ -51,7 +46,7 @@ def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int)
     loss = _loss(settings)
 
     counts = count_model(model)
-    # Last: towers replace layers and hang hooks on.
+    # Last: `Towers` replaces layers and adds hooks.
     towers = Towers(model, seed=settings.seed, norm_group=group)
     if settings.checkpoint_blocks:
         for block in trained_blocks(model.blocks):
@@ -62,12 +57,7 @@ def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int)
     def of_loss(pairs: int, world: int) -> LossCounts:
         return count_loss(loss, model, mode, pairs=pairs, world=world)
 
-    return Counted(
-        model=counts,
-        chunk=chunk,
-        optimizer=optimizer,
-        loss=of_loss,
-    )
+    return Counted(model=counts, chunk=chunk, optimizer=optimizer, loss=of_loss)
 
 
 def planner_of(

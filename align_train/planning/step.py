@@ -169,6 +169,7 @@ class StepPlanner:
         if needs is None:
             return None
 
+        on_gpu = self.hardware.is_gpu
         memory = plan_memory(
             chunk=chunk,
             chunks=chunks,
@@ -176,10 +177,8 @@ class StepPlanner:
             needs=needs,
             all_gradients=counted.model.gradients,
             statistics=counted.model.statistics,
-            batch=0,
-            libraries=0 if self.hardware.is_gpu else LIBRARIES_ON_CPU,
+            libraries=0 if on_gpu else LIBRARIES_ON_CPU,
         )
-        on_gpu = self.hardware.is_gpu
         sent = sent_in_step(needs, loss, counted.model.statistics)
         return StepPlan(
             strategy=strategy.label,
@@ -227,8 +226,7 @@ class StepPlanner:
         def sending(sent: Sent) -> float:
             return bytes_on_wire(sent, world=world, on_gpu=hardware.is_gpu) / link
 
-        gathers: Sent = Sent()
-        gradients: Sent = Sent()
+        gathers, gradients = Sent(), Sent()
         for (kind, size), times in needs.sent.items():
             (gathers if kind == ALL_GATHER else gradients)[kind, size] += times
         exposed = sent_in_step(needs, loss, self.counted.model.statistics) - needs.sent
