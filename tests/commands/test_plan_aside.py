@@ -62,6 +62,12 @@ def planned(*words: str) -> Planned | Unplanned | None:
     return planned_run(settings, model_without_memory(settings, 500), tokens=16)
 
 
+def plan_of(word: str) -> None:
+    settings = compose_plan(word)
+    check_plan(settings)
+    plan(settings)
+
+
 def test_a_runs_random_numbers_are_the_same_with_a_plan() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state(), random.getstate()
@@ -132,7 +138,5 @@ def test_a_file_of_aliases_or_a_huge_one_is_refused_unread(tmp_path: Path) -> No
 )
 def test_odd_figures_are_one_line(word: str, told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
-        settings = compose_plan(word)
-        check_plan(settings)
-        plan(settings)
+        plan_of(word)
     assert "\n" not in str(error.value)
