@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ COMPUTING = (MATMUL, CONVOLUTION, POINTWISE, DEPTHWISE, ATTENTION)
 
 _SIDE = 2048  # of the matrices whose product shows the peak
 _COPIED = 2**28  # bytes whose copy shows the bandwidth
-_ROUNDS = 5
+_ROUNDS = 7
 _WARM_UP = 2  # steps before those that are timed
 
 
@@ -103,17 +104,18 @@ class Rates:
         """
         for _ in range(_WARM_UP):
             step()
-        whole = min(self._timed(step) for _ in range(_ROUNDS))
+        whole = median(self._timed(step) for _ in range(_ROUNDS))
 
-        # The quickest of several: others were disturbed.
-        best = min((self._watched(step) for _ in range(_ROUNDS)), key=_seconds_of)
-        for operator, seconds in best.times:
+        # A usual one of several, as the steps of a run are.
+        in_order = sorted((self._watched(step) for _ in range(_ROUNDS)), key=_seconds_of)
+        usual = in_order[_ROUNDS // 2]
+        for operator, seconds in usual.times:
             computing = operator.kind in COMPUTING
             done = operator.flops if computing else operator.read_and_written
             self._work[operator.kind] += done
             self._seconds[operator.kind] += seconds
-        self._beside += whole - _seconds_of(best)
-        self._operators += len(best.times)
+        self._beside += whole - _seconds_of(usual)
+        self._operators += len(usual.times)
 
     def of(self, kind: str) -> float:
         """The rate of a kind of operators: FLOP/s, or bytes a second; 0 if none has run."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 Words = tuple[int, int]
 
@@ -74,6 +75,8 @@ def columns(shape: tuple[int, ...], device: torch.device) -> Tensor:
         return _columns[key]
 
     words = _columns_of(shape, device)
+    if isinstance(words, FakeTensor):
+        return words  # a plan's: the run of this process wants real ones
     _columns[key] = words
     if len(_columns) > _KEPT_COLUMNS:
         _columns.popitem(last=False)

@@ -32,7 +32,8 @@ from benchmarks.shared.children import output_of
 from benchmarks.shared.command_line import parser_of
 
 MAX_TOKENS = 32
-STEPS = 24
+STEPS = 40
+WARM_UP = 12  # steps in which the heap and the kernels settle
 EVERY = 2  # steps of a row
 
 SMALL_BERT = (
@@ -188,8 +189,7 @@ def measured_seconds(words: tuple[str, ...], shards: Path, folder: Path) -> floa
         f"data.tokenizer={shards / VOCABULARY}",
     )
     seconds: list[float] = []
-    # The first row has the start in it.
-    for row in RunFolder(folder / "run").read_metrics()[1:]:
+    for row in RunFolder(folder / "run").read_metrics()[WARM_UP // EVERY :]:
         seconds.append(float(row["step_seconds"]) * (1 - float(row["data_wait_fraction"])))
     return median(seconds)
 

@@ -135,7 +135,7 @@ SETUPS = (
     Setup("vit", "ddp", 1, 32, (BF16,)),
     Setup("vit", "ddp", 1, 8, (RECOMPUTE,)),
     Setup("vit", "ddp", 2, 16),
-    Setup("vit", "ddp", 3, 10, (EMA, "batch_size=30")),
+    Setup("vit", "ddp", 3, 8, (EMA, "batch_size=24", "data.lanes=6")),
     Setup("vit", "fsdp", 2, 16, (BLOCKS,)),
     Setup("vit", "fsdp", 4, 8),
     Setup("vit", "fsdp-reshard", 2, 16),

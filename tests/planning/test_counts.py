@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from align_train.commands.plan_counts import counted_step, model_without_memory
 from align_train.config.components import build
@@ -71,6 +74,23 @@ def test_fake_passes_cost_what_real_ones_do() -> None:
     assert moved == pytest.approx(real.read_and_written, rel=0.01)
     assert chunk.kept == pytest.approx(kept, rel=0.01)
     assert chunk.backward_alone == pytest.approx(real.peak_beside_gradients, rel=0.02)
+
+
+def test_a_plan_leaves_nothing_fake_behind_for_the_run_of_its_process() -> None:
+    before = torch.get_rng_state()
+    # A length that no other test has: nothing of it is kept from an earlier pass.
+    settings = compose_training(*SMALL, "model.max_tokens=24")
+    counted_step(settings, model_without_memory(settings, WORDS), tokens=24)
+    assert torch.equal(torch.get_rng_state(), before)
+
+    model = build(settings.model).train()
+    batch = replace(made_batch(32), input_ids=torch.full((PAIRS, 24), 5, dtype=torch.int32))
+    embeddings = Towers(model, seed=0, norm_group=PAIRS).embed(
+        batch, chunk_size=PAIRS, recompute=False
+    )
+    for part in embeddings:
+        assert not isinstance(part, FakeTensor)
+        assert part.isfinite().all()
 
 
 def test_a_recomputed_chunk_follows_from_one_that_is_kept() -> None:
