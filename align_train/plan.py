@@ -13,7 +13,7 @@ from align_train.commands.spelled_out import explicit
 from align_train.config.compose import command
 from align_train.config.messages import ending_in_one_line, report_once
 from align_train.config.own_file import with_own_file
-from align_train.config.plan_schema import OPTIONAL, PlanSettings
+from align_train.config.plan_schema import HARDWARE, OPTIONAL, PlanSettings
 
 
 def check_early(settings: PlanSettings) -> None:
@@ -40,8 +40,7 @@ def main() -> None:
     """Runs the command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with ending_in_one_line():
-        target = "align_train.planning.hardware.Hardware"
-        sys.argv = with_own_file(sys.argv, "gpu", target=target)
+        sys.argv = with_own_file(sys.argv, "gpu", target=HARDWARE)
     command(
         run,
         config_name="plan",

@@ -1,10 +1,12 @@
 """What `python -m align_train.plan` does: what a run will need, before the cluster is booked.
 
-The story: read the hardware and what is known of the data, count the run's own step on fake
-tensors, plan it under every strategy and for many numbers of GPUs, and print the tables.
+The story: read the hardware and what is known of the data; count the run's own step on fake
+tensors; plan it under every strategy and for many numbers of GPUs; print the tables.
 """
 
 from __future__ import annotations
+
+from math import ceil
 
 import torch
 
@@ -81,13 +83,15 @@ def _for_many(
     planner: StepPlanner, strategy: StrategyRecipe, settings: PlanSettings
 ) -> list[StepPlan]:
     """The step on each number of GPUs that the batch divides over."""
-    per_node = settings.trainer.devices if settings.trainer.nodes > 1 else 0
-    per_node = per_node or planner.hardware.gpus_per_node
+    trainer = settings.trainer
+    per_node = trainer.devices if trainer.nodes > 1 else planner.hardware.gpus_per_node
     rows: list[StepPlan] = []
-    for world in sorted({*MANY, settings.trainer.processes}):
-        if split_of(settings, world).fits:
-            nodes = -(-world // per_node)
-            rows += filter(None, [planner.step(strategy, world=world, nodes=nodes)])
+    for world in sorted({*MANY, trainer.processes}):
+        if not split_of(settings, world).fits:
+            continue
+        row = planner.step(strategy, world=world, nodes=ceil(world / per_node))
+        if row is not None:
+            rows.append(row)
     return rows
 
 
@@ -116,7 +120,7 @@ def _refusal(
 
     for world in MANY:
         if world > chosen.world and split_of(settings, world).fits:
-            nodes = -(-world // hardware.gpus_per_node)
+            nodes = ceil(world / hardware.gpus_per_node)
             nearest = _quickest_that_fits(_under_all(planner, world=world, nodes=nodes))
             if nearest is not None:
                 return f"{needs}; nearest that fits: {world:,} GPUs with {nearest}"

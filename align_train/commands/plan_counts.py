@@ -14,13 +14,8 @@ from align_train.loss.base import Loss
 from align_train.loss.tiles import GlobalLoss, usual_side
 from align_train.model import TrainableModel
 from align_train.planning.aside import aside
-from align_train.planning.counts import (
-    LossCounts,
-    count_chunk,
-    count_loss,
-    count_model,
-    count_optimizer,
-)
+from align_train.planning.counting import count_chunk, count_loss, count_model, count_optimizer
+from align_train.planning.counts import LossCounts
 from align_train.planning.hardware import Hardware
 from align_train.planning.step import Counted, StepPlanner
 from align_train.pretrained.pretrained import without_pretrained
@@ -70,12 +65,7 @@ def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int)
             fewer = _few_tiles(loss, pairs, world)
             return count_loss(loss, model, mode, pairs=fewer, world=world).of(pairs / fewer)
 
-    return Counted(
-        model=counts,
-        chunk=chunk,
-        optimizer=optimizer,
-        loss=of_loss,
-    )
+    return Counted(model=counts, chunk=chunk, optimizer=optimizer, loss=of_loss)
 
 
 def planner_of(

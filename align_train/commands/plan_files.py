@@ -38,7 +38,7 @@ def write_plan(
     Raises:
         UserError: They cannot be written.
     """
-    place = Path(folder).expanduser()
+    path = Path(folder).expanduser()
     fix = "set to=… to a folder that can be written"
     content = {
         "hardware": hardware.name,
@@ -47,17 +47,17 @@ def write_plan(
         "gpus": [_figures(plan, settings) for plan in rows],
         "strategies": {words: _figures(plan, settings) for words, plan in engines.items()},
     }
-    write_whole(place / "plan.json", json.dumps(content, indent=1) + "\n", fix=fix)
+    write_whole(path / "plan.json", json.dumps(content, indent=1) + "\n", fix=fix)
 
     memory = {short_name(words): plan.memory.parts for words, plan in engines.items()}
     draw_plan(
         [row_of(plan, settings) for plan in rows],
         memory,
-        place / "plan.png",
+        path / "plan.png",
         memory_of_gpu=hardware.memory,
         title=f"{settings.batch_size:,} pairs a step, {settings.steps:,} steps, {hardware.name}",
     )
-    return f"{place}: plan.json, plan.png"
+    return f"{path}: plan.json, plan.png"
 
 
 def row_of(plan: StepPlan, settings: PlanSettings) -> PlanRow:

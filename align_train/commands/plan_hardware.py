@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from align_train.commands.plan_settings import (
-    HARDWARE,
     check_complete,
     compose_plan,
     hardware_of,
 )
 from align_train.config.components import build
 from align_train.config.own_file import read_mapping
+from align_train.config.plan_schema import HARDWARE
 from align_train.config.schema import conf_dir
 from align_train.errors import UserError
 from align_train.files import cache_folder

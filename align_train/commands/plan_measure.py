@@ -1,4 +1,4 @@
-"""`python -m align_train.plan measure=FILE`: the rates of this machine, for later plans.
+"""`python -m align_train.plan measure=true`: the rates of this machine, for later plans.
 
 Small models make some steps here: EfficientNets, a ResNet and a ViT; texts go through BERT. What
 each kind of operator reaches is written as a file of hardware, which a plan takes by `gpu=FILE`.
@@ -16,18 +16,11 @@ from tqdm import tqdm
 
 from align_train.config.components import build
 from align_train.config.compose import compose_training
-from align_train.planning.measure import Rates
+from align_train.planning.hardware import GB
+from align_train.planning.measure import MeasuredRates
+from align_train.planning.seconds import EFFICIENCY_OF
 from align_train.stream.batch import Batch
 from align_train.training.forward import Towers
-from align_train.training.operators import (
-    ATTENTION,
-    CONVOLUTION,
-    DEPTHWISE,
-    ELEMENTWISE,
-    MATMUL,
-    NORMALISATION,
-    POINTWISE,
-)
 
 _TOKENS = 32
 _WORDS = 2_000
@@ -55,23 +48,12 @@ _MODELS = {
     ),
 }
 
-# Kinds of operators -> their names in a file of hardware.
-_FIELDS = {
-    MATMUL: "matmul",
-    CONVOLUTION: "convolution",
-    POINTWISE: "pointwise",
-    DEPTHWISE: "depthwise",
-    ATTENTION: "attention",
-    ELEMENTWISE: "elementwise",
-    NORMALISATION: "normalisation",
-}
-
 _PAIRS_ON_CPU = 16
 _PAIRS_ON_GPU = 128
 _SIDE_ON_GPU = 224
 
 
-def measure_rates(device: torch.device, *, bf16: bool, progress: bool) -> Rates:
+def measure_rates(device: torch.device, *, bf16: bool, progress: bool) -> MeasuredRates:
     """Measures what kinds of operators reach on a device.
 
     Args:
@@ -79,7 +61,7 @@ def measure_rates(device: torch.device, *, bf16: bool, progress: bool) -> Rates:
         bf16: Whether passes run under bf16 autocast.
         progress: Whether a progress bar is shown.
     """
-    rates = Rates(device, bf16=bf16)
+    rates = MeasuredRates(device, bf16=bf16)
     for name in tqdm(_MODELS, desc="measuring", unit="model", disable=not progress):
         rates.take_in(_step_of(name, device, bf16=bf16))
     return rates
@@ -110,32 +92,29 @@ def _step_of(name: str, device: torch.device, *, bf16: bool) -> Callable[[], Non
 def _batch(pairs: int, side: int) -> Batch:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (pairs, side, side, 3), dtype=np.uint8)
-    return Batch(
-        finished_steps=0,
-        first=0,
+    return Batch.unnamed(
         images=torch.from_numpy(pixels),
         input_ids=torch.full((pairs, _TOKENS), 5, dtype=torch.int32),
-        lengths=np.full(pairs, _TOKENS, dtype=np.int64),
-        keys=[""] * pairs,
-        captions=[""] * pairs,
-        content_ids=None,
     )
 
 
-def hardware_file(rates: Rates, *, bf16: bool) -> str:
+def hardware_file(rates: MeasuredRates, *, bf16: bool) -> str:
     """Writes measured rates down as conf/gpu has them.
 
     Args:
         rates: Of this machine.
         bf16: Whether they are of bf16.
+
+    Returns:
+        The text of the YAML file.
     """
     device = rates.device
     on_gpu = device.type == "cuda"
     shares = rates.shares()
     tera = rates.peak / 1e12
-    memory = _memory(device) / 1e9
+    memory = _memory(device) / GB
     lines = [
-        f"# Measured by `align-train plan measure=…` in {'bf16' if bf16 else 'fp32'}.",
+        f"# Measured by `align-train plan measure=true` in {'bf16' if bf16 else 'fp32'}.",
         "# The links are not measured: set them before you plan several nodes.",
         "_target_: align_train.planning.hardware.Hardware",
         f"name: {_name(device)}",
@@ -143,17 +122,17 @@ def hardware_file(rates: Rates, *, bf16: bool) -> str:
         f"memory_gb: {memory:.1f}",
         f"bf16_tflops: {tera:.4g}",
         f"fp32_tflops: {tera:.4g}",
-        f"memory_gbs: {rates.bandwidth / 1e9:.4g}",
+        f"memory_gbs: {rates.bandwidth / GB:.4g}",
         "node_link_gbs: 1",
         "network_gbs: 1",
         f"gpus_per_node: {torch.cuda.device_count() if on_gpu else 1}",
         f"cpu_cores: {os.cpu_count()}",
-        f"ram_gb: {_memory(torch.device('cpu')) / 1e9:.1f}",
+        f"ram_gb: {_memory(torch.device('cpu')) / GB:.1f}",
         f"launch_us: {rates.launch * 1e6:.3g}",
         "efficiency:",
         "  _target_: align_train.planning.hardware.Efficiency",
     ]
-    for kind, name in _FIELDS.items():
+    for kind, name in EFFICIENCY_OF.items():
         lines.append(f"  {name}: {shares.get(kind, 1.0):.4g}")
     lines.append("  link: 1.0")
     return "\n".join(lines) + "\n"

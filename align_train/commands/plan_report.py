@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from align_train.commands.plan_data import DataFacts
 from align_train.commands.plan_files import row_of, short_name
@@ -10,19 +10,24 @@ from align_train.commands.plan_scale import fetch_lines, rank_lines
 from align_train.config.plan_schema import PlanSettings
 from align_train.figures.plan_image import PlanRow
 from align_train.planning.hardware import GB
-from align_train.planning.step import StepPlan, StepPlanner
+from align_train.planning.step import MARGIN, StepPlan, StepPlanner
+from align_train.training.operators import bytes_moved_by, flops_of
 
 # Pairs a second that one core reads, decodes and tokenises at 289 px (`benchmarks.loader`), and
 # how it falls with the pixels of larger images.
-LOADER_PAIRS = 820
+_LOADER_PAIRS = 820
 _LOADER_SIDE = 289
 
 MANY = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Numbers of GPUs that a plan compares, if the batch divides."""
 
-_SECONDS_A_DAY = 86_400
-_SECONDS_AN_HOUR = 3_600
 _GIGA = 1e9
+
+NOT_COUNTED = (
+    "CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers and gaps between tensors, for "
+    f"which {MARGIN:.0%} of the memory stays free; the memory of a teacher or an evaluation"
+)
+"""What no part of the memory holds."""
 
 
 def print_plan(
@@ -41,7 +46,7 @@ def print_plan(
         facts: Of the data.
         planner: Has counted the step.
         chosen: The step as the settings ask for it.
-        engines: The step under each strategy.
+        engines: The step under each strategy, by the settings that choose it.
         many: The step on many numbers of GPUs.
         notes: What was assumed.
     """
@@ -50,7 +55,7 @@ def print_plan(
     for name, line in lines.items():
         print(f"{name:>13}  {line}")
     print()
-    print(memory_table(engines, planner))
+    print(memory_table(engines))
     print()
     rows = [row_of(plan, settings) for plan in many]
     print(many_table(many, rows))
@@ -66,16 +71,7 @@ def _left_out(rows: Sequence[PlanRow]) -> list[str]:
     absent = [f"{gpus:,}" for gpus in MANY if gpus not in planned]
     if not absent:
         return []
-    return [
-        f"no row for {', '.join(absent)} GPUs: the batch does not divide into norm groups there"
-    ]
-
-
-NOT_COUNTED = (
-    "CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers and gaps between tensors, for "
-    "which a twelfth of the memory stays free; a teacher; evaluation"
-)
-"""What no part of the memory holds."""
+    return [f"no row for {', '.join(absent)} GPUs: the batch does not divide evenly over them"]
 
 
 def _lines(
@@ -84,72 +80,59 @@ def _lines(
     hardware, counted = planner.hardware, planner.counted
     trainer = settings.trainer
     chunk = counted.chunk
-    flops = sum(item.flops * times for item, times in chunk.forward_operators.items())
-    flops += sum(item.flops * times for item, times in chunk.backward_operators.items())
-    moved = sum(item.read_and_written * times for item, times in chunk.forward_operators.items())
-    moved += sum(item.read_and_written * times for item, times in chunk.backward_operators.items())
-    pairs = chosen.pairs_per_second
-    node_pairs = pairs / trainer.nodes
-    seconds = settings.steps * chosen.seconds.total
-    side = settings.model.get("image_size") or _LOADER_SIDE
-    cores = node_pairs / (LOADER_PAIRS * min(1.0, (_LOADER_SIDE / side) ** 2))
+    flops = flops_of(chunk.operators) / chunk.pairs
+    moved = bytes_moved_by(chunk.operators) / chunk.pairs
 
-    lines = {
+    row = row_of(chosen, settings)
+    cost = "" if row.cost is None else f", ${row.cost:,.0f}"
+    side = settings.model.get("image_size") or _LOADER_SIDE
+    pairs_a_core = _LOADER_PAIRS * min(1.0, (_LOADER_SIDE / side) ** 2)
+    cores = row.pairs_a_second / trainer.nodes / pairs_a_core
+    data = f"{facts.pairs:,} pairs" if facts.pairs else "not known how many pairs"
+
+    return {
         "hardware": f"{trainer.nodes} x {trainer.devices} {hardware.name}",
         "global batch": f"{settings.batch_size:,} pairs; {chosen.chunks} chunks of "
         f"{chosen.chunk_size} a GPU, recompute={str(chosen.recompute).lower()}, "
         f"{chosen.strategy}, {settings.precision}",
         "model": f"{counted.model.parameters / 1e6:.1f} M parameters",
-        "a pair": f"{flops / chunk.pairs / _GIGA:.1f} GFLOP and {moved / chunk.pairs / _GIGA:.2f} "
-        f"GB moved, forward and backward, {facts.tokens} tokens a text",
+        "a pair": f"{flops / _GIGA:.1f} GFLOP and {moved / GB:.2f} GB moved, "
+        f"forward and backward, {facts.tokens} tokens a text",
         "memory": f"{chosen.memory.peak / GB:.1f} of {hardware.memory_gb:g} GB a GPU, "
         f"{chosen.memory.largest}",
         "messages": f"{chosen.sent / GB:.2f} GB a GPU and step",
-        "step": f"{chosen.seconds.total:.3f} s, {pairs:,.0f} pairs/s; bound by "
-        f"{chosen.seconds.bound_by}",
+        "step": f"{row.seconds_a_step:.3f} s, {row.pairs_a_second:,.0f} pairs/s; bound by "
+        f"{row.bound_by}",
         "loader": f"{cores:.0f} cores a node of its {hardware.cpu_cores}",
-        "run": f"{settings.steps:,} steps, {seconds / _SECONDS_A_DAY:.2f} days"
-        + _spell_cost(settings, seconds),
+        "run": f"{settings.steps:,} steps, {row.days:.2f} days{cost}",
+        "data": f"{data}, {facts.vocabulary:,} words in the vocabulary",
     }
-    data = f"{facts.pairs:,} pairs" if facts.pairs else "not known how many pairs"
-    lines["data"] = f"{data}, {facts.vocabulary:,} words in the vocabulary"
-    return lines
 
 
-def _spell_cost(settings: PlanSettings, seconds: float) -> str:
-    price = settings.price_per_gpu_hour
-    if price is None:
-        return ""
-    return f", ${price * settings.trainer.processes * seconds / _SECONDS_AN_HOUR:,.0f}"
-
-
-def memory_table(engines: Mapping[str, StepPlan], planner: StepPlanner) -> str:
+def memory_table(engines: Mapping[str, StepPlan]) -> str:
     """The memory of a GPU, part by part, under each strategy.
 
     Args:
-        engines: The step under each strategy.
-        planner: Has the hardware.
+        engines: The step under each strategy, by the settings that choose it.
     """
     parts: list[str] = []
     for plan in engines.values():
         parts += [part for part in plan.memory.parts if part not in parts]
-    names = [short_name(words) for words in engines]
     width = max(map(len, [*parts, "largest moment"]))
-    lines = [f"{'GB a GPU':<{width}}" + "".join(f"  {name:>18}" for name in names)]
+
+    def row(title: str, cells: Iterable[str]) -> str:
+        return f"{title:<{width}}" + "".join(f"  {cell:>18}" for cell in cells)
+
+    plans = list(engines.values())
+    lines = [row("GB a GPU", map(short_name, engines))]
     for part in parts:
-        cells = [f"{plan.memory.parts.get(part, 0) / GB:.2f}" for plan in engines.values()]
-        lines.append(f"{part:<{width}}" + "".join(f"  {cell:>18}" for cell in cells))
-    peaks = [
-        f"{plan.memory.peak / GB:.2f}{'' if plan.fits else ' too much'}"
-        for plan in engines.values()
-    ]
-    lines.append(f"{'peak':<{width}}" + "".join(f"  {cell:>18}" for cell in peaks))
-    lines.append(
-        f"{'largest moment':<{width}}"
-        + "".join(f"  {plan.memory.at:>18}" for plan in engines.values())
-    )
-    chunks = [f"{plan.chunk_size}{' again' if plan.recompute else ''}" for plan in engines.values()]
-    lines.append(f"{'chunk':<{width}}" + "".join(f"  {cell:>18}" for cell in chunks))
+        lines.append(row(part, [f"{plan.memory.parts.get(part, 0) / GB:.2f}" for plan in plans]))
+
+    peaks = [f"{plan.memory.peak / GB:.2f}{'' if plan.fits else ' too much'}" for plan in plans]
+    chunks = [f"{plan.chunk_size}{' recomputed' if plan.recompute else ''}" for plan in plans]
+    lines.append(row("peak", peaks))
+    lines.append(row("largest moment", [plan.memory.at for plan in plans]))
+    lines.append(row("chunk", chunks))
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
 
 from align_train.commands.plan_data import DataFacts
@@ -10,7 +12,7 @@ from align_train.planning.fetching import fetch_load
 from align_train.planning.hardware import GB
 from align_train.planning.ranks import (
     Kept,
-    Rates,
+    TransferRates,
     checkpoint_seconds,
     evaluation_seconds,
     sent_for_checkpoint,
@@ -69,16 +71,17 @@ def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dic
     order = Order(counts=counts, seed=settings.seed, lanes=lanes, window=window)
     sizes = (counts * facts.bytes_per_pair).astype(np.int64)
     played = max(1, min(_PLAYED, int(_MOST_VISITS // visits)))
-    # An epoch of a few slices has none to compare.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        load = fetch_load(order, sizes, nodes, played=played)
-    edge = load.edge.one_node
-    peak = f", up to {edge:.1f} times as much at an epoch's edge" if np.isfinite(edge) else ""
-    return {
-        "cache": f"{load.bytes_checked / GB:,.0f} GB a node",
-        "network": f"{node_bytes * load.ratio / GB:.2f} GB/s a node on average{peak}; "
-        f"{load.ratio:.2f} reads for each that is needed",
-    }
+    load = fetch_load(order, sizes, nodes, played=played)
+
+    if isfinite(load.edge.one_node):
+        mean = node_bytes * load.ratio
+        network = (
+            f"{mean / GB:.2f} GB/s a node on average, up to {load.edge.one_node:.1f} times as much "
+            f"at an epoch's edge; {load.ratio:.2f} reads for each that is needed"
+        )
+    else:
+        network = "all shards of a node are read as the run begins, and stay in its cache"
+    return {"cache": f"{load.bytes_checked / GB:,.0f} GB a node", "network": network}
 
 
 def rank_lines(settings: PlanSettings, planner: StepPlanner, plan: StepPlan) -> dict[str, str]:
@@ -90,23 +93,22 @@ def rank_lines(settings: PlanSettings, planner: StepPlanner, plan: StepPlan) -> 
         plan: The step.
     """
     model, hardware = planner.counted.model, planner.hardware
-    rates = Rates(
+    rates = TransferRates(
         link=hardware.link(nodes=settings.trainer.nodes) * hardware.efficiency.link,
         hop=_HOP,
         copy=_COPY,
         disk=_DISK,
     )
-    shapes = [*model.rest]
-    for block in model.blocks:
-        shapes += block
     sent = sent_for_checkpoint(
-        shapes,
-        shapes,
+        model.shapes,
+        model.shapes,
         kept=_KEPT.get(plan.strategy, "whole"),
         world=plan.world,
         averaged=planner.ema,
     )
-    size = model.weights + planner.counted.optimizer.state + planner.ema * model.gradients
+    size = model.weights + planner.counted.optimizer.state
+    if planner.ema:
+        size += model.gradients
     saved = checkpoint_seconds(
         sent,
         size,

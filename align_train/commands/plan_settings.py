@@ -8,14 +8,11 @@ from align_train.commands.spelled_out import explicit
 from align_train.config.check import check
 from align_train.config.components import build, check_component
 from align_train.config.compose import compose_command
-from align_train.config.plan_schema import OPTIONAL, PlanSettings
+from align_train.config.plan_schema import HARDWARE, OPTIONAL, PlanSettings
 from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.planning.hardware import Hardware
 from align_train.planning.splits import NearestSplit, nearest_split
-
-HARDWARE = "align_train.planning.hardware.Hardware"
-"""The class of conf/gpu."""
 
 USUAL_TOKENIZER = "bert-base-uncased"
 

@@ -82,11 +82,8 @@ class Planned:
             line += f", {self.beside / GB:.2f} GB libraries"
         if not self.has_rates:
             return f"{line}; align-train plan measure=true makes its seconds known"
-        return f"{line}; {self.step.seconds.total:.3g} s a step, {self._pairs:,.0f} pairs/s"
-
-    @property
-    def _pairs(self) -> float:
-        return self.step.pairs_per_second
+        pairs = self.step.pairs_per_second
+        return f"{line}; {self.step.seconds.total:.3g} s a step, {pairs:,.0f} pairs/s"
 
     def beside_run(self, folder: RunFolder) -> str:
         """How far off the plan was; empty if the run has no rows.
@@ -107,7 +104,11 @@ class Planned:
 
 
 def spell_plan(planned: Planned | Unplanned | None) -> dict[str, str]:
-    """The line of a run's summary, by its title."""
+    """The line of a run's summary, by its title.
+
+    Args:
+        planned: The plan; None: the run has none, and the line is empty.
+    """
     return {"plan": "" if planned is None else str(planned)}
 
 
@@ -115,7 +116,7 @@ def off_plan(planned: Planned | Unplanned | None, folder: RunFolder) -> str:
     """How far off a plan was; empty if there was none, or the run has measured nothing.
 
     Args:
-        planned: The plan.
+        planned: The plan, if the run has one.
         folder: The run's folder.
     """
     return "" if planned is None else planned.beside_run(folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -36,15 +35,15 @@ def with_own_file(words: Sequence[str], group: str, *, target: str) -> list[str]
     Raises:
         UserError: The file cannot be read, or holds no settings.
     """
-    replaced = []
+    resettingd = []
     for word in words:
         key, _, value = word.partition("=")
         if key.lstrip("+") == group and value.lower().endswith(_SUFFIXES):
             node = {"_target_": target} | read_mapping(value, key=group)
             ConfigStore.instance().store(group=group, name=_CHOICE, node=node)
             word = f"{key}={_CHOICE}"
-        replaced.append(word)
-    return replaced
+        resettingd.append(word)
+    return resettingd
 
 
 def read_mapping(path: str, *, key: str) -> Node:
@@ -60,19 +59,21 @@ def read_mapping(path: str, *, key: str) -> Node:
     Raises:
         UserError: The file cannot be read, or holds no settings.
     """
-    place = f"{key}={shown(path)}"
+    setting = f"{key}={shown(path)}"
     try:
         _refuse_acting(Path(path).expanduser())
         # OmegaConf's loader reads 1e-3 as a number, PyYAML's as a text.
-        plain: Any = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()))
+        plain = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()))
     except FileNotFoundError:
-        raise UserError(f"{place}: no such file; give a YAML file, or a choice of --help") from None
+        raise UserError(
+            f"{setting}: no such file; give a YAML file or a choice of --help"
+        ) from None
     except (OSError, yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         reason = one_line(error, 120)
-        raise UserError(f"{place}: cannot be read ({reason}); expected a YAML file") from None
+        raise UserError(f"{setting}: cannot be read ({reason}); expected a YAML file") from None
 
     if not isinstance(plain, dict) or not plain:
-        raise UserError(f"{place}: expected settings, one `key: value` a line")
+        raise UserError(f"{setting}: expected settings, one `key: value` a line")
     return {str(name): value for name, value in plain.items()}
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from align_train.config.schema import Node, TrainSettings
 
+HARDWARE = "align_train.planning.hardware.Hardware"
+"""The class of conf/gpu."""
+
 OPTIONAL = ("data.shards",)
 """What a run must be given, and a plan need not."""
 

@@ -79,8 +79,8 @@ def draw_plan(
     _draw_over_gpus(days, rows, [row.days for row in rows], "days")
     for row in rows:
         if row.cost is not None:
-            place = (row.gpus, row.days)
-            days.annotate(f"${row.cost:,.0f}", place, (3, 4), textcoords="offset points", size=7)
+            point = (row.gpus, row.days)
+            days.annotate(f"${row.cost:,.0f}", point, (3, 4), textcoords="offset points", size=7)
 
     _draw_memory(parts, memory, memory_of_gpu)
     save_figure(figure, path, dpi=110, tight=True)

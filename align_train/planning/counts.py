@@ -1,38 +1,17 @@
-"""What one rank computes, moves and holds in a training step, counted on fake tensors.
+"""What one rank computes, moves and holds in each part of a training step.
 
-The real towers, loss and optimizer run once, for one chunk: `OperatorCounter` looks at each of
-their operators. A step of many chunks follows from that one (`memory.py`, `seconds.py`).
-
-Price: as long as torch takes to dispatch a forward and a backward pass, 3 seconds for B7 with BERT
-base, and no memory.
+`counting.py` counts one chunk. A step of many chunks, of any size, follows from that one
+(`memory.py`, `seconds.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from align_train.loss.base import Loss
-from align_train.model import TrainableModel
-from align_train.strategy.needs import Shape
-from align_train.stream.batch import Batch
-from align_train.training.fakes import pretended_ranks
-from align_train.training.forward import Towers
-from align_train.training.operators import Collective, Operator, OperatorCounter
-from align_train.training.protocols import OptimizerRecipe
-
-_FLOAT32 = 4  # bytes
-
-_STEPPED = 0.99  # of the weights that the optimizer is counted with
-
-Operators = Counter[Operator]
+from align_train.strategy.needs import FLOAT32, Shape, shapes_of
+from align_train.training.operators import Collective, Operator, Operators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +20,6 @@ class ChunkCounts:
 
     Attributes:
         pairs: Pairs of the chunk.
-        tokens: Tokens of each text.
         forward_operators: Of the forward pass.
         backward_operators: Of the backward pass; if the chunk is recomputed, of that pass too.
         shared: Held from the first chunk to the last one, once for all: casts of the weights.
@@ -53,7 +31,6 @@ class ChunkCounts:
     """
 
     pairs: int
-    tokens: int
     forward_operators: Operators
     backward_operators: Operators
     shared: int
@@ -63,16 +40,21 @@ class ChunkCounts:
     backward_growing: int
     backward_shrinking: int
 
+    @property
+    def operators(self) -> Operators:
+        """Of both passes."""
+        return self.forward_operators + self.backward_operators
+
     def recomputed(self, dim: int) -> ChunkCounts:
         """The same chunk if only its embeddings are kept, and it is computed again.
 
         Args:
             dim: The dimension of the embeddings.
         """
-        kept = 2 * _FLOAT32 * self.pairs * dim
+        kept = 2 * FLOAT32 * self.pairs * dim
         return replace(
             self,
-            backward_operators=self.forward_operators + self.backward_operators,
+            backward_operators=self.operators,
             kept=kept,
             # Without a graph nearly nothing stays: the backward pass holds more in any case.
             forward=kept,
@@ -89,19 +71,14 @@ class ChunkCounts:
             pairs: Its pairs.
         """
         factor = pairs / self.pairs
-
-        def resized(size: int) -> int:
-            return round(size * factor)
-
-        alone = resized(self.backward_alone)
+        alone = round(self.backward_alone * factor)
         return ChunkCounts(
             pairs=pairs,
-            tokens=self.tokens,
-            forward_operators=_resized(self.forward_operators, factor),
-            backward_operators=_resized(self.backward_operators, factor),
+            forward_operators=resized(self.forward_operators, factor),
+            backward_operators=resized(self.backward_operators, factor),
             shared=self.shared,
-            kept=resized(self.kept),
-            forward=resized(self.forward),
+            kept=round(self.kept * factor),
+            forward=round(self.forward * factor),
             backward_alone=alone,
             backward_growing=alone + self.backward_growing - self.backward_alone,
             backward_shrinking=alone + self.backward_shrinking - self.backward_alone,
@@ -179,211 +156,24 @@ class ModelCounts:
     weights: int
     gradients: int
     statistics: int
-    blocks: list[list[Shape]]
-    rest: list[Shape]
+    blocks: Sequence[Sequence[Shape]]
+    rest: Sequence[Shape]
     dim: int
 
-
-def count_model(model: TrainableModel) -> ModelCounts:
-    """Counts a model's tensors.
-
-    Args:
-        model: The whole model.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    blocks: list[list[Shape]] = []
-    within: set[nn.Parameter] = set()
-    for block in model.blocks:
-        blocks.append([tuple(item.shape) for item in block.parameters()])
-        within.update(block.parameters())
-    return ModelCounts(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weights=_bytes(model.parameters()),
-        gradients=_bytes(trained),
-        statistics=_bytes(model.buffers()),
-        blocks=blocks,
-        rest=[tuple(item.shape) for item in model.parameters() if item not in within],
-        dim=model.dim,
-    )
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of all weights."""
+        return shapes_of(self.blocks, self.rest)
 
 
-def count_chunk(
-    towers: Towers,
-    mode: FakeTensorMode,
-    *,
-    pairs: int,
-    tokens: int,
-    bf16: bool,
-) -> ChunkCounts:
-    """Sends one chunk through the towers.
+def resized(operators: Operators, factor: float) -> Operators:
+    """The same operators on tensors of another size.
 
     Args:
-        towers: With a model of fake tensors.
-        mode: The mode of these.
-        pairs: Pairs of the chunk, whole norm groups.
-        tokens: Tokens of each text.
-        bf16: Whether the passes run under bf16 autocast.
+        operators: How often each kind and size of operator runs.
+        factor: Of their FLOPs and bytes.
     """
-    counter = OperatorCounter()
-    trained = [item for item in towers.model.parameters() if item.requires_grad]
-    with _passes(mode, counter, bf16=bf16):
-        batch = _batch(pairs, tokens, towers)
-        counter.watch_gradients(trained)
-        shared = towers.bytes_of_casts(torch.bfloat16) if bf16 else 0
-
-        before = counter.held + shared
-        counter.forget_peak()
-        embeddings = towers.embed(batch, chunk_size=pairs, recompute=False)
-        forward = counter.peak - before
-        kept = counter.held - before
-        forward_operators = counter.operators
-        counter.operators = Counter()
-
-        ends = [part for part in embeddings if part.requires_grad]
-        of_embeddings = [torch.ones_like(part) for part in ends]
-        counter.forget_peak()
-        torch.autograd.backward(ends, of_embeddings)
-        del embeddings, ends, of_embeddings
-        towers.end_step()
-        towers.statistics.begin_step()
-
-    for parameter in trained:
-        parameter.grad = None
-    return ChunkCounts(
-        pairs=pairs,
-        tokens=tokens,
-        forward_operators=forward_operators,
-        backward_operators=counter.operators,
-        shared=shared,
-        kept=kept,
-        forward=forward,
-        backward_alone=counter.peak_beside_gradients - before,
-        backward_growing=counter.peak - before,
-        backward_shrinking=counter.peak_before_gradients - before,
-    )
-
-
-def count_loss(
-    loss: Loss, model: TrainableModel, mode: FakeTensorMode, *, pairs: int, world: int
-) -> LossCounts:
-    """Computes the loss of a rank's pairs.
-
-    Args:
-        loss: The loss.
-        model: Has the temperature and the bias, as fake tensors.
-        mode: The mode of these.
-        pairs: Pairs of a rank.
-        world: Ranks.
-    """
-    counter = OperatorCounter()
-    with pretended_ranks(world), mode, counter:
-        images = torch.empty(pairs, model.dim, requires_grad=True)
-        texts = torch.empty(pairs, model.dim, requires_grad=True)
-        ids = torch.empty(pairs, dtype=torch.int64) if loss.needs_ids else None
-        if loss.needs_labels:
-            texts = torch.empty(pairs, dtype=torch.int64)
-
-        before = counter.held
-        counter.forget_peak()
-        value = loss(images, texts, *model.logit_parameters(), image_ids=ids, text_ids=ids)
-        forward = counter.peak - before
-        counter.forget_peak()
-        torch.autograd.backward(value)
-
-    for parameter in model.parameters():
-        parameter.grad = None
-    return LossCounts(
-        operators=counter.operators,
-        collectives=counter.collectives,
-        forward=forward,
-        backward=counter.peak - before,
-    )
-
-
-def count_optimizer(
-    recipe: OptimizerRecipe, model: nn.Module, mode: FakeTensorMode
-) -> OptimizerCounts:
-    """Takes a step of the optimizer, after one that has made its state.
-
-    The largest parameters, which have nearly all of the weights, stand for all: models have many
-    small ones, and each would take as long as a large one.
-
-    Args:
-        recipe: Makes the optimizer.
-        model: With parameters of fake tensors.
-        mode: The mode of these.
-    """
-    counter = OperatorCounter()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    stepped = _largest(trained, share=_STEPPED)
-    factor = _bytes(trained) / max(_bytes(stepped), 1)
-    with mode, counter:
-        optimizer = recipe.build(model)
-        # It skips the others, which have no gradient.
-        for parameter in stepped:
-            parameter.grad = torch.empty_like(parameter)
-
-        before = counter.held
-        optimizer.step()
-        state = counter.held - before
-
-        counter.operators.clear()
-        counter.forget_peak()
-        held = counter.held
-        torch.nn.utils.get_total_norm([item.grad for item in stepped if item.grad is not None])
-        optimizer.step()
-        working = counter.peak - held
-
-    for parameter in stepped:
-        parameter.grad = None
-    return OptimizerCounts(
-        operators=_resized(counter.operators, factor),
-        state=round(state * factor),
-        working=round(working * factor),
-    )
-
-
-def _largest(parameters: list[nn.Parameter], *, share: float) -> list[nn.Parameter]:
-    """The fewest parameters that have this share of the weights together."""
-    largest: list[nn.Parameter] = []
-    size = 0
-    for parameter in sorted(parameters, key=nn.Parameter.numel, reverse=True):
-        if size >= share * _bytes(parameters):
-            break
-        largest.append(parameter)
-        size += _bytes([parameter])
-    return largest
-
-
-@contextmanager
-def _passes(mode: FakeTensorMode, counter: OperatorCounter, *, bf16: bool) -> Iterator[None]:
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
-    with mode, counter, autocast:
-        yield
-
-
-def _resized(operators: Operators, factor: float) -> Operators:
-    resized: Operators = Counter()
+    found: Operators = Counter()
     for (kind, flops, moved), times in operators.items():
-        resized[Operator(kind, flops * factor, moved * factor)] += times
-    return resized
-
-
-def _batch(pairs: int, tokens: int, towers: Towers) -> Batch:
-    model = towers.model
-    size = model.image_size
-    length = 1 if model.takes_labels else tokens
-    return Batch(
-        finished_steps=0,
-        first=0,
-        images=torch.empty((pairs, size, size, 3), dtype=torch.uint8),
-        input_ids=torch.empty((pairs, length), dtype=torch.int32),
-        lengths=np.full(pairs, length, dtype=np.int64),
-        keys=[""] * pairs,
-        captions=[""] * pairs,
-        content_ids=None,
-    )
-
-
-def _bytes(tensors: Iterator[nn.Parameter] | list[nn.Parameter] | Iterator[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        found[Operator(kind, flops * factor, moved * factor)] += times
+    return found

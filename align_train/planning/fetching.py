@@ -114,7 +114,13 @@ def fetch_load(
 
 
 def lanes_of_nodes(order: Order, nodes: int, played: int | None = None) -> list[range]:
-    """Returns the lanes of each node that is played; these nodes lie evenly among all."""
+    """Returns the lanes of each node that is played; these nodes lie evenly among all.
+
+    Args:
+        order: The order.
+        nodes: The nodes, each with as many lanes.
+        played: How many nodes are played; None: all of them.
+    """
     per_node = max(1, order.lanes // nodes)
     count = min(played or nodes, nodes)
     lanes = []
@@ -169,7 +175,11 @@ def busiest(counts: Integers, all_counts: Integers) -> Busiest:
     Args:
         counts: `[nodes, slices]`, the slices of which the busiest is taken.
         all_counts: `[nodes, slices]`, those of which the mean is taken.
+
+    Returns:
+        Both ratios; they are not finite if the mean is 0, since all data stays in the caches.
     """
-    together = counts.sum(axis=0).max() / all_counts.sum(axis=0).mean()
-    of_nodes = counts.max(axis=1) / all_counts.mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        together = counts.sum(axis=0).max() / all_counts.sum(axis=0).mean()
+        of_nodes = counts.max(axis=1) / all_counts.mean(axis=1)
     return Busiest(all_nodes=float(together), one_node=float(np.median(of_nodes)))

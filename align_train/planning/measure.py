@@ -1,7 +1,7 @@
 """Which share of the peaks each kind of operator reaches on the machine at hand.
 
 Some steps of small models run under a counter that takes the time of each operator. The same steps
-run without it: what they take beyond their operators is the launching.
+run without it, too. The time that they take beyond their operators is that of the launches.
 
 Price: a minute on two cores.
 """
@@ -16,19 +16,11 @@ from typing import Any
 import torch
 
 from align_train.training.operators import (
-    ATTENTION,
-    CONVOLUTION,
-    DEPTHWISE,
-    ELEMENTWISE,
-    MATMUL,
-    NORMALISATION,
-    POINTWISE,
+    COMPUTING,
+    MOVING,
     Operator,
     OperatorCounter,
 )
-
-COMPUTING = (MATMUL, CONVOLUTION, POINTWISE, DEPTHWISE, ATTENTION)
-"""Kinds that are measured against the peak of FLOPs; the others against the bandwidth."""
 
 _SIDE = 2048  # of the matrices whose product shows the peak
 _COPIED = 2**28  # bytes whose copy shows the bandwidth
@@ -67,7 +59,7 @@ class TimedOperators(OperatorCounter):  # type: ignore[no-untyped-call]
         self.times.append((operator, self._seconds))
 
 
-class Rates:
+class MeasuredRates:
     """What a machine reaches, from the steps of several models.
 
     Attributes:
@@ -86,7 +78,7 @@ class Rates:
         self.device = device
         self.peak = _peak(device, bf16=bf16)
         self.bandwidth = _bandwidth(device)
-        self._work = dict.fromkeys(COMPUTING, 0.0) | {ELEMENTWISE: 0.0, NORMALISATION: 0.0}
+        self._work = dict.fromkeys(COMPUTING + MOVING, 0.0)
         self._seconds = dict.fromkeys(self._work, 0.0)
         self._beside = 0.0
         self._operators = 0
@@ -118,17 +110,24 @@ class Rates:
         self._operators += len(usual.times)
 
     def of(self, kind: str) -> float:
-        """The rate of a kind of operators: FLOP/s, or bytes a second; 0 if none has run."""
+        """The rate of a kind of operators.
+
+        Args:
+            kind: One of `COMPUTING` or `MOVING`.
+
+        Returns:
+            FLOP/s, or bytes a second; 0 if no operator of this kind has run.
+        """
         return self._work[kind] / self._seconds[kind] if self._seconds[kind] else 0.0
 
     def shares(self) -> dict[str, float]:
         """Each kind's share of the peak or of the bandwidth; kinds that did not run are left out.
 
-        Caches can make operators on small tensors faster than a large copy: then the bandwidth is
-        theirs, and no share is above 1.
+        Caches can make operators on small tensors faster than a large copy. Then theirs is taken as
+        the bandwidth, so that no share is above 1.
         """
-        self.peak = max(self.peak, *[self.of(kind) for kind in COMPUTING])
-        self.bandwidth = max(self.bandwidth, self.of(ELEMENTWISE), self.of(NORMALISATION))
+        self.peak = max(self.peak, *map(self.of, COMPUTING))
+        self.bandwidth = max(self.bandwidth, *map(self.of, MOVING))
         shares: dict[str, float] = {}
         for kind in self._work:
             whole = self.peak if kind in COMPUTING else self.bandwidth

@@ -9,7 +9,8 @@ A step has some stretches, and each has a largest moment:
 - *reduce*, under strategies that send all gradients at once, when the backward pass is over;
 - *step* of the optimizer: no chunk is kept, but the optimizer works.
 
-The peak is the largest of these. Its parts add up to it.
+The peak is the largest of these. Its parts add up to it. Batches wait on the
+host, and are not in it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from align_train.planning.counts import ChunkCounts, LossCounts
+from align_train.planning.hardware import GB
 from align_train.strategy.needs import Needs
 
 WEIGHTS = "weights"
@@ -29,7 +31,6 @@ STATISTICS = "statistics"
 ACTIVATIONS = "activations"
 EMBEDDINGS = "embeddings and loss"
 WORKING = "optimizer at work"
-BATCH = "batch"
 LIBRARIES = "libraries"
 
 LIBRARIES_ON_CPU = 15_000_000
@@ -46,8 +47,8 @@ class Memory:
 
     Attributes:
         parts: By name; they add up to the peak.
-        at: The stretch of the step with the peak: `forward`, `loss`, `backward`, `reduce`
-            or `step`.
+        at: The stretch of the step that has the peak: `forward`, `loss`, `backward`, `reduce` or
+            `step`.
     """
 
     parts: dict[str, int]
@@ -62,7 +63,7 @@ class Memory:
     def largest(self) -> str:
         """The largest part, in words."""
         name = max(self.parts, key=lambda part: self.parts[part])
-        return f"most of it {name} ({self.parts[name] / 1e9:.1f} GB)"
+        return f"most of it {name} ({self.parts[name] / GB:.1f} GB)"
 
 
 def plan_memory(
@@ -73,7 +74,6 @@ def plan_memory(
     needs: Needs,
     all_gradients: int,
     statistics: int,
-    batch: int,
     libraries: int = 0,
 ) -> Memory:
     """Finds the peak of a step.
@@ -85,7 +85,6 @@ def plan_memory(
         needs: What the strategy holds on this rank.
         all_gradients: Bytes of the gradients of all trained parameters.
         statistics: Bytes of the model's buffers.
-        batch: Bytes of the batches that wait on the device.
         libraries: Bytes that libraries hold on the device beside tensors.
     """
     always = {
@@ -94,7 +93,6 @@ def plan_memory(
         EMA: needs.ema,
         BUFFERS: needs.kept_buffers,
         STATISTICS: statistics,
-        BATCH: batch,
         LIBRARIES: libraries,
     }
     kept = chunk.kept * (chunks - 1)
@@ -109,7 +107,7 @@ def plan_memory(
         }
     with_loss = passing | {
         ACTIVATIONS: chunk.shared + kept + chunk.kept,
-        EMBEDDINGS: loss_peak(loss),
+        EMBEDDINGS: max(loss.forward, loss.backward),
     }
     moments = {
         "forward": forward,
@@ -120,11 +118,6 @@ def plan_memory(
     }
     at = max(moments, key=lambda name: sum(moments[name].values()))
     return Memory(parts={name: size for name, size in moments[at].items() if size}, at=at)
-
-
-def loss_peak(loss: LossCounts) -> int:
-    """The most that the loss holds."""
-    return max(loss.forward, loss.backward)
 
 
 def _reduction(always: dict[str, int], needs: Needs, all_gradients: int) -> dict[str, int]:

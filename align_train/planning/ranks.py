@@ -25,8 +25,8 @@ whole weights and flat moments (ZeRO 1 and 2); parts of each weight and flat mom
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
-    """What a tensor meets on its way.
+class TransferRates:
+    """How fast a tensor moves between ranks, to the CPU and to disk.
 
     Attributes:
         link: Bytes a second that one rank sends.
@@ -107,7 +107,7 @@ def sent_for_checkpoint(
     return sent
 
 
-def seconds_of_messages(sent: Sent, *, world: int, on_gpu: bool, rates: Rates) -> float:
+def seconds_of_messages(sent: Sent, *, world: int, on_gpu: bool, rates: TransferRates) -> float:
     """Returns the seconds of collectives that come one after the other.
 
     Args:
@@ -123,7 +123,13 @@ def seconds_of_messages(sent: Sent, *, world: int, on_gpu: bool, rates: Rates) -
 
 
 def checkpoint_seconds(
-    sent: Sent, size: int, *, world: int, on_gpu: bool, rates: Rates, background: bool = True
+    sent: Sent,
+    size: int,
+    *,
+    world: int,
+    on_gpu: bool,
+    rates: TransferRates,
+    background: bool = True,
 ) -> CheckpointSeconds:
     """Returns the seconds of a checkpoint.
 
@@ -168,7 +174,7 @@ def evaluation_seconds(
     an_image: float,
     a_text: float,
     by_itself: float,
-    rates: Rates,
+    rates: TransferRates,
 ) -> float:
     """Returns the seconds of one evaluation.
 

@@ -1,29 +1,30 @@
-"""Seconds of a step by the roofline: each operator takes the time of what holds it up.
+"""Seconds of a step by the roofline.
 
-An operator is held up by its FLOPs, at a share of the peak that its kind reaches, or by the bytes
-that it moves, at a share of the bandwidth. A GPU runs while the CPU launches the next operators, so
-a pass takes the longer of both; a CPU does one after the other.
+An operator takes the time of its FLOPs, or of the bytes that it moves, whichever is longer. Each
+kind of operator reaches a share of the peak or of the bandwidth. A GPU runs while the CPU launches
+the next operators, so a pass takes the longer of both. A CPU does one after the other.
 
 Messages of gradients go out during the backward pass of the last chunk, and gathered weights arrive
 ahead of their blocks: only what takes longer than these passes is waited for.
 
-The shares are stated (`conf/gpu`) or measured on the machine at hand (`measure.py`).
+The shares are stated (`conf/plan.yaml`) or measured on the machine at hand (`measure.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align_train.planning.counts import Operators
 from align_train.planning.hardware import Hardware
 from align_train.training.operators import (
     ATTENTION,
+    COMPUTING,
     CONVOLUTION,
     DEPTHWISE,
     ELEMENTWISE,
     MATMUL,
     NORMALISATION,
     POINTWISE,
+    Operators,
 )
 
 LAUNCHES = "launches"
@@ -31,9 +32,20 @@ MESSAGES = "messages"
 OPTIMIZER = "optimizer"
 LOSS = "loss"
 
-# Of what reads and writes in eager mode, compiled blocks move so much: BatchNorm and SiLU together
-# take 8 passes over memory forward and backward in place of 13.
+# Compiled blocks move this share of the bytes of eager ones. BatchNorm and SiLU together take 8
+# passes over memory, forward and backward, in place of 13.
 COMPILED_SHARE = 8 / 13
+
+EFFICIENCY_OF = {
+    MATMUL: "matmul",
+    CONVOLUTION: "convolution",
+    POINTWISE: "pointwise",
+    DEPTHWISE: "depthwise",
+    ATTENTION: "attention",
+    ELEMENTWISE: "elementwise",
+    NORMALISATION: "normalisation",
+}
+"""Kinds of operators -> their fields of `Efficiency`."""
 
 _MICRO = 1e-6
 
@@ -77,24 +89,17 @@ def work_of(
         bf16: Whether products are in bf16.
         compiled: Whether what lies between products is fused.
     """
-    shares = hardware.efficiency
-    of_peak = {
-        MATMUL: shares.matmul,
-        CONVOLUTION: shares.convolution,
-        POINTWISE: shares.pointwise,
-        DEPTHWISE: shares.depthwise,
-        ATTENTION: shares.attention,
-    }
-    of_bandwidth = {ELEMENTWISE: shares.elementwise, NORMALISATION: shares.normalisation}
     peak = hardware.peak_flops(bf16=bf16)
 
     by_kind: dict[str, float] = {}
     for (kind, flops, moved), times in operators.items():
-        fused = COMPILED_SHARE if compiled and kind in of_bandwidth else 1.0
-        share = of_bandwidth.get(kind, shares.elementwise)
-        seconds = moved * fused / (hardware.bandwidth * share)
-        if kind in of_peak:
-            seconds = max(seconds, flops / (peak * of_peak[kind]))
+        share: float = getattr(hardware.efficiency, EFFICIENCY_OF[kind])
+        if kind in COMPUTING:
+            moving = moved / (hardware.bandwidth * hardware.efficiency.elementwise)
+            seconds = max(moving, flops / (peak * share))
+        else:
+            fused = COMPILED_SHARE if compiled else 1.0
+            seconds = moved * fused / (hardware.bandwidth * share)
         by_kind[kind] = by_kind.get(kind, 0.0) + seconds * times
 
     launching = operators.total() * hardware.launch_us * _MICRO

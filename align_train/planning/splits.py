@@ -17,7 +17,7 @@ class NearestSplit:
     """The splits next to the one that was asked for; a list is empty if there is none.
 
     Attributes:
-        fits: Whether the one that was asked for is even. Then the rest repeats it.
+        fits: Whether the one that was asked for is even. Then the other fields repeat it.
         gpus: Numbers of GPUs for the same batch: the nearest below and above.
         batches: Batch sizes for the same number of GPUs: the nearest below and above.
         lanes: The lanes that those batches need; as asked for if they serve.
@@ -56,9 +56,6 @@ def nearest_split(
         chunk: Pairs that go through the towers together; 1: any number will do.
         lanes: Equal streams of the order.
         gpus: Processes.
-
-    Returns:
-        The nearest.
     """
 
     def even(size: int, count: int, streams: int) -> bool:
@@ -72,7 +69,7 @@ def nearest_split(
     below = next((n for n in range(min(gpus, lanes), 0, -1) if even(batch_size, n, lanes)), None)
     above = next((n for n in range(gpus + 1, lanes + 1) if even(batch_size, n, lanes)), None)
 
-    # Lanes cannot be shared out over GPUs that do not divide them: as many as GPUs always can.
+    # GPUs must divide the lanes. A multiple of the GPUs always works.
     streams = lanes if lanes % gpus == 0 else gpus * max(1, round(lanes / gpus))
     step = lcm(streams, gpus * lcm(chunk, norm_group or 1))
     lower = batch_size // step * step

@@ -174,6 +174,7 @@ class StepPlanner:
         if not isinstance(needs, Needs):
             raise UserError(f"strategy: its method needs gave {needs!r:.40}; expected a Needs")
 
+        on_gpu = self.hardware.is_gpu
         memory = plan_memory(
             chunk=chunk,
             chunks=chunks,
@@ -181,10 +182,8 @@ class StepPlanner:
             needs=needs,
             all_gradients=counted.model.gradients,
             statistics=counted.model.statistics,
-            batch=0,
-            libraries=0 if self.hardware.is_gpu else LIBRARIES_ON_CPU,
+            libraries=0 if on_gpu else LIBRARIES_ON_CPU,
         )
-        on_gpu = self.hardware.is_gpu
         sent = sent_in_step(needs, loss, counted.model.statistics)
         return StepPlan(
             strategy=strategy.label,
@@ -232,8 +231,7 @@ class StepPlanner:
         def sending(sent: Sent) -> float:
             return bytes_on_wire(sent, world=world, on_gpu=hardware.is_gpu) / link
 
-        gathers: Sent = Sent()
-        gradients: Sent = Sent()
+        gathers, gradients = Sent(), Sent()
         for (kind, size), times in needs.sent.items():
             (gathers if kind == ALL_GATHER else gradients)[kind, size] += times
         exposed = sent_in_step(needs, loss, self.counted.model.statistics) - needs.sent

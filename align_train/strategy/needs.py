@@ -64,10 +64,20 @@ class Sizes:
     @property
     def shapes(self) -> list[Shape]:
         """Of all weights."""
-        found = list(self.rest)
-        for block in self.blocks:
-            found.extend(block)
-        return found
+        return shapes_of(self.blocks, self.rest)
+
+
+def shapes_of(blocks: Iterable[Iterable[Shape]], rest: Iterable[Shape]) -> list[Shape]:
+    """The shapes of all weights of a model.
+
+    Args:
+        blocks: Those of each block of the towers.
+        rest: All others.
+    """
+    found = list(rest)
+    for block in blocks:
+        found.extend(block)
+    return found
 
 
 def size_of(shapes: Iterable[Shape], *, rows: int = 1) -> int:

@@ -36,7 +36,7 @@ DEFAULTS = {
 
 
 def needs_of_zero(stage: int, options: Mapping[str, object], sizes: Sizes) -> Needs:
-    """What a rank holds and sends.
+    """What a rank holds and sends under a stage of ZeRO.
 
     Args:
         stage: 1, 2 or 3.
@@ -61,9 +61,9 @@ def _stages_1_and_2(stage: int, options: Mapping[str, int], sizes: Sizes) -> Nee
     # Stage 1 waits until the backward pass is over, unless messages overlap with it.
     at_end = stage == 1 and not options["overlap_comm"]
     fits = copied == sizes.gradients and not sizes.on_gpu
-    buckets = (
-        bucket * (2 if options["overlap_comm"] else 1) if options["contiguous_gradients"] else 0
-    )
+    buckets = 0
+    if options["contiguous_gradients"]:
+        buckets = 2 * bucket if options["overlap_comm"] else bucket
     # Gathered weights lie where they are used, but gloo receives them in a copy.
     received = 0 if sizes.on_gpu else sizes.gradients - share
 

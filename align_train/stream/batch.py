@@ -92,6 +92,25 @@ class Batch:
     blank: bool = False
     teacher: Tensor | None = None
 
+    @classmethod
+    def unnamed(cls, *, images: Tensor, input_ids: Tensor) -> Batch:
+        """Makes the batch of a trial step, of pairs without keys and captions.
+
+        Args:
+            images: uint8 `[pairs, height, width, 3]`.
+            input_ids: int32 `[pairs, length]`, without padding.
+        """
+        pairs, length = input_ids.shape
+        return cls(
+            finished_steps=0,
+            first=0,
+            images=images,
+            input_ids=input_ids,
+            lengths=np.full(pairs, length, dtype=np.int64),
+            keys=[""] * pairs,
+            captions=[""] * pairs,
+        )
+
     def chunks(self, size: int) -> list[Chunk]:
         """Cuts the batch into consecutive chunks, in the order of the global batch.
 

@@ -294,15 +294,9 @@ def _trial_batch(pairs: int, max_tokens: int, model: TrainableModel) -> Batch:
     shape = (pairs, model.image_size, model.image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     tokens = 1 if model.takes_labels else max_tokens
-    return Batch(
-        finished_steps=0,
-        first=0,
+    return Batch.unnamed(
         images=torch.from_numpy(pixels),
         input_ids=torch.full((pairs, tokens), 0 if model.takes_labels else 1, dtype=torch.int32),
-        lengths=np.full(pairs, tokens, dtype=np.int64),
-        keys=[""] * pairs,
-        captions=[""] * pairs,
-        content_ids=None,
     )
 
 

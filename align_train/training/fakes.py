@@ -1,7 +1,7 @@
 """Models and ranks that take no memory: the real code runs on tensors that have only a shape.
 
-Fake tensors (torch's `FakeTensorMode`) say that they lie on a CPU, so that code which asks for a
-device takes the same way as in a run.
+Fake tensors (torch's `FakeTensorMode`) say that they lie on a CPU. So code that asks for a device
+takes the same branches as in a run.
 """
 
 from __future__ import annotations

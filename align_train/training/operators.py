@@ -6,7 +6,7 @@ and no memory.
 
 - *FLOPs*: two for a multiplication with an addition. Matrix products, convolutions and attention
   count; all else is bound by memory. torch's own counter has no formula for the fused attention of
-  CPUs, and counts the backward pass of grouped convolutions as if they had one group.
+  CPUs. It counts the backward pass of grouped convolutions as if they had one group.
 - *Bytes*: an operator reads its inputs once and writes its outputs once. A view moves nothing.
 - *Memory*: a storage counts from the operator that made it until nobody refers to it.
 
@@ -36,8 +36,12 @@ ATTENTION = "attention"
 NORMALISATION = "normalisation"
 ELEMENTWISE = "element-wise"
 
-KINDS = (MATMUL, CONVOLUTION, POINTWISE, DEPTHWISE, ATTENTION, NORMALISATION, ELEMENTWISE)
-"""Kinds of operators that reach similar shares of the hardware's peaks."""
+COMPUTING = (MATMUL, CONVOLUTION, POINTWISE, DEPTHWISE, ATTENTION)
+"""Kinds of operators that take the time of their FLOPs, unless their bytes take longer. Those of a
+kind reach similar shares of the hardware's peak."""
+
+MOVING = (NORMALISATION, ELEMENTWISE)
+"""Kinds of operators that take the time of the bytes that they move."""
 
 _aten = torch.ops.aten
 
@@ -66,7 +70,7 @@ class Operator(NamedTuple):
     """What one call of an operator costs.
 
     Attributes:
-        kind: One of `KINDS`.
+        kind: One of `COMPUTING` or `MOVING`.
         flops: Floating-point operations.
         read_and_written: Bytes.
     """
@@ -74,6 +78,28 @@ class Operator(NamedTuple):
     kind: str
     flops: float
     read_and_written: float
+
+
+Operators = Counter[Operator]
+"""How often each kind and size of operator runs."""
+
+
+def flops_of(operators: Operators) -> float:
+    """FLOPs of some operators.
+
+    Args:
+        operators: How often each of them runs.
+    """
+    return float(sum(item.flops * times for item, times in operators.items()))
+
+
+def bytes_moved_by(operators: Operators) -> float:
+    """Bytes that some operators read and write.
+
+    Args:
+        operators: How often each of them runs.
+    """
+    return float(sum(item.read_and_written * times for item, times in operators.items()))
 
 
 class Collective(NamedTuple):
@@ -105,7 +131,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         """Has counted nothing yet."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators: Counter[Operator] = Counter()
+        self.operators: Operators = Counter()
         self.collectives: Counter[Collective] = Counter()
         self.held = 0
         self.gradients = 0
@@ -119,12 +145,12 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @property
     def flops(self) -> float:
         """FLOPs of all operators."""
-        return float(sum(item.flops * times for item, times in self.operators.items()))
+        return flops_of(self.operators)
 
     @property
     def read_and_written(self) -> float:
         """Bytes that all operators move."""
-        return sum(operator.read_and_written * times for operator, times in self.operators.items())
+        return bytes_moved_by(self.operators)
 
     def forget_peak(self) -> None:
         """Begins to look for peaks anew."""

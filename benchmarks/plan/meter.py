@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,14 @@ class Meter(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.figures: dict[str, Any] = {"steps": [], "phases": [], "parts": {}, "loopback": {}}
+        self.figures: dict[str, Any] = {"steps": [], "parts": {}, "loopback": {}}
         self._before: dict[str, int] = {}
+        self._modules: set[str] = set()
         self._began = 0.0
         self._step: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Takes the baseline, just before the model is built."""
-        import sys
-
         self._modules = set(sys.modules)
         self._before = now()
         self.figures["baseline"] = self._before
@@ -67,8 +67,6 @@ class Meter(Callback):
         reset_peak()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        import sys
-
         self.figures["modules"] = sorted(set(sys.modules) - self._modules)
         self._phase("build")
         self.figures["build"] = self._step["build"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_DAY = 86_400.0  # seconds
+DAY = 86_400.0  # seconds
 _HOUR = 3_600.0
 
 # OpenAI's text tower as `CLIPTextConfig` spells it; the widths follow.
@@ -106,7 +106,7 @@ PUBLISHED = (
         ),
         gpus=512,
         pairs=300_000 * 65_536,
-        seconds=8 * _DAY,
+        seconds=8 * DAY,
         parameters=66 + 110,
         source=(
             "about 8 days on TPU v3-512 (huggingface.co/kakaobrain/coyo-align-b7-base; an earlier "

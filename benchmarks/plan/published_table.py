@@ -15,9 +15,7 @@ from align_train.commands.plan_data import data_facts
 from align_train.commands.plan_settings import compose_plan, hardware_of, with_usual_tokenizer
 from align_train.config.components import build
 from align_train.strategy import StrategyRecipe
-from benchmarks.plan.published import PUBLISHED, PublishedRun
-
-_DAY = 86_400.0
+from benchmarks.plan.published import DAY, PUBLISHED, PublishedRun
 
 
 def main() -> None:
@@ -42,12 +40,12 @@ def planned_speed(run: PublishedRun) -> float:
 
 def row_of(run: PublishedRun, planned: float) -> str:
     """A row of the table. planned: pairs a second of one GPU."""
-    days = run.pairs / (planned * run.gpus) / _DAY
+    days = run.pairs / (planned * run.gpus) / DAY
     cells = [run.name, f"{run.gpus:,}", "not reported", f"{planned:,.1f}"]
     cells += ["not reported", f"{days:.2f}", ""]
     if run.pairs_per_second is not None and run.seconds is not None:
         cells[2] = f"{run.pairs_per_second:,.1f}"
-        cells[4] = f"{run.seconds / _DAY:.2f}"
+        cells[4] = f"{run.seconds / DAY:.2f}"
         cells[6] = f"{run.pairs_per_second / planned:.2f}"
     return f"| {' | '.join(cells)} |"
 

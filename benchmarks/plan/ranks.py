@@ -3,9 +3,10 @@
     python -m benchmarks.plan.ranks
 
 The rates of this machine are measured first, at each number of ranks: gloo's link by one large
-all-gather, its hop by many small ones, copy and disk by one large tensor. Then come 120 weights of
-different sizes with two moments each, made whole one after the other as under FSDP2, copied and
-written by rank 0, and the embeddings of an evaluation. Each figure is the median of some rounds.
+all-gather, its hop by many small ones, copy and disk by one large tensor. Then 120 weights
+of different sizes, with two moments each, are made whole one after the other, as under FSDP2. Rank
+0 copies and writes them. Last come the embeddings of an evaluation. Each figure is the median of
+some rounds.
 
 More processes than cores wait for each other at every hop: on two busy cores the plan was 1.2 x the
 measured gathering on 2 ranks, and 2.3 x on 4. A quiet machine has not measured it yet.
@@ -28,7 +29,7 @@ import torch.distributed as dist
 
 from align_train.cluster.collectives import gather, gather_rows, rank
 from align_train.planning.ranks import (
-    Rates,
+    TransferRates,
     checkpoint_seconds,
     seconds_of_messages,
     sent_for_checkpoint,
@@ -72,7 +73,7 @@ def save(value: object, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def measured_rates(world: int, path: Path) -> Rates:
+def measured_rates(world: int, path: Path) -> TransferRates:
     large = torch.ones(LARGE // world)
     small = torch.ones(SMALL)
 
@@ -85,15 +86,15 @@ def measured_rates(world: int, path: Path) -> Rates:
     copied = whole.nbytes / median_seconds(lambda: first(whole.clone))
     written = whole.nbytes / median_seconds(lambda: first(lambda: save(whole, path)))
     if world == 1:
-        return Rates(link=1, hop=0, copy=copied, disk=written)
+        return TransferRates(link=1, hop=0, copy=copied, disk=written)
 
     hop = median_seconds(many) / SMALLS / (world - 1)
     sent: Sent = Sent({(ALL_GATHER, large.nbytes * world): 1})
     bare = seconds_of_messages(
-        sent, world=world, on_gpu=False, rates=Rates(link=1, hop=0, copy=1, disk=1)
+        sent, world=world, on_gpu=False, rates=TransferRates(link=1, hop=0, copy=1, disk=1)
     )
     link = bare / max(median_seconds(lambda: gather(large)) - hop * (world - 1), 1e-9)
-    return Rates(link=link, hop=hop, copy=copied, disk=written)
+    return TransferRates(link=link, hop=hop, copy=copied, disk=written)
 
 
 def work(index: int, world: int, folder: str) -> None:
@@ -133,7 +134,7 @@ def work(index: int, world: int, folder: str) -> None:
 
 
 def report(
-    world: int, size: int, rates: Rates, found: dict[str, float], expected: dict[str, float]
+    world: int, size: int, rates: TransferRates, found: dict[str, float], expected: dict[str, float]
 ) -> None:
     print(
         f"\n{world} rank(s), {size / 1e6:.0f} MB: link {rates.link / 1e9:.2f} GB/s, hop "

@@ -1,7 +1,7 @@
 """The setups that are measured: three models, every engine, 1 to 4 ranks, one factor at a time.
 
-Sizes are chosen so that activations or weights are some hundred megabytes (libraries' own megabytes
-do not count then), and so that a run takes less than a minute on two cores.
+Activations or weights are some hundred megabytes, beside which libraries' own megabytes do not
+count. A run takes less than a minute on two cores.
 """
 
 from __future__ import annotations

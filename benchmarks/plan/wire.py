@@ -17,11 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.plan.meter import loopback
+from benchmarks.plan.meter import SETTLE, loopback
 
 NUMBERS = 6_000_000  # float32 of the whole tensor
 ROUNDS = 3
-SETTLE = 0.3  # seconds
 
 Collective = Callable[[Tensor, Tensor], object]  # of the whole tensor and a rank's part
 

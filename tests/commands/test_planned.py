@@ -14,7 +14,7 @@ from align_train.commands.plan_hardware import hardware_of_file, hardware_of_nam
 from align_train.commands.plan_measure import hardware_file
 from align_train.commands.planned import Planned, planned_run
 from align_train.config.compose import compose_training
-from align_train.planning.measure import Rates, TimedOperators
+from align_train.planning.measure import MeasuredRates, TimedOperators
 from align_train.run.folder import RunFolder
 from align_train.training.operators import ELEMENTWISE, MATMUL
 from tests.support.commands import SMALL_MAKE, run
@@ -64,7 +64,7 @@ def test_a_run_is_compared_with_its_largest_memory_and_its_median_step(tmp_path:
 
 def test_a_machine_is_measured_into_a_file_that_plans_take(tmp_path: Path) -> None:
     device = torch.device("cpu")
-    rates = Rates(device, bf16=False)
+    rates = MeasuredRates(device, bf16=False)
     weights = torch.ones(300, 300)
     rates.take_in(lambda: torch.relu(weights @ weights))
     shares = rates.shares()

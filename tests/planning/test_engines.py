@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from align_train.model import DualEncoder
-from align_train.planning.counts import count_model
+from align_train.planning.counting import count_model
 from align_train.strategy import DDP, FSDP, DeepSpeed
 from align_train.strategy.base import RunFacts, StrategyRecipe
 from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sizes

@@ -61,3 +61,11 @@ def test_a_few_nodes_stand_for_all(order: Order) -> None:
     assert part.reads == pytest.approx(whole.reads, rel=0.02)
     assert part.bytes_held <= whole.bytes_held
     assert part.bytes_checked == whole.bytes_checked
+
+
+def test_data_that_stays_in_the_caches_has_no_ratios() -> None:
+    counts = np.full(2 * LANES, 100)
+    small = Order(counts=counts, seed=0, lanes=LANES, window=3277)
+    load = fetch_load(small, counts * 1000, NODES)
+    assert not np.isfinite(load.edge.one_node)
+    assert load.ratio == 1

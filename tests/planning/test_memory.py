@@ -19,7 +19,6 @@ from align_train.strategy.needs import Needs
 
 CHUNK = ChunkCounts(
     pairs=1,
-    tokens=1,
     forward_operators=Counter(),
     backward_operators=Counter(),
     shared=0,
@@ -48,13 +47,12 @@ def peak(needs: Needs, *, chunks: int = 1, chunk: ChunkCounts = CHUNK) -> Memory
         needs=needs,
         all_gradients=50,
         statistics=3,
-        batch=4,
         libraries=5,
     )
 
 
 def test_parts_add_up_to_the_largest_moment() -> None:
-    always = 50 + 100 + 3 + 4 + 5
+    always = 50 + 100 + 3 + 5
     one = peak(ALL)
     assert (one.at, one.peak) == ("backward", always + 125)
     assert sum(one.parts.values()) == one.peak
@@ -71,7 +69,7 @@ def test_parts_add_up_to_the_largest_moment() -> None:
 
 def test_gradients_that_stay_count_in_the_forward_pass() -> None:
     kept = peak(replace(ALL, keeps_gradients="always"), chunks=3)
-    assert kept.peak == 50 + 100 + 3 + 4 + 5 + 50 + 200 + 125
+    assert kept.peak == 50 + 100 + 3 + 5 + 50 + 200 + 125
     busy = replace(CHUNK, forward=400)
     passed = peak(replace(ALL, keeps_gradients="passes"), chunk=busy)
     assert (passed.at, passed.parts[GRADIENTS]) == ("forward", 50)
@@ -92,4 +90,4 @@ def test_what_an_engine_holds_at_a_moment_counts_at_that_moment() -> None:
 
     working = peak(replace(ALL, working=900))
     assert (working.at, working.parts[WORKING]) == ("step", 900)
-    assert working.peak == 50 + 100 + 3 + 4 + 5 + 50 + 900
+    assert working.peak == 50 + 100 + 3 + 5 + 50 + 900

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from align_train.cluster.collectives import gather_rows, rank, world_size
 from align_train.planning.ranks import (
     Kept,
-    Rates,
+    TransferRates,
     checkpoint_seconds,
     evaluation_seconds,
     sent_for_checkpoint,
@@ -25,7 +25,7 @@ from align_train.strategy.needs import ALL_GATHER, ALL_REDUCE, Sent
 from tests.support.parity import Case, fit, small_model
 from tests.support.processes import on_ranks
 
-RATES = Rates(link=10e9, hop=10e-6, copy=5e9, disk=1e9)
+RATES = TransferRates(link=10e9, hop=10e-6, copy=5e9, disk=1e9)
 _LEAST = 64  # bytes; smaller ones are the ranks' agreements
 
 
