@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from align_train.config.own_file import read_mapping
 from align_train.errors import UserError
 from align_train.loss.contrastive import ContrastiveLoss
 from align_train.strategy import DDP
+from align_train.strategy.needs import Needs
 
 RUN = ("trainer=cpu", "model.image_size=32", "batch_size=32", "norm_group=16", "max_steps=200")
 HERE = "tests.commands.test_plan_aside"
@@ -28,7 +30,7 @@ HERE = "tests.commands.test_plan_aside"
 class Drawing(ContrastiveLoss):
     """Draws random numbers."""
 
-    def forward(self, images: Tensor, *rest: Tensor, **ids: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, *rest: Any, **ids: Any) -> Tensor:  # type: ignore[override]
         random.random()
         np.random.rand()  # noqa: NPY002
         images = images + torch.rand(1)
@@ -38,7 +40,7 @@ class Drawing(ContrastiveLoss):
 class Waiting(ContrastiveLoss):
     """Goes on until a value is small."""
 
-    def forward(self, images: Tensor, *rest: Tensor, **ids: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, *rest: Any, **ids: Any) -> Tensor:  # type: ignore[override]
         left = images.detach()
         while left.sum().item() > 0:
             left = left - 1
@@ -48,7 +50,7 @@ class Waiting(ContrastiveLoss):
 class Speechless(DDP):
     """Cannot say what it needs."""
 
-    def needs(self, sizes: object) -> None:
+    def needs(self, sizes: object) -> Needs:
         raise KeyError("no formula")
 
 
