@@ -13,6 +13,7 @@ from align_train.config.schema import Node, TrainSettings
 from align_train.loss.base import Loss
 from align_train.loss.tiles import GlobalLoss, usual_side
 from align_train.model import TrainableModel
+from align_train.planning.aside import aside
 from align_train.planning.counting import count_chunk, count_loss, count_model, count_optimizer
 from align_train.planning.counts import LossCounts
 from align_train.planning.hardware import Hardware
@@ -27,6 +28,8 @@ from align_train.training.running_statistics import has_norm_groups
 # Pairs of the counted chunk if the run chooses the size: any other follows from it.
 _PAIRS = 64
 
+_MOST_TILES = 64  # of a loss that is counted: a second
+
 
 def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int) -> Counted:
     """Counts what the parts of a run's step cost.
@@ -37,25 +40,30 @@ def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int)
         tokens: Tokens of a text, padding included.
     """
     mode = fake_tensors()
-    model = fake_copy(model, mode)
+    with aside("model"):
+        model = fake_copy(model, mode)
     bf16 = settings.precision == "bf16"
     group = settings.norm_group
     given = settings.chunk_size
     pairs = given if isinstance(given, int) else _whole_groups(_PAIRS, group)
-    optimizer = count_optimizer(build(settings.optimizer), model, mode)
+    with aside("optimizer"):
+        optimizer = count_optimizer(build(settings.optimizer), model, mode)
     loss = _loss(settings)
 
     counts = count_model(model)
-    # Last: `Towers` replaces layers and adds hooks.
-    towers = Towers(model, seed=settings.seed, norm_group=group)
-    if settings.checkpoint_blocks:
-        for block in trained_blocks(model.blocks):
-            checkpoint_block(block, towers.second_pass)
-    chunk = count_chunk(towers, mode, pairs=pairs, tokens=tokens, bf16=bf16)
+    # Last: towers replace layers and hang hooks on.
+    with aside("model"):
+        towers = Towers(model, seed=settings.seed, norm_group=group)
+        if settings.checkpoint_blocks:
+            for block in trained_blocks(model.blocks):
+                checkpoint_block(block, towers.second_pass)
+        chunk = count_chunk(towers, mode, pairs=pairs, tokens=tokens, bf16=bf16)
 
     @cache
     def of_loss(pairs: int, world: int) -> LossCounts:
-        return count_loss(loss, model, mode, pairs=pairs, world=world)
+        with aside("loss"):
+            fewer = _few_tiles(loss, pairs, world)
+            return count_loss(loss, model, mode, pairs=fewer, world=world).of(pairs / fewer)
 
     return Counted(model=counts, chunk=chunk, optimizer=optimizer, loss=of_loss)
 
@@ -109,6 +117,16 @@ def model_without_memory(settings: TrainSettings, vocabulary: int) -> TrainableM
 
 def _whole_groups(pairs: int, group: int | None) -> int:
     return -(-pairs // group) * group if group else pairs
+
+
+def _few_tiles(loss: Loss, pairs: int, world: int) -> int:
+    """The pairs of a rank to count a loss with: a loss of many tiles follows from one of some."""
+    if not isinstance(loss, GlobalLoss):
+        return pairs
+    tile = (loss.tile or usual_side("cpu")) ** 2
+    while pairs % 2 == 0 and pairs * pairs * world > _MOST_TILES * tile:
+        pairs //= 2
+    return pairs
 
 
 def _loss(settings: TrainSettings) -> Loss:

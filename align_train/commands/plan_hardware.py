@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align_train.commands.plan_settings import compose_plan, hardware_of
-from align_train.config.components import build, check_component
+from align_train.commands.plan_settings import (
+    check_complete,
+    compose_plan,
+    hardware_of,
+)
+from align_train.config.components import build
 from align_train.config.own_file import read_mapping
+from align_train.config.plan_schema import HARDWARE
 from align_train.config.schema import conf_dir
+from align_train.errors import UserError
 from align_train.files import cache_folder
 from align_train.planning.hardware import Hardware
 
@@ -33,8 +39,11 @@ def hardware_of_file(path: Path) -> Hardware:
     Raises:
         UserError: It cannot be read, or a figure is missing or wrong.
     """
-    node = read_mapping(str(path), key="gpu")
-    check_component(node, "gpu")
+    node = {"_target_": HARDWARE} | read_mapping(str(path), key="gpu")
+    # A run reads one that it did not choose: nothing else may be built.
+    if node["_target_"] != HARDWARE:
+        raise UserError(f"{path}: _target_ is another class; expected {HARDWARE}")
+    check_complete(node)
     hardware: Hardware = build(node)
     return hardware
 

@@ -22,6 +22,7 @@ from align_train.planning.step import StepPlan, StepPlanner
 from align_train.stream.order import Order
 
 _PLAYED = 4  # nodes whose fetches are simulated: they stand for the others
+_MOST_VISITS = 100_000  # windows and shards that are simulated: 3 seconds
 
 # Of rank 0, in bytes a second: a copy to the CPU over PCIe, and a file on NFS or one disk.
 _COPY = 20e9
@@ -57,14 +58,23 @@ def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dic
         return {}
 
     assert facts.pairs and facts.shards and facts.bytes_per_pair
+    node_bytes = plan.pairs_per_second / nodes * facts.bytes_per_pair
+    visits = (facts.pairs / window + facts.shards) / nodes
+    if visits > _MOST_VISITS:
+        return {
+            "network": f"{node_bytes / GB:.2f} GB/s a node on average, at the least; how it "
+            f"comes and goes is not simulated: a node has {visits:,.0f} windows and shards an "
+            f"epoch, which is too many"
+        }
     counts = np.full(facts.shards, facts.pairs // facts.shards, dtype=np.int64)
     counts[: facts.pairs % facts.shards] += 1
     order = Order(counts=counts, seed=settings.seed, lanes=lanes, window=window)
     sizes = (counts * facts.bytes_per_pair).astype(np.int64)
-    load = fetch_load(order, sizes, nodes, played=_PLAYED)
+    played = max(1, min(_PLAYED, int(_MOST_VISITS // visits)))
+    load = fetch_load(order, sizes, nodes, played=played)
 
     if isfinite(load.edge.one_node):
-        mean = plan.pairs_per_second / nodes * facts.bytes_per_pair * load.ratio
+        mean = node_bytes * load.ratio
         network = (
             f"{mean / GB:.2f} GB/s a node on average, up to {load.edge.one_node:.1f} times as much "
             f"at an epoch's edge; {load.ratio:.2f} reads for each that is needed"

@@ -9,13 +9,27 @@ from align_train.config.check import check
 from align_train.config.components import build, check_component
 from align_train.config.compose import compose_command
 from align_train.config.plan_schema import HARDWARE, OPTIONAL, PlanSettings
+from align_train.config.schema import Node
 from align_train.errors import UserError
 from align_train.planning.hardware import Hardware
 from align_train.planning.splits import NearestSplit, nearest_split
 
 USUAL_TOKENIZER = "bert-base-uncased"
 
-_AT_LEAST_ONE = ("nodes", "gpus_per_node", "tokens", "pairs", "shards", "vocabulary")
+# The most of each number; the least is 1. All are far above what anybody trains with, and a plan
+# of more would take minutes, or memory.
+_MOST = {
+    "nodes": 1_000_000,
+    "gpus_per_node": 1_000,
+    "tokens": 1_000_000,
+    "pairs": 10**12,
+    "shards": 10**7,
+    "vocabulary": 10**9,
+}
+_MOST_IN_BATCH = 2**24
+
+# The most of each figure, which is above 0.
+_MOST_FIGURE = {"price_per_gpu_hour": 1e6, "bytes_per_pair": 1e9}
 
 
 def compose_plan(*words: str) -> PlanSettings:
@@ -39,16 +53,28 @@ def check_plan(settings: PlanSettings) -> None:
     Raises:
         UserError: One line with the key, what was found, what was expected, and what to do.
     """
-    for key in _AT_LEAST_ONE:
+    for key, most in _MOST.items():
         value = getattr(settings, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value}: expected at least 1")
-    for key in ("price_per_gpu_hour", "bytes_per_pair"):
+        _refuse_more(key, value, most)
+    for key, figure in _MOST_FIGURE.items():
         value = getattr(settings, key)
         # `not >` refuses NaN too.
         if value is not None and not value > 0:
             raise UserError(f"{key}={value}: expected more than 0")
+        _refuse_more(key, value, figure)
+    _refuse_more("batch_size", settings.batch_size, _MOST_IN_BATCH)
+    if settings.pairs and settings.shards and settings.shards > settings.pairs:
+        raise UserError(
+            f"shards={settings.shards}: more than pairs={settings.pairs}; expected a pair in each"
+        )
     _refuse_uneven(settings)
+
+
+def _refuse_more(key: str, value: float | None, most: float) -> None:
+    if value is not None and value > most:
+        raise UserError(f"{key}={value}: expected at most {most:,.0f}")
 
 
 def split_of(settings: PlanSettings, gpus: int) -> NearestSplit:
@@ -119,14 +145,27 @@ def hardware_of(settings: PlanSettings) -> Hardware:
     node = settings.gpu
     if not isinstance(node, dict) or "_target_" not in node:
         raise UserError(f"gpu={node}: expected a choice of --help, or a YAML file as conf/gpu has")
+    check_complete(node)
+    hardware = build(node)
+    if not isinstance(hardware, Hardware):
+        raise UserError(f"gpu._target_={node['_target_']}: expected {HARDWARE}, or a class of it")
+    _check_kind(settings, hardware)
+    return hardware
+
+
+def check_complete(node: Node) -> None:
+    """Checks a node of hardware.
+
+    Args:
+        node: With its class.
+
+    Raises:
+        UserError: A figure is missing, unknown or of another type.
+    """
     check_component(node, "gpu")
     for field in dataclasses.fields(Hardware):
         if node["_target_"] == HARDWARE and field.name not in node:
             raise UserError(f"gpu.{field.name} is not set; give +gpu.{field.name}=…, or add it")
-
-    hardware: Hardware = build(node)
-    _check_kind(settings, hardware)
-    return hardware
 
 
 def _check_kind(settings: PlanSettings, hardware: Hardware) -> None:

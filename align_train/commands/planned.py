@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,7 +19,9 @@ from align_train.commands.plan_counts import planner_of
 from align_train.commands.plan_hardware import hardware_of_file, hardware_of_name, measured_file
 from align_train.config.components import build
 from align_train.config.schema import TrainSettings
+from align_train.errors import UserError
 from align_train.model import TrainableModel
+from align_train.planning.aside import aside
 from align_train.planning.hardware import GB, Efficiency, Hardware
 from align_train.planning.step import StepPlan
 from align_train.run.folder import RunFolder
@@ -100,7 +103,7 @@ class Planned:
         return f"planned {'; '.join(parts)}" if parts else ""
 
 
-def spell_plan(planned: Planned | None) -> dict[str, str]:
+def spell_plan(planned: Planned | Unplanned | None) -> dict[str, str]:
     """The line of a run's summary, by its title.
 
     Args:
@@ -109,7 +112,7 @@ def spell_plan(planned: Planned | None) -> dict[str, str]:
     return {"plan": "" if planned is None else str(planned)}
 
 
-def off_plan(planned: Planned | None, folder: RunFolder) -> str:
+def off_plan(planned: Planned | Unplanned | None, folder: RunFolder) -> str:
     """How far off a plan was; empty if there was none, or the run has measured nothing.
 
     Args:
@@ -119,7 +122,28 @@ def off_plan(planned: Planned | None, folder: RunFolder) -> str:
     return "" if planned is None else planned.beside_run(folder)
 
 
-def planned_run(settings: TrainSettings, model: TrainableModel, *, tokens: int) -> Planned | None:
+@dataclass(frozen=True, kw_only=True)
+class Unplanned:
+    """Why a run has no plan.
+
+    Attributes:
+        reason: In one line.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        """The line."""
+        return f"none: {self.reason}"
+
+    def beside_run(self, folder: RunFolder) -> str:
+        """Nothing."""
+        return ""
+
+
+def planned_run(
+    settings: TrainSettings, model: TrainableModel, *, tokens: int
+) -> Planned | Unplanned | None:
     """Plans a run that is about to begin.
 
     Args:
@@ -128,18 +152,25 @@ def planned_run(settings: TrainSettings, model: TrainableModel, *, tokens: int) 
         tokens: Tokens of the longest texts.
 
     Returns:
-        The plan; None for a run of few steps, or under a strategy that does not say what it needs.
+        The plan, or why there is none: a run goes on without it. None for a run of few steps.
     """
     if settings.steps < _FEW and not settings.dry_run:
         return None
+    try:
+        with aside("plan"):
+            return _planned(settings, model, tokens=tokens)
+    except UserError as error:
+        return Unplanned(reason=str(error))
 
+
+def _planned(settings: TrainSettings, model: TrainableModel, *, tokens: int) -> Planned | Unplanned:
     hardware = _hardware(settings)
     planner = planner_of(settings, model, hardware or UNKNOWN, tokens=tokens)
     strategy: StrategyRecipe = build(settings.strategy)
     trainer = settings.trainer
     step = planner.step(strategy, world=trainer.processes, nodes=trainer.nodes)
     if step is None:
-        return None
+        return Unplanned(reason="the strategy does not say what a rank needs, by a method needs")
 
     beside = 0
     if not trainer.on_gpu:
@@ -166,8 +197,12 @@ def _resident() -> int:
 
 
 def _numbers(rows: list[dict[str, str]], column: str) -> list[float]:
-    # The first row has the start in it.
-    return [float(row[column]) for row in rows[1:] if row.get(column)]
+    # The first row has the start in it. The file is the user's too.
+    numbers: list[float] = []
+    for row in rows[1:]:
+        with suppress(ValueError):
+            numbers.append(float(row.get(column) or 0))
+    return [number for number in numbers if 0 < number < math.inf]
 
 
 def _off(planned: float, measured: float) -> str:

@@ -18,6 +18,7 @@ from align_train.errors import UserError, one_line, shown
 
 _CHOICE = "own_file"
 _SUFFIXES = (".yaml", ".yml", ".json")
+_LARGEST = 100_000  # bytes
 
 
 def with_own_file(words: Sequence[str], group: str, *, target: str) -> list[str]:
@@ -60,6 +61,7 @@ def read_mapping(path: str, *, key: str) -> Node:
     """
     setting = f"{key}={shown(path)}"
     try:
+        _refuse_acting(Path(path).expanduser())
         # OmegaConf's loader reads 1e-3 as a number, PyYAML's as a text.
         plain = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()))
     except FileNotFoundError:
@@ -73,3 +75,13 @@ def read_mapping(path: str, *, key: str) -> Node:
     if not isinstance(plain, dict) or not plain:
         raise UserError(f"{setting}: expected settings, one `key: value` a line")
     return {str(name): value for name, value in plain.items()}
+
+
+def _refuse_acting(path: Path) -> None:
+    """Refuses a file that would fill the memory: a huge one, or one with an alias in an alias."""
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes")
+    with path.open(encoding="utf-8") as file:
+        for event in yaml.parse(file, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has an alias, *{event.anchor}")

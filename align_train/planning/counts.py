@@ -101,6 +101,27 @@ class LossCounts:
     forward: int
     backward: int
 
+    def of(self, factor: float) -> LossCounts:
+        """The same loss of more pairs, in more tiles; both passes hold what grows with pairs.
+
+        Args:
+            factor: How many times as many pairs each rank has.
+        """
+        if factor == 1:
+            return self
+        operators: Operators = Counter()
+        for operator, times in self.operators.items():
+            operators[operator] = round(times * factor**2)
+        collectives: Counter[Collective] = Counter()
+        for (kind, size), times in self.collectives.items():
+            collectives[Collective(kind, round(size * factor))] += times
+        return LossCounts(
+            operators=operators,
+            collectives=collectives,
+            forward=round(self.forward * factor),
+            backward=round(self.backward * factor),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerCounts:

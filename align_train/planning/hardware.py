@@ -16,6 +16,8 @@ GB = 1e9
 # Figures of which 0 makes sense.
 _MAY_BE_ZERO = ("launch_us",)
 
+_MOST = 1e9  # of any figure: thousands of times what there is
+
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
@@ -112,8 +114,10 @@ class Hardware:
         """Checks the figures.
 
         Raises:
-            UserError: One is not above 0.
+            UserError: One is not above 0, or no machine could have it.
         """
+        if not isinstance(self.efficiency, Efficiency):
+            raise UserError("gpu.efficiency: expected the shares that conf/plan.yaml has")
         for field in fields(self):
             figure = getattr(self, field.name)
             if isinstance(figure, bool) or not isinstance(figure, int | float):
@@ -121,6 +125,8 @@ class Hardware:
             # `not >` refuses NaN too.
             if not figure > 0 and not (figure == 0 and field.name in _MAY_BE_ZERO):
                 raise UserError(f"gpu.{field.name}={figure}: expected more than 0")
+            if figure > _MOST:
+                raise UserError(f"gpu.{field.name}={figure}: expected at most {_MOST:,.0f}")
 
     @property
     def memory(self) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from align_train.errors import UserError
+from align_train.planning.aside import aside
 from align_train.planning.counts import ChunkCounts, LossCounts, ModelCounts, OptimizerCounts
 from align_train.planning.hardware import Hardware
 from align_train.planning.memory import LIBRARIES_ON_CPU, Memory, plan_memory
@@ -165,9 +167,12 @@ class StepPlanner:
             chunk = chunk.recomputed(counted.model.dim)
         chunks = pairs // chunk_size
         loss = counted.loss(pairs, world)
-        needs = strategy.needs(self._sizes(chunks, recompute=recompute, world=world))
+        with aside("strategy"):
+            needs = strategy.needs(self._sizes(chunks, recompute=recompute, world=world))
         if needs is None:
             return None
+        if not isinstance(needs, Needs):
+            raise UserError(f"strategy: its method needs gave {needs!r:.40}; expected a Needs")
 
         on_gpu = self.hardware.is_gpu
         memory = plan_memory(

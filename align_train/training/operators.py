@@ -56,6 +56,8 @@ _COLLECTIVES = {
     "_reduce_scatter_base_": "reduce_scatter",
     "broadcast_": "broadcast",
 }
+_MOST_ANSWERS = 10_000  # more than any model asks
+
 _UNCOUNTED = ("prim", "profiler")  # namespaces of operators that compute nothing
 
 # Not in the table of every torch. Backward makes the scores again: five products for two.
@@ -137,6 +139,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_beside_gradients = 0
         self.peak_before_gradients = 0
         self._all_gradients = 0
+        self._answers = 0
         self._storages: dict[int, int] = {}  # of which this counter saw the first use -> bytes
 
     @property
@@ -173,7 +176,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Runs an operator and counts it."""
         kwargs = kwargs or {}
         if func in _QUESTIONS:
-            return _answer(func, args)
+            return self._answer(func, args)
 
         result = self._run(func, args, kwargs)
         if func.namespace == "c10d":
@@ -181,6 +184,17 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif func.namespace not in _UNCOUNTED:
             self._count(func, args, kwargs, result)
         return result
+
+    def _answer(self, func: Any, args: Any) -> Any:
+        """Answers a question about values; code goes on as if every condition on fake ones held."""
+        if args[0].is_meta or isinstance(args[0], FakeTensor):
+            # `while loss > 0.1:` would never end.
+            self._answers += 1
+            if self._answers > _MOST_ANSWERS:
+                raise RuntimeError("it goes on until a value changes, and fake tensors have none")
+            return 1 if func is _VALUE and args[0].dtype != torch.bool else True
+        with _disable_current_modes():  # a mode of fake tensors would ask a fake one
+            return func(*args)
 
     def _run(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return func(*args, **kwargs)
@@ -231,14 +245,6 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_beside_gradients = max(self.peak_beside_gradients, beside)
         before = beside + self._all_gradients - self.gradients
         self.peak_before_gradients = max(self.peak_before_gradients, before)
-
-
-def _answer(func: Any, args: Any) -> Any:
-    """Answers a question about values; code goes on as if every condition on fake ones held."""
-    if args[0].is_meta or isinstance(args[0], FakeTensor):
-        return 1 if func is _VALUE and args[0].dtype != torch.bool else True
-    with _disable_current_modes():  # a mode of fake tensors would ask a fake one
-        return func(*args)
 
 
 def _tensors(tree: object) -> list[Tensor]:
