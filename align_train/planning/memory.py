@@ -140,12 +140,16 @@ def _backward(
     stays = needs.gradients if needs.keeps_gradients == "always" else 0
     kept = chunk.shared + chunk.kept * (chunks - 1)
 
+    growing = chunk.backward_growing - chunk.backward_alone
     if chunks == 1 and needs.moves_gradients:
-        gradients = max(stays, needs.gradients)
-        return passing | {GRADIENTS: gradients, ACTIVATIONS: kept + chunk.backward_alone}
+        # The share of gradients that stays grows while activations go.
+        arrived = round(growing * needs.gradients / max(all_gradients, 1))
+        return passing | {
+            GRADIENTS: max(stays, arrived),
+            ACTIVATIONS: kept + chunk.backward_alone,
+        }
 
     # At the first chunk, from its last layers on.
-    growing = chunk.backward_growing - chunk.backward_alone
     first = passing | {GRADIENTS: stays + growing, ACTIVATIONS: kept + chunk.backward_alone}
     if chunks == 1:
         return first

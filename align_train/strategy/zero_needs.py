@@ -31,6 +31,7 @@ DEFAULTS = {
     "reduce_bucket_size": 500_000_000,
     "stage3_prefetch_bucket_size": 50_000_000,
     "stage3_param_persistence_threshold": 100_000,
+    "stage3_max_live_parameters": 1_000_000_000,
     "stage3_max_reuse_distance": 1_000_000_000,
 }
 
@@ -126,13 +127,16 @@ def _gathered(options: Mapping[str, int], sizes: Sizes) -> tuple[int, int]:
     """Bytes of the weights that are whole at a time, and how often a step gathers them.
 
     A weight stays whole if passes use it again before they have used so many others. The weights of
-    the first block are used again after those of all others, forward and backward.
+    the first block are used again after those of all others, forward and backward. It also stays if
+    DeepSpeed has looked ahead as far as its next use, which nothing but the most weights that may
+    be whole at a time holds up: each layer fetches another bucket ahead.
     """
     distance = options["stage3_max_reuse_distance"] * FLOAT32
-    ahead = options["stage3_prefetch_bucket_size"] * FLOAT32
-    if 2 * sizes.weights <= distance:
+    live = options["stage3_max_live_parameters"] * FLOAT32
+    looks_ahead = options["stage3_prefetch_bucket_size"] > 0
+    if 2 * sizes.weights <= distance or (looks_ahead and sizes.weights <= live):
         return sizes.weights, 1
 
     passes = sizes.chunks * (3 if sizes.recompute else 2)
     stays = sizes.weights if sizes.weights <= distance else distance // 2
-    return min(sizes.weights, stays + 2 * ahead), passes
+    return min(sizes.weights, max(stays, live if looks_ahead else 0)), passes

@@ -76,6 +76,20 @@ def test_gradients_that_stay_count_in_the_forward_pass() -> None:
     assert GRADIENTS not in peak(ALL, chunk=busy).parts
 
 
+def test_the_share_of_a_gradient_that_stays_grows_while_activations_go() -> None:
+    # Gradients of 5 are complete at the largest moment; a fifth of each stays.
+    sharded = peak(replace(ALL, gradients=10, moves_gradients=True))
+    assert (sharded.at, sharded.parts[GRADIENTS], sharded.parts[ACTIVATIONS]) == (
+        "backward",
+        1,
+        120,
+    )
+    # At the last of two chunks, those that are not complete wait whole.
+    recomputed = replace(CHUNK, kept=0)
+    twice = peak(replace(ALL, gradients=10, moves_gradients=True), chunks=2, chunk=recomputed)
+    assert twice.parts[GRADIENTS] == 40
+
+
 def test_what_an_engine_holds_at_a_moment_counts_at_that_moment() -> None:
     # A message that waits is there in the first chunk's forward pass, before others are kept.
     fetching = peak(replace(ALL, whole=30, fetching=300), chunks=2)
