@@ -151,7 +151,7 @@ def test_zero_gathers_weights_once_unless_they_are_used_again_too_late() -> None
         needs = DeepSpeed(stage=3, options=options | more).needs(sizes)
         return needs.sent[ALL_GATHER, sizes.weights]
 
-    # Counted in real runs of this model, whose weights are 16,865 numbers: once, or nearly in each pass.
+    # Counted in real runs of this model, of 16,865 weights: once, or nearly in each pass.
     assert gathers() == 1
     assert gathers(stage3_max_reuse_distance=100) == 1
     assert gathers(stage3_max_live_parameters=5000) == 1
