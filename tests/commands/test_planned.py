@@ -12,7 +12,7 @@ import torch
 from align_train.commands.plan_counts import model_without_memory
 from align_train.commands.plan_hardware import hardware_of_file, hardware_of_name, measured_file
 from align_train.commands.plan_measure import hardware_file
-from align_train.commands.planned import Planned, planned_run
+from align_train.commands.planned import Planned, Unplanned, planned_run
 from align_train.config.compose import compose_training
 from align_train.planning.measure import MeasuredRates, TimedOperators
 from align_train.run.folder import RunFolder
@@ -29,7 +29,9 @@ def _nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(*overrides: str) -> Planned | None:
     settings = compose_training(*RUN, *overrides)
-    return planned_run(settings, model_without_memory(settings, 500), tokens=16)
+    found = planned_run(settings, model_without_memory(settings, 500), tokens=16)
+    assert not isinstance(found, Unplanned)
+    return found
 
 
 def test_a_run_of_few_steps_is_planned_only_if_it_is_a_dry_run() -> None:
