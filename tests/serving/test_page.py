@@ -187,8 +187,12 @@ def _press(slider: Locator, key: str, times: int) -> None:
     for _ in range(times):
         before = slider.input_value()
         slider.press(key)
-        # The page may draw itself anew meanwhile, and keys that come before it is done are lost.
-        expect(slider).not_to_have_value(before)
+        try:
+            expect(slider).not_to_have_value(before)
+        except AssertionError:
+            # The page drew itself anew meanwhile, and the key was lost.
+            slider.press(key)
+            expect(slider).not_to_have_value(before)
 
 
 def test_several_images_are_compared_with_several_texts(visit: Visit, service: Service) -> None:
