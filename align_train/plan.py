@@ -5,6 +5,7 @@ Takes all settings of a run, and the hardware. It needs neither that hardware no
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -29,6 +30,7 @@ def check_early(settings: PlanSettings) -> None:
 def run(settings: PlanSettings) -> None:
     """Plans a run."""
     leave("nothing is written, and the same command begins anew")
+    gc.disable()  # a plan is over before a collection would pay
     # Here: an error in the settings must not wait for torch.
     from align_train.commands.plan import plan
 

@@ -21,7 +21,7 @@ from align_train.planning.seconds import work_of
 from align_train.planning.step import StepPlan, StepPlanner
 from align_train.stream.order import Order
 
-_PLAYED = 4  # nodes whose fetches are simulated: they stand for the others
+_PLAYED = 2  # nodes whose fetches are simulated: they stand for the others
 _MOST_VISITS = 100_000  # windows and shards that are simulated: 3 seconds
 
 # Of rank 0, in bytes a second: a copy to the CPU over PCIe, and a file on NFS or one disk.

@@ -33,7 +33,7 @@ from align_train.training.forward import Towers
 from align_train.training.operators import OperatorCounter
 from align_train.training.protocols import OptimizerRecipe
 
-_STEPPED = 0.99  # share of the weights with which the optimizer is counted
+_STEPPED = 0.97  # share of the weights with which the optimizer is counted
 
 
 def count_model(model: TrainableModel) -> ModelCounts:

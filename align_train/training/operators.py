@@ -175,13 +175,15 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Runs an operator and counts it."""
         kwargs = kwargs or {}
+        if func.namespace in _UNCOUNTED:
+            return func(*args, **kwargs)
         if func in _QUESTIONS:
             return self._answer(func, args)
 
         result = self._run(func, args, kwargs)
         if func.namespace == "c10d":
             self._count_collective(func, args)
-        elif func.namespace not in _UNCOUNTED:
+        else:
             self._count(func, args, kwargs, result)
         return result
 
