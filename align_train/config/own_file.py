@@ -5,6 +5,7 @@ Elsewhere a user's own choices lie in a folder of groups, `--config-dir`. A sing
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from align_train.config.plain_yaml import plain_events
 from align_train.config.schema import Node
 from align_train.errors import UserError, one_line, shown
 
@@ -35,15 +37,15 @@ def with_own_file(words: Sequence[str], group: str, *, target: str) -> list[str]
     Raises:
         UserError: The file cannot be read, or holds no settings.
     """
-    resettingd = []
+    given = []
     for word in words:
         key, _, value = word.partition("=")
         if key.lstrip("+") == group and value.lower().endswith(_SUFFIXES):
             node = {"_target_": target} | read_mapping(value, key=group)
             ConfigStore.instance().store(group=group, name=_CHOICE, node=node)
             word = f"{key}={_CHOICE}"
-        resettingd.append(word)
-    return resettingd
+        given.append(word)
+    return given
 
 
 def read_mapping(path: str, *, key: str) -> Node:
@@ -61,7 +63,7 @@ def read_mapping(path: str, *, key: str) -> Node:
     """
     setting = f"{key}={shown(path)}"
     try:
-        _refuse_acting(Path(path).expanduser())
+        _refuse_filling(Path(path).expanduser())
         # OmegaConf's loader reads 1e-3 as a number, PyYAML's as a text.
         plain = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()))
     except FileNotFoundError:
@@ -77,11 +79,10 @@ def read_mapping(path: str, *, key: str) -> Node:
     return {str(name): value for name, value in plain.items()}
 
 
-def _refuse_acting(path: Path) -> None:
-    """Refuses a file that would fill the memory: a huge one, or one with an alias in an alias."""
+def _refuse_filling(path: Path) -> None:
+    """Refuses a file that would fill the memory or the stack."""
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"it has more than {_LARGEST:,} bytes")
-    with path.open(encoding="utf-8") as file:
-        for event in yaml.parse(file, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"it has an alias, *{event.anchor}")
+    if not path.is_file():
+        raise ValueError("it is no file")  # a named pipe would hold the command for ever
+    deque(plain_events(path), maxlen=0)

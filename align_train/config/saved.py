@@ -13,14 +13,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from align_train.config.plain_yaml import plain_events
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
 
 # Settings of several values that did not exist when the first runs began: a teacher and adapters,
 # which are off by default, and rates, which count only as the optimizer's.
 _SEVERAL = ("distillation", "lora", "rates")
-
-_DEEPEST = 100  # levels of a config.yaml
 
 
 def read_nodes(path: Path) -> Node:
@@ -54,20 +53,11 @@ def read_nodes(path: Path) -> Node:
 def _refuse_acting(path: Path) -> None:
     """Refuses what no config.yaml of ours has, and a stranger's may: it comes from the hub, too.
 
-    An alias in an alias can fill the memory, and `${oc.env:NAME}` would bring a variable of this
-    machine into settings that a card publishes.
+    `${oc.env:NAME}` would bring a variable of this machine into settings that a card publishes.
     """
-    depth = 0
-    with path.open(encoding="utf-8") as file:
-        for event in yaml.parse(file, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"it has an alias, *{event.anchor}; expected plain values")
-            if isinstance(event, yaml.ScalarEvent) and "${" in event.value and ":" in event.value:
-                raise ValueError("it has a ${…:…} to be computed; expected plain values")
+    for event in plain_events(path):
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value and ":" in event.value:
+            raise ValueError("it has a ${…:…} to be computed; expected plain values")
 
 
 def read_run(path: Path) -> TrainSettings:

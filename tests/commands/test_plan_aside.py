@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,16 @@ def test_a_file_of_aliases_or_a_huge_one_is_refused_unread(tmp_path: Path) -> No
     file.write_text("\n".join(lines))
     with pytest.raises(UserError, match="it has an alias"):
         read_mapping(str(file), key="gpu")
+    file.write_text(f"name: {20_000 * '['}{20_000 * ']'}\n")
+    with pytest.raises(UserError, match="nested deeper than 100 levels"):
+        read_mapping(str(file), key="gpu")
     file.write_text(f"name: {'x' * 1_000_000}\n")
     with pytest.raises(UserError, match="more than 100,000 bytes"):
         read_mapping(str(file), key="gpu")
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="it is no file"):
+        read_mapping(str(pipe), key="gpu")
 
 
 @pytest.mark.parametrize(
