@@ -13,8 +13,7 @@ import torch
 from align_train.commands.plan_counts import model_without_memory, planner_of
 from align_train.commands.plan_data import data_facts
 from align_train.commands.plan_files import write_plan
-from align_train.commands.plan_hardware import measured_file
-from align_train.commands.plan_measure import hardware_file, measure_rates
+from align_train.commands.plan_measure import measure_machine
 from align_train.commands.plan_report import MANY, print_plan
 from align_train.commands.plan_settings import (
     check_as_run,
@@ -25,7 +24,6 @@ from align_train.commands.plan_settings import (
 from align_train.config.components import build
 from align_train.config.plan_schema import PlanSettings
 from align_train.errors import UserError
-from align_train.files import write_whole
 from align_train.planning.hardware import GB
 from align_train.planning.step import StepPlan, StepPlanner
 from align_train.strategy import DDP, FSDP, DeepSpeed, StrategyRecipe
@@ -143,8 +141,5 @@ def _measure(settings: PlanSettings) -> None:
     if settings.trainer.on_gpu and not torch.cuda.is_available():
         raise UserError("measure: no GPU is found here; set trainer=cpu to measure its CPU cores")
 
-    bf16 = settings.precision == "bf16"
-    rates = measure_rates(device, bf16=bf16, progress=True)
-    path = measured_file(on_gpu=settings.trainer.on_gpu, bf16=bf16)
-    write_whole(path, hardware_file(rates, bf16=bf16).encode())
+    path = measure_machine(device, bf16=settings.precision == "bf16")
     print(f"what this machine reaches is written to {path}; gpu={path} plans with it")

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from align_train.commands.plan_hardware import measured_file
 from align_train.config.components import build
 from align_train.config.compose import compose_training
+from align_train.files import write_whole
 from align_train.planning.hardware import GB
 from align_train.planning.measure import MeasuredRates
 from align_train.planning.seconds import EFFICIENCY_OF
@@ -51,6 +53,25 @@ _MODELS = {
 _PAIRS_ON_CPU = 16
 _PAIRS_ON_GPU = 128
 _SIDE_ON_GPU = 224
+
+
+def measure_machine(device: torch.device, *, bf16: bool) -> Path:
+    """Measures a device of this machine, with a progress bar, and writes what it reaches.
+
+    Args:
+        device: The device.
+        bf16: Whether passes run under bf16 autocast.
+
+    Returns:
+        The file, which plans and runs of this machine take.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    rates = measure_rates(device, bf16=bf16, progress=True)
+    path = measured_file(on_gpu=device.type == "cuda", bf16=bf16)
+    write_whole(path, hardware_file(rates, bf16=bf16))
+    return path
 
 
 def measure_rates(device: torch.device, *, bf16: bool, progress: bool) -> MeasuredRates:
@@ -127,7 +148,6 @@ def hardware_file(rates: MeasuredRates, *, bf16: bool) -> str:
         "network_gbs: 1",
         f"gpus_per_node: {torch.cuda.device_count() if on_gpu else 1}",
         f"cpu_cores: {os.cpu_count()}",
-        f"ram_gb: {_memory(torch.device('cpu')) / GB:.1f}",
         f"launch_us: {rates.launch * 1e6:.3g}",
         "efficiency:",
         "  _target_: align_train.planning.hardware.Efficiency",

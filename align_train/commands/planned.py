@@ -40,7 +40,6 @@ UNKNOWN = Hardware(
     network_gbs=1,
     gpus_per_node=1,
     cpu_cores=1,
-    ram_gb=1,
     launch_us=0,
     efficiency=Efficiency(
         matmul=1,

@@ -101,9 +101,6 @@ class Hardware:
     cpu_cores: int
     """Physical CPU cores of a node."""
 
-    ram_gb: float
-    """GB of a node's main memory."""
-
     launch_us: float
     """Microseconds in which the CPU launches one operator."""
 

@@ -24,7 +24,6 @@ node_link_gbs: 16
 network_gbs: 1
 gpus_per_node: 4
 cpu_cores: 32
-ram_gb: 256
 """
 
 

@@ -63,7 +63,7 @@ def test_links_and_launches() -> None:
         ("gpu.memory_gb=0", "gpu.memory_gb=0: expected more than 0"),
         ("gpu.efficiency.link=0", "gpu.efficiency.link=0: expected a share"),
         ("+gpu.memroy_gb=3", "gpu.memroy_gb: no such setting, did you mean gpu.memory_gb?"),
-        ("~gpu.ram_gb", "gpu.ram_gb is not set"),
+        ("~gpu.cpu_cores", "gpu.cpu_cores is not set"),
     ],
 )
 def test_a_wrong_figure_is_named(word: str, told: str) -> None:

@@ -22,7 +22,6 @@ GPU = Hardware(
     network_gbs=10,
     gpus_per_node=8,
     cpu_cores=64,
-    ram_gb=512,
     launch_us=10,
     efficiency=Efficiency(
         matmul=0.5,
