@@ -30,7 +30,8 @@ def check_early(settings: PlanSettings) -> None:
 def run(settings: PlanSettings) -> None:
     """Plans a run."""
     leave("nothing is written, and the same command begins anew")
-    gc.disable()  # a plan is over before a collection would pay
+    if not settings.measure:
+        gc.disable()  # a plan is over before a collection would pay
     # Here: an error in the settings must not wait for torch.
     from align_train.commands.plan import plan
 

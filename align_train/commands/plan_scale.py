@@ -11,7 +11,6 @@ from align_train.config.plan_schema import PlanSettings
 from align_train.planning.fetching import fetch_load
 from align_train.planning.hardware import GB
 from align_train.planning.ranks import (
-    Kept,
     TransferRates,
     checkpoint_seconds,
     evaluation_seconds,
@@ -32,14 +31,6 @@ _HOP = 10e-6  # seconds of a message to the next rank
 # Pairs of the set of an evaluation: COCO's 5,000 images with five texts each.
 _IMAGES = 5_000
 _TEXTS = 25_000
-
-_KEPT: dict[str, Kept] = {
-    "ddp": "whole",
-    "fsdp": "rows",
-    "deepspeed stage 1": "flat",
-    "deepspeed stage 2": "flat",
-    "deepspeed stage 3": "parts",
-}
 
 
 def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dict[str, str]:
@@ -102,7 +93,7 @@ def rank_lines(settings: PlanSettings, planner: StepPlanner, plan: StepPlan) -> 
     sent = sent_for_checkpoint(
         model.shapes,
         model.shapes,
-        kept=_KEPT.get(plan.strategy, "whole"),
+        kept=plan.needs.kept,
         world=plan.world,
         averaged=planner.ema,
     )

@@ -197,12 +197,12 @@ def count_optimizer(
 def _largest(parameters: list[nn.Parameter], *, share: float) -> list[nn.Parameter]:
     """The fewest parameters that have this share of the weights together."""
     largest: list[nn.Parameter] = []
-    size = 0
+    left = share * _bytes(parameters)
     for parameter in sorted(parameters, key=nn.Parameter.numel, reverse=True):
-        if size >= share * _bytes(parameters):
+        if left <= 0:
             break
         largest.append(parameter)
-        size += _bytes([parameter])
+        left -= parameter.nbytes
     return largest
 
 
@@ -224,4 +224,4 @@ def _batch(pairs: int, tokens: int, towers: Towers) -> Batch:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from align_train.strategy.needs import FLOAT32, Shape, shapes_of
-from align_train.training.operators import Collective, Operator, Operators
+from align_train.strategy.needs import FLOAT32, Sent, Shape, shapes_of
+from align_train.training.operators import Operator, Operators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class LossCounts:
     """
 
     operators: Operators
-    collectives: Counter[Collective]
+    collectives: Sent
     forward: int
     backward: int
 
@@ -112,9 +112,9 @@ class LossCounts:
         operators: Operators = Counter()
         for operator, times in self.operators.items():
             operators[operator] = round(times * factor**2)
-        collectives: Counter[Collective] = Counter()
+        collectives: Sent = Counter()
         for (kind, size), times in self.collectives.items():
-            collectives[Collective(kind, round(size * factor))] += times
+            collectives[kind, round(size * factor)] += times
         return LossCounts(
             operators=operators,
             collectives=collectives,

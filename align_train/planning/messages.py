@@ -44,9 +44,7 @@ def sent_in_step(needs: Needs, loss: LossCounts, statistics: int) -> Sent:
         loss: What the loss sends.
         statistics: Bytes of BatchNorm's running statistics, which ranks average in float32.
     """
-    sent: Sent = needs.sent.copy()
-    for (kind, size), times in loss.collectives.items():
-        sent[kind, size] += times
+    sent = needs.sent + loss.collectives
     if statistics:
         sent[ALL_REDUCE, statistics] += 1
     return sent

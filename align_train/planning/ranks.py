@@ -14,14 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from align_train.planning.messages import bytes_on_wire
-from align_train.strategy.needs import ALL_GATHER, ALL_REDUCE, FLOAT32, Sent, Shape, size_of
-
-Kept = Literal["whole", "rows", "flat", "parts"]
-"""How a strategy keeps the state: everything whole on each rank (DDP); rows of each tensor (FSDP2);
-whole weights and flat moments (ZeRO 1 and 2); parts of each weight and flat moments (ZeRO 3)."""
+from align_train.strategy.needs import ALL_GATHER, ALL_REDUCE, FLOAT32, Kept, Sent, Shape, size_of
 
 
 @dataclass(frozen=True, kw_only=True)

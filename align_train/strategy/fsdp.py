@@ -80,6 +80,7 @@ class FSDP(StrategyRecipe):
             working=share(sizes.working),
             keeps_gradients="step" if sizes.on_gpu else "passes",
             moves_gradients=True,
+            kept="rows",
             sent=sent,
         )
 

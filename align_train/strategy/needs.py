@@ -19,6 +19,10 @@ BROADCAST = "broadcast"
 
 Keeps = Literal["always", "passes", "step"]
 
+Kept = Literal["whole", "rows", "flat", "parts"]
+"""How a strategy keeps the state: everything whole on each rank (DDP); rows of each tensor (FSDP2);
+whole weights and flat moments (ZeRO 1 and 2); parts of each weight and flat moments (ZeRO 3)."""
+
 Sent = Counter[tuple[str, int]]
 """Kind of a collective and bytes of the whole tensor -> how often a step has it."""
 
@@ -114,6 +118,7 @@ class Needs:
             next forward pass's end; `step`: from their backward pass to the optimizer's step.
         moves_gradients: Whether a gradient leaves the place in which autograd made it when it is
             complete, and so takes memory twice for a moment.
+        kept: How the state lies on the ranks, which a checkpoint makes whole.
         sent: The collectives of a step.
     """
 
@@ -129,4 +134,5 @@ class Needs:
     working: int = 0
     keeps_gradients: Keeps
     moves_gradients: bool
+    kept: Kept = "whole"
     sent: Sent = field(default_factory=Counter)

@@ -83,6 +83,7 @@ def _stages_1_and_2(stage: int, options: Mapping[str, int], sizes: Sizes) -> Nee
         working=max(share, sizes.working // sizes.world, received),
         keeps_gradients="step",
         moves_gradients=not (at_end or fits),
+        kept="flat",
         sent=sent,
     )
 
@@ -119,6 +120,7 @@ def _stage_3(options: Mapping[str, int], sizes: Sizes) -> Needs:
         working=max(share, sizes.working // world),
         keeps_gradients="always",
         moves_gradients=True,
+        kept="parts",
         sent=sent,
     )
 

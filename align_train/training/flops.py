@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from align_train.model import ImageTower, TextTower, TrainableModel
 from align_train.training.fakes import fake_copy, fake_tensors
 from align_train.training.operators import OperatorCounter
+from align_train.training.recompute import is_trained
 
 # Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By the vendors' data sheets; a test
 # compares them with those of conf/gpu.
@@ -137,14 +138,10 @@ def _passes(trained_share: float) -> float:
 
 def _trained_share(tower: ImageTower | TextTower, of_blocks: Sequence[float]) -> float:
     """The share of a tower's FLOPs that have a backward pass, by those of its blocks."""
-    trained = [_is_trained(block) for block in tower.blocks]
+    trained = [is_trained(block) for block in tower.blocks]
     if not any(of_blocks) or all(trained):
-        return float(_is_trained(tower))
+        return float(is_trained(tower))
     return sum(itertools.compress(of_blocks, trained)) / sum(of_blocks)
-
-
-def _is_trained(part: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _of_blocks(

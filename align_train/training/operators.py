@@ -28,6 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from align_train.strategy.needs import ALL_GATHER, ALL_REDUCE, BROADCAST, REDUCE_SCATTER, Sent
+
 MATMUL = "matmul"
 CONVOLUTION = "convolution"
 POINTWISE = "1 x 1 convolution"
@@ -51,10 +53,10 @@ _VALUE = _aten._local_scalar_dense.default
 _QUESTIONS = (_VALUE, _aten.equal.default)  # about values, which fake tensors do not have
 
 _COLLECTIVES = {
-    "allreduce_": "all_reduce",
-    "_allgather_base_": "all_gather",
-    "_reduce_scatter_base_": "reduce_scatter",
-    "broadcast_": "broadcast",
+    "allreduce_": ALL_REDUCE,
+    "_allgather_base_": ALL_GATHER,
+    "_reduce_scatter_base_": REDUCE_SCATTER,
+    "broadcast_": BROADCAST,
 }
 _MOST_ANSWERS = 10_000  # more than any model asks
 
@@ -102,18 +104,6 @@ def bytes_moved_by(operators: Operators) -> float:
     return float(sum(item.read_and_written * times for item, times in operators.items()))
 
 
-class Collective(NamedTuple):
-    """What one call of a collective carries.
-
-    Attributes:
-        kind: `all_reduce`, `all_gather`, `reduce_scatter` or `broadcast`.
-        size: Bytes of the whole tensor: of the reduced one, or of all ranks' parts together.
-    """
-
-    kind: str
-    size: int
-
-
 class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that run while it is entered.
 
@@ -132,7 +122,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Has counted nothing yet."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: Operators = Counter()
-        self.collectives: Counter[Collective] = Counter()
+        self.collectives: Sent = Counter()
         self.held = 0
         self.gradients = 0
         self.peak = 0
@@ -166,7 +156,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parameters: Those that get gradients.
         """
         for parameter in parameters:
-            self._all_gradients += _size(parameter)
+            self._all_gradients += parameter.nbytes
             hook: Any = parameter.register_post_accumulate_grad_hook
             hook(self._complete)
 
@@ -204,8 +194,8 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count_collective(self, func: Any, args: Any) -> None:
         kind = _COLLECTIVES.get(func.overloadpacket.__name__)
         if kind is not None:
-            size = max(_size(tensor) for tensor in _tensors(args))
-            self.collectives[Collective(kind, size)] += 1
+            size = max(tensor.nbytes for tensor in _tensors(args))
+            self.collectives[kind, size] += 1
 
     def _count(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         inputs = _tensors((args, kwargs))
@@ -238,7 +228,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.held -= self._storages.pop(key)
 
     def _complete(self, parameter: Tensor) -> None:
-        self.gradients += _size(parameter)
+        self.gradients += parameter.nbytes
         self._see_peak()
 
     def _see_peak(self) -> None:
@@ -253,18 +243,14 @@ def _tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def _moved(packet: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
     """Bytes read and written. An expanded tensor is read as often as its memory is large."""
-    written = sum(map(_size, outputs))
+    written = sum(tensor.nbytes for tensor in outputs)
     if packet in _LOOKUPS:
         return 2 * written  # only the rows that are asked for
     read = 0
     for tensor in inputs:
-        read += min(_size(tensor), tensor.untyped_storage().nbytes())
+        read += min(tensor.nbytes, tensor.untyped_storage().nbytes())
     return written + read
 
 

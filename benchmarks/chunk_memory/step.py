@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -55,15 +54,7 @@ def random_batch(model: DualEncoder, pairs: int) -> Batch:
         dtype=torch.int32,
         generator=generator,
     )
-    return Batch(
-        finished_steps=0,
-        first=0,
-        images=images,
-        input_ids=input_ids,
-        lengths=np.full(pairs, TOKENS, dtype=np.int64),
-        keys=[""] * pairs,
-        captions=[""] * pairs,
-    )
+    return Batch.unnamed(images=images, input_ids=input_ids)
 
 
 def backward(towers: Towers, batch: Batch, size: int, *, recompute: bool) -> None:

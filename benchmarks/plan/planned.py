@@ -1,6 +1,8 @@
-"""The plan of a measured setup: from its overrides, as a run's settings, with no data."""
+"""The plan of a measured run: from its settings, with no data."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from align_train.commands.plan_counts import model_without_memory, planner_of
 from align_train.commands.planned import UNKNOWN
@@ -9,21 +11,20 @@ from align_train.config.compose import compose_training
 from align_train.planning.hardware import Hardware
 from align_train.planning.step import StepPlan
 from benchmarks.plan.data import TOKENS
-from benchmarks.plan.setups import MAX_TOKENS, Setup
+from benchmarks.plan.setups import MAX_TOKENS
 
 
-def plan_of(setup: Setup, hardware: Hardware = UNKNOWN) -> StepPlan:
-    """Plans a setup.
+def plan_of(words: Sequence[str], hardware: Hardware = UNKNOWN) -> StepPlan:
+    """Plans a run of this machine.
 
     Args:
-        setup: The setup.
+        words: Its settings, as on the command line. Those of the data are left out: another choice
+            of data would want its paths.
         hardware: Of this machine; without it seconds mean nothing.
     """
-    # Another choice of data would want its paths.
-    without_data = [item for item in setup.overrides if not item.startswith("data")]
-    settings = compose_training(*without_data)
+    settings = compose_training(*[word for word in words if not word.startswith("data")])
     model = model_without_memory(settings, TOKENS)
     planner = planner_of(settings, model, hardware, tokens=MAX_TOKENS)
-    plan = planner.step(build(settings.strategy), world=setup.ranks, nodes=1)
+    plan = planner.step(build(settings.strategy), world=settings.trainer.processes, nodes=1)
     assert plan is not None
     return plan

@@ -19,19 +19,15 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from align_train.commands.plan_counts import model_without_memory, planner_of
 from align_train.commands.plan_hardware import hardware_of_file, measured_file
-from align_train.commands.plan_measure import hardware_file, measure_rates
-from align_train.config.components import build
-from align_train.config.compose import compose_training
-from align_train.files import write_whole
-from align_train.planning.hardware import Hardware
+from align_train.commands.plan_measure import measure_machine
 from align_train.run.folder import RunFolder
-from benchmarks.plan.data import TOKENS, VOCABULARY, make_shards
+from benchmarks.plan.data import VOCABULARY, make_shards
+from benchmarks.plan.planned import plan_of
+from benchmarks.plan.setups import MAX_TOKENS
 from benchmarks.shared.children import output_of
 from benchmarks.shared.command_line import parser_of
 
-MAX_TOKENS = 32
 STEPS = 40
 WARM_UP = 12  # steps in which the heap and the kernels settle
 EVERY = 2  # steps of a row
@@ -131,7 +127,10 @@ RUNS = (
 def main() -> None:
     parser = parser_of("plan.seconds", __doc__)
     parser.add_argument("--measured", action="store_true", help="the machine is measured already")
-    hardware = hardware_here(measured=parser.parse_args().measured)
+    file = measured_file(on_gpu=False, bf16=False)
+    if not parser.parse_args().measured:
+        file = measure_machine(torch.device("cpu"), bf16=False)
+    hardware = hardware_of_file(file)
 
     print(f"{'s a step':<44}{'plan':>8}{'measured':>10}{'ratio':>8}")
     ratios: list[float] = []
@@ -139,35 +138,12 @@ def main() -> None:
         folder = Path(name)
         make_shards(folder / "shards")
         for index, run in enumerate(tqdm(RUNS, unit="run")):
-            planned = planned_seconds(run.overrides, hardware)
+            planned = plan_of(run.overrides, hardware).seconds.total
             measured = measured_seconds(run.overrides, folder / "shards", folder / str(index))
             ratios.append(planned / measured)
             title = f"{run.title}, {run.chunks} x {run.chunk}"
             print(f"{title:<44}{planned:>8.3f}{measured:>10.3f}{ratios[-1]:>8.2f}", flush=True)
     print(f"plan/measured {min(ratios):.2f} to {max(ratios):.2f}")
-
-
-def hardware_here(*, measured: bool) -> Hardware:
-    """What this machine reaches.
-
-    Args:
-        measured: Whether the file of an earlier measurement is taken.
-    """
-    file = measured_file(on_gpu=False, bf16=False)
-    if not measured:
-        rates = measure_rates(torch.device("cpu"), bf16=False, progress=True)
-        write_whole(file, hardware_file(rates, bf16=False))
-    return hardware_of_file(file)
-
-
-def planned_seconds(words: tuple[str, ...], hardware: Hardware) -> float:
-    """The seconds of a step by the plan."""
-    settings = compose_training(*words)
-    model = model_without_memory(settings, TOKENS)
-    planner = planner_of(settings, model, hardware, tokens=MAX_TOKENS)
-    plan = planner.step(build(settings.strategy), world=1, nodes=1)
-    assert plan is not None
-    return plan.seconds.total
 
 
 def measured_seconds(words: tuple[str, ...], shards: Path, folder: Path) -> float:

@@ -38,7 +38,7 @@ def compare(setups: list[Setup], measured: dict[str, Any]) -> None:
         row = measured.get(setup.name)
         if row is None:
             continue
-        plan = plan_of(setup)
+        plan = plan_of(setup.overrides)
         ratios.append(plan.memory.peak / row["peak"])
         line = f"{setup.name:<46} {_pair(plan.memory.peak, row['peak'])}"
         if setup.ranks > 1:

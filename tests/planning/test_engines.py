@@ -14,7 +14,7 @@ from align_train.model import DualEncoder
 from align_train.planning.counting import count_model
 from align_train.strategy import DDP, FSDP, DeepSpeed
 from align_train.strategy.base import RunFacts, StrategyRecipe
-from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sizes
+from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sent, Sizes
 from align_train.training.fakes import pretended_ranks
 from align_train.training.forward import Towers
 from align_train.training.operators import OperatorCounter
@@ -24,6 +24,11 @@ from tests.support.parity import Case, fit, small_batch, small_model
 from tests.support.processes import on_ranks
 
 PAIRS, CHUNK = 16, 8
+
+
+def bytes_sent(sent: Sent, kind: str) -> int:
+    """Bytes of all collectives of a kind."""
+    return sum(size * times for (of, size), times in sent.items() if of == kind)
 
 
 def sizes_of(model: DualEncoder, *, world: int, **options: Any) -> Sizes:
@@ -84,11 +89,8 @@ def test_fsdp_holds_and_sends_what_it_says(world: int, reshard: bool, recompute:
     # Rank 0 has whole parts, some of other ranks are empty.
     assert needs.weights == pytest.approx(held, abs=world)
     for kind in (ALL_GATHER, REDUCE_SCATTER):
-        planned = sum(size * times for (of, size), times in needs.sent.items() if of == kind)
-        sent = sum(
-            item.size * times for item, times in counter.collectives.items() if item.kind == kind
-        )
-        assert planned == pytest.approx(sent, rel=0.001), kind
+        planned = bytes_sent(needs.sent, kind)
+        assert planned == pytest.approx(bytes_sent(counter.collectives, kind), rel=0.001), kind
 
 
 ENGINES: dict[str, StrategyRecipe] = {

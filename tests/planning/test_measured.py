@@ -26,7 +26,7 @@ def test_memory_is_planned_within_a_tenth_and_bytes_sent_within_a_twentieth(
 ) -> None:
     make_shards(tmp_path)
     measured = measure(setup, tmp_path)
-    plan = plan_of(setup)
+    plan = plan_of(setup.overrides)
     assert plan.memory.peak == pytest.approx(measured["peak"], rel=0.10)
     if can_be_alone():  # or others' messages count too
         assert plan.sent * setup.ranks == pytest.approx(measured["bytes_per_step"], rel=0.05)

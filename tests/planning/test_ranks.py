@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from align_train.cluster.collectives import gather_rows, rank, world_size
 from align_train.planning.ranks import (
-    Kept,
     TransferRates,
     checkpoint_seconds,
     evaluation_seconds,
@@ -21,7 +20,7 @@ from align_train.planning.ranks import (
     sent_for_embeddings,
 )
 from align_train.strategy.base import WholeCheckpoints
-from align_train.strategy.needs import ALL_GATHER, ALL_REDUCE, Sent
+from align_train.strategy.needs import ALL_GATHER, ALL_REDUCE, Kept, Sent
 from tests.support.parity import Case, fit, small_model
 from tests.support.processes import on_ranks
 
