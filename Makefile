@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
-.PHONY: demo test test-all test-lowest test-slurm check format
+.PHONY: demo test test-all test-lowest test-slurm docs check format
 
 demo: .venv/.done
 	$(BIN)/python -m align_train
@@ -32,6 +32,10 @@ test-lowest: .venv-lowest/.done
 test-slurm: .venv/.done
 	PATH="$$PATH:/usr/sbin" tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm tests/commands/test_faults.py
+
+# The site, in site/: any warning, such as a dead link, ends it.
+docs: .venv/.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Changes nothing: format, lint and docstrings, types, floors. `make format` mends the first.
 check: .venv/.done

@@ -1,6 +1,6 @@
 """Each schedule of conf/scheduler over a run, and a run that is extended from here.
 
-    python -m benchmarks.schedules [--plot docs/schedules.png]
+    python -m benchmarks.schedules [--plot docs/images/schedules.png]
 
 Price: a second; nothing is trained.
 """

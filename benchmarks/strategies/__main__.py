@@ -1,6 +1,6 @@
 """One recipe of 50 steps under every strategy: the loss curves, how far they lie apart, a plot.
 
-    python -m benchmarks.strategies [--plot docs/strategies.png]
+    python -m benchmarks.strategies [--plot docs/images/strategies.png]
 
 The recipe is the demo's data and model with global batch 128 and norm groups of 32, with AdamW and
 with LAMB. It is trained by the command, in one process, and in two under DDP, FSDP2 and ZeRO 1, 2,
