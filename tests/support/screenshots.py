@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="the folder of a demo run")
     parser.add_argument("--earlier", type=Path, help="another model, shown beside it")
     parser.add_argument("--shards", type=Path, required=True, help="the images to search")
-    parser.add_argument("--to", type=Path, default=Path("docs"), help="the folder")
+    parser.add_argument("--to", type=Path, default=Path("docs/images"), help="the folder")
     asked = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:

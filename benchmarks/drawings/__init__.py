@@ -1,0 +1,1 @@
+"""The drawings that explain how the project works."""
