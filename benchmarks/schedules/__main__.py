@@ -26,7 +26,8 @@ CHANGES: dict[str, dict[str, Any]] = {"step_decay": {"every": 150, "warmup_steps
 def main() -> None:
     """Draws the picture."""
     parser = parser_of("schedules", __doc__)
-    parser.add_argument("--plot", type=Path, default=REPOSITORY / "docs" / "images" / "schedules.png")
+    images = REPOSITORY / "docs" / "images"
+    parser.add_argument("--plot", type=Path, default=images / "schedules.png")
     given = parser.parse_args()
 
     import matplotlib
