@@ -15,6 +15,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,7 +192,7 @@ def score_shards(
 
             if place.completes:
                 values = _of_shard(done, given, list(prompts))
-                keys = [key for chunk, _ in done for key in chunk.keys]
+                keys = list(chain.from_iterable(chunk.keys for chunk, _ in done))
                 tally = reduce(Tally.plus, (chunk.tally for chunk, _ in done))
                 if given.embeddings:
                     # First: a shard with a file of scores is done.

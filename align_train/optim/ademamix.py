@@ -54,10 +54,7 @@ class AdEMAMixOptimizer(GroupOptimizer):
         gradients = [
             _local(parameter.grad) for parameter in parameters if parameter.grad is not None
         ]
-        fast, slow, squares = (
-            [_local(self.state[parameter][name]) for parameter in parameters]
-            for name in self.moments
-        )
+        fast, slow, squares = (self._moments(parameters, name) for name in self.moments)
 
         beta1, beta2, _ = self.betas
         torch._foreach_lerp_(fast, gradients, 1 - beta1)
@@ -73,6 +70,9 @@ class AdEMAMixOptimizer(GroupOptimizer):
         torch._foreach_div_(updates, spread)
         torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _moments(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        return [_local(self.state[parameter][name]) for parameter in parameters]
 
     def slow_beta(self, step: int) -> float:
         """The decay of the slow average: its half-life rises linearly (paper, appendix A.1).
