@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -258,7 +258,7 @@ def _embedded(model: TrainedModel, ids: NDArray[np.int32], chunk_size: int) -> T
     return torch.cat([model.encode_text(part) for part in parts]).float()
 
 
-def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
+def _moved(array: NDArray[np.generic], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     # From page-locked memory a GPU fetches it by itself, between two passes.
     if device.type == "cuda":

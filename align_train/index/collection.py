@@ -28,6 +28,7 @@ from align_train.index.folder import PAIRS_MUST_AGREE, begin_folder, write_file
 from align_train.index.records import read_keys, read_record
 from align_train.index.settings import SETTINGS_NAME, Settings, refuse_absent_collection
 from align_train.shards.manifest import place_in
+from align_train.stream.records import Record
 
 _BLOCK = 16_384  # rows compared at a time
 
@@ -108,9 +109,7 @@ class Collection:
         """Whether a shard is done. shard: its index."""
         return self._file(shard, "npy").is_file() and self._file(shard, "jsonl").is_file()
 
-    def write(
-        self, shard: int, embeddings: NDArray[np.float32], about: list[dict[str, Any]]
-    ) -> None:
+    def write(self, shard: int, embeddings: NDArray[np.float32], about: list[Record]) -> None:
         """Writes a shard's files.
 
         Args:
@@ -129,7 +128,7 @@ class Collection:
         np.save(rows, embeddings.astype(self.settings.precision))
         write_file(self._file(shard, "npy"), rows.getbuffer())
 
-    def about(self, image: int) -> dict[str, Any]:
+    def about(self, image: int) -> Record:
         """Reads the record of an image.
 
         Args:

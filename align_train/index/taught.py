@@ -164,7 +164,7 @@ class StoredInput:
                     break
         return rows
 
-    def joined(self, parts: Sequence[NDArray[Any]]) -> Halves:
+    def joined(self, parts: Sequence[NDArray[np.generic]]) -> Halves:
         """See `TeacherInput.joined`."""
         return np.concatenate(list(parts))
 

@@ -20,7 +20,7 @@ class GroupOptimizer(Optimizer):
     """The names of the moments, each shaped like its parameter and zero at first."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], object] | None = None) -> Any:
         """Updates all parameters that have a gradient. LAMB's is collective if any are in parts.
 
         Args:

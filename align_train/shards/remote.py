@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from align_train.errors import UserError, one_line, shown
@@ -60,12 +60,34 @@ class Stalled(Exception):
     """An attempt was given up; says after how long."""
 
 
+class FileSystem(Protocol):
+    """What is asked of a file system of fsspec; its package has no types."""
+
+    def info(self, path: str) -> Mapping[str, int | None]:
+        """Its `size` is None if the store does not say."""
+
+    def glob(self, path: str) -> Sequence[str]:
+        """The paths that match a pattern."""
+
+    def find(self, path: str) -> Sequence[str]:
+        """The files in a folder, at any depth."""
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The URL of a path."""
+
+    def get_file(self, rpath: str, lpath: str) -> None:
+        """Copies a file to this machine."""
+
+    def cat_file(self, path: str) -> bytes:
+        """Reads a whole file."""
+
+
 def is_url(path: str) -> bool:
     """Whether this is a URL, not a plain path."""
     return "://" in path
 
 
-def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[Any, str]:
+def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[FileSystem, str]:
     """Opens the file system of a URL.
 
     Args:
@@ -146,9 +168,9 @@ def _with_token(address: Address, options: Mapping[str, object]) -> dict[str, ob
     return {**options, "headers": {**headers(), **own}}
 
 
-def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
+def _with_session(url: str, options: Mapping[str, object]) -> dict[str, object]:
     """The options, with those of the session of aiohttp that the user has left open."""
-    settings: dict[str, Any] = dict(options)
+    settings: dict[str, object] = dict(options)
     protocol = url.partition("://")[0]
     key = _SESSION_OF.get(protocol)
     if key is None:
@@ -162,7 +184,7 @@ def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
         )
 
     # By itself aiohttp does not read http_proxy, https_proxy and no_proxy.
-    session: dict[str, Any] = {"trust_env": True}
+    session: dict[str, object] = {"trust_env": True}
     if protocol in _WEB:
         import aiohttp
 
@@ -172,10 +194,9 @@ def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
     return settings
 
 
-def stored_size(fs: Any, path: str) -> int | None:
+def stored_size(fs: FileSystem, path: str) -> int | None:
     """The size of a stored file in bytes; None if the store does not say."""
-    size: int | None = fs.info(path).get("size")
-    return size
+    return fs.info(path).get("size")
 
 
 def reason_of(error: BaseException) -> str:

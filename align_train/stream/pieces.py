@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ class Piece:
     captions: list[str]
     content_ids: NDArray[np.int64] | None
     bad_pairs: list[BadPair]
-    teacher: NDArray[Any] | None = None
+    teacher: NDArray[np.generic] | None = None
 
 
 class TrainingPieces:
@@ -190,7 +189,7 @@ class TrainingPieces:
 
     def _for_teacher(
         self, shown: Sequence[tuple[int, int]], captions: Sequence[str]
-    ) -> NDArray[Any] | None:
+    ) -> NDArray[np.generic] | None:
         """What the teacher needs of pairs. shown: the shard of each, and its index there."""
         if self.teacher is None:
             return None

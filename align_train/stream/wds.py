@@ -26,6 +26,7 @@ from align_train.shards.resolve import resolve
 from align_train.stream.decode import Pixels
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.pairs import Pairs
+from align_train.stream.records import About
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.wds_files import Description, Kind, WdsFiles
 
@@ -129,7 +130,7 @@ class OpenWdsSet(Dataset[Pixels]):
     def __getitem__(self, index: int) -> Pixels:
         return self.pairs[index]
 
-    def about(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def about(self) -> About:
         """Returns the texts and the record of every image.
 
         Returns:
@@ -144,7 +145,7 @@ class OpenWdsSet(Dataset[Pixels]):
             return about
 
         names = self.description.classes
-        rows: list[tuple[list[str], dict[str, Any]]] = []
+        rows: About = []
         for texts, _ in about:
             numbers = list(map(int, texts[0].split()))
             if self.description.kind == "classification":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -171,7 +171,7 @@ class Distillation:
         joined: Tensor = (1 - self.weight) * pairs_loss + self.weight * loss
         return joined
 
-    def save(self, checkpoint: dict[str, Any]) -> None:
+    def save(self, checkpoint: dict[str, object]) -> None:
         """Notes who the teacher is, whose weights are in no checkpoint.
 
         Args:
@@ -179,7 +179,7 @@ class Distillation:
         """
         checkpoint[_TEACHER] = self.identity
 
-    def compare(self, checkpoint: Mapping[str, Any]) -> None:
+    def compare(self, checkpoint: Mapping[str, object]) -> None:
         """Says so if the run goes on under another teacher than before.
 
         Args:

@@ -10,6 +10,7 @@ Price: the weights once more, in memory and in the checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Averaging:
         if self._average:
             checkpoint[_KEY] = self._whole(module, keep=keep)
 
-    def load(self, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+    def load(self, module: TrainingModule, checkpoint: Mapping[str, Any]) -> None:
         """Takes the average from a checkpoint.
 
         A parameter without an average so far (its tower was locked) begins with its weights.
