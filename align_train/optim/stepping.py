@@ -35,6 +35,7 @@ class GroupOptimizer(Optimizer):
                 result = closure()
 
         for group in self.param_groups:
+            # A locked parameter, or one that the loss does not reach, has no gradient.
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
                 self._step_group(group, parameters)

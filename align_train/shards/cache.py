@@ -24,9 +24,10 @@ from pathlib import Path
 from align_train.errors import UserError
 from align_train.files import cache_folder, locked
 from align_train.shards.cache_space import CacheSpace, evict, lock_path, touch
+from align_train.shards.file_system import FileSystem
 from align_train.shards.hub import is_hub, is_offline
 from align_train.shards.hub_listing import Hub
-from align_train.shards.remote import FileSystem, is_url, stored_size
+from align_train.shards.remote import is_url, stored_size
 from align_train.shards.retry import Source
 
 

@@ -28,8 +28,9 @@ from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.files import write_whole
 from align_train.shards.cache_space import CacheSpace
+from align_train.shards.file_system import FileSystem
 from align_train.shards.hub import Address, headers, is_offline
-from align_train.shards.remote import FileSystem, Unreachable, Vanished
+from align_train.shards.remote import Unreachable, Vanished
 from align_train.shards.retry import Result, Source
 
 _listing = Lock()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from align_train.errors import UserError, one_line, shown
+from align_train.shards.file_system import FileSystem
 from align_train.shards.hub import Address, headers, is_hub, is_offline
 
 _SECONDS_TO_CONNECT = 60
@@ -58,28 +58,6 @@ class Unreachable(UserError):
 
 class Stalled(Exception):
     """An attempt was given up; says after how long."""
-
-
-class FileSystem(Protocol):
-    """What is asked of a file system of fsspec; its package has no types."""
-
-    def info(self, path: str) -> Mapping[str, int | None]:
-        """Its `size` is None if the store does not say."""
-
-    def glob(self, path: str) -> Sequence[str]:
-        """The paths that match a pattern."""
-
-    def find(self, path: str) -> Sequence[str]:
-        """The files in a folder, at any depth."""
-
-    def unstrip_protocol(self, name: str) -> str:
-        """The URL of a path."""
-
-    def get_file(self, rpath: str, lpath: str) -> None:
-        """Copies a file to this machine."""
-
-    def cat_file(self, path: str) -> bytes:
-        """Reads a whole file."""
 
 
 def is_url(path: str) -> bool:

@@ -24,8 +24,8 @@ from threading import Event, Thread
 from typing import Generic, TypeVar
 
 from align_train.errors import UserError
+from align_train.shards.file_system import FileSystem
 from align_train.shards.remote import (
-    FileSystem,
     Stalled,
     Unreachable,
     Vanished,

@@ -48,12 +48,14 @@ class Children(_SubprocessScriptLauncher):
         while self.ended is None:
             time.sleep(_LOOK_EVERY)
             states = [child.poll() for child in self.procs]
+            # This process is rank 0, so the first child is rank 1.
             failed = [(rank, state) for rank, state in enumerate(states, start=1) if state]
             if failed:
                 self.ended = failed[0]
             elif all(state == 0 for state in states):
                 return
 
+        # First the usual way: a collective that fails says more, and the run saves its records.
         time.sleep(_TIME_TO_END)
         rank, status = self.ended
         print(

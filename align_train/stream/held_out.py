@@ -52,8 +52,10 @@ class HeldOutPairs(Dataset[Pixels]):
         if not self._about and len(self):
             manifest = self.pairs.manifest
             place = f"{self.pairs.caption} {self.pairs.members}"
+            # All that the texts depend on: the first process publishes them under this name.
             key = f"texts {manifest.source} {manifest.identity} {place} {self.limit}"
             rows = from_first(key, self._read)
+            # They come through JSON, which makes lists of tuples.
             self._about = [(texts, record) for texts, record in rows]
         return self._about
 

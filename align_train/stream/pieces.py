@@ -163,6 +163,7 @@ class TrainingPieces:
             pixels[row] = visit.drawn.pixels
             keys.append(visit.key)
             captions.append(visit.drawn.caption)
+            # The pair that is shown, which for a bad pair is the one in its place.
             shown.append((visit.shard, visit.pair))
             content_ids.append((visit.drawn.image_id, visit.drawn.text_id))
             if visit.reason:

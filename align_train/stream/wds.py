@@ -68,6 +68,7 @@ class WdsSet:
     @property
     def title(self) -> str:
         """The name in tables."""
+        # CLIP_benchmark's repositories are called wds_NAME, and its tables say NAME.
         return self.name or self.folder.rstrip("/").rpartition("/")[2].removeprefix("wds_")
 
     def open(self, of: EvaluationSets) -> OpenWdsSet:
@@ -207,6 +208,7 @@ class _CaptionLines(CaptionSource):
     fix = _FIX
 
     def read(self, member: bytes, place: int = 0) -> list[str]:
+        # Some editors begin a file with a byte-order mark, which is no part of the caption.
         lines = member.decode("utf-8-sig").splitlines()
         if not lines:
             raise ValueError("no caption in txt")

@@ -125,6 +125,7 @@ class StoredTeacher:
         """See `Teacher.__call__`. A pair without embeddings has no numbers in their place."""
         assert batch.teacher is not None
         rows = batch.teacher.to(device, non_blocking=True)
+        # The loader fills the row of a pair without embeddings with NaN.
         return Taught(rows[:, 0], rows[:, 1], known=~rows[:, :, 0].isnan().any(dim=1))
 
 

@@ -48,6 +48,7 @@ def phrases_of(text: str) -> set[str]:
         if not word or (word[0] in _MARKS and _MARKS.issuperset(word)):
             before = ""
             continue
+        # Neighbours only: a mark between two words parts them.
         phrases.add(word)
         if before:
             phrases.add(f"{before} {word}")

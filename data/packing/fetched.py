@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from align_train.cluster.pools import threads
 from align_train.errors import UserError, shown
+from align_train.shards.file_system import FileSystem
 from align_train.shards.find import is_foreign
-from align_train.shards.remote import FileSystem, Unreachable, Vanished, is_url, stored_size
+from align_train.shards.remote import Unreachable, Vanished, is_url, stored_size
 from align_train.shards.retry import Source
 
 from ..tables.paths import paths_of

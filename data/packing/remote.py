@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from align_train.errors import UserError
-from align_train.shards.remote import FileSystem, Vanished, is_url
+from align_train.shards.file_system import FileSystem
+from align_train.shards.remote import Vanished, is_url
 from align_train.shards.retry import Source
 
 from .images import Image, ImageFile

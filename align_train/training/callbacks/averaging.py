@@ -71,6 +71,7 @@ class Averaging:
 
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [local_values(parameter)[0] for _, parameter in trained_parameters(module.model)]
+        # Both lists are in the model's order: `start` and `load` have filled the average by it.
         torch._foreach_lerp_(list(self._average.values()), weights, 1 - decay)
 
     def weights(self, module: TrainingModule, *, keep: bool = True) -> dict[str, Tensor]:
