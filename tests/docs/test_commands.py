@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_runs(page: Page, world: Path, tmp_path: Path) -> None:
-    player = Player(page, copy_of(world, tmp_path), tmp_path)
+    own = copy_of(world, tmp_path)
+    player = Player(page, own, tmp_path)
     player.play()
+    shutil.rmtree(own)  # pytest would keep it
     assert not player.failures, "\n".join(["", *player.failures])

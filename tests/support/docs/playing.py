@@ -37,7 +37,7 @@ source() { command_not_found_handle source "$@"; }
 cd() { builtin cd "$@" 2> /dev/null || command_not_found_handle cd "$@"; }
 """
 
-_BLOCK = "__python_block"
+_BLOCK = "```python"
 _PORT = 8000  # of the docs' servers
 
 
@@ -110,7 +110,7 @@ class Player:
                 lines += (
                     block.text.splitlines()
                     if block.language in SHELL
-                    else [f"{_BLOCK} {block.line}"]
+                    else [f"'{_BLOCK}' {block.line}"]
                 )
             elif block.file is not None:
                 path = self.world / block.file

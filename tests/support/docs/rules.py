@@ -189,6 +189,8 @@ def module_of(command: Command) -> str:
 
 def _benchmark_error(command: Command, _folder: Path) -> str:
     module = module_of(command)
+    if command.inline and _PLACEHOLDER.fullmatch(module.rpartition(".")[2]):
+        return ""
     folder = REPOSITORY / module.replace(".", "/")
     there = (folder / "__main__.py").is_file() or folder.with_suffix(".py").is_file()
     return "" if there else f"{module}: no such module"

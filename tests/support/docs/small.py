@@ -6,6 +6,7 @@ the defaults, so that a page's `max_steps=1200` is still twice a run of the demo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tests.support.commands import SMALL_MAKE, SMALL_RUN
@@ -24,18 +25,25 @@ _DIVIDED = {
     "chunk_size": 8,
     "data.make.pairs": 48,
     "data.make.held_out": 32,
-    "hydra.sweeper.n_trials": 10,
+    "hydra.sweeper.n_trials": 20,
     "vocabulary": 25,
     "size": 250,
+    "threshold": 100,
 }
-_OF_OTHER_COMMANDS = {"data.pack": ("vocabulary",), "data.vocabulary": ("size",)}
+_OF_OTHER_COMMANDS = {
+    "data.pack": ("vocabulary",),
+    "data.vocabulary": ("size",),
+    "data.balance": ("threshold",),
+}
+_STEPS_OF_DEMO = 50  # of the docs' demo, to a step of the small one
+
+# What a command's defaults are too large for.
+_ADDED = {"data.balance": ("least_count=1",)}
 
 _LENGTH = ("max_steps", "max_pairs", "epochs")
 
 # Groups that bring a model of their own.
 _OTHER_MODEL = ("model=", "experiment=")
-
-DEMO = ("data.make.size=40", "+data.make.pairs_per_shard=128", "+data.make.vocabulary=300")
 
 
 def smaller(module: str, arguments: Sequence[str]) -> list[str]:
@@ -48,11 +56,24 @@ def smaller(module: str, arguments: Sequence[str]) -> list[str]:
     if any(word in ("--help", "-h", "--version", "--cfg") for word in arguments):
         return list(arguments)
     if module != "align_train":
-        divided = _OF_OTHER_COMMANDS.get(module, ())
-        return [_divided(word) if _key(word) in divided else word for word in arguments]
+        return _smaller_other(module, arguments)
 
     own = [_divided(word) for word in arguments]
     return [*own, *_additions(own)]
+
+
+def _smaller_other(module: str, arguments: Sequence[str]) -> list[str]:
+    divided = _OF_OTHER_COMMANDS.get(module, ())
+    words = [_divided(word) if _key(word) in divided else word for word in arguments]
+    if module == "align_train.show":
+        words = [_earlier(word) if word.startswith("step=") else word for word in words]
+    keys = [_key(word) for word in words]
+    return [*words, *(word for word in _ADDED.get(module, ()) if _key(word) not in keys)]
+
+
+def _earlier(word: str) -> str:
+    """`step=100` of a run of 600 steps is step 2 of 12."""
+    return re.sub(r"\d+", lambda found: str(max(1, int(found[0]) // _STEPS_OF_DEMO)), word)
 
 
 def _additions(own: Sequence[str]) -> list[str]:
@@ -68,6 +89,9 @@ def _additions(own: Sequence[str]) -> list[str]:
         if key in keys or (has_length and key in _LENGTH):
             continue
         if key.startswith("model.") and any(one.startswith(_OTHER_MODEL) for one in own):
+            continue
+        # An optimizer's own rate would leave those of the parts unread.
+        if key == "optimizer.lr" and any(one.startswith("rates.") for one in keys):
             continue
         added.append(word)
     return added

@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.support.commands import run
 from tests.support.docs.small import smaller
 
+OTHER_RUNS = ("longer", "narrow", "a", "b", "tuned")  # as the demo's
+
 
 def make_world(folder: Path) -> None:
     """Fills a folder with what pages take for granted.
@@ -19,6 +21,8 @@ def make_world(folder: Path) -> None:
       same as tables; `cat.jpg` and a few others alone
     - `shards/mine`: `my_images`, packed
     - `outputs/mine`: a run on it
+    - `demo_index`, `demo_hf`: the demo's held-out images embedded, and its model exported
+    - runs under the names of `OTHER_RUNS`
     """
     run(*smaller("align_train", []), cwd=folder)
     _draw_images(folder)
@@ -32,6 +36,11 @@ def make_world(folder: Path) -> None:
         "name=mine",
     )
     run(*smaller("align_train", mine), cwd=folder)
+    embed = ("model=outputs/demo", "shards=demo_data/held_out", "to=demo_index")
+    run(*embed, cwd=folder, module="align_train.embed")
+    run("model=outputs/demo", "to=demo_hf", cwd=folder, module="align_train.export")
+    for name in OTHER_RUNS:
+        shutil.copytree(folder / "outputs" / "demo", folder / "outputs" / name)
 
 
 def _draw_images(folder: Path) -> None:
@@ -62,6 +71,8 @@ def _write_tables(folder: Path, rows: list[tuple[str, str]]) -> None:
         csv.writer(file).writerows([("image", "caption"), *rows])
     with (folder / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "text"), *((f"my_images/{p}", t) for p, t in rows)])
+    with (folder / "texts.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([("path", "text"), *rows])
     with (folder / "pairs.jsonl").open("w") as lines:
         for path, text in rows:
             lines.write(json.dumps({"path": f"my_images/{path}", "text": text}) + "\n")
