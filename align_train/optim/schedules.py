@@ -257,8 +257,7 @@ class WarmupStableDecay(_Decaying):
         """See `Schedule.shape`."""
         # A run that is too short for both begins its decay at the end of its warm-up.
         begins = max(steps - self.decay_steps, self.warmup)
-        # Also right outside of 0 to 1: a run may be asked for its rate before the decay, or, once
-        # it was shortened, after its end.
+        # Clamped: it is asked for before the decay begins, too.
         over = min(1.0, max(0.0, (step - begins) / max(1, steps - begins)))
         left = {
             "linear": 1 - over,

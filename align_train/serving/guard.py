@@ -149,7 +149,7 @@ class Guard:
         """Reads a body whole; it counts as held, which the caller undoes."""
         most = self._limits.max_bytes
         claimed = headers.get("content-length", "0")
-        # A number of many digits would take long to read; twenty say that it is too large.
+        # Python reads no number of thousands of digits; twenty say that it is too large.
         if claimed.isdecimal() and int(claimed[:20]) > most:
             raise _too_large(most)
 

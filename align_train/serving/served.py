@@ -71,7 +71,6 @@ class Served:
         self.step = step
         self._views = model.views
         self._decoder = decoder
-        # Texts only: the same image seldom comes twice, and is large to compare.
         self._kept: Kept[str, Row] = Kept(_KEPT_TEXTS)
 
         self.temperature: float | None = None
@@ -122,7 +121,6 @@ class Served:
         """
         if not images:
             raise Refused("images: none given; expected at least one")
-        # Decoding counts too: whoever asks waits for both.
         until = time.monotonic() + self.images.batching.answer_seconds
         prepared = [
             self._decoder.prepared(image, self._views, item=f"images[{index}]", until=until)

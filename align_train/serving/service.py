@@ -25,7 +25,6 @@ from align_train.serving.uploads import AnyUpload, Decoder
 from align_train.shards.caption import is_unicode
 
 _MAX_PIXELS = 32_000_000
-# A request with more would keep its model from all others for long.
 _MOST_PROMPTS = 20_000
 _LEAST_LENGTH = 1e-3  # of a query whose parts cancel out
 

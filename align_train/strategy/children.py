@@ -55,7 +55,6 @@ class Children(_SubprocessScriptLauncher):
             elif all(state == 0 for state in states):
                 return
 
-        # First the usual way: a collective that fails says more, and the run saves its records.
         time.sleep(_TIME_TO_END)
         rank, status = self.ended
         print(

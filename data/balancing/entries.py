@@ -48,8 +48,8 @@ def phrases_of(text: str) -> set[str]:
         if not word or (word[0] in _MARKS and _MARKS.issuperset(word)):
             before = ""
             continue
-        # Neighbours only: a mark between two words parts them.
         phrases.add(word)
+        # Neighbours only: a mark between two words parts them.
         if before:
             phrases.add(f"{before} {word}")
         before = word
