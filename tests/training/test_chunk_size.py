@@ -210,6 +210,7 @@ def test_a_trial_leaves_other_errors_alone() -> None:
         tried.find(chunking(48))
 
 
+@pytest.mark.long
 def test_a_locked_tower_is_tried_too() -> None:
     assert Tried(13, lock="image").find(chunking(48)).chunk_size == 12
 
