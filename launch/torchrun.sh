@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts one process per GPU on this machine, for clusters without Slurm. launch/README.md explains each
+# Starts one process per GPU on this machine, for clusters without Slurm. docs/cluster.md explains each
 # variable.
 set -euo pipefail
 repository=${REPOSITORY:-$(cd "$(dirname "$0")/.." && pwd)}

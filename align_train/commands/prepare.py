@@ -85,7 +85,7 @@ def _check_gpus(devices: int) -> None:
         raise UserError(
             f"trainer.accelerator=gpu: torch {torch.__version__} cannot use the {count} GPUs here "
             f"({reason}); if the driver is too old, install torch from another wheel index, see "
-            f"launch/README.md"
+            f"docs/cluster.md"
         ) from None
 
 

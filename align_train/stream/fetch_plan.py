@@ -80,18 +80,20 @@ def fetches_of_lane(order: Order, lane: int, position: int) -> Iterator[Fetch]:
         for shard, place in zip(window.shards, window.begins, strict=True):
             # A shard that begins with its window, and not in the one before, begins an epoch.
             is_edge = place == window.first and shard not in before
-            level = place - length - notice + (delay if is_edge else 0)
             catching_up = position + (place - present) / _PACE
+            level = max(place - length - notice, catching_up)
+            delayed_level = max(place - length - notice + delay, catching_up)
+            undelayed = max(position, min(latest, level))
             fetch = Fetch(
-                release=max(position, min(latest, max(level, catching_up))),
+                release=max(position, min(latest, delayed_level)) if is_edge else undelayed,
                 need=need,
                 last=following.last if shard in following.shards else window.last,
                 lane=lane,
                 shard=shard,
             )
 
-            # Later fetches come no earlier than this one would without its delay.
-            while delayed and delayed[0] < fetch:
+            # Without delays, no later fetch would come earlier than this one.
+            while delayed and delayed[0].release <= undelayed:
                 yield delayed.pop(0)
             if is_edge:
                 delayed.append(fetch)

@@ -40,6 +40,14 @@ def test_every_shard_is_fetched_before_it_is_needed_and_held_until_its_last_pair
         assert any(fetch.shard == shard and fetch.need <= position < fetch.last for fetch in plan)
 
 
+def test_a_delayed_shard_waits_for_those_of_a_short_epoch_that_come_before_it() -> None:
+    """A window of two pairs ends the epoch, and the next begins with another: both are delayed."""
+    order = Order(counts=[57, 60, 60, 60, 60], seed=0, lanes=8, window=11)
+    releases = [fetch.release for fetch in plan_of_lane(order, lane=1, begin=0, end=67)]
+
+    assert releases == sorted(releases)
+
+
 @given(order=orders, data=st.data())
 def test_a_shard_of_two_windows_is_held_through_both(order: Order, data: st.DataObject) -> None:
     lane = data.draw(st.integers(0, order.lanes - 1))

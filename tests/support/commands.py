@@ -118,14 +118,14 @@ def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> Pai
 
 
 def launch_command(*, beginning: str) -> str:
-    """The one command in launch/README.md that begins so."""
-    lines = (REPOSITORY / "launch" / "README.md").read_text().splitlines()
-    (found,) = [line.strip() for line in lines if line.startswith(f"    {beginning}")]
+    """The one command in docs/cluster.md that begins so."""
+    lines = (REPOSITORY / "docs" / "cluster.md").read_text().splitlines()
+    (found,) = [line for line in lines if line.startswith(beginning)]
     return found
 
 
 def checkout(folder: Path) -> Path:
-    """Makes a folder one from which that README's commands find what they name."""
+    """Makes a folder one from which that page's commands find what they name."""
     for name in ("launch", "align_train", "conf", "tests"):
         (folder / name).symlink_to(REPOSITORY / name)
     return folder
