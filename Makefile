@@ -42,7 +42,7 @@ docs: .venv/.done
 check: .venv/.done
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/lint-imports
 
 format: .venv/.done

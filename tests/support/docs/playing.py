@@ -173,7 +173,7 @@ class Player:
             return self._run_ours(command, cwd)
         if rule.name == "benchmark":
             module, *arguments = words[2:]
-            return _streams(start(module, *arguments, cwd=cwd, module=_PARSED, **own))
+            return self._finished(_PARSED, [module, *arguments], cwd, own)
         if rule.name == "python -c":
             return self._run_python(words[2], cwd)
         return self._run_tool(command, cwd)
@@ -186,7 +186,13 @@ class Player:
             return self._run_server(arguments, cwd)
         self._make_room(module, arguments, cwd)
         ours = smaller(module, arguments)
-        return _streams(start(*ours, cwd=cwd, module=module, **command.environment))
+        return self._finished(module, ours, cwd, command.environment)
+
+    def _finished(
+        self, module: str, arguments: list[str], cwd: Path, environment: dict[str, str]
+    ) -> tuple[int, str, str]:
+        variables: Any = environment  # else they might be taken for `start`'s own options
+        return _streams(start(*arguments, cwd=cwd, module=module, **variables))
 
     def _make_room(self, module: str, arguments: list[str], cwd: Path) -> None:
         """Removes what the world has where this page makes its own, the first time it does."""
