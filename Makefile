@@ -33,15 +33,16 @@ test-slurm: .venv/.done
 	PATH="$$PATH:/usr/sbin" tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm tests/commands/test_faults.py
 
-# The site, in site/: any warning, such as a dead link, ends it.
+# The site, in site/: any warning, such as a dead link, ends it. `--quiet` would hide the warnings.
+docs: SHELL := /bin/bash -o pipefail
 docs: .venv/.done
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build 2>&1 | sed '/^INFO/d'
 
 # Changes nothing: format, lint and docstrings, types, floors. `make format` mends the first.
 check: .venv/.done
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/lint-imports
 
 format: .venv/.done

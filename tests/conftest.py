@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Runs of the tests are a CPU's, on machines with a GPU too: `trainer=auto` would take it.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def pytest_collection_finish() -> None:
+    """Hides the loaded libraries from the collector: looking through them slows every test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

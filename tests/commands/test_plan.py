@@ -72,7 +72,9 @@ def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
     [
         # Weights, gradients and moments are too much on each rank; sharded they fit.
         (("gpu.memory_gb=0.4", *SMALL_B3), "nearest that fits: strategy=fsdp"),
-        (("gpu.memory_gb=0.01",), "nothing fits, up to 1,024 GPUs"),
+        pytest.param(
+            ("gpu.memory_gb=0.01",), "nothing fits, up to 1,024 GPUs", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_step_that_does_not_fit_is_answered_with_the_nearest_that_does(

@@ -375,6 +375,7 @@ def wait_until(page: Page, condition: str) -> None:
     raise AssertionError(condition)
 
 
+@pytest.mark.long
 @needs_chromium
 def test_without_scripts_the_rest_is_there(trained: Path, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path, "first", "second")

@@ -162,6 +162,7 @@ def test_a_search_of_which_no_run_begins_ends_with_its_reason(tmp_path: Path, ru
     assert states == ["done", "failed", "failed", "failed"]
 
 
+@pytest.mark.long
 def test_the_corrected_line_of_a_search_that_never_began_is_a_new_search(
     tmp_path: Path, runs: Runs
 ) -> None:

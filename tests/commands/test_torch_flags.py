@@ -21,7 +21,9 @@ getattr(matmul, "fp32_precision", None)
 """
 
 
-@pytest.mark.parametrize("own", [None, "garbage_collection_threshold:0.8"])
+@pytest.mark.parametrize(
+    "own", [None, pytest.param("garbage_collection_threshold:0.8", marks=pytest.mark.long)]
+)
 def test_float32_is_float32_and_memory_grows_in_segments(own: str | None) -> None:
     """Also in NVIDIA's containers, which turn TF32 on; the user's own choice of memory stays."""
     environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}

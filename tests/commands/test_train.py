@@ -80,14 +80,7 @@ def test_killed_and_resumed_gives_bitwise_the_same_losses(
     """
     folder = tmp_path / "outputs" / "killed"
     for step, workers in ((6, 1), (10, 0)):
-        # One start is Python's own, the other is forked, which takes ten seconds less.
-        process = start(
-            *small_run,
-            "name=killed",
-            f"data.workers={workers}",
-            cwd=tmp_path,
-            forked=workers == 0,
-        )
+        process = start(*small_run, "name=killed", f"data.workers={workers}", cwd=tmp_path)
         wait_for_step(step, RunFolder(folder), process)
         os.killpg(process.pid, signal.SIGKILL)
         finish(process)

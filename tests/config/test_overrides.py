@@ -56,8 +56,9 @@ def test_a_text_arrives_as_typed_and_is_read_back_equal(text: str, tmp_path: Pat
     # A resume compares with what the run wrote down.
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(settings), encoding="utf-8")
-    assert read_run(file).name == text
-    assert read_run(file) == settings
+    read = read_run(file)
+    assert read.name == text
+    assert read == settings
 
 
 @pytest.mark.parametrize("key", ["epochs", "keep_before_spike", "logger"])

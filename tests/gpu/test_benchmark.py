@@ -122,6 +122,7 @@ def test_the_profiler_is_started_stopped_and_read(monkeypatch: pytest.MonkeyPatc
     assert found == [trace.Trace()]
 
 
+@pytest.mark.long
 def test_whole_steps_are_measured_and_leave_no_model_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,14 @@ def test_bf16_keeps_less_beside_one_cast_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "moments"), [("sgd", 1), ("lion", 1), ("adamw", 2), ("lamb", 2), ("ademamix", 3)]
+    ("optimizer", "moments"),
+    [
+        ("sgd", 1),
+        ("lamb", 2),
+        ("ademamix", 3),
+        pytest.param("lion", 1, marks=pytest.mark.long),
+        pytest.param("adamw", 2, marks=pytest.mark.long),
+    ],
 )
 def test_an_optimizer_keeps_its_moments(optimizer: str, moments: int) -> None:
     found = counted(f"optimizer={optimizer}")

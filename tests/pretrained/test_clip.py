@@ -135,6 +135,7 @@ def test_scores_are_theirs(
     np.testing.assert_allclose(columns["similarity"], wanted.numpy(), atol=2e-5)
 
 
+@pytest.mark.long
 def test_it_is_evaluated(clip: Path, demo: Path, tmp_path: Path) -> None:
     words = (f"model={clip}", f"shards={demo}/held_out", "eval=pairs", f"to={tmp_path}/results")
     run(*words, cwd=tmp_path, module="align_train.evaluate")

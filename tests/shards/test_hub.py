@@ -284,7 +284,7 @@ def test_without_the_hub_a_data_set_that_is_here_is_used(
         resolve(f"{SET}@v2/packed", caption=TXT, cache=cache_in(cache))
 
 
-@pytest.mark.parametrize("revision", ["main", "a" * 40])
+@pytest.mark.parametrize("revision", ["main", pytest.param("a" * 40, marks=pytest.mark.long)])
 def test_a_hub_that_never_answers_is_given_up_soon(
     revision: str,
     tmp_path: Path,

@@ -104,7 +104,7 @@ def test_a_tar_that_is_not_whole_does_not_count_as_whole(case: str, tmp_path: Pa
         (64_000, 10),
         (2**24, 10),
         (2**24, 60),
-        (2**30, 60),
+        pytest.param(2**30, 60, marks=pytest.mark.long),
         (10_240 * 40, 10),
         (2**20, 4),
         (2**21, 4),

@@ -38,6 +38,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.training.test_chunk_size",
         "tests.training.test_chunks",
         "tests.training.test_records",
+        "tests.support.frozen",  # the last one
     ]
 )
 
