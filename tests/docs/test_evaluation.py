@@ -21,7 +21,7 @@ def choices() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = line.strip()[1:-1].split("|")
-        if not line.startswith("| `") or len(cells) != 3:
+        if not line.startswith("| `") or len(cells) != 3 or "`eval=`" in line:
             continue
         given = [word for code in codes(cells[2]) for word in shlex.split(code)]
         names = codes(cells[0])
