@@ -132,6 +132,8 @@ class Slurm(Launcher):
         nodes = _first_set("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
         host = os.environ.get("MASTER_ADDR") or _first_host(nodes or "127.0.0.1")
 
+        # Two ports a start (the watchdog's is the next one), from 10000 on: below 32768, from where
+        # Linux usually takes ports for outgoing connections.
         job, restarts = _number("SLURM_JOB_ID"), _number("SLURM_RESTART_COUNT")
         return Rendezvous(host, _master_port(10000 + (job * 20 + restarts * 2) % 20000))
 
@@ -239,6 +241,7 @@ class Alone(Launcher):
 
     def tell_port(self, port: int) -> None:
         """Tells the processes that this one starts where the watchdog's store is."""
+        # The processes that are started from here inherit the environment.
         os.environ[self._PORT] = str(port)
 
 
@@ -329,6 +332,7 @@ def _slurm_tasks_per_node() -> int | None:
     if tasks is None:
         return None
 
+    # Only the counts: on how many machines does not matter as long as they are equal.
     counts = {int(match[1]) for match in _COUNT.finditer(tasks)}
     if len(counts) != 1:
         raise UserError(

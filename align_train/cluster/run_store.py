@@ -241,7 +241,7 @@ class RunStore:
         """The signal that has come to some rank; 0: none has."""
         return int(self._store.get("stop")) if self._store.check(["stop"]) else 0
 
-    def publish(self, key: str, made: dict[str, Any]) -> None:
+    def publish(self, key: str, made: dict[str, object]) -> None:
         """Rank 0 hands a dict of plain lists, dicts, texts and numbers to the other ranks."""
         packed = zlib.compress(json.dumps(made).encode(), level=1)
         # The store takes neither long keys nor values of more than 8 MiB.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from align_train.commands.onnx_towers import (
     IMAGES,
@@ -81,10 +80,10 @@ def write_onnx(
     return ", ".join(tower.spelled for tower in towers)
 
 
-def _about(pretrained: Pretrained, model: TrainableModel, images: OnnxTower) -> dict[str, Any]:
+def _about(pretrained: Pretrained, model: TrainableModel, images: OnnxTower) -> dict[str, object]:
     """What `onnx_model.json` says."""
     node = pretrained.node
-    about: dict[str, Any] = {
+    about: dict[str, object] = {
         "kind": "classifier" if pretrained.is_classifier else "dual_encoder",
         "images": {"file": IMAGES, "any_size": images.any_size, **_preparation(pretrained)},
     }
@@ -100,7 +99,7 @@ def _about(pretrained: Pretrained, model: TrainableModel, images: OnnxTower) -> 
     return about | {"scores": "sigmoid" if bias else "softmax"}
 
 
-def _preparation(pretrained: Pretrained) -> dict[str, Any]:
+def _preparation(pretrained: Pretrained) -> dict[str, object]:
     """How images become `pixel_values`."""
     views = pretrained.views()
     mean, std = checked_normalisation(

@@ -127,7 +127,9 @@ class MixSweep:
             writer.writeheader()
             writer.writerows(self.rows)
 
-        lines = {name: [(row["mix"], row[name]) for row in self.rows] for name in self._main}
+        lines = {}
+        for name in self._main:
+            lines[name] = [(row["mix"], row[name]) for row in self.rows]
         draw_lines(
             lines,
             folder / PICTURE,

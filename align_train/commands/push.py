@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from align_train.commands.hub_answers import insist
 from align_train.errors import UserError, shown
@@ -129,7 +129,9 @@ class _Sending:
             f"{page}: sending {len(missing)} of {self._count} files, {size / 1e6:.1f} MB",
             flush=True,
         )
-        operations: list[Any] = [CommitOperationDelete(name) for name in left_over]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationDelete(name) for name in left_over
+        ]
         for name, path in missing.items():
             content = card.encode() if name == CARD else path
             operations.append(CommitOperationAdd(name, content))

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from align_train.commands.report_faults import Faults, Row, is_mapping, read_faults
 from align_train.commands.report_settings import Setting, differences, read_settings
@@ -62,9 +61,9 @@ class RunFacts:
     curves: list[Curve] = field(default_factory=list)
     last: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
-    results: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, object] = field(default_factory=dict)
     sets: list[dict[str, str]] = field(default_factory=list)
-    stretches: list[dict[str, Any]] = field(default_factory=list)
+    stretches: list[dict[str, object]] = field(default_factory=list)
     changes: list[Row] = field(default_factory=list)
     checkpoints: list[Row] = field(default_factory=list)
     bad_pairs: Faults | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def _curves(runs: Sequence[RunFacts], charts: Sequence[Chart]) -> list[Part]:
     parts: list[Part] = [{"kind": "curves"}]
     if not charts:
         parts = [_note("There are no curves: no column of metrics.csv has two values that differ.")]
-    if any(len(curve.values) > MOST_POINTS for run in runs for curve in run.curves):
+    curves = chain.from_iterable(run.curves for run in runs)
+    if any(len(curve.values) > MOST_POINTS for curve in curves):
         parts.append(
             _text(
                 f"Each curve has at most {MOST_POINTS:,} points: the least and the greatest value "
@@ -139,7 +141,7 @@ def _curves(runs: Sequence[RunFacts], charts: Sequence[Chart]) -> list[Part]:
 
 
 def _results(runs: Sequence[RunFacts]) -> list[Part]:
-    names = dict.fromkeys(name for run in runs for name in run.results)
+    names = dict.fromkeys(chain.from_iterable(run.results for run in runs))
     if not names:
         return [_note("There are no results yet; `align-train evaluate` makes them.")]
     rows = []
@@ -155,8 +157,12 @@ def _sets(run: RunFacts) -> list[Part]:
     head = [name for name in run.sets[0] if any(row.get(name) for row in run.sets)]
     # As in sets.md: the name first.
     head.sort(key=lambda name: name != "dataset")
-    rows = [[row.get(name) or "" for name in head] for row in run.sets]
+    rows = [_cells(row, head) for row in run.sets]
     return [{"kind": "heading", "text": "Evaluation sets"}, _table(rows, head, id="sets")]
+
+
+def _cells(row: Mapping[str, str], columns: Iterable[str]) -> list[str]:
+    return [row.get(column) or "" for column in columns]
 
 
 def _first_batch(run: RunFacts) -> list[Part]:
@@ -197,8 +203,7 @@ def _mistaken(run: RunFacts) -> list[Part]:
     for name, rows in run.mistaken.items():
         if rows:
             parts.append({"kind": "heading", "text": f"{name}: the classes with most mistakes"})
-            cells = [[value or "" for value in row.values()] for row in rows]
-            parts.append(_table(cells, list(rows[0])))
+            parts.append(_table([_cells(row, row) for row in rows], list(rows[0])))
     return parts
 
 
@@ -212,24 +217,28 @@ def _faults(run: RunFacts) -> list[Part]:
         parts.append(_text(f"Pairs {what}: {faults.count:,}."))
         if faults.reasons:
             parts.append(_table([[f"{count:,}", reason] for reason, count in faults.reasons]))
-        head = list(dict.fromkeys(key for line in faults.first for key in line))
-        rows = [[spell_setting(line.get(key, "")) for key in head] for line in faults.first]
-        parts.append(_text(f"The first {len(rows)}:"))
-        parts.append(_table(rows, head))
+        parts.append(_text(f"The first {len(faults.first)}:"))
+        parts.append(_records(faults.first))
     return parts
+
+
+def _records(records: Sequence[Mapping[str, object]]) -> Part:
+    """A table of records that may have different keys: a column for each key of any record."""
+    head = list(dict.fromkeys(chain.from_iterable(records)))
+    rows = []
+    for record in records:
+        rows.append([spell_setting(record.get(key, "")) for key in head])
+    return _table(rows, head)
 
 
 def _lineage(run: RunFacts) -> list[Part]:
     if not run.stretches:
         return [_note("The lineage is not known.")]
-    head = list(dict.fromkeys(key for line in run.stretches for key in line))
-    rows = [[spell_setting(line.get(key, "")) for key in head] for line in run.stretches]
-    parts = [_text("From which finished step on which data held:"), _table(rows, head)]
+    parts = [_text("From which finished step on which data held:"), _records(run.stretches)]
     if run.changes:
         parts.append(_text("What later starts changed:"))
         changed = ("step", "key", "before", "now")
-        cells = [[spell_setting(change[key]) for key in changed] for change in run.changes]
-        parts.append(_table(cells, list(changed)))
+        parts.append(_records([{key: change[key] for key in changed} for change in run.changes]))
     return parts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def differing(runs: Sequence[Mapping[str, object]]) -> list[Setting]:
     Args:
         runs: The settings of each, by dotted key. A key that one does not have is null there.
     """
-    keys = dict.fromkeys(key for settings in runs for key in settings)
+    keys = dict.fromkeys(chain.from_iterable(runs))
     found = []
     for key in keys:
         values = tuple(spell_setting(settings.get(key)) for settings in runs)

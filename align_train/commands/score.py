@@ -15,8 +15,9 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -191,7 +192,7 @@ def score_shards(
 
             if place.completes:
                 values = _of_shard(done, given, list(prompts))
-                keys = [key for chunk, _ in done for key in chunk.keys]
+                keys = list(chain.from_iterable(chunk.keys for chunk, _ in done))
                 tally = reduce(Tally.plus, (chunk.tally for chunk, _ in done))
                 if given.embeddings:
                     # First: a shard with a file of scores is done.
@@ -257,7 +258,7 @@ def _embedded(model: TrainedModel, ids: NDArray[np.int32], chunk_size: int) -> T
     return torch.cat([model.encode_text(part) for part in parts]).float()
 
 
-def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
+def _moved(array: NDArray[np.generic], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     # From page-locked memory a GPU fetches it by itself, between two passes.
     if device.type == "cuda":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +79,7 @@ def _collate(rows: list[_Row], tokenizer: Tokenizer) -> ReadyChunk:
     """Makes a chunk in a loader process."""
     good = [row for row in rows if row.pixels is not None]
     pixels = [row.pixels for row in rows if row.pixels is not None]
-    texts = [text for row in good for text in row.texts]
+    texts = list(chain.from_iterable(row.texts for row in good))
 
     ids = _NO_IDS
     cut = 0

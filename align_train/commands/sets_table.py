@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from align_train.evals import Evaluator, WdsEvaluator
 from align_train.files import write_whole
@@ -66,11 +67,10 @@ def write_sets(
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    more = [key for row in rows for key in row if key not in (*_METRICS, *_ABOUT)]
+    # Metrics of the evaluators' own come last, in the order in which they are first met.
+    columns = dict.fromkeys([*_METRICS, *_ABOUT, *chain.from_iterable(rows)])
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [*_METRICS, *_ABOUT, *dict.fromkeys(more)], restval="", lineterminator="\n"
-    )
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 _METRIC = "hydra.sweeper.metric"
 _LOCK_PATIENCE = 5.0  # seconds
@@ -160,7 +160,7 @@ def _open(sweep: Sweep, asked: OptunaSettings, settings: TrainSettings) -> Study
     return study
 
 
-def _told(study: Study) -> list[Any]:
+def _told(study: Study) -> list[FrozenTrial]:
     return [trial for trial in study.trials if trial.state.is_finished()]
 
 

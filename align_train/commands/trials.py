@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +57,10 @@ def draw_study(study: Study, folder: Path, *, metric: str, space: Sequence[Swept
     if not done:
         return
     values = [(trial.number, float(trial.value or 0)) for trial in done]
-    parameters = [
-        Parameter(one.key, [trial.params[one.key] for trial in done], log=one.log) for one in space
-    ]
+    parameters = []
+    for one in space:
+        tried = [trial.params[one.key] for trial in done]
+        parameters.append(Parameter(one.key, tried, log=one.log))
     highest = study.direction.name == "MAXIMIZE"
     draw_trials(values, parameters, folder / "trials.png", up=metric, highest=highest)
 
@@ -72,7 +74,7 @@ def print_table(study: Study, folder: Path, *, metric: str) -> None:
         metric: What the study looks for.
     """
     trials = _best_first(study)
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    keys = list(dict.fromkeys(chain.from_iterable(trial.params for trial in trials)))
     rows = [["trial", "value", "state", "minutes", *keys]]
     for trial in trials:
         value = "" if trial.value is None else f"{trial.value:.6g}"

@@ -10,6 +10,7 @@ tokenised: a tenth of a second a set. A shard that is not on this machine is not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,7 +74,7 @@ def counted_in_sets(
                 continue
             seen.add(repr(image_set))
             rows = sets.images_of(image_set).about()
-            texts = _spread([text for of_image, _ in rows for text in of_image])
+            texts = _spread(list(chain.from_iterable(of_image for of_image, _ in rows)))
             if texts:
                 found["held out" if image_set is None else name] = vocabulary.count(texts)
     return found

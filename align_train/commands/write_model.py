@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -136,7 +135,7 @@ def image_processor(pretrained: Pretrained) -> EfficientNetImageProcessor | None
         return None
 
     views = pretrained.views()
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "crop_size": {"height": views.image_size, "width": views.image_size},
         "resample": _PILLOWS_NUMBERS[views.interpolation],
         "do_center_crop": True,

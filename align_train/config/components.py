@@ -189,7 +189,7 @@ def _taken(name: str, parameters: list[str], node: Node, path: str) -> str:
     return f"; {node['_target_']} takes {names}"
 
 
-def parameter_hint(settings: Node, key: str) -> Any:
+def parameter_hint(settings: Node, key: str) -> object:
     """Finds the type hint of a parameter of a component.
 
     Args:
@@ -203,7 +203,7 @@ def parameter_hint(settings: Node, key: str) -> Any:
         UserError: The class cannot be imported.
     """
     parent, _, name = key.rpartition(".")
-    node: Any = settings
+    node: object = settings
     for part in parent.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or "_target_" not in node:
@@ -213,8 +213,8 @@ def parameter_hint(settings: Node, key: str) -> Any:
     return _hints(target.__init__ if inspect.isclass(target) else target).get(name)
 
 
-def _hints(function: Callable[..., object]) -> dict[str, Any]:
-    hints: dict[str, Any] = {}
+def _hints(function: Callable[..., object]) -> dict[str, object]:
+    hints: dict[str, object] = {}
     names = getattr(inspect.unwrap(function), "__globals__", {})
     for name, hint in getattr(function, "__annotations__", {}).items():
         alone = types.SimpleNamespace(__annotations__={name: hint})
@@ -224,7 +224,7 @@ def _hints(function: Callable[..., object]) -> dict[str, Any]:
     return hints
 
 
-def _matches(value: object, hint: Any) -> bool:
+def _matches(value: object, hint: object) -> bool:
     """Whether a YAML value can stand for a type hint; hints that YAML cannot express pass."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
@@ -249,7 +249,7 @@ def _matches(value: object, hint: Any) -> bool:
     return True
 
 
-def _spell(hint: Any) -> str:
+def _spell(hint: object) -> str:
     """A type hint in the user's words."""
     if hint in _SPELLED:
         return _SPELLED[hint]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -42,6 +42,7 @@ from align_train.config.messages import (
 from align_train.config.missing import make_null, refuse_missing
 from align_train.config.output import escaping_output
 from align_train.config.overrides import as_typed, line_as_typed
+from align_train.config.plain import plain_node
 from align_train.config.rates import refuse_unread_rates
 from align_train.config.resolvers import register_resolvers
 from align_train.config.schema import Node, TrainSettings, conf_dir
@@ -234,8 +235,7 @@ def plain_settings(config_name: str, words: Sequence[str]) -> Node:
         config = _compose_words(config_name, words, with_hydra=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(in_one_line(error)) from None
-    plain: Node = OmegaConf.to_container(config)  # type: ignore[assignment]
-    return plain
+    return plain_node(config)
 
 
 def _compose_words(
@@ -291,13 +291,13 @@ def register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None
 def _use_launcher(config: DictConfig) -> None:
     """Builds the launcher that the settings name, before anything asks for rank or world size."""
     for key in ("launcher", "trainer.launcher"):
-        node: Any = OmegaConf.select(config, key)
+        node: object = OmegaConf.select(config, key)
         if node is None:
             continue
         if not isinstance(node, DictConfig) or "_target_" not in node:
             raise UserError(f"{key}={node}: expected a node with _target_, or null")
 
-        plain: Any = OmegaConf.to_container(node, resolve=True)
+        plain = plain_node(node, resolve=True)
         check_component(plain, key)
         built = build(plain)
         # Not isinstance: it would read the properties, which may ask for what is not set yet.
@@ -329,13 +329,13 @@ def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -
     with open_dict(config):
         if fill_in is not None:
             # The data refers to the model (`image_size: ${model.image_size}`), so it waits.
-            model: Any = OmegaConf.to_container(config.model, resolve=True)
-            data: Any = OmegaConf.to_container(config.data)
+            model = plain_node(config.model, resolve=True)
+            data = plain_node(config.data)
             for key, value in fill_in(model, data).items():
                 OmegaConf.update(config, key, value, merge=False)
 
         kept = {}
-        plain: Any = OmegaConf.to_container(config)
+        plain = plain_node(config)
         for field in dataclasses.fields(schema):  # type: ignore[arg-type]
             if field.metadata.get("unresolved"):
                 kept[field.name] = plain[field.name]
@@ -348,7 +348,7 @@ def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -
     return settings
 
 
-def _refuse_others(config: DictConfig, schema: Any, path: str = "") -> None:
+def _refuse_others(config: DictConfig, schema: type, path: str = "") -> None:
     """Refuses other keys than the fields: Hydra lets `+key=…` and `~key` through."""
     fields = [field.name for field in dataclasses.fields(schema)]
     for name in fields:

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from align_train.config.components import build, check_component, holds_components
 from align_train.config.compose import unresolved_training
+from align_train.config.plain import plain_node
 from align_train.config.saved import read_nodes
 from align_train.config.schema import Node
 from align_train.errors import UserError
@@ -152,5 +153,4 @@ def _resolved(config: DictConfig, evaluators: Node | None, model: str) -> tuple[
         reason = str(error).splitlines()[0]
         raise UserError(f"eval.{key}: {model} does not say ({reason}); give it") from None
 
-    data: Any = OmegaConf.to_container(config.data, resolve=True)
-    return nodes, data
+    return nodes, plain_node(config.data, resolve=True)

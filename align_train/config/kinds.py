@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
 
 from align_train.config.components import parameter_hint
 from align_train.config.numbers import contents, is_computed
@@ -66,7 +65,7 @@ def is_list(schema: type, key: str) -> bool:
     return hint == list[str] and not rest
 
 
-def _find(schema: type, key: str) -> tuple[dataclasses.Field[Any] | None, Any, str]:
+def _find(schema: type, key: str) -> tuple[dataclasses.Field[object] | None, object, str]:
     """A dotted key in the schema: its field, the field's type, and the rest of the key."""
     name, _, rest = key.partition(".")
     field = getattr(schema, "__dataclass_fields__", {}).get(name)
@@ -128,11 +127,11 @@ def _select(node: object, key: str) -> object:
     return node
 
 
-def _parts(hint: Any) -> list[Any]:
+def _parts(hint: object) -> list[object]:
     """The types of a union, or of a list's items, without null."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        parts: list[Any] = []
+        parts: list[object] = []
         for argument in typing.get_args(hint):
             parts += _parts(argument)
         return parts

@@ -133,8 +133,11 @@ def _of_group(
 
 def files_of(group: str, folders: Sequence[Path]) -> dict[str, Path]:
     """The choices of a group by name; a folder that comes first wins."""
-    files = [file for folder in reversed(folders) for file in (folder / group).glob("*.yaml")]
-    return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
+    files: dict[str, Path] = {}
+    # Backwards: the first folder, which comes last here, replaces the files of the others.
+    for folder in reversed(folders):
+        files |= {file.stem: file for file in (folder / group).glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def _in_order(names: Iterable[str], comments: dict[str, Comments]) -> Iterator[str]:

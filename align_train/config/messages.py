@@ -15,7 +15,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from align_train.cluster import launcher
 from align_train.cluster.ending import end, has_peers, say
 from align_train.cluster.interruption import catching
+from align_train.config.plain import plain_node
 from align_train.config.schema import conf_dir
 from align_train.errors import Interrupted, UserError, one_line, shown
 
@@ -216,8 +217,8 @@ def _nearest(key: str) -> str:
             node = OmegaConf.load(file)
             names |= set(_names_in(node))
             # One step further in: logger.offline is logger.wandb.offline.
-            plain: Any = OmegaConf.to_container(node)
-            for name, inner in plain.items() if isinstance(plain, dict) else ():
+            plain = plain_node(node)
+            for name, inner in plain.items():
                 if group.name == parent and isinstance(inner, dict) and last in inner:
                     return f", did you mean {parent}.{name}.{last}?"
 
@@ -231,7 +232,7 @@ def _names_in_schemas(parent: str) -> Iterator[str]:
     """The keys under `parent` in the schemas that the command has registered."""
     # The classes and not OmegaConf's nodes: a nested dataclass is missing in those.
     for entry in ConfigStore.instance().repo.values():
-        schema: Any = OmegaConf.get_type(entry.node) if hasattr(entry, "node") else None
+        schema: object = OmegaConf.get_type(entry.node) if hasattr(entry, "node") else None
         for part in filter(None, parent.split(".")):
             hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
             schema = hints.get(part)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from align_train.config.plain import plain_node
 from align_train.errors import UserError
 
 MISSING = "???"  # OmegaConf's mark of a setting that the user must give
@@ -21,7 +21,7 @@ def make_null(config: DictConfig, keys: Sequence[str]) -> None:
     """
     for key in keys:
         parent, _, name = key.rpartition(".")
-        node: Any = OmegaConf.select(config, parent) if parent else config
+        node: object = OmegaConf.select(config, parent) if parent else config
         if isinstance(node, DictConfig) and OmegaConf.is_missing(node, name):
             node[name] = None
 
@@ -36,7 +36,7 @@ def refuse_missing(config: DictConfig) -> None:
     Raises:
         UserError: Names the first setting that is missing or empty.
     """
-    plain: Any = OmegaConf.to_container(config)
+    plain = plain_node(config)
     missing = sorted(_missing(plain))
     if missing:
         raise UserError(f"{missing[0]} is not set; give {missing[0]}=…")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
+from align_train.config.plain import plain_node
 from align_train.config.schema import Node, conf_dir
 from align_train.errors import UserError, shown
 
@@ -28,8 +28,7 @@ def contents(folder: Path) -> list[Node]:
     found = []
     for file in sorted(folder.glob("*.yaml")):
         # PyYAML would read 4e-3 as a text.
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
-        found.append(content)
+        found.append(plain_node(OmegaConf.load(file)))
     return found
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from align_train.errors import printable
 
@@ -39,7 +39,7 @@ def escaping_output() -> None:
 class _Escaping:
     """A stream that escapes characters which act on a terminal."""
 
-    def __init__(self, stream: Any, own: re.Pattern[str]) -> None:
+    def __init__(self, stream: TextIO, own: re.Pattern[str]) -> None:
         """Takes over a stream.
 
         Args:

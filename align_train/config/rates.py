@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from align_train.config.chosen import choice_of, folders_of_groups
+from align_train.config.plain import plain_node
 from align_train.config.schema import TrainSettings, conf_dir
 from align_train.errors import UserError, shown
 
@@ -42,7 +43,7 @@ def refuse_unread_rates(config: DictConfig, words: Sequence[str]) -> None:
     """
     if _GROUP not in config:
         return
-    plain: Any = OmegaConf.to_container(config)
+    plain = plain_node(config)
     del plain[_GROUP]
     read = " ".join(_references(plain))
     for word in words:

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from align_train.config.plain import plain_node
 from align_train.config.plain_yaml import plain_events
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
@@ -88,7 +89,7 @@ def _with_new_keys(plain: Node) -> Node:
     types = get_type_hints(TrainSettings)
     nullable = [name for name, kind in types.items() if kind is Any or NoneType in get_args(kind)]
     # Unresolved: its list of groups refers to the choice of the model.
-    usual: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"))
+    usual = plain_node(OmegaConf.load(conf_dir() / "train.yaml"))
     several = {name: usual[name] for name in _SEVERAL}
     return dict.fromkeys(nullable) | several | plain
 
@@ -116,7 +117,7 @@ def with_values(settings: TrainSettings, values: Mapping[str, object]) -> TrainS
     return _typed(_without_hollow(plain))
 
 
-def _without_hollow(node: Any) -> Any:
+def _without_hollow(node: object) -> Any:
     """Makes null what has an empty `_target_`: a component that did not exist at the time."""
     if not isinstance(node, dict):
         return node

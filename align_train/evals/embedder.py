@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,13 +32,11 @@ from align_train.cluster.collectives import (
 )
 from align_train.errors import Interrupted, UnreadableImage, UserError
 from align_train.stream.batch import normalise
+from align_train.stream.records import Record
 from align_train.stream.sets import ImageSet, OpenSet
 from align_train.stream.workers import Workers
 
 _SHORT = 20  # chunks of texts; below, a progress bar would only flicker
-
-Record = dict[str, Any]
-"""The JSON member of a pair, or the fields that a data set has in its place."""
 
 
 class Towers(Protocol):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align_train.errors import UserError, shown
-from align_train.evals.embedder import Record
 from align_train.stream.classes import ClassNames, read_class_names
+from align_train.stream.records import Record
 
 _IMAGENET = Path(__file__).parent / "imagenet.json"
 

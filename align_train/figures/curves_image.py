@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def draw_curves(rows: Iterable[Mapping[str, str]], path: Path, *, title: str) ->
 
     notes = notes_of(curves)
     if rest := panels[MOST_PANELS:]:
-        names = [curve.name for panel in rest for curve in panel.curves]
+        left_out = chain.from_iterable(panel.curves for panel in rest)
+        names = [curve.name for curve in left_out]
         notes.insert(0, f"not drawn here: {', '.join(names)}")
     _draw(by_group(panels[:MOST_PANELS]), notes, path, title=f"{title}, by optimizer step")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,7 @@ def parts_in_gb(memory: Mapping[str, Mapping[str, int]]) -> dict[str, list[float
     Returns:
         Part -> GB under each strategy. Those of one strategy add up to its bytes.
     """
-    names = list(dict.fromkeys(part for parts in memory.values() for part in parts))
+    names = list(dict.fromkeys(chain.from_iterable(memory.values())))
     most = max((sum(parts.values()) for parts in memory.values()), default=0)
     sizes: dict[str, list[float]] = {}
     rest = [0.0 for _ in memory]

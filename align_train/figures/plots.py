@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,11 +214,11 @@ def draw_similarity(
     save_figure(figure, path, tight=True)
 
 
-def new_figure(width: float, height: float, **options: Any) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure. width, height: in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), **options)
+    return Figure(figsize=(width, height))
 
 
 def _label(text: str) -> str:
@@ -228,7 +228,12 @@ def _label(text: str) -> str:
     return "".join(wrap(plain, width=_LONGEST_CAPTION, lines=1, measure=len))
 
 
-def _style(place: int) -> dict[str, Any]:
+class _Style(TypedDict):
+    color: str
+    linestyle: str | tuple[int, Sequence[float]]
+
+
+def _style(place: int) -> _Style:
     """Colour and dashes of a line, which differ from those of the lines before it."""
     dash = DASHES[place % len(DASHES)]
     # matplotlib: an offset, and lengths; none is a solid line.
@@ -255,7 +260,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 100, tight: bool = Fal
     """
     from matplotlib.text import Text
 
-    texts: list[Any] = figure.findobj(Text)
+    texts: list[Text] = figure.findobj(Text)
     fonts = families(text.get_text() for text in texts)
     for text in texts:
         text.set_text(printable(text.get_text()))

@@ -7,6 +7,7 @@ below the title says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,10 +158,11 @@ def hit_sheet(
     cell = _HIT_SIDE + _GAP
     first_hit = _MARGIN + has_texts * (_QUERY_WIDTH + _GAP) + has_images * (cell + _MARGIN)
     most_hits = max((len(hits) for _, _, hits in rows), default=0)
-    judged = any(hit.right is not None for _, _, hits in rows for hit in hits)
+    every_hit = chain.from_iterable(hits for _, _, hits in rows)
+    judged = any(hit.right is not None for hit in every_hit)
 
     texts = [lines_of(text, width=_QUERY_WIDTH, most=_QUERY_LINES) for text, _, _ in rows]
-    notes = [[_note(hit) for hit in hits] for _, _, hits in rows]
+    notes = [list(map(_note, hits)) for _, _, hits in rows]
     heights = [_height_of(row, _HIT_SIDE) for row in notes]
 
     width = max(first_hit + most_hits * cell - _GAP + _MARGIN, _LEAST_WIDTH)

@@ -28,7 +28,9 @@ from align_train.index.folder import PAIRS_MUST_AGREE, begin_folder, write_file
 from align_train.index.records import read_keys, read_record
 from align_train.index.settings import SETTINGS_NAME, Settings, refuse_absent_collection
 from align_train.shards.manifest import place_in
+from align_train.stream.records import Record
 
+# A block of 640 numbers a row takes 42 MB in float32, whatever the size of the collection.
 _BLOCK = 16_384  # rows compared at a time
 
 _MUST_AGREE = PAIRS_MUST_AGREE | {"precision": "another precision"}
@@ -108,9 +110,7 @@ class Collection:
         """Whether a shard is done. shard: its index."""
         return self._file(shard, "npy").is_file() and self._file(shard, "jsonl").is_file()
 
-    def write(
-        self, shard: int, embeddings: NDArray[np.float32], about: list[dict[str, Any]]
-    ) -> None:
+    def write(self, shard: int, embeddings: NDArray[np.float32], about: list[Record]) -> None:
         """Writes a shard's files.
 
         Args:
@@ -129,7 +129,7 @@ class Collection:
         np.save(rows, embeddings.astype(self.settings.precision))
         write_file(self._file(shard, "npy"), rows.getbuffer())
 
-    def about(self, image: int) -> dict[str, Any]:
+    def about(self, image: int) -> Record:
         """Reads the record of an image.
 
         Args:
@@ -181,6 +181,7 @@ class Collection:
             # `nearest` counts decoded rows of the block only.
             images = (first + rows[nearest_rows[0]]).tolist()
             best += map(Match, images, cosines[0].tolist())
+            # Only k stay of each block, so that memory does not grow with the collection.
             best = sorted(best, key=nearest_first)[:k]
         return best
 

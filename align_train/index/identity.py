@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 # Between two embeddings of the same input, both of length 1. Another device moves them by 0.001
 # (TF32), another number of heads by 0.007 even in a model that has hardly begun to learn.
@@ -59,7 +60,7 @@ class Identity:
 
         texts = (identity.weights, identity.tokenizer or "", *identity.settings.values())
         sides = (identity.image_size, identity.resize_size, identity.max_tokens or 0)
-        numbers = [number for probe in identity.probes for number in probe]
+        numbers = list(chain.from_iterable(identity.probes))
         if (
             not all(isinstance(text, str) for text in texts)
             or not all(isinstance(side, int) for side in sides)
@@ -96,7 +97,6 @@ class Identity:
 
 
 def _are_near(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bool:
-    shapes = [[len(probe) for probe in probes] for probes in (ours, theirs)]
-    if shapes[0] != shapes[1]:
+    if list(map(len, ours)) != list(map(len, theirs)):
         return False
     return all(math.dist(*pair) <= _FURTHEST for pair in zip(ours, theirs, strict=True))

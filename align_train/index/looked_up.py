@@ -21,6 +21,7 @@ def looked_up(keys: Keys, scored: Keys, values: Floats) -> Floats:
     if np.array_equal(keys, scored):
         return values
 
+    # Stable: of equal keys the first one stays first, which is the one that counts.
     order = np.argsort(scored, kind="stable")
     in_order = scored[order]
     at = np.searchsorted(in_order, keys).clip(0, max(0, len(scored) - 1))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from align_train.errors import UserError
+from align_train.stream.records import Record
 
 # How a line begins, if its key needs no escape.
 _PLAIN_KEY = re.compile(r'\{"key": "([^"\\]*)"')
 
 
-def read_record(path: Path, row: int) -> dict[str, Any]:
+def read_record(path: Path, row: int) -> Record:
     """Reads one record, as `Collection.about` returns it.
 
     Args:

@@ -287,6 +287,7 @@ class Scores:
         keys = arrays.pop(_KEY)
 
         shape = (self.header.counts[shard],)
+        # Sets: one type and one shape must hold for all columns.
         types = {array.dtype for array in arrays.values()}
         shapes = {keys.shape, *(array.shape for array in arrays.values())}
         if types != {np.dtype(np.float32)} or keys.dtype.kind != "S" or shapes != {shape}:

@@ -35,6 +35,7 @@ from align_train.stream.pairs import content_id
 
 Halves = NDArray[np.float16]
 
+# A worker has few shards in use at a time; each open one keeps its keys in memory.
 _OPEN_SHARDS = 64
 
 _NAMES = ("images", "texts", "text_ids", "first_texts")
@@ -103,6 +104,7 @@ class ShardEmbeddings:
             self.images.shape == (pairs, dim)
             and self.texts.shape == (texts, dim)
             and self.first_texts.shape == (pairs + 1,)
+            # The last number is the end of the last pair's texts.
             and self.first_texts[-1] == texts
         )
         if not fits or not self.images.dtype == self.texts.dtype == np.float16:
@@ -156,6 +158,7 @@ class StoredInput:
             if at is None:
                 continue
             first, end = embeddings.first_texts[at : at + 2].tolist()
+            # A pair may have several texts, and a run draws one: the hash says which.
             wanted = content_id(caption.encode())
             for text in range(first, end):
                 if embeddings.text_ids[text] == wanted:
@@ -164,7 +167,7 @@ class StoredInput:
                     break
         return rows
 
-    def joined(self, parts: Sequence[NDArray[Any]]) -> Halves:
+    def joined(self, parts: Sequence[NDArray[np.generic]]) -> Halves:
         """See `TeacherInput.joined`."""
         return np.concatenate(list(parts))
 

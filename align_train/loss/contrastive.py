@@ -24,7 +24,7 @@ Price per rank, with device batch n, global batch B, dimension d and W ranks:
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -44,10 +44,22 @@ from align_train.loss.tiles import (
 )
 
 
+class _Context(Protocol):
+    """What forward leaves for backward."""
+
+    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]
+    smoothing: float
+    size: int
+    direct: bool
+    duplicates: Duplicates | None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 class _Contrastive(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         images: Tensor,
         texts: Tensor,
         temperature: Tensor,
@@ -91,7 +103,7 @@ class _Contrastive(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, texts, temperature, gathered, rows, columns, spread = ctx.saved_tensors
         smoothing = ctx.smoothing
 

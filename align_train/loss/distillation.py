@@ -21,7 +21,7 @@ Price per rank, with device batch n, global batch B, dimensions d (student) and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -161,10 +161,20 @@ def _unit(embeddings: Tensor, dtype: torch.dtype) -> Tensor:
     return unit
 
 
+class _Context(Protocol):
+    """What forward leaves for backward."""
+
+    saved_tensors: tuple[Tensor, ...]
+    teacher_temperature: float
+    size: int
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 class _Distillation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         images: Tensor,
         texts: Tensor,
         temperature: Tensor,
@@ -212,7 +222,7 @@ class _Distillation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, texts, temperature, gathered, *others = ctx.saved_tensors
         teacher_images, teacher_texts, known, rows, columns, count = others
 

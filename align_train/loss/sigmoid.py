@@ -5,7 +5,7 @@ How and at what price: as `contrastive.py`, tile by tile, but columns need no su
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,10 +24,20 @@ from align_train.loss.tiles import (
 )
 
 
+class _Context(Protocol):
+    """What forward leaves for backward."""
+
+    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    size: int
+    duplicates: Duplicates | None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         images: Tensor,
         texts: Tensor,
         temperature: Tensor,
@@ -59,7 +69,7 @@ class _Sigmoid(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, texts, temperature, bias, gathered = ctx.saved_tensors
 
         with torch.autocast(images.device.type, enabled=False):

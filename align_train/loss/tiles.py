@@ -178,6 +178,7 @@ def accumulate(
         images_out: `[n, d]`, added to.
         texts_out: `[B, d]`, added to.
     """
+    # In place: the sums are all that a tile leaves.
     images_out[tile.rows].addmm_(weights, tiles.texts[tile.columns])
     texts_out[tile.columns].addmm_(weights.T, tiles.images[tile.rows])
 

@@ -10,7 +10,7 @@ Hugging Face's own code. A fused kernel would keep none, but draws its numbers f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def attend(
     return (dropped @ repeat_kv(value, repeats)).transpose(1, 2).contiguous(), None
 
 
-def _bias(mask: Tensor | None, scores: Tensor, options: dict[str, Any]) -> Tensor | None:
+def _bias(mask: Tensor | None, scores: Tensor, options: Mapping[str, Any]) -> Tensor | None:
     """What is added to scores: the mask and, of networks that have one, a bias of positions."""
     for name in _UNKNOWN:
         if options.get(name) is not None:

@@ -6,13 +6,11 @@ from the classes here states that for the type checker; any module that has both
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from align_train.model.expected_images import ExpectedImages
+from align_train.model.settings import Settings
 
 
 class _Tower(nn.Module):
@@ -33,7 +31,7 @@ class ImageTower(_Tower):
     """Images -> features."""
 
     @classmethod
-    def expected_images(cls, settings: Mapping[str, Any]) -> ExpectedImages | None:
+    def expected_images(cls, settings: Settings) -> ExpectedImages | None:
         """Says how images must be prepared for the weights that a tower begins with.
 
         It is asked before anything is built, and loads no weights.

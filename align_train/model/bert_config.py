@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from align_train.errors import UserError, one_line, shown
+from align_train.model.settings import Settings
 
 # Settings of `BertTower` -> theirs.
 BERT_SIZES = {
@@ -21,7 +21,7 @@ BERT_SIZES = {
 _FIXED = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12}
 
 
-def read_bert_config(folder: Path, name: str) -> dict[str, Any]:
+def read_bert_config(folder: Path, name: str) -> Settings:
     """Reads the configuration of a BERT checkpoint.
 
     Args:
@@ -60,6 +60,6 @@ def read_bert_config(folder: Path, name: str) -> dict[str, Any]:
     return config
 
 
-def bert_sizes(config: dict[str, Any]) -> dict[str, int]:
+def bert_sizes(config: Settings) -> dict[str, int]:
     """Returns the sizes of a checkpoint as settings of `BertTower`."""
     return {ours: config[theirs] for ours, theirs in BERT_SIZES.items()}

@@ -7,7 +7,7 @@ and nothing is approximated. Their attention is ours (`attention.py`). SigLIP's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,12 +17,14 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    PreTrainedConfig,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from align_train.model.attention import ATTENTION, add_dropout_layers
 from align_train.model.base import ImageTower, TextTower, masked
+from align_train.model.settings import Settings
 
 
 class _VisionTransformer(ImageTower):
@@ -34,7 +36,7 @@ class _VisionTransformer(ImageTower):
     network: Any
     projection: nn.Module
 
-    def _build(self, kind: Any, config: Any) -> None:
+    def _build(self, kind: Callable[..., nn.Module], config: PreTrainedConfig) -> None:
         self.network = kind(config)
         self.image_size = config.image_size
         side = config.image_size
@@ -62,9 +64,9 @@ class ClipImageTower(_VisionTransformer):
         config: As `CLIPVisionConfig` takes it.
     """
 
-    def __init__(self, *, dim: int, config: Mapping[str, Any]) -> None:
+    def __init__(self, *, dim: int, config: Settings) -> None:
         super().__init__()
-        made: Any = CLIPVisionConfig
+        made: Callable[..., CLIPVisionConfig] = CLIPVisionConfig
         self._build(CLIPVisionModel, made(**config, attn_implementation=ATTENTION))
         self.dim = dim
         self.projection = nn.Linear(self.network.config.hidden_size, dim, bias=False)
@@ -77,9 +79,9 @@ class SiglipImageTower(_VisionTransformer):
         config: As `SiglipVisionConfig` takes it.
     """
 
-    def __init__(self, *, config: Mapping[str, Any]) -> None:
+    def __init__(self, *, config: Settings) -> None:
         super().__init__()
-        made: Any = SiglipVisionConfig
+        made: Callable[..., SiglipVisionConfig] = SiglipVisionConfig
         self._build(SiglipVisionModel, made(**config, attn_implementation=ATTENTION))
         self.dim = int(self.network.config.hidden_size)
         self.projection = nn.Identity()
@@ -94,11 +96,11 @@ class ClipTextTower(TextTower):
         config: As `CLIPTextConfig` takes it.
     """
 
-    def __init__(self, *, dim: int, vocabulary_size: int, config: Mapping[str, Any]) -> None:
+    def __init__(self, *, dim: int, vocabulary_size: int, config: Settings) -> None:
         super().__init__()
-        made: Any = CLIPTextConfig
+        made: Callable[..., CLIPTextConfig] = CLIPTextConfig
         given = {**config, "vocab_size": vocabulary_size, "attn_implementation": ATTENTION}
-        make: Any = CLIPTextModel
+        make: Callable[..., CLIPTextModel] = CLIPTextModel
         self.dim = dim
         self.end_id = config["eos_token_id"]
         self.network = make(made(**given))

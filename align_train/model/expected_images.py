@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from align_train.errors import UserError, shown
+from align_train.model.settings import Settings
 
 # What a model's settings and its images have in common, beside both sizes.
 PREPARATION = ("resize", "interpolation", "image_mean", "image_std")
@@ -50,7 +50,7 @@ class ExpectedImages:
         return max(image_size, image_size * self.resize_size // self.image_size)
 
 
-def spell_images(node: Mapping[str, Any]) -> str:
+def spell_images(node: Settings) -> str:
     """Says in words how a model's images are prepared.
 
     Args:
@@ -72,7 +72,7 @@ def _spelled(values: Sequence[float] | None) -> str:
     return "0.5" if values is None else " ".join(f"{value:g}" for value in values)
 
 
-def of_timm(config: Mapping[str, Any], source: str) -> ExpectedImages:
+def of_timm(config: Settings, source: str) -> ExpectedImages:
     """Reads a configuration of timm's.
 
     Args:
@@ -101,7 +101,7 @@ def of_timm(config: Mapping[str, Any], source: str) -> ExpectedImages:
     )
 
 
-def of_processor(settings: Mapping[str, Any], source: str) -> ExpectedImages:
+def of_processor(settings: Settings, source: str) -> ExpectedImages:
     """Reads the settings of an image processor of Hugging Face's.
 
     Args:
@@ -143,7 +143,7 @@ def of_processor(settings: Mapping[str, Any], source: str) -> ExpectedImages:
     )
 
 
-def _resized(settings: Mapping[str, Any]) -> tuple[str, int]:
+def _resized(settings: Settings) -> tuple[str, int]:
     """How images are resized, and to which size."""
     size = settings["size"]
     kinds = ("image_processor_type", "feature_extractor_type")
@@ -164,9 +164,7 @@ def _side(size: Mapping[str, int] | int) -> int:
     return int(size["height"])
 
 
-def _normalisation(
-    settings: Mapping[str, Any], source: str
-) -> tuple[Sequence[float], Sequence[float]]:
+def _normalisation(settings: Settings, source: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of their two steps in one: x * factor - offset, then (x - mean) / std."""
     try:
         whole = 255 * float(settings.get("rescale_factor", 1 / 255))

@@ -10,8 +10,8 @@ Price of building one: three passes of short texts, which find out what the netw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from align_train.errors import UserError, one_line
 from align_train.model.attention import ATTENTION, add_dropout_layers
 from align_train.model.base import TextTower, masked
+from align_train.model.settings import Settings
 from align_train.model.text_config import (
     CLIP,
     attended_length,
@@ -32,6 +33,9 @@ from align_train.model.text_config import (
     with_changes,
 )
 from align_train.model.weights import find
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Pooling = Literal["first", "mean", "last", "pooler"]
 
@@ -70,7 +74,7 @@ class HuggingFaceTextTower(TextTower):
         vocabulary_size: int,
         name: str | None = None,
         pretrained: bool = False,
-        config: Mapping[str, Any] | None = None,
+        config: Settings | None = None,
         pooling: Pooling | None = None,
         pad_id: int | None = None,
         pad_to: int | None = None,
@@ -136,7 +140,7 @@ class HuggingFaceTextTower(TextTower):
             return pooled
         return _pooled(result.last_hidden_state, mask, self.pooling)
 
-    def _complete(self, name: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _complete(self, name: str | None, config: Settings | None) -> Settings:
         given = dict(config or {})
         if "model_type" in given:
             return given
@@ -152,7 +156,7 @@ class HuggingFaceTextTower(TextTower):
         """The network with fresh weights, without a pooler that nobody reads."""
         kind = network_class(self.config, self._name)
         with quiet():
-            network = kind(self.config)
+            network: Any = kind(self.config)
         if self.pooling != "pooler" and "pooler" in dict(network.named_children()):
             network.pooler = None
         return network
@@ -270,7 +274,7 @@ def _size(parts: list[nn.Module]) -> int:
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
-def _longest(network: nn.Module, config: Any) -> int | None:
+def _longest(network: nn.Module, config: PreTrainedConfig) -> int | None:
     """The longest text, in tokens; None: the network says no limit."""
     for name, part in network.named_modules():
         last = name.rpartition(".")[2]

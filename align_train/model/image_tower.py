@@ -9,7 +9,7 @@ wrongly. Shapes and padding follow Hugging Face, so weights go across one to one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from align_train.errors import UserError, one_line
 from align_train.model.base import ImageTower
 from align_train.model.expected_images import ExpectedImages
+from align_train.model.settings import Settings
 from align_train.model.timm_images import images_of_timm
 from align_train.model.weights import fill, read
 
@@ -61,7 +62,7 @@ class EfficientNetTower(ImageTower):
     """
 
     @classmethod
-    def expected_images(cls, settings: Mapping[str, Any]) -> ExpectedImages | None:
+    def expected_images(cls, settings: Settings) -> ExpectedImages | None:
         """See `ImageTower.expected_images`. A file has no name of timm's: only its folder says."""
         pretrained = settings.get("pretrained")
         return images_of_timm(str(pretrained)) if pretrained else None
@@ -139,7 +140,7 @@ class TimmTower(ImageTower):
     """Any timm model by name, pooled as that model does it."""
 
     @classmethod
-    def expected_images(cls, settings: Mapping[str, Any]) -> ExpectedImages | None:
+    def expected_images(cls, settings: Settings) -> ExpectedImages | None:
         """See `ImageTower.expected_images`. With random weights only the size means something."""
         pretrained = settings.get("pretrained")
         images = images_of_timm(pretrained) if isinstance(pretrained, str) else None
@@ -151,7 +152,7 @@ class TimmTower(ImageTower):
         name: str,
         projection: int | None = None,
         pretrained: bool | str = False,
-        options: dict[str, Any] | None = None,
+        options: Settings | None = None,
     ) -> None:
         """Builds the tower.
 
@@ -186,7 +187,7 @@ class TimmTower(ImageTower):
     @property
     def blocks(self) -> list[nn.Module]:
         """Timm's `blocks` or `stages`, a list of blocks or of stages; empty if it has neither."""
-        parts: Any = getattr(self.network, "blocks", None) or getattr(self.network, "stages", None)
+        parts = getattr(self.network, "blocks", None) or getattr(self.network, "stages", None)
         blocks: list[nn.Module] = []
         for part in parts or []:
             if isinstance(part, nn.Sequential):

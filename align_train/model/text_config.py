@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import difflib
 import logging as levels
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
 from align_train.errors import UserError, one_line, shown
+from align_train.model.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Settings of libraries and heads, which build no part of an encoder.
 _LEFT_OUT = (
@@ -49,7 +53,7 @@ _POOLINGS = {
 }
 
 
-def read_text_config(folder: Path, name: str) -> dict[str, Any]:
+def read_text_config(folder: Path, name: str) -> Settings:
     """Reads the configuration of a text encoder.
 
     Args:
@@ -71,14 +75,12 @@ def read_text_config(folder: Path, name: str) -> dict[str, Any]:
         reason = one_line(error, 160)
         raise UserError(f"{source(name)}: no configuration that can be read ({reason})") from None
 
-    spelled: dict[str, Any] = getattr(config, "text_config", config).to_diff_dict()
+    spelled: Settings = getattr(config, "text_config", config).to_diff_dict()
     config_of(spelled, name)
     return {key: value for key, value in spelled.items() if key not in _LEFT_OUT}
 
 
-def with_changes(
-    settings: Mapping[str, Any], changes: Mapping[str, Any], name: str
-) -> dict[str, Any]:
+def with_changes(settings: Settings, changes: Settings, name: str) -> Settings:
     """Changes a configuration; refuses settings that nobody would read.
 
     Args:
@@ -103,7 +105,7 @@ def with_changes(
     return {**settings, **changes}
 
 
-def config_of(settings: Mapping[str, Any], name: str) -> Any:
+def config_of(settings: Settings, name: str) -> PreTrainedConfig:
     """Makes Hugging Face's object of a configuration.
 
     Args:
@@ -129,7 +131,7 @@ def config_of(settings: Mapping[str, Any], name: str) -> Any:
     return config
 
 
-def network_class(config: Any, name: str) -> Any:
+def network_class(config: PreTrainedConfig, name: str) -> type[PreTrainedModel]:
     """Finds the class of a text encoder.
 
     Args:
@@ -146,17 +148,16 @@ def network_class(config: Any, name: str) -> Any:
     # The first has the encoders of networks that also decode (T5).
     for mapping in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
+            found: Any = mapping[type(config)]
+            kind: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+            return kind
     raise UserError(
         f"{source(name)}: model_type is {shown(config.model_type)}; expected a text encoder that "
         f"transformers has, e.g. bert, xlm-roberta or modernbert"
     )
 
 
-def for_vocabulary(
-    settings: Mapping[str, Any], vocabulary_size: int, pad_id: int | None
-) -> dict[str, Any]:
+def for_vocabulary(settings: Settings, vocabulary_size: int, pad_id: int | None) -> Settings:
     """Gives a configuration another number of tokens, and a padding token among them.
 
     Args:
@@ -189,12 +190,12 @@ def _is_token(token: object, vocabulary_size: int) -> bool:
     return isinstance(token, int) and 0 <= token < vocabulary_size
 
 
-def usual_pooling(settings: Mapping[str, Any]) -> str:
+def usual_pooling(settings: Settings) -> str:
     """Says which part of its result a kind of network was made for."""
     return _POOLINGS.get(str(settings.get(_KIND)), "first")
 
 
-def attended_length(settings: Mapping[str, Any]) -> int | None:
+def attended_length(settings: Settings) -> int | None:
     """Says to how many tokens rows must be padded for a network that sees padding; None: none.
 
     SigLIP was trained with rows of one length and no mask.

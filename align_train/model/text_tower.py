@@ -150,7 +150,10 @@ def _bert_weights(path: str, config: BertConfig) -> dict[str, Tensor]:
 
 
 def _other_shapes(
-    path: str, folder: Path, tensors: Iterable[tuple[str, Any, Any]], config: BertConfig
+    path: str,
+    folder: Path,
+    tensors: Iterable[tuple[str, torch.Size, torch.Size]],
+    config: BertConfig,
 ) -> str:
     """The error for a checkpoint of another shape.
 

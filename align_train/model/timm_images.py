@@ -11,6 +11,7 @@ import timm.data
 
 from align_train.errors import UserError, one_line, shown
 from align_train.model.expected_images import ExpectedImages, of_processor, of_timm
+from align_train.model.settings import Settings
 
 _ON_HUB = ("hf-hub:", "hf_hub:")
 _LIKE = 3  # names that an error suggests
@@ -52,10 +53,10 @@ def images_of_timm(name: str) -> ExpectedImages | None:
     return of_timm(_resolved(vars(config)), name)
 
 
-def _resolved(config: dict[str, Any]) -> dict[str, Any]:
+def _resolved(config: Settings) -> Settings:
     # Untyped in timm: nothing of it would check.
     library: Any = timm.data
-    resolved: dict[str, Any] = library.resolve_data_config(pretrained_cfg=config)
+    resolved: Settings = library.resolve_data_config(pretrained_cfg=config)
     return resolved
 
 
@@ -71,7 +72,7 @@ def _beside(folder: Path) -> ExpectedImages | None:
     return None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> Settings:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -79,7 +80,7 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _on_hub(name: str) -> dict[str, Any]:
+def _on_hub(name: str) -> Settings:
     from timm.models import load_model_config_from_hf  # only if the hub is asked
 
     try:

@@ -54,25 +54,29 @@ class AdEMAMixOptimizer(GroupOptimizer):
         gradients = [
             _local(parameter.grad) for parameter in parameters if parameter.grad is not None
         ]
-        fast, slow, squares = (
-            [_local(self.state[parameter][name]) for parameter in parameters]
-            for name in self.moments
-        )
+        fast, slow, squares = (self._moments(parameters, name) for name in self.moments)
 
         beta1, beta2, _ = self.betas
+        # `_foreach` functions run one kernel for all parameters of the list, not one for each.
         torch._foreach_lerp_(fast, gradients, 1 - beta1)
         torch._foreach_lerp_(slow, gradients, 1 - self.slow_beta(step))
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
 
+        # The fast average and the squares are corrected for their beginning at zero, and the slow
+        # average is not (algorithm 1).
         spread = torch._foreach_sqrt(squares)
         torch._foreach_div_(spread, math.sqrt(1 - beta2**step))
         torch._foreach_add_(spread, self.eps)
         updates = torch._foreach_div(fast, 1 - beta1**step)
         torch._foreach_add_(updates, slow, alpha=self.alpha * self._risen(step))
         torch._foreach_div_(updates, spread)
+        # Decoupled, as in AdamW: the decay is not divided by the spread.
         torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _moments(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        return [_local(self.state[parameter][name]) for parameter in parameters]
 
     def slow_beta(self, step: int) -> float:
         """The decay of the slow average: its half-life rises linearly (paper, appendix A.1).
@@ -82,6 +86,7 @@ class AdEMAMixOptimizer(GroupOptimizer):
         """
         beta1, _, beta3 = self.betas
         risen = self._risen(step)
+        # The logarithm of 0 does not exist.
         if risen == 1 or beta1 == 0:
             return beta3
         of_fast, of_slow = math.log(beta1), math.log(beta3)
@@ -92,4 +97,5 @@ class AdEMAMixOptimizer(GroupOptimizer):
 
 
 def _local(value: Tensor) -> Tensor:
+    # Under FSDP2 a parameter and its state are DTensors; the step works on this rank's shard.
     return value.to_local() if isinstance(value, DTensor) else value

@@ -114,6 +114,7 @@ class Recipe:
                     f"optimizer.{name}={rate}: this model has no trained parameters of the kind "
                     f"({part}); set it{source} to null"
                 )
+        # A factor of 1 is as good as null, and needs no blocks.
         if self.layer_decay not in (None, 1) and not has_depth(model):
             raise UserError(
                 f"optimizer.layer_decay={self.layer_decay}: no trained tower has blocks; set it "
@@ -130,6 +131,7 @@ class Recipe:
             "projections": self.projection_lr,
         }
         own = rates.get(found.part)
+        # A projection without a rate of its own learns as fast as its tower.
         if own is None and found.part == "projections":
             own = rates[found.tower]
         rate = self.lr if own is None else own
@@ -146,6 +148,7 @@ class Recipe:
         """`groups` for optimizers that know no trust ratio."""
         groups = self.groups(model)
         for group in groups:
+            # torch's optimizers keep keys that they do not know, and would save them.
             del group["always_adapt"]
         return groups
 

@@ -114,6 +114,7 @@ class Schedule(ABC):
         if given < least:
             key = of_steps if steps is not None else of_pairs
             raise ValueError(f"scheduler.{key}={given}: expected at least {least}")
+        # Rounded up: a warm-up of fewer pairs than a batch is one step, and not none.
         return given if steps is not None else -(-given // self.batch_size)
 
     def _left(self, step: int, steps: int) -> float:
@@ -205,6 +206,7 @@ class Cosine(_Decaying):
 
     def shape(self, step: int, steps: int) -> float:
         """See `Schedule.shape`."""
+        # `_left` falls from 1 to 0, so half a cosine is traversed backwards.
         left = 0.5 * (1 - math.cos(math.pi * self._left(step, steps)))
         return self.final + (1 - self.final) * left
 
@@ -255,6 +257,7 @@ class WarmupStableDecay(_Decaying):
         """See `Schedule.shape`."""
         # A run that is too short for both begins its decay at the end of its warm-up.
         begins = max(steps - self.decay_steps, self.warmup)
+        # Clamped: it is asked for before the decay begins, too.
         over = min(1.0, max(0.0, (step - begins) / max(1, steps - begins)))
         left = {
             "linear": 1 - over,

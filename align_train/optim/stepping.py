@@ -20,7 +20,7 @@ class GroupOptimizer(Optimizer):
     """The names of the moments, each shaped like its parameter and zero at first."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], object] | None = None) -> Any:
         """Updates all parameters that have a gradient. LAMB's is collective if any are in parts.
 
         Args:
@@ -35,6 +35,7 @@ class GroupOptimizer(Optimizer):
                 result = closure()
 
         for group in self.param_groups:
+            # A locked parameter, or one that the loss does not reach, has no gradient.
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
                 self._step_group(group, parameters)

@@ -43,7 +43,7 @@ class Timm(Recipe):
     """
 
     name: str
-    options: dict[str, Any] | None
+    options: dict[str, object] | None
 
     def __post_init__(self) -> None:
         """Refuses names and options that there are not.

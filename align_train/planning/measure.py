@@ -9,15 +9,15 @@ Price: a minute on two cores.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import median
-from typing import Any
 
 import torch
 
 from align_train.training.operators import (
     COMPUTING,
     MOVING,
+    Call,
     Operator,
     OperatorCounter,
 )
@@ -46,10 +46,10 @@ class TimedOperators(OperatorCounter):  # type: ignore[no-untyped-call]
         self._device = device
         self._seconds = 0.0
 
-    def _run(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _run(self, call: Call) -> object:
         _wait(self._device)
         began = time.perf_counter()
-        result = func(*args, **kwargs)
+        result = call.run()
         _wait(self._device)
         self._seconds = time.perf_counter() - began
         return result

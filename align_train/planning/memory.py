@@ -95,6 +95,7 @@ def plan_memory(
         STATISTICS: statistics,
         LIBRARIES: libraries,
     }
+    # All chunks but the one that is computed.
     kept = chunk.kept * (chunks - 1)
     before = needs.gradients if needs.keeps_gradients != "step" else 0
     passing = always | {WHOLE: needs.whole, GRADIENTS: before}
@@ -137,6 +138,7 @@ def _backward(
     With several chunks, autograd adds up all gradients of a rank before the first is complete.
     """
     passing = always | {WHOLE: needs.whole, BUFFERS: needs.kept_buffers + needs.buffers}
+    # Gradients in buckets have their memory before the first of them is complete.
     stays = needs.gradients if needs.keeps_gradients == "always" else 0
     kept = chunk.shared + chunk.kept * (chunks - 1)
 

@@ -8,7 +8,6 @@ cannot express with a `UserError` that names the setting.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from timm.models._efficientnet_builder import round_channels
@@ -16,6 +15,7 @@ from timm.models._efficientnet_builder import round_channels
 from align_train.errors import UserError
 from align_train.model.dual_encoder import DualEncoder, Temperature
 from align_train.model.image_tower import EfficientNetTower
+from align_train.model.settings import Settings
 from align_train.model.text_tower import BertTower
 
 _ACTIVATIONS = {"silu": "swish", "relu": "relu"}  # ours -> theirs
@@ -71,7 +71,7 @@ class Inexpressible(UserError):
     """A model that Hugging Face's ALIGN cannot express."""
 
 
-def to_config(node: Mapping[str, Any]) -> dict[str, Any]:
+def to_config(node: Settings) -> dict[str, Any]:
     """The arguments of `AlignConfig` for a model.
 
     Args:
@@ -82,7 +82,7 @@ def to_config(node: Mapping[str, Any]) -> dict[str, Any]:
     """
     image, text = _towers(node)
 
-    vision: dict[str, Any] = dict(_FIXED["vision_config"])
+    vision: dict[str, object] = dict(_FIXED["vision_config"])
     vision |= {theirs: image[ours] for ours, theirs in _VISION.items()}
     vision |= {
         "in_channels": [_STEM, *image["channels"][:-1]],
@@ -96,7 +96,7 @@ def to_config(node: Mapping[str, Any]) -> dict[str, Any]:
     attention_dropout = text["attention_dropout"]
     if attention_dropout is None:
         attention_dropout = text["dropout"]
-    words: dict[str, Any] = dict(_FIXED["text_config"])
+    words: dict[str, object] = dict(_FIXED["text_config"])
     words |= {theirs: text[ours] for ours, theirs in _TEXT.items()}
     words |= {
         "attention_probs_dropout_prob": attention_dropout,
@@ -112,7 +112,7 @@ def to_config(node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _towers(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _towers(node: Settings) -> tuple[Settings, Settings]:
     """The image tower's and the text tower's settings, complete; `Inexpressible` if they differ."""
     theirs = "Hugging Face's ALIGN"
     if "text_tower" not in node:
@@ -142,7 +142,7 @@ def _towers(node: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return image, text
 
 
-def from_config(config: Mapping[str, Any], *, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_config(config: Settings, *, sizes: Settings) -> dict[str, object]:
     """The node of a model that `AlignConfig` describes.
 
     Args:
@@ -186,7 +186,7 @@ def from_config(config: Mapping[str, Any], *, sizes: Mapping[str, Any]) -> dict[
     }
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
+def _check_config(config: Settings) -> None:
     if config.get("model_type") != "align":
         raise UserError(
             f"model_type is {config.get('model_type')!r}; expected Hugging Face's ALIGN, 'align'"
@@ -217,7 +217,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
         )
 
 
-def _activation(vision: Mapping[str, Any]) -> str:
+def _activation(vision: Settings) -> str:
     """Our name of the activation. Hugging Face takes `silu` and `swish` for the same."""
     theirs = str(vision["hidden_act"])
     ours = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
@@ -229,7 +229,7 @@ def _channels(channels: int, width: float) -> int:
     return int(round_channels(channels, multiplier=width))  # type: ignore[no-untyped-call]
 
 
-def _class(node: Mapping[str, Any]) -> str:
+def _class(node: Settings) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
 
@@ -237,7 +237,7 @@ def _path(kind: type) -> str:
     return f"align_train.model.{kind.__name__}"
 
 
-def _with_defaults(node: Mapping[str, Any], kind: type) -> dict[str, Any]:
+def _with_defaults(node: Settings, kind: type) -> Settings:
     """The node with the defaults of its constructor filled in."""
     parameters = inspect.signature(kind).parameters.values()
     defaults = {parameter.name: parameter.default for parameter in parameters}

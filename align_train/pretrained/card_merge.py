@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
@@ -99,7 +98,7 @@ def _merged_head(ours: str, theirs: str, written: Mapping[str, str]) -> str:
     return "".join(blocks) + (head_of(added) if added else "")
 
 
-def _values(head: str) -> dict[str, Any]:
+def _values(head: str) -> dict[str, object]:
     try:
         content = yaml.safe_load(head)
     except yaml.YAMLError:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import Tensor
 
 from align_train.errors import UserError, shown
+from align_train.model.settings import Settings
 
 # Tensors beyond those of a model of ours: rows of integers that older versions saved.
 LEFT_OVER = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
@@ -47,7 +47,7 @@ _NAMES = (
 )
 
 
-def clip_node(config: Mapping[str, Any], *, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def clip_node(config: Settings, *, sizes: Settings) -> dict[str, object]:
     """The node of a model that `CLIPConfig` describes.
 
     Args:

@@ -7,14 +7,16 @@ cannot honour is an error; nothing is approximated.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from transformers import AlignConfig, CLIPConfig, SiglipConfig
+from transformers import AlignConfig, CLIPConfig, PreTrainedConfig, SiglipConfig
 
 from align_train.errors import UserError, one_line, shown
 from align_train.model.expected_images import of_processor
+from align_train.model.settings import Settings
 from align_train.pretrained.align_config import from_config
 from align_train.pretrained.clip import clip_node
 from align_train.pretrained.padding import padding_of
@@ -25,7 +27,11 @@ from align_train.pretrained.siglip import siglip_node
 _LONGEST_TEXT = 64
 _NO_LIMIT = 512
 
-_CONFIGS: dict[str, Any] = {"align": AlignConfig, "clip": CLIPConfig, "siglip": SiglipConfig}
+_CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
+    "align": AlignConfig,
+    "clip": CLIPConfig,
+    "siglip": SiglipConfig,
+}
 
 
 def open_hugging_face(folder: Path) -> Pretrained:
@@ -57,12 +63,12 @@ def open_hugging_face(folder: Path) -> Pretrained:
 
 def _node(
     kind: str,
-    config: dict[str, Any],
+    config: Settings,
     folder: Path,
-    images: dict[str, Any],
+    images: dict[str, object],
     *,
     has_tokenizer: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     if kind == "align":
         return from_config(config, sizes={**images, "max_tokens": _max_tokens(folder)})
 
@@ -74,7 +80,7 @@ def _node(
     return siglip_node(config, sizes=sizes, pad_id=pad_id)
 
 
-def _config(file: Path) -> tuple[str, dict[str, Any]]:
+def _config(file: Path) -> tuple[str, Settings]:
     """The type of a model, and its configuration with all defaults."""
     content = _json(file)
     kind = str(content.get("model_type"))
@@ -85,7 +91,7 @@ def _config(file: Path) -> tuple[str, dict[str, Any]]:
         )
 
     try:
-        config: dict[str, Any] = _CONFIGS[kind](**content).to_dict()
+        config: Settings = _CONFIGS[kind](**content).to_dict()
     # huggingface_hub's strict dataclasses raise errors of their own, and odd values lead to others.
     except Exception as error:
         reason = one_line(error, 160)
@@ -95,7 +101,7 @@ def _config(file: Path) -> tuple[str, dict[str, Any]]:
     return kind, config
 
 
-def _images(folder: Path) -> dict[str, Any]:
+def _images(folder: Path) -> dict[str, object]:
     """The settings of a model that say how its images are prepared.
 
     Raises:
@@ -114,7 +120,7 @@ def _images(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _image_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
+def _image_processor(folder: Path) -> tuple[Path, Settings]:
     """The file that says how images are prepared, and what it says."""
     nested = folder / "processor_config.json"
     if nested.is_file():
@@ -143,7 +149,7 @@ def _max_tokens(folder: Path, longest: int = _LONGEST_TEXT) -> int:
     return longest
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> Settings:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

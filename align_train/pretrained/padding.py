@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from align_train.errors import UserError, one_line
 
@@ -21,7 +20,7 @@ def padding_of(folder: Path) -> int:
     """
     from transformers import AutoTokenizer
 
-    kind: Any = AutoTokenizer
+    kind = AutoTokenizer
     try:
         pad_id = kind.from_pretrained(folder, local_files_only=True).pad_token_id
     except Exception as error:  # many kinds, of several libraries

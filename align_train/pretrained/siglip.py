@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from align_train.errors import UserError
+from align_train.model.settings import Settings
 from align_train.model.text_config import attended_length
 from align_train.pretrained.clip import TOWER_SETTINGS
 
@@ -19,9 +17,7 @@ _TEXT_SETTINGS = (
 )
 
 
-def siglip_node(
-    config: Mapping[str, Any], *, sizes: Mapping[str, Any], pad_id: int | None
-) -> dict[str, Any]:
+def siglip_node(config: Settings, *, sizes: Settings, pad_id: int | None) -> dict[str, object]:
     """The node of a model that `SiglipConfig` describes.
 
     Args:

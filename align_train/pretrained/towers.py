@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 from align_train.config.components import find_target
 from align_train.config.schema import Node
@@ -116,7 +115,7 @@ def _of_bert(pretrained: str, model: Node, data: Node) -> Node:
     except UserError:
         # A new run says so when it builds the tower; one that goes on has no use for the weights.
         return {}
-    config: dict[str, Any] = read_bert_config(folder, pretrained)
+    config = read_bert_config(folder, pretrained)
     settings: Node = {}
     for key, value in bert_sizes(config).items():
         settings[f"model.text_tower.{key}"] = value

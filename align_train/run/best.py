@@ -72,6 +72,7 @@ class Evaluated:
             step: From 1 on.
             value: The metric's.
         """
+        # The older value wins: a resumed run may evaluate its last step once more.
         values = {step: value} | dict(self.values)
         return Evaluated(self.metric, self.higher, dict(sorted(values.items())))
 
@@ -111,6 +112,7 @@ class Evaluated:
                 step: value if math.isfinite(value) else None for step, value in self.values.items()
             },
         }
+        # The file first: a link that is out of date is set right at the next start.
         write_whole(folder.best, json.dumps(content, indent=2) + "\n")
         if best is not None:
             self.link(folder)
@@ -161,6 +163,7 @@ def read_evaluated(folder: RunFolder, metric: str, *, higher: bool) -> Evaluated
         return nothing
     try:
         content = json.loads(folder.best.read_text(encoding="utf-8"))
+        # Values of another metric, or in the other direction, compare with none.
         if (content["metric"], content["better"] == "higher") != (metric, higher):
             return nothing
         values = {

@@ -12,6 +12,7 @@ from typing import Any
 from align_train.errors import UserError
 from align_train.run.lineage import Lineage
 
+# Not every .ckpt: what a user copies into the folder is none of the run's.
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -140,6 +141,7 @@ class RunFolder:
         if not link.is_symlink() and not link.exists():
             return checkpoints[-1] if checkpoints else None
 
+        # A user may copy a folder without links: then `last` is a file, and none of the run's.
         target = link.resolve()
         if target in [path.resolve() for path in checkpoints]:
             return target
@@ -210,6 +212,7 @@ def checkpoint_at(path: Path) -> Path | None:
     Returns:
         `step-….ckpt` in the run's own folder of checkpoints; None: it is no checkpoint of a run.
     """
+    # `last` and `best` are links, and a folder may itself be linked.
     file = path.resolve()
     if not file.is_file() or not _CHECKPOINT.fullmatch(file.name):
         return None

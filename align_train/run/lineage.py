@@ -69,6 +69,7 @@ class Lineage:
         Raises:
             UserError: The lineage does not reach back to that step.
         """
+        # Lines of changed settings and schedules are no stretches: they name no manifest.
         stretches = [line for line in self.read() if line["step"] <= step and "manifest" in line]
         if not stretches:
             raise UserError(
@@ -90,6 +91,8 @@ class Lineage:
         """
         if not finished_steps:
             return {}
+        # Of the last finished step: a line that begins at the checkpoint may be of a start that did
+        # no step.
         revisions: dict[str, str] = self.stretch_at(finished_steps - 1).get("revisions", {})
         return revisions
 
@@ -121,6 +124,7 @@ class Lineage:
         )
 
         if not lines:
+            # The run's identity, by which loggers know it: its name may come again.
             lines.append({"step": step, "run": secrets.token_hex(4), **recipe})
         elif is_new:
             lines.append({"step": step, **recipe})

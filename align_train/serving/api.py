@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio.to_thread
+import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -34,7 +34,7 @@ from align_train.serving.service import Service
 _MOST_DIGITS = 18  # of an index; Python converts no more than some thousand
 _SPARE_THREADS = 16  # beside those that answer questions: images of hits, the page
 
-_STATUSES: dict[int | str, dict[str, Any]] = {
+_STATUSES: dict[int | str, dict[str, object]] = {
     code: {"model": q.Problem} for code in (400, 401, 404, 408, 413, 415, 422, 429, 503)
 }
 
@@ -210,7 +210,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type=TYPE)
 
 
-def _about(service: Service, served: Served) -> dict[str, Any]:
+def _about(service: Service, served: Served) -> dict[str, object]:
     searched = service.searched
     node = served.model.node
     return {
@@ -233,7 +233,7 @@ def _dim(served: Served) -> int:
     return int(served.model.model.dim)
 
 
-def _rows(array: NDArray[Any]) -> list[list[float]]:
+def _rows(array: NDArray[np.generic]) -> list[list[float]]:
     rows: list[list[float]] = array.tolist()
     return rows
 

@@ -88,6 +88,7 @@ class Batcher(Generic[Item]):
         self._changed = threading.Condition()
         self._busy_since: float | None = None
         self._closing = False
+        # A daemon: a pass that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -129,6 +130,7 @@ class Batcher(Generic[Item]):
             # What has been let in goes on: its first parts have left the queue.
             answers = self.submit(part, let_in=start > 0)
             try:
+                # Not strict: the places are those of all parts, the answers of this one.
                 for place, answer in zip(places[start:], answers, strict=False):
                     rows.append(_answer(answer, deadline, f"{of}[{place}]"))
             finally:
@@ -196,6 +198,7 @@ class Batcher(Generic[Item]):
             return [self._waiting.popleft() for _ in range(count)]
 
     def _embed_all(self, batch: list[_Waiting[Item]]) -> None:
+        # From here on an answer cannot be cancelled; those that were are not embedded.
         claimed = [item for item in batch if item.answer.set_running_or_notify_cancel()]
         if not claimed:
             return
@@ -229,6 +232,7 @@ class Batcher(Generic[Item]):
             return
         # Its stack holds the pass's tensors: memory that the halves want.
         failure.__traceback__ = None
+        # One bad item must not fail those beside it: halves find it.
         middle = len(batch) // 2
         self._embed_or_halve(batch[:middle])
         self._embed_or_halve(batch[middle:])
@@ -245,6 +249,7 @@ class Batcher(Generic[Item]):
             self._closing = True
             while self._waiting:
                 answer = self._waiting.popleft().answer
+                # A cancelled future takes no exception: to set one would raise here.
                 if answer.set_running_or_notify_cancel():
                     answer.set_exception(Busy("the server is ending; ask again later"))
 

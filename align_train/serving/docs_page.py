@@ -5,9 +5,12 @@ FastAPI's own page loads its viewer from another server, and shows nothing witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
+
+OpenApi = Mapping[str, Any]
+"""A part of an OpenAPI description: JSON, as FastAPI makes it."""
 
 DOCS_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -27,7 +30,7 @@ td:first-child, code { font-family: monospace; }
 href="openapi.json">openapi.json</a>.</p>"""  # noqa: E501
 
 
-def docs_page(description: dict[str, Any]) -> str:
+def docs_page(description: OpenApi) -> str:
     """The page, as HTML.
 
     Args:
@@ -43,7 +46,7 @@ def docs_page(description: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _tables(about: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
+def _tables(about: OpenApi, schemas: OpenApi) -> Iterator[str]:
     """What is asked, and what is answered."""
     sides = (("asks", about.get("requestBody")), ("answers", about["responses"].get("200")))
     for title, side in sides:
@@ -53,7 +56,7 @@ def _tables(about: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
             yield f"<table><tr><th>{title}<th>type<th>{_rows(name, schemas)}</table>"
 
 
-def _rows(name: str, schemas: dict[str, Any]) -> str:
+def _rows(name: str, schemas: OpenApi) -> str:
     schema = schemas[name]
     required = schema.get("required", [])
     rows = []
@@ -66,7 +69,7 @@ def _rows(name: str, schemas: dict[str, Any]) -> str:
     return "".join(rows)
 
 
-def _kind(about: dict[str, Any], schemas: dict[str, Any]) -> str:
+def _kind(about: OpenApi, schemas: OpenApi) -> str:
     """A type in a few words."""
     if "$ref" in about:
         fields = schemas[about["$ref"].rpartition("/")[2]].get("properties", {})

@@ -96,6 +96,8 @@ class Guard:
         finally:
             if answer.status:
                 path = scope["path"]
+                # By known paths only: else each odd path of a stranger would be a metric of its
+                # own.
                 known = path if path in _KNOWN else _group(path)
                 self._metrics.answered(known, answer.status, time.monotonic() - begun)
 
@@ -124,6 +126,7 @@ class Guard:
     def _check_token(self, scope: Scope, headers: dict[str, str]) -> None:
         if self._token is None or scope["path"] in _OPEN:
             return
+        # In the same time for each wrong token: `==` would show how much of it was right.
         if not hmac.compare_digest(_token(headers.get("authorization", "")), self._token):
             raise Refused(
                 "no token, or another one; send `Authorization: Bearer TOKEN`, or in a browser the "
@@ -146,6 +149,7 @@ class Guard:
         """Reads a body whole; it counts as held, which the caller undoes."""
         most = self._limits.max_bytes
         claimed = headers.get("content-length", "0")
+        # Python reads no number of thousands of digits; twenty say that it is too large.
         if claimed.isdecimal() and int(claimed[:20]) > most:
             raise _too_large(most)
 

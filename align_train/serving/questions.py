@@ -174,7 +174,7 @@ class Problem(BaseModel):
 class StrictRoute(APIRoute):
     """A route that reads its body as this module promises."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, None, Response]]:
         """FastAPI's handler, with another reader of JSON."""
         handler = super().get_route_handler()
 
@@ -185,7 +185,7 @@ class StrictRoute(APIRoute):
 
 
 class _StrictRequest(Request):
-    async def json(self) -> Any:
+    async def json(self) -> object:
         try:
             return strict_json(await self.body())
         except Refused as error:

@@ -181,6 +181,7 @@ class Service:
             prompts += [template.format(label) for template in checked]
 
         embedded = torch.from_numpy(served.embed_texts(prompts, of="prompts"))
+        # Label by label, as the prompts were made.
         by_label = embedded.view(len(labels), len(checked), -1)
         return normalize(by_label.mean(dim=1), dim=-1)
 
@@ -232,6 +233,7 @@ class Service:
             parts.append(torch.from_numpy(row) * query.text_weight)
         if query.away is not None:
             (row,) = served.embed_texts([query.away], of="away")
+            # Away from a text is the direction opposite to its embedding.
             parts.append(torch.from_numpy(row) * -query.away_weight)
 
         total = torch.stack(parts).sum(dim=0)

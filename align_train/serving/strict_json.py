@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from align_train.errors import shown
 from align_train.serving.refused import Refused
@@ -17,7 +17,7 @@ _MOST_VALUES = 500_000
 _MOST_KEYS = 50
 
 
-def strict_json(body: bytes) -> Any:
+def strict_json(body: bytes) -> object:
     """Reads a body.
 
     Args:

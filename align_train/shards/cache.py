@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from align_train.errors import UserError
 from align_train.files import cache_folder, locked
 from align_train.shards.cache_space import CacheSpace, evict, lock_path, touch
+from align_train.shards.file_system import FileSystem
 from align_train.shards.hub import is_hub, is_offline
 from align_train.shards.hub_listing import Hub
 from align_train.shards.remote import is_url, stored_size
@@ -146,7 +146,7 @@ class ShardCache:
     def glob(self, pattern: str) -> list[str]:
         """The URLs that match a pattern; UserError if the source does not answer."""
 
-        def matches(fs: Any, path: str) -> list[str]:
+        def matches(fs: FileSystem, path: str) -> list[str]:
             return [fs.unstrip_protocol(match) for match in fs.glob(path)]
 
         if is_hub(pattern):
@@ -232,14 +232,14 @@ class ShardCache:
         return Source(self.storage_options, self.patience, self.stall)
 
     def _fetch(self, url: str, size: int | None, copy: Path, deadline: float) -> None:
-        def once(fs: Any, path: str) -> None:
+        def once(fs: FileSystem, path: str) -> None:
             with self._errors_of_the_folder():
                 self._fetch_once(fs, path, url=url, size=size, copy=copy, deadline=deadline)
 
         self._source.insist(url, once, deadline)
 
     def _fetch_once(
-        self, fs: Any, path: str, *, url: str, size: int | None, copy: Path, deadline: float
+        self, fs: FileSystem, path: str, *, url: str, size: int | None, copy: Path, deadline: float
     ) -> None:
         source = self._source
 

@@ -48,6 +48,7 @@ def write_choices(
         with whole(path) as aside, aside.open("wb") as file:
             for shard, row, choice in zip(shards, rows, choices, strict=True):
                 part, fields = _packed(_narrowed(choice, shard, cache))
+                # The byte at which the shard's part begins, so that a reader can seek to it.
                 row.update(fields, at=file.tell())
                 file.write(part)
     except UserError:
@@ -85,6 +86,7 @@ def parse_choice(row: Mapping[str, object], folder: str, name: str) -> Selection
 
 def parse_count(value: object) -> int:
     """A count in a row; ValueError if it is none, or so large that sums would overflow."""
+    # JSON's true is an integer to Python.
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
         return value
     raise ValueError("no count")
@@ -107,6 +109,7 @@ def _narrowed(choice: Choice, shard: Shard, cache: ShardCache | None) -> Choice:
 
     kept = earlier.read(cache)
     chosen: NDArray[Any] = np.zeros(len(kept), dtype=choice.dtype)
+    # Pairs that were left out before stay so: 0 is False, and it is the rate of no visit.
     chosen[kept] = choice
     return chosen
 

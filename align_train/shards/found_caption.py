@@ -96,6 +96,7 @@ def _look(
             break
 
     if not pairs:
+        # None of them can be read, or all are empty. Whoever counts the pairs says why.
         return "txt"
     places = best_caption(pairs, labels=labels)
     if places:
@@ -153,6 +154,7 @@ def spelled_captions(caption: CaptionSource, pairs: Sequence[SampledPair]) -> st
         return shortened(caption)
 
     own_places = list(map(str, caption.places))
+    # Of pairs with an image: no run shows the texts of another one.
     used = [_texts(pair, own_places) for pair in whole]
     line = f"{shortened(caption)}, {fmean(map(len, used)):.3g} a pair{_shares(whole, own_places)}"
     for places in _lists(whole):

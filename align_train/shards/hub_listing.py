@@ -28,6 +28,7 @@ from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.files import write_whole
 from align_train.shards.cache_space import CacheSpace
+from align_train.shards.file_system import FileSystem
 from align_train.shards.hub import Address, headers, is_offline
 from align_train.shards.remote import Unreachable, Vanished
 from align_train.shards.retry import Result, Source
@@ -130,7 +131,7 @@ class Hub:
                 )
             return last
 
-        def ask(fs: Any, _: str) -> str:
+        def ask(fs: FileSystem, _: str) -> str:
             answer, _ = _get(fs, address.api("revision"))
             return str(answer["sha"])
 
@@ -178,7 +179,7 @@ class Hub:
         return sizes
 
     def _ask(
-        self, url: str, question: Callable[[Any, str], Result], *, tries: int | None = None
+        self, url: str, question: Callable[[FileSystem, str], Result], *, tries: int | None = None
     ) -> Result:
         """Asks for something small, which shows at once whether the hub can be reached."""
         contact = None if self._is_reached else min(_CONTACT, self._source.patience)
@@ -199,7 +200,7 @@ class Hub:
             write_whole(path, answer, fix="")
 
 
-def _list(fs: Any, folder: Address, deep: bool) -> dict[str, int]:
+def _list(fs: FileSystem, folder: Address, deep: bool) -> dict[str, int]:
     """Lists a folder by as many requests as it has pages, and none beside."""
     address = folder.api("tree", folder.path)
     query = f"recursive={str(deep).lower()}"
@@ -210,9 +211,11 @@ def _list(fs: Any, folder: Address, deep: bool) -> dict[str, int]:
     return sizes
 
 
-def _get(fs: Any, url: str) -> tuple[Any, str]:
+def _get(web: FileSystem, url: str) -> tuple[Any, str]:
     """Asks the hub's API; returns its answer, and the query of the page that follows it."""
     from fsspec.asyn import sync
+
+    fs: Any = web  # of the class HTTPFileSystem, by its session
 
     async def get() -> tuple[Any, str]:
         session = await fs.set_session()

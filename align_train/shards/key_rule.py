@@ -87,6 +87,7 @@ def _table_that_loses_none(
         return table
 
     whole = whole_of(table)
+    # The other rule is tried only on names with two dots: it costs a second table.
     instead = whole_of(MemberTable(index, Members(members.image, "last_dot")))
     if len(whole) >= len(instead):
         return table

@@ -120,6 +120,7 @@ class Manifest:
 
         # Names as the disk has them: they need not be UTF-8.
         text = "\n".join(rows)
+        # The same shards in another mix are other data: their order is another one.
         for count in self.sources or ():
             text += f"\n\n{count}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -209,6 +210,7 @@ def place_in(ends: NDArray[np.int64], pair: int) -> tuple[int, int]:
     Returns:
         The index of its shard, and its own index in that shard.
     """
+    # `right` passes over shards without pairs: they end where the one before them ends.
     shard = int(np.searchsorted(ends, pair, side="right"))
     begin = int(ends[shard - 1]) if shard else 0
     return shard, pair - begin
@@ -252,6 +254,7 @@ def read_manifest(url: str, *, cache: ShardCache) -> Manifest:
             ) from None
 
     refuse_disagreeing((shard.members for shard in shards), url)
+    # Now, and not when an epoch comes to the first such shard.
     refuse_missing(shard.selection for shard in shards if shard.selection)
     return checked(Manifest(tuple(shards), url))
 
@@ -276,6 +279,7 @@ def _parse_row(line: str, folder: str, name: str) -> Shard:
         if is_url(folder):
             url = f"{folder}/{url}"
         elif not url.startswith("/"):
+            # Not `resolve`, which follows links: the name is a part of the identity.
             url = os.path.normpath(f"{folder}/{url}")
 
     members = recorded(row)

@@ -23,6 +23,7 @@ from align_train.shards.selection import Selection
 UNIT_BITS = 24
 MOST = 1024.0  # visits of a pair in an epoch; the sum over a shard's pairs must fit 64 bits
 
+# Two bytes a pair; of a fixed byte order, as the file may be read on another machine.
 _DTYPE = np.dtype("<f2")
 
 RateArray = NDArray[np.float16]
@@ -86,6 +87,7 @@ def rounded(rates: NDArray[np.floating]) -> RateArray:
     """
     if not ((rates >= 0) & (rates <= MOST)).all():
         raise ValueError(f"rates: expected numbers from 0 to {MOST:g}")
+    # float16's smallest number above 0: rounded to 0, a pair would never come again.
     least = 2.0**-UNIT_BITS
     return np.where(rates > 0, np.maximum(rates, least), 0).astype(_DTYPE)
 
@@ -97,6 +99,7 @@ def visits_of(rates: RateArray) -> int:
     sum up to less than a half is visited once all the same, or its pairs would never come.
     """
     total = int(units_of(rates).sum())
+    # In whole numbers: a sum of floats depends on the order in which it is added up.
     half = 1 << (UNIT_BITS - 1)
     return max((total + half) >> UNIT_BITS, int(total > 0))
 

@@ -55,6 +55,7 @@ def refuse_disagreeing(rows: Iterable[Members], source: str) -> None:
     for number, row in enumerate(rows, start=1):
         for name in _NAMES:
             if getattr(row, name) is not None:
+                # The first line of each value, for the error.
                 first_row.setdefault((name, getattr(row, name)), number)
 
     for name in _NAMES:

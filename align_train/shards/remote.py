@@ -11,10 +11,10 @@ import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from align_train.errors import UserError, one_line, shown
+from align_train.shards.file_system import FileSystem
 from align_train.shards.hub import Address, headers, is_hub, is_offline
 
 _SECONDS_TO_CONNECT = 60
@@ -65,7 +65,7 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[Any, str]:
+def filesystem(url: str, options: Mapping[str, object], *, anew: bool) -> tuple[FileSystem, str]:
     """Opens the file system of a URL.
 
     Args:
@@ -146,9 +146,9 @@ def _with_token(address: Address, options: Mapping[str, object]) -> dict[str, ob
     return {**options, "headers": {**headers(), **own}}
 
 
-def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
+def _with_session(url: str, options: Mapping[str, object]) -> dict[str, object]:
     """The options, with those of the session of aiohttp that the user has left open."""
-    settings: dict[str, Any] = dict(options)
+    settings: dict[str, object] = dict(options)
     protocol = url.partition("://")[0]
     key = _SESSION_OF.get(protocol)
     if key is None:
@@ -162,7 +162,7 @@ def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
         )
 
     # By itself aiohttp does not read http_proxy, https_proxy and no_proxy.
-    session: dict[str, Any] = {"trust_env": True}
+    session: dict[str, object] = {"trust_env": True}
     if protocol in _WEB:
         import aiohttp
 
@@ -172,10 +172,9 @@ def _with_session(url: str, options: Mapping[str, object]) -> dict[str, Any]:
     return settings
 
 
-def stored_size(fs: Any, path: str) -> int | None:
+def stored_size(fs: FileSystem, path: str) -> int | None:
     """The size of a stored file in bytes; None if the store does not say."""
-    size: int | None = fs.info(path).get("size")
-    return size
+    return fs.info(path).get("size")
 
 
 def reason_of(error: BaseException) -> str:

@@ -177,6 +177,7 @@ def first_shards(
     """
     found = _Resolver(cache, key, members, anew).find(_items(shards, key)[0])
     if isinstance(found, Manifest):
+        # One without pairs would tell nothing of the members.
         return [shard.url for shard in found.shards if shard.pairs][:most]
     return found[:most]
 
@@ -221,6 +222,7 @@ class _Resolver:
             path /= MANIFEST_NAME
         if os.path.isfile(path) and not _TAR(path) and not _is_compressed(path):
             return self._read(str(path))
+        # One process lists for all: on a shared disk every rank would ask for the same names.
         return from_first(f"tars {shards}", partial(self._find, shards))
 
     def _find(self, shards: str) -> list[str]:
@@ -262,6 +264,8 @@ class _Resolver:
                 except FileNotFoundError:
                     pattern = f"{folder}/*.tar"
                     tars += from_first(f"tars {pattern}", partial(cache.glob, pattern))
+        # Sorted: the order of training is a function of the order of the shards, and a listing has
+        # none.
         own = sorted(tar for tar in set(tars) if not is_foreign(PurePosixPath(tar)))
         if not own:
             raise UserError(
@@ -285,6 +289,7 @@ class _Resolver:
             source=manifest.source,
             prefix=prefix_of(self.key),
         )
+        # Without the hub nothing has to be pinned, and no row to be copied.
         if not any(is_hub(row.url) for row in manifest.shards):
             return manifest
         rows = [replace(row, url=self.cache.pinned(row.url)) for row in manifest.shards]

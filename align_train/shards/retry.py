@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from align_train.errors import UserError
+from align_train.shards.file_system import FileSystem
 from align_train.shards.remote import (
     Stalled,
     Unreachable,
@@ -77,7 +78,7 @@ class Source:
     contact: float | None = None
     if_silent: str = "check the network, and its proxy (https_proxy)"
 
-    def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
+    def ask(self, url: str, question: Callable[[FileSystem, str], Result]) -> Result:
         """Asks for a size or a listing: for anything that shows no progress while it runs.
 
         Args:
@@ -97,12 +98,14 @@ class Source:
         if self.contact is not None:
             limit = self.contact / _ATTEMPTS
 
-        def once(fs: Any, path: str) -> Result:
+        def once(fs: FileSystem, path: str) -> Result:
             return self.attempt(lambda: question(fs, path), deadline, stall=limit)
 
         return self.insist(url, once, deadline)
 
-    def insist(self, url: str, once: Callable[[Any, str], Result], deadline: float) -> Result:
+    def insist(
+        self, url: str, once: Callable[[FileSystem, str], Result], deadline: float
+    ) -> Result:
         """Tries until it succeeds, the source means its no, or the deadline is near.
 
         Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from align_train.shards.caption import CaptionSource, TextPlace, parse_json, texts_of
@@ -193,9 +194,9 @@ def _kind(value: object) -> str:
 
 def extensions(pairs: Iterable[SampledPair]) -> list[str]:
     """The extensions of members, in the order in which they come."""
-    return list(dict.fromkeys(extension for pair in pairs for extension in pair.members))
+    return list(dict.fromkeys(chain.from_iterable(pair.members for pair in pairs)))
 
 
 def fields(pairs: Iterable[SampledPair]) -> list[str]:
     """The fields of JSON members, in the order in which they come."""
-    return list(dict.fromkeys(name for pair in pairs for name in pair.fields))
+    return list(dict.fromkeys(chain.from_iterable(pair.fields for pair in pairs)))

@@ -91,6 +91,7 @@ def refuse_missing(selections: Iterable[Selection]) -> None:
     """
     ends: dict[str, int] = {}
     for selection in selections:
+        # One look at each file serves all of its shards.
         ends[selection.file] = max(ends.get(selection.file, 0), selection.at + selection.size)
 
     for file, end in ends.items():

@@ -16,7 +16,6 @@ import os
 from abc import ABC, abstractmethod
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,7 +242,7 @@ class ShardReader(HasTexts):
             raise ValueError(self.index.fault)
         return self._read_member(int(self.pairs[pair, 0]))
 
-    def json(self, pair: int) -> dict[str, Any]:
+    def json(self, pair: int) -> dict[str, object]:
         """Reads the pair's JSON member, wherever the caption lies.
 
         Args:

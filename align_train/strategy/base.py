@@ -19,7 +19,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -30,6 +30,9 @@ from align_train.strategy.needs import Needs, Sizes
 from align_train.strategy.optimizer_state import fill_optimizer_state, whole_optimizer_state
 
 TIMEOUT = 1800.0  # seconds
+
+Checkpoint = Mapping[str, Any]
+"""As Lightning reads it: `state_dict`, `optimizer_states` and what callbacks have added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +152,11 @@ class WholeCheckpoints(Strategy):
         assert self.lightning_module is not None
         return self.lightning_module
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """The module's whole tensors on rank 0, nothing on the others. Collective."""
         return whole_state_dict(self._module, keep=self.is_global_zero)
 
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+    def load_model_state_dict(self, checkpoint: Checkpoint, strict: bool = True) -> None:
         """Fills the module, wherever this rank holds a part of it; always strict."""
         fill_state_dict(self._module, checkpoint["state_dict"])
 
@@ -161,13 +164,13 @@ class WholeCheckpoints(Strategy):
         """The optimizer's whole moments on rank 0. Collective."""
         return dict(whole_optimizer_state(self._module, optimizer, keep=self.is_global_zero))
 
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+    def load_optimizer_state_dict(self, checkpoint: Checkpoint) -> None:
         """Fills the optimizers, wherever this rank holds a part of their state."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             fill_optimizer_state(self._module, optimizer, state)
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None
+        self, checkpoint: dict[str, object], filepath: str | Path, storage_options: object = None
     ) -> None:
         """Writes a checkpoint on rank 0. Collective: if that fails, every rank raises OSError."""
         with raise_on_all_ranks(self.root_device):

@@ -48,6 +48,7 @@ class Children(_SubprocessScriptLauncher):
         while self.ended is None:
             time.sleep(_LOOK_EVERY)
             states = [child.poll() for child in self.procs]
+            # This process is rank 0, so the first child is rank 1.
             failed = [(rank, state) for rank, state in enumerate(states, start=1) if state]
             if failed:
                 self.ended = failed[0]

@@ -27,6 +27,7 @@ class DDP(StrategyRecipe):
 
     def needs(self, sizes: Sizes) -> Needs:
         """All of the model. Several ranks keep gradients in buckets, which are never freed."""
+        # One process has no DDP around its model, and so no buckets.
         buckets = sizes.world > 1
         kept_later: Keeps = "step" if sizes.on_gpu else "passes"
         sent: Sent = Counter()

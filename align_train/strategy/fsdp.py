@@ -140,8 +140,11 @@ class _Sharded(StaysInPlace):
         # FSDP2 takes weights of no other memory format. Images stay channels last.
         model = self._towers.to(memory_format=torch.contiguous_format)
         blocks = cast("list[nn.Module]", model.blocks)
+        # One dimension: all ranks share one copy of the weights.
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
 
+        # The blocks before the model around them: each is then gathered by itself, and the rest as
+        # one.
         for block in blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard)
             if self.reshard:

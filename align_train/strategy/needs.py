@@ -93,6 +93,7 @@ def size_of(shapes: Iterable[Shape], *, rows: int = 1) -> int:
     """
     size = 0
     for shape in shapes:
+        # A scalar has no first dimension; it counts as one row.
         first = shape[0] if shape else 1
         size += math.ceil(first / rows) * rows * math.prod(shape[1:]) * FLOAT32
     return size

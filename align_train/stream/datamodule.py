@@ -95,7 +95,7 @@ class PairsDataModule(lightning.LightningDataModule):
     least_scale: float
     augmentation: Augmentation | None
     staging: ShardCache | None
-    storage_options: Mapping[str, Any] | None
+    storage_options: Mapping[str, object] | None
     missing_shards: Literal["stop", "drop"]
     max_bad_share: float
     make: Callable[[], object] | None
@@ -197,7 +197,7 @@ class PairsDataModule(lightning.LightningDataModule):
             )
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, object]:
         """The settings that decide which pairs a step sees: a line of the lineage."""
         commits = self.cache.hub.commits
         return {
@@ -218,14 +218,14 @@ class PairsDataModule(lightning.LightningDataModule):
         """Returns the pairs that the run has trained on after so many steps."""
         return self.start.after(finished_steps, self.batch_size).pairs_seen
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Returns the cursor (pairs consumed by all ranks) and the recipe that it counts in."""
         # Lightning saves after a step that it has counted.
         assert self.trainer is not None
         now = self.start.after(self.trainer.global_step, self.batch_size)
         return {**self.recipe, **now.as_line()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Goes on at a checkpoint's cursor; see `go_on`."""
         self.go_on(state_dict)
 

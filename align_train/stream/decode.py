@@ -121,6 +121,8 @@ class Views:
         if self.least_scale < 1:
             # The area is drawn evenly; a side is its root.
             side = random.uniform(self.least_scale, 1) ** 0.5
+            # The roots: width is multiplied by it and height divided, so the ratio of both is its
+            # square.
             stretch = random.uniform(0.75**0.5, (4 / 3) ** 0.5)
             width = min(1.0, side * stretch)
             height = min(1.0, side / stretch)
@@ -269,6 +271,7 @@ def snapped(
 
 def _snapped_side(low: float, high: float, side: int, factor: int) -> tuple[int, int]:
     decoded = max(1, side // factor)
+    # At least one pixel, and none beyond the decoded image, whatever rounding does.
     extent = min(max(1, round((high - low) * side / factor)), decoded)
     first = min(round(low * side / factor), decoded - extent)
     return first, first + extent

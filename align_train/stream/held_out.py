@@ -6,8 +6,6 @@ pairs than the user named would be wrong.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -16,6 +14,7 @@ from align_train.errors import UserError
 from align_train.shards.manifest import place_in
 from align_train.stream.decode import Pixels
 from align_train.stream.pairs import Pairs
+from align_train.stream.records import About
 
 
 class HeldOutPairs(Dataset[Pixels]):
@@ -31,7 +30,7 @@ class HeldOutPairs(Dataset[Pixels]):
         self.pairs = pairs
         self.limit = limit
         self.ends = np.cumsum(pairs.manifest.counts)
-        self._about: list[tuple[list[str], dict[str, Any]]] = []
+        self._about: About = []
 
     def __len__(self) -> int:
         pairs = self.pairs.manifest.pairs
@@ -44,7 +43,7 @@ class HeldOutPairs(Dataset[Pixels]):
         except (ValueError, OSError) as error:
             raise self._in_one_line(error, shard, pair) from None
 
-    def about(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def about(self) -> About:
         """Returns the texts and the JSON member of every pair; reads them once.
 
         Raises:
@@ -53,12 +52,14 @@ class HeldOutPairs(Dataset[Pixels]):
         if not self._about and len(self):
             manifest = self.pairs.manifest
             place = f"{self.pairs.caption} {self.pairs.members}"
+            # All that the texts depend on: the first process publishes them under this name.
             key = f"texts {manifest.source} {manifest.identity} {place} {self.limit}"
             rows = from_first(key, self._read)
+            # They come through JSON, which makes lists of tuples.
             self._about = [(texts, record) for texts, record in rows]
         return self._about
 
-    def _read(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def _read(self) -> About:
         rows = []
         for index in range(len(self)):
             shard, pair = place_in(self.ends, index)

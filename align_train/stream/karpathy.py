@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
 from align_train.shards.caption import is_unicode
 from align_train.stream.labelled_files import LabelledFiles
+from align_train.stream.records import Record
 from align_train.stream.sets import EvaluationSets
 
 
@@ -52,7 +52,7 @@ class Karpathy:
         records = [{"filename": path.name} for path in files]
         return LabelledFiles(files, texts, records, of.views)
 
-    def _find(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def _find(self) -> tuple[list[Record], list[str]]:
         """The split's rows, and the file of each."""
         rows = self._rows()
         root = Path(self.images).expanduser()
@@ -65,7 +65,7 @@ class Karpathy:
             )
         return rows, [str(path) for path in files]
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[Record]:
         path = Path(self.file).expanduser()
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))["images"]
@@ -92,18 +92,18 @@ class Karpathy:
         return of_split
 
 
-def _is_row(row: dict[str, Any]) -> bool:
+def _is_row(row: Record) -> bool:
     return isinstance(row["filename"], str) and isinstance(row["sentences"], list)
 
 
-def _file_of(row: dict[str, Any], root: Path) -> Path:
+def _file_of(row: Record, root: Path) -> Path:
     # COCO's images lie in folders by year; many people keep them in one.
     name = str(row["filename"])
     nested = root / str(row.get("filepath", "")) / name
     return nested if nested.is_file() else root / name
 
 
-def _captions_of(row: dict[str, Any]) -> list[str]:
+def _captions_of(row: Record) -> list[str]:
     captions = []
     for sentence in row["sentences"]:
         text = sentence.get("raw") if isinstance(sentence, dict) else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import Dataset
 
 from align_train.errors import UserError
 from align_train.stream.decode import Pixels, Views, decode_centre
+from align_train.stream.records import About, Record
 
 
 class LabelledFiles(Dataset[Pixels]):
@@ -19,7 +19,7 @@ class LabelledFiles(Dataset[Pixels]):
         self,
         files: Sequence[Path],
         texts: Sequence[list[str]],
-        records: Sequence[dict[str, Any]],
+        records: Sequence[Record],
         views: Views,
     ) -> None:
         """Reads nothing yet.
@@ -49,6 +49,6 @@ class LabelledFiles(Dataset[Pixels]):
                 f"{file}: {error}; images to evaluate on must be whole: repair or remove it"
             ) from None
 
-    def about(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def about(self) -> About:
         """Returns the texts and the record of every image."""
         return list(zip(self.texts, self.records, strict=True))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -226,7 +226,7 @@ class TrainingLoader:
             teacher=teacher,
         )
 
-    def _on_host(self, values: NDArray[Any]) -> Tensor:
+    def _on_host(self, values: NDArray[np.generic]) -> Tensor:
         """The values as a tensor, page-locked for a GPU."""
         tensor = torch.from_numpy(values)
         # From ordinary memory a copy to the GPU would wait for all that the GPU has to do.

@@ -127,6 +127,7 @@ class Order:
 
     def source_of(self, shard: int) -> SourceOrder:
         """Returns the order of the source that a shard belongs to."""
+        # From the back: the first one that begins at or before the shard is the one that has it.
         return next(source for source in reversed(self.sources) if shard >= source.first_shard)
 
     def global_batch(self, cursor: int, batch_size: int, slots: Integers) -> Visits:

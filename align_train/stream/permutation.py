@@ -21,6 +21,7 @@ Integers = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, splitmix64's increment
+# With an ideal hash four rounds would do (Luby and Rackoff 1988).
 _ROUNDS = 6
 _LEAST_BITS = 6  # smaller domains have too few Feistel permutations to look random
 

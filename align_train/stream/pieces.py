@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ class Piece:
     captions: list[str]
     content_ids: NDArray[np.int64] | None
     bad_pairs: list[BadPair]
-    teacher: NDArray[Any] | None = None
+    teacher: NDArray[np.generic] | None = None
 
 
 class TrainingPieces:
@@ -164,6 +163,7 @@ class TrainingPieces:
             pixels[row] = visit.drawn.pixels
             keys.append(visit.key)
             captions.append(visit.drawn.caption)
+            # The pair that is shown, which for a bad pair is the one in its place.
             shown.append((visit.shard, visit.pair))
             content_ids.append((visit.drawn.image_id, visit.drawn.text_id))
             if visit.reason:
@@ -190,7 +190,7 @@ class TrainingPieces:
 
     def _for_teacher(
         self, shown: Sequence[tuple[int, int]], captions: Sequence[str]
-    ) -> NDArray[Any] | None:
+    ) -> NDArray[np.generic] | None:
         """What the teacher needs of pairs. shown: the shard of each, and its index there."""
         if self.teacher is None:
             return None

@@ -84,7 +84,7 @@ class _Reader(HasTexts):
         """The bytes of the file with its texts; ValueError if there is none."""
         return _read(_beside(self._files[pair].path, self.caption.places[place]))
 
-    def json(self, pair: int) -> dict[str, Any]:
+    def json(self, pair: int) -> dict[str, object]:
         """Nothing: no image was packed from elsewhere."""
         return {}
 

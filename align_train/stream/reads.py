@@ -61,6 +61,7 @@ def reads_of_node(fetches: Iterable[Fetch]) -> Reads:
     """Plays the fetches of a node's lanes."""
     rows: list[list[float]] = []
     held: dict[int, list[float]] = {}
+    # By the time of release: a shard that is held still is not fetched again.
     for fetch in sorted(fetches):
         row = held.get(fetch.shard)
         if row is not None and row[2] > fetch.release:
@@ -97,6 +98,7 @@ def held_bytes(reads: Reads, sizes: Integers, begin: float, end: float) -> tuple
     held = np.cumsum(change[by_time])
 
     inside = (when >= begin) & (when < end)
+    # The mean over time: each number of bytes counts as long as it lasts.
     lasts = np.diff(np.append(when[inside], end))
     mean = (held[inside] * lasts).sum() / lasts.sum()
     return int(held[inside].max()), float(mean)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from align_train.cluster.launcher import is_first_process
 from align_train.cluster.sharing import from_first, note_progress
@@ -31,6 +31,7 @@ from align_train.stream.decode import Pixels, Views
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.labelled_files import LabelledFiles
 from align_train.stream.pairs import Pairs
+from align_train.stream.records import About
 from align_train.stream.vocabulary import Vocabulary, source_of
 
 
@@ -41,7 +42,7 @@ class OpenSet(Protocol):
 
     def __getitem__(self, index: int, /) -> Pixels: ...
 
-    def about(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def about(self) -> About:
         """Returns the texts and the record (labels and the like) of every image."""
         ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
@@ -12,7 +11,7 @@ from align_train.shards.cache import ShardCache
 
 def shard_cache_of(
     staging: ShardCache | None,
-    storage_options: Mapping[str, Any] | None,
+    storage_options: Mapping[str, object] | None,
     revisions: Mapping[str, str] | None = None,
 ) -> ShardCache:
     """Returns the shard cache of `data.staging`, with the options that fsspec gets.

@@ -8,7 +8,7 @@ of its own (`index/taught.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from align_train.stream.vocabulary import TextsToIds
 class TeacherInput(Protocol):
     """Makes one array of pairs that were drawn."""
 
-    def make(self, pairs: Sequence[tuple[int, bytes]], captions: Sequence[str]) -> NDArray[Any]:
+    def make(
+        self, pairs: Sequence[tuple[int, bytes]], captions: Sequence[str]
+    ) -> NDArray[np.generic]:
         """Makes the input of some pairs; in a worker.
 
         Args:
@@ -32,10 +34,10 @@ class TeacherInput(Protocol):
             `[pairs, …]`.
         """
 
-    def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    def joined(self, parts: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         """Joins what `make` gave for the pieces of a batch."""
 
-    def blank(self, count: int) -> NDArray[Any]:
+    def blank(self, count: int) -> NDArray[np.generic]:
         """Gives an input of so many pairs that are nobody's."""
 
 
@@ -52,7 +54,7 @@ class TeacherIds:
         """See `TeacherInput.make`: int32 `[pairs, length]`."""
         return self.tokenizer(captions)
 
-    def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[np.int32]:
+    def joined(self, parts: Sequence[NDArray[np.generic]]) -> NDArray[np.int32]:
         """See `TeacherInput.joined`: padded to the longest."""
         width = max(part.shape[1] for part in parts)
         ids = np.full((sum(map(len, parts)), width), PAD, dtype=np.int32)

@@ -69,7 +69,7 @@ def settings_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return settings | {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
 
 
-def _made(tokenizer: TokenizersTokenizer, settings: dict[str, Any]) -> PreTrainedTokenizerFast:
+def _made(tokenizer: TokenizersTokenizer, settings: dict[str, object]) -> PreTrainedTokenizerFast:
     make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
     return make(tokenizer_object=tokenizer, **settings)
 
@@ -95,7 +95,7 @@ def _local(path: Path) -> PreTrainedTokenizerFast:
     if settings.is_file() and file.is_file():
         content = json.loads(settings.read_text(encoding="utf-8"))
         if content.get("tokenizer_class") in _GENERIC and "auto_map" not in content:
-            kind: Any = PreTrainedTokenizerFast
+            kind = PreTrainedTokenizerFast
             return _fast(kind.from_pretrained(path), path)
     return _automatic(str(path), local=True)
 
@@ -111,13 +111,13 @@ def _alone(file: Path) -> PreTrainedTokenizerFast:
 def _automatic(path: str, *, local: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
-    kind: Any = AutoTokenizer
+    kind = AutoTokenizer
     # Or it would ask on the terminal whether a folder's own code may run.
     opened = kind.from_pretrained(path, trust_remote_code=False, local_files_only=local)
     return _fast(opened, path)
 
 
-def _fast(tokenizer: Any, path: str | Path) -> PreTrainedTokenizerFast:
+def _fast(tokenizer: object, path: str | Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"data.tokenizer={path}: {type(tokenizer).__name__} has no fast form "

@@ -26,6 +26,7 @@ from align_train.shards.resolve import resolve
 from align_train.stream.decode import Pixels
 from align_train.stream.held_out import HeldOutPairs
 from align_train.stream.pairs import Pairs
+from align_train.stream.records import About
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.wds_files import Description, Kind, WdsFiles
 
@@ -67,6 +68,7 @@ class WdsSet:
     @property
     def title(self) -> str:
         """The name in tables."""
+        # CLIP_benchmark's repositories are called wds_NAME, and its tables say NAME.
         return self.name or self.folder.rstrip("/").rpartition("/")[2].removeprefix("wds_")
 
     def open(self, of: EvaluationSets) -> OpenWdsSet:
@@ -129,7 +131,7 @@ class OpenWdsSet(Dataset[Pixels]):
     def __getitem__(self, index: int) -> Pixels:
         return self.pairs[index]
 
-    def about(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def about(self) -> About:
         """Returns the texts and the record of every image.
 
         Returns:
@@ -144,7 +146,7 @@ class OpenWdsSet(Dataset[Pixels]):
             return about
 
         names = self.description.classes
-        rows: list[tuple[list[str], dict[str, Any]]] = []
+        rows: About = []
         for texts, _ in about:
             numbers = list(map(int, texts[0].split()))
             if self.description.kind == "classification":
@@ -206,6 +208,7 @@ class _CaptionLines(CaptionSource):
     fix = _FIX
 
     def read(self, member: bytes, place: int = 0) -> list[str]:
+        # Some editors begin a file with a byte-order mark, which is no part of the caption.
         lines = member.decode("utf-8-sig").splitlines()
         if not lines:
             raise ValueError("no caption in txt")

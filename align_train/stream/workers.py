@@ -65,12 +65,12 @@ class Workers(Generic[T]):
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[object],
         *,
         workers: int,
-        sampler: Iterable[Any] | None = None,
+        sampler: Iterable[object] | None = None,
         batch_size: int | None,
-        collate: Callable[[Any], Any],
+        collate: Callable[[Any], object],
         prefetch: int = 2,
         setting: str,
     ) -> None:
@@ -89,7 +89,7 @@ class Workers(Generic[T]):
         self.setting = setting
         self._stopped_looks = 0
         self._items: Iterator[T] | None = None
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[object] = DataLoader(
             dataset,
             sampler=sampler,
             batch_size=batch_size,

@@ -15,7 +15,7 @@ at least, and back; one group needs no copy.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
@@ -125,12 +125,27 @@ class GroupBatchNorm(_BatchNorm):
         return normalised
 
 
+class _Context(Protocol):
+    """What forward leaves for backward."""
+
+    saved_tensors: tuple[Tensor, Tensor | None, Tensor, Tensor]
+    needs_input_grad: tuple[bool, ...]
+    groups: int
+    has_bias: bool
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
 class _ByGroup(torch.autograd.Function):
     """Several norm groups in eager mode, by the kernel of group normalisation."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -155,7 +170,7 @@ class _ByGroup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, gradient: Tensor | None, *_: Tensor | None
+        ctx: _Context, gradient: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         if gradient is None:
             return None, None, None, None, None
@@ -211,7 +226,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -241,7 +256,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, gradient: Tensor, *_: Tensor | None
+        ctx: _Context, gradient: Tensor, *_: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         input, weight, mean, rstd = ctx.saved_tensors
         wide = _wide(input.dtype)

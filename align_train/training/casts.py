@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -127,11 +127,21 @@ class SharedCasts:
             owner[name] = weight
 
 
+class _Context(Protocol):
+    """What forward leaves for backward."""
+
+    dtypes: list[torch.dtype]
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
 class _FromCopies(torch.autograd.Function):
     """Copies that stand for weights: gradients of the copies become gradients of the weights."""
 
     @staticmethod
-    def forward(ctx: Any, copies: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _Context, copies: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.dtypes = [weight.dtype for weight in weights]
         casts = tuple(copy.detach() for copy in copies)
         # Or one trained weight would give the locked ones beside it a backward pass.
@@ -145,7 +155,7 @@ class _FromCopies(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor] = []
         results: list[Tensor] = []
         by_weight: list[Tensor | None] = [None]  # the list of copies has no gradient

@@ -35,7 +35,7 @@ COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 _VERSIONS_PER_BLOCK = 64  # of compiled code, of each text length, before the compiler gives up
 # Inductor keeps a value that is made of more than 4 tensors and used twice. The gradient that
 # reaches BatchNorm through its activation is made of 6: kept, it is written and read in float32.
-_OPTIONS: dict[str, Any] = {"realize_reads_threshold": 8}
+_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"realize_reads_threshold": 8}
 
 _SHOWN = 160  # characters of the compiler's own message
 _SECONDS_IN_LOG = 30.0  # between two lines of progress, if they go to a log
@@ -55,7 +55,7 @@ class CompiledBlocks:
     """
 
     def __init__(
-        self, parts: list[nn.Module], *, backend: str | Callable[..., Any] = "inductor"
+        self, parts: list[nn.Module], *, backend: str | Callable[..., object] = "inductor"
     ) -> None:
         """Replaces the parts' forward methods, so that no name of a parameter changes.
 
@@ -111,14 +111,14 @@ class CompiledBlocks:
             _tell(f"the compiler has failed{where}", failures[0])
 
     def _compiled(
-        self, part: nn.Module, number: int, backend: str | Callable[..., Any]
-    ) -> Callable[..., Any]:
+        self, part: nn.Module, number: int, backend: str | Callable[..., object]
+    ) -> Callable[..., object]:
         plain = part.forward
         options = _OPTIONS if backend == "inductor" else None
         compiled = torch.compile(plain, backend=backend, options=options)
         known: set[Key] = set()
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: object, **kwargs: object) -> Any:
             if not (self.on and part.training and torch.is_grad_enabled()):
                 return plain(*args, **kwargs)
 
@@ -164,7 +164,7 @@ def _configure(parts: int) -> None:
         parts: How many parts are compiled. All of a kind share their code, and the compiler counts
             its versions per code.
     """
-    config: Any = torch._dynamo.config
+    config = torch._dynamo.config
     versions = _VERSIONS_PER_BLOCK * parts
     config.recompile_limit = max(config.recompile_limit, versions)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, versions)
@@ -176,11 +176,11 @@ def _configure(parts: int) -> None:
 
     # Compile the backward pass together with the forward one: if that fails, the block can still
     # run as it is.
-    autograd: Any = torch._functorch.config
+    autograd = torch._functorch.config
     if hasattr(autograd, "force_non_lazy_backward_lowering"):
         autograd.force_non_lazy_backward_lowering = True
 
 
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
+def _key(args: tuple[object, ...], kwargs: dict[str, object]) -> Key:
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     return tuple((tensor.shape, tensor.dtype) for tensor in tensors)

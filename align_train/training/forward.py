@@ -63,6 +63,7 @@ class Towers:
         self.model = model
         self.seed = seed
         self._norms = group_batch_norms(model)
+        # A locked tower's layers stay in evaluation mode, and use their running statistics.
         trained = any(norm.training for norm in self._norms)
         if trained and norm_group is None:
             raise UserError(
@@ -199,6 +200,7 @@ class Towers:
     @contextmanager
     def _only_draws_by_pair(self, device: torch.device) -> Iterator[None]:
         """Refuses other draws, in the first pass of a start."""
+        # Once a start: what a layer draws from does not change, and the look costs time.
         if self._checked or not self.model.training:
             yield
             return

@@ -9,16 +9,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
+from align_train.optim.groups import Group
 from align_train.strategy.layout import local_values, whole
 from align_train.strategy.optimizer_state import innermost
 from align_train.stream.batch import Batch
@@ -111,7 +113,7 @@ class TrainingModule(lightning.LightningModule):
         # On the device, as long as nobody has waited for it.
         self._loss_there = self._norm_there = torch.tensor(float("nan"))
         self._finite = True  # what was measured of the last step
-        self._configured_groups: list[dict[str, Any]] = []
+        self._configured_groups: list[Group] = []
 
     def configure_model(self) -> None:
         """Compiles and checkpoints the trained blocks, before the strategy takes the model."""
@@ -272,7 +274,7 @@ class TrainingModule(lightning.LightningModule):
         self.learning_rate = first["lr"] / first.get("depth_factor", 1.0)
         return loss
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
         """Computes the gradients; if memory runs out, those that are missing are no numbers.
 
         Args:
@@ -333,8 +335,8 @@ class TrainingModule(lightning.LightningModule):
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], object] | None = None,
     ) -> None:
         """Takes the step, then moves the temperature back into its bounds.
 
@@ -357,7 +359,7 @@ class TrainingModule(lightning.LightningModule):
         if temperature is not None:
             temperature.clamp_(*local_values(temperature.value))
 
-    def _gradients(self, closure: Callable[[], Any]) -> Any:
+    def _gradients(self, closure: Callable[[], object]) -> object:
         """Computes the gradients, in as many attempts as memory wants."""
         strategy = strategy_of(self.trainer)
         # Lightning would drop those of the last step only after the forward pass. On a CPU they

@@ -10,7 +10,7 @@ from align_train.training.protocols import OptimizerRecipe
 _KEY = "moments_of"
 
 
-def note_moments(checkpoint: dict[str, Any], recipe: OptimizerRecipe) -> None:
+def note_moments(checkpoint: dict[str, object], recipe: OptimizerRecipe) -> None:
     """Writes into a checkpoint which optimizer its averages are of.
 
     Args:

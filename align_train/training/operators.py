@@ -18,11 +18,12 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
@@ -80,6 +81,30 @@ class Operator(NamedTuple):
     kind: str
     flops: float
     read_and_written: float
+
+
+class Call(NamedTuple):
+    """A call of an operator, as torch dispatches it.
+
+    Attributes:
+        func: The operator, in one of its overloads.
+        args: As its schema has them: tensors, numbers and lists of these.
+        kwargs: The same, by name.
+    """
+
+    func: OpOverload
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def packet(self) -> OpOverloadPacket:
+        """The operator, in any of its overloads."""
+        packet: OpOverloadPacket = self.func.overloadpacket
+        return packet
+
+    def run(self) -> object:
+        """Computes it."""
+        return self.func(*self.args, **self.kwargs)
 
 
 Operators = Counter[Operator]
@@ -157,48 +182,53 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         for parameter in parameters:
             self._all_gradients += parameter.nbytes
-            hook: Any = parameter.register_post_accumulate_grad_hook
-            hook(self._complete)
+            register: Callable[..., object] = parameter.register_post_accumulate_grad_hook
+            register(self._complete)
 
     def __torch_dispatch__(
-        self, func: Any, types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Runs an operator and counts it."""
-        kwargs = kwargs or {}
+        call = Call(func, args, kwargs or {})
         if func.namespace in _UNCOUNTED:
-            return func(*args, **kwargs)
+            return call.run()
         if func in _QUESTIONS:
-            return self._answer(func, args)
+            return self._answer(call)
 
-        result = self._run(func, args, kwargs)
+        result = self._run(call)
         if func.namespace == "c10d":
-            self._count_collective(func, args)
+            self._count_collective(call)
         else:
-            self._count(func, args, kwargs, result)
+            self._count(call, result)
         return result
 
-    def _answer(self, func: Any, args: Any) -> Any:
+    def _answer(self, call: Call) -> object:
         """Answers a question about values; code goes on as if every condition on fake ones held."""
-        if args[0].is_meta or isinstance(args[0], FakeTensor):
+        asked = call.args[0]
+        if asked.is_meta or isinstance(asked, FakeTensor):
             # `while loss > 0.1:` would never end.
             self._answers += 1
             if self._answers > _MOST_ANSWERS:
                 raise RuntimeError("it goes on until a value changes, and fake tensors have none")
-            return 1 if func is _VALUE and args[0].dtype != torch.bool else True
+            return 1 if call.func is _VALUE and asked.dtype != torch.bool else True
         with _disable_current_modes():  # a mode of fake tensors would ask a fake one
-            return func(*args)
+            return call.run()
 
-    def _run(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        return func(*args, **kwargs)
+    def _run(self, call: Call) -> object:
+        return call.run()
 
-    def _count_collective(self, func: Any, args: Any) -> None:
-        kind = _COLLECTIVES.get(func.overloadpacket.__name__)
+    def _count_collective(self, call: Call) -> None:
+        kind = _COLLECTIVES.get(call.packet.__name__)
         if kind is not None:
-            size = max(tensor.nbytes for tensor in _tensors(args))
+            size = max(tensor.nbytes for tensor in _tensors(call.args))
             self.collectives[kind, size] += 1
 
-    def _count(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
-        inputs = _tensors((args, kwargs))
+    def _count(self, call: Call, result: object) -> None:
+        inputs = _tensors((call.args, call.kwargs))
         outputs = _tensors(result)
         known = {tensor.untyped_storage()._cdata for tensor in inputs}
         made = [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in known]
@@ -207,11 +237,11 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._see_peak()
 
         # A view moves nothing.
-        if not made and not func._schema.is_mutable:
+        if not made and not call.func._schema.is_mutable:
             return
-        flops = _flops(func, args, kwargs, result)
-        moved = _moved(func.overloadpacket, inputs, outputs)
-        self._add(Operator(_kind(func, args, flops), flops, moved))
+        flops = _flops(call, result)
+        moved = _moved(call.packet, inputs, outputs)
+        self._add(Operator(_kind(call, flops), flops, moved))
 
     def _add(self, operator: Operator) -> None:
         self.operators[operator] += 1
@@ -243,7 +273,7 @@ def _tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _moved(packet: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
+def _moved(packet: OpOverloadPacket, inputs: list[Tensor], outputs: list[Tensor]) -> float:
     """Bytes read and written. An expanded tensor is read as often as its memory is large."""
     written = sum(tensor.nbytes for tensor in outputs)
     if packet in _LOOKUPS:
@@ -254,8 +284,9 @@ def _moved(packet: Any, inputs: list[Tensor], outputs: list[Tensor]) -> float:
     return written + read
 
 
-def _flops(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> float:
-    packet = _out_of_place(func.overloadpacket)
+def _flops(call: Call, result: Any) -> float:
+    packet = _out_of_place(call.packet)
+    args = call.args
     if packet in (_aten.convolution, _aten._convolution):
         return _convolution(args[0], args[1], result, transposed=args[6])
     if packet is _aten.convolution_backward:
@@ -267,14 +298,17 @@ def _flops(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> floa
     if packet is _ATTENTION_ON_CPU_BACKWARD:
         return _BACKWARD_PRODUCTS * _attention(args[1], args[2])
     if packet in flop_registry:
-        return float(flop_registry[packet](*args, **kwargs, out_val=result))
+        return float(flop_registry[packet](*args, **call.kwargs, out_val=result))
     return 0.0
 
 
-def _out_of_place(packet: Any) -> Any:
+def _out_of_place(packet: OpOverloadPacket) -> OpOverloadPacket:
     """`addmm_` -> `addmm`, whose formula it has."""
     name = packet.__name__
-    return getattr(_aten, name[:-1], packet) if name.endswith("_") else packet
+    if not name.endswith("_"):
+        return packet
+    found: OpOverloadPacket = getattr(_aten, name[:-1], packet)
+    return found
 
 
 def _convolution(input: Tensor, weight: Tensor, output: Tensor, *, transposed: bool) -> float:
@@ -288,8 +322,9 @@ def _attention(query: Tensor, key: Tensor) -> float:
     return 4.0 * query.numel() * key.shape[-2]
 
 
-def _kind(func: Any, args: Any, flops: float) -> str:
-    packet = func.overloadpacket
+def _kind(call: Call, flops: float) -> str:
+    packet = call.packet
+    args = call.args
     if packet in _CONVOLUTIONS:
         weight = args[2] if packet is _aten.convolution_backward else args[1]
         if weight.shape[1] == 1 and weight.shape[0] > 1:

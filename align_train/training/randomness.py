@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from timm.layers.drop import DropPath
@@ -141,18 +141,27 @@ class DropoutByPair(nn.Module):
         return f"p={self.p:.3g}"
 
 
+class _Context(Protocol):
+    """What forward leaves for backward."""
+
+    saved_tensors: tuple[Tensor]
+    scale: float
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 class _KeepAndScale(torch.autograd.Function):
     """The input where it is kept, scaled; the gradient likewise. Only the mask is saved."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+    def forward(context: _Context, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         context.save_for_backward(kept)
         context.scale = scale
         dropped: Tensor = torch.ops.aten.native_dropout_backward(x, kept, scale)
         return dropped
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(context: _Context, gradient: Tensor) -> tuple[Tensor, None, None]:
         (kept,) = context.saved_tensors
         return torch.ops.aten.native_dropout_backward(gradient, kept, context.scale), None, None
 

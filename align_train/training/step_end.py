@@ -8,7 +8,7 @@ each order below has a reason. `tests/training/test_step_end.py` pins all of the
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import lightning
 from lightning import Callback
@@ -275,7 +275,7 @@ class StepEnd(Callback):
         self,
         trainer: lightning.Trainer,
         module: lightning.LightningModule,
-        checkpoint: dict[str, Any],
+        checkpoint: dict[str, object],
     ) -> None:
         """Adds the average, and whose moments and teacher it has, to a checkpoint. Collective.
 
@@ -294,7 +294,7 @@ class StepEnd(Callback):
         self,
         trainer: lightning.Trainer,
         module: lightning.LightningModule,
-        checkpoint: dict[str, Any],
+        checkpoint: dict[str, object],
     ) -> None:
         """Takes the average from a checkpoint, and compares the optimizer and the teacher.
 

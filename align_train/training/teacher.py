@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -125,6 +125,7 @@ class StoredTeacher:
         """See `Teacher.__call__`. A pair without embeddings has no numbers in their place."""
         assert batch.teacher is not None
         rows = batch.teacher.to(device, non_blocking=True)
+        # The loader fills the row of a pair without embeddings with NaN.
         return Taught(rows[:, 0], rows[:, 1], known=~rows[:, :, 0].isnan().any(dim=1))
 
 
@@ -171,7 +172,7 @@ class Distillation:
         joined: Tensor = (1 - self.weight) * pairs_loss + self.weight * loss
         return joined
 
-    def save(self, checkpoint: dict[str, Any]) -> None:
+    def save(self, checkpoint: dict[str, object]) -> None:
         """Notes who the teacher is, whose weights are in no checkpoint.
 
         Args:
@@ -179,7 +180,7 @@ class Distillation:
         """
         checkpoint[_TEACHER] = self.identity
 
-    def compare(self, checkpoint: Mapping[str, Any]) -> None:
+    def compare(self, checkpoint: Mapping[str, object]) -> None:
         """Says so if the run goes on under another teacher than before.
 
         Args:

@@ -49,6 +49,7 @@ def phrases_of(text: str) -> set[str]:
             before = ""
             continue
         phrases.add(word)
+        # Neighbours only: a mark between two words parts them.
         if before:
             phrases.add(f"{before} {word}")
         before = word

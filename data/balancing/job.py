@@ -61,6 +61,7 @@ def balance(
                 least_count=settings.least_count,
                 memory_gb=settings.memory_gb,
             )
+            # Before matching, which needs the disk as well.
             shutil.rmtree(work / "phrases")
         without_text = find_matches(texts, entries, work / "matches", seed=settings.seed)
 
@@ -75,6 +76,7 @@ def balance(
         shutil.rmtree(work)
     leave(f"{to} is complete")
 
+    # After the folder is in its place: the line is true only then.
     without_text.say(to, "rate 0:")
     files = f"{to}: {MANIFEST_NAME}, {_ENTRIES}, report.md, report.json, report.png"
     command = command_for_chosen(
@@ -120,6 +122,7 @@ class _Balanced:
 
         for shard in range(len(manifest.shards)):
             matches = read_matches(folder, shard)
+            # All shards before the first rate: a rate depends on the counts of all pairs.
             self.before += np.bincount(matches.entries, minlength=len(entries))
             self.pairs += len(matches.counts)
             self.unmatched += int((matches.has_text & (matches.counts == 0)).sum())
@@ -137,6 +140,7 @@ class _Balanced:
     def kept(self) -> Iterator[NDArray[np.bool_]]:
         """Yields which pairs of each shard are drawn; counts them on the way."""
         for _, matches, rates in self._each():
+            # Draws are below 1, so a rate of 1 always keeps.
             kept = matches.draws < rates
             self._count(matches, rates, kept.astype(np.float64))
             yield kept

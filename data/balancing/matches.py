@@ -158,16 +158,19 @@ def find_matches(texts: Texts, entries: list[str], folder: Path, *, seed: int) -
         has_text: list[bool] = []
         draws: list[float] = []
         for pair, of_pair in enumerate(texts.of(reader)):
+            # Sorted: a set has no order, and the files are to be the same each time.
             found.append(sorted(matcher(of_pair)))
             has_text.append(bool(of_pair))
             draws.append(_draw(reader.key(pair), seed))
             if not of_pair:
                 left_out.add(WITHOUT_TEXT, reader.key(pair))
 
+        # Manifests list choices by sorted keys, while the reader gives pairs as the tar has them.
         by_key = reader.by_key().tolist()
         entries_of = [np.array(found[pair], dtype=np.int32) for pair in by_key]
         np.savez(
             _file(folder, shard),
+            # Concatenating nothing is an error: a shard may hold no entry at all.
             entries=np.concatenate([np.zeros(0, dtype=np.int32), *entries_of]),
             counts=np.array([len(of_pair) for of_pair in entries_of], dtype=np.int32),
             has_text=np.array(has_text, dtype=bool)[by_key],

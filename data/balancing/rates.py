@@ -49,10 +49,12 @@ def rates_of(
     with np.errstate(divide="ignore"):
         # Of an entry that always draws this is minus infinity, which makes the rate 1.
         logs = np.log1p(-probabilities(counts, threshold))
+    # Sums of logarithms in place of products: `log1p` and `expm1` keep the digits of small p.
     misses = np.bincount(matches.pairs, weights=logs[matches.entries], minlength=pairs)
     rates = -np.expm1(misses)
 
     rarest = np.full(pairs, np.inf)
+    # `.at`, because a pair stands there once for each of its entries.
     np.minimum.at(rarest, matches.pairs, counts[matches.entries])
     rates = np.maximum(rates, np.minimum(most, threshold / rarest))
 

@@ -67,6 +67,7 @@ def write(figures: Figures, counts: Counts, folder: Path) -> str:
     Returns:
         The table of `report.md`.
     """
+    # Stable: equal counts stay in the order of the entries, on any machine.
     ranked = np.argsort(-counts.before, kind="stable")
     held = ranked[counts.before[ranked] > 0]
     above = int((counts.before > figures["threshold"]).sum())

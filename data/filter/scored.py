@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ class Scored:
     @property
     def names(self) -> list[str]:
         """The columns, each of one folder."""
-        return [name for scores in self.folders for name in scores.header.columns]
+        columns = chain.from_iterable(scores.header.columns for scores in self.folders)
+        return list(columns)
 
     def as_json(self) -> list[str]:
         """Which scores they are: a hash of what each folder was made with."""

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
 from align_train.cluster.pools import threads
 from align_train.errors import UserError, shown
+from align_train.shards.file_system import FileSystem
 from align_train.shards.find import is_foreign
 from align_train.shards.remote import Unreachable, Vanished, is_url, stored_size
 from align_train.shards.retry import Source
@@ -129,7 +129,7 @@ def _without_query(url: str) -> str:
     return re.split("[?#]", url, maxsplit=1)[0] if url.startswith(_WEB) else url
 
 
-def _one_or_all(paths: Sequence[str]) -> Any:
+def _one_or_all(paths: Sequence[str]) -> str | list[str]:
     return paths[0] if len(paths) == 1 else list(paths)
 
 
@@ -191,8 +191,8 @@ class _One:
         self._fetch_all(own)
         return [self.folder]
 
-    def _listed(self, url: str, question: Callable[[Any, str], Sequence[str]]) -> list[str]:
-        def urls(fs: Any, path: str) -> list[str]:
+    def _listed(self, url: str, question: Callable[[FileSystem, str], Sequence[str]]) -> list[str]:
+        def urls(fs: FileSystem, path: str) -> list[str]:
             return sorted(str(fs.unstrip_protocol(found)) for found in question(fs, path))
 
         with _of_source(url):
@@ -248,7 +248,7 @@ class _Attempts:
     def _arrived(self) -> int:
         return self._path.stat().st_size
 
-    def once(self, fs: Any, there: str) -> None:
+    def once(self, fs: FileSystem, there: str) -> None:
         """One attempt, from its beginning: not all servers know ranges."""
         try:
             self._source.attempt(

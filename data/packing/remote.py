@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from align_train.errors import UserError
+from align_train.shards.file_system import FileSystem
 from align_train.shards.remote import Vanished, is_url
 from align_train.shards.retry import Source
 
@@ -98,6 +98,5 @@ class Places:
         return RemoteImage(name, f"{base.rstrip('/')}/{quote(name)}{mark}{query}", self._source)
 
 
-def _cat(fs: Any, path: str) -> bytes:
-    content: bytes = fs.cat_file(path)
-    return content
+def _cat(fs: FileSystem, path: str) -> bytes:
+    return fs.cat_file(path)

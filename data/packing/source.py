@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from align_train.errors import UserError, one_line, shown
@@ -164,7 +165,7 @@ def _files_of(path: Path, left_out: LeftOut) -> Sequence[Path]:
 
 
 def _endings() -> list[str]:
-    return [ending for endings in _TABLES for ending in endings]
+    return list(chain.from_iterable(_TABLES))
 
 
 def _of_folder(folder: Path, settings: PackSettings, left_out: LeftOut) -> Table:

@@ -41,7 +41,9 @@ class SavedDataset:
         """
         self.folder = folder
         splits = _splits(folder)
-        paths = [(split, path) for split, inner in splits for path in _data_files(inner)]
+        paths: list[tuple[str, Path]] = []
+        for split, inner in splits:
+            paths += [(split, path) for path in _data_files(inner)]
         self._files = [(split, open_columnar(path, closed=True)) for split, path in paths]
         if not self._files:
             raise UserError(f"{folder}: names no splits; save the data set again")

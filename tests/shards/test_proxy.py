@@ -136,4 +136,4 @@ def test_google_storage_is_asked_through_the_proxy_too(
 ) -> None:
     pytest.importorskip("gcsfs")
     fs, _ = filesystem(url, {"token": "anon", **options}, anew=True)
-    assert fs.session_kwargs["trust_env"] is trusts
+    assert vars(fs)["session_kwargs"]["trust_env"] is trusts

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
@@ -93,7 +94,7 @@ def chart(
         log: Whether to begin with a logarithmic axis.
         group: The heading under which the panel stands.
     """
-    steps = sorted({step for _, steps, _ in lines for step in steps})
+    steps = sorted(set(chain.from_iterable(own for _, own, _ in lines)))
     columns = []
     for _, own, values in lines:
         by_step = dict(zip(own, values, strict=True))

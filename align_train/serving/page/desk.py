@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
 
 import gradio
 
@@ -97,7 +96,7 @@ def answering(answer: Callable[..., str]) -> Callable[..., str]:
     """Makes an answer that may fail one that says in a line what is wrong."""
 
     @wraps(answer)
-    def always(*values: Any) -> str:
+    def always(*values: object) -> str:
         try:
             return answer(*values)
         except UserError as error:
@@ -110,9 +109,9 @@ def answering(answer: Callable[..., str]) -> Callable[..., str]:
 
 
 def answer_by(
-    events: Sequence[Any],
+    events: Sequence[object],
     answer: Callable[..., str],
-    fields: Sequence[Any],
+    fields: Sequence[object],
     output: gradio.HTML,
 ) -> None:
     """Makes a tab answer: at each event, of which the last one counts.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 from PIL import Image
 
@@ -148,7 +149,7 @@ def matrix(
         numbers: `[images, texts]`.
         as_percent: Whether they are shares of 1; else cosines, and the largest is the fullest.
     """
-    every = [number for row in numbers for number in row]
+    every = list(chain.from_iterable(numbers))
     low, high = (0.0, 1.0) if as_percent else (min(every), max(every))
     span = (high - low) or 1.0
 

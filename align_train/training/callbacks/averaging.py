@@ -10,6 +10,7 @@ Price: the weights once more, in memory and in the checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class Averaging:
 
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [local_values(parameter)[0] for _, parameter in trained_parameters(module.model)]
+        # Both lists are in the model's order: `start` and `load` have filled the average by it.
         torch._foreach_lerp_(list(self._average.values()), weights, 1 - decay)
 
     def weights(self, module: TrainingModule, *, keep: bool = True) -> dict[str, Tensor]:
@@ -95,7 +97,7 @@ class Averaging:
         if self._average:
             checkpoint[_KEY] = self._whole(module, keep=keep)
 
-    def load(self, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+    def load(self, module: TrainingModule, checkpoint: Mapping[str, Any]) -> None:
         """Takes the average from a checkpoint.
 
         A parameter without an average so far (its tower was locked) begins with its weights.

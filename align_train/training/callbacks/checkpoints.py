@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import lightning
 import torch
@@ -38,7 +37,7 @@ class Gathered(TorchCheckpointIO):
         self.state: dict[str, object] = {}
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: object, storage_options: object = None
+        self, checkpoint: dict[str, object], path: object, storage_options: object = None
     ) -> None:
         """Keeps a checkpoint.
 

@@ -56,6 +56,7 @@ class Records:
         """
         gathered = gather_texts(json.dumps(self._lines), trainer.strategy.root_device)
         self._lines = []
+        # The lines of the other ranks are on rank 0 now.
         if not trainer.is_global_zero:
             return
 
