@@ -56,7 +56,7 @@ def error_of(
         mock.patch.object(OmegaConf, "load", _load),
         mock.patch.object(compose, "command", _composed),
         mock.patch.object(sys, "argv", [module, *arguments]),
-        mock.patch.object(ConfigStore.instance(), "repo", _copy(ConfigStore.instance().repo)),
+        mock.patch.object(ConfigStore.instance(), "repo", _fresh(ConfigStore.instance().repo)),
         mock.patch.object(compose, "_offered", set()),
         mock.patch.dict(os.environ, environment or {}),
         contextlib.chdir(folder),
@@ -73,6 +73,11 @@ def _load(file: IO[str] | Path) -> Any:
     if path not in _files:
         _files[path] = _load_file(file)
     return copy.deepcopy(_files[path])
+
+
+def _fresh(repo: dict[str, Any]) -> dict[str, Any]:
+    """A copy without the groups that other tests of this process have offered to commands."""
+    return {name: one for name, one in _copy(repo).items() if name not in compose._offered}
 
 
 def _copy(repo: dict[str, Any]) -> dict[str, Any]:
