@@ -69,6 +69,7 @@ COMPOSED = {
     r"(model|models|model\.path|distillation\.model)=\[?(kakaobrain|openai|google|laion|timm)/.*": (
         "needs a model of the hub"
     ),
+    r"source=EMOJI/.*|experiment=emoji.*": "needs drawings of other projects",
     r"push=.*": "writes to the hub",
     r".*=\[?'?(hf:|hf://|https?://(?!127\.0\.0\.1|localhost)|s3://|gs://).*": (
         "needs a host that is not here"
