@@ -16,7 +16,7 @@ demo: .venv/.done
 	  '  $(BIN)/align-train search index=demo_data/index text="two green stars"   # draws search.png' \
 	  '  $(BIN)/align-train pack source=FOLDER to=shards/mine vocabulary=8000     # your own images and texts' \
 	  '  $(BIN)/align-train                                                  # lists all commands' \
-	  'README.md, data/README.md and docs/ say more.'
+	  'README.md and docs/ say more.'
 
 test: .venv/.done
 	$(BIN)/python -m pytest -n auto -m "not long"

@@ -42,7 +42,7 @@ from align_train.shards.selection import Selection, refuse_missing, selection_na
 
 MANIFEST_NAME = "manifest.jsonl"
 
-HOW_TO_PREPARE = "make shards with `align-train pack`, or see data/README.md"
+HOW_TO_PREPARE = "make shards with `align-train pack`, or see docs/data.md"
 
 Row = dict[str, str | int]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 # Whole lists of captions, each of an image.
 LISTS = ("captions", "texts", "sentences.raw", "sentences")
 
-# Of fields of JSON, and of columns of tables, the likeliest first. docs/data.md has them too.
+# Of fields of JSON, and of columns of tables, the likeliest first. docs/packing.md has them too.
 FIELDS = (
     *LISTS,
     "caption",

@@ -9,7 +9,7 @@ first, then by the alphabet. So the same texts give the same tokens, however the
 batches. The library `tokenizers` has a trainer as well, but that sums in the order of a hash table.
 
 Price: the different words of the texts in memory; a text without spaces is one word. Training
-holds some 200 bytes a character of those words; see docs/texts.md for its time.
+holds some 200 bytes a character of those words; docs/results/data.md has its time.
 """
 
 from __future__ import annotations

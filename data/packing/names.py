@@ -14,7 +14,7 @@ from ..tables.rows import Table
 from .settings import PackSettings
 from .template import Template
 
-# Letters may be capitals. docs/data.md has these lists too.
+# Letters may be capitals. docs/packing.md has these lists too.
 PATHS = (
     "path",
     "file_name",

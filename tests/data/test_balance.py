@@ -149,7 +149,7 @@ def by_key(manifest: Manifest) -> dict[str, float]:
 
 
 def oracle(entries: list[str], *, most: float = 1, unmatched: float = 0) -> dict[str, float]:
-    """Key -> rate, by the formula of data/README.md, pair by pair."""
+    """Key -> rate, by the formula of docs/curation.md, pair by pair."""
     held = {
         key: [entry for entry in entries if any(metaclip_holds(text, entry) for text in texts)]
         for key, texts in TEXTS.items()

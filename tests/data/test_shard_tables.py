@@ -232,13 +232,13 @@ def test_images_are_read_where_a_rule_needs_them(shards: Path, tmp_path: Path) -
     assert rules["uids"]["found"] == len(listed)
 
 
-def test_the_commands_of_the_readme_on_coyos_columns(in_folder: InFolder) -> None:
+def test_the_documented_commands_on_coyos_columns(in_folder: InFolder) -> None:
     """From a table in COYO's schema to the rows to download, and from their shards to a selection.
 
     The second command asks for the best of what the first one left.
     """
     write_table(Path("coyo", "data"), 2000, files=2)
-    in_folder(*readme_command("source=coyo/data to=filtered rules.columns"))
+    in_folder(*documented_command("source=coyo/data to=filtered rules.columns"))
 
     rows = parquet.read_table("coyo/data").to_pylist()
     drops = filter_oracle.dropped(rows, rare_tokens=10**8, probes=(), distance=0) | coyo_drops(rows)
@@ -258,7 +258,7 @@ def test_the_commands_of_the_readme_on_coyos_columns(in_folder: InFolder) -> Non
     table = kept.append_column("key", [keys]).append_column("status", [status])
     parquet.write_table(table, shard.with_suffix(".parquet"))
     shard.with_name("00000_stats.json").write_text("{}")
-    in_folder(*readme_command("source=shards/coyo700m to=best paper=false rules.columns"))
+    in_folder(*documented_command("source=shards/coyo700m to=best paper=false rules.columns"))
 
     there = [row for row, state in zip(left_over, status, strict=True) if state == "success"]
     dropped = set().union(*coyo_drops(there).values())
@@ -266,10 +266,10 @@ def test_the_commands_of_the_readme_on_coyos_columns(in_folder: InFolder) -> Non
     assert kept_pairs(Path("best", "manifest.jsonl")) == wanted and wanted
 
 
-def readme_command(beginning: str) -> list[str]:
-    """The arguments of the command of data/README.md that begins so."""
-    text = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = (line.removeprefix("    python -m data.filter ") for line in text.splitlines())
+def documented_command(beginning: str) -> list[str]:
+    """The arguments of the command of docs/filtering.md that begins so."""
+    text = (REPOSITORY / "docs" / "filtering.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (line.removeprefix("python -m data.filter ") for line in text.splitlines())
     (found,) = [line for line in lines if line.startswith(beginning)]
     return found.split()
 

@@ -56,7 +56,7 @@ def error_of(
         mock.patch.object(OmegaConf, "load", _load),
         mock.patch.object(compose, "command", _composed),
         mock.patch.object(sys, "argv", [module, *arguments]),
-        mock.patch.object(ConfigStore.instance(), "repo", _copy(ConfigStore.instance().repo)),
+        mock.patch.object(ConfigStore.instance(), "repo", _fresh_repo()),
         mock.patch.object(compose, "_offered", set()),
         mock.patch.dict(os.environ, environment or {}),
         contextlib.chdir(folder),
@@ -73,6 +73,14 @@ def _load(file: IO[str] | Path) -> Any:
     if path not in _files:
         _files[path] = _load_file(file)
     return copy.deepcopy(_files[path])
+
+
+def _fresh_repo() -> dict[str, Any]:
+    """Hydra's store without the groups that other tests have offered to a command."""
+    repo = _copy(ConfigStore.instance().repo)
+    for group in compose._offered:
+        repo.pop(group, None)
+    return repo
 
 
 def _copy(repo: dict[str, Any]) -> dict[str, Any]:
