@@ -1,8 +1,8 @@
 """A page's commands run, in their order, as its reader would run them.
 
 All blocks of the page are one script of bash. Commands of ours are forked from a process with the
-libraries, with settings that make them small; `serve` goes on until the page ends or serves anew.
-Python blocks run in between, each after those before it.
+libraries, with settings that make them small. A page's first `serve` goes on until its end; further
+ones only have to come up. Python blocks run in between, each after those before it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -77,7 +78,8 @@ class Player:
             try:
                 self._run_script(script, functions, short)
             finally:
-                self._stop_server()
+                if self.server is not None:
+                    _stop(self.server)
                 short.unlink()
 
     def _run_script(self, script: Path, functions: Path, asked: Path) -> None:
@@ -208,24 +210,17 @@ class Player:
                 shutil.rmtree(cwd / path, ignore_errors=True)
 
     def _run_server(self, arguments: list[str], cwd: Path) -> tuple[int, str, str]:
-        self._stop_server()
-        self.port = free_port()
+        port = free_port()
         words = [word for word in arguments if not word.startswith("port=")]
-        self.server = start(*words, f"port={self.port}", cwd=cwd, module="align_train.serve")
-        deadline = time.monotonic() + 120
-        while self.server.poll() is None and time.monotonic() < deadline:
-            with suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/openapi.json", timeout=5)
-                return 0, "", ""
-            time.sleep(0.1)
-        return 1, "", _streams(self.server)[2] if self.server.poll() is not None else "no answer"
-
-    def _stop_server(self) -> None:
-        if self.server is not None and self.server.poll() is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.server.pid, 2)
-            finish(self.server, timeout=60)
-        self.server = None
+        server = start(*words, f"port={port}", cwd=cwd, module="align_train.serve")
+        if not _is_up(server, port):
+            _stop(server)
+            return 1, "", _streams(server)[2]
+        if self.server is None:
+            self.server, self.port = server, port
+        else:
+            _stop(server)
+        return 0, "", ""
 
     def _run_tool(self, command: Command, cwd: Path) -> tuple[int, str, str]:
         """A program of the system; its server is the one of this page."""
@@ -254,6 +249,24 @@ class Player:
 _PARSED = "tests.support.docs.parsed"
 
 
+def _is_up(server: Started, port: int) -> bool:
+    """Waits until a server answers, or ends."""
+    deadline = time.monotonic() + 120
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=5)
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _stop(server: Started) -> None:
+    if server.poll() is None:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGINT)
+        finish(server, timeout=60)
+
+
 def _streams(process: Started) -> tuple[int, str, str]:
-    done = finish(process, timeout=300)
+    done = finish(process, timeout=900)
     return done.returncode, done.stdout, done.stderr

@@ -23,6 +23,7 @@ from tests.support.docs.shell import Command
 # Programs that are none of ours -> why the tests do not run them.
 FOREIGN = {
     "apptainer": "needs a kernel with user namespaces, and images from a registry",
+    "chmod": "is for a folder that several users share",
     "docker": "needs a daemon, and images from a registry",
     "enroot": "needs images from a registry",
     "gcloud": "needs an account",
@@ -54,7 +55,9 @@ FOREIGN = {
 }
 
 # Programs of every system, which run as they stand.
-EVERYWHERE = {"base64", "cat", "cp", "curl", "echo", "head", "ls", "mkdir", "mv", "rm", "wc"}
+EVERYWHERE = {
+    "base64", "cat", "cp", "curl", "echo", "head", "ls", "mkdir", "mv", "rm", "sed", "tar", "wc",
+}  # fmt: skip
 EVERYWHERE |= {"cd", "export", "printf", "sleep", "sort", "touch"}
 
 # What a setting of ours says -> why the command is composed and not run.
@@ -69,6 +72,7 @@ COMPOSED = {
     r"(model|models|model\.path|distillation\.model)=\[?(kakaobrain|openai|google|laion|timm)/.*": (
         "needs a model of the hub"
     ),
+    r"source=EMOJI/.*|experiment=emoji.*": "needs drawings of other projects",
     r"push=.*": "writes to the hub",
     r".*=\[?'?(hf:|hf://|https?://(?!127\.0\.0\.1|localhost)|s3://|gs://).*": (
         "needs a host that is not here"

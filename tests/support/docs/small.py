@@ -59,6 +59,7 @@ def smaller(module: str, arguments: Sequence[str]) -> list[str]:
         return _smaller_other(module, arguments)
 
     own = [_divided(word) for word in arguments]
+    own = ["seed=0,1" if word.startswith("seed=0,1,") else word for word in own]  # of a sweep
     return [*own, *_additions(own)]
 
 
@@ -72,8 +73,11 @@ def _smaller_other(module: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _earlier(word: str) -> str:
-    """`step=100` of a run of 600 steps is step 2 of 12."""
-    return re.sub(r"\d+", lambda found: str(max(1, int(found[0]) // _STEPS_OF_DEMO)), word)
+    """`step=100` of a run of 600 steps is step 2 of 12; `step=100:110` is 2:3."""
+    if not (found := re.fullmatch(r"step=(\d+)(:\d+)?", word)):
+        return word
+    step = max(1, int(found[1]) // _STEPS_OF_DEMO)
+    return f"step={step}:{step + 1}" if found[2] else f"step={step}"
 
 
 def _additions(own: Sequence[str]) -> list[str]:

@@ -20,7 +20,8 @@ def make_world(folder: Path) -> None:
     - `my_images`: 96 drawn images, each with its text beside it; `captions.txt`, `pairs.csv`: the
       same as tables; `cat.jpg` and a few others alone
     - `shards/mine`: `my_images`, packed
-    - `outputs/mine`: a run on it
+    - `outputs/mine`: a run on it; `shards/night`: labelled pairs
+    - `labelled`: a folder of images for each of two classes
     - `demo_index`, `demo_hf`: the demo's held-out images embedded, and its model exported
     - runs under the names of `OTHER_RUNS`
     """
@@ -40,7 +41,9 @@ def make_world(folder: Path) -> None:
     run(*embed, cwd=folder, module="align_train.embed")
     run("model=outputs/demo", "to=demo_hf", cwd=folder, module="align_train.export")
     for name in OTHER_RUNS:
-        shutil.copytree(folder / "outputs" / "demo", folder / "outputs" / name)
+        # Links, too: `checkpoints/last` is one.
+        shutil.copytree(folder / "outputs" / "demo", folder / "outputs" / name, symlinks=True)
+    shutil.copytree(folder / "demo_data" / "held_out", folder / "shards" / "night")
 
 
 def _draw_images(folder: Path) -> None:
@@ -62,6 +65,10 @@ def _draw_images(folder: Path) -> None:
         rows.append((f"{name}.{kind}", pair["txt"].decode()))
 
     _write_tables(folder, rows)
+    for name, some in (("circle", rows[:8]), ("star", rows[8:16])):
+        (folder / "labelled" / name).mkdir(parents=True)
+        for path, _ in some:
+            shutil.copy(images / path, folder / "labelled" / name)
     for name in ("cat.jpg", "crosses.png", "image.jpg"):
         _write_image(images / rows[0][0], folder / name)
 
