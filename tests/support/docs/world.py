@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.commands import run
+from tests.support.docs.crawl import draw_crawl
 from tests.support.docs.small import smaller
 
 OTHER_RUNS = ("longer", "narrow", "a", "b", "tuned")  # as the demo's
@@ -23,10 +24,11 @@ def make_world(folder: Path) -> None:
     - `outputs/mine`: a run on it; `shards/night`: labelled pairs
     - `labelled`: a folder of images for each of two classes
     - `demo_index`, `demo_hf`: the demo's held-out images embedded, and its model exported
-    - runs under the names of `OTHER_RUNS`
+    - runs under the names of `OTHER_RUNS`; a crawl, see `draw_crawl`
     """
     run(*smaller("align_train", []), cwd=folder)
     _draw_images(folder)
+    draw_crawl(folder)
     pack = ("source=my_images", "to=shards/mine", "vocabulary=300", "held_out=0.25")
     run(*pack, cwd=folder, module="data.pack")
     mine = (
