@@ -24,11 +24,11 @@ Price per rank, with device batch n, global batch B, dimension d and W ranks:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from align_train.cluster.collectives import all_reduce_, scatter_sum, world_size
 from align_train.loss.tiles import (
@@ -44,7 +44,7 @@ from align_train.loss.tiles import (
 )
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """What forward leaves for backward."""
 
     saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]
@@ -53,6 +53,7 @@ class _Context(Protocol):
     direct: bool
     duplicates: Duplicates | None
 
+    # torch takes None, too, against its own type.
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 

@@ -21,11 +21,11 @@ Price per rank, with device batch n, global batch B, dimensions d (student) and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import normalize
 
 from align_train.cluster.collectives import all_reduce_, gather, scatter_sum
@@ -161,13 +161,14 @@ def _unit(embeddings: Tensor, dtype: torch.dtype) -> Tensor:
     return unit
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """What forward leaves for backward."""
 
     saved_tensors: tuple[Tensor, ...]
     teacher_temperature: float
     size: int
 
+    # torch takes None, too, against its own type.
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 

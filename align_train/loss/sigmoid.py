@@ -5,11 +5,9 @@ How and at what price: as `contrastive.py`, tile by tile, but columns need no su
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import logsigmoid
 
 from align_train.cluster.collectives import all_reduce_, scatter_sum, world_size
@@ -24,14 +22,12 @@ from align_train.loss.tiles import (
 )
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """What forward leaves for backward."""
 
     saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     size: int
     duplicates: Duplicates | None
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 class _Sigmoid(torch.autograd.Function):

@@ -80,12 +80,11 @@ def fetches_of_lane(order: Order, lane: int, position: int) -> Iterator[Fetch]:
         for shard, place in zip(window.shards, window.begins, strict=True):
             # A shard that begins with its window, and not in the one before, begins an epoch.
             is_edge = place == window.first and shard not in before
-            catching_up = position + (place - present) / _PACE
-            level = max(place - length - notice, catching_up)
-            delayed_level = max(place - length - notice + delay, catching_up)
-            undelayed = max(position, min(latest, level))
+            level = place - length - notice
+            catching_up = position + max(0, (place - present) / _PACE)
+            undelayed = min(latest, max(level, catching_up))
             fetch = Fetch(
-                release=max(position, min(latest, delayed_level)) if is_edge else undelayed,
+                release=min(latest, max(level + delay, catching_up)) if is_edge else undelayed,
                 need=need,
                 last=following.last if shard in following.shards else window.last,
                 lane=lane,

@@ -15,12 +15,10 @@ at least, and back; one group needs no copy.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -125,7 +123,7 @@ class GroupBatchNorm(_BatchNorm):
         return normalised
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """What forward leaves for backward."""
 
     saved_tensors: tuple[Tensor, Tensor | None, Tensor, Tensor]
@@ -133,11 +131,8 @@ class _Context(Protocol):
     groups: int
     has_bias: bool
 
+    # torch takes None, too, against its own type.
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
-
-    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
-
-    def set_materialize_grads(self, value: bool) -> None: ...
 
 
 class _ByGroup(torch.autograd.Function):

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from align_train.model.image_tower import FixedPadConv2d
 
@@ -127,14 +127,10 @@ class SharedCasts:
             owner[name] = weight
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """What forward leaves for backward."""
 
     dtypes: list[torch.dtype]
-
-    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
-
-    def set_materialize_grads(self, value: bool) -> None: ...
 
 
 class _FromCopies(torch.autograd.Function):

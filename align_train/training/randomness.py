@@ -29,11 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from align_train.errors import UserError
 from align_train.training.hashing import Words, columns, rows, words_of
@@ -141,13 +142,11 @@ class DropoutByPair(nn.Module):
         return f"p={self.p:.3g}"
 
 
-class _Context(Protocol):
+class _Context(FunctionCtx):
     """What forward leaves for backward."""
 
     saved_tensors: tuple[Tensor]
     scale: float
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 class _KeepAndScale(torch.autograd.Function):
