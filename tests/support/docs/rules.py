@@ -55,10 +55,8 @@ FOREIGN = {
 }
 
 # Programs of every system, which run as they stand.
-EVERYWHERE = {
-    "base64", "cat", "cp", "curl", "echo", "head", "ls", "mkdir", "mv", "rm", "sed", "tar", "wc",
-}  # fmt: skip
-EVERYWHERE |= {"cd", "export", "printf", "sleep", "sort", "touch"}
+EVERYWHERE = {"base64", "cat", "cd", "cp", "curl", "echo", "export", "head", "ls", "mkdir", "mv"}
+EVERYWHERE |= {"printf", "rm", "sed", "sleep", "sort", "tar", "touch", "wc"}
 
 # What a setting of ours says -> why the command is composed and not run.
 COMPOSED = {
