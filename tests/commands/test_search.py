@@ -262,9 +262,9 @@ def test_by_picture_by_text_and_by_both(
     embedded: Path, trained: Path, demo: Path, tmp_path: Path
 ) -> None:
     with tarfile.open(demo / "train" / "00000000.tar") as tar:
-        image = tar.extractfile("00000007.png")  # `extract` has its filter since Python 3.11.4
-        assert image is not None
-        (tmp_path / "00000007.png").write_bytes(image.read())
+        member = tar.extractfile("00000007.png")  # `extract` has its filter since Python 3.11.4
+        assert member is not None
+        (tmp_path / "00000007.png").write_bytes(member.read())
     keys, out = searched(f"index={embedded}", "image=00000007.png", "top=5", cwd=tmp_path)
     assert len(keys) == 5 and keys[0] == "00000000/00000007" and "512 images, all compared" in out
     assert (tmp_path / "search.png").is_file()
