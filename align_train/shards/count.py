@@ -84,6 +84,7 @@ def scan(
             raise UserError(f"{source}: no pairs; found: {left_out}; {HOW_TO_PREPARE}")
         return rows
 
+    # One process counts for all; otherwise every rank would open every tar.
     counted = from_first(f"shards {source} {caption} {members}", count)
     left_out.say(source)
     bad.say(source, what="bad pairs:")
@@ -129,6 +130,7 @@ class _Counter:
             return _Counted(Shard(url, 0, size), left_out, LeftOut())
         if index.fault:
             fix = f"; fetch it again or leave it out of {self.key}"
+            # This fault names its remedy already.
             fix = "" if "unpack" in index.fault else fix
             raise UserError(f"{url}: {index.fault}{fix}")
         return self._count_members(url, path, size, index, left_out)
@@ -139,6 +141,7 @@ class _Counter:
         prefix = prefix_of(self.key)
         table = member_table(index, self.members, self.caption, tar=url, prefix=prefix)
         pairs = table.pairs(self.caption)
+        # A negative number says why a text is not there (`MemberTable.pairs`).
         has_text = (pairs[:, 1:] >= 0).any(axis=1)
         is_second = (pairs[:, 1:] == SECOND).any(axis=1)
         if len(pairs) and self.caption.places and not has_text.any():
