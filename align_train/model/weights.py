@@ -50,8 +50,9 @@ def find(path: str, *, wanted: str, weights: bool = True) -> Path:
     try:
         fetched = _FETCHED if weights else _DESCRIBING
         folder = Path(snapshot_download(path, allow_patterns=fetched))
-        # Old models have nothing else: openai/clip-vit-base-patch32.
-        if weights and not any(folder.glob("*.safetensors")):
+        # Old models have nothing else (openai/clip-vit-base-patch32). Others have safetensors of
+        # open_clip's names alone, which `read` does not take: so the names count, not the suffix.
+        if weights and not any((folder / name).is_file() for name in (WEIGHTS, _INDEX)):
             snapshot_download(path, allow_patterns=[_PICKLED])
         return folder
     except Exception as error:  # offline, no such name, no right to read it: each its own type

@@ -40,6 +40,7 @@ def aside(key: str) -> Iterator[None]:
     try:
         yield
     except UserError:
+        # It is one line for the user already, and knows the setting better than this.
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error, _SHOWN)}"

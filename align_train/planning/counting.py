@@ -43,6 +43,7 @@ def count_model(model: TrainableModel) -> ModelCounts:
         model: The whole model.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Strategies that gather weights do so block by block, so shapes are kept by block.
     blocks: list[list[Shape]] = []
     within: set[nn.Parameter] = set()
     for block in model.blocks:
@@ -81,6 +82,7 @@ def count_chunk(
     with _passes(mode, counter, bf16=bf16):
         batch = _batch(pairs, tokens, towers)
         counter.watch_gradients(trained)
+        # This pass makes the casts that all chunks share: they are no part of one chunk's memory.
         shared = towers.bytes_of_casts(torch.bfloat16) if bf16 else 0
 
         before = counter.held + shared
@@ -89,17 +91,21 @@ def count_chunk(
         forward = counter.peak - before
         kept = counter.held - before
         forward_operators = counter.operators
+        # A new counter, because `forward_operators` is the old one.
         counter.operators = Counter()
 
         ends = [part for part in embeddings if part.requires_grad]
+        # In place of the loss's gradient: only its shape decides what the pass costs.
         of_embeddings = [torch.ones_like(part) for part in ends]
         counter.forget_peak()
         torch.autograd.backward(ends, of_embeddings)
         del embeddings, ends, of_embeddings
+        # The shared casts are freed, and what BatchNorm has collected is forgotten.
         towers.end_step()
         towers.statistics.begin_step()
 
     for parameter in trained:
+        # The loss and the optimizer are counted on the same model, and must not find these.
         parameter.grad = None
     return ChunkCounts(
         pairs=pairs,
@@ -132,10 +138,12 @@ def count_loss(
         texts = torch.empty(pairs, model.dim, requires_grad=True)
         ids = torch.empty(pairs, dtype=torch.int64) if loss.needs_ids else None
         if loss.needs_labels:
+            # A loss with labels takes them in the place of the texts' embeddings.
             texts = torch.empty(pairs, dtype=torch.int64)
 
         before = counter.held
         counter.forget_peak()
+        # Peaks of both passes count from the same start: what the graph keeps is in both.
         value = loss(images, texts, *model.logit_parameters(), image_ids=ids, text_ids=ids)
         forward = counter.peak - before
         counter.forget_peak()
@@ -178,9 +186,11 @@ def count_optimizer(
         optimizer.step()
         state = counter.held - before
 
+        # The first step has made the state. The second is one as all others of a run.
         counter.operators.clear()
         counter.forget_peak()
         held = counter.held
+        # A run takes this norm in each step.
         torch.nn.utils.get_total_norm([item.grad for item in stepped if item.grad is not None])
         optimizer.step()
         working = counter.peak - held
@@ -208,6 +218,7 @@ def _largest(parameters: list[nn.Parameter], *, share: float) -> list[nn.Paramet
 
 @contextmanager
 def _passes(mode: FakeTensorMode, counter: OperatorCounter, *, bf16: bool) -> Iterator[None]:
+    # Fake tensors are on the CPU. Without autocast's cache, because `Towers` shares casts itself.
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
     with mode, counter, autocast:
         yield
@@ -216,6 +227,7 @@ def _passes(mode: FakeTensorMode, counter: OperatorCounter, *, bf16: bool) -> It
 def _batch(pairs: int, tokens: int, towers: Towers) -> Batch:
     model = towers.model
     size = model.image_size
+    # A label stands in the place of a text's first token.
     length = 1 if model.takes_labels else tokens
     return Batch.unnamed(
         images=torch.empty((pairs, size, size, 3), dtype=torch.uint8),

@@ -51,6 +51,7 @@ class ChunkCounts:
         Args:
             dim: The dimension of the embeddings.
         """
+        # An image's and a text's embedding for each pair, in float32.
         kept = 2 * FLOAT32 * self.pairs * dim
         return replace(
             self,
@@ -111,9 +112,11 @@ class LossCounts:
             return self
         operators: Operators = Counter()
         for operator, times in self.operators.items():
+            # Tiles compare all images with all texts: their number grows with the square.
             operators[operator] = round(times * factor**2)
         collectives: Sent = Counter()
         for (kind, size), times in self.collectives.items():
+            # Added: two sizes may be the same one when rounded.
             collectives[kind, round(size * factor)] += times
         return LossCounts(
             operators=operators,

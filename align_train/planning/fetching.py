@@ -85,6 +85,7 @@ def fetch_load(
     """
     length = order.sources[0].lane_length
     end = position + _EDGE[1] * length
+    # The shard caches of nodes do not depend on each other, so each node is played by itself.
     plays: list[Reads] = []
     least: list[int] = []
     held: list[int] = []
@@ -98,8 +99,10 @@ def fetch_load(
     begin = position / length
     in_epoch = [int((reads.need < position + length).sum()) for reads in plays]
     at = [reads.at for reads in plays]
+    # Reads for the first windows come in one burst at the start, and are counted apart.
     later = [reads.at[reads.need > position] for reads in plays]
     first = [int((reads.need <= position).sum()) for reads in plays]
+    # Also the measure of all four figures: a whole epoch that has nothing of the start.
     around = per_slice(at, length, begin + _EDGE[0], begin + _EDGE[1])
     return FetchLoad(
         reads=float(np.mean(in_epoch)),
@@ -160,6 +163,7 @@ def per_slice(times: Sequence[Floats], length: int, begin: float, end: float) ->
     Returns:
         `[nodes, slices]`.
     """
+    # `round`: the difference of two floats may lie just below a whole number.
     slices = round(SLICES * (end - begin))
     stretch = (begin * length, end * length)
     rows = []

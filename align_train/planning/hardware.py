@@ -117,6 +117,7 @@ class Hardware:
             raise UserError("gpu.efficiency: expected the shares that conf/plan.yaml has")
         for field in fields(self):
             figure = getattr(self, field.name)
+            # To Python a bool is an integer; the name is a text, and the shares check themselves.
             if isinstance(figure, bool) or not isinstance(figure, int | float):
                 continue
             # `not >` refuses NaN too.

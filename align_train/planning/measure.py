@@ -47,6 +47,7 @@ class TimedOperators(OperatorCounter):  # type: ignore[no-untyped-call]
         self._seconds = 0.0
 
     def _run(self, call: Call) -> object:
+        # CUDA returns before an operator is done: without waiting, only its launch would be timed.
         _wait(self._device)
         began = time.perf_counter()
         result = call.run()
@@ -86,6 +87,7 @@ class MeasuredRates:
     @property
     def launch(self) -> float:
         """Seconds of an operator beside its work; 0 before any step was measured."""
+        # Timing each operator slows it down: their sum can exceed the plain step.
         return max(0.0, self._beside / max(self._operators, 1))
 
     def take_in(self, step: Callable[[], object]) -> None:
@@ -157,12 +159,14 @@ def _peak(device: torch.device, *, bf16: bool) -> float:
     dtype = torch.bfloat16 if bf16 else torch.float32
     left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
     seconds = _quickest(lambda: left @ left, device)
+    # A multiplication and an addition for each of the side³ products.
     return float(2 * _SIDE**3 / seconds)
 
 
 def _bandwidth(device: torch.device) -> float:
     source = torch.ones(_COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
+    # Each byte is read once and written once.
     return 2 * _COPIED / _quickest(lambda: target.copy_(source), device)
 
 
@@ -174,6 +178,7 @@ def _quickest(function: Callable[[], object], device: torch.device) -> float:
         function()
         _wait(device)
         seconds.append(time.perf_counter() - began)
+    # The best one, no median: a peak is what the machine reaches undisturbed.
     return min(seconds)
 
 

@@ -97,6 +97,7 @@ def plan_memory(
     }
     # All chunks but the one that is computed.
     kept = chunk.kept * (chunks - 1)
+    # With `always` or `passes`, the last step's gradients are still held in the forward pass.
     before = needs.gradients if needs.keeps_gradients != "step" else 0
     passing = always | {WHOLE: needs.whole, GRADIENTS: before}
     # Weights are fetched at the first chunk; most graphs are kept at the last one.
@@ -108,6 +109,7 @@ def plan_memory(
         }
     with_loss = passing | {
         ACTIVATIONS: chunk.shared + kept + chunk.kept,
+        # Both are counted from the same start, so they do not add up.
         EMBEDDINGS: max(loss.forward, loss.backward),
     }
     moments = {

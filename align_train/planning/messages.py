@@ -44,6 +44,7 @@ def sent_in_step(needs: Needs, loss: LossCounts, statistics: int) -> Sent:
         loss: What the loss sends.
         statistics: Bytes of BatchNorm's running statistics, which ranks average in float32.
     """
+    # A sum of counters is a new one: adding to it leaves the strategy's as it is.
     sent = needs.sent + loss.collectives
     if statistics:
         sent[ALL_REDUCE, statistics] += 1

@@ -88,11 +88,13 @@ def sent_for_checkpoint(
         return sent
 
     rows = world if kept == "rows" else 1
+    # Flat strategies have whole weights on each rank; only their moments are in pieces.
     if kept != "flat":
         for shape in shapes:
             size = size_of([shape], rows=rows)
             if kept == "parts":  # equally long
                 size = math.ceil(size / FLOAT32 / world) * world * FLOAT32
+            # An average has a tensor for each weight, which is gathered like the weight.
             sent[ALL_GATHER, size] += 2 if averaged else 1
 
     # Of a flat tensor each rank fills its own numbers into zeros, and the ranks add these up.

@@ -95,6 +95,8 @@ def work_of(
     for (kind, flops, moved), times in operators.items():
         share: float = getattr(hardware.efficiency, EFFICIENCY_OF[kind])
         if kind in COMPUTING:
+            # A product's reads and writes have no share of their own: that of element-wise work
+            # serves.
             moving = moved / (hardware.bandwidth * hardware.efficiency.elementwise)
             seconds = max(moving, flops / (peak * share))
         else:
@@ -154,10 +156,12 @@ def step_seconds(
     for work in (forward, backward):
         for kind, seconds in work.by_kind.items():
             parts[kind] = parts.get(kind, 0.0) + chunks * seconds
+        # The time that launches add to the device's own.
         waiting = work.total - sum(work.by_kind.values())
         parts[LAUNCHES] = parts.get(LAUNCHES, 0.0) + chunks * waiting
 
     passes = chunks * (forward.total + backward.total)
+    # Only the last chunk's backward pass hides gradients; gathers come ahead in all passes.
     hidden = min(gradients, backward.total) + min(gathers, passes)
     parts[LOSS] = loss.total
     parts[OPTIMIZER] = optimizer.total

@@ -66,17 +66,20 @@ def nearest_split(
     if even(batch_size, gpus, lanes):
         return NearestSplit(True, (gpus,), (batch_size,), lanes)
 
+    # No more GPUs than lanes in either direction: each rank needs a lane.
     below = next((n for n in range(min(gpus, lanes), 0, -1) if even(batch_size, n, lanes)), None)
     above = next((n for n in range(gpus + 1, lanes + 1) if even(batch_size, n, lanes)), None)
 
     # GPUs must divide the lanes. A multiple of the GPUs always works.
     streams = lanes if lanes % gpus == 0 else gpus * max(1, round(lanes / gpus))
     step = lcm(streams, gpus * lcm(chunk, norm_group or 1))
+    # Each multiple of `step` is even: by lanes, GPUs, chunks and norm groups.
     lower = batch_size // step * step
     batches = (lower, lower + step) if lower != batch_size else (lower,)
     return NearestSplit(
         False,
         tuple(n for n in (below, above) if n is not None),
+        # A batch below one step has only 0 below it, which is no batch.
         tuple(size for size in batches if size),
         streams,
     )

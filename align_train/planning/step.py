@@ -167,6 +167,7 @@ class StepPlanner:
             chunk = chunk.recomputed(counted.model.dim)
         chunks = pairs // chunk_size
         loss = counted.loss(pairs, world)
+        # A strategy may be a user's own: its failure becomes a line that names the setting.
         with aside("strategy"):
             needs = strategy.needs(self._sizes(chunks, recompute=recompute, world=world))
         if needs is None:
@@ -231,9 +232,11 @@ class StepPlanner:
         def sending(sent: Sent) -> float:
             return bytes_on_wire(sent, world=world, on_gpu=hardware.is_gpu) / link
 
+        # Apart, because other passes hide them, see `step_seconds`.
         gathers, gradients = Sent(), Sent()
         for (kind, size), times in needs.sent.items():
             (gathers if kind == ALL_GATHER else gradients)[kind, size] += times
+        # A difference of counters: the messages of the loss and of the statistics are left.
         exposed = sent_in_step(needs, loss, self.counted.model.statistics) - needs.sent
 
         # A strategy that shards the optimizer's state has a share of its work.

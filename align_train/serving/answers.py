@@ -79,6 +79,7 @@ def read_scores(kind: Kind, cosines: Tensor, logits: Tensor) -> tuple[Kind, Tens
         How to read the scores, and the scores `[…, texts]`. Of one text alone a softmax would
         always be 1: its score is the cosine.
     """
+    # Before the case of one text: a sigmoid says something about one text alone, too.
     if kind == "sigmoid":
         return kind, logits.sigmoid()
     if logits.shape[-1] == 1:

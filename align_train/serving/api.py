@@ -56,6 +56,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # By default anyio has 40 threads. Each question keeps one until its answer is there.
         threads = anyio.to_thread.current_default_thread_limiter()
         threads.total_tokens = limits.max_requests + _SPARE_THREADS
         yield
@@ -69,14 +70,18 @@ def make_app(
         docs_url=None,
         redoc_url=None,
     )
+    # Before any route is added: a route is made with the class that the router has then.
     app.router.route_class = q.StrictRoute
     metrics = Metrics(service)
     app.add_middleware(Guard, limits=limits, metrics=metrics, token=token, is_local=is_local)
 
+    # Starlette takes the handler of the nearest base class: `Refused` never reaches that of
+    # `UserError`.
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(UserError, _broken)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _by_status)
+    # After its handler Starlette raises a defect again, so uvicorn logs the stack trace.
     app.add_exception_handler(Exception, _defect)
 
     _add_questions(app, service, limits)
@@ -113,6 +118,7 @@ def _add_questions(app: FastAPI, service: Service, limits: Limits) -> None:
             limits.texts(question.labels, "labels"),
             templates,
         )
+        # Kind and note follow from the model and the number of labels: all images have the same.
         first = answers[0]
         return JSONResponse(
             {
@@ -143,6 +149,7 @@ def _add_search(app: FastAPI, service: Service, limits: Limits) -> None:
     @app.post("/search", response_model=q.Hits, responses=_STATUSES)
     def search(question: q.SearchQuestion) -> Response:
         """Finds the images of the collection nearest to a text, an image, or both."""
+        # Not in `SearchQuestion`: the limit is a setting of the server.
         if question.top > limits.max_top:
             raise Refused(f"top={question.top}: expected at most {limits.max_top}", code=413)
         texts = {"text": question.text, "away": question.away}
@@ -178,6 +185,8 @@ def _add_search(app: FastAPI, service: Service, limits: Limits) -> None:
     @app.get("/image/{index}", response_class=Response, responses=_STATUSES)
     def image(index: str) -> Response:
         """An image of the collection as a small JPEG, by its index."""
+        # A text, read here: `isdecimal` alone lets digits of other scripts pass, and `int` reads
+        # them.
         if not (index.isascii() and index.isdecimal() and len(index) <= _MOST_DIGITS):
             raise Refused(f"image {shown(index)}: expected an index", code=404)
         return Response(service.image(int(index)), media_type="image/jpeg")
@@ -273,10 +282,12 @@ def _invalid(request: Request, error: Exception) -> Response:
 def _by_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException | StarletteHTTPException)
     message = str(error.detail)
+    # Starlette's own line is `Not Found` alone.
     if error.status_code == 404:
         message = f"{shown(request.url.path)}: no such path; /docs lists all"
     return _problem(error.status_code, message)
 
 
 def _defect(request: Request, error: Exception) -> Response:
+    # Not the error's own text: it may name a folder of the server.
     return _problem(500, "a defect of the server; its log has more")

@@ -90,6 +90,7 @@ class Batcher(Generic[Item]):
         self._closing = False
         # A daemon: a pass that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # Last: the thread uses all that is set above.
         self._thread.start()
 
     @property
@@ -124,6 +125,7 @@ class Batcher(Generic[Item]):
         """
         rows: list[Row] = []
         places = places or range(len(items))
+        # One deadline for all parts: a large request gets no more time than a small one.
         deadline = time.monotonic() + self.batching.answer_seconds
         for start in range(0, len(items), self.batching.chunk_size):
             part = items[start : start + self.batching.chunk_size]
@@ -154,6 +156,8 @@ class Batcher(Generic[Item]):
         """
         since = time.monotonic()
         with self._changed:
+            # Under the lock, like `_turn_away`: else an item could join the queue after its thread
+            # is gone.
             if self._closing or not self._thread.is_alive():
                 raise Busy("the server does not answer any more: the thread that embeds has ended")
             if not let_in and len(self._waiting) + len(items) > self.batching.most_waiting:
@@ -168,6 +172,7 @@ class Batcher(Generic[Item]):
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        # Not forever: a pass that hangs must not keep the server from ending.
         self._thread.join(self.batching.answer_seconds)
 
     def _run(self) -> None:
@@ -216,9 +221,11 @@ class Batcher(Generic[Item]):
     def _embed_or_halve(self, batch: list[_Waiting[Item]]) -> None:
         try:
             rows = self._embed([waiting.item for waiting in batch])
+            # Within the `try`: it counts as a failed pass, so halves find the items that do this.
             if len(rows) != len(batch):
                 raise RuntimeError(f"{len(rows)} embeddings for {len(batch)} items")
         except Exception as error:
+            # Tried again outside of this block: in it, Python keeps the failed pass's frames alive.
             failure = error
         else:
             for waiting, row in zip(batch, rows, strict=True):
@@ -227,6 +234,8 @@ class Batcher(Generic[Item]):
 
         if len(batch) == 1:
             self.failed += 1
+            # The stack trace is for the server's log: whoever asked learns the class of the error
+            # alone.
             traceback.print_exception(failure)
             batch[0].answer.set_exception(failure)
             return
@@ -238,6 +247,8 @@ class Batcher(Generic[Item]):
         self._embed_or_halve(batch[middle:])
 
     def _settle(self, waiting: _Waiting[Item], row: Row) -> None:
+        # JSON has no NaN: one in an answer would fail the whole answer, and its other items with
+        # it.
         if np.isfinite(row).all():
             waiting.answer.set_result(row)
             return
@@ -246,6 +257,7 @@ class Batcher(Generic[Item]):
 
     def _turn_away(self) -> None:
         with self._changed:
+            # In one step with emptying the queue: `submit` refuses from here on.
             self._closing = True
             while self._waiting:
                 answer = self._waiting.popleft().answer
@@ -261,6 +273,7 @@ def _answer(answer: Future[Row], deadline: float, item: str) -> Row:
     except TimeoutError:
         raise Busy(f"{item}: no answer in time; ask again later") from None
     except Busy:
+        # No fault of this item, so its name stays out of the line.
         raise
     except Refused as error:
         raise Refused(f"{item}: {error}", code=error.code) from None

@@ -12,6 +12,7 @@ from typing import Any
 OpenApi = Mapping[str, Any]
 """A part of an OpenAPI description: JSON, as FastAPI makes it."""
 
+# The page has one style and no script, so the browser may refuse all else.
 DOCS_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "X-Content-Type-Options": "nosniff",
@@ -51,6 +52,7 @@ def _tables(about: OpenApi, schemas: OpenApi) -> Iterator[str]:
     sides = (("asks", about.get("requestBody")), ("answers", about["responses"].get("200")))
     for title, side in sides:
         content = (side or {}).get("content", {}).get("application/json", {})
+        # Routes that answer images or figures have no schema, hence no table.
         name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
         if name:
             yield f"<table><tr><th>{title}<th>type<th>{_rows(name, schemas)}</table>"
@@ -62,6 +64,7 @@ def _rows(name: str, schemas: OpenApi) -> str:
     rows = []
     for field, about in schema.get("properties", {}).items():
         default = "" if "default" not in about else f" = {about['default']}"
+        # An answer has all of its fields: only in a question a field may be missing.
         needed = " (required)" if field in required and name.endswith("Question") else ""
         words = about.get("description", "") + needed
         kind = escape(_kind(about, schemas) + default)

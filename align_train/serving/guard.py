@@ -28,6 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# The one route of Gradio's that asks the models (`page/open_routes.py`).
 _OF_PAGE = "/page/gradio_api/run/predict"
 
 QUESTIONS = ("/embed", "/classify", "/similarity", "/search", _OF_PAGE)
@@ -70,6 +71,7 @@ class Guard:
         self._metrics = metrics
         self._token = None if token is None else token.encode()
         self._rates = Rates(limits.rate)
+        # Numbers without a lock: only the event loop's thread changes them.
         self._requests = 0
         self._held = 0  # bytes of bodies
 
@@ -88,6 +90,7 @@ class Guard:
         except Refused as error:
             await _refuse(error, answer)
         except _Gone:
+            # Nobody is left to take an answer.
             pass
         except TimeoutError:
             # uvicorn closes a connection whose answer is not complete.
@@ -102,6 +105,7 @@ class Guard:
                 self._metrics.answered(known, answer.status, time.monotonic() - begun)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        # All that headers decide comes first, so that a refusal costs no memory for a body.
         headers = _headers(scope)
         if self._is_local and scope["path"] not in _OPEN:
             _check_host(headers.get("host", ""))
@@ -115,6 +119,7 @@ class Guard:
         with self._counted(asks):
             held = 0
             try:
+                # By HTTP/1.1 a request has a body if it has one of these two headers.
                 if "content-length" in headers or "transfer-encoding" in headers:
                     body = await self._body(headers, receive)
                     held = len(body)
@@ -148,6 +153,7 @@ class Guard:
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
         """Reads a body whole; it counts as held, which the caller undoes."""
         most = self._limits.max_bytes
+        # Refuses by the client's own word, before a byte is read. Without it the loop counts.
         claimed = headers.get("content-length", "0")
         # Python reads no number of thousands of digits; twenty say that it is too large.
         if claimed.isdecimal() and int(claimed[:20]) > most:
@@ -199,6 +205,7 @@ class _Answer:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
+    # ASGI gives bytes. Latin-1 has a letter for each, so decoding never fails.
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
@@ -208,8 +215,10 @@ def _check_host(host: str) -> None:
     A browser takes a page of evil.example for one of the server's, once evil.example has the
     address 127.0.0.1 (DNS rebinding).
     """
+    # `[::1]` has colons of its own: only digits after the last one are a port.
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     name = name.strip("[]").lower().rstrip(".")
+    # Browsers always send a Host, and only a browser can be led here by a foreign name.
     if name in ("", "localhost") or name.endswith(".localhost"):
         return
     try:
@@ -236,9 +245,11 @@ def _token(authorization: str) -> bytes:
     """The token of `Bearer TOKEN`, or of `Basic`, whose user may be anybody."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
+        # Back to the bytes that came, see `_headers`: a token may hold any letters.
         return value.strip().encode("latin-1")
     if scheme.lower() == "basic":
         try:
+            # `validate`: Python would pass over all letters that are not base64.
             return base64.b64decode(value, validate=True).partition(b":")[2]
         except (binascii.Error, ValueError):
             return b""

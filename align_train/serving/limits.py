@@ -100,6 +100,7 @@ def _upload(text: str, item: str) -> Upload:
         if not comma or not kind.endswith(";base64"):
             raise Refused(f"{item}: {shown(kind, 40)}: expected data:image/…;base64,…")
     try:
+        # `validate`: Python would pass over all letters that are not base64.
         return Upload(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
         raise Refused(f"{item}: {shown(text, 20)}: not base64 of an image file") from None
@@ -115,6 +116,7 @@ class Rates:
             rate: Requests a second; None: no limit.
         """
         self._rate = rate
+        # At least one permit: with a rate below a half, no bucket would ever hold a whole one.
         self._most = max(1.0, (rate or 0) * _BURST_SECONDS)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
@@ -135,7 +137,10 @@ class Rates:
             permits, since = self._buckets.pop(client, (self._most, now))
             permits = min(self._most, permits + (now - since) * self._rate)
             allowed = permits >= 1
+            # A refused request takes no permit: a client that asks too fast is answered at the
+            # rate.
             self._buckets[client] = (permits - allowed, now)
+            # Each check moves its client to the end, so the first one has been silent the longest.
             if len(self._buckets) > _MOST_CLIENTS:
                 self._buckets.popitem(last=False)
         if not allowed:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from align_train.serving.batching import Batcher
 from align_train.serving.service import Service
 
+# Up to the default `answer_seconds`, when a request is given up.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -25,6 +26,8 @@ class Metrics:
         Args:
             service: Its batches are counted from now on.
         """
+        # The library's own registry takes each name once: a second server in the process would
+        # fail.
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "align_requests", "Requests", ["path", "status"], registry=self._registry
@@ -59,6 +62,7 @@ class Metrics:
                 self._watch(served.texts, name, "texts")
 
     def _watch(self, batcher: Batcher[Any], model: str, tower: str) -> None:
+        # Read when Prometheus asks: the batching thread need not count for it.
         self._waiting.labels(model, tower).set_function(lambda: batcher.waiting)
         self._failed.labels(model, tower).set_function(lambda: batcher.failed)
         batcher.observe = partial(

@@ -36,6 +36,7 @@ def _templates(value: object) -> object:
 
 
 class _Question(BaseModel):
+    # A misspelt field is refused. Ignored, its default would answer another question.
     model_config = ConfigDict(extra="forbid")
 
 
@@ -176,6 +177,7 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, None, Response]]:
         """FastAPI's handler, with another reader of JSON."""
+        # FastAPI reads a body by `Request.json`, so another class of request brings another reader.
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
@@ -203,6 +205,7 @@ def first_error(errors: Sequence[Any]) -> str:
     words = error["loc"][1:]  # the first is `body`
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in words)
     found = error.get("input")
+    # Only plain values: for a missing field pydantic gives the whole object around it.
     shows = isinstance(found, str | int | float) and error["type"] != "missing"
     suffix = f"; found {shown(found, 40)}" if shows else ""
     reason = shown(error["msg"].removeprefix("Value error, "), 120)

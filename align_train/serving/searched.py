@@ -73,6 +73,7 @@ class Searched:
         self.model = model
         self.collection = collection
         self.approximately = len(collection) >= approximate_from
+        # Now, before the first question: to make an index of a large collection takes long.
         self._approximate = Approximate(collection) if self.approximately else None
         self._read_image = read_image
         self._reading = threading.Lock()
@@ -113,6 +114,7 @@ class Searched:
         """
         if not 0 <= image < len(self):
             raise Refused(f"image {image}: the collection has {len(self)} images", code=404)
+        # The look-up is within the lock, so that several requests for one image read it once.
         with self._reading:
             if (known := self._images.find(image)) is not None:
                 return known
@@ -127,6 +129,7 @@ class Searched:
 
 
 def _small_jpeg(data: bytes) -> bytes:
+    # `needed` lets a large JPEG be decoded at a fraction of its size.
     image = upright(data, needed=_LONGER_SIDE)
     image.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
     file = io.BytesIO()

@@ -69,6 +69,7 @@ class Served:
         self.name = name
         self.model = model
         self.step = step
+        # Now: a folder that does not say its sizes ends the start, not the first question.
         self._views = model.views
         self._decoder = decoder
         self._kept: Kept[str, Row] = Kept(_KEPT_TEXTS)
@@ -121,6 +122,7 @@ class Served:
         """
         if not images:
             raise Refused("images: none given; expected at least one")
+        # Decoded by the request's own thread: that of the tower has time for the model alone.
         until = time.monotonic() + self.images.batching.answer_seconds
         prepared = [
             self._decoder.prepared(image, self._views, item=f"images[{index}]", until=until)
@@ -145,15 +147,19 @@ class Served:
         if not texts:
             raise Refused(f"{of}: none given; expected at least one")
         for index, text in enumerate(texts):
+            # JSON can spell half a surrogate pair, which has no bytes in UTF-8, as tokenizers want
+            # it.
             if not is_unicode(text):
                 raise Refused(f"{of}[{index}]: {shown(text)}: half a letter in it (a surrogate)")
 
+        # A dict beside the cache, which may forget a row before the answer is put together.
         known: dict[str, Row] = {}
         new: dict[str, int] = {}
         for index, text in enumerate(texts):
             if (row := self._kept.find(text)) is not None:
                 known[text] = row
             else:
+                # The first place of a text that comes twice: it is embedded once.
                 new.setdefault(text, index)
         if new:
             # An error has the place among all texts: whoever asked knows no other.

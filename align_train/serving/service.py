@@ -25,6 +25,7 @@ from align_train.serving.uploads import AnyUpload, Decoder
 from align_train.shards.caption import is_unicode
 
 _MAX_PIXELS = 32_000_000
+# `Limits` bounds labels and templates each. Their product could still be a million.
 _MOST_PROMPTS = 20_000
 _LEAST_LENGTH = 1e-3  # of a query whose parts cancel out
 
@@ -176,6 +177,7 @@ class Service:
             )
         prompts = []
         for index, label in enumerate(labels):
+            # Checked before the prompts are made, so that the error names the label.
             if not is_unicode(label):
                 raise Refused(f"labels[{index}]: {shown(label)}: half a letter in it (a surrogate)")
             prompts += [template.format(label) for template in checked]
@@ -217,6 +219,7 @@ class Service:
             raise Refused("no collection is served; start the server with index=…", code=404)
         if query.text is None and query.image is None:
             raise Refused("give a text, an image, or both")
+        # The page calls this as well, without the checks of the HTTP interface.
         if top < 1:
             raise Refused(f"top={top}: expected at least 1 image")
         return self.searched.search(self._embed_query(query), top)
@@ -237,6 +240,7 @@ class Service:
             parts.append(torch.from_numpy(row) * -query.away_weight)
 
         total = torch.stack(parts).sum(dim=0)
+        # Normalised, a sum near zero would be its rounding errors, and find anything.
         if not float(total.norm()) > _LEAST_LENGTH:
             raise Refused("the parts of the query cancel out; give other weights")
         return normalize(total, dim=0)

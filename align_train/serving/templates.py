@@ -33,6 +33,7 @@ def checked_templates(templates: str | Sequence[str]) -> list[str]:
     checked = []
     for index, template in enumerate(templates):
         try:
+            # One at a time, so that the error can name its place in the request.
             checked += parse_templates([template], "")
         except UserError:
             raise Refused(

@@ -46,6 +46,8 @@ class Decoder:
             max_pixels: Pixels that an image may have.
         """
         self.max_pixels = max_pixels
+        # The cores that this process may use: a container or Slurm may give it few of the
+        # machine's.
         self._at_once = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
     def prepared(self, image: AnyUpload, views: Views, *, item: str, until: float) -> Pixels:
@@ -70,6 +72,7 @@ class Decoder:
         try:
             if isinstance(image, Upload):
                 return centre(upright(image.data, most=self.max_pixels), views)
+            # An open image knows its sides, while those of a file are checked by `upright`.
             check_sides(*image.size, self.max_pixels)
             return centre(image, views)
         except BadImage as error:

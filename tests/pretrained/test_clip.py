@@ -186,11 +186,22 @@ def test_another_number_of_heads_or_end_token_is_another_identity(
         assert changed.startswith(f"model.text_tower.config.{name} ")
 
 
-@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("others", "fetched"),
+    [
+        ([], ["pytorch_model.bin"]),
+        (["model.safetensors"], ["model.safetensors"]),
+        (
+            ["open_clip_model.safetensors"],
+            ["open_clip_model.safetensors", "pytorch_model.bin"],
+        ),
+    ],
+    ids=["alone", "beside safetensors", "beside open_clip's"],
+)
 def test_old_weights_are_fetched_from_the_hub_if_there_are_no_others(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    others: list[str], fetched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = {"config.json", "pytorch_model.bin", weights}
+    there = {"config.json", "pytorch_model.bin", *others}
 
     def fetch(_: str, *, allow_patterns: list[str]) -> str:
         for name in there:
@@ -200,4 +211,4 @@ def test_old_weights_are_fetched_from_the_hub_if_there_are_no_others(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert find("openai/clip-vit-base-patch32", wanted="CLIP") == tmp_path
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", weights}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", *fetched}

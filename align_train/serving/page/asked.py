@@ -37,6 +37,7 @@ def checked_question(body: bytes, fields: Mapping[int, int]) -> bytes:
         raise Refused("the body: expected an object, as the page sends it")
 
     number = asked.get("fn_index")
+    # Not `isinstance`, for which True is the integer 1.
     if type(number) is not int or number not in fields:
         raise Refused(f"fn_index={shown(number)}: no such function of the page; load it again")
     data = asked.get("data")
@@ -45,12 +46,14 @@ def checked_question(body: bytes, fields: Mapping[int, int]) -> bytes:
     for index, value in enumerate(data):
         _check(value, f"data[{index}]")
 
+    # Bounded: Gradio keeps the state of each session under this name.
     session = asked.get("session_hash")
     if session is not None and (not isinstance(session, str) or len(session) > _LONGEST_SESSION):
         raise Refused(f"session_hash: expected at most {_LONGEST_SESSION} letters")
     trigger = asked.get("trigger_id")
     return json.dumps(
         {
+            # These four keys alone: whatever else a client adds does not reach Gradio.
             "data": data,
             "fn_index": number,
             "session_hash": session,
@@ -72,6 +75,7 @@ def _check(value: object, place: str) -> None:
 
 
 def _is_image(item: object) -> bool:
+    # Exactly these keys: one more, `path` or `meta`, would make Gradio take it for a file.
     if not isinstance(item, dict) or item.keys() != _IMAGE_KEYS:
         return False
     return all(isinstance(part, str) for part in item.values())

@@ -92,6 +92,7 @@ def classified(
     Raises:
         UserError: Something is missing, wrong or too large.
     """
+    # The field holds one image. A client can make up a list of more.
     sent = desk.images(value)[:1]
     if not sent:
         return _start()
@@ -111,6 +112,7 @@ def _body(
     desk: Desk, name: str, *, image: Upload, labels: list[str], templates: str | list[str]
 ) -> str:
     """A model's answer."""
+    # A classifier has no use for the labels, so it answers even if none are typed.
     classes = desk.service.one(name).classes
     if classes is not None:
         (answer,) = desk.service.classify(name, [image])

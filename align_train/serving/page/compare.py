@@ -79,6 +79,7 @@ def compared(desk: Desk, value: object, texts: str, shows: str, models: Sequence
     sent = desk.images(value)
     if not sent:
         return _start()
+    # The field in the browser has the same bound, but a client need not keep it.
     if len(sent) > _MOST_IMAGES:
         raise UserError(f"images: {len(sent)}; at most {_MOST_IMAGES}")
     asked = desk.texts(texts, "texts")
@@ -94,6 +95,7 @@ def _body(
     desk: Desk, name: str, *, sent: Sequence[Named], texts: list[str], as_shares: bool
 ) -> str:
     """A model's answer."""
+    # A line in its column, not an error: the other models answer beside it.
     if desk.service.one(name).is_classifier:
         return note("A classifier compares no texts.")
     answer = desk.service.similarity(name, [image.upload for image in sent], texts)
@@ -102,6 +104,7 @@ def _body(
     reading: Kind = "cosine"
     if as_shares:
         reading, numbers = read_scores(answer.kind, numbers, torch.from_numpy(answer.logits))
+    # After the service has decoded them within its limits: this call has no bound of its own.
     images = [upright(image.upload.data, needed=THUMBNAIL) for image in sent]
     names = [image.name for image in sent]
     drawn = matrix(images, names, texts, numbers.tolist(), as_percent=reading != "cosine")

@@ -86,6 +86,7 @@ def naming_files(images: Sequence[Named]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        # The service knows images by their places; a person knows the names of their files.
         for index, image in enumerate(images):
             if str(error).startswith(f"images[{index}]:"):
                 raise UserError(str(error).replace(f"images[{index}]", image.name, 1)) from None
@@ -127,6 +128,7 @@ def answer_by(
         answering(answer),
         fields,
         output,
+        # Gradio's queue answers by other routes, which `open_routes.py` keeps closed.
         queue=False,
         trigger_mode="always_last",
         show_progress="minimal",

@@ -125,6 +125,7 @@ def _bar(kind: Kind, row: Scored, *, is_best: bool) -> str:
 
 def percent(share: float) -> str:
     """Spells a share of 1, never rounded to nothing or to all."""
+    # With one decimal these would read 0.0 % and 100.0 %.
     if 0 < share < 0.0005:
         return "&lt;0.1 %"
     if 0.9995 <= share < 1:
@@ -151,6 +152,7 @@ def matrix(
     """
     every = list(chain.from_iterable(numbers))
     low, high = (0.0, 1.0) if as_percent else (min(every), max(every))
+    # All cosines may be equal, for instance with one image and one text.
     span = (high - low) or 1.0
 
     head = "".join(f'<th scope="col"><span>{_text(text)}</span></th>' for text in texts)
@@ -177,6 +179,7 @@ def _cell(number: float, spelled: str, fullness: float, *, is_best: bool) -> str
 
 
 def _thumbnail(image: Image.Image, name: str) -> str:
+    # `thumbnail` changes an image in place.
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return f'<img src="{image_url(small)}" alt="{_text(name)}" title="{_text(name)}">'

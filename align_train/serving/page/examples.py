@@ -39,6 +39,7 @@ def examples_for(service: Service) -> tuple[list[Example], list[str]]:
     found: list[Example] = []
     if service.searched is not None:
         found = _of_collection(service.searched)
+    # A collection's shards may be gone: then none of its images can be shown.
     examples = found or _drawn()
     return examples, list(dict.fromkeys(example.name for example in examples))
 
@@ -62,6 +63,7 @@ def _drawn() -> list[Example]:
     """Some of the demo's images, under their classes."""
     examples = []
     for colour, shape in _DRAWN:
+        # As `sample_scene` takes a class apart again.
         label = COLOURS.index(colour) * len(SHAPES) + SHAPES.index(shape)
         scene = sample_scene(Random(f"{_SEED}/{colour}/{shape}"), label=label)
         examples.append(Example(f"{colour} {shape}", image_url(draw(scene, _SIDE))))

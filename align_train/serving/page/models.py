@@ -61,6 +61,7 @@ def chosen(names: Sequence[str], ticked: object) -> list[str]:
     """
     if not isinstance(ticked, list):
         raise UserError(f"models: {shown(ticked)}; expected a list of names")
+    # From the server's names, not from the client's: a made-up name is passed over.
     answering = [name for name in names if name in ticked]
     if not answering:
         raise UserError("Choose at least one model.")

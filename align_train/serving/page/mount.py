@@ -50,6 +50,7 @@ def mount(app: FastAPI, service: Service, limits: Limits) -> FastAPI:
     Returns:
         The app.
     """
+    # Read once: each visitor gets the same examples, within the page.
     examples, labels = examples_for(service)
     blocks = _page(Desk(service, limits, examples, labels))
     blocks.state_session_capacity = _SESSIONS
@@ -63,13 +64,16 @@ def mount(app: FastAPI, service: Service, limits: Limits) -> FastAPI:
         run_history=False,
         show_error=False,
         head=f"<script>{_REFUSALS.read_text(encoding='utf-8')}</script>",
+        # It would start Node.js. The features below would open routes that the page does not call.
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
         pwa=False,
     )
+    # Gradio adds its own app as the newest route: that one is put behind `OpenRoutes`.
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
+    # From the page itself, so that its check cannot differ from its tabs.
     fields = {number: len(function.inputs) for number, function in blocks.fns.items()}
     mounted.app = OpenRoutes(mounted.app, fields)
 

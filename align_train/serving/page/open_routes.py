@@ -71,6 +71,7 @@ class OpenRoutes:
             await PlainTextResponse("not found", status_code=404)(scope, receive, send)
             return
         if scope["type"] == "websocket":
+            # 1008 says that a policy forbids it.
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -80,6 +81,7 @@ class OpenRoutes:
                 await JSONResponse({"error": str(error)}, error.code)(scope, receive, send)
                 return
             except ClientDisconnect:
+                # Nobody is left to take an answer.
                 return
             receive = again(body, receive)
             scope = _of_length(scope, len(body))
@@ -124,5 +126,6 @@ def is_open(method: str, path: str) -> bool:
     wanted = "GET" if method == "HEAD" else method
     if path in _OPEN.get(wanted, ()):
         return True
+    # A path with `..` or `//` could mean a file outside of these folders.
     has_odd_parts = not {"", ".", ".."}.isdisjoint(path.split("/")[1:])
     return wanted == "GET" and path.startswith(_OPEN_FOLDERS) and not has_odd_parts

@@ -120,4 +120,5 @@ def _sent(item: object) -> Sent:
     data = item.get("data") if isinstance(item, dict) else None
     if not isinstance(name, str) or not isinstance(data, str):
         raise UserError("images: expected the name and the data of each, as the page sends them")
+    # The name stands in errors: `shown` bounds its length and makes control characters harmless.
     return Sent(shown(name), data)

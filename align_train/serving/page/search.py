@@ -29,6 +29,7 @@ def search_tab(desk: Desk) -> None:
     Args:
         desk: What it needs.
     """
+    # The tab stays without a collection: it says how to get one.
     if desk.service.searched is None:
         gradio.HTML(note(_NO_INDEX), elem_id="no-index", apply_default_css=False)
         return
@@ -57,6 +58,7 @@ def search_tab(desk: Desk) -> None:
 
     about = f"{len(searched):,} images, embedded by {searched.model}."
     answer_by(
+        # `release` of sliders, not `change`: one that is dragged would ask at each step.
         [ask.click, text.submit, away.submit, image.input, top.release]
         + [slider.release for slider in (text_weight, image_weight, away_weight)],
         partial(found, desk, about),
@@ -116,6 +118,7 @@ def found(
 def _found(service: Service, hit: Hit) -> Found:
     caption = " ".join((hit.texts or [hit.source or hit.key])[0].split())
     try:
+        # A shard may be gone since: the other hits are shown all the same.
         image = service.image(hit.image)
     except UserError:
         image = None
