@@ -18,7 +18,7 @@ def choice_of(group: str) -> str:
     Returns:
         E.g. `tiny`; empty if no command has composed settings, or if the group has no choice.
     """
-    # Settings that Python code composes, without a command, leave no record at Hydra.
+    # Hydra keeps no record of settings that Python code composes without a command.
     if not HydraConfig.initialized():
         return ""
     return HydraConfig.get().runtime.choices.get(group) or ""

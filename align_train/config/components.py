@@ -158,7 +158,7 @@ def check_component(node: object, path: str) -> None:
 
 def _check_arguments(node: Node, path: str) -> None:
     target = find_target(node, path)
-    # Of a class the hints are its attributes'; those of its arguments lie at `__init__`.
+    # A class's own annotations are those of attributes; its arguments have theirs in `__init__`.
     function = target.__init__ if inspect.isclass(target) else target
     parameters = inspect.signature(function).parameters
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())

@@ -119,7 +119,7 @@ def spell_rates(settings: TrainSettings) -> list[str]:
     brought = [rates[name] for name in _READ_BY]
     if own == brought:
         return [f"these rates come with {group}={choice}"]
-    # As `${tenth:…}` in conf/optimizer divides, so that equal rates are equal to the last digit.
+    # Divided as `${tenth:…}` in conf/optimizer does it: only then are equal rates equal floats.
     if own == [None if rate is None else rate / 10 for rate in brought]:
         return [f"these rates are a tenth of those that come with {group}={choice}"]
     return []

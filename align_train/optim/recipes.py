@@ -62,8 +62,8 @@ class Recipe:
             ValueError: A value lies outside its range.
         """
         for name in ("lr", "text_lr", "temperature_lr", *_GIVEN):
-            # A comparison with NaN is false, so that NaN is refused too.
             rate = getattr(self, name)
+            # A comparison with NaN is false, so that NaN is refused too.
             if rate is not None and not 0 <= rate < math.inf:
                 raise ValueError(f"optimizer.{name}={rate}: expected a learning rate, 0 or more")
         if not 0 <= self.weight_decay < math.inf:

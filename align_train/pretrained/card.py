@@ -70,7 +70,7 @@ def card(
 
     figures: dict[str, float] = {}
     begins_with: Mapping[str, str] = {}
-    # A body that is given speaks of new weights, of which the run's figures are not true.
+    # A body that is given describes new weights; the run's figures belong to others.
     if body is None and pretrained.run is not None:
         settings = read_run(pretrained.run.config)
         figures = _figures(pretrained.run, pretrained.step)

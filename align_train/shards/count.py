@@ -84,7 +84,6 @@ def scan(
             raise UserError(f"{source}: no pairs; found: {left_out}; {HOW_TO_PREPARE}")
         return rows
 
-    # One process counts for all; otherwise every rank would open every tar.
     counted = from_first(f"shards {source} {caption} {members}", count)
     left_out.say(source)
     bad.say(source, what="bad pairs:")
