@@ -33,6 +33,7 @@ def printable(text: str) -> str:
     Returns:
         The text, with these characters spelled as Python spells them.
     """
+    # Nearly all texts are plain, and need no look at each letter.
     if text.isascii() and text.isprintable():
         return text
 
@@ -94,6 +95,7 @@ def naming(key: str, value: str) -> Iterator[None]:
         yield
     except UserError as error:
         told = str(error)
+        # An error that begins with the value already must not have it twice.
         told = told if told.startswith(f"{value}:") else f"{value}: {told}"
         raise UserError(f"{key}={told}") from None
 

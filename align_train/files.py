@@ -68,6 +68,7 @@ def whole(path: Path) -> Iterator[Path]:
     # containers often have the same ones.
     aside = path.with_name(f".{path.name}.{socket.gethostname()}.{threading.get_native_id()}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A killed process whose number has come again may have left it.
     _remove(aside)
 
     try:
@@ -129,6 +130,7 @@ def check_writable(path: Path, fix: str) -> None:
         UserError: It cannot be written.
     """
     folder = path.parent
+    # The folder may not be there yet: then the nearest one above it decides.
     while not os.path.lexists(folder):
         folder = folder.parent
 
@@ -193,6 +195,7 @@ def settle_home() -> None:
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
+        # `getpass.getuser` finds the name here; without an entry in passwd it would fail.
         os.environ.setdefault("USER", f"uid-{os.getuid()}")
 
 
@@ -308,6 +311,7 @@ class Lock:
 
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # To append: opened to write, it would lose the holder's name before the lock is ours.
             self._file = self.path.open("a+", encoding="utf-8")
         except OSError as error:
             raise UserError(
@@ -362,6 +366,7 @@ class Lock:
 
 
 def _remove(path: Path) -> None:
+    # A link to a folder is removed itself; its target stays.
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

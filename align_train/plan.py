@@ -43,6 +43,7 @@ def main() -> None:
     """Runs the command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with ending_in_one_line():
+        # Before Hydra reads the line: to Hydra the path of a file is no choice of a group.
         sys.argv = with_own_file(sys.argv, "gpu", target=HARDWARE)
     command(
         run,

@@ -46,6 +46,7 @@ def spell_lora(settings: LoraSettings, model: TrainableModel) -> str:
         for tower in ("image", "text")
         if settings.rank(tower) is not None
     ]
+    # Locked weights count in the second sum, so the line shows how little of the model is trained.
     trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     every = sum(part.numel() for part in model.parameters())
     return f"{', '.join(ranks)}; {trained:,} of {every:,} parameters are trained"

@@ -46,6 +46,8 @@ class Failures:
         """
         self._tried.add(name)
         try:
+            # If a set fails on one rank, all ranks leave it here. Else the others would wait in its
+            # next collective.
             with report_first_error(self.device, _Failed):
                 try:
                     yield
@@ -53,6 +55,8 @@ class Failures:
                     # A process that is lost, or a signal, ends all of them.
                     if error.status != UserError.status:
                         raise
+                    # A kind of its own: whatever else is raised ends the command, and only this is
+                    # caught below.
                     raise _Failed(str(error)) from None
         except _Failed as error:
             self._failed.append(name)

@@ -74,6 +74,7 @@ def run_apart(arguments: Sequence[str], log: Path) -> Ended:
     first = _run(arguments, log)
     if not first.lost:
         return first
+    # Once only: a run that is killed for its memory each time would be started for ever.
     second = _run(arguments, log)
     return Ended(second.status, first.minutes + second.minutes, second.last_line)
 
@@ -81,6 +82,7 @@ def run_apart(arguments: Sequence[str], log: Path) -> Ended:
 def _run(arguments: Sequence[str], log: Path) -> Ended:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
+        # Appended: the second try must keep the words in which the first one ended.
         file = log.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -112,6 +114,7 @@ def _run(arguments: Sequence[str], log: Path) -> Ended:
 def _wait(run: subprocess.Popen[bytes]) -> None:
     told = False
     while run.poll() is None:
+        # Passed on once. After a second Ctrl-C the handler itself raises, in the `sleep` below.
         if received() and not told:
             told = True
             run.send_signal(received())
@@ -120,17 +123,21 @@ def _wait(run: subprocess.Popen[bytes]) -> None:
 
 def _end(run: subprocess.Popen[bytes]) -> None:
     """After a second Ctrl-C: the run has a moment, and is then killed with all its processes."""
+    # Usually the second Ctrl-C of the run as well, at which it ends without saving its step.
     run.send_signal(signal.SIGINT)
     try:
         run.wait(_KILL_AFTER)
     except subprocess.TimeoutExpired:
+        # The run leads a session of its own, so its group has all ranks and loader processes.
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
 
 
 def _last_line(log: Path) -> str:
+    # Only the end: the log of a long run may be large.
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL))
         tail = file.read().decode("utf-8", errors="replace")
+    # A progress bar writes its states over each other, with \r between them.
     lines = [line for line in tail.replace("\r", "\n").split("\n") if line.strip()]
     return shown(lines[-1].strip(), _LINE) if lines else "it printed nothing"

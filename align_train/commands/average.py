@@ -77,6 +77,7 @@ def average(settings: AverageSettings) -> None:
     if not mixes:
         result = mean_of(states)
     else:
+        # Each mix needs both, while a mean takes one model after the other.
         before, after = list(states)
         chosen: float | None = mixes[0]
         if len(mixes) > 1:
@@ -88,6 +89,7 @@ def average(settings: AverageSettings) -> None:
             said = f"{1 - chosen:g} x {paths[0]} + {chosen:g} x {paths[1]}"
 
     if result is not None:
+        # The sweep has left the model on its device.
         model.to("cpu").load_state_dict(result)
         said += f"; {statistics.renew(model)}"
         model.to("cpu")
@@ -123,6 +125,7 @@ def _loaded(pretrained: Pretrained) -> Trained:
 
 def _states(paths: Sequence[str], first: Trained) -> Iterator[dict[str, Tensor]]:
     """The tensors of each model, one after the other, each seen to be of the first one's kind."""
+    # A copy: `fill` gives this model the weights of the others below.
     own = {name: value.clone() for name, value in first.model.state_dict().items()}
     yield own
     for path in paths[1:]:
@@ -136,6 +139,8 @@ def _states(paths: Sequence[str], first: Trained) -> Iterator[dict[str, Tensor]]
         # An export may have a layer that no forward pass reads, and the run has not.
         state = {name: value for name, value in state.items() if name in own or not unread(name)}
         state |= {name: own[name] for name in own if unread(name) and name not in state}
+        # The first model takes the weights of the other, so that the next line compares towers
+        # alone.
         fill(first.model, state, source=path)
         _refuse_other_towers(first, other, path, paths[0])
         yield state
@@ -215,6 +220,7 @@ class Statistics:
         if settings.train_shards is None:
             return
 
+        # As in training, unless a setting says otherwise: the statistics are means over groups.
         self.group = settings.norm_group or _norm_group_of(pretrained)
         self.pairs = open_images(
             settings.train_shards,
@@ -227,6 +233,8 @@ class Statistics:
             progress=True,
         )
         total = self.pairs.manifest.pairs
+        # Whole groups only: in the mean each group counts alike, and a small one would count too
+        # much.
         self.count = min(settings.train_pairs, total) // self.group * self.group
         if not self.count:
             raise UserError(
@@ -270,6 +278,7 @@ class Statistics:
         total = self.pairs.manifest.pairs
         # Shards may be sorted by class: a group has pairs from everywhere.
         places = np.arange(self.count, dtype=np.int64) * total // self.count
+        # A fixed seed: the same command writes the same weights.
         places = np.random.default_rng(0).permutation(places)
         images: Workers[list[Pixels | None]] = Workers(
             _Centres(self.pairs),
@@ -282,6 +291,7 @@ class Statistics:
         waiting: list[Pixels] = []
         try:
             for chunk in images:
+                # An image that cannot be decoded leaves no gap: the next ones fill the group up.
                 waiting += [pixels for pixels in chunk if pixels is not None]
                 if len(waiting) >= self.group:
                     yield torch.from_numpy(np.stack(waiting[: self.group]))

@@ -49,6 +49,7 @@ def look_before_averaging(settings: AverageSettings) -> None:
     if settings.train_shards is not None:
         refuse_absent(settings.train_shards, key="train_shards")
     if len(mixes) > 1:
+        # Sets serve to compare mixes. One mix alone is written without an evaluation.
         for name, shards in chosen_sets(settings).items():
             if shards is not None:
                 refuse_absent(shards, key=f"shards.{name}" if name else "shards")
@@ -94,6 +95,7 @@ def _steps_of(folder: RunFolder, wanted: object) -> list[int]:
         return saved[-count:]
 
     steps = wanted if isinstance(wanted, list) else [wanted]
+    # Not isinstance: `true` is an int in Python.
     if not steps or not all(type(step) is int for step in steps):
         raise UserError(f"steps={shown(wanted)}: expected last_3, all, or a list such as [400,600]")
     missing = [step for step in steps if step not in saved]
@@ -122,6 +124,7 @@ def chosen_mixes(settings: AverageSettings) -> list[float]:
             raise UserError(
                 f"mix={shown(mix)}: expected a number from 0 (the first model) to 1 (the second)"
             )
+    # A mix that is given twice is evaluated once.
     return sorted({float(mix) for mix in mixes})
 
 
@@ -138,6 +141,7 @@ def chosen_sets(settings: AverageSettings) -> dict[str, str | list[str] | None]:
     if not isinstance(shards, dict):
         return {"": shards}
     for name, place in shards.items():
+        # In the table a `/` stands between the set and its metric.
         if "/" in str(name) or not str(name):
             raise UserError(f"shards.{name}: names metrics; expected a plain name")
         if place is None:
@@ -160,6 +164,7 @@ def _check_keep(settings: AverageSettings, mixes: list[float]) -> None:
 
 
 def _check_statistics(settings: AverageSettings) -> None:
+    # One pair has no variance.
     if settings.norm_group is not None and settings.norm_group < 2:
         raise UserError(f"norm_group={settings.norm_group}: expected at least 2 pairs")
     if not 1 <= settings.train_pairs < math.inf:

@@ -38,6 +38,7 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
     for key in PREPARATION:
         if settings.model.get(key) != before.get(key):
             kept[f"model.{key}"] = before.get(key)
+        # The data cuts images for this model, so its node repeats some of the values.
         if key in settings.data and settings.data[key] != before.get(key):
             kept[f"data.{key}"] = before.get(key)
 
@@ -52,11 +53,13 @@ def as_begun(folder: RunFolder, settings: TrainSettings, finished_steps: int) ->
         if settings.model.get("vocabulary_size") is None:
             kept["model.vocabulary_size"] = before.get("vocabulary_size")
 
+    # A data module of the user may lack the key, which is not the same as null.
     if settings.data.get("caption", "") is None:
         for key in FOUND_OUT:
             if settings.data.get(key) is None:
                 kept[f"data.{key}"] = begun.data.get(key)
 
+    # The configuration of an encoder is a mapping of many lines, too long for this one.
     told = {key: value for key, value in kept.items() if not isinstance(value, dict)}
     shown = [f"{key}: {value}" for key, value in told.items() if key.startswith("model.")]
     if shown and launcher.is_first_process():

@@ -23,6 +23,7 @@ def ended_early(folder: RunFolder, settings: TrainSettings, finished_steps: int)
     """
     if settings.stop_patience is None or not finished_steps:
         return False
+    # The run makes evaluations after its last checkpoint again, so they do not count yet.
     evaluated = _evaluated(folder, settings).until(finished_steps, folder)
     return evaluated.since_best >= settings.stop_patience
 
@@ -38,6 +39,7 @@ def why_ended(folder: RunFolder, settings: TrainSettings, finished_steps: int) -
     Raises:
         UserError: best.json cannot be read.
     """
+    # At its last step a run is simply done, even if its patience ends there too.
     if settings.length_is_known and finished_steps >= settings.steps:
         return ""
     if not ended_early(folder, settings, finished_steps):

@@ -73,10 +73,12 @@ def first_tar_without(
     None if one has, or if nobody can tell. For the parameters see `refuse_absent_captions`.
     """
     first = shards if isinstance(shards, str) else next(iter(shards), "")
+    # A look at a URL would download its tar before the run has said anything.
     if not isinstance(first, str) or is_url(first):
         return None
 
     urls = first_shards(first, _TARS, members=members, cache=ShardCache(), key=of)
+    # A manifest on this machine may name shards that lie elsewhere.
     paths = [Path(url) for url in urls if not is_url(url)]
     for path in paths:
         try:
@@ -98,6 +100,7 @@ def _has_empty_list(pair: SampledPair, caption: CaptionSource) -> bool:
 
 def _may_have_captions(reader: ShardReader, labels: bool) -> bool:
     """Whether a tar has a place of the captions, or cannot say so."""
+    # A torn or empty tar proves no absence: the run will say what is wrong with it.
     if reader.index.fault or not len(reader.pairs):
         return True
     places = range(len(reader.caption.places))
@@ -114,6 +117,7 @@ def _may_have_place(reader: ShardReader, place: int, labels: bool) -> bool:
     for pair in with_member.nonzero()[0][:PAIRS].tolist():
         try:
             values = where.values(reader.text(pair, place))
+            # A null is in the right place: only this pair has no text.
             if any(labels or value is None or isinstance(value, str) for value in values):
                 return True
         except UserError:
@@ -143,6 +147,7 @@ def caption_of_run(
     Raises:
         UserError: There are no shards.
     """
+    # The held-out pairs of a run may keep their texts elsewhere than its training pairs.
     caption: str | list[str] | None = data["held_out_caption"] or data["caption"]
     if shards is None or caption is None:
         return caption

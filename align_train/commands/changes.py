@@ -49,6 +49,7 @@ def changed_settings(folder: RunFolder, settings: TrainSettings, finished_steps:
         if before.get(key) != now.get(key) and not key.startswith(_RATES):
             changes[key] = (before.get(key), now.get(key))
 
+    # Rank and targets decide which tensors a checkpoint has. Dropout has none.
     lora = [key for key in changes if key.startswith("lora.") and key != "lora.dropout"]
     if lora:
         before_it, now_it = changes[lora[0]]

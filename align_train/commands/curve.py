@@ -74,6 +74,7 @@ def curve_of(
     before = _settings_at(folder, finished_steps - 1, data)
     earlier_anchor = _anchor_at(folder, finished_steps - 1)
     lived = _anchored(_schedule_of(before), earlier_anchor).schedule
+    # The next rate may be as high as the last one, or as the one that was to follow it.
     present = lived.factor(finished_steps - 1, before.steps)
     planned = lived.factor(finished_steps, before.steps)
 
@@ -89,6 +90,7 @@ def curve_of(
 
     curve = _anchored(plain, anchor)
     next_factor = curve.schedule.factor(finished_steps, settings.steps)
+    # Two formulas for one curve may differ in their last digits.
     if next_factor > max(present, planned) * (1 + _ROUNDING):
         raise UserError(
             f"{_what_changed(before, settings)}: the learning rate would leap from "
@@ -116,6 +118,7 @@ def _begun_here(settings: TrainSettings, plain: SchedulerRecipe, anchor: Anchor)
 
     curve = _anchored(plain, anchor)
     next_factor = curve.schedule.factor(anchor.step, settings.steps)
+    # A warm-up begins at the present rate, so only a schedule without one can leap.
     if not plain.warmup and next_factor > anchor.factor * (1 + _ROUNDING):
         raise UserError(
             f"scheduler.from=here: without a warm-up the learning rate would leap from "
@@ -162,9 +165,11 @@ def _spelled(settings: TrainSettings) -> tuple[object, int]:
 
 
 def _what_changed(before: TrainSettings, settings: TrainSettings) -> str:
+    # The node repeats the batch size of the run, and a change of that is named below.
     was, now = ({**_node(found), "batch_size": None} for found in (before, settings))
     if was != now:
         return f"scheduler={settings.scheduler['_target_'].rpartition('.')[2]}"
+    # `config/check.py` lets exactly one setting give the length.
     (key,) = [name for name in LENGTHS if _given(settings, name)]
     if getattr(before, key) == getattr(settings, key) and before.batch_size != settings.batch_size:
         key = "batch_size"  # a length in pairs has other steps

@@ -52,6 +52,7 @@ def device_of(name: str) -> torch.device:
         # A name can be right without a GPU behind it: an allocation fails then.
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        # A torch without CUDA raises AssertionError for a GPU.
         reason = str(error).splitlines()[0][:_QUOTED]
         raise UserError(f"device={name}: not there ({reason}); take device=cpu") from None
     return device
@@ -93,6 +94,7 @@ def joined(name: str, *, timeout: float) -> Iterator[torch.device]:
                 f"device={name}: process {started.local_rank} of this machine, which has {count} "
                 f"GPUs, needs one for itself; give device=cuda, and start one process per GPU"
             )
+        # Otherwise whatever names no device would take memory of GPU 0, for all ranks.
         torch.cuda.set_device(device)
 
     with join(device, timeout=timeout):
@@ -132,5 +134,6 @@ def loader_workers(given: int | None, device: torch.device) -> int:
         return given
     if device.type == "cpu":
         return 1
+    # Not `os.cpu_count`: Slurm or a container may give this process some of the cores only.
     cores = len(os.sched_getaffinity(0)) // max(launcher.processes_per_node(), 1)
     return min(max(cores, 1), _MOST_BY_DEFAULT)

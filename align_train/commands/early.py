@@ -68,6 +68,7 @@ def look_before_training(settings: TrainSettings) -> None:
 
     folder = RunFolder(settings.path)
     finished_steps = folder.last_step()
+    # Called for its refusals alone: the start computes the changes again.
     changed_settings(folder, settings, finished_steps)
     if _may_be_finished(folder, settings, finished_steps):
         # It then shows its results, for which it needs neither data nor GPU: both may be gone.
@@ -76,6 +77,7 @@ def look_before_training(settings: TrainSettings) -> None:
     if settings.data.get("_target_") == _OUR_DATA:
         _look_at_data(settings)
     look_for_models_of(settings, begun=finished_steps > 0)
+    # A dry run writes nothing, and may look at the settings of another machine.
     if not settings.dry_run:
         check_writable(folder.config, "choose another name or output_dir")
     if settings.trainer.on_gpu and not settings.dry_run and surely_none():
@@ -96,6 +98,7 @@ def _may_be_finished(folder: RunFolder, settings: TrainSettings, finished_steps:
     if not folder.config.exists():
         return False
 
+    # The length is given in epochs: the last start has recorded how many steps they have.
     before = read_run(folder.config)
     same = before.epochs == settings.epochs and before.max_steps is not None
     return same and finished_steps >= before.steps
@@ -103,6 +106,7 @@ def _may_be_finished(folder: RunFolder, settings: TrainSettings, finished_steps:
 
 def _look_at_data(settings: TrainSettings) -> None:
     data = settings.data
+    # With `make` the run draws its shards and tokenizer itself, later.
     if data.get("make") is None:
         refuse_absent(data["shards"], key="data.shards")
         if data.get("held_out") is not None:
@@ -123,6 +127,7 @@ def _look_at_captions(data: Node) -> None:
         shards, caption = data.get(of), data.get(key)
         if shards is None or caption is None:
             continue
+        # Weights belong to the training captions; those of held-out pairs have none.
         weights = data.get("caption_weights") if key == "caption" else None
         source = CaptionSource.parse(caption, weights, key=f"data.{key}")
         refuse_absent_captions(
@@ -139,6 +144,7 @@ def _look_at_batch(settings: TrainSettings) -> None:
     if compression(b"", path.name):
         # This refuses it, and names the tool that unpacks it.
         first_shards(shards, 1, cache=ShardCache())
+    # Without a manifest, counting the pairs would mean opening every tar.
     file = path / MANIFEST_NAME if path.is_dir() else path
     if file.is_file() and file.suffix.lower() != ".tar":
         lanes = settings.data["lanes"]
@@ -169,6 +175,7 @@ def look_before_opening(
         check_results_folder(Path(settings.to).expanduser().absolute())
 
     look_for_model(settings.model)
+    # Many ranks would ask the file system at once, as in `look_before_training`.
     if not launcher.current().started_all:
         if isinstance(settings, EmbedSettings):
             _look_for_images(settings)
@@ -222,6 +229,7 @@ def _look_for_images(settings: EmbedSettings) -> None:
     try:
         refuse_absent(settings.shards, key="shards")
     except UserError as error:
+        # A folder of plain images is an easy mistake, which the error can name.
         folder = Path(str(settings.shards)).expanduser()
         if folder.is_dir() and any(map(promises_image, folder.iterdir())):
             raise UserError(f"{error}; or give images={shown(settings.shards)}") from None
@@ -238,6 +246,7 @@ def look_for_device(name: str) -> None:
         UserError: There is none.
     """
     kind = name.partition(":")[0]
+    # People know this word from trainer=gpu.
     if kind == "gpu":
         raise UserError(f"device={name}: expected cpu, cuda, cuda:1, …; take device=cuda")
     if kind == "cuda" and surely_none():
@@ -260,6 +269,7 @@ def check_query(settings: SearchSettings) -> None:
         raise UserError(f"text={shown(settings.text)}: not UTF-8; type it in a UTF-8 terminal")
     if settings.top < 1:
         raise UserError(f"top={settings.top}: expected at least 1 image")
+    # Written as a chain, which refuses NaN too.
     if not 0 <= settings.text_weight < float("inf"):
         raise UserError(f"text_weight={settings.text_weight}: expected a finite number from 0 on")
     check_sheet(settings.to)

@@ -38,6 +38,7 @@ def look_before_serving(settings: ServeSettings) -> None:
     look_for_device(settings.device)
     _check_proxy(settings.proxy)
     token_of(settings)
+    # Only a look: `serve` takes the port for good, before it loads the models.
     listening(settings).close()
 
 
@@ -73,6 +74,7 @@ def token_of(settings: ServeSettings) -> str | None:
     if name is None:
         return None
     token = os.environ.get(name, "")
+    # A short token can be guessed, and other characters would not survive in a header.
     if len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         what = "is not set" if not token else "holds no token"
         raise UserError(
@@ -105,6 +107,7 @@ def listening(settings: ServeSettings) -> socket.socket:
     """
     where = f"host={shown(settings.host)} port={settings.port}"
     try:
+        # The address itself decides between IPv4 and IPv6.
         family, kind, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -159,6 +162,7 @@ def _check_numbers(settings: ServeSettings) -> None:
         raise UserError(f"approximate_from={settings.approximate_from}: expected at least 0 images")
     if not 0 <= settings.port <= 65535:
         raise UserError(f"port={settings.port}: expected 0 to 65535")
+    # A request waits chunk by chunk: its first one must fit into an empty queue.
     least = min(settings.chunk_size, max(settings.max_images, settings.max_texts))
     if settings.most_waiting < least:
         raise UserError(

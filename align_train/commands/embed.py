@@ -76,6 +76,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
     first = launcher.is_first_process()
     caption: str | list[str] | None = given.caption
     if caption is None:
+        # A resume takes the captions that the first start has found, and does not look anew.
         caption = begun_caption(folder / SETTINGS_NAME, Settings.read)
     pairs = open_images(
         given.shards if given.images is None else from_anywhere(given.images),
@@ -93,6 +94,7 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
 
     left = own_shards(pairs.manifest, collection.has)
     if left:
+        # Only if work is left: a complete collection may be a colleague's.
         check_collection_folder(given.to, writes=True)
     bad = _embed(model, collection, pairs, left, given, watchdog)
 
@@ -208,6 +210,7 @@ def _embed(
 
 def _embed_chunk(model: TrainedModel, rows: list[_Row], path: str) -> Tensor:
     """`[rows, dim]`, float32 on the CPU. path: the model's, for the error."""
+    # A shard without a pair has a chunk without a row.
     if not rows:
         return torch.empty(0, model.model.dim)
     pixels = torch.from_numpy(np.stack([row.pixels for row in rows])).to(model.device)

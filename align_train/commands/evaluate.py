@@ -74,6 +74,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, float]:
         setting="",
         all_come=True,
     )
+    # The group comes last: if it breaks, the two others still explain the error and name the rank.
     with (
         watchdog.watching(),
         explaining(watchdog, lambda _: None, memory=MEMORY),
@@ -122,6 +123,7 @@ def _evaluate_together(
             loggers = run_loggers(run, pretrained.run)
             write_down(pretrained.run, results, evaluators, title=run.name, loggers=loggers)
             report_at_end(pretrained.run, run.name)
+    # Last: the sets that worked have their results on disk by now.
     failures.raise_any()
     return results
 
@@ -223,6 +225,7 @@ def _evaluate(
         if evaluator.stands_alone():
             say_done(name, alone, found)
             for image_set in evaluator.sets():
+                # The embeddings of many sets would not fit into memory together.
                 embedder.forget(image_set)
 
     if rank() == 0 and not failures.are_all(evaluators):
@@ -256,6 +259,7 @@ def _results_of(
     found: dict[str, float] = {}
     if name not in failures:
         with failures.of(name):
+            # Only now: this reads all texts of a set, and there may be many sets.
             open_evaluators({name: evaluator}, sets)
             warn_of_unknown(sets, {name: evaluator}, tokenizer)
             found = {f"{name}/{key}": value for key, value in evaluator(embedder)}

@@ -42,6 +42,7 @@ def prepare_evaluation(
     # In this order: the model says which evaluators and sets there are by default.
     pretrained = open_pretrained(settings.model)
     if rank() == 0:
+        # Before the work, and on the one rank that will write there.
         check_results_folder(results_folder(settings, pretrained))
     nodes, data = _resolved(pretrained, settings)
     check_evaluators(nodes)
@@ -63,6 +64,7 @@ def prepare_evaluation(
         )
 
     sets = open_sets(pretrained, settings, data)
+    # Those that stand alone are opened when their turn comes, so that one may fail.
     together = {name: one for name, one in evaluators.items() if not one.stands_alone()}
     open_evaluators(together, sets)
     warn_of_unknown(sets, together, str(pretrained.tokenizer))
@@ -129,5 +131,6 @@ def open_evaluators(evaluators: Mapping[str, Evaluator], sets: EvaluationSets) -
     """
     for evaluator in evaluators.values():
         for image_set in evaluator.sets():
+            # Texts and labels alone: no image is decoded.
             sets.images_of(image_set).about()
         evaluator.check(sets.images_of)

@@ -41,11 +41,13 @@ def export(settings: ExportSettings) -> None:
         with whole(folder) as aside:
             aside.mkdir()
             said = _write(aside, pretrained, settings, place=folder)
+        # The line of a signal must not say any more that nothing is saved.
         leave(f"{folder} is complete")
         print(said, flush=True)
         _push(folder, settings)
         return
 
+    # Without `to`; or an earlier push has left the folder, and the fresh export must equal it.
     with tempfile.TemporaryDirectory(prefix="align_train-export-") as temporary:
         fresh = Path(temporary)
         print(_write(fresh, pretrained, settings, place=folder), flush=True)
@@ -82,7 +84,9 @@ def _write(
 
 def _refuse_another(folder: Path, fresh: Path) -> None:
     """Refuses a folder that is there already, and holds another export than this one."""
+    # The card may differ: it names the repository, or the folder if there was none.
     names = sorted({path.name for path in (*folder.iterdir(), *fresh.iterdir())} - {CARD})
+    # Byte by byte: two exports may agree in size and time.
     _, different, absent = filecmp.cmpfiles(folder, fresh, names, shallow=False)
     for name in (*different, *absent):
         raise UserError(

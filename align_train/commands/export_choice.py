@@ -32,6 +32,7 @@ def check_export(settings: ExportSettings) -> None:
         check_onnx()
     if settings.to is None and settings.push is None:
         raise UserError("give to=…, a new folder, or push=OWNER/NAME on the Hugging Face hub")
+    # A push that was cut has left its folder, and goes on from it.
     if settings.to is not None and not (settings.push and is_export(settings.to)):
         check_new_folder(settings.to)
 
@@ -62,4 +63,5 @@ def check_onnx() -> None:
 def is_export(to: str) -> bool:
     """Whether a folder looks like one of ours: a push that was cut may have left it."""
     card = Path(to).expanduser() / "README.md"
+    # The README may be anybody's, in any encoding.
     return card.is_file() and BEGIN in card.read_text(encoding="utf-8", errors="replace")

@@ -56,9 +56,11 @@ def write_onnx(
         UserError: The model has no tokenizer or says nothing of its images; a tower cannot be
             traced; or its file gives other numbers than the model.
     """
+    # Whoever has only these files cannot find out how texts and images are prepared.
     for reason in pretrained.missing.values():
         raise UserError(f"format=onnx: {reason}")
 
+    # In training mode dropout and moving statistics would become part of the graph.
     model = model.float().eval()
     towers = [export_images(model, pretrained.node["image_size"], to)]
     if not pretrained.is_classifier:
@@ -68,6 +70,7 @@ def write_onnx(
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     (to / ABOUT).write_text(text, encoding="utf-8")
     images = image_processor(pretrained)
+    # None only if the image size is missing, which is refused above.
     assert images is not None
     images.save_pretrained(to)
     if pretrained.tokenizer is not None:

@@ -109,4 +109,5 @@ def _is_evaluated(folder: RunFolder, settings: TrainSettings, finished_steps: in
 
     results = folder.read_results() or {}
     evaluated = {key.partition("/")[0] for key in results}
+    # An evaluator that this start adds has no result yet, so the run is evaluated once more.
     return results.get("step") == finished_steps and nodes.keys() <= evaluated

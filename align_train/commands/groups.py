@@ -21,6 +21,7 @@ def spell_groups(optimizer: OptimizerRecipe, model: nn.Module) -> list[str]:
     """
     lines: list[str] = []
     seen: set[Tensor] = set()
+    # Built for its groups alone: torch's optimizers make their state in the first step.
     for number, group in enumerate(optimizer.build(model).param_groups, start=1):
         seen.update(group["params"])
         name = group.get("name", f"group {number}")
@@ -33,6 +34,7 @@ def spell_groups(optimizer: OptimizerRecipe, model: nn.Module) -> list[str]:
     locked = [parameter for parameter in others if not parameter.requires_grad]
     if locked:
         lines.append(f"locked: {_count(locked)}")
+    # A recipe of the user's own may forget some, and torch would not mind.
     forgotten = [parameter for parameter in others if parameter.requires_grad]
     if forgotten:
         lines.append(f"in no group, and so never changed: {_count(forgotten)}")

@@ -149,4 +149,5 @@ def _asked_to_wait(error: Exception) -> float:
     """Seconds that the server asks for; 0: it does not say."""
     response = _answer(error)
     asked = "" if response is None else str(response.headers.get("Retry-After", ""))
+    # The header may be a date instead: then the usual pause has to do.
     return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else 0.0

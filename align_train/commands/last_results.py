@@ -37,6 +37,7 @@ def write_down(
         tell(loggers, values, step=step)
         show_images(loggers, images_of(evaluators, folder), step=step)
         for logger in loggers:
+            # Lightning finalizes loggers as `fit` ends, before these values came.
             with going_on(logger):
                 logger.finalize("success")
 

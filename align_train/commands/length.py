@@ -46,6 +46,7 @@ def found_before(settings: TrainSettings, folder: RunFolder) -> int | None:
         folder: The folder of a run that has begun.
     """
     before = read_run(folder.config)
+    # The steps follow from these three settings alone.
     then = (before.epochs, before.batch_size, before.data)
     if then != (settings.epochs, settings.batch_size, settings.data):
         return None

@@ -58,6 +58,7 @@ def main() -> None:
             return
 
         name, rest = _command_and_settings(words)
+    # Outside of the block: each command puts its own errors into one line.
     _run(MODULES[name], rest)
 
 

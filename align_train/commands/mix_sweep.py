@@ -110,6 +110,7 @@ class MixSweep:
         Raises:
             UserError: It is never a number.
         """
+        # `Evaluated` counts steps from 1, and the places stand in for them.
         values = {place + 1: row[metric] for place, row in enumerate(self.rows)}
         best = Evaluated(metric, higher_is_better(metric, None), values).best_step
         if best is None:
@@ -147,6 +148,7 @@ class MixSweep:
         row: Row = {}
         shown_columns: list[str] = []
         for set_name, (evaluators, sets) in self._opened.items():
+            # A new one for each mix: an embedder keeps what it has embedded.
             embedder = Embedder(
                 model=model.to(self.device),
                 tokenizer=sets.vocabulary,
@@ -157,6 +159,7 @@ class MixSweep:
                 progress=False,
             )
             for name, evaluator in evaluators.items():
+                # Evaluators with images of their own do not depend on the set.
                 prefix = f"{set_name}/" if set_name and wants_held_out(evaluator) else ""
                 values = {f"{prefix}{name}/{key}": value for key, value in evaluator(embedder)}
                 row |= values

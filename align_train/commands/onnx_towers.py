@@ -97,7 +97,9 @@ def export_images(model: TrainableModel, size: int, to: Path) -> OnnxTower:
     """
     tower = _Images(model)
     output = "logits" if model.takes_labels else "image_embeds"
+    # Traced with a batch of 2, as torch.export takes a dimension of 1 for a constant.
     own = [_pixels(batch, size, size) for batch in (1, 2, 7)]
+    # Odd and unequal sides too: at these, padding that became a constant shows.
     least = max(size * 3 // 4, _SMALLEST)
     other = [_pixels(2, side, side) for side in (least, size + 1)]
     other.append(_pixels(1, size + 7, size))
@@ -110,6 +112,7 @@ def export_images(model: TrainableModel, size: int, to: Path) -> OnnxTower:
             _write(tower, own[1], axes, output, path)
             return OnnxTower(path, True, _compared(tower, [*own, *other], path))
 
+    # This file takes the place of one that may be there, and is wrong at other sizes.
     _write(tower, own[1], {"pixel_values": {0: "batch"}}, output, path)
     return OnnxTower(path, False, _compared(tower, own, path))
 
@@ -132,6 +135,7 @@ def export_texts(model: TrainableModel, node: Node, to: Path) -> OnnxTower:
     tokens = int(node["vocabulary_size"])
     max_tokens = int(node["max_tokens"])
     end_id = getattr(model.text_tower, "end_id", None)
+    # 8 and 9, because the loader pads texts to multiples of 8.
     lengths = sorted({min(length, max_tokens) for length in (3, 8, 9, max_tokens)})
     inputs = [_ids(2, length, tokens, end_id) for length in lengths]
     inputs += [_ids(batch, lengths[-1], tokens, end_id) for batch in (1, 7)]
@@ -155,6 +159,7 @@ def _ids(batch: int, length: int, tokens: int, end_id: int | None) -> Inputs:
     generator = torch.Generator().manual_seed(length)
     ids = torch.randint(tokens, (batch, length), generator=generator)
     mask = torch.ones_like(ids)
+    # Towers of CLIP pool at the end token: each text needs one where it ends.
     if end_id is not None:
         ids[:, -1] = end_id
     # Texts of one batch differ in length.

@@ -52,6 +52,7 @@ def open_images(
         source = CaptionSource.parse(caption or BESIDE_FILES, key="caption")
         return PlainImages(str(place), caption=source, views=views, key="images")
 
+    # Commands have these settings at their root: an error must not call them data.image.
     members = Members.parse(image, keys, prefix="")
     if caption is None:
         source = _found(place, members, cache, need_texts)
@@ -70,6 +71,7 @@ def _found(
     try:
         caption = found_caption(place, members=members, cache=cache, key="shards")
     except NoCaption as error:
+        # Pairs without any image are a mistake about images, and not about captions.
         if need_texts or all(pair.image is None for pair in error.pairs):
             raise
         if is_first_process():

@@ -53,6 +53,7 @@ def plan(settings: PlanSettings) -> None:
         return
 
     settings, assumed = with_usual_tokenizer(settings)
+    # After the stand-in, because a run would refuse settings without a tokenizer.
     check_as_run(settings)
     hardware = hardware_of(settings)
     facts = data_facts(settings)
@@ -67,6 +68,7 @@ def plan(settings: PlanSettings) -> None:
             f"strategy._target_={settings.strategy['_target_']}: it does not say what a rank "
             f"needs; give its class a method needs(sizes), or plan with strategy=ddp"
         )
+    # Before the refusal, which names the nearest strategy that fits.
     engines = _under_all(planner, world=world, nodes=nodes)
     if not chosen.fits:
         raise UserError(_refusal(chosen, engines, planner, settings))
@@ -82,6 +84,7 @@ def _for_many(
 ) -> list[StepPlan]:
     """The step on each number of GPUs that the batch divides over."""
     trainer = settings.trainer
+    # One node may be used in part only; several are filled as the settings say.
     per_node = trainer.devices if trainer.nodes > 1 else planner.hardware.gpus_per_node
     rows: list[StepPlan] = []
     for world in sorted({*MANY, trainer.processes}):
@@ -116,6 +119,7 @@ def _refusal(
     if nearest is not None:
         return f"{needs}; nearest that fits: {nearest}"
 
+    # More GPUs have smaller shares of the batch, and under some strategies of the weights.
     for world in MANY:
         if world > chosen.world and split_of(settings, world).fits:
             nodes = ceil(world / hardware.gpus_per_node)

@@ -40,6 +40,7 @@ def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int)
         tokens: Tokens of a text, padding included.
     """
     mode = fake_tensors()
+    # The towers below replace layers: the run's own model must stay as it is.
     with aside("model"):
         model = fake_copy(model, mode)
     bf16 = settings.precision == "bf16"
@@ -59,6 +60,7 @@ def counted_step(settings: TrainSettings, model: TrainableModel, *, tokens: int)
                 checkpoint_block(block, towers.second_pass)
         chunk = count_chunk(towers, mode, pairs=pairs, tokens=tokens, bf16=bf16)
 
+    # All strategies ask for the same pairs and ranks.
     @cache
     def of_loss(pairs: int, world: int) -> LossCounts:
         with aside("loss"):
@@ -104,6 +106,7 @@ def model_without_memory(settings: TrainSettings, vocabulary: int) -> TrainableM
     Raises:
         UserError: The model cannot be built with these settings.
     """
+    # Shapes are all that counts, so no trained weights are fetched.
     node: Node = without_pretrained(settings.model)
     for key in ("vocabulary_size", "classes"):
         if key in node:
@@ -124,6 +127,7 @@ def _few_tiles(loss: Loss, pairs: int, world: int) -> int:
     if not isinstance(loss, GlobalLoss):
         return pairs
     tile = (loss.tile or usual_side("cpu")) ** 2
+    # Halved, so that the counts grow back by a whole number.
     while pairs % 2 == 0 and pairs * pairs * world > _MOST_TILES * tile:
         pairs //= 2
     return pairs

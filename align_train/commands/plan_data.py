@@ -54,6 +54,7 @@ def data_facts(settings: PlanSettings) -> DataFacts:
     manifest = _manifest(settings)
     pairs, shards, size = settings.pairs, settings.shards, settings.bytes_per_pair
     if manifest is not None:
+        # A setting wins: a plan may be for more data than lies here.
         pairs = pairs or manifest.pairs
         shards = shards or len(manifest.shards)
         size = size or _bytes_per_pair(manifest)
@@ -77,6 +78,7 @@ def _manifest(settings: PlanSettings) -> Manifest | None:
         return None
     path = Path(shards).expanduser()
     file = path / MANIFEST_NAME if path.is_dir() else path
+    # A tar does not say how many pairs it has until all of it is read.
     if not file.is_file() or file.suffix.lower() == ".tar":
         return None
     return read_manifest(str(file), cache=ShardCache())
@@ -109,6 +111,7 @@ def _tokenizer_files(name: str) -> Path | None:
     if local.is_file() or (local.is_dir() and has_tokenizer(local)):
         return local
     try:
+        # This asks no server: a plan fetches nothing, and works offline.
         cached = try_to_load_from_cache(name, "tokenizer.json")
     except (HFValidationError, UserError):
         return None  # a path, and no name on the hub

@@ -43,6 +43,7 @@ _MODELS = {
         (
             "model=timm_base",
             "model.image_tower.name=vit_small_patch16_224",
+            # It was made for 224 pixels, and a CPU measures smaller images.
             "+model.image_tower.options.dynamic_img_size=true",
             *_SMALL_BERT,
         ),
@@ -102,8 +103,10 @@ def _step_of(name: str, device: torch.device, *, bf16: bool) -> Callable[[], Non
     def step() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
             embeddings = towers.embed(batch, chunk_size=pairs, recompute=False)
+        # Ones stand in for the gradient of a loss, which is not what is measured.
         ends = [part for part in embeddings if part.requires_grad]
         torch.autograd.backward(ends, [torch.ones_like(part) for part in ends])
+        # As between two steps of a run: shared casts are freed, statistics are forgotten.
         towers.end_step()
         towers.statistics.begin_step()
 
@@ -132,6 +135,7 @@ def hardware_file(rates: MeasuredRates, *, bf16: bool) -> str:
     device = rates.device
     on_gpu = device.type == "cuda"
     shares = rates.shares()
+    # One precision is measured, and its peak stands in for that of the other one.
     tera = rates.peak / 1e12
     memory = _memory(device) / GB
     lines = [
@@ -152,6 +156,7 @@ def hardware_file(rates: MeasuredRates, *, bf16: bool) -> str:
         "efficiency:",
         "  _target_: align_train.planning.hardware.Efficiency",
     ]
+    # A kind of operator that no model had counts as ideal.
     for kind, name in EFFICIENCY_OF.items():
         lines.append(f"  {name}: {shares.get(kind, 1.0):.4g}")
     lines.append("  link: 1.0")

@@ -86,6 +86,7 @@ def _lines(
     row = row_of(chosen, settings)
     cost = "" if row.cost is None else f", ${row.cost:,.0f}"
     side = settings.model.get("image_size") or _LOADER_SIDE
+    # Never faster than measured: small images have to be read and decoded, too.
     pairs_a_core = _LOADER_PAIRS * min(1.0, (_LOADER_SIDE / side) ** 2)
     cores = row.pairs_a_second / trainer.nodes / pairs_a_core
     data = f"{facts.pairs:,} pairs" if facts.pairs else "not known how many pairs"
@@ -117,6 +118,7 @@ def memory_table(engines: Mapping[str, StepPlan]) -> str:
     """
     parts: list[str] = []
     for plan in engines.values():
+        # A part that one strategy alone has is a row all the same.
         parts += [part for part in plan.memory.parts if part not in parts]
     width = max(map(len, [*parts, "largest moment"]))
 

@@ -45,6 +45,7 @@ def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dic
     lanes = settings.data.get("lanes")
     window = settings.data.get("window")
     known = facts.pairs and facts.shards and facts.bytes_per_pair
+    # A node reads whole lanes, or there is nothing to simulate.
     if not known or not isinstance(lanes, int) or not isinstance(window, int) or lanes % nodes:
         return {}
 
@@ -57,6 +58,7 @@ def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dic
             f"comes and goes is not simulated: a node has {visits:,.0f} windows and shards an "
             f"epoch, which is too many"
         }
+    # Only the sum is known: equal shards stand in for the real ones.
     counts = np.full(facts.shards, facts.pairs // facts.shards, dtype=np.int64)
     counts[: facts.pairs % facts.shards] += 1
     order = Order(counts=counts, seed=settings.seed, lanes=lanes, window=window)
@@ -64,6 +66,7 @@ def fetch_lines(settings: PlanSettings, facts: DataFacts, plan: StepPlan) -> dic
     played = max(1, min(_PLAYED, int(_MOST_VISITS // visits)))
     load = fetch_load(order, sizes, nodes, played=played)
 
+    # Not finite if a node reads nothing after the start, for then the mean is 0.
     if isfinite(load.edge.one_node):
         mean = node_bytes * load.ratio
         network = (
@@ -99,6 +102,7 @@ def rank_lines(settings: PlanSettings, planner: StepPlanner, plan: StepPlan) -> 
     )
     size = model.weights + planner.counted.optimizer.state
     if planner.ema:
+        # The average is as large as the trained weights, and so are their gradients.
         size += model.gradients
     saved = checkpoint_seconds(
         sent,

@@ -89,6 +89,7 @@ def split_of(settings: PlanSettings, gpus: int) -> NearestSplit:
         batch_size=settings.batch_size,
         norm_group=settings.norm_group,
         chunk=chunk if isinstance(chunk, int) else 1,
+        # A data module of the user may have no lanes: then they forbid no split.
         lanes=settings.data.get("lanes", gpus),
         gpus=gpus,
     )
@@ -164,6 +165,7 @@ def check_complete(node: Node) -> None:
     """
     check_component(node, "gpu")
     for field in dataclasses.fields(Hardware):
+        # A class of the user may have defaults for its figures.
         if node["_target_"] == HARDWARE and field.name not in node:
             raise UserError(f"gpu.{field.name} is not set; give +gpu.{field.name}=…, or add it")
 
@@ -205,5 +207,6 @@ def check_as_run(settings: PlanSettings) -> None:
     """
     data = settings.data
     if data.get("shards") is None:
+        # Any text will do: the rules of the settings open nothing.
         data = {**data, "shards": "none"}
     check(dataclasses.replace(settings, data=data))

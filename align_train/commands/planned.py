@@ -32,6 +32,7 @@ _FEW = 100  # steps of a run that is too short to be planned
 UNKNOWN = Hardware(
     name="this machine's CPU",
     is_gpu=False,
+    # More than any machine has: no chunk is refused for its memory.
     memory_gb=1e6,
     bf16_tflops=1,
     fp32_tflops=1,
@@ -92,6 +93,7 @@ class Planned:
         """
         rows = folder.read_metrics()
         memory = max(_numbers(rows, "memory_gb"), default=math.nan)
+        # The median, because single rows are slow for reasons that no plan knows.
         seconds = median(_numbers(rows, "step_seconds") or [math.nan])
         parts: list[str] = []
         if math.isfinite(memory):
@@ -153,6 +155,7 @@ def planned_run(
     Returns:
         The plan, or why there is none: a run goes on without it. None for a run of few steps.
     """
+    # A dry run is made to be read, so the plan is worth its seconds there.
     if settings.steps < _FEW and not settings.dry_run:
         return None
     try:

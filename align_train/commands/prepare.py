@@ -65,6 +65,7 @@ def check_hardware(settings: TrainSettings) -> None:
         return
     if settings.trainer.on_gpu:
         _check_gpus(settings.trainer.devices)
+    # `auto` compiles on GPUs only, so a CPU wants a compiler if it is asked for by name.
     elif settings.compile is True and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "compile=true: torch.compile wants a C++ compiler on CPUs; install g++, or leave it out"
@@ -128,6 +129,7 @@ def build_model(
     Raises:
         UserError: Model and data do not fit, or the weights do not fit the model.
     """
+    # The same draws on every rank give the same fresh weights.
     torch.manual_seed(settings.seed)
     source = settings.initial_weights
     node = _sized(settings.model, data.vocabulary, source)
@@ -171,6 +173,7 @@ def _sized(node: Node, vocabulary: Tokenizer | ClassList, source: str | None) ->
         return node | {"classes": classes}
 
     tokens = vocabulary.vocabulary_size
+    # A larger table is fine: no text reads its last rows.
     size = node.get("vocabulary_size") or tokens
     if size < tokens:
         # Trained weights have one row a token: more of them would not fit.
@@ -205,6 +208,7 @@ def _begin_with(trained: Pretrained, model: TrainableModel, data: PairsDataModul
 def _check_text_tower(node: Node, vocabulary: Tokenizer) -> None:
     """The tokens must be those that a text tower's own weights were trained with."""
     tower = node.get("text_tower") or {}
+    # `pretrained=true` means the weights of the model that `name` gives.
     key = "name" if tower.get("pretrained") is True else "pretrained"
     weights = tower.get(key)
     if not isinstance(weights, str) or weights == vocabulary.path:
@@ -222,6 +226,7 @@ def _check_tokens(vocabulary: Tokenizer, tokenizer: str, source: str) -> None:
         tokenizer: The path of the weights' own tokenizer.
         source: The weights, for the error.
     """
+    # Their tables are compared, and not their files: one table may be saved in several ways.
     theirs = Tokenizer(tokenizer, max_tokens=vocabulary.max_tokens)
     if theirs.tokenizer.get_vocab() != vocabulary.tokenizer.get_vocab():
         raise UserError(

@@ -60,6 +60,7 @@ def check_push(name: str) -> None:
             reached.
     """
     is_name = _NAME.fullmatch(name) and len(name) <= _LONGEST_NAME
+    # The hub refuses these as well, but only once the model has been written.
     if not is_name or "--" in name or ".." in name or name.endswith((".git", "-", ".")):
         raise UserError(f"push={shown(name)}: expected OWNER/NAME, as the hub has it")
     if is_offline():
@@ -68,6 +69,7 @@ def check_push(name: str) -> None:
     token = _token(name)
     api = _api(token)
     me = insist(lambda: api.whoami(token=token), name=f"push={name}", token=token)
+    # Of other roles the hub says only at the push whether they may write there.
     role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise UserError(
@@ -104,6 +106,7 @@ class _Sending:
     merge: Merge
 
     def __post_init__(self) -> None:
+        # Kept from try to try: each file is read once.
         self._hashes: dict[Path, tuple[str, str]] = {}
         self._said_public = False
 
@@ -133,6 +136,7 @@ class _Sending:
             CommitOperationDelete(name) for name in left_over
         ]
         for name, path in missing.items():
+            # The card is joined with the one that is there, so it differs from the file.
             content = card.encode() if name == CARD else path
             operations.append(CommitOperationAdd(name, content))
         self._choose_transfer()
@@ -140,6 +144,7 @@ class _Sending:
             self.name,
             operations,
             commit_message="Export by align_train",
+            # If somebody commits after our look, the hub refuses: two states would be mixed.
             parent_commit=about.sha,
         )
         removed = f"; {', '.join(left_over)} of another format removed" if left_over else ""
@@ -160,6 +165,7 @@ class _Sending:
         try:
             about = self.api.model_info(self.name)
         except RepositoryNotFoundError:
+            # Somebody else may make it in the same moment.
             self.api.create_repo(self.name, private=self.private, exist_ok=True)
             about = self.api.model_info(self.name)
         if self.private and about.private is False and not self._said_public:
@@ -171,6 +177,7 @@ class _Sending:
         from huggingface_hub.hf_api import RepoFile
 
         names = [path.name for path in self._paths]
+        # The config of the other format too, as an earlier export may have left it.
         asked = [*names, *_EXCLUSIVE]
         found = self.api.get_paths_info(self.name, asked, revision=about.sha)
         return {file.path: file for file in found if isinstance(file, RepoFile)}
@@ -219,6 +226,7 @@ def _hashes_of(content: Path | bytes) -> tuple[str, str]:
     """The hashes of a file as LFS and as git know it."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     whole = hashlib.sha256()
+    # git hashes this header before the content.
     blob = hashlib.sha1(f"blob {size}\0".encode())
     if isinstance(content, bytes):
         whole.update(content)

@@ -43,6 +43,7 @@ def report(settings: ReportSettings) -> Path:
         UserError: There is no such run, or the file cannot be written.
     """
     names = settings.name if isinstance(settings.name, list) else [settings.name]
+    # A run that is named twice would be compared with itself.
     names = list(dict.fromkeys(map(str, names)))
     if not 1 <= len(names) <= _MOST_RUNS:
         raise UserError(f"name={shown(names)}: {len(names)} runs; expected 1 to {_MOST_RUNS}")

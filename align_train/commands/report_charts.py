@@ -46,6 +46,7 @@ def common_charts(runs: Sequence[RunFacts]) -> list[Chart]:
     Args:
         runs: What is known of each.
     """
+    # The first run that draws a column decides on its panel and its axis.
     of_name: dict[str, Curve] = {}
     for run in runs:
         for curve in run.curves:

@@ -109,6 +109,7 @@ def facts_of(folder: RunFolder, name: str) -> RunFacts:
     for what, read in parts.items():
         try:
             read(facts)
+        # A hand may have left a number that no float holds, or JSON of a thousand levels.
         except (OSError, ValueError, OverflowError, RecursionError):
             facts.missing.append(f"{what} cannot be read")
 
@@ -145,6 +146,7 @@ def _read_metrics(facts: RunFacts) -> None:
 
     def rows() -> Iterator[dict[str, str]]:
         for row in _csv(facts.folder.metrics):
+            # A torn row may lack its step, and then has no place on the axis.
             if (row.get("step") or "").isdecimal():
                 facts.last = row
                 yield row
@@ -207,6 +209,7 @@ def _read_checkpoints(facts: RunFacts) -> None:
     named: dict[str, list[str]] = {}
     for link in ("last", "best"):
         path = folder.checkpoints / link
+        # A link whose checkpoint is gone names nothing.
         if path.exists():
             named.setdefault(path.resolve().name, []).append(link)
 
@@ -227,6 +230,7 @@ def _read_faults(facts: RunFacts) -> None:
 def _read_mistaken(facts: RunFacts) -> None:
     for path in sorted(facts.folder.path.glob("*_classes.csv")):
         rows = [row for row in _csv(path) if row.get("top1")]
+        # As texts: all have four decimals, and so sort like numbers.
         rows.sort(key=lambda row: row["top1"] or "")
         facts.mistaken[path.name.removesuffix("_classes.csv")] = rows[:_FIRST]
 

@@ -64,6 +64,7 @@ def read_faults(path: Path) -> Faults | None:
                 line = {"reason": "a torn line"}
             if "reason" in line:
                 line["reason"] = without_paths(str(line["reason"])[:_LONGEST])
+                # Reasons may name files, and be as many as there are lines.
                 if len(reasons) < _MOST_REASONS or line["reason"] in reasons:
                     reasons[line["reason"]] += 1
             if len(first) < _FIRST:

@@ -69,6 +69,7 @@ def comparison_of(runs: Sequence[RunFacts], beside: Path) -> tuple[dict[str, obj
     rows = [[key, *values] for key, values in differs]
     recipe = [_table(rows, ["setting", *names])] if rows else [_text("Nothing differs.")]
 
+    # Relative: the links still hold if the folder of all runs is moved.
     own = [
         os.path.relpath(run.folder.report, beside) for run in runs if run.folder.report.is_file()
     ]
@@ -141,6 +142,7 @@ def _curves(runs: Sequence[RunFacts], charts: Sequence[Chart]) -> list[Part]:
 
 
 def _results(runs: Sequence[RunFacts]) -> list[Part]:
+    # In the order of the first run, which others may add to.
     names = dict.fromkeys(chain.from_iterable(run.results for run in runs))
     if not names:
         return [_note("There are no results yet; `align-train evaluate` makes them.")]
@@ -258,6 +260,7 @@ def _target(run: RunFacts, group: str) -> str:
 
 
 def _pairs_of_data(run: RunFacts) -> str:
+    # Of the last stretch, as earlier ones may have had other data.
     pairs = run.stretches[-1].get("pairs") if run.stretches else None
     return f"{pairs:,}" if isinstance(pairs, int) else "not known"
 

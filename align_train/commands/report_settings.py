@@ -55,6 +55,7 @@ def differences(settings: Mapping[str, object]) -> list[Setting] | None:
         earlier version, are left out. None: the defaults cannot be composed.
     """
     try:
+        # Published as well: otherwise each path would differ from its own last name.
         usual = by_dotted_key(published(asdict(compose_training())))
     except (UserError, ValueError):
         return None
@@ -100,6 +101,7 @@ def spell_setting(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
+        # In short only if that is still the same number.
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, list):
         return f"[{', '.join(map(spell_setting, value))}]"

@@ -43,6 +43,7 @@ def continue_stretch(data: PairsDataModule, folder: RunFolder, finished_steps: i
         UserError: The data is other than the run's, and that was not accepted; or the tokenizer is.
     """
     _refuse_other_tokens(data.vocabulary, folder)
+    # Of the last finished step: a later line may be of a start that did no step.
     before = folder.lineage.stretch_at(finished_steps - 1)
     start = Start.from_line(before).after(finished_steps, before["batch_size"])
     data.go_on({**before, **start.as_line()})
@@ -105,6 +106,7 @@ class WriteSettings(lightning.Callback):
             UserError: Another process has begun the run since this one looked, or no link can lie
                 in the folder.
         """
+        # If the lock is new to this process, the folder was not there at its first look.
         if self._first and lock.take() and self._folder.config.exists():
             raise UserError(
                 f"{self._folder.path}: another process has begun this run meanwhile; "
@@ -129,11 +131,13 @@ class WriteSettings(lightning.Callback):
         Returns:
             The line for the user; None for any other error.
         """
+        # The checkpoint has been loaded by then, so the error is another one.
         if self._written:
             return None
 
         checkpoint = self._folder.last_checkpoint()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # torch may name every tensor that does not fit, each in a line of its own.
         reason = " ".join(lines[:2])[:200]
         if self._changes:
             return UserError(
@@ -163,6 +167,7 @@ class WriteSettings(lightning.Callback):
         vocabulary = self._data.vocabulary
         vocabulary.save(folder.path if isinstance(vocabulary, ClassList) else folder.tokenizer)
 
+        # A later start has its weights from the checkpoint, whatever the settings name now.
         begins_with = {} if self._finished_steps else origin(self._settings)
         folder.lineage.begin_stretch(
             self._data.recipe, step=self._finished_steps, begins_with=begins_with

@@ -142,6 +142,7 @@ def _columns(given: ScoreSettings, model: TrainedModel) -> dict[str, Column]:
     columns = {SIMILARITY: Column(-1, 1, _SAYS[given.texts])}
     tokenizer = model.trimming_tokenizer()
     for name, texts in prompts_of(given.prompts).items():
+        # A prompt that is cut would ask every image for something else.
         _, cut = tokenizer.with_cut(texts)
         if cut:
             raise UserError(
@@ -188,6 +189,7 @@ def score_shards(
             cosines = cosines_of(
                 model, chunk, given.chunk_size, list(prompts.values()), keep=given.embeddings
             )
+            # Without pixels: those of a whole shard may not fit into memory.
             done.append((without_inputs(chunk), cosines))
 
             if place.completes:
@@ -235,6 +237,7 @@ def cosines_of(
         prompts: The embedded texts of each prompt, `[texts, dim]`.
         keep: Whether the embeddings are wanted, too.
     """
+    # No pair of the chunk can be scored, so the towers have nothing to do.
     if not len(chunk.texts):
         device = model.device
         return Cosines(torch.empty(0, device=device), torch.empty(0, len(prompts), device=device))
@@ -281,6 +284,7 @@ def _of_shard(
     """
     cosines = torch.cat([cosines.texts for _, cosines in done]).cpu().numpy()
     of_prompts = torch.cat([cosines.prompts for _, cosines in done]).cpu().numpy()
+    # Pairs that cannot be scored are not in here yet, so any NaN is of the weights.
     if not np.isfinite(cosines).all() or not np.isfinite(of_prompts).all():
         raise broken_weights(given.model)
 
@@ -307,6 +311,7 @@ def embeddings_of(done: Sequence[tuple[ReadyChunk, Cosines]], dim: int) -> Shard
     good = np.concatenate([chunk.good for chunk, _ in done])
     images = np.full((len(good), dim), np.nan, dtype=np.float16)
     counts = np.zeros(len(good), dtype=np.int64)
+    # One at least to be joined, as the shard may have no good pair.
     texts = [np.empty((0, dim), dtype=np.float16)]
 
     kept = [cosines.embeddings for _, cosines in done if cosines.embeddings is not None]
@@ -329,6 +334,7 @@ def _of_pairs(cosines: Floats, texts: NDArray[np.int64], choice: str) -> Floats:
     # The index of each pair's first text; every pair has one.
     starts = np.cumsum(texts) - texts
     if choice == "mean":
+        # float64, so that the mean of equal cosines is that very cosine.
         sums = np.add.reduceat(cosines.astype(np.float64), starts)
         return (sums / texts).astype(np.float32)
     # Of `first` a pair has one text.

@@ -86,6 +86,7 @@ def _collate(rows: list[_Row], tokenizer: Tokenizer) -> ReadyChunk:
     if texts:
         ids, cut = tokenizer.with_cut(texts)
 
+    # What lies behind the tear of a tar has neither key nor text.
     lost = sum(not row.key and not row.texts for row in rows)
     no_text = sum(not row.texts for row in rows) - lost
     no_image = len(rows) - len(good) - no_text - lost

@@ -46,6 +46,7 @@ class Spread:
         # Rounding may put a cosine a little beyond 1.
         width = self.column.most - self.column.least
         intervals = ((known - self.column.least) * (_INTERVALS / width)).astype(np.int64)
+        # `counts[intervals] += 1` would count an interval once a call.
         np.add.at(self.counts, intervals.clip(0, _INTERVALS - 1), 1)
 
     @property
@@ -59,6 +60,7 @@ class Spread:
         interval = int(np.searchsorted(ends, share * ends[-1]))
         width = self.column.most - self.column.least
         middle = self.column.least + (interval + 0.5) * width / _INTERVALS
+        # The middle of the first or last interval may lie beyond all numbers.
         return float(np.clip(middle, self.least, self.most))
 
 
@@ -112,6 +114,7 @@ def _lines(scores: Scores) -> Iterator[str]:
 
     source = header.source if isinstance(header.source, str) else f"[{','.join(header.source)}]"
     members = [(key, getattr(header, key)) for key in ("image", "keys")]
+    # People copy this line, so it repeats what the scores were made with.
     words = (
         "align-train",
         "filter",

@@ -77,6 +77,7 @@ def _ends(scores: Scores, column: str) -> tuple[list[_Scored], list[_Scored]]:
 
         worst += [_Scored(float(values[row]), shard, int(row)) for row in order[:_COUNT]]
         best += [_Scored(-float(values[row]), shard, int(row)) for row in order[-_COUNT:]]
+        # Cut after each shard: memory does not grow with their number.
         worst = sorted(worst)[:_COUNT]
         best = sorted(best)[:_COUNT]
     return best, worst

@@ -63,6 +63,7 @@ def search(settings: SearchSettings) -> list[Match]:
         UserError: A setting, the model or the collection is not as expected.
     """
     check_query(settings)
+    # Before the model: an image that cannot be opened must not wait for weights.
     image = None if settings.image is None else _open(settings.image)
     cache = shard_cache_of(None, settings.storage_options)
     collection = Collection.open(Path(settings.index).expanduser().absolute())

@@ -98,6 +98,7 @@ def serve(settings: ServeSettings) -> None:
             ),
             max_pixels=settings.max_pixels,
         )
+        # Pillow has one limit for the whole process.
         limit_pillow(settings.max_pixels)
         token = token_of(settings)
         # A token cannot be guessed, and a proxy may have any name.
@@ -207,6 +208,7 @@ def _limits(settings: ServeSettings) -> Limits:
 def _say(
     settings: ServeSettings, service: Service, taken: socket.socket, *, has_token: bool
 ) -> None:
+    # In a URL an IPv6 address stands in brackets. Only the socket knows what port=0 became.
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{taken.getsockname()[1]}"
     for name, served in service.served.items():

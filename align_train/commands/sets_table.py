@@ -49,6 +49,7 @@ def write_sets(
             for key, value in results.items()
             if key.startswith(f"{name}/")
         }
+        # A set that failed has no results, and so no row.
         if isinstance(evaluator, WdsEvaluator) and own:
             rows.append(evaluator.columns(own))
     if not rows:

@@ -146,10 +146,12 @@ def chunks_of(
         contextlib.closing(loader),
         tqdm(total=total, desc=doing, unit=unit, disable=hidden) as bar,
     ):
+        # The loader goes through the same places by itself, and keeps their order.
         for place, chunk in zip(places, loader, strict=True):
             if isinstance(chunk, str):
                 raise UserError(chunk)
             yield place, chunk
+            # Only here has the chunk been through the towers.
             watchdog.pass_done()
             bar.update(place.end - place.first)
 
@@ -169,6 +171,7 @@ def watched() -> Iterator[Watchdog]:
         rank=0, processes=1, silence=SILENCE, timeout=TIMEOUT, setting="", all_come=True
     )
     with watchdog.watching(), explaining(watchdog, lambda _: None, memory=MEMORY):
+        # For one process there is no store, and nobody else to reach it.
         watchdog.open("", 0)
         yield watchdog
 

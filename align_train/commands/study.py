@@ -62,6 +62,7 @@ def run_study(sweep: Sweep, asked: OptunaSettings) -> None:
             f"its own, name=…"
         )
     lock = Lock(folder / ".lock", patience=_LOCK_PATIENCE)
+    # A second sweep in this folder would take the running trial for an interrupted one.
     lock.take()
 
     study = _open(sweep, asked, settings)
@@ -77,6 +78,7 @@ def run_study(sweep: Sweep, asked: OptunaSettings) -> None:
             _run_trial(study, trial, sweep, asked, settings)
             write_trials(study, folder, metric=asked.metric, space=sweep.space)
     finally:
+        # After a signal as well: the picture has all trials so far.
         draw_study(study, folder, metric=asked.metric, space=sweep.space)
 
     print_table(study, folder, metric=asked.metric)
@@ -171,6 +173,7 @@ def _next(study: Study, asked: OptunaSettings, sweep: Sweep) -> Trial:
     keys = {one.key for one in sweep.space}
     for frozen in study.get_trials(states=[TrialState.RUNNING]):
         if set(frozen.params) == keys:
+            # Optuna has no public way to go on with a trial.
             return Trial(study, frozen._trial_id)
         # Killed between the drawing of two of its parameters.
         study.tell(frozen.number, state=TrialState.FAIL)
@@ -219,6 +222,7 @@ def _run_trial(
 
     words = [f"output_dir={settings.path}", f"name={name}", *params]
     ended = run_apart(sweep.line(words), log)
+    # Before `tell`: nobody can write to a trial that is finished.
     trial.set_user_attr(MINUTES, ended.minutes)
     trial.set_user_attr(_BEGUN, folder.config.exists())
     value = None if ended.status else _value(folder, asked.metric)
@@ -246,6 +250,7 @@ def _value(folder: RunFolder, metric: str) -> float | None:
     """
     rows = folder.read_metrics()
     last: Mapping[str, Any] = rows[-1] if rows else {}
+    # Results win: the last row may be of an earlier step than the last one.
     values = dict(last) | (folder.read_results() or {})
     found = values.get(metric)
     if found in (None, ""):

@@ -201,6 +201,7 @@ def _epochs(data: PairsDataModule, steps: int) -> str:
     """How often the run sees the data; if several sources are mixed, each of them."""
     parts = []
     for source in data.order.sources:
+        # The lanes of a source are its share of every batch.
         pairs_a_step = data.batch_size * source.lanes / data.lanes
         steps_an_epoch = source.epoch_pairs / pairs_a_step
         parts.append(f"{steps / steps_an_epoch:.1f} epochs of {steps_an_epoch:.1f} steps")

@@ -25,6 +25,7 @@ def check_new_folder(to: str) -> Path:
         UserError: It is a file, has files, or cannot be written.
     """
     folder = Path(to).expanduser().absolute()
+    # An empty folder will do: the export is renamed into its place.
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"to={to}: exists already; choose a new folder")
     check_writable(folder, "give to=…, a new folder in one that you can write")
@@ -50,6 +51,7 @@ def check_collection_folder(to: str, *, writes: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"to={to}: a file; {FIX}")
     if writes or not folder.is_dir():
+        # The name stands for any file in it: a trial is made in the folder itself.
         check_writable(folder / "collection", FIX)
     return folder
 

@@ -70,6 +70,7 @@ def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeac
     tokenizer = _tokenizer_of(pretrained)
     tokenizer.check_tower(model.text_tower)
     vocabulary = data.vocabulary
+    # The loader then makes one set of ids, which both models read.
     same_ids = (
         isinstance(vocabulary, Tokenizer)
         and vocabulary.digest == tokenizer.digest
@@ -89,6 +90,7 @@ def _live(settings: TrainSettings, path: str, data: PairsDataModule) -> OpenTeac
         says += f"; images resized from {data.image_size} to {model.image_size} px"
     if not same_ids:
         says += "; texts by its own tokenizer"
+        # The loader makes its ids too, of the very text that the run has drawn.
         data.teacher = TeacherIds(tokenizer)
     return OpenTeacher(distillation, {"teacher": says})
 

@@ -61,6 +61,7 @@ def train(settings: TrainSettings) -> None:
 
     watchdog = Watchdog(
         rank=launcher.current().rank,
+        # A dry run is one process, whatever the settings say.
         processes=1 if settings.dry_run else settings.trainer.processes,
         silence=settings.trainer.silence,
         timeout=settings.trainer.timeout,

@@ -95,6 +95,7 @@ def compiles(settings: TrainSettings) -> bool:
     """
     if settings.compile == "auto":
         recipe: StrategyRecipe = build(settings.strategy)
+        # On a CPU it takes a compiler and a minute, for little more speed.
         return settings.trainer.on_gpu and recipe.can_compile
     return bool(settings.compile)
 
@@ -162,6 +163,7 @@ def build_trainer(
 
 def _accelerator(settings: TrainSettings) -> str | Accelerator:
     if settings.trainer.on_gpu and sees_own_gpu_only(torch.cuda.device_count()):
+        # Lightning would give this process a GPU of a number that it does not see.
         return _OwnGpu()
     return settings.trainer.accelerator
 

@@ -32,6 +32,7 @@ def write_trials(study: Study, folder: Path, *, metric: str, space: Sequence[Swe
         space: What differs between trials.
     """
     trials = _best_first(study)
+    # In memory first: whoever opens the file meanwhile sees it whole.
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     keys = [one.key for one in space]
@@ -94,6 +95,7 @@ def _best_first(study: Study) -> list[FrozenTrial]:
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
 
     def order(trial: FrozenTrial) -> tuple[bool, float, int]:
+        # Trials without a value come last, as False sorts before True.
         return trial.value is None, sign * (trial.value or 0.0), trial.number
 
     return sorted(study.trials, key=order)

@@ -98,6 +98,7 @@ def _within_an_epoch(data: PairsDataModule) -> str:
 
 def _across_epochs(data: PairsDataModule, steps: int) -> str:
     begin = data.start
+    # + 1, because a cursor at the beginning of an epoch would be its own answer.
     ends = data.order.next_epoch(begin.cursor + 1)
     finished_steps = begin.finished_steps + (ends - begin.cursor) // data.batch_size
     if finished_steps >= steps:
@@ -126,6 +127,7 @@ def _twice(data: PairsDataModule, finished_steps: int) -> int:
     looked_into = shards
     pair = visits.pair.copy()
     if data.manifest.has_rates:
+        # Spread over all of them, so that they can stand for the others below.
         looked_into = shards[:: -(-len(shards) // _SHARDS_LOOKED_INTO)]
         for shard in looked_into.tolist():
             _replace_slots(pair, visits, shard, data)

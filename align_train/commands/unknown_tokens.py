@@ -152,5 +152,6 @@ def _spread(items: Sequence[T], most: int = _TEXTS) -> Sequence[T]:
 
 
 def _percent(part: int, whole: int) -> str:
+    # One digit more for a small share, which would look like none.
     share = part / whole if whole else 0.0
     return f"{share:.0%}" if share == 0 or share >= 0.1 else f"{share:.1%}"

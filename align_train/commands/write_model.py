@@ -115,6 +115,7 @@ def _write_hugging_face(to: Path, pretrained: Pretrained, model: nn.Module, conf
     names = tensor_names(state)
     # safetensors writes contiguous tensors only, and convolutions are channels last.
     tensors = {names[name]: value.contiguous() for name, value in state.items()}
+    # Ours has one element, since FSDP and DeepSpeed refuse a parameter without dimensions.
     tensors["temperature"] = tensors["temperature"].reshape(())
     # Without them transformers warns of weights that are newly initialized.
     hidden = config["text_config"]["hidden_size"]

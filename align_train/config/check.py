@@ -62,6 +62,7 @@ def check_root(settings: TrainSettings) -> None:
     Raises:
         UserError: As `check`.
     """
+    # Bounds first: the rules on splits divide by these numbers.
     _check_root(settings)
     check_keeping(settings)
     _check_trainer(settings)
@@ -113,6 +114,7 @@ def check(settings: TrainSettings) -> None:
 
 def _check_root(settings: TrainSettings) -> None:
     """Bounds of the root's own values."""
+    # A slash would lead out of `output_dir`; a dot at the front hides the folder, or is `..`.
     name = settings.name
     if not name or "/" in name or name.startswith(".") or not is_unicode(name):
         raise UserError(
@@ -228,6 +230,7 @@ def _check_data_numbers(settings: TrainSettings) -> None:
         if found != getattr(settings, key):
             raise UserError(f"data.{key}={found}: is always the run's own; set {key}=… instead")
 
+    # A user's own data module may lack these settings, so a missing one passes.
     for key, least in (("lanes", 1), ("window", 1), ("workers", 0)):
         value = settings.data.get(key, least)
         if not isinstance(value, int) or value < least:

@@ -18,6 +18,7 @@ def choice_of(group: str) -> str:
     Returns:
         E.g. `tiny`; empty if no command has composed settings, or if the group has no choice.
     """
+    # Hydra keeps no record of settings that Python code composes without a command.
     if not HydraConfig.initialized():
         return ""
     return HydraConfig.get().runtime.choices.get(group) or ""
@@ -34,5 +35,6 @@ def folders_of_groups() -> list[Path]:
     """The folders that choices come from: conf/ and, in a command, a user's own."""
     if not HydraConfig.initialized():
         return [conf_dir()]
+    # Hydra's own choices lie in a Python package, and schemas in its store: neither is a folder.
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]

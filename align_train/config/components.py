@@ -158,6 +158,7 @@ def check_component(node: object, path: str) -> None:
 
 def _check_arguments(node: Node, path: str) -> None:
     target = find_target(node, path)
+    # A class's own annotations are those of attributes; its arguments have theirs in `__init__`.
     function = target.__init__ if inspect.isclass(target) else target
     parameters = inspect.signature(function).parameters
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
@@ -171,6 +172,7 @@ def _check_arguments(node: Node, path: str) -> None:
             continue
         if name not in parameters and not takes_any:
             raise UserError(f"{key}: no such setting{_taken(name, list(parameters), node, path)}")
+        # A node becomes its object only later, so no hint can be compared with it yet.
         if holds_components(value):
             check_component(value, key)
         elif value is None and key in _FILLED_IN:
@@ -216,6 +218,7 @@ def parameter_hint(settings: Node, key: str) -> object:
 def _hints(function: Callable[..., object]) -> dict[str, object]:
     hints: dict[str, object] = {}
     names = getattr(inspect.unwrap(function), "__globals__", {})
+    # One hint at a time: a single one that cannot be resolved would cost all the others.
     for name, hint in getattr(function, "__annotations__", {}).items():
         alone = types.SimpleNamespace(__annotations__={name: hint})
         # Some only a type checker can resolve: their names are checked all the same.

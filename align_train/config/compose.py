@@ -88,6 +88,7 @@ def command(
     register(config_name, schema, groups)
     if _is_answered(task, config_name, schema, groups):
         return
+    # Kept, because `line_as_typed` puts quoted words in its place below.
     typed = sys.argv
     # Otherwise Hydra prints its own report and we never see the exception.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -130,6 +131,7 @@ def _settled(
     optional: Sequence[str],
 ) -> S:
     """The typed settings of a command that begins; see `command` for the parameters."""
+    # In this order: a missing setting is named before a reference to it fails.
     make_null(config, optional)
     refuse_missing(config)
     refuse_unread_rates(config, words_given())
@@ -334,6 +336,7 @@ def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -
             for key, value in fill_in(model, data).items():
                 OmegaConf.update(config, key, value, merge=False)
 
+        # Their references lead into a run's settings, so resolving them here would fail.
         kept = {}
         plain = plain_node(config)
         for field in dataclasses.fields(schema):  # type: ignore[arg-type]

@@ -80,6 +80,7 @@ def build_evaluators(nodes: Node | None) -> dict[str, Evaluator]:
         if node is None:
             continue
         built = build(node)
+        # One node may stand for a suite of sets, each an evaluator with a name of its own.
         group = built.evaluators() if isinstance(built, EvaluatorGroup) else {str(name): built}
         for own_name, evaluator in group.items():
             if not isinstance(evaluator, Evaluator) or isinstance(evaluator, type):
@@ -87,6 +88,7 @@ def build_evaluators(nodes: Node | None) -> dict[str, Evaluator]:
                     f"eval.{name}: {node['_target_']} makes no evaluator; see "
                     f"align_train/evals/base.py"
                 )
+            # Results are filed under the name, so the second one would replace the first.
             if own_name in evaluators:
                 raise UserError(
                     f"eval.{name}: {own_name} is an evaluator already; give one of them another "
@@ -112,6 +114,7 @@ def resolved_for_run(path: Path, *, evaluators: Node | None, model: str) -> tupl
         UserError: The file holds no run, or an evaluator refers to a setting that it lacks.
     """
     settings = read_nodes(path)
+    # An exported model has a config.yaml too, but with the key `model` alone.
     if "data" not in settings:
         raise UserError(f"{path}: not the settings of a run; restore it")
     return _resolved(OmegaConf.create(settings), evaluators, model)

@@ -66,6 +66,7 @@ class Setting(NamedTuple):
 def summary_of(module: str) -> str:
     """What a command does, by the first line of its file; nothing of it is imported."""
     spec = find_spec(module)
+    # A package is run by its `__main__`, so its usage stands there.
     if spec is not None and spec.submodule_search_locations is not None:
         spec = find_spec(f"{module}.__main__")
     assert spec is not None
@@ -99,6 +100,7 @@ def answer_to(
     Raises:
         UserError: The overrides cannot be composed, or a key to explain does not exist.
     """
+    # Before the parser: Hydra's would print its own version, and exit.
     if "--version" in arguments:
         return f"align_train {align_train.__version__}"
     given, rest = options_parser().parse_known_args(arguments[1:])
@@ -109,6 +111,7 @@ def answer_to(
         groups = groups_of(root)
     # argparse leaves words behind an option to us.
     given.overrides += [word for word in rest if not word.startswith("-")]
+    # `model=tiny` is composed with; a bare `data` says which part is to be shown.
     words = [word for word in given.overrides if "=" in word or word.startswith("~")]
     only = [word for word in given.overrides if word not in words]
     words = as_typed(words, schema, compose)
@@ -144,6 +147,7 @@ class Help:
             words = [*words, f"hydra.searchpath=[{quoted(f'file://{self.folders[-1]}')}]"]
 
         self.config = compose(words)
+        # Hydra's own settings record the choices, and are no rows of the help.
         choices = self.config.pop("hydra")["runtime"]["choices"]
         self.chosen = {group: _names(group, choices, words) for group in groups}
 
@@ -278,6 +282,7 @@ def _under(key: str, name: str) -> bool:
 def _columns(left: str, right: str, width: int, column: int) -> Iterator[str]:
     """A row of two columns, the second of which wraps; a long first one has a line alone."""
     indent = " " * column
+    # In a narrow terminal, lines may pass its edge: a few letters a line would be worse.
     wrapped = textwrap.wrap(right, max(width - column, _NARROWEST // 2), break_on_hyphens=False)
     if len(left) < column and wrapped:
         yield left.ljust(column) + wrapped.pop(0)

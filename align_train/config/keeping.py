@@ -31,6 +31,7 @@ def check_keeping(settings: TrainSettings) -> None:
     patience = settings.stop_patience
     if patience is not None and patience < 1:
         raise UserError(f"stop_patience={patience}: expected at least 1 evaluation, or null")
+    # Without a metric these two would do nothing, and nobody would notice.
     for key in ("best_is", "stop_patience"):
         if getattr(settings, key) is not None and metric is None:
             raise UserError(

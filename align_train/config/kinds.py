@@ -72,6 +72,7 @@ def _find(schema: type, key: str) -> tuple[dataclasses.Field[object] | None, obj
     if field is None:
         return None, None, rest
 
+    # Not the field's own type: with postponed annotations that is only its text.
     hint = typing.get_type_hints(schema)[name]
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
@@ -107,6 +108,7 @@ def takes_text(key: str, compose: Callable[[], Node], *, added: bool) -> bool:
     except UserError:
         return False  # the composition says it, in one line
     kinds = set(_parts(hint)) if hint is not None else set()
+    # If a number is possible too, the grammar's own reading stands.
     return str in kinds and not kinds.intersection(_NUMBERS)
 
 

@@ -28,6 +28,7 @@ def with_one_length(words: Sequence[str], schema: type) -> list[str]:
     Raises:
         UserError: Two of them are given.
     """
+    # Commands other than training and its plan have no length.
     if not set(LENGTHS) <= getattr(schema, "__dataclass_fields__", {}).keys():
         return list(words)
 

@@ -52,6 +52,7 @@ def check_lock(model: Node) -> None:
 
     spelled = model.get("lock")
     try:
+        # A number or a mapping is spelled out, so that it is refused in the same words.
         is_spelled = spelled is None or isinstance(spelled, str | list)
         parse_lock(spelled if is_spelled else [str(spelled)], towers)
     except ValueError as error:

@@ -42,6 +42,7 @@ def _check_library(node: dict[str, object], key: str) -> None:
     if not has_true(node, key, "takes_run"):
         return
     library: str = find_target(node, key).library
+    # Looked for and not imported: wandb alone takes about a second.
     if find_spec(library) is None:
         raise UserError(
             f"{key}: {library} is not installed; pip install 'align_train[loggers]', or take "

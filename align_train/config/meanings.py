@@ -41,6 +41,7 @@ class Comments:
 def read_comments(file: Path) -> Comments:
     """Reads the comments of a YAML file; of one that is no YAML there are none."""
     comments = Comments()
+    # A user's own file may be broken; that must not cost the help of all other settings.
     try:
         text = file.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -160,6 +161,7 @@ def _of_keys(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[
     for key, value in node.value:
         name = f"{prefix}{key.value}"
         start = key.start_mark
+        # If the value begins on a later line, the comment stands behind the key.
         on_one_line = value.start_mark.line == start.line
         end = value.end_mark if on_one_line else key.end_mark
 

@@ -52,6 +52,7 @@ def check_metric(
 
     evaluator = metric.partition("/")[0]
     nodes = {name: node for name, node in (settings.eval or {}).items() if node is not None}
+    # Said first: "no such metric" would mislead if only the held-out pairs are missing.
     if evaluator in nodes and not _is_asked(settings, nodes[evaluator]):
         raise UserError(
             f"{key}={shown(metric)}: without data.held_out the run is not evaluated by "
@@ -84,6 +85,7 @@ def _names_of(node: dict[str, object], name: str) -> Sequence[str]:
 
     target = find_target(node, f"eval.{name}")
     if inspect.isclass(target) and issubclass(target, EvaluatorGroup):
+        # Only the object knows the names of its evaluators, so it is built.
         group: EvaluatorGroup = build(node)
         return list(group.evaluators())
     return (name,)

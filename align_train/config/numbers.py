@@ -55,6 +55,7 @@ def _compare(node: Node, default: Node, path: str) -> None:
     for name, number in default.items():
         value = node.get(name)
         if isinstance(number, dict) and isinstance(value, dict):
+            # Another class may mean something else by a setting of the same name.
             if number.get("_target_") == value.get("_target_"):
                 _compare(value, number, f"{path}.{name}")
         elif isinstance(value, str) and (_is_number(number) or is_computed(number)):

@@ -41,6 +41,7 @@ def with_own_file(words: Sequence[str], group: str, *, target: str) -> list[str]
     for word in words:
         key, _, value = word.partition("=")
         if key.lstrip("+") == group and value.lower().endswith(_SUFFIXES):
+            # Hydra finds choices by name, so its store gets the file's content under a fixed one.
             node = {"_target_": target} | read_mapping(value, key=group)
             ConfigStore.instance().store(group=group, name=_CHOICE, node=node)
             word = f"{key}={_CHOICE}"

@@ -44,6 +44,7 @@ def refuse_unread_rates(config: DictConfig, words: Sequence[str]) -> None:
     if _GROUP not in config:
         return
     plain = plain_node(config)
+    # The group itself may refer to its own rates; that is no use of them.
     del plain[_GROUP]
     read = " ".join(_references(plain))
     for word in words:
@@ -112,11 +113,13 @@ def spell_rates(settings: TrainSettings) -> list[str]:
     if not choice or rates != _brought_by(choice) or settings.optimizer.get("image_lr") is not None:
         return []
 
+    # `rates=NAME` takes another model's rates; otherwise the choice of the model brought them.
     group = _GROUP if choice != choice_of("model") else "model"
     own = [settings.optimizer.get(key) for key in _READ_BY.values()]
     brought = [rates[name] for name in _READ_BY]
     if own == brought:
         return [f"these rates come with {group}={choice}"]
+    # Divided as `${tenth:…}` in conf/optimizer does it: only then are equal rates equal floats.
     if own == [None if rate is None else rate / 10 for rate in brought]:
         return [f"these rates are a tenth of those that come with {group}={choice}"]
     return []

@@ -43,6 +43,7 @@ def nearest_split(settings: TrainSettings, most: int) -> str:
     chunk = group if settings.chunk_size == "auto" else settings.chunk_size
     lanes = settings.data.get("lanes", processes)
 
+    # The smallest batch that leaves lanes and chunks as they are; its multiples fit as well.
     whole = lcm(lanes, processes * chunk)
     if most >= whole:
         return f"batch_size={most // whole * whole}"
@@ -67,6 +68,7 @@ def _check_processes(settings: TrainSettings) -> None:
         return
 
     below = batch // processes * processes
+    # A batch smaller than the number of processes has no size below it that fits.
     near = " or ".join(str(size) for size in (below, below + processes) if size)
     raise UserError(
         f"batch_size={batch} cannot be split evenly over {_spell_processes(settings)}; "
@@ -100,6 +102,7 @@ def _check_chunk(settings: TrainSettings) -> None:
     if chunk == "auto" or (pairs % chunk == 0 and chunk % group == 0):
         return
 
+    # One whole norm group at least, even if the chunk that was asked for is smaller.
     nearest = group * _largest_divisor(pairs // group, max(chunk // group, 1))
     which = "nearest smaller" if nearest < chunk else "smallest"
     multiple = f"a multiple of norm_group={group} that divides" if group > 1 else "a divisor of"

@@ -125,6 +125,7 @@ class Sweep:
         Args:
             words: Its own overrides.
         """
+        # An experiment may ask for a sweep itself: each of its runs would begin one again.
         return [*self.options, *self.words, *words, "hydra.mode=RUN"]
 
     def settings(self, words: Sequence[str]) -> TrainSettings:
@@ -154,9 +155,11 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     """
     # Intermixed: words may stand on both sides of `-m`.
     given, _ = options_parser().parse_known_intermixed_args(arguments[1:])
+    # These options only print, and Hydra answers them.
     if given.cfg or given.info or given.shell_completion or given.hydra_help:
         return None
     words: list[str] = given.overrides
+    # Cheap signs first: the line of a single run must not pay for the composition below.
     may_sweep = given.multirun or given.config_dir
     if not may_sweep and not any(word.lstrip("+").startswith(_MAY_SWEEP) for word in words):
         return None
@@ -168,6 +171,7 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     where = searchpath(given.config_dir)
     typed = as_typed(words, TrainSettings, compose, sweep=lambda: True)
     overrides = OverridesParser.create().parse_overrides(typed)
+    # Swept words stay out: `seed=0,1` is no value that could be composed.
     fixed = [word for word, one in zip(typed, overrides, strict=True) if not _is_swept(one)]
     hydra = compose([*fixed, *where])["hydra"]
     _refuse_others(given, hydra)
@@ -191,12 +195,14 @@ def _sweep(
         by_key.pop(one.get_key_element(), None)
         if not one.key_or_group.startswith(_OF_SWEEP):
             kept.append(word)
+    # A param of the sweeper with a single value is a setting of all runs.
     kept += [one.input_line or "" for one in by_key.values() if not one.is_sweep_override()]
 
     optuna = None
     if hydra["runtime"]["choices"]["hydra/sweeper"] == "optuna":
         optuna = _optuna(sweeper)
     space = [_swept(one) for one in by_key.values() if one.is_sweep_override()]
+    # An interval has no list of values, which a grid needs.
     for swept in space:
         if optuna is None and not swept.values:
             raise UserError(
@@ -267,9 +273,11 @@ def _swept(override: Override) -> Swept:
     values = tuple(override.sweep_string_iterator())
     if not values:
         raise UserError(f"{key}={value}: has no values")
+    # A shuffled range stays a list: the user asked for that order.
     if isinstance(value, RangeSweep) and not value.shuffle and len(values) > 1:
         numbers: list[Any] = sorted(override.sweep_iterator())
         step = abs(value.step)
+        # Optuna takes no integers with both a logarithm and steps, nor any below 1.
         if log and (step != 1 or numbers[0] < 1):
             raise UserError(
                 f"{key}=tag(log,range(…)): has no logarithmic steps; take tag(log,interval(…)), or "

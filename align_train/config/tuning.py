@@ -65,6 +65,7 @@ def _check_lora(settings: TrainSettings) -> None:
     given = settings.lora
     for tower in ("image", "text"):
         rank = given.rank(tower)
+        # Targets without a rank would do nothing, and nobody would notice.
         if rank is None:
             if targets := given.targets(tower):
                 raise UserError(

@@ -202,6 +202,7 @@ class Embedder:
             with self.autocast():
                 rows.append(embed(input_ids))
             self.chunk_done()
+            # Only this rank's loop ends; `stop_together` below tells the others.
             if interruption.received():
                 break
 

@@ -62,6 +62,7 @@ class HeldOutLoss(Evaluator):
             embedder: Makes embeddings, or has them already.
         """
         pairs = embedder.pairs(self.data)
+        # One text an image: two texts of the same image would be each other's negatives.
         texts = pairs.texts[pairs.first_text]
         size = min(self.batch_size, len(pairs.images))
 

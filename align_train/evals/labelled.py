@@ -79,6 +79,7 @@ class FromLabelledImages(Evaluator):
         train_labels, labels = self._class_indices(embedder.images_of)
         # Labels came first: what is wrong with them shows before the long work.
         train = embedder.pairs(self.train).images
+        # The labelled images have all classes: `_class_indices` has refused any other.
         return Labelled(
             train=train,
             queries=embedder.pairs(self.data).images,

@@ -74,6 +74,7 @@ class MultiLabel(Evaluator):
         is_own = np.zeros((len(pairs.images), len(self.classes)), dtype=bool)
         for row, record in enumerate(pairs.records):
             is_own[row, record[self.field]] = True
+        # Exact ones, so that equal images tie on every machine.
         blocks = [block.cpu().numpy() for _, block in similarities(pairs.images, classes)]
         scores = np.concatenate(blocks)
 
@@ -95,6 +96,7 @@ class MultiLabel(Evaluator):
         """
         path = folder / f"{name}_classes.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
+            # By itself the csv module would end lines with a carriage return.
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("class", "pictures", "average_precision"))
             rows = zip(self.classes, self.images_of_class, self.precisions, strict=True)

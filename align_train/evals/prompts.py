@@ -69,6 +69,7 @@ def parse_templates(templates: Sequence[str], setting: str) -> list[str]:
                 f"eval: {setting}: {template!r} has no {{}}, once, for the class; "
                 f"e.g. 'a photo of a {{}}'"
             )
+    # `{c}` may come several times; `str.format` needs the number for that.
     return [template.replace("{c}", "{0}") for template in templates]
 
 

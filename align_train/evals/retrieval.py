@@ -61,6 +61,7 @@ class Retrieval(Evaluator):
     def metrics(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
         """Those of both directions."""
         recall_at = settings.get("recall_at", _RECALL_AT)
+        # A value of another type has an error of its own when the evaluator is built.
         if not isinstance(recall_at, Sequence):
             return None
         names = [f"recall@{k}" for k in recall_at]

@@ -101,6 +101,7 @@ def retrieval_ranks(images: Tensor, texts: Tensor, image_of_text: Tensor) -> tup
     """
     every_text = torch.arange(len(texts), device=texts.device)
     own = paired(images, texts, image_of_text, every_text)
+    # An image with several texts is found by the best of them.
     best = own.new_full((len(images),), -torch.inf)
     best.scatter_reduce_(0, image_of_text, own, "amax")
 

@@ -203,6 +203,7 @@ def _read_rows(file: str) -> list[list[str]]:
 def _index(column: str | int, header: list[str], file: str) -> int:
     """The index of a column. file: for the error."""
     if isinstance(column, int):
+        # To Python, a negative index would count from the end of the row.
         if column < 0:
             raise UserError(
                 f"eval: {file}: column {column}: expected a name, or a number from 0 on"

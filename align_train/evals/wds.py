@@ -58,6 +58,7 @@ class WdsEvaluator(Evaluator):
             UserError: A number of `recall_at` is below 1, or there is none.
         """
         self.data = data
+        # Made in any case: a wrong `recall_at` shows before any set is opened.
         self.retrieval = Retrieval(data=data, recall_at=recall_at)
         self.task: Evaluator | None = None
         self.description: Description | None = None
@@ -226,6 +227,7 @@ def _names(sets: Sequence[str]) -> Iterator[str]:
             names = _read_names(item)
         for name in names:
             name = name.strip().removeprefix("wds/")
+            # The lists of CLIP_benchmark overlap: a set that two of them name is evaluated once.
             if name and name not in seen:
                 seen.add(name)
                 yield name

@@ -95,6 +95,7 @@ class ZeroShot(Evaluator):
             try:
                 attributes = list(read_classes(str(source)).attributes)
             except UserError:
+                # The file may appear later: until then only evaluating can name the attributes.
                 return None
         return ("top1", "top5", "mean_per_class", *attributes, "images")
 

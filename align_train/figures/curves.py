@@ -59,10 +59,12 @@ class Curve(NamedTuple):
 
         # The ends stay in any case.
         kept = [0, len(self.values) - 1]
+        # Two points of each stretch, and both ends, are at most `most`.
         bounds = np.linspace(0, len(self.values), (most - 2) // 2 + 1).astype(np.int64)
         for begin, end in pairwise(bounds.tolist()):
             stretch = self.values[begin:end]
             kept += [begin + int(stretch.argmin()), begin + int(stretch.argmax())]
+        # In order, and once: the least and the most of a stretch may be one point.
         places = np.unique(kept)
         return self._replace(steps=self.steps[places], values=self.values[places])
 

@@ -81,6 +81,7 @@ def _look_for(letters: set[str]) -> None:
         wanted -= here
         if not wanted or time.monotonic() > end:
             break
+    # A character without a font is remembered too: the next figure must not look for it again.
     _found.update(dict.fromkeys(wanted, None))
 
 

@@ -77,6 +77,7 @@ def panels_of(curves: Iterable[Curve]) -> list[Panel]:
     Args:
         curves: Those that are no curves (`Curve.is_drawn`) are left out.
     """
+    # Each curve is taken out of these by the first panel that wants it.
     left = {curve.name: curve for curve in curves if curve.is_drawn}
 
     losses = [name for name in left if name.rpartition("/")[2] == "loss"]

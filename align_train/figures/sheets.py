@@ -124,6 +124,7 @@ def draw_answers(
         limit: At most so many images are drawn.
     """
     count = min(limit, len(answers))
+    # Only those that are drawn are read: a set may be large.
     shown = [images(index) for index in range(count)]
     captions: list[Caption] = []
     for index in range(count):
@@ -153,6 +154,7 @@ def hit_sheet(
     Returns:
         The sheet.
     """
+    # A column that no row needs takes no room.
     has_texts = any(text for text, _, _ in rows)
     has_images = any(image is not None for _, image, _ in rows)
     cell = _HIT_SIDE + _GAP
@@ -206,6 +208,7 @@ def _height_of(row: Sequence[Sequence[Line]], side: int) -> int:
 
 
 def _heading_height(title: str, width: int, *, legend: bool) -> int:
+    # Measured first: a sheet of Pillow's has its size from the beginning.
     lines = lines_of(title, width=width - 2 * _MARGIN, most=2, heading=True)
     return _MARGIN + write_heading(None, 0, 0, lines) + legend * (LINE_HEIGHT + 8) + 4
 

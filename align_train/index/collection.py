@@ -57,6 +57,7 @@ class Collection:
         """
         self.path = path
         self.settings = settings
+        # Running totals, in which `place` finds an image's shard by bisection.
         self.ends = np.cumsum(settings.counts)
 
     def __len__(self) -> int:
@@ -108,6 +109,7 @@ class Collection:
 
     def has(self, shard: int) -> bool:
         """Whether a shard is done. shard: its index."""
+        # The embeddings come last and would do; but the records may have been removed since.
         return self._file(shard, "npy").is_file() and self._file(shard, "jsonl").is_file()
 
     def write(self, shard: int, embeddings: NDArray[np.float32], about: list[Record]) -> None:
@@ -177,6 +179,7 @@ class Collection:
             if not len(rows):
                 continue
 
+            # `nearest` gives no more than there are, and a block may have fewer rows than k.
             cosines, nearest_rows = nearest(query[None], block[rows], min(k, len(rows)))
             # `nearest` counts decoded rows of the block only.
             images = (first + rows[nearest_rows[0]]).tolist()
@@ -200,6 +203,7 @@ class Collection:
             for start in range(0, count, _BLOCK):
                 # In float32 on the CPU: products of float16 would be slow and coarse.
                 block = torch.from_numpy(rows[start : start + _BLOCK].astype(np.float32))
+                # A NaN compares with nothing: a single one would spoil the order of all matches.
                 if not block.isfinite().all():
                     raise UserError(
                         f"{self._file(shard, 'npy')}: holds numbers that are not finite; "
@@ -235,6 +239,7 @@ class Collection:
                 f"align-train embed again"
             ) from None
 
+        # A file from another collection would give wrong matches, and no error.
         shape = (self.settings.counts[shard], self.settings.dim)
         if rows.shape != shape or rows.dtype != self.settings.precision:
             raise UserError(

@@ -65,6 +65,7 @@ class Approximate:
         Raises:
             UserError: A file is broken.
         """
+        # More than asked for: 8 bits a number order near neighbours only roughly.
         _, rows = self._index.search(query[None].numpy(), _CANDIDATES * k)
 
         matches = []
@@ -92,6 +93,7 @@ def _open(collection: Collection) -> faiss.Index:
     # Two searches at once may both make it: the file appears whole, and either is right.
     file = collection.path / _FILE
     if not file.is_file():
+        # Asked first: to build the index takes two passes over the collection.
         check_writable(
             file, f"let its owner search once, or give approximate_from={len(collection) + 1}"
         )
@@ -117,6 +119,7 @@ def _build(collection: Collection) -> faiss.Index:
     index.train(_sample(collection, min(count, cells * _TRAINED_ON)).numpy())
 
     with tqdm(total=count, desc="indexing", unit="image", leave=False) as bar:
+        # Rows of images that cannot be decoded stay out, so each other row brings its own id.
         for first, block in collection.blocks():
             rows = decoded_rows(block)
             index.add_with_ids(block[rows].numpy(), (first + rows).numpy())
@@ -126,6 +129,7 @@ def _build(collection: Collection) -> faiss.Index:
 
 def _sample(collection: Collection, count: int) -> Tensor:
     """Embeddings of images at equal distances over the collection, `[count, dim]`."""
+    # Spread evenly: images that lie side by side may be of one kind.
     images = np.linspace(0, len(collection) - 1, count).astype(np.int64)
     samples = []
     for first, block in collection.blocks():

@@ -72,12 +72,14 @@ def begin_folder(
     is_foreign = _holds_anything(folder)
 
     if file.exists():
+        # The first start's settings hold, since the shards that are done were made with them.
         before = read(file)
         _refuse_other(folder, before, now, must_agree)
         return before
 
     if is_foreign:
         raise UserError(f"{folder}: exists and holds no {holds}; choose another folder")
+    # Before any result: whoever finds some can see which model and shards they are of.
     write_file(file, json.dumps(asdict(now), indent=1))
     return now
 
@@ -101,6 +103,7 @@ def _holds_anything(path: Path) -> bool:
     """Whether a path is a file, or a folder with more in it than hidden files."""
     if not path.exists():
         return False
+    # Hidden files, e.g. a Mac's .DS_Store, do not make the folder somebody's.
     return not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())
 
 

@@ -88,6 +88,7 @@ class Identity:
                 return spelled
             return f"{name} {ours[name]}, now {theirs[name]}"
 
+        # Settings may differ without any effect, e.g. by a new default: the probes decide.
         if _are_near(self.probes, now.probes):
             return ""
         for name, value in self.settings.items():

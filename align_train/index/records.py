@@ -52,6 +52,7 @@ def read_keys(path: Path, count: int) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         raise _broken(path) from None
 
+    # A file that was cut at a line's end can be read, and only its number of lines shows it.
     if len(keys) != count:
         raise _broken(path)
     return keys

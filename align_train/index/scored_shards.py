@@ -58,6 +58,7 @@ def scored_places(scores: Scores, shards: Sequence[NamedShard]) -> list[int | No
     places: list[int | None] = []
     for shard in shards:
         index = index_of.get(shard.name)
+        # With two shards of one name, the name no longer says which one was scored.
         if index is not None and counts[shard.name] > 1:
             raise UserError(
                 f"scores={scores.path}: several shards of the source have one name, "
@@ -90,6 +91,7 @@ def joined_values(
     Raises:
         UserError: The shard's file is broken.
     """
+    # NaN and not 0: a pair without a score must not pass for a poor one.
     if place is None:
         return {name: np.full(len(keys), np.nan, dtype=np.float32) for name in columns}
     scored, values = scores.read(place)

@@ -162,8 +162,10 @@ class ScoresHeader:
         )
         if not right_types or not self.caption:
             raise ValueError("other types than it is written with")
+        # A column of that name would take the place of the keys or the tally.
         if reserved := set(NO_COLUMNS) & set(self.columns):
             raise ValueError(f"a column called {min(reserved)}")
+        # Distillation divides the stored cosines by the temperature, so one needs the other.
         if self.dim is not None and not (
             isinstance(self.dim, int) and isinstance(self.temperature, float)
         ):
@@ -263,6 +265,7 @@ class Scores:
         Raises:
             UserError: The file cannot be written.
         """
+        # The columns that `scores.json` names and no others: every shard's file has the same ones.
         arrays = {name: columns[name].astype(np.float32) for name in self.header.columns}
         rows = io.BytesIO()
         # "S1" at least: numpy has no text of length 0 that can be read back.
@@ -304,6 +307,7 @@ class Scores:
     def _load(self, shard: int, names: list[str]) -> dict[str, NDArray[Any]]:
         file = self._file(shard)
         try:
+            # An .npz is read array by array, so that only those that are asked for cost time.
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in names}
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -60,6 +60,7 @@ class Settings:
         """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            # Keys that are missing or unknown are a TypeError of the constructor.
             settings = cls(**content | {"identity": Identity.read(content.get("identity"))})
             settings._check()
         except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -107,6 +107,7 @@ class ShardEmbeddings:
             # The last number is the end of the last pair's texts.
             and self.first_texts[-1] == texts
         )
+        # Another type would be cast without a word when its rows are copied.
         if not fits or not self.images.dtype == self.texts.dtype == np.float16:
             raise ValueError("other arrays than score writes")
 
@@ -141,6 +142,7 @@ class StoredInput:
             for shard, place in zip(manifest.shards, places, strict=True)
             if place is None
         ]
+        # Refused before training: a loader would meet the missing shard only in mid-run.
         if missing:
             raise UserError(
                 f"{scores.path}: no embeddings of {len(missing)} of {len(places)} shards, the "
@@ -151,6 +153,7 @@ class StoredInput:
 
     def make(self, pairs: Sequence[tuple[int, bytes]], captions: Sequence[str]) -> Halves:
         """See `TeacherInput.make`."""
+        # NaN says that a pair has no teacher, which is then left out of the teacher's loss.
         rows = np.full((len(pairs), 2, self.dim), np.nan, dtype=np.float16)
         for row, (shard, key), caption in zip(rows, pairs, captions, strict=True):
             row_of_key, embeddings = self._shard(self.places[shard])
@@ -186,6 +189,7 @@ class StoredInput:
             # A later pair with the same key is none that can be drawn.
             row_of_key.setdefault(key, row)
         self._open[place] = (row_of_key, ShardEmbeddings.map(self.scores, place))
+        # The one that was used longest ago goes.
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[place]

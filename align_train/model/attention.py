@@ -65,6 +65,7 @@ def attend(
         )
         return result
 
+    # In some networks several heads of the query share one head of keys and values.
     repeats = query.shape[1] // key.shape[1]
     scores = query @ repeat_kv(key, repeats).transpose(2, 3)
     if scaling is None:
@@ -89,6 +90,7 @@ def _bias(mask: Tensor | None, scores: Tensor, options: Mapping[str, Any]) -> Te
         ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
         mask = ones.tril()[None, None]
     if mask is not None and mask.dtype == torch.bool:
+        # Not -inf: a row that hides all tokens would come out of the softmax as NaN.
         lowest = torch.finfo(torch.float32).min
         mask = torch.where(mask, 0.0, lowest)
 
@@ -131,6 +133,7 @@ def add_dropout_layers(network: nn.Module, run: Callable[[], object]) -> None:
     was_training = network.training
     try:
         network.train()
+        # The trial draws numbers for its dropout, and must not move the caller's generator.
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             run()
     finally:

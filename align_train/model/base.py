@@ -69,6 +69,7 @@ def masked(
     Returns:
         Token ids, and a boolean mask, both `[chunk, length]`.
     """
+    # No token has a negative id, so -1 needs no padding token in the vocabulary.
     mask = input_ids >= 0 if attention_mask is None else attention_mask.bool()
     return torch.where(mask, input_ids, filler), mask
 

@@ -47,6 +47,7 @@ def read_bert_config(folder: Path, name: str) -> Settings:
         raise UserError(f"{source}: config.json holds no settings; expected a BERT checkpoint")
 
     for key, wanted in _FIXED.items():
+        # A file may leave out Hugging Face's own defaults, and these values are those.
         if config.get(key, wanted) != wanted:
             raise UserError(
                 f"{source}: {key} is {shown(config[key])}; our text tower can only be {wanted} "

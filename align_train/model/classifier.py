@@ -99,6 +99,7 @@ class Classifier(TrainableModel):
             `[chunk, classes]`, float32 at least.
         """
         logits: Tensor = self.head(self.image_tower(images))
+        # bfloat16, as autocast gives it, is too coarse for the softmax of the loss.
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def encode_text(self, input_ids: Tensor) -> Tensor:

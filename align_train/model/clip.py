@@ -39,6 +39,7 @@ class _VisionTransformer(ImageTower):
     def _build(self, kind: Callable[..., nn.Module], config: PreTrainedConfig) -> None:
         self.network = kind(config)
         self.image_size = config.image_size
+        # A trial of the network's own size, so that its positions are taken as they are.
         side = config.image_size
         images = torch.zeros(1, config.num_channels, side, side)
         add_dropout_layers(self.network, lambda: self.network(pixel_values=images))
@@ -50,6 +51,7 @@ class _VisionTransformer(ImageTower):
 
     def forward(self, images: Tensor) -> Tensor:
         """See `ImageTower.forward`."""
+        # Hugging Face's network refuses another size, unless it may interpolate its positions.
         other_size = images.shape[-1] != self.image_size
         result = self.network(pixel_values=images, interpolate_pos_encoding=other_size)
         projected: Tensor = self.projection(result.pooler_output)
@@ -66,6 +68,7 @@ class ClipImageTower(_VisionTransformer):
 
     def __init__(self, *, dim: int, config: Settings) -> None:
         super().__init__()
+        # Typed loosely: mypy cannot match a mapping with the names of the constructor.
         made: Callable[..., CLIPVisionConfig] = CLIPVisionConfig
         self._build(CLIPVisionModel, made(**config, attn_implementation=ATTENTION))
         self.dim = dim
@@ -84,6 +87,7 @@ class SiglipImageTower(_VisionTransformer):
         made: Callable[..., SiglipVisionConfig] = SiglipVisionConfig
         self._build(SiglipVisionModel, made(**config, attn_implementation=ATTENTION))
         self.dim = int(self.network.config.hidden_size)
+        # The pooled state is the embedding already, and the base class wants a `projection`.
         self.projection = nn.Identity()
 
 
@@ -99,9 +103,11 @@ class ClipTextTower(TextTower):
     def __init__(self, *, dim: int, vocabulary_size: int, config: Settings) -> None:
         super().__init__()
         made: Callable[..., CLIPTextConfig] = CLIPTextConfig
+        # The tokenizer decides how many tokens there are, whatever the configuration says.
         given = {**config, "vocab_size": vocabulary_size, "attn_implementation": ATTENTION}
         make: Callable[..., CLIPTextModel] = CLIPTextModel
         self.dim = dim
+        # The network pools at this token, so the tokenizer must put one behind each text.
         self.end_id = config["eos_token_id"]
         self.network = make(made(**given))
         self.longest = int(self.network.config.max_position_embeddings)

@@ -35,6 +35,7 @@ def levels(tower: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.Module, int
             passed = number_of[module]
             found.update(dict.fromkeys(module.modules(), passed))
         elif module not in found:
+            # Without any blocks, all is above them: both numbers are 0.
             holds_blocks = any(part in number_of for part in module.modules())
             after_all = passed == len(number_of) and not holds_blocks
             found[module] = len(number_of) + 1 if after_all else passed

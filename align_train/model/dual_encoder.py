@@ -124,7 +124,9 @@ class DualEncoder(TrainableModel):
         # Images arrive channels last (stream/batch.py): convolutions are up to twice as fast so,
         # on CPUs as on GPUs.
         self.image_tower = image_tower.to(memory_format=torch.channels_last)
+        # Its width follows the image tower's, so settings name a function that makes it.
         self.text_tower = text_tower(dim=image_tower.dim, vocabulary_size=vocabulary_size)
+        # Checked now: a long text would otherwise pass the last position in mid-run.
         _check_length(self.text_tower, max_tokens)
         self.temperature = temperature
         self.bias = bias
@@ -207,4 +209,5 @@ def _check_length(tower: TextTower, max_tokens: int) -> None:
 
 
 def _normalised(features: Tensor) -> Tensor:
+    # bfloat16 logits at a scale of 100 would put a tenth of error into the gradient.
     return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

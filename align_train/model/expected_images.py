@@ -47,6 +47,7 @@ class ExpectedImages:
         """Returns `resize_size` for another size of the crop, in the same proportion."""
         if image_size == self.image_size:
             return self.resize_size
+        # Rounded down, the image must not become smaller than its crop.
         return max(image_size, image_size * self.resize_size // self.image_size)
 
 
@@ -83,6 +84,7 @@ def of_timm(config: Settings, source: str) -> ExpectedImages:
         UserError: Our transform cannot do that.
     """
     _, height, width = config["input_size"]
+    # Rounded down as timm does it, so that crops agree to the pixel.
     resize_size = math.floor(width / config["crop_pct"])
     resize = _TIMM_RESIZES.get(config["crop_mode"])
     if height != width or resize_size < width or resize is None:
@@ -111,6 +113,7 @@ def of_processor(settings: Settings, source: str) -> ExpectedImages:
     Raises:
         UserError: Our transform cannot do that, or a size is missing.
     """
+    # Our transform always does the first two and never the third: pixels would differ unnoticed.
     for name, wanted in {"do_resize": True, "do_rescale": True, "include_top": False}.items():
         if settings.get(name, wanted) != wanted:
             raise UserError(
@@ -121,6 +124,7 @@ def of_processor(settings: Settings, source: str) -> ExpectedImages:
     try:
         resize, resize_size = _resized(settings)
         image_size = resize_size
+        # Without a crop, only squashing gives a square.
         if settings.get("do_center_crop"):
             image_size = _side(settings["crop_size"])
         elif resize != "squash":
@@ -167,6 +171,7 @@ def _side(size: Mapping[str, int] | int) -> int:
 def _normalisation(settings: Settings, source: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of their two steps in one: x * factor - offset, then (x - mean) / std."""
     try:
+        # The value of a full pixel after their first step, which is 1 in ours.
         whole = 255 * float(settings.get("rescale_factor", 1 / 255))
         offset = 1.0 if settings.get("rescale_offset") else 0.0
         mean: Sequence[float] = (0.0, 0.0, 0.0)

@@ -124,6 +124,7 @@ class HuggingFaceTextTower(TextTower):
             attention_mask: The same.
         """
         ids, mask = masked(input_ids, attention_mask, filler=self.pad_id)
+        # Without a mask: a network with rows of one length was trained to see its padding.
         if self.pad_to is not None:
             ids = nn.functional.pad(ids, (0, self.pad_to - ids.shape[1]), value=self.pad_id)
             result = self.network(input_ids=ids)
@@ -157,6 +158,7 @@ class HuggingFaceTextTower(TextTower):
         kind = network_class(self.config, self._name)
         with quiet():
             network: Any = kind(self.config)
+        # A layer that nobody reads has no gradient, and an engine would wait for one.
         if self.pooling != "pooler" and "pooler" in dict(network.named_children()):
             network.pooler = None
         return network
@@ -166,6 +168,7 @@ class HuggingFaceTextTower(TextTower):
         ids = self._short_texts()
         try:
             add_dropout_layers(self.network, lambda: self.pooled(ids))
+            # Without dropout, so that a difference between both texts is the network's own.
             self.network.eval()
             found = self.pooled(ids)
         except UserError:
@@ -191,6 +194,7 @@ class HuggingFaceTextTower(TextTower):
     def _short_texts(self) -> Tensor:
         """Two texts that differ, of which the first token and the end token are the same."""
         tokens: int = self.config.vocab_size
+        # Only a network whose pooled state depends on later tokens can tell these texts apart.
         ids = torch.arange(2 * _TRIED, dtype=torch.int32).view(2, -1) % tokens
         ids[:, 0] = ids[0, 0]
         ids[:, -1] = tokens - 1
@@ -232,6 +236,7 @@ class HuggingFaceTextTower(TextTower):
 
         state = self.network.state_dict()
         for tensor in sorted(report["missing_keys"]):
+            # Their report also names parts that ours has left out, e.g. the pooler.
             if tensor in state:
                 raise UserError(f"{source(name)}: tensor {tensor} is missing")
         for tensor, theirs, ours in report["mismatched_keys"]:
@@ -248,9 +253,11 @@ def _pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "first":
         return states[:, 0]
     if pooling == "mean":
+        # A row of padding alone must not be divided by zero.
         weights = mask[:, :, None].to(states.dtype)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
+    # Rows end in padding, so the last token is not the last place.
     places = torch.arange(mask.shape[1], device=mask.device)
     last = (places * mask).amax(dim=1)
     return states[torch.arange(len(states), device=states.device), last]

@@ -225,6 +225,7 @@ def _fix_padding(module: nn.Module) -> None:
         if not isinstance(child, nn.Conv2d):
             _fix_padding(child)
         elif child.stride[0] == 2:
+            # At stride 1, timm's own padding is the same whatever the resolution.
             fixed = FixedPadConv2d(
                 child.in_channels,
                 child.out_channels,

@@ -95,6 +95,7 @@ class Locks:
                 continue
             for module, is_below in self._below(lock)[1].items():
                 if is_below:
+                    # Its own only: a module around trained blocks holds their parameters as well.
                     for parameter in module.parameters(recurse=False):
                         parameter.requires_grad_(False)
 
@@ -124,6 +125,7 @@ class Locks:
                 expected = f"take model.lock={lock.tower}, which locks all of it"
             raise ValueError(f"model.lock={lock}: the tower has {len(blocks)} blocks; {expected}")
 
+        # Levels count from the stem, which is 0, to the parts above the last block.
         last_locked = len(blocks) - lock.trained
         level_of = levels(tower, blocks)
         return tower, {module: level <= last_locked for module, level in level_of.items()}

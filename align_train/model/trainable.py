@@ -103,6 +103,7 @@ class TrainableModel(nn.Module):
 
 def _is_locked(layer: nn.Module) -> bool:
     """Whether a layer has parameters, and none of them is trained."""
+    # A layer without parameters cannot be locked: it follows the mode of the model.
     parameters = list(layer.parameters())
     return bool(parameters) and not any(item.requires_grad for item in parameters)
 

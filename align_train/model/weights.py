@@ -158,6 +158,7 @@ def fill(
     filled = {}
     for name, expected in state.items():
         tensor = tensors[theirs[name]]
+        # Hugging Face's ALIGN has a temperature without dimensions; ours has shape `[1]`.
         both_single = tensor.numel() == expected.numel() == 1
         if tensor.shape != expected.shape and not both_single:
             raise UserError(

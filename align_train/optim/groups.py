@@ -96,6 +96,7 @@ def grouped(model: nn.Module, rate_of: Callable[[Trained], Rate]) -> list[Group]
     """
     members: dict[tuple[bool, Rate], list[Trained]] = {}
     found = [(item, rate_of(item)) for item in trained(model)]
+    # In order before they are grouped: a dict keeps the order of its first keys.
     for item, rate in sorted(found, key=_place):
         # Fewer groups are fewer kernels, and under ZeRO fewer flat tensors.
         members.setdefault((item.part == "temperature", rate), []).append(item)
@@ -141,6 +142,7 @@ def _depths(model: nn.Module) -> dict[nn.Module, int]:
     for name in _TOWERS:
         if name in towers:
             level_of = levels(towers[name], towers[name].blocks)
+            # Counted from the top, because layer decay leaves the last block the highest rate.
             top = max(level_of.values())
             depths |= {module: top - level for module, level in level_of.items()}
     return depths
@@ -156,6 +158,7 @@ def _part(module_name: str) -> str:
 def _kind(module_name: str, module: nn.Module, parameter_name: str) -> str:
     if module_name.endswith("temperature"):
         return "temperature"
+    # The layer decides before the name: the bias of a norm is of the norm's kind.
     if isinstance(module, _BatchNorm):
         return "batchnorm"
     if isinstance(module, nn.LayerNorm):

@@ -83,9 +83,11 @@ class LambOptimizer(GroupOptimizer):
         torch._foreach_copy_(updates, means)
         torch._foreach_div_(updates, spread)
 
+        # Before the norms: the trust ratio is that of the update with its decay.
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["always_adapt"]:
+            # Asked of the layout and not of the parts: all ranks must enter the all-reduce or none.
             sharded = any(self._in_parts(parameter) for parameter in parameters)
             ratios = _trust_ratios(weights, updates, sharded=sharded)
             blocks.mul_(ratios[self._part_of_each_block(weights)][:, None])
@@ -121,6 +123,7 @@ class LambOptimizer(GroupOptimizer):
             if isinstance(value, DTensor):
                 parts.append(value.to_local())
             elif parameter in self.pieces:
+                # Parts of size 0 keep their places: norms are added over ranks place by place.
                 for start, size in self.pieces[parameter]:
                     parts.append(value.narrow(0, start, size))
             else:
@@ -138,6 +141,7 @@ def _in_blocks(parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         Memory that is not filled: `[blocks, _BLOCK]`, and the value of each part as a view of it,
         with the shape and strides of the part.
     """
+    # Not zeroed: the rest of a part's last block is multiplied too, but nobody reads it.
     blocks = parts[0].new_empty((sum(map(_blocks_of, parts)), _BLOCK))
     views: list[Tensor] = []
     start = 0

@@ -63,6 +63,7 @@ class Recipe:
         """
         for name in ("lr", "text_lr", "temperature_lr", *_GIVEN):
             rate = getattr(self, name)
+            # A comparison with NaN is false, so that NaN is refused too.
             if rate is not None and not 0 <= rate < math.inf:
                 raise ValueError(f"optimizer.{name}={rate}: expected a learning rate, 0 or more")
         if not 0 <= self.weight_decay < math.inf:
@@ -105,6 +106,7 @@ class Recipe:
         Raises:
             UserError: A rate or the layer decay has no parameter that it is for.
         """
+        # A rate without a parameter would do nothing, and nobody would notice.
         parts = {item.part for item in trained(model)}
         for name, part in _GIVEN.items():
             rate = getattr(self, name)
@@ -173,6 +175,7 @@ class _Adaptive(Recipe):
     @property
     def moments(self) -> str:
         """See `Recipe.moments`: AdamW and LAMB have the same two."""
+        # By one name, a run that goes on with the other of the two keeps its averages.
         return "Adam"
 
     @property

@@ -89,6 +89,7 @@ class Schedule(ABC):
 
     def build(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
         """The schedule of an optimizer, for a run of that length."""
+        # One factor for all groups: their rates keep their proportions, layer decay included.
         return LambdaLR(optimizer, lambda finished_steps: self.factor(finished_steps, max_steps))
 
     def _steps(
@@ -304,4 +305,5 @@ class StepDecay(Schedule):
 
     def shape(self, step: int, steps: int) -> float:
         """See `Schedule.shape`."""
+        # The warm-up counts too: `step` is that of the whole schedule.
         return float(self.ratio ** (step // self.every))

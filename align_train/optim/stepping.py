@@ -31,6 +31,7 @@ class GroupOptimizer(Optimizer):
         """
         result = None
         if closure is not None:
+            # The step itself records no gradients, and the closure needs them.
             with torch.enable_grad():
                 result = closure()
 
@@ -58,5 +59,6 @@ class GroupOptimizer(Optimizer):
                 state["step"] = torch.zeros(())
                 for name in self.moments:
                     state[name] = torch.zeros_like(parameter)
+        # One call for hundreds of counters.
         torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
         return int(self.state[parameters[0]]["step"])

@@ -66,6 +66,7 @@ class Timm(Recipe):
                 f"pip install --upgrade timm"
             ) from None
 
+        # Checked here, because the class is called only once the model is built.
         taken = [key for key in inspect.signature(made).parameters if key not in _OF_GROUPS]
         for key in self.options or {}:
             if key not in taken:
@@ -94,6 +95,7 @@ class Timm(Recipe):
         rate = super()._rate_of(found)
         # Muon is for matrices that map vectors; a table of tokens is none (Jordan et al. 2024).
         if "muon" in self.name and found.kind == "embedding":
+            # timm's Muon steps groups with this key by its fallback, a kind of Adam.
             return replace(rate, extra=(("use_fallback", True),))
         return rate
 
@@ -126,6 +128,7 @@ class AdEMAMix(Recipe):
                 f"optimizer.betas={list(self.betas)}: expected three numbers in [0, 1)"
             )
         for name in ("alpha", "alpha_steps"):
+            # `not >=` refuses NaN too.
             if not getattr(self, name) >= 0:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: expected 0 or more")
 

@@ -192,6 +192,7 @@ def _check_config(config: Settings) -> None:
             f"model_type is {config.get('model_type')!r}; expected Hugging Face's ALIGN, 'align'"
         )
 
+    # The weights could fit all the same, and would give other embeddings.
     for part, fixed in _FIXED.items():
         for name, value in fixed.items():
             if config[part][name] != value:

@@ -57,6 +57,7 @@ def tensor_names(ours: Iterable[str]) -> dict[str, str]:
     """
     names = list(ours)
     matches = [match for match in map(_BLOCK.fullmatch, names) if match is not None]
+    # By stage and block as numbers: as texts, 10 would come before 2.
     blocks = sorted({_block_of(match) for match in matches})
     index_of_block = {block: index for index, block in enumerate(blocks)}
     inverted = {_block_of(match) for match in matches if match["layer"] == "conv_pwl"}

@@ -70,6 +70,7 @@ def card(
 
     figures: dict[str, float] = {}
     begins_with: Mapping[str, str] = {}
+    # A body that is given describes new weights; the run's figures belong to others.
     if body is None and pretrained.run is not None:
         settings = read_run(pretrained.run.config)
         figures = _figures(pretrained.run, pretrained.step)
@@ -78,6 +79,7 @@ def card(
     if body is None:
         body = f"From `{pretrained.name}`, as it was.\n"
 
+    # Counts, e.g. the number of images, are integers: the hub lists shares alone.
     head = metadata(
         pretrained,
         name,

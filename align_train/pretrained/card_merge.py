@@ -55,6 +55,7 @@ def merged(ours: str, theirs: str | None) -> str:
     their_head, their_text = _split(theirs)
     head = _merged_head(head, their_head, _written(their_text))
     before = _OURS.search(their_text)
+    # A card by hand, without our comments: our part goes behind it.
     if before is None:
         body = f"{their_text.rstrip()}\n\n{mine}\n" if their_text.strip() else f"\n{mine}\n"
     else:
@@ -72,6 +73,7 @@ def _written(text: str) -> Mapping[str, str]:
     """The digests of the metadata that we wrote last time."""
     part = _OURS.search(text)
     found = _WRITTEN.search(part[0]) if part else None
+    # A record that somebody has edited proves nothing: then all keys count as theirs.
     try:
         record = json.loads(found[1]) if found else {}
     except ValueError:

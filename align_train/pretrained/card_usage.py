@@ -93,6 +93,7 @@ def _onnx(pretrained: Pretrained, name: str) -> str:
     how = f"Image.Resampling.{views.interpolation.upper()}"
     side = views.resize_size
     resize = f"image = image.resize(({side}, {side}), {how})"
+    # Both other ways of resizing bring the shorter side to that length.
     if views.resize != "squash":
         sides = f"[side * {side} // min(image.size) for side in image.size]"
         resize = f"image = image.resize({sides}, {how})"
@@ -111,5 +112,6 @@ def _onnx(pretrained: Pretrained, name: str) -> str:
     )
     if pretrained.is_classifier:
         return begin + _ONNX_CLASSES
+    # A model with a bias was trained by the sigmoid loss: each pair has its own probability.
     has_bias = pretrained.node.get("bias") is not None
     return begin + _ONNX_TEXTS + (_OF_PAIRS if has_bias else _SHARES)

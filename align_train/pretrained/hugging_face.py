@@ -46,6 +46,7 @@ def open_hugging_face(folder: Path) -> Pretrained:
     kind, config = _config(file)
     tokenizer, missing = tokenizer_of(folder)
 
+    # Texts can do without a processor, so the error waits until an image comes.
     try:
         images = _images(folder)
     except UserError as error:
@@ -122,6 +123,7 @@ def _images(folder: Path) -> dict[str, object]:
 
 def _image_processor(folder: Path) -> tuple[Path, Settings]:
     """The file that says how images are prepared, and what it says."""
+    # Newer versions of transformers write the image processor into the file of the whole one.
     nested = folder / "processor_config.json"
     if nested.is_file():
         settings = _json(nested).get("image_processor")
@@ -144,6 +146,7 @@ def _max_tokens(folder: Path, longest: int = _LONGEST_TEXT) -> int:
         return longest
 
     limit = _json(file).get("model_max_length")
+    # Below 3 there is no room for a word between the first token and the end token.
     if isinstance(limit, int) and 3 <= limit < _NO_LIMIT:
         return limit
     return longest

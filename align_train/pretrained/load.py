@@ -71,6 +71,7 @@ class _Trained(nn.Module):
         self.node = pretrained.node
         self._missing = pretrained.missing
 
+        # A folder without a processor can still embed texts, so the error waits.
         self._views = None
         if "preprocess" not in pretrained.missing:
             self._views = pretrained.views()
@@ -164,6 +165,7 @@ def _checked_texts(texts: object) -> list[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"texts[{index}]: {shown(text)}; expected a text")
+        # The tokenizer's library works in UTF-8, which cannot hold half of a letter.
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise UserError(f"texts[{index}]: {shown(text)}: half a letter in it (a surrogate)")
         checked.append(text)
@@ -266,6 +268,7 @@ class TrainedModel(_Trained):
         """
         if self._tokenizer is None:
             raise UserError(self._missing["tokenizer"])
+        # A shallow copy: both share the tables of tokens, and only the flag differs.
         trimming = copy.copy(self._tokenizer)
         trimming.trim = True
         return trimming

@@ -76,12 +76,14 @@ def _named(name: str) -> str:
 
 def _revision(name: str) -> str:
     """The revision in which a model of the hub was fetched; empty if that is not known."""
+    # A name on the hub has at most one slash; a path that is gone by now has more.
     for file in _FETCHED if name.count("/") <= 1 and name else ():
         try:
             path = try_to_load_from_cache(name, file)
         except ValueError:  # no name that the hub could have
             return ""
         if isinstance(path, str):
+            # The cache of the hub's library has a folder `snapshots/REVISION` for each revision.
             parts = Path(path).parts
             return f", revision {parts[parts.index('snapshots') + 1][:_DIGITS]}"
     return ""

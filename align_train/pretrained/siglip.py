@@ -31,6 +31,7 @@ def siglip_node(config: Settings, *, sizes: Settings, pad_id: int | None) -> dic
     """
     vision = config["vision_config"]
     text = config["text_config"]
+    # Neither tower has a linear layer of ours, so their widths must agree by themselves.
     if text["projection_size"] != vision["hidden_size"] or not vision.get("vision_use_head", True):
         raise UserError(
             f"text_config.projection_size is {text['projection_size']}, the image tower's width "

@@ -88,6 +88,7 @@ class Evaluated:
         """
         values = {at: value for at, value in self.values.items() if at <= step}
         kept = Evaluated(self.metric, self.higher, values)
+        # A best step without a checkpoint could not be linked: the next best takes its place.
         while (best := kept.best_step) is not None and not folder.checkpoint_of(best).exists():
             del values[best]
         return kept

@@ -169,6 +169,7 @@ class RunFolder:
     def best_checkpoint(self) -> Path | None:
         """The checkpoint that `checkpoints/best` names; None: there is none."""
         link = self.checkpoints / "best"
+        # `exists` follows the link, so that one that names nothing counts as none.
         return link.resolve() if link.exists() else None
 
     def read_metrics(self) -> list[dict[str, str]]:
@@ -216,5 +217,6 @@ def checkpoint_at(path: Path) -> Path | None:
     file = path.resolve()
     if not file.is_file() or not _CHECKPOINT.fullmatch(file.name):
         return None
+    # A file of that name may also lie outside of a run, without settings beside it.
     run = RunFolder(file.parent.parent)
     return file if run.checkpoints == file.parent and run.config.is_file() else None

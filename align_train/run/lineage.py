@@ -128,6 +128,7 @@ class Lineage:
             lines.append({"step": step, "run": secrets.token_hex(4), **recipe})
         elif is_new:
             lines.append({"step": step, **recipe})
+        # On the first line: whatever follows, the run began with these.
         if begins_with:
             lines[0]["begins_with"] = dict(begins_with)
         self._write(lines)
@@ -168,6 +169,7 @@ class Lineage:
         Raises:
             UserError: The file cannot be read or written.
         """
+        # Every start calls this, and would add a line each time.
         if schedule == self.schedule_at(step):
             return
         kept = []
@@ -177,6 +179,7 @@ class Lineage:
         self._write([*kept, {"step": step, "schedule": schedule}])
 
     def _write(self, lines: Iterable[Line]) -> None:
+        # Whole and not appended: a kill in the middle must not leave half a line.
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -217,6 +220,7 @@ def keep_steps(path: Path, step: int) -> int:
 
 def _holds(line: Line, step: int) -> bool:
     """Whether a line still holds for a run that goes on after `step` finished steps."""
+    # At step 0 as at step 1: a restart before the first step keeps the run's own line.
     if line["step"] < max(step, 1):
         return True
     # A change of settings at this very step has happened, and config.yaml has it.

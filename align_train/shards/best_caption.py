@@ -29,6 +29,7 @@ def best_caption(pairs: Sequence[SampledPair], *, labels: bool = False) -> list[
     best: list[str] = []
     best_share = 0.0
     for places in [["cls"], ["txt"]] if labels else _choices(whole):
+        # The likeliest choice comes first, so the first one that most pairs have is taken.
         share = share_with(whole, places)
         if share >= MOST_PAIRS:
             return places

@@ -101,6 +101,7 @@ class ShardCache:
         if not self.wants(url):
             return Path(url)
 
+        # The commit is a part of the copy's name: a branch that has moved finds no old copy.
         url = self.pinned(url)
         copy = self.path_of(url)
         # No lock is needed here: a file of that name is whole.
@@ -147,6 +148,7 @@ class ShardCache:
         """The URLs that match a pattern; UserError if the source does not answer."""
 
         def matches(fs: FileSystem, path: str) -> list[str]:
+            # Matches come without a scheme, and shards are named by URLs.
             return [fs.unstrip_protocol(match) for match in fs.glob(path)]
 
         if is_hub(pattern):

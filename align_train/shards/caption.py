@@ -167,6 +167,7 @@ NO_CAPTIONS = CaptionSource(())
 def _place(item: object, key: str) -> TextPlace:
     if isinstance(item, str):
         member, colon, field = item.partition(":")
+        # In lower case, as `members.split` gives the extensions of a tar.
         extension = member.removeprefix(".").lower()
         is_json = extension.rpartition(".")[2] == "json"
         if extension and "/" not in extension and (field or not colon) and (is_json or not colon):
@@ -208,6 +209,7 @@ def texts_of(values: Sequence[object]) -> list[str]:
     """The texts among some values, stripped, cut at 8,192 characters, and none of them empty."""
     texts = []
     for value in values:
+        # JSON can spell half a letter, which would fail wherever the text is written.
         if isinstance(value, str) and is_unicode(value):
             texts.append(value[:_LONGEST_TEXT].strip())
     return [text for text in texts if text]

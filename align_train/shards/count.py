@@ -129,6 +129,7 @@ class _Counter:
             return _Counted(Shard(url, 0, size), left_out, LeftOut())
         if index.fault:
             fix = f"; fetch it again or leave it out of {self.key}"
+            # This fault names its remedy already.
             fix = "" if "unpack" in index.fault else fix
             raise UserError(f"{url}: {index.fault}{fix}")
         return self._count_members(url, path, size, index, left_out)
@@ -139,6 +140,7 @@ class _Counter:
         prefix = prefix_of(self.key)
         table = member_table(index, self.members, self.caption, tar=url, prefix=prefix)
         pairs = table.pairs(self.caption)
+        # A negative number says why a text is not there (`MemberTable.pairs`).
         has_text = (pairs[:, 1:] >= 0).any(axis=1)
         is_second = (pairs[:, 1:] == SECOND).any(axis=1)
         if len(pairs) and self.caption.places and not has_text.any():

@@ -254,6 +254,7 @@ def _count_of_names(pattern: str) -> int:
     # Of each open brace: where its content begins, the names of its alternatives before this one,
     # and those of this one so far.
     braces_open = [(0, 0, 1)]
+    # A rough count suffices: braceexpand decides whether the pattern is valid.
     position = 0
     while position < len(pattern):
         start, before, names = braces_open[-1]
@@ -276,6 +277,7 @@ def _count_of_names(pattern: str) -> int:
 def _length_of_range(text: str) -> int:
     """How many names a range like `00000..00099` gives; 0 if it is none."""
     if found := _NUMBERS.fullmatch(text):
+        # Nobody means so long a number, and Python refuses to read one of thousands of digits.
         if len(text) > _LONGEST_RANGE:
             return _COUNTED_TO
         first, last = int(found[1]), int(found[2])

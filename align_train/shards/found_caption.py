@@ -92,6 +92,7 @@ def _look(
             pairs = sample(path, members)
         except OSError:
             continue  # whoever counts the pairs says why
+        # A tar without images, perhaps an empty one, tells nothing: the next one is asked.
         if any(pair.image is not None for pair in pairs):
             break
 

@@ -58,6 +58,7 @@ class Address:
     @property
     def repository(self) -> str:
         """The data set with its revision, as a URL."""
+        # A revision may have slashes, which would look like parts of the path.
         return f"{_SCHEME}datasets/{self.dataset}@{quote(self.revision, safe='')}"
 
     @property
@@ -128,6 +129,7 @@ def _endpoint() -> str:
 
 
 def _token() -> str | None:
+    # Imported here: shards on a disk have no use for it.
     from huggingface_hub import get_token
 
     token: str | None = get_token()

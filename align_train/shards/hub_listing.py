@@ -80,6 +80,7 @@ class Hub:
         repository = address.repository
         if repository not in self.commits:
             ask = partial(self._commit, address)
+            # A resumed run stays at the commit of its lineage, even if the branch has moved.
             known = self._known.get(repository)
             self.commits[repository] = known or from_first(f"commit {repository}", ask)
         return address.at(self.commits[repository]).url
@@ -94,6 +95,7 @@ class Hub:
         from fsspec.utils import glob_translate
 
         address = Address.parse(self.pinned(pattern))
+        # The deepest folder without a pattern in its name: the hub lists folders, not patterns.
         folder, _, _ = address.path.rpartition("/")
         deep = glob.has_magic(folder) or "**" in address.path
         while glob.has_magic(folder):
@@ -162,6 +164,7 @@ class Hub:
 
     def _listed(self, folder: Address, deep: bool) -> dict[str, int]:
         """A listing that was kept, or a new one: paths and sizes."""
+        # The URL has the commit in it, so an answer that was kept stays right.
         kept = self._kept(f"{folder.url} {deep}")
         if kept.exists():
             before: dict[str, int] = json.loads(kept.read_text())
@@ -172,6 +175,7 @@ class Hub:
                 f"unset it"
             )
 
+        # Something small first: a long listing would not show soon that the hub is out of reach.
         if not self._is_reached:
             self._ask(folder.url, lambda fs, _: _get(fs, folder.api("revision")))
         sizes = self._source.ask(folder.url, lambda fs, _: _list(fs, folder, deep))

@@ -149,6 +149,7 @@ def _keys_of_texts(table: MemberTable) -> list[bytes]:
     """The keys of the members that are texts or labels by their names."""
     keys = []
     for key, extension in zip(table.keys, table.extensions, strict=True):
+        # Without its number: `caption0` is a text as `caption` is.
         if extension.rpartition(b".")[2].strip(_DIGITS) in _TEXT_ENDINGS:
             keys.append(key)
     return keys

@@ -95,6 +95,7 @@ def are(count: int) -> str:
 
 def _of_one(reason: str) -> str:
     """A reason whose first noun, and the verb after it, are those of one thing."""
+    # `neither files nor folders` stands after `1` as well.
     if reason.startswith("neither"):
         return reason
     one = _NOUNS.sub(r"\1", reason, count=1).replace(" that are no images", " that is no image")

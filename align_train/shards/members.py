@@ -147,6 +147,7 @@ class MemberTable:
             return self.with_extension(self.members.image.encode())
 
         texts = _extensions(caption)
+        # A member that the caption names is a text, even if its extension is an image's.
         endings = {extension.encode() for extension in IMAGE_EXTENSIONS} - texts
         named = [member for member, own in enumerate(self.extensions) if own in endings]
         taken = {self.keys[member] for member in named}

@@ -63,6 +63,7 @@ class Rates(Selection):
             UserError: The file cannot be read, or is not the one that the manifest was made with.
         """
         rates = np.frombuffer(self.data(cache), dtype=_DTYPE)
+        # A comparison with NaN is false, so that NaN is refused too.
         are_rates = bool(((rates >= 0) & (rates <= MOST)).all())
         if not are_rates or (rates > 0).sum() != self.used or visits_of(rates) != self.visits:
             raise UserError(

@@ -82,6 +82,7 @@ def refuse_other_settings(
     Raises:
         UserError: A setting differs.
     """
+    # Each combination once: there are many rows, and few different settings.
     for members in dict.fromkeys(made):
         for name in _NAMES:
             recorded_value = getattr(members, name)

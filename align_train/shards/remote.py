@@ -234,6 +234,7 @@ def is_missing(error: FileNotFoundError) -> bool:
     fsspec raises FileNotFoundError for any failed HTTP request, with the real error as its cause.
     """
     cause = error.__cause__
+    # Errors of the network, or of aiohttp itself, say nothing about the file; only a 404 does.
     unreachable = isinstance(cause, OSError | TypeError) or type(cause).__module__.startswith(
         "aiohttp"
     )

@@ -115,6 +115,7 @@ def refuse_absent(shards: str | Sequence[str], *, key: str) -> None:
         if not isinstance(item, str) or is_url(item):
             continue
         path = path_of(item)
+        # A file is there, and a manifest knows its shards itself.
         if not os.path.isfile(path) and not os.path.isfile(path / MANIFEST_NAME):
             _find_tars(item, key)
 

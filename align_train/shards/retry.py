@@ -138,6 +138,7 @@ class Source:
                 failures.add(error)
 
             until = deadline if is_reached else min(deadline, contact_by)
+            # A try after the deadline would come too late, so the pause before it counts.
             if time.monotonic() + pause > until or failures.count == self.tries:
                 raise self._given_up(failures, never_answered=not is_reached)
 

@@ -92,6 +92,7 @@ def sample(path: Path, members: Members = ANY, most: int = PAIRS) -> list[Sample
     images = set(table.images(CaptionSource(())))
     of_key: dict[bytes, list[int]] = {}
     for member, key in enumerate(table.keys):
+        # All members of the first keys: members of a key need not lie side by side.
         if key in of_key or len(of_key) < most:
             of_key.setdefault(key, []).append(member)
 
@@ -131,6 +132,7 @@ def _value_of_member(content: bytes) -> Value:
         if len(content) < _HEAD or error.start < len(content) - 3:
             return Value("binary")
         text = content[: error.start].decode("utf-8-sig")
+    # UTF-8 allows a zero byte, and no text has one.
     if "\0" in text:
         return Value("binary")
     return Value("text", texts_of([text]), text)

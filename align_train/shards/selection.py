@@ -49,6 +49,7 @@ class Selection:
             UserError: The file cannot be read, or is not the one that the manifest was made with.
         """
         bits = np.frombuffer(self.data(cache), dtype=np.uint8)
+        # The last byte may hold bits that belong to no pair.
         return np.unpackbits(bits, count=self.of).astype(bool)
 
     @property

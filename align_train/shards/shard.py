@@ -129,6 +129,7 @@ class ShardReader(HasTexts):
             self._keep(kept)
 
         self._length = len(self.pairs) if pairs is None else pairs
+        # A broken tar holds fewer pairs; each of them says why when it is read.
         if len(self.pairs) != self._length and not self.index.fault:
             raise UserError(
                 f"{path}: the manifest says {pairs} pairs, the shard holds {len(self.pairs)}; "
@@ -175,6 +176,7 @@ class ShardReader(HasTexts):
 
     def find(self, key: str) -> list[int]:
         """The indices of the pairs with a key, which is given without the shard's name."""
+        # The name of a member need not be UTF-8.
         wanted = key.encode("utf-8", "surrogateescape")
         return [pair for pair in range(len(self.pairs)) if self._key(pair) == wanted]
 

@@ -89,6 +89,7 @@ def load_index(path: Path) -> ShardIndex:
     stat = path.stat()
     stamp = np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns], dtype=np.int64)
 
+    # Beside the tar, the index serves all users; one's own cache folder is the second choice.
     files = [path.with_name(f".{path.name}.index.npz")]
     if not os.access(path.parent, os.W_OK):
         digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]

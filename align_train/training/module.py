@@ -134,6 +134,7 @@ class TrainingModule(lightning.LightningModule):
 
         self._configured_groups = []
         for group in optimizer.param_groups:
+            # Tensors and the count of steps are the optimizer's own, and no settings.
             settings = {
                 name: value for name, value in group.items() if name not in ("params", "step")
             }
@@ -270,6 +271,7 @@ class TrainingModule(lightning.LightningModule):
 
         # Reading it here would make the host wait for the device.
         self._loss_there = loss.detach()
+        # Without the share of layer decay, so that the number is that of the settings.
         first = self.trainer.optimizers[0].param_groups[0]
         self.learning_rate = first["lr"] / first.get("depth_factor", 1.0)
         return loss
@@ -347,6 +349,7 @@ class TrainingModule(lightning.LightningModule):
             optimizer_closure: Runs `training_step` and `backward`.
         """
         assert optimizer_closure is not None
+        # In the place of Lightning's closure, so that one step may take several attempts.
         gradients = partial(self._gradients, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, gradients)
 

@@ -85,6 +85,7 @@ class LiveTeacher:
         texts: list[Tensor] = []
         # Cut by the batch: each chunk has the width of its own longest text.
         for chunk in batch.chunks(chunk_size):
+            # Chunks count from the global batch's beginning, `teacher` from this rank's part.
             places = slice(chunk.first - batch.first, chunk.first - batch.first + len(chunk))
             ids = chunk.input_ids
             if self.own_ids:
@@ -198,6 +199,7 @@ class Distillation:
         numbers: dict[str, float] = {}
         for name, value in self.parts.items():
             if name == "taught_share":
+                # All ranks have equally many pairs, so the mean of their shares is that of all.
                 value = sum_over_ranks(value) / world_size()
             numbers[name] = float(value)
         return numbers

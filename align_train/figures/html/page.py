@@ -70,6 +70,7 @@ def render(page: Mapping[str, object], charts: Sequence[Mapping[str, object]]) -
 def as_json(value: object) -> Markup:
     """Spells a value as JSON that is safe within a script element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    # A `</script>` in a label would end the element; JSON takes the escapes for the letters.
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)
@@ -94,6 +95,7 @@ def chart(
         log: Whether to begin with a logarithmic axis.
         group: The heading under which the panel stands.
     """
+    # uPlot wants one list of steps for all lines, and a gap for each step that a line lacks.
     steps = sorted(set(chain.from_iterable(own for _, own, _ in lines)))
     columns = []
     for _, own, values in lines:
@@ -120,6 +122,7 @@ def embedded(path: Path) -> Markup | None:
         content = path.read_bytes()
         kind = "png"
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            # Decoded whole: a torn file must not come into the report.
             image.load()
             if len(content) > _LARGE:
                 smaller = io.BytesIO()

@@ -142,6 +142,7 @@ class Agreement:
         shards = self.data.manifest.shards
         device = trainer.strategy.root_device
         while True:
+            # As a mask over all shards: ranks may miss different numbers of them.
             mask = torch.zeros(len(shards), dtype=torch.int32, device=device)
             mask[list(loader.gone)] = 1
             gone = sum_over_ranks(mask).nonzero().flatten().tolist()
@@ -149,6 +150,7 @@ class Agreement:
                 return
 
             names = self.data.drop(gone, finished_steps=step)
+            # Written down before any batch is made without the shard.
             if trainer.is_global_zero:
                 self.folder.lineage.begin_stretch(self.data.recipe, step=step)
                 pairs = int(self.data.manifest.counts[gone].sum())

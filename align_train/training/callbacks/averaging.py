@@ -56,6 +56,7 @@ class Averaging:
         if self.decay is None or self._average:
             return
         for name, parameter in trained_parameters(module.model):
+            # A copy: each step changes the parameter's own values in place.
             self._average[name] = local_values(parameter)[0].clone()
 
     @torch.no_grad()

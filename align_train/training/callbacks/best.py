@@ -106,6 +106,7 @@ class Best:
             return
 
         ends = False
+        # Rank 0 alone writes: if it fails, the others must learn of it and not wait.
         with report_first_error(trainer.strategy.root_device, UserError):
             if trainer.is_global_zero:
                 self._take(trainer.global_step, values[self.metric])

@@ -85,6 +85,7 @@ class CheckpointWriter:
         for stale in self.folder.checkpoints.glob(".step-*.partial"):
             _remove(stale)
 
+        # `last`, `best` and `before-spike-…` must go on naming files that are there.
         linked = {path.resolve() for path in self.folder.checkpoints.iterdir() if path.is_symlink()}
         # Later steps than this one may lie there: of a run that went back to an earlier checkpoint.
         older = sorted(path for path in self.folder.checkpoints.glob("step-*.ckpt") if path < final)

@@ -164,6 +164,7 @@ class Metrics:
 
     def _write(self, row: dict[str, float], trainer: lightning.Trainer) -> None:
         self.latest = row
+        # `repr` keeps all digits, so that a resumed run reads the same numbers again.
         self.rows.append({name: repr(value) for name, value in row.items()})
         new = [name for name in row if name not in self._columns]
         if new:

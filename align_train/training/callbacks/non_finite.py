@@ -153,10 +153,12 @@ class NonFinite:
         model = module.model
         lines: list[str] = []
 
+        # Part by part: a locked one is in evaluation mode already, and must stay there.
         modes = {part: part.training for part in model.modules()}
         model.eval()
         try:
             with trainer.precision_plugin.forward_context():
+                # In the smallest chunks, since the step's gradients still take up memory.
                 for chunk in self._batch.chunks(module.chunking.smallest):
                     dtype = next(model.parameters()).dtype
                     moved = chunk.to(module.device)

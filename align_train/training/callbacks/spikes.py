@@ -47,6 +47,7 @@ class RunningLoss:
                 return True
 
         self._steps += 1
+        # A plain mean at first: with the small weight alone, zero would count for some 50 steps.
         weight = max(1 / self._steps, _LEAST_WEIGHT)
         self._mean += weight * (loss - self._mean)
         self._square += weight * (loss**2 - self._square)

@@ -59,6 +59,7 @@ class Stopping:
         if error is not None:
             step = self.checkpoints.folder.last_step()
             message = f"{error}; step {step} is saved, and the same command goes on from there"
+            # Only rank 0's error has a text: one line is enough.
             raise UserError(message if str(error) else "")
         raise self._stopped(trainer)
 
