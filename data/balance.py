@@ -33,6 +33,7 @@ def run(settings: BalanceSettings) -> None:
     to = Path(settings.to).expanduser()
     _check(settings, to)
     need_prepare("balance")
+    # Before the source is opened, which can take long: a wrong file ends the command at once.
     entries = None
     if settings.entries is not None:
         entries = read_entries(Path(settings.entries).expanduser(), lower=settings.lower)
@@ -55,6 +56,7 @@ def _check(settings: BalanceSettings, to: Path) -> None:
     if settings.write not in ("rates", "selection"):
         raise UserError(f"write={settings.write}: expected rates or selection")
 
+    # A selection can give a pair once at most, rates can give it several times.
     highest_rate = MOST if settings.write == "rates" else 1
     numbers = {
         "threshold": (settings.threshold, 1, _LARGEST),

@@ -32,6 +32,7 @@ def run(settings: DemoSettings) -> None:
 
     leave("nothing is saved, and the same command begins anew")
     make_demo(**asdict(settings))
+    # A signal from here on costs nothing, and its line says so.
     leave(f"{settings.folder} is complete")
     print(
         f"{settings.folder}: {settings.pairs:,} pairs, {settings.noise:.0%} noise; "

@@ -42,6 +42,7 @@ def run(settings: FailedSettings) -> None:
     to = Path(settings.to).expanduser()
     if to.suffix != ".parquet":
         raise UserError(f"to={settings.to}: expected the name of a parquet file")
+    # Checked now: the table is written last, after all shards were read.
     check_writable(to, "give to=…, a table in a folder that you can write")
     leave("no table is written, and the same command begins anew")
     urls = write_failed(settings, to)

@@ -82,6 +82,7 @@ def run(settings: ManifestSettings) -> None:
     if found.can_look:
         _report(manifest, to, given, members, cache)
     else:
+        # Nothing was looked into: the run finds out the captions; the images' size is unknown.
         _say_next(manifest, to, side=0, data=settings_of(None, members))
 
 
@@ -91,6 +92,7 @@ def _target(settings: ManifestSettings, shards: list[str], folder: str | None) -
     from align_train.shards.resolve import refuse_absent
 
     if settings.to is None and folder is None:
+        # A misspelt folder is no folder either: that is said first.
         refuse_absent(shards, key="shards")
         raise UserError(
             f"shards={settings.shards} is no folder: give to=…, the path of the manifest to write"

@@ -33,6 +33,7 @@ def run(settings: PackSettings) -> None:
     check(settings, to)
     leave("nothing is saved, and the same command begins anew")
 
+    # Both last until all shards are written: till then pairs say only where their images lie.
     with Spool(to) as spool, fetched(settings, to) as source:
         found = collect(source.settings, spool, source.as_given)
         # Imported here: torch takes seconds, and most mistakes have ended the command by now.
@@ -47,6 +48,7 @@ def run(settings: PackSettings) -> None:
             found.left_out.write(aside, source.as_given)
         leave(f"{to} is complete")
 
+    # The report comes when the folder has its name: it names the files in it.
     left_out = found.left_out
     for line in report(written, to, rows=found.rows, notes=found.notes, left_out=left_out):
         print(source.as_given(line))

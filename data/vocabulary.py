@@ -74,11 +74,11 @@ def run(settings: VocabularySettings) -> None:
         )
 
     leave(f"{to} is complete")
-    # Few texts have fewer words than the vocabulary has room for.
     tokenizer = _open(to)
     tokens = tokenizer.vocabulary_size
     print(f"{to}: {tokens:,} tokens; give it as data.tokenizer")
     print(_told(tokenizer, some.texts))
+    # Few texts have fewer words than the vocabulary has room for.
     if tokens < settings.size:
         why = "every word of the texts is a token already"
         if settings.kind == "unigram":
@@ -126,9 +126,11 @@ class _Some:
 
     def offer(self, texts: Sequence[str]) -> None:
         """Looks at the next texts."""
+        # Every so many of all texts, wherever these begin among them.
         self.texts += texts[-self._seen % self._every :: self._every]
         self._seen += len(texts)
         while len(self.texts) > _SOME:
+            # Every second one goes, so that the others still stand for all parts alike.
             self.texts = self.texts[::2]
             self._every *= 2
 

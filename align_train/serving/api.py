@@ -75,8 +75,7 @@ def make_app(
     metrics = Metrics(service)
     app.add_middleware(Guard, limits=limits, metrics=metrics, token=token, is_local=is_local)
 
-    # Starlette takes the handler of the nearest base class: `Refused` never reaches that of
-    # `UserError`.
+    # Starlette takes the nearest class's handler: `Refused` never reaches that of `UserError`.
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(UserError, _broken)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -185,8 +184,7 @@ def _add_search(app: FastAPI, service: Service, limits: Limits) -> None:
     @app.get("/image/{index}", response_class=Response, responses=_STATUSES)
     def image(index: str) -> Response:
         """An image of the collection as a small JPEG, by its index."""
-        # A text, read here: `isdecimal` alone lets digits of other scripts pass, and `int` reads
-        # them.
+        # `isdecimal` alone lets digits of other scripts pass, which `int` would read.
         if not (index.isascii() and index.isdecimal() and len(index) <= _MOST_DIGITS):
             raise Refused(f"image {shown(index)}: expected an index", code=404)
         return Response(service.image(int(index)), media_type="image/jpeg")

@@ -156,8 +156,7 @@ class Batcher(Generic[Item]):
         """
         since = time.monotonic()
         with self._changed:
-            # Under the lock, like `_turn_away`: else an item could join the queue after its thread
-            # is gone.
+            # Under the lock, like `_turn_away`: no item joins the queue of a thread that is gone.
             if self._closing or not self._thread.is_alive():
                 raise Busy("the server does not answer any more: the thread that embeds has ended")
             if not let_in and len(self._waiting) + len(items) > self.batching.most_waiting:
@@ -234,8 +233,7 @@ class Batcher(Generic[Item]):
 
         if len(batch) == 1:
             self.failed += 1
-            # The stack trace is for the server's log: whoever asked learns the class of the error
-            # alone.
+            # The stack trace is for the server's log; whoever asked gets the error's class.
             traceback.print_exception(failure)
             batch[0].answer.set_exception(failure)
             return
@@ -247,8 +245,7 @@ class Batcher(Generic[Item]):
         self._embed_or_halve(batch[middle:])
 
     def _settle(self, waiting: _Waiting[Item], row: Row) -> None:
-        # JSON has no NaN: one in an answer would fail the whole answer, and its other items with
-        # it.
+        # JSON has no NaN: one in an answer would fail the items beside it as well.
         if np.isfinite(row).all():
             waiting.answer.set_result(row)
             return

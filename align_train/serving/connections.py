@@ -35,13 +35,11 @@ class Bounded(H11Protocol):
 
     def _watch(self) -> None:
         is_asked = self.cycle is not None and not self.cycle.response_complete
-        # While a request is being answered, `guard.py` bounds how long its body and its answer
-        # take.
+        # While a request is answered, `guard.py` bounds the time of its body and answer.
         if is_asked or self.transport.is_closing():
             self._stop()
         elif self._silence is None:
-            # From the first byte on. Between two requests uvicorn's keep-alive has a timer of its
-            # own.
+            # From the first byte on. Between requests uvicorn's keep-alive has its own timer.
             self._silence = self.loop.call_later(HEADER_SECONDS, self._close)
 
     def _stop(self) -> None:

@@ -137,8 +137,7 @@ class Rates:
             permits, since = self._buckets.pop(client, (self._most, now))
             permits = min(self._most, permits + (now - since) * self._rate)
             allowed = permits >= 1
-            # A refused request takes no permit: a client that asks too fast is answered at the
-            # rate.
+            # A refused request takes no permit: who asks too fast is answered at the rate.
             self._buckets[client] = (permits - allowed, now)
             # Each check moves its client to the end, so the first one has been silent the longest.
             if len(self._buckets) > _MOST_CLIENTS:

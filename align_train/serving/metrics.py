@@ -26,8 +26,7 @@ class Metrics:
         Args:
             service: Its batches are counted from now on.
         """
-        # The library's own registry takes each name once: a second server in the process would
-        # fail.
+        # The library's own registry takes a name once: another server here would fail.
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "align_requests", "Requests", ["path", "status"], registry=self._registry

@@ -147,8 +147,7 @@ class Served:
         if not texts:
             raise Refused(f"{of}: none given; expected at least one")
         for index, text in enumerate(texts):
-            # JSON can spell half a surrogate pair, which has no bytes in UTF-8, as tokenizers want
-            # it.
+            # JSON can spell half a surrogate pair; tokenizers want UTF-8, which has none.
             if not is_unicode(text):
                 raise Refused(f"{of}[{index}]: {shown(text)}: half a letter in it (a surrogate)")
 

@@ -46,8 +46,7 @@ class Decoder:
             max_pixels: Pixels that an image may have.
         """
         self.max_pixels = max_pixels
-        # The cores that this process may use: a container or Slurm may give it few of the
-        # machine's.
+        # Only the cores that this process may use: Slurm may give it few of them.
         self._at_once = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
     def prepared(self, image: AnyUpload, views: Views, *, item: str, until: float) -> Pixels:

@@ -115,6 +115,7 @@ def read_entries(path: Path, *, lower: bool) -> list[str]:
         if path.suffix == ".json":
             lines = parse_json(content)
         else:
+            # Not `splitlines`, which also splits at other characters. `-sig` skips Notepad's mark.
             lines = content.decode("utf-8-sig").replace("\r", "\n").split("\n")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not such a text"
@@ -124,6 +125,7 @@ def read_entries(path: Path, *, lower: bool) -> list[str]:
         raise UserError(f"entries={path}: found {shown(lines)}; expected {wanted}")
     stripped = [line.strip(" \t\r\n") for line in lines]
     entries = [entry.lower() if lower else entry for entry in stripped if entry]
+    # After lower case, by which two entries may become one.
     once = list(dict.fromkeys(entries))
     held = [entry for entry in once if _can_be_held(entry)]
 

@@ -65,6 +65,7 @@ def balance(
             shutil.rmtree(work / "phrases")
         without_text = find_matches(texts, entries, work / "matches", seed=settings.seed)
 
+        # The manifest takes its numbers from generators, which count for the report on the way.
         balanced = _Balanced(settings, tars.manifest, entries, work / "matches")
         manifest = aside / MANIFEST_NAME
         if settings.write == "rates":
@@ -72,6 +73,7 @@ def balance(
         else:
             tars.manifest.write(manifest, kept=balanced.kept(), cache=tars.cache)
         write_entries(entries, aside / _ENTRIES)
+        # May still refuse the result. Then `whole_folder` leaves no folder.
         table = balanced.report(without_text, aside)
         shutil.rmtree(work)
     leave(f"{to} is complete")
@@ -148,6 +150,7 @@ class _Balanced:
     def _each(self) -> Iterator[tuple[Shard, Matches, NDArray[np.float64]]]:
         """Yields each shard with its matches and the rates of its pairs."""
         for shard, row in enumerate(self.manifest.shards):
+            # Read a second time from the disk: those of all shards need not fit memory.
             matches = read_matches(self.folder, shard)
             rates = rates_of(
                 matches,
@@ -200,4 +203,5 @@ class _Balanced:
 
 
 def _distance_from_1(scaled: tuple[float, str]) -> float:
+    # By the logarithm a scale of a half is as far from 1 as one of 2.
     return abs(float(np.log(scaled[0])))

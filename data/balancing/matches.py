@@ -111,6 +111,7 @@ def made_entries(texts: Texts, folder: Path, *, least_count: int, memory_gb: flo
     for shard, reader in enumerate(texts.shards("counting phrases")):
         counts: Counter[str] = Counter()
         for of_pair in texts.of(reader):
+            # A pair counts once for a phrase, however many of its texts hold it.
             counts.update(set().union(*map(phrases_of, of_pair)))
         # JSON may spell halves of characters, which no file of texts can hold.
         written = {phrase: count for phrase, count in counts.items() if is_unicode(phrase)}
@@ -123,6 +124,7 @@ def made_entries(texts: Texts, folder: Path, *, least_count: int, memory_gb: flo
         parquet.write_table(table, folder / f"{shard:06d}.parquet", compression="zstd")
 
     with engine("duckdb", memory_gb=memory_gb, threads=None, temporary=folder / "spill") as ready:
+        # DuckDB adds up the shards' counts: a dict of all phrases would grow with the source.
         rows = ready.load(folder)
         summed = rows.group_by("phrase").agg(count=rows["count"].sum())
         frequent = summed.filter(summed["count"] >= least_count).to_pyarrow().to_pydict()

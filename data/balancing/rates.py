@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 
 def probabilities(counts: NDArray[np.int64], threshold: int) -> Floats:
     """The probability with which each entry draws a pair that holds it."""
+    # An entry that no pair holds gets any value: it draws nobody, but must not divide by 0.
     return np.minimum(1.0, threshold / np.maximum(counts, 1))
 
 

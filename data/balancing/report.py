@@ -83,6 +83,7 @@ def write(figures: Figures, counts: Counts, folder: Path) -> str:
         "entries": len(counts.entries),
         "entries_held": len(held),
         "entries_above_threshold": above,
+        # By rank, those above the threshold are the first ones.
         **_share_of_head(counts, ranked[:above]),
         **rows,
     }
@@ -132,6 +133,7 @@ def _table(figures: Figures, content: dict[str, object], rows: list[Row]) -> str
         "|---|--:|--:|--:|--:|",
     ]
     for row in rows:
+        # In Markdown a bare bar would end the cell.
         name = shown(row["entry"], _LONGEST).replace("|", "\\|")
         lines.append(
             f"| {name} | {row['before']:,} | {row['threshold']:,} | {row['expected']:,.1f} | "

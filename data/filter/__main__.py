@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def run(settings: FilterSettings) -> None:
     """Filters the source, goes on with a filter that was killed, or says that all is done."""
     need_prepare("filter")
+    # After `need_prepare`: these modules import pyarrow and Ibis, which are in an extra.
     from .column_rules import column_rules
     from .job import DONE, WORK, partial_of, run_filter
     from .plan import make_plan
@@ -85,6 +86,7 @@ def _print_finished(plan: Plan, done: Path) -> None:
     plan.refuse_another(done)
 
     text = (plan.to / "report.md").read_text(encoding="utf-8")
+    # Without the examples, which follow the table under headings of their own.
     print(text.split("## ")[0].strip())
     print(f"{plan.to}: is finished; remove it to filter anew")
 

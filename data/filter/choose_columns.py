@@ -49,6 +49,7 @@ def columns_of_rules(rules: Sequence[ColumnRule], tables: Tables) -> Columns:
     for rule in rules:
         key = f"rules.{rule.name}"
         check_column(rule.column, tables.types.get(rule.column), key, names)
+        # One type for all columns of numbers, so that both engines compare alike.
         chosen[rule.value] = (rule.column, "float64")
 
         if rule.by is not None and rule.group is not None:

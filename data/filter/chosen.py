@@ -61,6 +61,7 @@ def choose(rows: Table, plan: Plan, saved: SavedTables, count: int) -> Chosen:
 
 def _by_list(chosen: Chosen, listed: UidList, saved: SavedTables) -> None:
     listed.write(saved.folder / _LIST / "part-0.parquet")
+    # A uid that is listed twice would come out of the join with two rows.
     uids = saved.save(UIDS, lambda: saved.load(_LIST).distinct())
     rows = spelled(chosen.rows, listed.is_hexadecimal)
 
@@ -70,6 +71,7 @@ def _by_list(chosen: Chosen, listed: UidList, saved: SavedTables) -> None:
     chosen.facts[UIDS] = {"listed": entries, "found": found}
 
     marked = uids.select("uid", **{_LISTED: ibis.literal(True)})
+    # A left join drops no row: the mask has to tell all rules that a row fails.
     chosen.rows = rows.left_join(marked, "uid").drop("uid_right")
     chosen.tests[UIDS] = lambda table: table[_LISTED].notnull()
 
@@ -105,6 +107,7 @@ def _add_test(
         else:
             facts["groups"] = int(borders.count().to_pyarrow().as_py())
             named = borders.select(**{rule.group: borders.group, rule.border: borders.least})
+            # A row whose group has no border gets a null, by which it fails.
             joined = chosen.rows.left_join(named, rule.group)
             chosen.rows = joined.drop(f"{rule.group}_right")
 

@@ -71,6 +71,7 @@ class ColumnRule:
     @property
     def share(self) -> Fraction:
         """The share of `top`, exactly as it was typed."""
+        # `repr` gives the shortest digits that mean this float: those that were typed.
         return Fraction(repr(self.number))
 
     def passes(self) -> str:
@@ -113,6 +114,7 @@ def column_rules(setting: Mapping[str, object]) -> list[ColumnRule]:
                     number=float(cast(float, number)),
                     value=f"column_{index}",
                     by=grouped,
+                    # Rules with the same groups share a column of the query.
                     group=groups.setdefault(grouped, f"by_{len(groups)}") if grouped else None,
                 )
             )

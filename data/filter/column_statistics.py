@@ -44,6 +44,7 @@ def ranges(rows: Table, rules: Sequence[ColumnRule]) -> Table:
     for index, rule in enumerate(rules):
         value = rows[rule.value]
         judged = value.notnull() & rows[rule.group].notnull() if rule.group else value.notnull()
+        # SQL's sum of no rows is null, not 0.
         numbers[f"values_{index}"] = judged.cast("int64").sum().fill_null(0)
         numbers[f"least_{index}"] = value.min()
         numbers[f"most_{index}"] = value.max()

@@ -156,6 +156,7 @@ def hashes_by_key(path: Path) -> dict[str, str | None]:
     # The reader wants a caption, of which nothing is read here.
     reader = ShardReader(path, CaptionSource.parse("txt"))
     try:
+        # The reader puts the shard's name before each key, while img2dataset's table does not.
         keys = (reader.key(index).partition("/")[2] for index in range(len(reader)))
         return dict(zip(keys, map(perceptual_hash, _images(reader)), strict=True))
     finally:
@@ -264,6 +265,7 @@ def hash_shards(tables: Sequence[Path], folder: Path) -> None:
             if not (folder / table.name).exists()
         ]
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="hashing images", unit="shard"):
+            # Raises what went wrong in the process: nobody else would.
             job.result()
 
 

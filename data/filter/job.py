@@ -78,6 +78,7 @@ def run_filter(plan: Plan) -> None:
 
         shutil.rmtree(partial / WORK, ignore_errors=True)
         (partial / _PLAN).unlink(missing_ok=True)
+        # The lock last: with it no other process begins in a folder that is about to get its name.
         (partial / _LOCK).unlink()
         partial.rename(plan.to)
     _print_result(plan)
@@ -121,6 +122,7 @@ def _prepare(plan: Plan, work: Path) -> None:
     tables = plan.tables
     if tables.tars is not None:
         kinds = dict.fromkeys(plan.example_names, "string")
+        # The type that a rule reads counts before the text that an example shows.
         kinds |= dict(plan.of_tables.values())
         build_tables(tables.tars, kinds, tables.files, plan.settings.threads)
     if "near_duplicates" in plan.names and "phash" not in plan.columns:
@@ -154,6 +156,7 @@ def _judge(plan: Plan, work: Path) -> _Judged:
 
         saved = SavedTables(work, ready)
         if plan.scored is not None:
+            # A left join: a row without a score stays, with a null in its place.
             rows = rows.left_join(saved.load(SCORES), "row").drop("row_right")
         failing, rare = failing_sets(rows, plan, saved)
         chosen = choose(rows, plan, saved, count)
@@ -185,6 +188,7 @@ def _opened(plan: Plan, partial: Path) -> Iterator[None]:
     """Makes the folder that is written to, and keeps it to one process."""
     partial.mkdir(parents=True, exist_ok=True)
     refusal = f"to={plan.settings.to}: another process is writing it ({partial})"
+    # The deadline is now: a folder that another process writes is refused, not waited for.
     with locked(partial / _LOCK, time.monotonic(), refusal=refusal):
         # The result holds the plan too; a kill may come after the plan's own file is removed.
         begun = [partial / name for name in (_PLAN, DONE) if (partial / name).is_file()]
@@ -200,6 +204,7 @@ def _opened(plan: Plan, partial: Path) -> Iterator[None]:
 
 def _remove_leftovers(partial: Path) -> None:
     """Removes the half-written parts of a process that was killed; they may be large."""
+    # Listed first, because folders are removed on the way.
     for path in list(partial.rglob(".*")):
         if not _ASIDE.fullmatch(path.name):
             continue

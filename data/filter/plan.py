@@ -117,6 +117,7 @@ class Plan:
         """Everything that the output is a function of."""
         rules: dict[str, object] = {}
         for name in COLUMNS_OF:
+            # A rule that is on but not applied changes no row: for the output it is off.
             rules[name] = getattr(self.rules, name) if name in self.names else None
 
         # Not the path of the evaluation images, but what was found there.
@@ -195,6 +196,7 @@ class Plan:
 
         # JSON has fewer types than Python: ours goes through it as theirs did.
         ours = json.loads(json.dumps(self.as_json()))
+        # Only the keys of ours: a finished filter's file also has its engine and its seconds.
         for key, value in ours.items():
             if theirs.get(key) != value:
                 name, old, new = _first_difference(key, theirs.get(key), value)
@@ -219,6 +221,7 @@ def make_plan(
         UserError: A column is missing or has another type, or no rule can be applied.
     """
     if scored is not None:
+        # From here on a score is a column like the source's own, with the same checks.
         scores = dict.fromkeys(scored.names, pa.float32())
         tables = replace(tables, types={**tables.types, **scores})
 

@@ -152,6 +152,7 @@ def _notes(report: Report) -> Iterator[str]:
                 f"{missing:,} are not"
             )
 
+        # A mistaken scale, such as 28 for 0.28, keeps nothing: the column's range shows it.
         if rule["dropped_alone"] == rows:
             yield f"- {name} keeps 0 of {rows:,}{_range(rule)}"
         elif "without_value" in rule:

@@ -69,6 +69,7 @@ def bits(names: Sequence[str]) -> dict[str, int]:
         names: The applied rules, in their order.
     """
     others = [name for name in names if name not in NAMES]
+    # A rule that is off keeps its bit, so that the bits of the others do not depend on it.
     every = [*NAMES, *others]
     return {name: 1 << every.index(name) for name in names}
 

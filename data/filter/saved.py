@@ -84,4 +84,5 @@ def _progress(engine: Engine, name: str) -> Iterator[None]:
             bar.n = 100
         finally:
             over.set()
+            # Before the bar is closed, so that the thread does not draw on it later.
             watcher.join()

@@ -76,6 +76,7 @@ class Scored:
     def _write_file(self, index: int, columns: Mapping[str, str], to: Path) -> None:
         keys = self._keys(index)
         arrays: dict[str, pa.Array] = {
+            # As engines number the rows, which these scores are joined to.
             "row": pa.array(index * ROWS_PER_FILE + np.arange(len(keys), dtype=np.int64))
         }
         # One folder at most has a column of a shard. Its file is read once for all columns.
@@ -139,6 +140,7 @@ def match_scores(folders: Sequence[Scores], tables: Tables) -> Scored | None:
                 f"scores={scores.path}: are of other shards ({shown(scores.header.shards[0])}, …; "
                 f"the source has {shown(shards[0].name)}, …)"
             )
+        # A rule names a column alone, so two of a name could not be told apart.
         for name in sorted(tables.types.keys() & scores.header.columns.keys()):
             raise UserError(
                 f"scores={scores.path}: the source has a column {shown(name)} of its own; leave "

@@ -76,6 +76,7 @@ def _write_rows(
         for batch in batches(file):
             mask = keep[start : start + len(batch)]
             if only_success:
+                # No verdict is on these: the engine has read only rows with an image.
                 mask = mask & _has_image(batch.column("status"))
             writer.write_batch(batch.filter(pa.array(mask)))
             start += len(batch)

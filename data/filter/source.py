@@ -61,8 +61,10 @@ def _is_shards(path: str) -> bool:
     if ending.endswith((".tar", ".jsonl")):
         return True
     if is_url(path):
+        # A folder at a URL is one of shards: tables are read from disks alone.
         return not ending.endswith(".parquet")
 
+    # With tables beside the tars it is img2dataset's folder, whose tables are read as they are.
     folder = Path(path).expanduser()
     if not folder.is_dir() or find_files(folder, ends_with(".parquet"), deep=False).files:
         return False

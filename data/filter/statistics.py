@@ -145,6 +145,7 @@ def verdicts(
     keys = {"images_per_text": "text", "texts_per_image": "image"}
     for name, table in failing.items():
         key = keys.get(name, "row")
+        # Each of these tables has a key once, so the join makes no row twice.
         marked = table.select(key, **{name: ibis.literal(True)})
         rows = rows.left_join(marked, key).drop(f"{key}_right")
 

@@ -125,6 +125,7 @@ def _first_text(reader: ShardReader, pair: int) -> str | None:
 def _number(value: object) -> float | None:
     """A number of JSON; true is 1."""
     try:
+        # An integer of JSON may have any number of digits.
         return float(value) if isinstance(value, int | float) else None
     except OverflowError:
         return None
@@ -161,6 +162,7 @@ def _sides(data: bytes) -> tuple[int, int] | None:
         return sides
     try:
         with guarded():
+            # Reads the header; pixels would be decoded when they are asked for.
             image = Image.open(io.BytesIO(data), formats=KINDS)
             return image.height, image.width
     except BadImage:

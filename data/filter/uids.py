@@ -185,6 +185,7 @@ class UidList:
             # Also a text may be none: half a surrogate pair.
             text = (entry.encode("utf-8") if isinstance(entry, str) else entry).decode("utf-8")
         except UnicodeError:
+            # A mark for the check below, which refuses NUL as well.
             text = "\0"
         if "\0" in text:
             raise UserError(f"{self.key}: {shown(entry)} is no text; {_EXPECTED}")

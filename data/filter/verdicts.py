@@ -104,6 +104,7 @@ class Verdicts:
             for name, numbers in chosen.items():
                 failing = rows[masks & bit[name] > 0]
                 numbers += failing[: number - len(numbers)].tolist()
+            # Each rule has its examples: the other verdicts need not be read.
             if all(len(numbers) == number for numbers in chosen.values()):
                 break
 

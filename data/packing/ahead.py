@@ -55,6 +55,7 @@ def contents(pairs: Sequence[Pair], *, first: bool) -> Iterator[tuple[Pair, Cont
                 if readers.failed.done():
                     yield readers.failed.result()
             yield pair, content.result()
+            # One more for each that is handed on, so that memory holds `_AHEAD` images at most.
             for following in islice(left, 1):
                 waiting.append((following, readers.read(following)))
     finally:

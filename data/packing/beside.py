@@ -43,6 +43,7 @@ def check_place(given: str, to: Path) -> None:
     # What is being written lies beside it, under a hidden name that is longer.
     for name in (to.name, f".{to.name}{_HIDDEN}"):
         try:
+            # Not `stat`, for which a link that leads nowhere is absent.
             found = (to.parent / name).lstat()
         except FileNotFoundError:
             continue
@@ -101,6 +102,7 @@ def remove_left(to: Path, ending: str) -> None:
         if not pattern.fullmatch(left.name):
             continue
         with locked_folder(left) as is_ours:
+            # We got the lock, so the command that made the folder is gone.
             if is_ours:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -126,4 +128,5 @@ def locked_folder(folder: Path) -> Iterator[bool]:
         yield is_ours
     finally:
         if file is not None:
+            # Closing the folder gives its lock back.
             os.close(file)

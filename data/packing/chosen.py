@@ -38,6 +38,7 @@ class Chosen:
         # Each value is met by itself, whether or not the row's other columns fit.
         for column, met in self._met.items():
             met[row.cells[column] or ""] += 1
+        # A null counts as an empty value, as in what the counts show.
         return all((row.cells[column] or "") in values for column, values in self._wanted.items())
 
     def refuse_unmet(self) -> None:

@@ -57,6 +57,7 @@ def packed(data: bytes, name: str) -> tuple[str, bytes]:
         # A download that was cut has a sound header.
         if not _ends_well(kind or "", data):
             upright(data)
+        # The content decides: a PNG that is called .jpg gets the ending png.
         own = PurePath(name).suffix.lower().lstrip(".")
         return own if own in endings else endings[0], data
 

@@ -90,9 +90,11 @@ def fetched(settings: PackSettings, to: Path) -> Iterator[Fetched]:
             if not is_url(name):
                 local.append(name)
                 continue
+            # A folder for each source: two may have files of the same name.
             one = _One(name, source, Path(folder, str(index)))
             local += map(str, one.fetch())
             url_of[str(one.folder)] = one.base
+            # Only the table came here: its paths start from its folder, which is at the URL.
             if root is None and one.is_table:
                 root = one.base
 
@@ -202,6 +204,7 @@ class _One:
         paths = [self._path_of(url) for url in urls]
         with threads(_THREADS) as pool:
             jobs = pool.map(self._fetch_one, urls, paths)
+            # Going through the results is what raises a thread's error.
             for _ in tqdm(jobs, total=len(urls), desc="fetching", unit="file", delay=1):
                 pass
         return paths
@@ -209,6 +212,7 @@ class _One:
     def _path_of(self, url: str) -> Path:
         """The place of a file; never outside the folder, whatever a store calls its objects."""
         name = _without_query(url).removeprefix(f"{self.base}/")
+        # On the web %20 is a space. In a store's names it is three letters.
         parts = PurePosixPath(unquote(name) if url.startswith(_WEB) else name).parts
         if not parts or ".." in parts or parts[0] == "/":
             raise UserError(f"source={shown(self.url)}: {shown(url)} is no name of a file")

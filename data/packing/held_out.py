@@ -65,6 +65,7 @@ class HeldOut:
         self.repeats = 0
         self._most = 0
         if setting:
+            # Raised before the first image is read.
             if self.wanted >= pairs:
                 raise self._none_left(pairs)
             self._most = self.wanted + pairs // self.wanted + 1
@@ -89,6 +90,7 @@ class HeldOut:
         if number in self._candidates:
             return self._add(self._candidates[number], pair, image)
 
+        # Python's heaps have the least first: hashes are negated, for the largest to come first.
         is_full = len(self._candidates) == self._most
         if is_full and number > -self._largest[0]:
             return False
@@ -118,6 +120,7 @@ class HeldOut:
         pairs = others + len(self._rejected) + kept
         if not self._setting or not pairs:
             return [], []
+        # Anew: a share of the pairs that turned out to be good.
         self.wanted = self._wanted(pairs)
         if candidates[0].count == pairs:
             raise UserError(
@@ -166,6 +169,7 @@ class HeldOut:
 
     def _wanted(self, pairs: int) -> int:
         if self._setting >= 1:
+            # 1 is one pair, not all of them: nothing would be left to train on.
             return int(self._setting)
         return max(round(self._setting * pairs), 1)
 

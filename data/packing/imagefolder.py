@@ -64,6 +64,7 @@ class ImageFolder:
         # The name of the file is always read: it says which images have a row.
         cells = dict.fromkeys([*asked.plain, self._file_name])
         if not self._has_split:
+            # No column of the tables: `_moved` adds it to each row.
             cells.pop(_SPLIT, None)
         inner = Asked(asked.texts, list(cells))
 
@@ -79,6 +80,7 @@ class ImageFolder:
         name = row.cells[self._file_name]
         cells = dict(row.cells)
         if name is not None and name.strip():
+            # So that `./a.png` and `a.png` are the same image.
             name = os.path.normpath(below / name)
             seen.add(name)
             cells[self._file_name] = name

@@ -73,6 +73,7 @@ class SpooledImage:
 
     def read(self) -> bytes:
         """Reads the bytes from the spool's file."""
+        # `pread` does not move the position at which the next image is written.
         return os.pread(self.spool.fileno(), self.size, self.offset)
 
 

@@ -59,6 +59,7 @@ def table_instead(folder: Path, found: Found, settings: PackSettings) -> str:
             table = open_table(path)
             return _command(path, _root(path, found, table, names_in(table, settings)))
         except (UserError, OSError):
+            # No table, or none with usual names: the next file may be one.
             continue
     for path in others:
         if path.name.lower().endswith(_ENDINGS):

@@ -33,6 +33,7 @@ class LeftOutList(LeftOut):
             why: More than the reason says, such as a server's answer.
         """
         super().add(reason, example, count=count)
+        # Callers add a count of 0 in place of a condition of their own.
         if count:
             self._lines.append((reason, count, str(example), why))
 

@@ -44,6 +44,7 @@ class Listed:
         path = PurePosixPath(name)
         spelled = (name, path.name, str(path.with_suffix("")) if path.name else "", path.stem)
         met = [one for one in spelled if one in self._listed]
+        # All spellings that fit: a list may have one image with and without its ending.
         self._met.update(met)
         (self._taken if met else self._others).add(name)
         return bool(met)

@@ -86,6 +86,7 @@ def _texts_in(table: Table) -> list[str]:
             f"text=[…]"
         )
     (family,) = families.values()
+    # By number: `caption_10` comes after `caption_2`.
     return [column for _, column in sorted(family)]
 
 

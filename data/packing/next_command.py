@@ -61,6 +61,7 @@ def next_command(
         data: Settings of the captions and members.
     """
     model = next(model for model in _MODELS if pairs >= model.pairs)
+    # A power of two, as the norm group and the lanes are: so it divides evenly by them.
     batch = _power_of_two(min(max(pairs // _STEPS_AN_EPOCH, _LEAST_BATCH), model.batch, pairs))
     vocabulary = to / TOKENIZER
     held_out = to / HELD_OUT
@@ -68,6 +69,7 @@ def next_command(
     words = [
         "data=webdataset",
         f"data.shards={to}",
+        # What is not there is left out: `data.manifest` prints this command, too.
         *([f"data.held_out={held_out}"] if held_out.is_dir() else []),
         *data,
         f"data.tokenizer={vocabulary if vocabulary.is_dir() else HUB_TOKENIZER}",

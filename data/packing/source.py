@@ -58,6 +58,7 @@ def open_source(settings: PackSettings, left_out: LeftOut) -> Source:
     listed = paths_of(settings.source, "source")
     root = root_of(settings.root)
     if any(map(is_hub_name, listed)):
+        # A data set on the hub has no folder here: its images come in the rows.
         return Source(_of_hub(listed, settings), root or Path())
     _refuse_hub_settings(settings)
     given = [path_of(name) for name in listed]
@@ -77,6 +78,7 @@ def _common(files: Sequence[Path]) -> Path:
     """The folder that has all the files."""
     if len({file.parent for file in files}) == 1:
         return files[0].parent
+    # Absolute: `commonpath` refuses to mix absolute and relative ones.
     return Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
 
 
@@ -155,6 +157,7 @@ def _files_of(path: Path, left_out: LeftOut) -> Sequence[Path]:
             raise UserError(f"source={path}: no table in that folder ({', '.join(_endings())})")
         return files
 
+    # A file that is named may have any ending: `open_table` looks into it.
     found = find_files(path, lambda file: True, deep=False)
     left_out.update(found.left_out)
     if not found.files:
@@ -170,6 +173,7 @@ def _endings() -> list[str]:
 
 def _of_folder(folder: Path, settings: PackSettings, left_out: LeftOut) -> Table:
     """A folder is one of images with a table, of images with texts, or of tables alone."""
+    # First, because its Arrow files would pass for tables of their own.
     if is_saved_dataset(folder):
         _refuse_columns(settings, "a data set that was saved")
         return _of_saved(folder, left_out)

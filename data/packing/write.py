@@ -174,6 +174,7 @@ class Written:
         """Yields each pair whose image is good, with the image's extension and bytes."""
         for pair, content in contents(pairs, first=not self._settings.skip_missing):
             if bar is not None:
+                # Bad images count as well: the bar shows how much is read.
                 bar.update()
             try:
                 extension, image = _packed(content, pair.image.name)

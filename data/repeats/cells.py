@@ -87,6 +87,7 @@ def make_cells(rows: Rows, cells: int, probes: int) -> Cells:
             cell_of[ranks] = _nearest(_rounded(block), centres, probes)
             bar.update(len(block))
 
+    # Stable, so that ranks rise within each cell, as `greedy.py` takes them.
     by_cell = np.argsort(cell_of, axis=None, kind="stable")
     counts = np.bincount(cell_of.ravel(), minlength=len(centres))
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -124,6 +125,7 @@ def _nearest(rows: Floats, centres: Floats, probes: int) -> NDArray[np.int32]:
         for probe in range(probes):
             best = cosines.argmax(axis=1)
             found[first + every, probe] = best
+            # Out of the way of the next probe.
             cosines[every, best] = -np.inf
     return found
 

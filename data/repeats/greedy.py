@@ -101,6 +101,7 @@ class _Choice:
             if not len(wave):
                 continue
             for ranks, others in self._near(wave, self._staying(members[:begin])):
+                # `.at`: a rank stands here once for each image near it; the best is its keeper.
                 np.minimum.at(self.keepers, ranks, others)
 
     def _near_within(self, first: int, last: int) -> Near:

@@ -73,6 +73,7 @@ def select(settings: RepeatsSettings) -> Report:
         report = summarise(settings, collection, rows, cells, keeper_of)
         write_report(report, aside)
         write_sheet(groups_of(keeper_of, rows), collection, pairs, aside)
+        # Ends the mapping of the file that is removed next.
         del rows
         (aside / _ROWS).unlink()
     leave(f"{to} is complete")

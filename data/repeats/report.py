@@ -160,6 +160,7 @@ def groups_of(keeper_of: Ints, rows: Rows) -> list[Group]:
     for keeper in by_size[places] if len(by_size) else ():
         repeats = np.flatnonzero(keeper_of == keeper)
         ranks = rank_of[repeats]
+        # As exact as the choice was: on the sheet none is below the threshold.
         cosines = rows.exact_cosines(ranks, np.full_like(ranks, rank_of[keeper]))
         # The farthest first: whether the threshold is right shows there.
         order = np.argsort(cosines, kind="stable")[:_SHOWN]

@@ -122,6 +122,7 @@ def read_rows(
     for shard, count in enumerate(tqdm(made_with.counts, desc="reading keys", unit="shard")):
         of_shard = keys.read(shard)
         beginning = f"{keys.stem(shard)}/".encode("utf-8", "surrogateescape")
+        # With the shard's name: two shards may have the same keys.
         hashes[first : first + count] = [_hash(beginning + key) for key in of_shard.tolist()]
         if scores is not None:
             values[first : first + count] = scores.read(shard, of_shard)
@@ -156,6 +157,7 @@ def _ranked(file: np.memmap, images: Ints, hashes: NDArray[np.uint64], values: F
     has_score = np.isfinite(of_images)
     # The best first, those without a score last.
     falling = np.where(has_score, -of_images, np.float32(np.inf))
+    # For `lexsort` the last key counts first.
     order = np.lexsort((hashes[images], falling, ~has_score))
     images = images[order]
     return Rows(file=file, images=images, hashes=hashes[images], scored=int(has_score.sum()))

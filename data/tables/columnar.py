@@ -38,12 +38,14 @@ class ColumnarFile:
         self._file = file or open_columnar(Path(path))
         self.form = self._file.form
         self._types = {field.name: field.type for field in self._file.schema}
+        # With names that come twice, of which the dict above keeps one.
         self._names = self._file.schema.names
 
         self.columns: list[str] = []
         self.images: list[str] = []
         for name, kind in self._types.items():
             is_image = _is_image(kind)
+            # A struct of bytes and a path is one column, an image; other structs are taken apart.
             inner = () if is_image else _fields(kind)
             self.columns += [f"{name}.{field}" for field in inner] or [name]
             self.images += [name] if is_image else []
@@ -112,6 +114,7 @@ class ColumnarFile:
         if column in self._types:
             return self._types[column]
 
+        # The struct's own name may have dots, or that of the field.
         outer, _, inner = column.rpartition(".")
         if outer not in self._types:
             outer, _, inner = column.partition(".")

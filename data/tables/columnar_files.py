@@ -159,6 +159,7 @@ class _Arrow:
 
 
 def _rows_of_batch(size: int, rows: int) -> int:
+    # At least one row, however large it is.
     return max(1, min(_MOST_ROWS, _BATCH * rows // max(size, 1)))
 
 

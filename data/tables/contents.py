@@ -101,6 +101,7 @@ def _table(pairs: Sequence[SampledPair]) -> Iterable[str]:
 
 def _row(name: str, values: Sequence[Value | None]) -> str:
     there = [value for value in values if value is not None]
+    # The most frequent kind: a single odd value does not name the column.
     kind = Counter(value.kind for value in there).most_common(1)[0][0]
     several = [len(value.texts) for value in there]
     example = next((value.example for value in there if value.example and value.kind == kind), "")

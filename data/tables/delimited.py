@@ -58,6 +58,7 @@ class DelimitedText:
         """Reads the rows; a line with another number of cells is refused."""
         cells, texts = asked.plain, asked.texts
         check_columns(self.name, self.columns, asked.all)
+        # Each name is there once: `check_columns` has refused others.
         index_of = {column: self.columns.index(column) for column in asked.all}
 
         for line, row in islice(self._read(), int(self._has_header), None):
@@ -112,6 +113,7 @@ class DelimitedText:
         for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
             counts = _counts(sample, delimiter)
             expected = len(columns) or (counts[0] if counts else 0)
+            # One cell means that this delimiter does not occur at all.
             if expected > 1 and expected in counts:
                 shares[delimiter] = counts.count(expected) / len(counts)
 

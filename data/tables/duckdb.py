@@ -40,10 +40,12 @@ def open_duckdb(
         "memory_limit": f"{limit:.3f}GB",
         "threads": threads or os.cpu_count() or 1,
         "temp_directory": str(temporary),
+        # Rows have numbers, so DuckDB need not hold them back to keep their order.
         "preserve_insertion_order": False,
     }
 
     try:
+        # The user's options come last, so that they win.
         connection = ibis.duckdb.connect(**{**settings, **options})
         # Without its own bar DuckDB does not measure progress.
         connection.raw_sql("SET enable_progress_bar = true")
@@ -77,6 +79,7 @@ class DuckDB:
         quoted = ("'" + escape(str(path)).replace("'", "''") + "'" for path in source.files)
         # Otherwise the first file's types are those of all. Uniting them opens each file.
         by_name = "true" if source.nulls else "false"
+        # Without `hive_partitioning = false` a folder called `a=b` would become a column.
         self.connection.raw_sql(
             f"CREATE OR REPLACE TEMP VIEW source AS SELECT *, "
             f"file_index::BIGINT * {ROWS_PER_FILE} + file_row_number AS {NUMBER} "

@@ -61,6 +61,7 @@ class Source:
         """Gives the columns the names that the rules use, and the row's number the name `row`."""
         if self.only_success:
             table = table.filter(table[STATUS] == "success")
+        # Cast here: files of other types then compare alike on both engines.
         named = {name: table[column].cast(kind) for name, (column, kind) in self.columns.items()}
         return table.select(row=table[NUMBER], **named)
 

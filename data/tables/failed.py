@@ -50,6 +50,7 @@ def write_failed(settings: FailedSettings, to: Path) -> int:
         # By their names, not by a glob: img2dataset opens a table before the table has rows.
         rows = duckdb.load(*shards.files)
         known_by = [name for name in _KNOWN_BY if name in columns]
+        # A URL that failed in two passes has a row in the shards of both.
         failed = _failed(rows, settings.gone, known_by).select(*columns).distinct()
 
         # The engine writes a folder. It lies in the spill folder, which is removed in any case.
@@ -97,6 +98,7 @@ def _failed(rows: Table, gone: Sequence[str], known_by: Sequence[str]) -> Table:
     successes = rows.filter(rows.status == "success").select(*known_by)
     failed = rows.filter(rows.status == "failed_to_download")
     for error in gone:
+        # Tables without an error have no type for this column.
         message = failed.error_message.cast("string").fill_null("")
         failed = failed.filter(~message.contains(error))
 

@@ -151,6 +151,7 @@ def find(source: object, *, key: str = "source") -> Tables:
             their columns differ.
     """
     files = list(_files(paths_of(source, key), key))
+    # A tar of the same name beside a table: img2dataset wrote both.
     tars = [path for path in files if path.with_suffix(".tar").is_file()]
     if tars:
         files = _finished(tars)
@@ -274,6 +275,7 @@ def _footer(path: Path) -> tuple[int, dict[str, pa.DataType]]:
 
 
 def _refuse_doubles(path: Path, names: Sequence[str]) -> None:
+    # Parquet allows it, but a query names a column by its name alone.
     double = [name for name, times in Counter(names).items() if times > 1]
     if double:
         raise UserError(f"{path}: two columns have the name {shown(double[0])}; rename one")

@@ -64,6 +64,7 @@ class HubDataset:
         for split, rows in self._splits.items():
             own = [column for column in columns if column in rows.features]
             with _explained(self.name, None):
+                # At least one column: a batch without columns has no rows.
                 wanted = rows.select_columns(own or list(rows.features)[:1]).with_format("arrow")
                 for batch in wanted.iter(batch_size=_ROWS):
                     table = named_classes(batch.replace_schema_metadata(None), self._classes)
@@ -88,6 +89,7 @@ def _commit_of(repository: str, revision: str | None, source: str) -> str:
     try:
         about = api.dataset_info(repository, revision=revision, timeout=_PATIENCE)
         if about.gated:
+            # The hub describes a gated data set to everybody: this asks whether we may read it.
             api.auth_check(repository, repo_type="dataset")
     except GatedRepoError:
         raise gated from None

@@ -184,6 +184,7 @@ def _rows_with_images(table: Path, columns: Sequence[str]) -> tuple[int, int]:
     for column in columns:
         if column in with_image.column_names:
             bare = pc.and_(bare, _is_bare(with_image[column]))
+    # Arrow's sum of no rows is null.
     return len(with_image), int(pc.sum(bare).as_py() or 0)
 
 

@@ -109,6 +109,7 @@ def _coco(
             raise UserError(
                 f"{path}: two images have the id {shown(number)}, or it is no number and no text"
             )
+        # The row below has this very list, so captions that are added later stand in it.
         captions[number] = []
         rows[number] = {**image, "caption": captions[number]}
 

@@ -75,6 +75,7 @@ class JsonLines:
         # A rare name may come first in a later line.
         unmet = {column for column in asked.all if column not in self.columns}
         for line, item in self._read():
+            # Only names that no line has had so far are looked for, mostly none.
             unmet = {column for column in unmet if not has_column(item, column)}
             yield row_of(item, asked, self.name, f"line {line}")
         check_columns(self.name, self.columns, sorted(unmet))

@@ -29,6 +29,7 @@ _NO_TABLES = (
 )
 
 _HEAD = 4096  # bytes
+# A tar has `ustar` there, in the header of its first member.
 _TAR_MARK = slice(257, 262)
 
 
@@ -51,10 +52,12 @@ def open_table(path: Path, columns: Sequence[str] = ()) -> Table:
         return _columnar(path)
 
     _refuse_other(head, path)
+    # The ending first: the first cell of a CSV may begin as JSON does.
     if ending in JSON_ENDINGS or (ending not in DELIMITED_ENDINGS and begins_json(head)):
         _refuse_columns(columns, path, "JSON")
         return open_json(path)
 
+    # `replace`, because the head may end within a letter.
     first = head.decode("utf-8-sig", "replace").partition("\n")[0]
     if not columns and is_caption(first):
         return NumberedCaptions(path)

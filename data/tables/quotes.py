@@ -35,6 +35,7 @@ def rows_of_quoted(
     Raises:
         UserError: A quotation mark is not closed.
     """
+    # For the whole process: the module has no limit for a single reader.
     csv.field_size_limit(_LONGEST_CELL)
     record: list[str] = []
     reader = csv.reader(_kept(lines, record), strict=True, delimiter=delimiter)
@@ -113,6 +114,7 @@ def _line_of_open_quote(record: Iterable[str], delimiter: str) -> int:
     Returns:
         The index of its line; -1 if there is none.
     """
+    # Python's reader does not say in which line a quote opened: the row is read again for that.
     opened = -1
     state = "start"  # of a cell; or "plain", "quoted", or "closed"
     for index, line in enumerate(record):

@@ -50,6 +50,7 @@ class SavedDataset:
 
         data = {path for _, path in paths}
         left_out.update(_unnamed(folder, [inner for _, inner in splits], data))
+        # Without the library's notes: names and types alone have to be equal.
         schemas = [file.schema.remove_metadata() for _, file in self._files]
         if any(schema != schemas[0] for schema in schemas):
             raise UserError(

@@ -31,6 +31,7 @@ class SeveralTables:
         self.images = first.images
 
         for table in tables:
+            # In any order: each table is read by the names.
             if set(table.columns) != set(first.columns) or set(table.images) != set(first.images):
                 raise UserError(
                     f"{table.name} has the columns {shown_names(table.columns)}, but {first.name} "

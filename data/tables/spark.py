@@ -51,6 +51,7 @@ def open_spark(
         settings |= _local_settings(memory_gb, threads, temporary)
 
     builder = SparkSession.builder.appName("align_train filter")
+    # The user's options come last, so that they win.
     for key, value in {**settings, **options}.items():
         builder = builder.config(key, value)
 
@@ -79,6 +80,7 @@ def _local_settings(memory_gb: float, threads: int | None, temporary: Path) -> d
         "spark.master": f"local[{cores}]",
         "spark.driver.memory": f"{int(memory_gb * _MB_PER_GB * _JVM_SHARE)}m",
         "spark.local.dir": str(temporary),
+        # By default Spark makes this folder where the command runs.
         "spark.sql.warehouse.dir": str(temporary / "warehouse"),
         # Spark's 200 parts are for clusters.
         "spark.sql.shuffle.partitions": str(max(4, 2 * cores)),
@@ -114,6 +116,7 @@ class Spark:
         ]
         frame = frames[0]
         for other in frames[1:]:
+            # A frame lacks the columns in which its files have nothing but nulls.
             frame = frame.unionByName(other, allowMissingColumns=True)
 
         # Spark gives the names back as parts of URIs. The names of a source's files are unique.
@@ -123,6 +126,7 @@ class Spark:
         files = self.session.createDataFrame(numbered, "__file_name__ string, __file_number__ long")
 
         number = functions.col("__file_number__") * ROWS_PER_FILE + functions.col("__row_index__")
+        # Broadcast: the files are few, and the rows need not move between machines.
         joined = frame.join(functions.broadcast(files), "__file_name__")
         joined.withColumn(NUMBER, number).createOrReplaceTempView("source")
         return source.select(self.connection.table("source"))

@@ -158,6 +158,7 @@ def _type_of(values: Sequence[object]) -> pa.DataType:
         return pa.null()
 
     kind = Counter(map(_kind_of, known)).most_common(1)[0][0]
+    # A single fraction makes all of them floats.
     if kind == pa.int64() and not all(_is_integer(value) for value in known if _is_number(value)):
         return pa.float64()
     return kind

@@ -104,7 +104,7 @@ def _body(
     reading: Kind = "cosine"
     if as_shares:
         reading, numbers = read_scores(answer.kind, numbers, torch.from_numpy(answer.logits))
-    # After the service has decoded them within its limits: this call has no bound of its own.
+    # After the service has decoded them within its limits, which this call does not know.
     images = [upright(image.upload.data, needed=THUMBNAIL) for image in sent]
     names = [image.name for image in sent]
     drawn = matrix(images, names, texts, numbers.tolist(), as_percent=reading != "cosine")
