@@ -72,7 +72,6 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
         for row in table.rows(asked):
             total += 1
             name = names.path.fill(row) if row.image is None else row.image.name
-            # `chosen` first: it also counts the values of each row that it is asked about.
             if row not in chosen or not (name is None or listed.takes(name)):
                 continue
             count += 1
@@ -101,7 +100,6 @@ def collect(settings: PackSettings, spool: Spool, named: Callable[[str], str] = 
     pairs = [Pair(image, list(texts)) for image, texts in texts_of.items() if texts]
     if not pairs:
         raise _no_pairs(settings, table, names, left_out)
-    # Last, for pairs alone: an image without a text need not be there.
     there = without_missing(pairs, source.root, skip=settings.skip_missing, left_out=left_out)
     return Collected(there, count, list(separator.notes()), left_out)
 
