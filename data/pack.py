@@ -44,7 +44,7 @@ def run(settings: PackSettings) -> None:
         Random(settings.seed).shuffle(found.pairs)
         with whole_folder(to) as aside:
             written = write(found.pairs, aside, settings, found.left_out, spool)
-            draw_sheet(written, aside)
+            draw_sheet(written, aside, name=to.name)
             found.left_out.write(aside, source.as_given)
         leave(f"{to} is complete")
 

@@ -63,8 +63,10 @@ def next_command(
     model = next(model for model in _MODELS if pairs >= model.pairs)
     # A power of two, as the norm group and the lanes are: so it divides evenly by them.
     batch = _power_of_two(min(max(pairs // _STEPS_AN_EPOCH, _LEAST_BATCH), model.batch, pairs))
-    vocabulary = to / TOKENIZER
-    held_out = to / HELD_OUT
+    # Beside a manifest lie the same things as in a folder of shards.
+    folder = to.parent if to.is_file() else to
+    vocabulary = folder / TOKENIZER
+    held_out = folder / HELD_OUT
 
     words = [
         "data=webdataset",

@@ -25,12 +25,12 @@ _LEAST_PAIRS = 2  # to train on
 _VOCABULARY = 30_000
 
 
-def draw_sheet(written: Written, folder: Path) -> None:
-    """Draws some pairs, each image over its first caption, into the folder of the shards."""
+def draw_sheet(written: Written, folder: Path, *, name: str) -> None:
+    """Draws some pairs, each image over its first caption, into a folder, under its later name."""
     sample = written.sample
     if sample.pairs:
         captions = [pair.texts[0] for pair in sample.pairs]
-        title = f"{folder.name}: some pairs, each image with its first text"
+        title = f"{name}: some pairs, each image with its first text"
         save_sheet(contact_sheet(sample.pixels, captions, title=title), folder / SHEET)
 
 

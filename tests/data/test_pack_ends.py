@@ -14,6 +14,7 @@ import pytest
 from align_train.config.compose import compose_training
 from align_train.config.split import check_split
 from align_train.errors import UserError
+from align_train.shards.manifest import MANIFEST_NAME
 from data import pack
 from data.packing.next_command import next_command
 from tests.support.commands import run
@@ -94,6 +95,18 @@ def test_the_command_splits_its_batch_evenly(pairs: int, tmp_path: Path) -> None
     assert train.batch_size <= pairs
     # Each pair is visited at least once.
     assert train.epochs == 1 or (train.max_steps or 0) * train.batch_size >= pairs
+
+
+@pytest.mark.parametrize("name", [".", MANIFEST_NAME])
+def test_the_command_names_the_vocabulary_and_the_held_out_pairs_beside_it(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "held_out").mkdir()
+    (tmp_path / MANIFEST_NAME).touch()
+    words = shlex.split(next_command(tmp_path / name, pairs=100, side=300))
+    assert f"data.tokenizer={tmp_path}/tokenizer" in words
+    assert f"data.held_out={tmp_path}/held_out" in words
 
 
 @pytest.mark.parametrize(

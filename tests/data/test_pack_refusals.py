@@ -100,7 +100,7 @@ def test_images_in_a_folder_beside_the_table_are_found(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_by_the_folder_that_was_asked_for(
     function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: Any) -> None:
+    def full(*given: Any, **_: Any) -> None:
         path = next(item for item in given if isinstance(item, Path))
         if function == "write_shard":
             raise UserError(f"{path}: cannot be written (No space left on device)")
