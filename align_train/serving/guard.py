@@ -45,7 +45,7 @@ class _Gone(Exception):
 
 
 class Guard:
-    """ASGI middleware, the outermost one."""
+    """ASGI middleware, outside of all but the answer to a defect."""
 
     def __init__(
         self,
@@ -92,10 +92,13 @@ class Guard:
         except _Gone:
             # Nobody is left to take an answer.
             pass
-        except TimeoutError:
+        except Exception as error:
             # uvicorn closes a connection whose answer is not complete.
-            if not answer.given_up:
-                raise
+            if isinstance(error, TimeoutError) and answer.given_up:
+                return
+            # Starlette answers a defect outside of this class, so its status is not seen here.
+            answer.status = answer.status or 500
+            raise
         finally:
             if answer.status:
                 path = scope["path"]

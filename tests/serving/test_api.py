@@ -294,6 +294,16 @@ def test_who_goes_away_leaves_nothing(client: httpx.Client) -> None:
     assert threading.active_count() <= before + 8
 
 
+def test_a_defect_is_counted_as_500(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service({"run": model})
+    with serving(service) as client:
+        monkeypatch.setattr(service, "similarity", None)
+        question = {"images": [GOOD], "texts": ["a"]}
+        assert client.post("/similarity", json=question).status_code == 500
+        figures = client.get("/metrics").text
+    assert 'align_requests_total{path="/similarity",status="500"} 1.0' in figures
+
+
 def test_a_token_is_asked_for_and_never_shown(
     model: TrainedModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
