@@ -240,7 +240,9 @@ class StepPlanner:
         exposed = sent_in_step(needs, loss, self.counted.model.statistics) - needs.sent
 
         # A strategy that shards the optimizer's state has a share of its work.
-        share = needs.optimizer / max(self.counted.optimizer.state, 1)
+        state = self.counted.optimizer.state
+        # Without a state (SGD without momentum) nothing tells the share: the plan counts all of it.
+        share = needs.optimizer / state if state else 1.0
         optimizer = work_of(self.counted.optimizer.operators, hardware, bf16=False)
         return step_seconds(
             forward=work_of(chunk.forward_operators, hardware, bf16=bf16, compiled=self.compiled),
