@@ -11,6 +11,7 @@ which are its forked children, live on for a while; and it must hold across the 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import os
@@ -28,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 # Seconds between two attempts to take a lock.
 _POLL = 0.2
@@ -48,6 +49,18 @@ def is_missing_path(name: str) -> bool:
         return False
     lies_here = "/" in name and path.parent.is_dir()
     return lies_here or name.count("/") > 1 or name.startswith((".", "/", "~"))
+
+
+def nearest_path(path: str | Path) -> str:
+    """`, did you mean …?` if a file beside has nearly the name of a missing one, or nothing."""
+    missing = Path(path)
+    try:
+        names = os.listdir(missing.expanduser().parent)
+    except OSError:
+        return ""
+    # 0.75: a folder of runs has similar names, and a wrong proposal is worse than none.
+    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.75)
+    return f", did you mean {shown(str(missing.with_name(close[0])))}?" if close else ""
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from align_train.config.command_schema import (
 from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError, shown
-from align_train.files import check_writable
+from align_train.files import check_writable, nearest_path
 from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS, refuse_absent_collection
 from align_train.run.folder import RunFolder
@@ -222,7 +222,7 @@ def _look_for_images(settings: EmbedSettings) -> None:
     if images is not None:
         folder = Path(images).expanduser()
         if not folder.is_dir():
-            what = "a file" if folder.exists() else "no such folder"
+            what = "a file" if folder.exists() else f"no such folder{nearest_path(images)}"
             raise UserError(f"images={shown(images)}: {what}; expected a folder with images")
         return
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from align_train.config.schema import Node, TrainSettings
 from align_train.errors import UserError
-from align_train.files import is_missing_path
+from align_train.files import is_missing_path, nearest_path
 from align_train.index.scores import SCORES
 from align_train.pretrained import ANY_MODEL
 from align_train.run.folder import checkpoint_at
@@ -32,12 +32,16 @@ def look_for_model(path: str, key: str = "model") -> None:
     folder = Path(path).expanduser()
     # The hub has names without an owner, too, but no ALIGN among them.
     if is_missing_path(path) or ("/" not in path and not folder.exists()):
-        raise UserError(f"{key}={path}: no such folder; expected {ANY_MODEL}")
+        near = nearest_path(path)
+        raise UserError(f"{key}={path}: no such folder{near}; expected {ANY_MODEL}")
     if folder.exists() and not folder.is_dir() and checkpoint_at(folder) is None:
         raise UserError(f"{key}={path}: a file; expected {ANY_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
+        # Shards and runs have like names, so that they are easily taken for each other.
+        instead = " but shards" if any(folder.glob("*.tar")) else ""
         raise UserError(
-            f"{key}={path}: neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}"
+            f"{key}={path}: neither {' nor '.join(_MODEL_FILES)} there{instead}; "
+            f"expected {ANY_MODEL}"
         )
 
 
@@ -64,7 +68,8 @@ def look_for_models_of(settings: TrainSettings, *, begun: bool) -> None:
         for key, path in _of_towers(settings):
             if is_missing_path(path):
                 raise UserError(
-                    f"{key}={path}: no such file or folder; expected trained weights, or their name"
+                    f"{key}={path}: no such file or folder{nearest_path(path)}; "
+                    f"expected trained weights, or their name"
                 )
 
     embeddings = settings.distillation.embeddings

@@ -7,6 +7,7 @@ Then each component is checked against its class, and rules ask the classes for 
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align_train.config.components import build, check_component, find_target, has_true
@@ -18,7 +19,7 @@ from align_train.config.numbers import check_numbers
 from align_train.config.optimizer import check_optimizer
 from align_train.config.rates import check_rates
 from align_train.config.schedule import check_schedule
-from align_train.config.schema import LENGTHS, PRECISIONS, TrainSettings
+from align_train.config.schema import LENGTHS, PRECISIONS, Node, TrainSettings
 from align_train.config.split import check_split
 from align_train.config.tuning import check_tuning
 from align_train.errors import UserError, shown
@@ -46,9 +47,7 @@ _OF_RUN = ("seed", "batch_size")
 
 _OF_TEXTS = "align_train.model.DualEncoder"
 
-_NO_TOKENIZER = (
-    "data.tokenizer is not set; give data.tokenizer=…, a folder with tokenizer.json or a hub name"
-)
+_NO_TOKENIZER = "data.tokenizer is not set; give data.tokenizer="
 
 _LONG = 1e9  # seconds; a larger number is a mistake
 
@@ -249,7 +248,16 @@ def _check_vocabulary(settings: TrainSettings) -> None:
     texts = settings.model.get("_target_") == _OF_TEXTS
     data = settings.data
     if texts and data.get("classes") is None and data.get("tokenizer") is None:
-        raise UserError(_NO_TOKENIZER)
+        raise UserError(_NO_TOKENIZER + _tokenizer_to_give(data))
+
+
+def _tokenizer_to_give(data: Node) -> str:
+    """The tokenizer beside the shards, which `data.pack` makes; else the kinds that there are."""
+    shards = Path(str(data.get("shards")))
+    for folder in (shards, shards.parent):
+        if (folder / "tokenizer" / "tokenizer.json").is_file():
+            return f"{shown(str(folder / 'tokenizer'))}, which lies beside the shards"
+    return "…, a folder with tokenizer.json or a hub name"
 
 
 def _check_task(settings: TrainSettings) -> None:
@@ -275,7 +283,7 @@ def _check_task(settings: TrainSettings) -> None:
             f"these go together; experiment=linear_probe sets all but the last"
         )
     if classes is None and tokenizer is None:
-        raise UserError(_NO_TOKENIZER)
+        raise UserError(_NO_TOKENIZER + _tokenizer_to_give(settings.data))
 
 
 def _check_bias(settings: TrainSettings) -> None:

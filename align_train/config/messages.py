@@ -201,8 +201,36 @@ def no_such_setting(key: str) -> str:
     return f"{key}: no such setting{_nearest(key)}; `--cfg job` shows all settings"
 
 
+def _in_choice(key: str) -> str | None:
+    """The setting of a key that has the choice's name in it: eval.knn_folders.k is eval.knn.k."""
+    group, _, rest = key.partition(".")
+    choice, _, name = rest.partition(".")
+    file = conf_dir() / group / f"{choice}.yaml"
+    if not name or not file.is_file():
+        return None
+
+    # A file of an evaluator or a logger has a name of its own above its settings.
+    node = plain_node(OmegaConf.load(file))
+    if _has(node, name):
+        return f"{group}.{name}"
+    for top, inner in node.items():
+        if _has(inner, name):
+            return f"{group}.{top}.{name}"
+    return None
+
+
+def _has(node: object, name: str) -> bool:
+    for word in name.split("."):
+        if not isinstance(node, dict) or word not in node:
+            return False
+        node = node[word]
+    return True
+
+
 def _nearest(key: str) -> str:
     """`, did you mean …?` for a misspelt key of the root or of a group's files, or nothing."""
+    if (within := _in_choice(key)) is not None:
+        return f", did you mean {within}?"
     parent, _, last = key.rpartition(".")
     # A setting of the root in the wrong place, e.g. trainer.chunk_size.
     if parent and last in set(_names_in_schemas("")):

@@ -66,7 +66,7 @@ def parse_templates(templates: Sequence[str], setting: str) -> list[str]:
     for template in templates:
         if not _has_one_place(template):
             raise UserError(
-                f"eval: {setting}: {template!r} has no {{}}, once, for the class; "
+                f"eval: {setting}: {template!r}: expected {{}} once, in place of the class; "
                 f"e.g. 'a photo of a {{}}'"
             )
     # `{c}` may come several times; `str.format` needs the number for that.

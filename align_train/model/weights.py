@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from align_train.errors import UserError, one_line
-from align_train.files import is_missing_path
+from align_train.files import is_missing_path, nearest_path
 
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
@@ -43,7 +43,7 @@ def find(path: str, *, wanted: str, weights: bool = True) -> Path:
     if local.exists():
         return local
     if is_missing_path(path):
-        raise UserError(f"{path}: no such folder; expected {wanted}")
+        raise UserError(f"{path}: no such folder{nearest_path(path)}; expected {wanted}")
 
     from huggingface_hub import snapshot_download  # only if the hub is asked
 

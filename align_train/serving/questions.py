@@ -202,11 +202,14 @@ def first_error(errors: Sequence[Any]) -> str:
         errors: As `RequestValidationError.errors()` gives them, at least one.
     """
     error = errors[0]
+    # pydantic's own line, "Extra inputs are not permitted", leaves open what to do.
+    unknown = error["type"] == "extra_forbidden"
     words = error["loc"][1:]  # the first is `body`
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in words)
     found = error.get("input")
     # Only plain values: for a missing field pydantic gives the whole object around it.
-    shows = isinstance(found, str | int | float) and error["type"] != "missing"
+    shows = isinstance(found, str | int | float) and error["type"] != "missing" and not unknown
     suffix = f"; found {shown(found, 40)}" if shows else ""
-    reason = shown(error["msg"].removeprefix("Value error, "), 120)
+    own = "no such key; /docs lists all" if unknown else error["msg"]
+    reason = shown(own.removeprefix("Value error, "), 120)
     return f"{place.removeprefix('.') or 'the body'}: {reason}{suffix}"

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError
+from align_train.files import nearest_path
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.count import scan
@@ -134,7 +135,7 @@ def _find_tars(shards: str, key: str) -> Found:
     if not found.files:
         # Whatever was left out may be the reason.
         found.left_out.say(shards)
-        what = "no such manifest, folder or shard"
+        what = f"no such manifest, folder or shard{nearest_path(path_of(shards))}"
         if os.path.isdir(path_of(shards)):
             what = f"the folder holds neither {MANIFEST_NAME} nor *.tar"
         raise UserError(f"{key}={shards}: {what}; {HOW_TO_PREPARE}")

@@ -18,7 +18,10 @@ from .settings import PackSettings
 _ENDINGS = (*DELIMITED_ENDINGS, *COLUMNAR_ENDINGS, *JSON_ENDINGS)
 _MOST_OPENED = 20  # files that may be a table
 
-_NO_TABLE = "texts are .txt files beside the images; text=[folder] takes the folders' names"
+_NO_TABLE = (
+    "texts are .txt files beside the images; text=[folder] takes the folders' names; "
+    "a search needs no texts: align-train embed images=FOLDER"
+)
 
 
 def refuse_shards(folder: Path, found: Found) -> None:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from align_train.errors import UserError, one_line, shown
+from align_train.files import nearest_path
 from align_train.shards.find import Found, find_files, path_of
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
@@ -162,7 +163,8 @@ def _files_of(path: Path, left_out: LeftOut) -> Sequence[Path]:
     left_out.update(found.left_out)
     if not found.files:
         raise UserError(
-            f"source={path}: no such folder or table ({', '.join(_endings())}, or other text)"
+            f"source={path}: no such folder or table{nearest_path(path)} "
+            f"({', '.join(_endings())}, or other text)"
         )
     return found.files
 

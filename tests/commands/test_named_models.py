@@ -22,6 +22,8 @@ ABSENT = {
     "initial_weights=nowhere": "no such folder; expected a run's folder",
     "distillation.model=/nowhere": "no such folder; expected a run's folder",
     "distillation.model=torn": "neither config.yaml nor config.json there",
+    "distillation.model=ton": "no such folder, did you mean torn?; expected a run's folder",
+    "distillation.model=shards": "neither config.yaml nor config.json there but shards; expected",
     "distillation.embeddings=torn": "no scores.json there; make it with align-train score",
     "model=huggingface model.path=/nowhere": "no such folder; expected a run's folder",
     "model=classifier model.path=~/nowhere": "no such folder; expected a run's folder",
@@ -35,6 +37,8 @@ ABSENT = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("torn").mkdir()
+    Path("shards").mkdir()
+    Path("shards", "0.tar").touch()
 
 
 @pytest.mark.parametrize("line", ABSENT)

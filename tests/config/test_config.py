@@ -32,6 +32,7 @@ from align_train.config.compose import (
     register,
     unresolved_training,
 )
+from align_train.config.messages import no_such_setting
 from align_train.config.schema import TrainSettings
 from align_train.config.serve_schema import ServeSettings
 from align_train.errors import UserError
@@ -491,6 +492,7 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, demo: Path) -> None:
         ("__main__", "data=webdataset data.shards=no data.tokenizer=x", "data.shards=no: no such"),
         ("__main__", "data=webdataset data.shards=x.tar data.tokenizer=./no", "tokenizer=./no: no"),
         ("__main__", "data=webdataset data.shards=x.tar", "data.tokenizer is not set"),
+        ("__main__", "data=webdataset data.shards=made/0.tar", "=made/tokenizer, which lies"),
         ("evaluate", "model=./no", "./no: no such folder"),
         ("show", "name=no step=1", "name=no: no run"),
         ("export", "model=./no to=x", "./no: no such folder"),
@@ -508,6 +510,9 @@ def test_what_is_not_there_is_said_before_torch_is_imported(
     module: str, arguments: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "x.tar").touch()
+    (tmp_path / "made" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "made" / "0.tar").touch()
+    (tmp_path / "made" / "tokenizer" / "tokenizer.json").touch()
     code = (
         "import sys\n"
         f"from align_train.{module} import main\n"
@@ -537,6 +542,18 @@ def test_a_command_that_is_offered_evaluators_can_compose_the_defaults_of_traini
     register("evaluate", EvaluateSettings, groups=["eval"])
     assert compose_training() == before
     assert compose_command("evaluate", EvaluateSettings, "model=none", "eval=pairs").eval
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("optimizer.lamb.lr", "optimizer.lr"),
+        ("eval.knn_folders.train.path", "eval.knn.train.path"),
+        ("logger.offline", "logger.wandb.offline"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_shown_the_right_one(key: str, meant: str) -> None:
+    assert f"{key}: no such setting, did you mean {meant}?" in no_such_setting(key)
 
 
 @pytest.mark.parametrize(

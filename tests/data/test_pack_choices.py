@@ -106,7 +106,7 @@ def test_a_table_beside_images_is_named_if_they_have_no_texts(
         pack.run(pack_settings(source, tmp_path / "packed"))
     line = str(error.value)
     if words is None:
-        assert line.endswith("text=[folder] takes the folders' names")
+        assert line.endswith("a search needs no texts: align-train embed images=FOLDER")
     else:
         assert line.endswith(f"looks like a table: give {words.format(source, source)}")
 

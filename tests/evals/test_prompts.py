@@ -27,10 +27,10 @@ def test_prompts_and_classes_of_imagenet_are_built_in() -> None:
     ("templates", "words"),
     [
         ("nowhere.txt", "No such file.*or one of imagenet, "),
-        (["a photo"], "'a photo' has no {}"),
-        (["{} }"], "has no {}"),
-        (["{} {}"], "has no {}, once"),
-        (["{c} {}"], "has no {}"),
+        (["a photo"], "'a photo': expected {} once"),
+        (["{} }"], "expected {} once"),
+        (["{} {}"], "expected {} once"),
+        (["{c} {}"], "expected {} once"),
         ([], "no prompts"),
     ],
 )

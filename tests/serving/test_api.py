@@ -121,7 +121,7 @@ HOSTILE = {
     "keys": (b"{%s}" % b",".join(b'"k%d":1' % n for n in range(99_999)), 422, "99,999 keys"),
     "digits": (b"9" * 10_000, 400, "the body is no JSON"),
     "misspelt": ({"imgs": [GOOD]}, 422, "images: Field required"),
-    "unknown key": ({"images": [GOOD], "labels": ["a"], "path": "/etc"}, 422, "path: Extra inputs"),
+    "unknown key": ({"images": [GOOD], "labels": ["a"], "path": "/etc"}, 422, "path: no such key"),
     "a number": ({"images": [GOOD, 5], "labels": ["a"]}, 422, "images[1]: "),
     "no base64": ({"images": [GOOD, "/etc/passwd"], "labels": ["a"]}, 422, "images[1]: /etc"),
     "a URL": ({"images": ["http://x/y.png"], "labels": ["a"]}, 422, "images[0]: http"),
@@ -521,7 +521,7 @@ def test_hits_are_shown_by_index_alone(
         ({"text": "red", "text_weight": "2"}, "text_weight: "),
         ({"text": "x" * 2001}, "text: 2001 characters"),
         ({"image": "/etc/passwd"}, "image: /etc/passwd: not base64"),
-        ({"text": "red", "index": "/etc"}, "index: Extra inputs"),
+        ({"text": "red", "index": "/etc"}, "index: no such key"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line(
