@@ -65,7 +65,7 @@ def run(settings: VocabularySettings) -> None:
     passes = iter(labels if settings.kind == "wordpiece" else labels[1:])
     with whole(to) as aside:
         train_vocabulary(
-            lambda: _batches(settings, label=next(passes), some=some),
+            lambda: _batches(settings, label=next(passes), some=some.anew()),
             kind=settings.kind,
             size=settings.size,
             folder=aside,
@@ -120,9 +120,14 @@ class _Some:
     """Keeps some of many texts, as many from each part of them: one in every so many."""
 
     def __init__(self) -> None:
+        self.anew()
+
+    def anew(self) -> _Some:
+        """Forgets all texts, before the next pass through them."""
         self.texts: list[str] = []
         self._every = 1
         self._seen = 0
+        return self
 
     def offer(self, texts: Sequence[str]) -> None:
         """Looks at the next texts."""

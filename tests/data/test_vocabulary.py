@@ -193,3 +193,11 @@ def test_bad_settings_are_named_and_nothing_is_written(
     with pytest.raises(UserError, match=re.escape(told)):
         run_vocabulary(settings)
     assert not Path("out").exists() and not list(Path().glob(".out*"))
+
+
+def test_the_report_counts_each_text_once(tmp_path: Path) -> None:
+    (tmp_path / "texts.tsv").write_text("text\na red car\na blue bike\n")
+    for kind in ("wordpiece", "unigram"):
+        words = ["source=texts.tsv", "text=[text]", f"to={kind}", f"kind={kind}", "size=60"]
+        out = run(*words, cwd=tmp_path, module="data.vocabulary").stdout
+        assert "of 2 texts" in out
