@@ -84,7 +84,11 @@ def _check_norm_group(settings: TrainSettings) -> None:
         return
 
     # Fewer processes leave the recipe as it is, so they come first.
-    fixes = [f"norm_group={_largest_divisor(pairs, group)}"]
+    smaller = _largest_divisor(pairs, group)
+    chunk = _nearest_chunk(settings, smaller)
+    fixes = [f"norm_group={smaller}{f' chunk_size={chunk}' if chunk else ''}"]
+    if near := pairs // group * group:
+        fixes.append(f"batch_size={near * settings.trainer.processes}")
     if settings.batch_size % group == 0:
         most = _largest_divisor(settings.batch_size // group, settings.trainer.processes)
         fixes.insert(0, _count_processes(most))
@@ -98,18 +102,27 @@ def _check_chunk(settings: TrainSettings) -> None:
     """Each process must have whole chunks, and each chunk whole norm groups."""
     chunk = settings.chunk_size
     group = settings.norm_group or 1
-    pairs = settings.batch_size // settings.trainer.processes
-    if chunk == "auto" or (pairs % chunk == 0 and chunk % group == 0):
+    if chunk == "auto" or _nearest_chunk(settings, group) is None:
         return
 
-    # One whole norm group at least, even if the chunk that was asked for is smaller.
-    nearest = group * _largest_divisor(pairs // group, max(chunk // group, 1))
+    nearest = _nearest_chunk(settings, group)
+    assert nearest is not None
     which = "nearest smaller" if nearest < chunk else "smallest"
     multiple = f"a multiple of norm_group={group} that divides" if group > 1 else "a divisor of"
     raise UserError(
         f"chunk_size={chunk}: expected {multiple} {_spell_share(settings)}; "
         f"the {which}: {nearest}; or take chunk_size=auto"
     )
+
+
+def _nearest_chunk(settings: TrainSettings, group: int) -> int | None:
+    """The chunk to take with norm groups of this size; None: the one that is set fits."""
+    chunk = settings.chunk_size
+    pairs = settings.batch_size // settings.trainer.processes
+    if chunk == "auto" or (pairs % chunk == 0 and chunk % group == 0):
+        return None
+    # One whole norm group at least, even if the chunk that was asked for is smaller.
+    return group * _largest_divisor(pairs // group, max(chunk // group, 1))
 
 
 def _check_lanes(settings: TrainSettings) -> None:

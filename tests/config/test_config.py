@@ -213,11 +213,15 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
     ("overrides", "words"),
     [
         (["batch_size=100", "trainer.devices=3"], "batch_size=100 .* 3 processes .* 99 or 102"),
-        (["norm_group=48"], "norm_group=48 does not divide batch_size=128.*; take norm_group=32$"),
+        (
+            ["norm_group=48"],
+            "norm_group=48 does not divide batch_size=128.*; take norm_group=32 or batch",
+        ),
+        (["batch_size=32"], "batch_size=32, .*; take norm_group=32 chunk_size=32$"),
         (
             ["trainer.devices=4"],
             "norm_group=64 does not divide the 32 pairs of each of 4 processes "
-            ".*; take 2 processes or norm_group=32$",
+            ".*; take 2 processes or norm_group=32 chunk_size=32$",
         ),
         (["norm_group=0"], "norm_group=0: expected at least 1"),
         (
