@@ -86,9 +86,9 @@ def main(pairs: int, size: int, recompute: bool, file: Path) -> None:
     optimizer.step()
 
     batch = random_batch(model, pairs)
-    # In evaluation mode: two pairs are no norm group.
+    # In evaluation mode, so that the statistics stay as they are.
     model.eval()
-    backward(towers, random_batch(model, 2), 2, recompute=recompute)
+    backward(towers, random_batch(model, size), size, recompute=recompute)
     model.train()
     optimizer.zero_grad()
 
