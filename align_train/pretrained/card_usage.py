@@ -9,13 +9,19 @@ from align_train.pretrained.pretrained import Pretrained
 Reader = Literal["transformers", "align_train", "onnxruntime"]
 """The library that loads an exported folder."""
 
+# The runs lay transparent parts on white, see `stream/upright.py`; `convert("RGB")` alone would
+# show whatever colour is hidden beneath them.
+_IMAGE = """image = Image.open("image.jpg").convert("RGBA")
+rgb = Image.new("RGB", image.size, "white")  # transparent parts become white
+rgb.paste(image, mask=image.getchannel("A"))"""
+
 _WITH_TRANSFORMERS = """from PIL import Image
 from transformers import AlignModel, AlignProcessor
 
 model, processor = AlignModel.from_pretrained("{name}"), AlignProcessor.from_pretrained("{name}")
 labels = ["a photo of a cat", "a photo of a dog"]
-image = Image.open("image.jpg")
-inputs = processor(images=image, text=labels, truncation=True, return_tensors="pt")
+{image}
+inputs = processor(images=rgb, text=labels, truncation=True, return_tensors="pt")
 print(model(**inputs).logits_per_image.softmax(dim=1))"""
 
 _WITH_US = """import align_train
@@ -39,10 +45,10 @@ from PIL import Image
 folder = Path({folder})
 about = json.loads((folder / "onnx_model.json").read_text(encoding="utf-8"))
 
-image = Image.open("image.jpg").convert("RGB")
+{image}
 {resize}
-left, top = ((side - {size}) // 2 for side in image.size)
-pixels = np.asarray(image.crop((left, top, left + {size}, top + {size})), np.float32) / 255
+left, top = ((side - {size}) // 2 for side in rgb.size)
+pixels = np.asarray(rgb.crop((left, top, left + {size}, top + {size})), np.float32) / 255
 pixels = (pixels - np.float32(about["images"]["mean"])) / np.float32(about["images"]["std"])
 pixel_values = pixels.transpose(2, 0, 1)[None]
 images = ort.InferenceSession(folder / "image_tower.onnx")
@@ -85,18 +91,18 @@ def usage(pretrained: Pretrained, name: str, reader: Reader) -> str:
     if pretrained.is_classifier:
         return _OF_CLASSES.format(name=name)
     template = _WITH_TRANSFORMERS if reader == "transformers" else _WITH_US
-    return template.format(name=name)
+    return template.format(name=name, image=_IMAGE)
 
 
 def _onnx(pretrained: Pretrained, name: str) -> str:
     views = pretrained.views()
     how = f"Image.Resampling.{views.interpolation.upper()}"
     side = views.resize_size
-    resize = f"image = image.resize(({side}, {side}), {how})"
+    resize = f"rgb = rgb.resize(({side}, {side}), {how})"
     # Both other ways of resizing bring the shorter side to that length.
     if views.resize != "squash":
-        sides = f"[side * {side} // min(image.size) for side in image.size]"
-        resize = f"image = image.resize({sides}, {how})"
+        sides = f"[side * {side} // min(rgb.size) for side in rgb.size]"
+        resize = f"rgb = rgb.resize({sides}, {how})"
 
     # A name on the hub is fetched first: onnxruntime knows files only.
     imports = [] if "/" not in name else ["from huggingface_hub import snapshot_download"]
@@ -107,6 +113,7 @@ def _onnx(pretrained: Pretrained, name: str) -> str:
     begin = _ONNX_IMAGES.format(
         imports="".join(f"{line}\n" for line in imports),
         folder=folder,
+        image=_IMAGE,
         resize=resize,
         size=views.image_size,
     )

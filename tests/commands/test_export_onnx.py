@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -29,7 +30,6 @@ from align_train.model.image_tower import TimmTower
 from align_train.pretrained.open import open_pretrained
 from tests.support.clip_folders import make_clip, make_siglip
 from tests.support.commands import UNEVALUATED, made_once, run
-from tests.support.images import plain_image
 from tests.support.text_encoders import KINDS, make_encoder
 
 
@@ -113,8 +113,8 @@ def card_code(folder: Path) -> str:
 
 
 def run_card(folder: Path) -> str:
-    """Runs a card's code beside its folder, without torch and without us."""
-    (folder.parent / "image.jpg").write_bytes(plain_image((200, 30, 30)))
+    """Runs a card's code beside its folder, on a transparent image, without torch and us."""
+    Image.new("RGBA", (24, 24), (200, 30, 30, 90)).save(folder.parent / "image.jpg", "PNG")
     code = (
         f"{card_code(folder)}\nimport sys\nassert not {{'torch', 'align_train'}} & set(sys.modules)"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,24 @@ def test_an_exported_run_works_in_transformers_alone(tmp_path: Path, trained: Pa
         torch.testing.assert_close(ours, torch.tensor(theirs["logits"]), atol=1e-4, rtol=0)
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "held_out/loss" in card and "AlignModel.from_pretrained" in card and "identity" in card
+
+
+@pytest.mark.long
+def test_the_cards_lines_lay_transparent_images_on_white(tmp_path: Path, trained: Path) -> None:
+    run(f"model={trained}", "to=exported", cwd=tmp_path, module="align_train.export")
+    Image.new("RGBA", (60, 50), (200, 30, 30, 90)).save(tmp_path / "image.jpg", "PNG")
+    found = re.search(
+        r"```python\n(.*?)```", (tmp_path / "exported" / "README.md").read_text(), re.DOTALL
+    )
+    assert found is not None
+    done = subprocess.run(
+        [sys.executable, "-c", found[1]], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    printed = [float(number) for number in re.findall(r"\d\.[\d.e-]*", done.stdout)]
+    labels = ["a photo of a cat", "a photo of a dog"]
+    model = align_train.load(str(trained))
+    wanted = model.similarity([tmp_path / "image.jpg"], labels).softmax(dim=1)
+    assert printed == pytest.approx(wanted[0].tolist(), abs=1e-3)
 
 
 @pytest.mark.long
