@@ -105,8 +105,8 @@ def _embed_shards(given: EmbedSettings, folder: Path, watchdog: Watchdog) -> Non
         print(
             f"{collection.path}: {counted(len(collection), 'image')}, "
             f"{done} of {counted(total, 'shard')} done, "
-            f"{settings.dim} numbers each in {settings.precision}; "
-            f"{bad if bad.total() else f'0 {_BAD}'}",
+            f"{settings.dim} numbers each in {settings.precision}"
+            f"{f'; {bad}' if bad.total() else ''}",
             flush=True,
         )
 

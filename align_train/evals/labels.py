@@ -60,7 +60,8 @@ def labels_of(about: Sequence[tuple[list[str], Record]], field: str | None) -> l
         fields = ", ".join(record) or "no fields"
         raise UserError(
             f"eval: label={field}: {labels.count(None)} of {len(labels)} images have no such field "
-            f"(the first has {fields}); give label=…, or null if the text is the label"
+            f"(the first has {fields}); set the evaluator's label, as in eval.knn.label=…; null: "
+            f"the text is the label"
         )
     return labels
 

@@ -98,7 +98,7 @@ class MultiLabel(Evaluator):
         with path.open("w", newline="", encoding="utf-8") as file:
             # By itself the csv module would end lines with a carriage return.
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("class", "pictures", "average_precision"))
+            writer.writerow(("class", "images", "average_precision"))
             rows = zip(self.classes, self.images_of_class, self.precisions, strict=True)
             for class_name, images, precision in rows:
                 writer.writerow((class_name, images, f"{precision:.4f}"))

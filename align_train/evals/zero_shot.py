@@ -285,7 +285,7 @@ class ZeroShot(Evaluator):
 
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("class", "pictures", "top1", "most_often_taken_for"))
+            writer.writerow(("class", "images", "top1", "most_often_taken_for"))
             for index, class_name in enumerate(names):
                 most = int(mistakes[index].argmax())
                 taken = names[most] if mistakes[index, most] else ""

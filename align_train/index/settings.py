@@ -93,8 +93,15 @@ def refuse_absent_collection(path: Path) -> None:
     Raises:
         UserError: It has no `collection.json`.
     """
-    if not (path / SETTINGS_NAME).is_file():
+    if (path / SETTINGS_NAME).is_file():
+        return
+    # Nobody can embed into the folder of a model, so the usual advice would lead nowhere.
+    if (path / "config.yaml").is_file():
         raise UserError(
-            f"{path}: no {SETTINGS_NAME} there; make it with "
-            f"align-train embed model=… shards=… to={path}"
+            f"{path}: a model's folder; expected a collection, which "
+            f"align-train embed model={path} shards=… to=… makes"
         )
+    raise UserError(
+        f"{path}: no {SETTINGS_NAME} there; make it with "
+        f"align-train embed model=… shards=… to={path}"
+    )

@@ -143,8 +143,8 @@ def _of_encoder(node: Node, model: Node, data: Node) -> Node:
         # As above: a new run says so when it builds the tower. Without its tokens there is none.
         if data.get("tokenizer") is None and data.get("classes") is None:
             raise UserError(
-                f"model.text_tower.name={error}; a run that goes on needs its tokenizer alone: set "
-                f"data.tokenizer to the folder tokenizer in the run's own"
+                f"model.text_tower.name={error}; a run that goes on needs its tokenizer alone: "
+                f"give data.tokenizer=outputs/NAME/tokenizer"
             ) from None
         return {}
 

@@ -56,8 +56,8 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "short_side": "the shorter side above {:g} pixels",
     "aspect_ratio": "the longer side below {:g} times the shorter",
     "nsfw": "a score of at most {:g}",
-    "texts_per_image": "a picture with at most {:,} texts",
-    "images_per_text": "a text with at most {:,} pictures",
+    "texts_per_image": "an image with at most {:,} texts",
+    "images_per_text": "a text with at most {:,} images",
     "rare_tokens": "only unigrams and bigrams among the {:,} most frequent",
 }
 
@@ -119,7 +119,7 @@ def described(name: str, rules: Rules) -> str:
 
     if name == "near_duplicates":
         near = rules.near_duplicates
-        return f"more than {near.distance} bits from every picture of {near.of}"
+        return f"more than {near.distance} bits from every image of {near.of}"
 
     if name == UIDS:
         return f"a uid that is listed in {rules.uids.of}"

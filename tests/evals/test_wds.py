@@ -215,5 +215,7 @@ def test_a_list_that_names_no_sets_is_refused(sets: Any, words: str) -> None:
 def test_a_prompt_without_a_place_for_the_class_names_its_set(tmp_path: Path) -> None:
     folder = classification(tmp_path / "wds_x", [0, 1], templates=["a photo of {d}"])
     evaluator = WdsEvaluator(data=WdsSet(folder=str(folder)))
-    with pytest.raises(UserError, match=r"prompts of .*wds_x: 'a photo of \{d\}' has no \{\}"):
+    with pytest.raises(
+        UserError, match=r"prompts of .*wds_x: 'a photo of \{d\}': expected \{\} once"
+    ):
         evaluator.check(OF.images_of)
