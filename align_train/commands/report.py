@@ -3,8 +3,8 @@
 A run writes its own at its end; `python -m align_train.report` does so at any time, of whatever is
 there. The file opens offline.
 
-Price: 0.6 s of CPU time for the demo; most of it goes to composing the defaults and to making the
-images smaller. `docs/report.md` has more figures.
+Price: under a second of CPU time for the demo; most of it goes to composing the defaults and to
+making the images smaller.
 """
 
 from __future__ import annotations
