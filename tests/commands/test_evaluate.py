@@ -199,12 +199,12 @@ def test_many_evaluators_of_one_run(trained: Path, folders: Path, tmp_path: Path
     assert found["knn/images"] == found["linear_probe/images"] == 64  # the held-out pairs
     with (tmp_path / "found" / "zero_shot_classes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["class"], row["pictures"]) for row in rows] == [
+    assert [(row["class"], row["images"]) for row in rows] == [
         ("orange square", "1"),
         ("red circle", "2"),
         ("yellow triangle", "3"),
     ]
-    assert sum(int(row["pictures"]) * float(row["top1"]) for row in rows) == pytest.approx(
+    assert sum(int(row["images"]) * float(row["top1"]) for row in rows) == pytest.approx(
         6 * found["zero_shot/top1"], abs=1e-3
     )
     assert (tmp_path / "found" / "zero_shot_confusion.png").is_file()

@@ -77,7 +77,7 @@ def test_settings_of_an_encoder_are_spelled_out(tmp_path: Path) -> None:
     run_folder = RunFolder(tmp_path)
     run_folder.config.write_text(to_yaml(settings))
     shutil.rmtree(folder)
-    told = r"^model\.text_tower\.name=/.*: no such folder; .* its tokenizer alone: set data\.tokeni"
+    told = r"^model\.text_tower\.name=/.*: no such folder; .* its tokenizer alone: give data\.toke"
     with pytest.raises(UserError, match=told):
         compose_training(*words, fill_in=explicit)
     later = compose_training(*words, f"data.tokenizer={folder}", fill_in=explicit)

@@ -300,7 +300,8 @@ def test_a_defect_is_counted_as_500(model: TrainedModel, monkeypatch: pytest.Mon
         monkeypatch.setattr(service, "similarity", None)
         question = {"images": [GOOD], "texts": ["a"]}
         assert client.post("/similarity", json=question).status_code == 500
-        figures = client.get("/metrics").text
+        # On a connection of its own: the server closes the other one after a defect.
+        figures = httpx.get(f"{client.base_url}/metrics").text
     assert 'align_requests_total{path="/similarity",status="500"} 1.0' in figures
 
 

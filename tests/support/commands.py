@@ -119,7 +119,9 @@ def data_module(shards: str | list[str], tokenizer: Path, **options: Any) -> Pai
 
 def launch_command(*, beginning: str) -> str:
     """The one command in docs/cluster.md that begins so."""
-    lines = (REPOSITORY / "docs" / "cluster.md").read_text().splitlines()
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    # A backslash at the end of a line continues it, as in the shell.
+    lines = [" ".join(line.split()) for line in page.replace("\\\n", " ").splitlines()]
     (found,) = [line for line in lines if line.startswith(beginning)]
     return found
 
