@@ -136,6 +136,7 @@ def test_a_linear_probe_and_then_the_whole_classifier(
         align_train.load_classifier(str(trained))
 
 
+@pytest.mark.long
 def test_from_a_folder_of_hugging_face(tmp_path: Path, small_align: Path, demo: Path) -> None:
     run(
         *recipe("finetune_classification", small_align, demo),

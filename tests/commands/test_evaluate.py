@@ -235,6 +235,7 @@ def test_what_is_found_of_a_finished_run_joins_its_last_row(trained: Path, tmp_p
     ]
 
 
+@pytest.mark.long
 def test_an_exported_folder_gives_the_table_of_its_run(
     trained: Path, demo: Path, tmp_path: Path
 ) -> None:

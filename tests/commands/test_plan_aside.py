@@ -84,7 +84,11 @@ def test_a_runs_random_numbers_are_the_same_with_a_plan() -> None:
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        (f"loss._target_={HERE}.Waiting", "goes on until a value changes"),
+        pytest.param(
+            f"loss._target_={HERE}.Waiting",
+            "goes on until a value changes",
+            marks=pytest.mark.long,
+        ),
         (f"strategy._target_={HERE}.Speechless", "strategy: it cannot be planned"),
     ],
 )

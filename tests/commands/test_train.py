@@ -335,7 +335,7 @@ def test_a_full_disk_ends_both_processes_in_one_line(
 
 @pytest.mark.parametrize(
     ("number", "devices"),
-    [pytest.param(signal.SIGINT, 1, marks=pytest.mark.long), (signal.SIGTERM, 2)],
+    [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.long)],
 )
 def test_a_signal_saves_and_says_so(
     number: signal.Signals, devices: int, tmp_path: Path, small_run: tuple[str, ...]

@@ -68,7 +68,7 @@ def test_composed_queries_find_more_than_their_parts(tmp_path: Path) -> None:
     assert found["recall@1"] == 1
     assert found["picture_alone/recall@1"] == 0
     assert 0 < found["text_alone/recall@1"] < 1
-    for on_rank in on_ranks(3, composed_on_ranks, str(file), folder=tmp_path / "ranks"):
+    for on_rank in on_ranks(2, composed_on_ranks, str(file), folder=tmp_path / "ranks"):
         assert on_rank == found
     with pytest.raises(UserError, match=r"attribute=size: .* has colour, shape"):
         search(str(file), "size", [])

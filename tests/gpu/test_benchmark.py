@@ -157,6 +157,7 @@ def test_parts_without_training_run_on_a_cpu(tmp_path: Path) -> None:
     assert measured_parts(tmp_path / "found") == {"machine": "ok", "loss": "ok"}
 
 
+@pytest.mark.long
 def test_the_settings_of_all_runs_on_a_gpu_are_right(tmp_path: Path) -> None:
     """No GPU is here: a misspelt key, or a batch that does not divide, would show only there."""
     options = Options(device="cuda", tiny=False, folder=tmp_path, log=tmp_path / "log")

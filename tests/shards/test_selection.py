@@ -75,6 +75,7 @@ def kept_keys(manifest: Path) -> set[str]:
     return keys
 
 
+@pytest.mark.long
 def test_images_near_those_of_evaluation_are_hashed_and_left_out(
     downloaded: Path, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_errors_of_a_block_are_not_swallowed() -> None:
         block(torch.zeros(4, 3))
 
 
+@pytest.mark.long
 def test_all_blocks_are_compiled_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
     """Not in evaluation, nor while chunk sizes are tried."""
     small = Small("aot_eager")
