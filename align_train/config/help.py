@@ -161,14 +161,13 @@ class Help:
         # `logger={}`: a choice without settings of its own.
         return [row for row in rows if row.value != "{}" or row.key not in self.chosen]
 
-    def choices(self) -> Iterator[tuple[str, str, str]]:
-        """Each group, choice, and for what the choice is."""
-        for group in self.chosen:
-            for name, file in files_of(group, self.folders).items():
-                comments = read_comments(file)
-                # Of models it takes more than a sentence to choose one: parameters, pixels, memory.
-                about = comments.purpose if group == "model" else first_sentence(comments.header)
-                yield group, name, _renamed(about)
+    def choices(self, group: str) -> Iterator[tuple[str, str]]:
+        """Each choice of a group, and for what it is."""
+        for name, file in files_of(group, self.folders).items():
+            comments = read_comments(file)
+            # Of models it takes more than a sentence to choose one: parameters, pixels, memory.
+            about = comments.purpose if group == "model" else first_sentence(comments.header)
+            yield name, _renamed(about)
 
     def text(self, doc: str, only: Sequence[str] = ()) -> str:
         """Spells the help.
@@ -203,10 +202,9 @@ class Help:
 
         for group in shown_groups:
             yield f"  {group}"
-            for of_group, name, about in self.choices():
-                if of_group == group:
-                    mark = "*" if name in self.chosen[group] else " "
-                    yield from _columns(f"  {mark} {name}", about, width, column=26)
+            for name, about in self.choices(group):
+                mark = "*" if name in self.chosen[group] else " "
+                yield from _columns(f"  {mark} {name}", about, width, column=26)
         if shown_groups:
             yield ""
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import yaml
 
+# The parser in C, ten times as fast, if PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 _PACKAGE = "@package"  # of Hydra: `# @package _global_` puts a group's file at the root
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!et al\.)\s+")
 
@@ -44,7 +47,7 @@ def read_comments(file: Path) -> Comments:
     # A user's own file may be broken; that must not cost the help of all other settings.
     try:
         text = file.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_LOADER)
     except (yaml.YAMLError, UnicodeDecodeError):
         return comments
 
