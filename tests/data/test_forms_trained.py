@@ -158,14 +158,9 @@ def _source(form: str, folder: Path) -> Iterator[tuple[list[str], dict[str, str]
         yield [word.format(url=server.url) for word in words], {}
 
 
-# One form trains in `make test` too: a split folder, chosen by `where`.
-EACH = [
-    form if form == "imagefolder, csv" else pytest.param(form, marks=pytest.mark.long)
-    for form in (*FORMS, *OTHERS)
-]
-
-
-@pytest.mark.parametrize("form", EACH)
+# In `make test` the command that `data.pack` prints trains, see test_pack_ends.
+@pytest.mark.long
+@pytest.mark.parametrize("form", [*FORMS, *OTHERS])
 def test_a_form_goes_from_its_file_to_a_trained_step(form: str, tmp_path: Path) -> None:
     with _source(form, tmp_path / "in") as (words, environment):
         out = run(

@@ -76,6 +76,7 @@ def _tried(data: bytes) -> None:
             raise ValueError("refused")
 
 
+@pytest.mark.long
 def test_hangs_deaths_memory_and_errors_are_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One mutant each, and the others are tried all the same."""
 

@@ -82,6 +82,7 @@ def test_a_batch_stays_as_it_is_while_the_next_one_is_made(workers: int, slots: 
 
 
 @pytest.mark.parametrize(("workers", "slots"), CASES)
+@pytest.mark.long
 def test_with_one_region_fewer_a_batch_is_overwritten_too_early(
     workers: int, slots: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
