@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import pwd
+import re
 import shutil
 import socket
 import stat
@@ -29,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable
 
 # Seconds between two attempts to take a lock.
 _POLL = 0.2
@@ -58,9 +59,16 @@ def nearest_path(path: str | Path) -> str:
         names = os.listdir(missing.expanduser().parent)
     except OSError:
         return ""
+    # Hidden files are leftovers, and a name with another number is another thing of the kind.
+    numberless = re.sub(r"\d+", "", missing.name)
+    names = [
+        name
+        for name in names
+        if not name.startswith(".") and re.sub(r"\d+", "", name) != numberless
+    ]
     # 0.75: a folder of runs has similar names, and a wrong proposal is worse than none.
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.75)
-    return f", did you mean {shown(str(missing.with_name(close[0])))}?" if close else ""
+    return f", did you mean {printable(str(missing.with_name(close[0])))}?" if close else ""
 
 
 @contextmanager

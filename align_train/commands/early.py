@@ -77,7 +77,7 @@ def look_before_training(settings: TrainSettings) -> None:
     if settings.data.get("_target_") == _OUR_DATA:
         _look_at_data(settings)
     look_for_models_of(settings, begun=finished_steps > 0)
-    # A dry run writes nothing, and may look at the settings of another machine.
+    # A dry run writes no folder of a run, and may look at the settings of another machine.
     if not settings.dry_run:
         check_writable(folder.config, "choose another name or output_dir")
     if settings.trainer.on_gpu and not settings.dry_run and surely_none():
@@ -108,6 +108,8 @@ def _look_at_data(settings: TrainSettings) -> None:
     data = settings.data
     # With `make` the run draws its shards and tokenizer itself, later.
     if data.get("make") is None:
+        if data.get("shards") is None:
+            raise UserError("data.shards is not set; give data.shards=…")
         refuse_absent(data["shards"], key="data.shards")
         if data.get("held_out") is not None:
             refuse_absent(data["held_out"], key="data.held_out")

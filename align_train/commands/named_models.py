@@ -37,11 +37,10 @@ def look_for_model(path: str, key: str = "model") -> None:
     if folder.exists() and not folder.is_dir() and checkpoint_at(folder) is None:
         raise UserError(f"{key}={path}: a file; expected {ANY_MODEL}")
     if folder.is_dir() and not any((folder / name).is_file() for name in _MODEL_FILES):
-        # Shards and runs have like names, so that they are easily taken for each other.
-        instead = " but shards" if any(folder.glob("*.tar")) else ""
+        # Shards and runs have similar names, so one is easily given for the other.
+        there = "shards, but " if any(folder.glob("*.tar")) else ""
         raise UserError(
-            f"{key}={path}: neither {' nor '.join(_MODEL_FILES)} there{instead}; "
-            f"expected {ANY_MODEL}"
+            f"{key}={path}: {there}neither {' nor '.join(_MODEL_FILES)} there; expected {ANY_MODEL}"
         )
 
 

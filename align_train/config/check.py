@@ -22,7 +22,7 @@ from align_train.config.schedule import check_schedule
 from align_train.config.schema import LENGTHS, PRECISIONS, Node, TrainSettings
 from align_train.config.split import check_split
 from align_train.config.tuning import check_tuning
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, printable, shown
 from align_train.shards.caption import is_unicode
 
 if TYPE_CHECKING:
@@ -253,10 +253,12 @@ def _check_vocabulary(settings: TrainSettings) -> None:
 
 def _tokenizer_to_give(data: Node) -> str:
     """The tokenizer beside the shards, which `data.pack` makes; else the kinds that there are."""
-    shards = Path(str(data.get("shards")))
+    given = data.get("shards")
+    first = given[0] if isinstance(given, list) and given else given
+    shards = Path(str(first)).expanduser()
     for folder in (shards, shards.parent):
         if (folder / "tokenizer" / "tokenizer.json").is_file():
-            return f"{shown(str(folder / 'tokenizer'))}, which lies beside the shards"
+            return f"{printable(str(folder / 'tokenizer'))}, which lies beside the shards"
     return "…, a folder with tokenizer.json or a hub name"
 
 

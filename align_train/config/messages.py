@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from align_train.cluster import launcher
 from align_train.cluster.ending import end, has_peers, say
 from align_train.cluster.interruption import catching
+from align_train.config.meanings import read_comments
 from align_train.config.plain import plain_node
 from align_train.config.schema import conf_dir
 from align_train.errors import Interrupted, UserError, one_line, shown
@@ -209,13 +210,13 @@ def _in_choice(key: str) -> str | None:
     if not name or not file.is_file():
         return None
 
-    # A file of an evaluator or a logger has a name of its own above its settings.
+    # Files that set several groups have their keys at the root. Those of evaluators and loggers
+    # have a name of their own above their settings.
     node = plain_node(OmegaConf.load(file))
-    if _has(node, name):
-        return f"{group}.{name}"
-    for top, inner in node.items():
+    root = "" if read_comments(file).is_global else f"{group}."
+    for at, inner in [(root, node), *((f"{root}{top}.", node[top]) for top in node)]:
         if _has(inner, name):
-            return f"{group}.{top}.{name}"
+            return f"{at}{name}"
     return None
 
 
@@ -230,6 +231,10 @@ def _has(node: object, name: str) -> bool:
 def _nearest(key: str) -> str:
     """`, did you mean …?` for a misspelt key of the root or of a group's files, or nothing."""
     if (within := _in_choice(key)) is not None:
+        # The key is right, but its choice is not taken.
+        if within == key:
+            first, choice, *_ = key.split(".")
+            return f" without {first}={choice}"
         return f", did you mean {within}?"
     parent, _, last = key.rpartition(".")
     # A setting of the root in the wrong place, e.g. trainer.chunk_size.

@@ -84,14 +84,15 @@ def _check_norm_group(settings: TrainSettings) -> None:
         return
 
     # Fewer processes leave the recipe as it is, so they come first.
+    processes = settings.trainer.processes
+    batch = settings.batch_size
     smaller = _largest_divisor(pairs, group)
-    chunk = _nearest_chunk(settings, smaller)
-    fixes = [f"norm_group={smaller}{f' chunk_size={chunk}' if chunk else ''}"]
-    if near := pairs // group * group:
-        fixes.append(f"batch_size={near * settings.trainer.processes}")
-    if settings.batch_size % group == 0:
-        most = _largest_divisor(settings.batch_size // group, settings.trainer.processes)
-        fixes.insert(0, _count_processes(most))
+    fixes = [f"norm_group={smaller}{_goes_along(settings, batch, processes, smaller)}"]
+    if near := pairs // group * group * processes:
+        fixes.append(f"batch_size={near}{_goes_along(settings, near, processes, group)}")
+    if batch % group == 0:
+        most = _largest_divisor(batch // group, processes)
+        fixes.insert(0, f"{_count_processes(most)}{_goes_along(settings, batch, most, group)}")
     raise UserError(
         f"norm_group={group} does not divide {_spell_share(settings)}, and each group lies within "
         f"one process; take {' or '.join(fixes)}"
@@ -123,6 +124,19 @@ def _nearest_chunk(settings: TrainSettings, group: int) -> int | None:
         return None
     # One whole norm group at least, even if the chunk that was asked for is smaller.
     return group * _largest_divisor(pairs // group, max(chunk // group, 1))
+
+
+def _goes_along(settings: TrainSettings, batch: int, processes: int, group: int) -> str:
+    """The overrides that another split needs beside its own, each after a space."""
+    pairs = batch // processes
+    chunk = settings.chunk_size
+    lanes = settings.data.get("lanes", processes)
+    also = ""
+    if chunk != "auto" and (pairs % chunk or chunk % group):
+        also += f" chunk_size={group * _largest_divisor(pairs // group, max(chunk // group, 1))}"
+    if batch % lanes or lanes % processes:
+        also += f" data.lanes={processes * _largest_divisor(pairs, max(lanes // processes, 1))}"
+    return also
 
 
 def _check_lanes(settings: TrainSettings) -> None:

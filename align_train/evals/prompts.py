@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from align_train.errors import UserError
+from align_train.errors import UserError, shown
 
 _SETS = Path(__file__).parent / "templates.json"
 
@@ -64,10 +64,10 @@ def parse_templates(templates: Sequence[str], setting: str) -> list[str]:
         UserError: A prompt has no place for the class.
     """
     for template in templates:
-        if not _has_one_place(template):
+        if not isinstance(template, str) or not _has_one_place(template):
             raise UserError(
-                f"eval: {setting}: {template!r}: expected {{}} once, in place of the class; "
-                f"e.g. 'a photo of a {{}}'"
+                f"eval: {setting}: {shown(repr(template))}: expected {{}} once, in place of the "
+                f"class; e.g. 'a photo of a {{}}'"
             )
     # `{c}` may come several times; `str.format` needs the number for that.
     return [template.replace("{c}", "{0}") for template in templates]

@@ -96,7 +96,7 @@ def refuse_absent_collection(path: Path) -> None:
     if (path / SETTINGS_NAME).is_file():
         return
     # Nobody can embed into the folder of a model, so the usual advice would lead nowhere.
-    if (path / "config.yaml").is_file():
+    if (path / "config.yaml").is_file() or (path / "config.json").is_file():
         raise UserError(
             f"{path}: a model's folder; expected a collection, which "
             f"align-train embed model={path} shards=… to=… makes"

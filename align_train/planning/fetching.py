@@ -102,7 +102,7 @@ def fetch_load(
     # Reads for the first windows come in one burst at the start, and are counted apart.
     later = [reads.at[reads.need > position] for reads in plays]
     first = [int((reads.need <= position).sum()) for reads in plays]
-    # Also the measure of all four figures: a whole epoch that has nothing of the start.
+    # All four figures are measured by this: a whole epoch that has nothing of the start.
     around = per_slice(at, length, begin + _EDGE[0], begin + _EDGE[1])
     return FetchLoad(
         reads=float(np.mean(in_epoch)),

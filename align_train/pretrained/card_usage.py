@@ -9,13 +9,13 @@ from align_train.pretrained.pretrained import Pretrained
 Reader = Literal["transformers", "align_train", "onnxruntime"]
 """The library that loads an exported folder."""
 
-# The runs lay transparent parts on white, see `stream/upright.py`; `convert("RGB")` alone would
-# show whatever colour is hidden beneath them.
-_IMAGE = """image = Image.open("image.jpg").convert("RGBA")
+# As `stream/upright.py` does it: upright, and transparent parts on white. `convert("RGB")` alone
+# would show whatever colour is hidden beneath them.
+_IMAGE = """image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGBA")
 rgb = Image.new("RGB", image.size, "white")  # transparent parts become white
 rgb.paste(image, mask=image.getchannel("A"))"""
 
-_WITH_TRANSFORMERS = """from PIL import Image
+_WITH_TRANSFORMERS = """from PIL import Image, ImageOps
 from transformers import AlignModel, AlignProcessor
 
 model, processor = AlignModel.from_pretrained("{name}"), AlignProcessor.from_pretrained("{name}")
@@ -40,7 +40,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from PIL import Image
+from PIL import Image, ImageOps
 {imports}
 folder = Path({folder})
 about = json.loads((folder / "onnx_model.json").read_text(encoding="utf-8"))

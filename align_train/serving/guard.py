@@ -45,7 +45,7 @@ class _Gone(Exception):
 
 
 class Guard:
-    """ASGI middleware, outside of all but the answer to a defect."""
+    """ASGI middleware, the outermost but Starlette's own handler of defects."""
 
     def __init__(
         self,

@@ -212,4 +212,4 @@ def first_error(errors: Sequence[Any]) -> str:
     suffix = f"; found {shown(found, 40)}" if shows else ""
     own = "no such key; /docs lists all" if unknown else error["msg"]
     reason = shown(own.removeprefix("Value error, "), 120)
-    return f"{place.removeprefix('.') or 'the body'}: {reason}{suffix}"
+    return f"{shown(place.removeprefix('.'), 120) or 'the body'}: {reason}{suffix}"

@@ -61,7 +61,7 @@ def next_command(
         data: Settings of the captions and members.
     """
     model = next(model for model in _MODELS if pairs >= model.pairs)
-    # A power of two, as the norm group and the lanes are: so it divides evenly by them.
+    # A power of two: norm group and lanes divide it. Smaller batches change both below.
     batch = _power_of_two(min(max(pairs // _STEPS_AN_EPOCH, _LEAST_BATCH), model.batch, pairs))
     # Beside a manifest lie the same things as in a folder of shards.
     folder = to.parent if to.is_file() else to

@@ -23,7 +23,7 @@ ABSENT = {
     "distillation.model=/nowhere": "no such folder; expected a run's folder",
     "distillation.model=torn": "neither config.yaml nor config.json there",
     "distillation.model=ton": "no such folder, did you mean torn?; expected a run's folder",
-    "distillation.model=shards": "neither config.yaml nor config.json there but shards; expected",
+    "distillation.model=shards": "shards, but neither config.yaml nor config.json there",
     "distillation.embeddings=torn": "no scores.json there; make it with align-train score",
     "model=huggingface model.path=/nowhere": "no such folder; expected a run's folder",
     "model=classifier model.path=~/nowhere": "no such folder; expected a run's folder",

@@ -5,13 +5,18 @@ Every kind of wrong input ends in one clear line, within seconds.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from align_train.commands.spelled_out import explicit
 from align_train.config.check import check
@@ -35,6 +40,7 @@ from align_train.config.compose import (
 from align_train.config.messages import no_such_setting
 from align_train.config.schema import TrainSettings
 from align_train.config.serve_schema import ServeSettings
+from align_train.config.split import check_split
 from align_train.errors import UserError
 from align_train.shards.write import write_shard
 from align_train.strategy import RunFacts
@@ -554,10 +560,51 @@ def test_a_command_that_is_offered_evaluators_can_compose_the_defaults_of_traini
     [
         ("optimizer.lamb.lr", "optimizer.lr"),
         ("eval.knn_folders.train.path", "eval.knn.train.path"),
+        ("trainer.cpu.devices", "trainer.devices"),
+        ("loss.sigmoid.bias", "model.bias"),
+        ("data.cc12m.shards", "data.shards"),
     ],
 )
 def test_a_key_in_the_wrong_place_is_shown_the_right_one(key: str, meant: str) -> None:
     assert f"{key}: no such setting, did you mean {meant}?" in no_such_setting(key)
+
+
+def test_a_key_whose_choice_is_not_taken_is_told_the_choice() -> None:
+    assert "eval.knn.k: no such setting without eval=knn;" in no_such_setting("eval.knn.k")
+
+
+@cache
+def _usual() -> TrainSettings:
+    return compose_training()
+
+
+@given(
+    batch=st.integers(1, 400),
+    group=st.integers(1, 96),
+    chunk=st.integers(1, 96) | st.just("auto"),
+    processes=st.integers(1, 6),
+)
+def test_what_a_wrong_norm_group_proposes_is_accepted(
+    batch: int, group: int, chunk: int | Literal["auto"], processes: int
+) -> None:
+    settings = copy.deepcopy(_usual())
+    settings.batch_size, settings.norm_group = batch * processes, group
+    settings.chunk_size, settings.trainer.devices = chunk, processes
+    try:
+        check_split(settings)
+    except UserError as error:
+        if not str(error).startswith("norm_group="):
+            return
+        for fix in str(error).partition("; take ")[2].split(" or "):
+            mended = copy.deepcopy(settings)
+            for word in fix.replace(" processes", "").replace(" process", "").split():
+                key, _, value = word.rpartition("=")
+                if key == "data.lanes":
+                    mended.data["lanes"] = int(value)
+                else:
+                    owner = mended if key else mended.trainer
+                    setattr(owner, key or "devices", int(value))
+            check_split(mended)
 
 
 @pytest.mark.parametrize(
