@@ -9,8 +9,9 @@ the same gradients. Each measurement is a fresh process; figures are medians. Ta
 recomputation at most 1.5 times one chunk alone.
 
 *in use* is the most that the process holds if freed memory leaves it at once: glibc is set to map
-each block of 128 KiB or more by itself. *heap* is the same as glibc does it by default. It keeps
-freed memory for later, in pieces that do not always fit; how much that is changes from run to run.
+each block of 128 KiB or more by itself. *heap* is the same as glibc does it by default, above the
+freed memory that the warm-up left there. glibc keeps it in pieces that do not always fit; how much
+that is changes from run to run.
 
 Price: six minutes on two cores, and 7 GB of memory for the graphs.
 """
