@@ -63,7 +63,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
+    "number",
+    [
+        signal.SIGTERM,
+        *(
+            pytest.param(number, marks=pytest.mark.long)
+            for number in (signal.SIGINT, signal.SIGKILL)
+        ),
+    ],
 )
 def test_a_signal_while_images_are_hashed_leaves_no_worker(
     number: int, many: Path, tmp_path: Path

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -80,6 +81,7 @@ def read_all(shards: str, classes: str, tokenizer: str) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.long
 def test_rank_0_reads_for_all(demo: Path, tmp_path: Path) -> None:
     shards, classes = tmp_path / "shards", tmp_path / "classes" / "red"
     shards.mkdir()

@@ -117,6 +117,7 @@ def test_with_other_chunks_it_goes_on_with_the_same_losses(
 # without norm groups
 
 
+@pytest.mark.long
 def test_batch_norm_without_norm_groups_is_refused_in_one_line(
     tmp_path: Path, small_run: tuple[str, ...]
 ) -> None:

@@ -278,6 +278,7 @@ def test_an_exported_folder_gives_the_table_of_its_run(
     assert tables[0][:-1] == tables[1][:-1]
 
 
+@pytest.mark.long
 def test_two_processes_of_torchrun_find_the_same(
     trained: Path, folders: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_plan_needs_neither_data_nor_hardware_and_says_what_it_assumed(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_data_that_is_there_is_counted(tmp_path: Path) -> None:
     run(*SMALL_MAKE, "dry_run=true", cwd=tmp_path)
     done = run(*SMALL_MAKE, cwd=tmp_path, module=PLAN)

@@ -327,6 +327,7 @@ def recipe(many: Path, shards: str, *more: str) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.long
 def test_a_run_keeps_its_commit_when_the_branch_moves_and_tells_no_one_the_token(
     repository: Path, many: Path, tmp_path: Path
 ) -> None:
