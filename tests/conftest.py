@@ -28,6 +28,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slurm's tests come first: at the end the other processes would wait for them alone."""
+    items.sort(key=lambda item: "tests/slurm" not in item.path.as_posix())
+
+
 def pytest_collection_finish() -> None:
     """Hides the loaded libraries from the collector: looking through them slows every test."""
     gc.collect()
