@@ -28,6 +28,7 @@ from align_train.errors import UserError
 from align_train.model.hugging_face_text import HuggingFaceTextTower
 from align_train.model.image_tower import TimmTower
 from align_train.pretrained.open import open_pretrained
+from tests.support.cards import card_code
 from tests.support.clip_folders import make_clip, make_siglip
 from tests.support.commands import UNEVALUATED, made_once, run
 from tests.support.text_encoders import KINDS, make_encoder
@@ -104,12 +105,6 @@ def test_the_folder_says_all_that_a_program_needs(onnx: Path, trained: Path) -> 
     assert [axis.name for axis in texts.get_inputs()] == ["input_ids", "attention_mask"]
     assert [axis.name for axis in images.get_outputs()] == ["image_embeds"]
     assert [axis.name for axis in texts.get_outputs()] == ["text_embeds"]
-
-
-def card_code(folder: Path) -> str:
-    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert found
-    return found[1]
 
 
 def run_card(folder: Path) -> str:

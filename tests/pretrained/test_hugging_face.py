@@ -36,6 +36,7 @@ from tests.support.align_folders import (
     image_processor,
     lively,
 )
+from tests.support.cards import card_code
 from tests.support.commands import REPOSITORY, run
 from tests.support.runs import metrics
 
@@ -166,12 +167,9 @@ def test_an_exported_run_works_in_transformers_alone(tmp_path: Path, trained: Pa
 def test_the_cards_lines_lay_transparent_images_on_white(tmp_path: Path, trained: Path) -> None:
     run(f"model={trained}", "to=exported", cwd=tmp_path, module="align_train.export")
     Image.new("RGBA", (60, 50), (200, 30, 30, 90)).save(tmp_path / "image.jpg", "PNG")
-    found = re.search(
-        r"```python\n(.*?)```", (tmp_path / "exported" / "README.md").read_text(), re.DOTALL
-    )
-    assert found is not None
+    code = card_code(tmp_path / "exported")
     done = subprocess.run(
-        [sys.executable, "-c", found[1]], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     printed = [float(number) for number in re.findall(r"\d\.[\d.e-]*", done.stdout)]
     labels = ["a photo of a cat", "a photo of a dog"]
