@@ -47,8 +47,6 @@ _OF_RUN = ("seed", "batch_size")
 
 _OF_TEXTS = "align_train.model.DualEncoder"
 
-_NO_TOKENIZER = "data.tokenizer is not set; give data.tokenizer="
-
 _LONG = 1e9  # seconds; a larger number is a mistake
 
 
@@ -248,18 +246,20 @@ def _check_vocabulary(settings: TrainSettings) -> None:
     texts = settings.model.get("_target_") == _OF_TEXTS
     data = settings.data
     if texts and data.get("classes") is None and data.get("tokenizer") is None:
-        raise UserError(_NO_TOKENIZER + _tokenizer_to_give(data))
+        raise _no_tokenizer(data)
 
 
-def _tokenizer_to_give(data: Node) -> str:
-    """The tokenizer beside the shards, which `data.pack` makes; else the kinds that there are."""
+def _no_tokenizer(data: Node) -> UserError:
+    """Names the tokenizer beside the shards, which `data.pack` makes; else the possible kinds."""
+    told = "…, a folder with tokenizer.json or a hub name"
     given = data.get("shards")
     first = given[0] if isinstance(given, list) and given else given
     shards = Path(str(first)).expanduser()
     for folder in (shards, shards.parent):
         if (folder / "tokenizer" / "tokenizer.json").is_file():
-            return f"{printable(str(folder / 'tokenizer'))}, which lies beside the shards"
-    return "…, a folder with tokenizer.json or a hub name"
+            told = f"{printable(str(folder / 'tokenizer'))}, which lies beside the shards"
+            break
+    return UserError(f"data.tokenizer is not set; give data.tokenizer={told}")
 
 
 def _check_task(settings: TrainSettings) -> None:
@@ -285,7 +285,7 @@ def _check_task(settings: TrainSettings) -> None:
             f"these go together; experiment=linear_probe sets all but the last"
         )
     if classes is None and tokenizer is None:
-        raise UserError(_NO_TOKENIZER + _tokenizer_to_give(settings.data))
+        raise _no_tokenizer(settings.data)
 
 
 def _check_bias(settings: TrainSettings) -> None:

@@ -229,7 +229,7 @@ def _has(node: object, name: str) -> bool:
 
 
 def _nearest(key: str) -> str:
-    """`, did you mean …?` for a misspelt key of the root or of a group's files, or nothing."""
+    """The key that was meant, as `, did you mean …?`; or the choice that has it; or nothing."""
     if (within := _in_choice(key)) is not None:
         # The key is right, but its choice is not taken.
         if within == key:

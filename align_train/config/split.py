@@ -54,7 +54,7 @@ def nearest_split(settings: TrainSettings, most: int) -> str:
         "batch_size": share * processes,
         "norm_group": _largest_divisor(share, group),
         "chunk_size": _largest_divisor(share, chunk),
-        "data.lanes": processes * _largest_divisor(share, max(lanes // processes, 1)),
+        "data.lanes": _nearest_lanes(lanes, share, processes),
     }
     now = {"norm_group": settings.norm_group, "chunk_size": settings.chunk_size}
     kept = {key for key, value in found.items() if now.get(key, lanes) in (value, None, "auto")}
@@ -103,11 +103,10 @@ def _check_chunk(settings: TrainSettings) -> None:
     """Each process must have whole chunks, and each chunk whole norm groups."""
     chunk = settings.chunk_size
     group = settings.norm_group or 1
-    if chunk == "auto" or _nearest_chunk(settings, group) is None:
+    pairs = settings.batch_size // settings.trainer.processes
+    if chunk == "auto" or (nearest := _nearest_chunk(chunk, pairs, group)) == chunk:
         return
 
-    nearest = _nearest_chunk(settings, group)
-    assert nearest is not None
     which = "nearest smaller" if nearest < chunk else "smallest"
     multiple = f"a multiple of norm_group={group} that divides" if group > 1 else "a divisor of"
     raise UserError(
@@ -116,26 +115,27 @@ def _check_chunk(settings: TrainSettings) -> None:
     )
 
 
-def _nearest_chunk(settings: TrainSettings, group: int) -> int | None:
-    """The chunk to take with norm groups of this size; None: the one that is set fits."""
-    chunk = settings.chunk_size
-    pairs = settings.batch_size // settings.trainer.processes
-    if chunk == "auto" or (pairs % chunk == 0 and chunk % group == 0):
-        return None
+def _nearest_chunk(chunk: int, pairs: int, group: int) -> int:
+    """The chunk itself if it fits so many pairs and holds whole norm groups; else one near."""
     # One whole norm group at least, even if the chunk that was asked for is smaller.
     return group * _largest_divisor(pairs // group, max(chunk // group, 1))
+
+
+def _nearest_lanes(lanes: int, pairs: int, processes: int) -> int:
+    """The lanes themselves if each process has as many and they divide its pairs; else fewer."""
+    return processes * _largest_divisor(pairs, max(lanes // processes, 1))
 
 
 def _goes_along(settings: TrainSettings, batch: int, processes: int, group: int) -> str:
     """The overrides that another split needs beside its own, each after a space."""
     pairs = batch // processes
-    chunk = settings.chunk_size
-    lanes = settings.data.get("lanes", processes)
     also = ""
-    if chunk != "auto" and (pairs % chunk or chunk % group):
-        also += f" chunk_size={group * _largest_divisor(pairs // group, max(chunk // group, 1))}"
-    if batch % lanes or lanes % processes:
-        also += f" data.lanes={processes * _largest_divisor(pairs, max(lanes // processes, 1))}"
+    chunk = settings.chunk_size
+    if chunk != "auto" and (near := _nearest_chunk(chunk, pairs, group)) != chunk:
+        also += f" chunk_size={near}"
+    lanes = settings.data.get("lanes", processes)
+    if (near := _nearest_lanes(lanes, pairs, processes)) != lanes:
+        also += f" data.lanes={near}"
     return also
 
 
