@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from align_train.cluster import launcher
+from align_train.cluster.limits import wait_briefly
 from align_train.config.chosen import words_given
 from align_train.config.components import build, check_component
 from align_train.config.help import answer_to
@@ -90,8 +91,6 @@ def command(
         return
     # Kept, because `line_as_typed` puts quoted words in its place below.
     typed = sys.argv
-    # Otherwise Hydra prints its own report and we never see the exception.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     composed = False
 
     @ending_in_one_line()  # in here: on their way out Hydra would add lines of its own
@@ -109,7 +108,7 @@ def command(
     main = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(run)
     try:
         with ending_in_one_line():
-            settle_home()
+            _settle_process()
             with report_once():
                 sys.argv = line_as_typed(typed, schema, partial(plain_settings, config_name))
             if sweep is None or not sweep(typed):
@@ -121,6 +120,14 @@ def command(
             raise
         # Hydra's own, for a group that is set to null or to a list of numbers.
         fail(f"{in_one_line(error)}; {_GROUPS_TAKE_NAMES}")
+
+
+def _settle_process() -> None:
+    """Sets the environment of this process and its children, before anything imports torch."""
+    settle_home()
+    wait_briefly()
+    # Otherwise Hydra prints its own report and we never see the exception.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def _settled(
