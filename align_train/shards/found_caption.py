@@ -85,25 +85,30 @@ def _look(
     urls: Sequence[str], members: Members, cache: ShardCache, labels: bool, prefix: str
 ) -> str | list[str]:
     pairs: list[SampledPair] = []
+    looked_at = ""
     for url in urls:
         try:
             path = cache.local(url, cache.size(url))
-            refuse_dots(load_index(path), members, tar=url, prefix=prefix)
-            pairs = sample(path, members)
+            index = load_index(path)
+            refuse_dots(index, members, tar=url, prefix=prefix)
+            found = sample(path, members)
         except OSError:
             continue  # whoever counts the pairs says why
-        # A tar without images, perhaps an empty one, tells nothing: the next one is asked.
-        if any(pair.image is not None for pair in pairs):
+        # A tar without images, perhaps empty or torn, tells nothing: the next one is asked.
+        has_images = any(pair.image is not None for pair in found)
+        if has_images or not index.fault:
+            pairs, looked_at = found, url
+        if has_images:
             break
 
     if not pairs:
-        # None of them can be read, or all are empty. Whoever counts the pairs says why.
+        # All are empty, broken or cannot be read. Whoever counts the pairs says why.
         return "txt"
     places = best_caption(pairs, labels=labels)
     if places:
         return places[0] if len(places) == 1 else places
     empty = [] if labels else empty_captions(pairs)
-    raise NoCaption(_reason(pairs, empty, members, url, prefix), pairs, url)
+    raise NoCaption(_reason(pairs, empty, members, looked_at, prefix), pairs, looked_at)
 
 
 def _reason(

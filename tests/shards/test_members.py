@@ -255,6 +255,15 @@ def test_a_missing_image_is_said_before_a_missing_caption(tmp_path: Path) -> Non
         found_caption(pairs, members=Members("gif"), cache=CACHE)
 
 
+def test_a_tar_torn_before_its_first_image_is_not_said_to_have_none(tmp_path: Path) -> None:
+    whole = written(tmp_path / "a.tar", {"a": {"txt": "a", "jpg": JPEG}})
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(whole.read_bytes()[:2048])  # the text, and the image's header
+    assert found_caption(str(torn), cache=CACHE) == "txt"
+    with pytest.raises(UserError, match=r"torn\.tar: .*end"):
+        resolve(str(torn), caption=TXT, progress=False)
+
+
 def test_numbered_captions_that_few_pairs_have_are_taken_and_said(tmp_path: Path) -> None:
     pairs: dict[str, dict[str, Any]] = {key: {"jpg": JPEG, "caption1.txt": "b"} for key in "abcd"}
     pairs["a"]["caption0.txt"] = "a"
