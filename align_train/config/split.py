@@ -87,8 +87,12 @@ def _check_norm_group(settings: TrainSettings) -> None:
     processes = settings.trainer.processes
     batch = settings.batch_size
     smaller = _largest_divisor(pairs, group)
-    fixes = [f"norm_group={smaller}{_goes_along(settings, batch, processes, smaller)}"]
-    if near := pairs // group * group * processes:
+    fixes = []
+    near = pairs // group * group * processes
+    # A group of one pair is a poor proposal: it is made only if there is no other.
+    if smaller > 1 or not near:
+        fixes.append(f"norm_group={smaller}{_goes_along(settings, batch, processes, smaller)}")
+    if near:
         fixes.append(f"batch_size={near}{_goes_along(settings, near, processes, group)}")
     if batch % group == 0:
         most = _largest_divisor(batch // group, processes)

@@ -224,6 +224,7 @@ def test_multinode_reads_slurm_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
             ["norm_group=48"],
             "norm_group=48 does not divide batch_size=128.*; take norm_group=32 or batch",
         ),
+        (["batch_size=127"], "norm_group=64 does not divide batch_size=127.*; take batch_size=64"),
         (["batch_size=32"], "batch_size=32, .*; take norm_group=32 chunk_size=32$"),
         (
             ["trainer.devices=4"],
