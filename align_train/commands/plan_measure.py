@@ -135,8 +135,9 @@ def hardware_file(rates: MeasuredRates, *, bf16: bool) -> str:
     device = rates.device
     on_gpu = device.type == "cuda"
     shares = rates.shares()
-    # One precision is measured, and its peak stands in for that of the other one.
-    tera = rates.peak / 1e12
+    # A float32 run computes nothing in bf16: there the peak stands in for that of bf16.
+    peak = rates.peak / 1e12
+    float32_peak = rates.float32_peak / 1e12 if bf16 else peak
     memory = _memory(device) / GB
     lines = [
         f"# Measured by `align-train plan measure=true` in {'bf16' if bf16 else 'fp32'}.",
@@ -145,8 +146,8 @@ def hardware_file(rates: MeasuredRates, *, bf16: bool) -> str:
         f"name: {_name(device)}",
         f"is_gpu: {str(on_gpu).lower()}",
         f"memory_gb: {memory:.1f}",
-        f"bf16_tflops: {tera:.4g}",
-        f"fp32_tflops: {tera:.4g}",
+        f"bf16_tflops: {peak:.4g}",
+        f"fp32_tflops: {float32_peak:.4g}",
         f"memory_gbs: {rates.bandwidth / GB:.4g}",
         "node_link_gbs: 1",
         "network_gbs: 1",

@@ -64,7 +64,8 @@ class MeasuredRates:
     """What a machine reaches, from the steps of several models.
 
     Attributes:
-        peak: FLOP/s of a large matrix product.
+        peak: FLOP/s of a large matrix product, in the precision of the passes.
+        float32_peak: The same in float32, in which a bf16 run has its loss and its optimizer.
         bandwidth: Bytes a second of a large copy, read and written.
         launch: Seconds of an operator beside its work.
     """
@@ -77,7 +78,8 @@ class MeasuredRates:
             bf16: Whether the products of a run are in bf16.
         """
         self.device = device
-        self.peak = _peak(device, bf16=bf16)
+        self.float32_peak = _peak(device, torch.float32)
+        self.peak = _peak(device, torch.bfloat16) if bf16 else self.float32_peak
         self.bandwidth = _bandwidth(device)
         self._work = dict.fromkeys(COMPUTING + MOVING, 0.0)
         self._seconds = dict.fromkeys(self._work, 0.0)
@@ -155,8 +157,7 @@ def _seconds_of(counter: TimedOperators) -> float:
     return sum(seconds for _, seconds in counter.times)
 
 
-def _peak(device: torch.device, *, bf16: bool) -> float:
-    dtype = torch.bfloat16 if bf16 else torch.float32
+def _peak(device: torch.device, dtype: torch.dtype) -> float:
     left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
     seconds = _quickest(lambda: left @ left, device)
     # A multiplication and an addition for each of the side³ products.
