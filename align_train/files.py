@@ -11,12 +11,10 @@ which are its forked children, live on for a while; and it must hold across the 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import os
 import pwd
-import re
 import shutil
 import socket
 import stat
@@ -30,45 +28,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from align_train.errors import UserError, printable
+from align_train.errors import UserError
 
 # Seconds between two attempts to take a lock.
 _POLL = 0.2
 _POLL_BLOCK = 0.05
 _SILENT = 2.0  # seconds that a start waits for a lock without a word
-
-
-def is_missing_path(name: str) -> bool:
-    """Whether a name that may be one of the Hugging Face hub's is a path that is not there.
-
-    Args:
-        name: The hub has NAME and OWNER/NAME. A path has more folders, begins with `.`, `/` or `~`,
-            or lies in a folder that is there: `outputs/demo`.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return False
-    lies_here = "/" in name and path.parent.is_dir()
-    return lies_here or name.count("/") > 1 or name.startswith((".", "/", "~"))
-
-
-def nearest_path(path: str | Path) -> str:
-    """`, did you mean …?` if a file beside has nearly the name of a missing one, or nothing."""
-    missing = Path(path)
-    try:
-        names = os.listdir(missing.expanduser().parent)
-    except OSError:
-        return ""
-    # Hidden files are leftovers, and a name with another number is another thing of the kind.
-    numberless = re.sub(r"\d+", "", missing.name)
-    names = [
-        name
-        for name in names
-        if not name.startswith(".") and re.sub(r"\d+", "", name) != numberless
-    ]
-    # 0.75: a folder of runs has similar names, and a wrong proposal is worse than none.
-    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.75)
-    return f", did you mean {printable(str(missing.with_name(close[0])))}?" if close else ""
 
 
 @contextmanager

@@ -8,7 +8,6 @@ Price: listing the commands imports none of them; it reads the first line of eac
 
 from __future__ import annotations
 
-import difflib
 import os
 import runpy
 import sys
@@ -16,7 +15,7 @@ import sys
 import align_train
 from align_train.config.help import summary_of
 from align_train.config.messages import ending_in_one_line
-from align_train.errors import UserError, shown
+from align_train.errors import UserError, did_you_mean, shown
 
 MODULES = {
     "train": "align_train",
@@ -70,9 +69,8 @@ def _command_and_settings(words: list[str]) -> tuple[str, list[str]]:
     if "=" in first or first.startswith(("-", "~")):
         return "train", words
 
-    close = difflib.get_close_matches(first, MODULES, n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(MODULES)}"
-    raise UserError(f"align-train {shown(first)}: no such command; {meant}")
+    fix = did_you_mean(first, MODULES) or f"; there are {', '.join(MODULES)}"
+    raise UserError(f"align-train {shown(first)}: no such command{fix}")
 
 
 def _overview() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
-import difflib
 import inspect
 import logging
 import types
@@ -22,7 +21,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from align_train.config.schema import Node
-from align_train.errors import UserError, one_line
+from align_train.errors import UserError, did_you_mean, one_line
 
 # Hydra logs what it cannot import, in several lines. We say it in one.
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
@@ -183,12 +182,9 @@ def _check_arguments(node: Node, path: str) -> None:
 
 def _taken(name: str, parameters: list[str], node: Node, path: str) -> str:
     """What the signature has in place of an unknown key."""
-    # 0.5 finds swapped and dropped letters (`depht`), and seldom another setting.
-    close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
-    if close:
-        return f", did you mean {path}.{close[0]}?"
     names = ", ".join(known for known in parameters if known != "self")
-    return f"; {node['_target_']} takes {names}"
+    near = did_you_mean(name, parameters, before=f"{path}.")
+    return near or f"; {node['_target_']} takes {names}"
 
 
 def parameter_hint(settings: Node, key: str) -> object:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -28,7 +27,7 @@ from align_train.cluster.interruption import catching
 from align_train.config.meanings import read_comments
 from align_train.config.plain import plain_node
 from align_train.config.schema import conf_dir
-from align_train.errors import Interrupted, UserError, one_line, shown
+from align_train.errors import Interrupted, UserError, did_you_mean, one_line, shown
 
 _BROKEN_PIPE = 141  # exit status of a shell's command after SIGPIPE
 
@@ -255,10 +254,7 @@ def _nearest(key: str) -> str:
                 if group.name == parent and isinstance(inner, dict) and last in inner:
                     return f", did you mean {parent}.{name}.{last}?"
 
-    close = difflib.get_close_matches(last, sorted(names - {last}), n=1, cutoff=0.5)
-    if not close:
-        return ""
-    return f", did you mean {parent + '.' if parent else ''}{close[0]}?"
+    return did_you_mean(last, names - {last}, before=f"{parent}." if parent else "")
 
 
 def _names_in_schemas(parent: str) -> Iterator[str]:

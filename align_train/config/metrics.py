@@ -8,13 +8,12 @@ Price: the evaluators' classes are imported, and with them torch.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Sequence
 
 from align_train.config.components import build, find_target
 from align_train.config.schema import TrainSettings
-from align_train.errors import UserError, shown, shown_names
+from align_train.errors import UserError, did_you_mean, shown, shown_names
 
 COLUMNS = (
     "loss",
@@ -69,9 +68,8 @@ def check_metric(
     if metric in known:
         return
 
-    close = difflib.get_close_matches(metric, known, n=1, cutoff=0.5)
-    fix = f"did you mean {close[0]}?" if close else f"there are {shown_names(known)}"
-    raise UserError(f"{key}={shown(metric)}: no such metric here, {fix}")
+    fix = did_you_mean(metric, known) or f", there are {shown_names(known)}"
+    raise UserError(f"{key}={shown(metric)}: no such metric here{fix}")
 
 
 def _is_asked(settings: TrainSettings, node: dict[str, object]) -> bool:

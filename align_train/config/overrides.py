@@ -11,7 +11,6 @@ of its class.
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -30,7 +29,7 @@ from align_train.config.kinds import Kind, has_free_keys, is_list, kind_of, take
 from align_train.config.lengths import with_one_length
 from align_train.config.messages import no_such_setting
 from align_train.config.schema import Node
-from align_train.errors import UserError, printable, shown
+from align_train.errors import UserError, did_you_mean, printable, shown
 
 _WORD = re.compile(r"(?P<key>\+{0,2}(?P<name>[^=~]*))=(?P<value>.*)", re.DOTALL)
 
@@ -92,10 +91,10 @@ def _parsed(words: Sequence[str]) -> Namespace:
             continue
         option = word.partition("=")[0]
         # Hydra's own: `parser` keeps them by name.
-        close = difflib.get_close_matches(option, parser._option_string_actions, n=1)
+        meant = did_you_mean(option, parser._option_string_actions)
         key = option.lstrip("-").replace("-", "_")
-        meant = f"did you mean {close[0]}?" if close else f"settings have no dashes: {shown(key)}=…"
-        raise UserError(f"{shown(option)}: no such option; {meant}")
+        fix = meant or f"; settings have no dashes: {shown(key)}=…"
+        raise UserError(f"{shown(option)}: no such option{fix}")
     return given
 
 

@@ -6,7 +6,6 @@ and versions is left out.
 
 from __future__ import annotations
 
-import difflib
 import logging as levels
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from align_train.errors import UserError, one_line, shown
+from align_train.errors import UserError, did_you_mean, one_line, shown
 from align_train.model.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,8 +96,7 @@ def with_changes(settings: Settings, changes: Settings, name: str) -> Settings:
     for key in changes:
         if key in known:
             continue
-        close = difflib.get_close_matches(key, known, n=1)
-        fix = f", did you mean {close[0]}?" if close else f"; see the config.json of {name}"
+        fix = did_you_mean(key, known) or f"; see the config.json of {name}"
         raise UserError(
             f"model.text_tower.config.{key}: {config.model_type} has no such setting{fix}"
         )

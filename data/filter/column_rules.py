@@ -9,10 +9,9 @@ A null, a NaN and a row without a score never pass, nor does a row without a gro
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast, get_args
@@ -20,7 +19,7 @@ from typing import Literal, cast, get_args
 import pyarrow as pa
 from pyarrow import types
 
-from align_train.errors import UserError, shown, shown_names
+from align_train.errors import UserError, did_you_mean, shown, shown_names
 from align_train.index.scores import SIMILARITY
 
 Bound = Literal["least", "most", "top"]
@@ -150,7 +149,7 @@ def _check(column: str, bounds: Mapping[str, object]) -> None:
     key = f"rules.columns.{shown(column)}"
     for name, value in bounds.items():
         if name not in _KEYS:
-            hint = nearest(str(name), _KEYS)
+            hint = did_you_mean(str(name), _KEYS)
             raise UserError(f"{key}.{shown(name)}: expected least, most, top or by{hint}")
         if name in _BOUNDS and value is not None:
             _check_number(f"{key}.{name}", value)
@@ -182,12 +181,6 @@ def _check_share(key: str, share: float) -> None:
         )
     if Fraction(repr(share)).denominator > _MOST_PARTS:
         raise UserError(f"{key}={share!r}: expected a share with at most 6 digits after the point")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`, did you mean …?` for a misspelt name, or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f", did you mean {shown(close[0])}?" if close else ""
 
 
 def check_column(column: str, kind: pa.DataType | None, key: str, names: Sequence[str]) -> None:
@@ -241,7 +234,7 @@ def check_groups(column: str, kind: pa.DataType | None, key: str, names: Sequenc
 
 
 def _no_column(column: str, key: str, names: Sequence[str]) -> UserError:
-    near = nearest(column, names)
+    near = did_you_mean(column, names)
     # The name that `align_train.score` gives: its folder was forgotten.
     if not near and column == SIMILARITY:
         near = ", give the folder of align_train.score as scores=FOLDER"

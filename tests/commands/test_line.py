@@ -56,7 +56,7 @@ def test_the_version_is_ours(words: tuple[str, ...], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("packk", "align-train packk: no such command; did you mean pack?"),
+        ("packk", "align-train packk: no such command, did you mean pack?"),
         ("xyzzy", f"align-train xyzzy: no such command; there are {', '.join(MODULES)}"),
     ],
 )

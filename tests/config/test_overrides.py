@@ -229,7 +229,7 @@ def test_a_real_command_line_sweeps_texts_and_refuses_windows(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        ("--hlep", "--hlep: no such option; did you mean --help?"),
+        ("--hlep", "--hlep: no such option, did you mean --help?"),
         ("--batch-size=32", "--batch-size: no such option; settings have no dashes: batch_size=…"),
         ("--cfg", "argument --cfg/-c: expected one argument; --help explains the settings"),
     ],
