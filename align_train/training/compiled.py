@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from tqdm import tqdm
 from align_train.cluster.collectives import gather_texts, rank, world_size
 from align_train.cluster.run_store import COMPILING, FORWARD, STARTING
 from align_train.errors import one_line
+from align_train.model import TrainableModel
+from align_train.training.batch_norm import GroupBatchNorm
+from align_train.training.recompute import is_trained, trained_blocks
 
 # The compiler's own errors. Those that a model raises in a compiled pass are of other types, or
 # come again when the block runs as it is.
@@ -110,6 +114,15 @@ class CompiledBlocks:
             where = f" on {len(failures)} of {world_size()} ranks" if world_size() > 1 else ""
             _tell(f"the compiler has failed{where}", failures[0])
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Runs all parts as they are within the block."""
+        self.on = False
+        try:
+            yield
+        finally:
+            self.on = True
+
     def _compiled(
         self, part: nn.Module, number: int, backend: str | Callable[..., object]
     ) -> Callable[..., object]:
@@ -151,6 +164,21 @@ class CompiledBlocks:
         self.failure = f"{type(inner).__name__}: {text}"
         if self._bar is None:
             _tell(f"rank {rank()}: the compiler has failed", self.failure)
+
+
+def parts_to_compile(model: TrainableModel) -> list[nn.Module]:
+    """The trained blocks, and the trained BatchNorm layers beside them: of a stem or a head.
+
+    Args:
+        model: As its components were built.
+    """
+    blocks = trained_blocks(model.blocks)
+    within: set[nn.Module] = set()
+    for block in model.blocks:
+        within.update(block.modules())
+
+    norms = [part for part in model.modules() if isinstance(part, GroupBatchNorm)]
+    return [*blocks, *(norm for norm in norms if norm not in within and is_trained(norm))]
 
 
 def _tell(what: str, why: str) -> None:

@@ -6,8 +6,7 @@ If memory runs out in a step, the step is made again with less of it (`attempt.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -20,23 +19,15 @@ from torch.optim import Optimizer
 
 from align_train.loss.base import Loss
 from align_train.model import TrainableModel
-from align_train.optim.groups import Group
 from align_train.strategy.layout import local_values, whole
-from align_train.strategy.optimizer_state import innermost
 from align_train.stream.batch import Batch
 from align_train.training.attempt import Attempt
-from align_train.training.batch_norm import GroupBatchNorm
-from align_train.training.chunk_size import (
-    AUTO,
-    Chunking,
-    find_chunking,
-    passes_fit,
-    trial_passes,
-)
-from align_train.training.compiled import CompiledBlocks
+from align_train.training.chunk_size import AUTO, Chunking
+from align_train.training.compiled import CompiledBlocks, parts_to_compile
 from align_train.training.forward import Towers
+from align_train.training.optimization import Optimization
 from align_train.training.protocols import OptimizerRecipe, SchedulerRecipe, strategy_of
-from align_train.training.recompute import checkpoint_block, is_trained, trained_blocks
+from align_train.training.recompute import checkpoint_block, trained_blocks
 from align_train.training.teacher import Distillation
 
 
@@ -95,8 +86,7 @@ class TrainingModule(lightning.LightningModule):
         self.model = model
         self.loss = loss
         self.optimizer_recipe = optimizer
-        self.scheduler_recipe = scheduler
-        self.max_steps = max_steps
+        self._optimization = Optimization(optimizer, scheduler, max_steps)
         self.clip = clip
         self.distillation = distillation
         self.towers = Towers(model, seed=seed, norm_group=norm_group)
@@ -113,15 +103,13 @@ class TrainingModule(lightning.LightningModule):
         # On the device, as long as nobody has waited for it.
         self._loss_there = self._norm_there = torch.tensor(float("nan"))
         self._finite = True  # what was measured of the last step
-        self._configured_groups: list[Group] = []
 
     def configure_model(self) -> None:
         """Compiles and checkpoints the trained blocks, before the strategy takes the model."""
-        trained = trained_blocks(self.model.blocks)
         if self._compile_blocks:
-            self.compiled = CompiledBlocks([*trained, *_norms_beside(self.model)])
+            self.compiled = CompiledBlocks(parts_to_compile(self.model))
         if self._checkpoint_blocks:
-            for block in trained:
+            for block in trained_blocks(self.model.blocks):
                 checkpoint_block(block, self.towers.second_pass)
 
         # Lightning may call this more than once; a block must not be wrapped twice.
@@ -130,32 +118,13 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes the optimizer and the schedule, in the form that Lightning expects."""
-        optimizer = self.optimizer_recipe.build(self.model)
-
-        self._configured_groups = []
-        for group in optimizer.param_groups:
-            # Tensors and the count of steps are the optimizer's own, and no settings.
-            settings = {
-                name: value for name, value in group.items() if name not in ("params", "step")
-            }
-            settings.setdefault("initial_lr", settings["lr"])
-            self._configured_groups.append(settings)
-
-        schedule = self.scheduler_recipe.build(optimizer, self.max_steps)
+        optimizer, schedule = self._optimization.build(self.model)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Puts the settings' learning rates and decay in the place of the checkpoint's.
-
-        A checkpoint brings those of its own start; but the settings of this start count.
-        """
-        factor = self.scheduler_recipe.factor(self.global_step, self.max_steps)
+        """Trains on with the learning rates of this start's settings, not the checkpoint's."""
         schedule = self.trainer.lr_scheduler_configs[0].scheduler
-        schedule.base_lrs = [group["initial_lr"] for group in self._configured_groups]
-
-        groups = self.trainer.optimizers[0].param_groups
-        for group, configured in zip(groups, self._configured_groups, strict=True):
-            group.update(configured, lr=configured["initial_lr"] * factor)
+        self._optimization.renew(self.trainer.optimizers[0], schedule, self.global_step)
 
     @property
     def out_of_memory(self) -> bool:
@@ -167,79 +136,6 @@ class TrainingModule(lightning.LightningModule):
     ) -> Batch:
         """Leaves the batch on the host: each chunk moves just before its pass."""
         return batch
-
-    def find_chunking(
-        self, *, pairs: int, batch_size: int, max_tokens: int, at: Callable[[str], None]
-    ) -> None:
-        """Replaces `auto` in `chunking` by what fits. Collective.
-
-        Args:
-            pairs: Pairs of the device batch.
-            batch_size: Pairs of the global batch.
-            max_tokens: Tokens of the longest texts.
-            at: Notes for the watchdog where this process is.
-
-        Raises:
-            UserError: Not even the smallest chunk fits.
-        """
-        self.chunking.pairs = pairs
-        if self.distillation is not None:
-            # First: the room that it takes is not there for chunks.
-            self.distillation.teacher.move(self.device)
-        if self.chunking.known:
-            return
-
-        # Each size would be compiled anew.
-        with self._uncompiled(), self.trainer.precision_plugin.forward_context():
-            find_chunking(
-                self.chunking,
-                self.towers,
-                max_tokens=max_tokens,
-                batch_size=batch_size,
-                optimizer=innermost(self.trainer.optimizers[0]),
-                strategy=strategy_of(self.trainer),
-                at=at,
-            )
-
-    def compile_now(self, *, max_tokens: int, at: Callable[[str], None]) -> None:
-        """Compiles what is to be compiled, at the chunk size that is known by now. Collective.
-
-        A shorter text length, and a chunk size after memory has run out, are compiled when they
-        come.
-
-        Args:
-            max_tokens: Tokens of the longest texts.
-            at: Notes for the watchdog where this process is.
-        """
-        if self.compiled is None:
-            return
-
-        self.compiled.at = at
-        size = self.chunking.of_step
-        strategy = strategy_of(self.trainer)
-        if not strategy.keep_weights_whole():
-            return  # such a pass would be collective: the first step compiles
-
-        def passes() -> None:
-            # A pass that finds too little memory is for the first step to deal with.
-            with self.trainer.precision_plugin.forward_context():
-                passes_fit(
-                    lambda: trial_passes(self.towers, size, size, max_tokens, recompute=False)
-                )
-
-        self.compiled.compile_now(passes, device=self.device)
-        strategy.give_weights_back()
-
-    @contextmanager
-    def _uncompiled(self) -> Iterator[None]:
-        if self.compiled is None:
-            yield
-            return
-        self.compiled.on = False
-        try:
-            yield
-        finally:
-            self.compiled.on = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of one step.
@@ -380,16 +276,6 @@ class TrainingModule(lightning.LightningModule):
         if self._finite:
             self.towers.statistics.finish_step()
         return result
-
-
-def _norms_beside(model: TrainableModel) -> list[nn.Module]:
-    """Trained BatchNorm layers outside of blocks: those of a stem or a head."""
-    within: set[nn.Module] = set()
-    for block in model.blocks:
-        within.update(block.modules())
-
-    norms = [part for part in model.modules() if isinstance(part, GroupBatchNorm)]
-    return [norm for norm in norms if norm not in within and is_trained(norm)]
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -34,6 +34,7 @@ from align_train.training.callbacks import (
 )
 from align_train.training.callbacks.agreement import stop_with
 from align_train.training.chunk_size import out_of_memory_message
+from align_train.training.first_passes import compile_now, settle_chunking
 from align_train.training.module import TrainingModule
 from align_train.training.moments import drop_other_moments, note_moments
 
@@ -167,7 +168,8 @@ class StepEnd(Callback):
         # Before other hooks watch the passes: these are none of a step.
         self._find_chunking(trainer, training)
         # Compiled once, for the chunk size that was found.
-        training.compile_now(max_tokens=self.agreement.data.max_tokens or 1, at=self.watchdog.at)
+        max_tokens = self.agreement.data.max_tokens or 1
+        compile_now(training, max_tokens=max_tokens, at=self.watchdog.at)
         self.watchdog.at(MEETING)
         self.agreement.agree(trainer, step=trainer.global_step, pairs=0)  # on the first batch
         training.agree = partial(self._agree, trainer, training)
@@ -316,7 +318,8 @@ class StepEnd(Callback):
         """Finds the chunk size that fits, if the settings leave it open. Collective."""
         data = self.agreement.data
         known = module.chunking.known
-        module.find_chunking(
+        settle_chunking(
+            module,
             pairs=data.batch_size // trainer.world_size,
             batch_size=data.batch_size,
             max_tokens=data.max_tokens or 1,

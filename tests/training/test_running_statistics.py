@@ -14,6 +14,7 @@ from lightning import Callback
 from torch import Tensor
 
 from align_train.training.chunk_size import AUTO, Chunking
+from align_train.training.first_passes import settle_chunking
 from tests.support.parity import Case, fit
 
 STEPS = 3
@@ -62,7 +63,7 @@ class Tries(Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         module.chunking = Chunking(norm_group=6, chunk_size=AUTO, recompute=AUTO)
-        module.find_chunking(pairs=24, batch_size=24, max_tokens=16, at=lambda place: None)
+        settle_chunking(module, pairs=24, batch_size=24, max_tokens=16, at=lambda place: None)
         assert (module.chunking.chunk_size, module.chunking.recompute) == (24, False)
 
 

@@ -28,6 +28,7 @@ from align_train.training.callbacks import (
     Throughput,
 )
 from align_train.training.chunk_size import Chunking
+from align_train.training.first_passes import compile_now, settle_chunking
 from align_train.training.module import TrainingModule
 from align_train.training.step_end import StepEnd
 from tests.support.optimizers import PLAIN_ADAMW
@@ -65,11 +66,15 @@ GROUP = 16
 
 
 @pytest.fixture
-def spies() -> Mock:
+def spies(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """One spy a part; a method that the part does not have, or not so, is an error."""
     together = Mock()
     for name, part in PARTS.items():
         together.attach_mock(create_autospec(part, instance=True), name)
+    for function in (settle_chunking, compile_now):
+        spy = create_autospec(function)
+        together.attach_mock(spy.mock, function.__name__)
+        monkeypatch.setattr(f"align_train.training.step_end.{function.__name__}", spy)
     data = SimpleNamespace(batch_size=4 * GROUP, max_tokens=8, teardown=together.data_teardown)
     together.agreement.data = data
     together.agreement.agree.return_value = [0.5, 2.0]
@@ -150,8 +155,8 @@ def test_the_start_of_training_reaches_the_parts(
         "evaluation.setup",
         "watchdog.group_formed",
         "averaging.start",
-        "module.find_chunking",
-        "module.compile_now",
+        "settle_chunking",
+        "compile_now",
         "watchdog.at",
         "agreement.agree",
         "throughput.start",
@@ -166,10 +171,10 @@ def test_the_start_of_training_reaches_the_parts(
         "best.lacks",
         "watchdog.at",
     ]
-    spies.module.find_chunking.assert_called_once_with(
-        pairs=2 * GROUP, batch_size=4 * GROUP, max_tokens=8, at=spies.watchdog.at
+    spies.settle_chunking.assert_called_once_with(
+        module, pairs=2 * GROUP, batch_size=4 * GROUP, max_tokens=8, at=spies.watchdog.at
     )
-    spies.module.compile_now.assert_called_once_with(max_tokens=8, at=spies.watchdog.at)
+    spies.compile_now.assert_called_once_with(module, max_tokens=8, at=spies.watchdog.at)
 
 
 def test_a_start_evaluates_its_first_step_if_that_was_cut_short(
