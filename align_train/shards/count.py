@@ -17,7 +17,7 @@ from align_train.errors import UserError
 from align_train.shards.best_caption import best_caption
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import SECOND, CaptionSource
-from align_train.shards.find import FOREIGN
+from align_train.shards.foreign import FOREIGN
 from align_train.shards.key_rule import member_table
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import HOW_TO_PREPARE, Manifest, Shard, checked

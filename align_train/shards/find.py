@@ -1,8 +1,8 @@
 """Finds files: in a folder, by a glob or a brace range, or by name. All rooms find theirs here.
 
-- Links are followed, to files and to folders. No folder is walked twice, so that loops end.
-- Hidden files and folders, and those that operating systems leave behind (`._x.jpg`, `__MACOSX/`),
-  are no data. A file that is named by itself is taken whatever its name is.
+- A folder is walked as `walk.py` says.
+- Hidden files and folders, and those that operating systems leave behind (`foreign.py`), are no
+  data. A file that is named by itself is taken whatever its name is.
 - A path that exists is no pattern, even if it has a bracket or a brace in it.
 - `**` stands for any number of folders.
 
@@ -14,37 +14,18 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from braceexpand import braceexpand
-
 from align_train.errors import UserError, shown
+from align_train.shards.braces import expand_braces
+from align_train.shards.foreign import FOREIGN, is_foreign
 from align_train.shards.left_out import LeftOut
+from align_train.shards.walk import BROKEN_LINK, HIDDEN, Walk, Wanted
 
-# Reasons, as they follow a number.
 MISSING = "missing"
-HIDDEN = "hidden"
-FOREIGN = "files of another system (._NAME, __MACOSX)"
-BROKEN_LINK = "broken links"
-SEEN = "linked folders that were walked before"
-UNREADABLE = "that cannot be read"
-NO_FILE = "neither files nor folders"
-
-_FOREIGN_NAMES = ("__macosx", ".ds_store", "thumbs.db", "desktop.ini")
-
-_MOST_NAMES = 10_000_000  # of one pattern: they are held in memory
-
-_COUNTED_TO = 10**30
-_LONGEST_RANGE = 60  # characters
-
-# Ranges within braces, as braceexpand knows them: the two ends, and the step.
-_NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
-_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?")
-
-Wanted = Callable[[Path], bool]
+"""The reason for a name of a pattern that is no file; it follows a number."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +52,6 @@ def ends_with(*endings: str) -> Wanted:
     return lambda path: path.name.lower().endswith(endings)
 
 
-def is_foreign(path: PurePath) -> bool:
-    """Whether an operating system left this behind, such as macOS's `._NAME`, in any folder."""
-    return any(_is_foreign_name(part) for part in path.parts)
-
-
-def _is_foreign_name(name: str) -> bool:
-    return name.startswith("._") or name.lower() in _FOREIGN_NAMES
-
-
 def find_files(
     source: str | Path, wanted: Wanted, *, deep: bool, hidden: tuple[str, ...] = (".",)
 ) -> Found:
@@ -102,7 +74,9 @@ def find_files(
     """
     path = path_of(source)
     if os.path.isdir(path):
-        return _Walk(wanted, deep, hidden).of(path)
+        walk = Walk(wanted, deep=deep, hidden=hidden)
+        walk.through(path)
+        return Found(tuple(sorted(walk.files)), tuple(sorted(walk.others)), walk.left_out)
     if os.path.isfile(path):
         return Found((path,))
     return _of_pattern(str(path), hidden)
@@ -139,7 +113,7 @@ def find_folders(folder: Path, wanted: Wanted) -> Found:
     Returns:
         The folders as `files`, in the order of their paths; all visible files as `others`.
     """
-    walk = _Walk(wanted, deep=True, hidden=(".",))
+    walk = Walk(wanted, deep=True, hidden=(".",))
     folders = sorted(path for path, _ in walk.folders_in(folder))
     return Found(tuple(folders), tuple(sorted(walk.files + walk.others)), walk.left_out)
 
@@ -150,7 +124,7 @@ def _of_pattern(pattern: str, hidden: tuple[str, ...]) -> Found:
     files: set[Path] = set()
     folder, rest = _without_pattern(pattern)
 
-    for name in braces(rest):
+    for name in expand_braces(rest):
         path = Path(folder, name)
         if os.path.isfile(path):
             files.add(path)
@@ -210,8 +184,8 @@ def _matches(folder: str, pattern: str, left_out: LeftOut) -> Iterator[Path]:
     for head in heads:
         if not os.path.isdir(head or "."):
             continue
-        walk = _Walk(lambda path: False, deep=True, hidden=(".",))
-        walk.of(Path(head))
+        walk = Walk(lambda path: False, deep=True, hidden=(".",))
+        walk.through(Path(head))
         left_out.update(walk.left_out)
         for inner in walk.folders:
             yield from _matches(str(inner), tail, left_out)
@@ -228,149 +202,3 @@ def _without_pattern(pattern: str) -> tuple[str, str]:
             return folder, os.path.join(*parts[index:])
         folder = deeper
     return folder, ""
-
-
-def braces(pattern: str) -> list[str]:
-    """Expands brace ranges.
-
-    Raises:
-        UserError: A brace is not closed, or the names are too many.
-    """
-    count = _count_of_names(pattern)
-    if count > _MOST_NAMES:
-        raise UserError(
-            f"{shown(pattern)}: the braces give {count:,} names, more than {_MOST_NAMES:,}"
-        )
-    try:
-        return list(braceexpand(pattern))
-    except ValueError:
-        raise UserError(
-            f"{shown(pattern)}: a brace is not closed; a range is written {{00000..00099}}.tar"
-        ) from None
-
-
-def _count_of_names(pattern: str) -> int:
-    """How many names braces give, or somewhat more; braceexpand holds all of them at once."""
-    # Of each open brace: where its content begins, the names of its alternatives before this one,
-    # and those of this one so far.
-    braces_open = [(0, 0, 1)]
-    # A rough count suffices: braceexpand decides whether the pattern is valid.
-    position = 0
-    while position < len(pattern):
-        start, before, names = braces_open[-1]
-        letter = pattern[position]
-        position += 1
-        if letter == "\\":
-            position += 1
-        elif letter == "{":
-            braces_open.append((position, 0, 1))
-        elif letter == "," and len(braces_open) > 1:
-            braces_open[-1] = (start, before + names, 1)
-        elif letter == "}" and len(braces_open) > 1:
-            braces_open.pop()
-            inner = _length_of_range(pattern[start : position - 1]) or before + names
-            start, before, names = braces_open[-1]
-            braces_open[-1] = (start, before, min(names * inner, _COUNTED_TO))
-    return braces_open[0][2]
-
-
-def _length_of_range(text: str) -> int:
-    """How many names a range like `00000..00099` gives; 0 if it is none."""
-    if found := _NUMBERS.fullmatch(text):
-        # Nobody means so long a number, and Python refuses to read one of thousands of digits.
-        if len(text) > _LONGEST_RANGE:
-            return _COUNTED_TO
-        first, last = int(found[1]), int(found[2])
-    elif found := _LETTERS.fullmatch(text):
-        first, last = ord(found[1]), ord(found[2])
-    else:
-        return 0
-    step = int(found[3] or 1) or 1
-    return abs(last - first) // step + 1
-
-
-class _Walk:
-    """One walk through a folder."""
-
-    def __init__(self, wanted: Wanted, deep: bool, hidden: tuple[str, ...]) -> None:
-        self.wanted = wanted
-        self.deep = deep
-        self.hidden = hidden
-        self.files: list[Path] = []
-        self.others: list[Path] = []
-        self.folders: list[Path] = []
-        self.left_out = LeftOut()
-
-    def of(self, folder: Path) -> Found:
-        # Links wait until all that really lies here is walked: a link to it adds nothing then,
-        # whatever its name is.
-        waiting = [folder]
-        links: list[Path] = []
-        seen: set[tuple[int, int]] = set()
-
-        while waiting or links:
-            here = waiting.pop() if waiting else links.pop(0)
-            stat = here.stat()
-            if (stat.st_dev, stat.st_ino) in seen:
-                self.left_out.add(SEEN, here)
-                continue
-            seen.add((stat.st_dev, stat.st_ino))
-            self.folders.append(here)
-
-            for inner, is_link in self.folders_in(here):
-                (links if is_link else waiting).append(inner)
-            links.sort()
-        return Found(tuple(sorted(self.files)), tuple(sorted(self.others)), self.left_out)
-
-    def folders_in(self, folder: Path) -> Iterator[tuple[Path, bool]]:
-        """Takes a folder's files, and yields its folders: whether they are links, too."""
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            # Such as lost+found, which only root may read.
-            self.left_out.add(UNREADABLE, folder)
-            return
-
-        for entry in entries:
-            path = folder / entry.name
-            if not entry.is_dir():
-                self._take(path)
-            elif self.deep and not self._is_hidden(path):
-                yield path, entry.is_symlink()
-
-    def _is_hidden(self, path: Path) -> bool:
-        """Whether a folder is hidden; it counts as one, since nobody looks into it."""
-        if _is_foreign_name(path.name):
-            self.left_out.add(FOREIGN, path)
-            return True
-        if path.name.startswith(self.hidden):
-            self.left_out.add(HIDDEN, path)
-            return True
-        return False
-
-    def _take(self, path: Path) -> None:
-        fault = ""
-        if _is_foreign_name(path.name):
-            fault = FOREIGN
-        elif path.name.startswith(self.hidden):
-            fault = HIDDEN
-
-        # Whoever opens a pipe waits for its writer, so that nobody is asked about these.
-        if not os.path.isfile(path):
-            reason = BROKEN_LINK if path.is_symlink() else NO_FILE
-            self.left_out.add(reason, path, count=int(not fault))
-            return
-
-        # Of the hidden ones only those are worth a word that would have been found.
-        try:
-            is_wanted = self.wanted(path)
-        except OSError:
-            is_wanted = not fault
-            fault = fault or UNREADABLE
-
-        if fault:
-            self.left_out.add(fault, path, count=int(is_wanted))
-        elif is_wanted:
-            self.files.append(path)
-        else:
-            self.others.append(path)

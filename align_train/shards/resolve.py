@@ -16,19 +16,12 @@ from pathlib import PurePosixPath
 
 from align_train.cluster.sharing import from_first
 from align_train.errors import UserError, nearest_path
+from align_train.shards.braces import expand_braces
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
 from align_train.shards.count import scan
-from align_train.shards.find import (
-    FOREIGN,
-    MISSING,
-    Found,
-    braces,
-    ends_with,
-    find_files,
-    is_foreign,
-    path_of,
-)
+from align_train.shards.find import MISSING, Found, ends_with, find_files, path_of
+from align_train.shards.foreign import FOREIGN, is_foreign
 from align_train.shards.hub import is_hub
 from align_train.shards.left_out import LeftOut
 from align_train.shards.manifest import (
@@ -245,7 +238,7 @@ class _Resolver:
             raise UserError(f"{self.key}={shards}: {reason}, and put it there as .tar")
 
         tars: list[str] = []
-        for name in map(self.cache.pinned, braces(shards)):
+        for name in map(self.cache.pinned, expand_braces(shards)):
             if glob.has_magic(name):
                 tars += from_first(f"tars {name}", partial(cache.glob, name))
             elif name.lower().endswith(".tar"):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from align_train.errors import shown
 from align_train.files import cache_folder, whole
-from align_train.shards.find import is_foreign
+from align_train.shards.foreign import is_foreign
 from align_train.shards.image_kind import HEAD, image_kind
 from align_train.shards.tar_end import compression, fault_of_end
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from align_train.cluster.pools import threads
 from align_train.errors import UserError, shown
 from align_train.shards.file_system import FileSystem
-from align_train.shards.find import is_foreign
+from align_train.shards.foreign import is_foreign
 from align_train.shards.remote import Unreachable, Vanished, is_url, stored_size
 from align_train.shards.retry import Source
 

@@ -22,7 +22,8 @@ from align_train.cluster.pools import threads
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.find import ends_with, find_files, is_foreign
+from align_train.shards.find import ends_with, find_files
+from align_train.shards.foreign import is_foreign
 from align_train.shards.left_out import counted
 from align_train.shards.manifest import Shard
 from align_train.shards.remote import is_url

@@ -9,8 +9,9 @@ import pytest
 from braceexpand import braceexpand
 
 from align_train.errors import UserError
-from align_train.shards import find
-from align_train.shards.find import Found, ends_with, find_files
+from align_train.shards import braces, walk
+from align_train.shards.find import MISSING, Found, ends_with, find_files
+from align_train.shards.foreign import FOREIGN
 from align_train.shards.image_kind import is_image
 from align_train.shards.resolve import resolve
 from tests.support.images import plain_image
@@ -43,14 +44,14 @@ def test_a_folder_gives_its_files_and_counts_the_others(folder: Path) -> None:
     assert names(flat, folder) == ["00000.TAR", "00001.tar"]
     assert [path.name for path in flat.others] == ["notes.txt"]
     assert flat.left_out.counts == {
-        find.FOREIGN: 1,
-        find.HIDDEN: 1,
-        find.BROKEN_LINK: 1,
-        find.NO_FILE: 1,
+        FOREIGN: 1,
+        walk.HIDDEN: 1,
+        walk.BROKEN_LINK: 1,
+        walk.NO_FILE: 1,
     }
     deep = find_files(folder, TAR, deep=True)
     assert names(deep, folder) == ["00000.TAR", "00001.tar", "deep/00004.tar"]
-    assert deep.left_out.counts[find.FOREIGN] == 2
+    assert deep.left_out.counts[FOREIGN] == 2
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_patterns(pattern: str, expected: list[str], folder: Path) -> None:
 def test_a_brace_range_counts_what_is_missing(folder: Path) -> None:
     found = find_files(folder / "{00001..00004}.tar", TAR, deep=False)
     assert names(found, folder) == ["00001.tar"]
-    assert found.left_out.counts == {find.MISSING: 3}
-    assert found.left_out.first(find.MISSING).endswith("00002.tar")
+    assert found.left_out.counts == {MISSING: 3}
+    assert found.left_out.first(MISSING).endswith("00002.tar")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_brackets_within_braces(
         (tmp_path / name).touch()
     found = find_files(tmp_path / pattern, TAR, deep=False)
     assert names(found, tmp_path) == expected
-    assert found.left_out.counts.get(find.MISSING, 0) == missing
+    assert found.left_out.counts.get(MISSING, 0) == missing
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_too_many_names_are_refused_before_they_are_made(
     ],
 )
 def test_names_are_counted_as_they_are_made(pattern: str) -> None:
-    assert find._count_of_names(pattern) == len(list(braceexpand(pattern)))
+    assert braces._count_of_names(pattern) == len(list(braceexpand(pattern)))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_a_long_pattern_is_no_long_name(tmp_path: Path) -> None:
     many = ",".join(f"{index:05d}" for index in range(1, 101))
     found = find_files(f"{tmp_path}/{{{many}}}.tar", TAR, deep=False)
     assert names(found, tmp_path) == ["00001.tar"]
-    assert found.left_out.counts == {find.MISSING: 99}
+    assert found.left_out.counts == {MISSING: 99}
 
 
 @pytest.mark.parametrize("name", ["[a]", "{x}", "a*b", "what?", "**", "{"])
@@ -198,7 +199,7 @@ def test_links_are_followed_once(pattern: str, tmp_path: Path) -> None:
 
     found = find_files(top / pattern, TAR, deep=True)
     assert names(found, top) == ["c.tar", "linked/b.tar", "real/a.tar"]
-    assert found.left_out.counts == {find.SEEN: 4}
+    assert found.left_out.counts == {walk.SEEN: 4}
 
 
 def test_images_are_known_by_content_and_bad_ones_by_name(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_images_are_known_by_content_and_bad_ones_by_name(tmp_path: Path) -> Non
     found = find_files(tmp_path, is_image, deep=True)
     assert {path.name for path in found.files} == set(contents) - {"._plain.jpg"}
     assert {path.name for path in found.others} == set(none)
-    assert found.left_out.counts == {find.FOREIGN: 1}
+    assert found.left_out.counts == {FOREIGN: 1}
     line = str(found.left_out)
     assert line.startswith("1 file of another system") and "._plain.jpg" in line
 
@@ -250,4 +251,4 @@ def test_a_folder_that_nobody_may_read_is_counted(
     monkeypatch.setattr(os, "scandir", refuse)
     found = find_files(tmp_path, TAR, deep=True)
     assert names(found, tmp_path) == ["a.tar"]
-    assert found.left_out.counts == {find.UNREADABLE: 1}
+    assert found.left_out.counts == {walk.UNREADABLE: 1}
