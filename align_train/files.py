@@ -3,16 +3,13 @@
 A reader never sees half a file: the content goes to a hidden name beside it and is renamed once it
 is complete. A rename within one folder is atomic on local disks, NFS and Lustre.
 
-There are two locks. `locked` is for a block of code: threads and processes enter one after another.
-`Lock` is for a run's whole life. It must end with the run's main process even if loader workers,
-which are its forked children, live on for a while; and it must hold across the nodes of a cluster.
+`locked` is for a block of code: threads and processes enter one after another. A run's whole life
+has another lock, `run/lock.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import pwd
 import shutil
@@ -26,14 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO
 
 from align_train.errors import UserError
 
-# Seconds between two attempts to take a lock.
-_POLL = 0.2
-_POLL_BLOCK = 0.05
-_SILENT = 2.0  # seconds that a start waits for a lock without a word
+_POLL = 0.05  # seconds between two attempts to take a lock
 
 
 @contextmanager
@@ -250,7 +243,7 @@ def locked(path: Path, deadline: float, *, refusal: str) -> Iterator[None]:
         # Whoever may write the folder may lock in it, whatever the umask of the first user was.
         rights = path.parent.stat().st_mode & 0o666
         lock = FileLock(path, mode=rights | 0o600)
-        lock.acquire(timeout=patience, poll_interval=_POLL_BLOCK)
+        lock.acquire(timeout=patience, poll_interval=_POLL)
     except Timeout:
         raise UserError(refusal) from None
     except OSError as error:
@@ -262,93 +255,6 @@ def locked(path: Path, deadline: float, *, refusal: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-class Lock:
-    """Ensures that one process writes a run's folder.
-
-    A restarted job may overlap with its previous attempt. This is a record lock (`fcntl`), not the
-    `flock` of `locked`: it ends with the process, however that ends, and forked children do not
-    hold it. NFS and Lustre know it across machines.
-    """
-
-    def __init__(self, path: Path, *, patience: float) -> None:
-        """Takes nothing yet.
-
-        Args:
-            path: The lock's file.
-            patience: Seconds to wait for another process to end.
-        """
-        self.path = path
-        self.patience = patience
-        self._file: IO[str] | None = None
-
-    def take(self) -> bool:
-        """Takes the lock; waits up to `patience` seconds for another process.
-
-        Returns:
-            True if this call took it, False if this process held it already.
-
-        Raises:
-            UserError: The file cannot be written, or another process keeps the lock.
-        """
-        if self._file is not None:
-            return False
-
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # To append: opened to write, it would lose the holder's name before the lock is ours.
-            self._file = self.path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space, or choose "
-                f"another name or output_dir"
-            ) from None
-
-        begun = time.monotonic()
-        said = False
-        while not self._locked():
-            waited = time.monotonic() - begun
-            if waited > self.patience:
-                holder = self._holder()
-                self._file.close()
-                self._file = None
-                raise UserError(
-                    f"{self.path.parent}: {holder} is writing this run; wait for its end or end "
-                    f"it, or choose another name"
-                )
-            if waited > _SILENT and not said:
-                said = True
-                print(
-                    f"{self.path.parent}: {self._holder()} is writing this run; waiting for its "
-                    f"end, {self.patience:.0f} s at most",
-                    flush=True,
-                )
-            time.sleep(_POLL)
-
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
-        return True
-
-    def _holder(self) -> str:
-        assert self._file is not None
-        self._file.seek(0)
-        return self._file.read().strip() or "another process"
-
-    def _locked(self) -> bool:
-        assert self._file is not None
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            # Some network file systems have no locks. The run goes on without protection.
-            print(
-                f"{self.path}: this file system has no locks ({error.strerror}); never start a "
-                f"run twice at the same time here"
-            )
-        return True
 
 
 def _remove(path: Path) -> None:

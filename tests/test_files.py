@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import re
 import time
-from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import pytest
 
 from align_train.errors import UserError
 from align_train.files import (
-    Lock,
     cache_folder,
     check_links,
     check_writable,
@@ -22,9 +19,8 @@ from align_train.files import (
     whole,
     write_whole,
 )
+from tests.support.child import FORK, in_child
 from tests.support.other_user import UID, open_folder, run_as
-
-FORK = multiprocessing.get_context("fork")
 
 
 def names(folder: Path) -> list[str]:
@@ -212,13 +208,6 @@ def test_the_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names(tmp_path) == []
 
 
-def _in_child(target: Callable[..., None], *arguments: object) -> int | None:
-    process = FORK.Process(target=target, args=arguments)
-    process.start()
-    process.join(timeout=30)
-    return process.exitcode
-
-
 def _stay(path: Path, log: Path, together: Barrier) -> None:
     together.wait(timeout=30)
     with locked(path, time.monotonic() + 30, refusal="still locked"):
@@ -255,7 +244,7 @@ def _is_refused(path: Path) -> None:
 def test_locked_gives_up_at_its_deadline_and_lets_in_after_the_block(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked(path, time.monotonic(), refusal="another one keeps the lock"):
-        assert _in_child(_is_refused, path) == 0
+        assert in_child(_is_refused, path) == 0
 
     with locked(path, time.monotonic(), refusal="another one keeps the lock"):
         pass
@@ -270,28 +259,3 @@ def test_locked_names_a_path_that_cannot_be_locked(tmp_path: Path) -> None:
         locked(path, time.monotonic(), refusal="another one keeps the lock"),
     ):
         pass
-
-
-def _cannot_take(path: Path) -> None:
-    with pytest.raises(UserError, match=r"process \d+ on .* is writing this run; wait for its end"):
-        Lock(path, patience=0).take()
-
-
-def _takes(path: Path) -> None:
-    assert Lock(path, patience=0).take()
-
-
-def test_a_lock_is_taken_once_and_refuses_another_process(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "lock"
-    lock = Lock(path, patience=0)
-
-    assert lock.take() is True
-    assert lock.take() is False
-    assert _in_child(_cannot_take, path) == 0
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "lock"
-
-    assert _in_child(_takes, path) == 0
-    assert Lock(path, patience=0).take() is True

@@ -12,10 +12,11 @@ from align_train.commands.changes import Changes, spell_changes
 from align_train.config.saved import to_yaml
 from align_train.config.schema import TrainSettings
 from align_train.errors import UserError
-from align_train.files import Lock, check_links, write_whole
+from align_train.files import check_links, write_whole
 from align_train.optim.schedules import START, Anchor
 from align_train.pretrained.origin import origin
 from align_train.run.folder import RunFolder
+from align_train.run.lock import Lock
 from align_train.stream.classes import ClassList
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.recipe import Start

@@ -24,8 +24,8 @@ from align_train.config.metrics import check_metric
 from align_train.config.schema import TrainSettings
 from align_train.config.sweep import OptunaSettings, Sweep, Swept
 from align_train.errors import UserError, shown, shown_names
-from align_train.files import Lock
 from align_train.run.folder import RunFolder
+from align_train.run.lock import Lock
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -32,8 +32,8 @@ from align_train.commands.trainer import build_module, build_trainer, quieten
 from align_train.commands.twice_in_batch import check_batch
 from align_train.config.messages import report_once
 from align_train.config.schema import TrainSettings
-from align_train.files import Lock
 from align_train.run.folder import RunFolder
+from align_train.run.lock import Lock
 
 _GRACE = 10.0  # seconds beyond the watchdog's silence until an earlier start has let go of the lock
 

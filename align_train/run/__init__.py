@@ -1,1 +1,1 @@
-"""A run's folder, and the record of its training data."""
+"""A run's folder, its lock, and the record of its training data."""

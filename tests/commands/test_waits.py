@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from align_train.files import Lock
 from align_train.run.folder import RunFolder
+from align_train.run.lock import Lock
 from tests.support.commands import UNEVALUATED, Started, finish, start
 from tests.support.runs import numbers, wait_for_step
 
