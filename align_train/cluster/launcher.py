@@ -10,14 +10,12 @@ A user's own launcher is a class that derives from `Launcher`, named by `trainer
 from __future__ import annotations
 
 import os
-import re
 from abc import abstractmethod
 from typing import NamedTuple, Protocol
 
-from align_train.errors import UserError, shown
-
-# `8(x4)` are four machines with eight tasks each; `8(x3),4` are four with unequal numbers.
-_COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+from align_train.cluster import slurm
+from align_train.cluster.variables import number
+from align_train.errors import UserError
 
 
 class Rendezvous(NamedTuple):
@@ -100,42 +98,33 @@ class Slurm(Launcher):
     @property
     def rank(self) -> int:
         """This task among all."""
-        return _number("SLURM_PROCID")
+        return number("SLURM_PROCID")
 
     @property
     def local_rank(self) -> int:
         """This task among those of its machine."""
-        return _number("SLURM_LOCALID")
+        return number("SLURM_LOCALID")
 
     @property
     def world_size(self) -> int:
         """Tasks of the step."""
-        return _tasks()
+        return slurm.tasks()
 
     @property
     def nodes(self) -> int:
         """Machines of the step."""
-        return _slurm_nodes()
+        return slurm.nodes()
 
     @property
     def processes_per_node(self) -> int:
         """Tasks of the step on each machine."""
-        return _slurm_tasks_per_node() or self.world_size // self.nodes
+        return slurm.tasks_per_node() or self.world_size // self.nodes
 
     @property
     def rendezvous(self) -> Rendezvous:
-        """`MASTER_ADDR` and `MASTER_PORT`, or the first task's machine and a port of the job's.
-
-        The port is the one that `launch/environment.sh` gives. Each start of a job has its own: the
-        previous start's may not be free yet.
-        """
-        nodes = _first_set("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-        host = os.environ.get("MASTER_ADDR") or _first_host(nodes or "127.0.0.1")
-
-        # Two ports a start (the watchdog's is the next one), from 10000 on: below 32768, from where
-        # Linux usually takes ports for outgoing connections.
-        job, restarts = _number("SLURM_JOB_ID"), _number("SLURM_RESTART_COUNT")
-        return Rendezvous(host, _master_port(10000 + (job * 20 + restarts * 2) % 20000))
+        """`MASTER_ADDR` and `MASTER_PORT`, or the first task's machine and a port of the job's."""
+        host = os.environ.get("MASTER_ADDR") or slurm.first_host()
+        return Rendezvous(host, _master_port(slurm.port()))
 
     def more_gpus(self, devices: int) -> str:
         """Slurm's options."""
@@ -158,27 +147,27 @@ class Torchrun(Launcher):
     @property
     def rank(self) -> int:
         """This process among all."""
-        return _number("RANK")
+        return number("RANK")
 
     @property
     def local_rank(self) -> int:
         """This process among those of its machine."""
-        return _number("LOCAL_RANK")
+        return number("LOCAL_RANK")
 
     @property
     def world_size(self) -> int:
         """Processes of all machines."""
-        return _number("WORLD_SIZE", otherwise=1)
+        return number("WORLD_SIZE", otherwise=1)
 
     @property
     def nodes(self) -> int:
         """Machines, each with one torchrun."""
-        return _number("GROUP_WORLD_SIZE", otherwise=1)
+        return number("GROUP_WORLD_SIZE", otherwise=1)
 
     @property
     def processes_per_node(self) -> int:
         """What `--nproc-per-node` says."""
-        return _number("LOCAL_WORLD_SIZE", otherwise=self.world_size // self.nodes)
+        return number("LOCAL_WORLD_SIZE", otherwise=self.world_size // self.nodes)
 
     @property
     def rendezvous(self) -> Rendezvous:
@@ -207,7 +196,7 @@ class Alone(Launcher):
     @property
     def local_rank(self) -> int:
         """As `rank`."""
-        return _number("LOCAL_RANK")
+        return number("LOCAL_RANK")
 
     @property
     def world_size(self) -> int:
@@ -217,12 +206,12 @@ class Alone(Launcher):
     @property
     def nodes(self) -> int:
         """Machines of the Slurm job whose batch script runs this process; else 1."""
-        return _slurm_nodes()
+        return slurm.nodes()
 
     @property
     def processes_per_node(self) -> int:
         """Tasks a machine of that job; else 8: a laptop may check the settings of a cluster."""
-        return _slurm_tasks_per_node() or 8
+        return slurm.tasks_per_node() or 8
 
     @property
     def rendezvous(self) -> Rendezvous:
@@ -267,7 +256,7 @@ def current() -> Launcher:
         return Torchrun()
     # A batch script has SLURM_PROCID too; only what srun starts is in a numbered step. A single
     # task may start others by itself.
-    if "SLURM_STEP_ID" in os.environ and _tasks() > 1:
+    if "SLURM_STEP_ID" in os.environ and slurm.tasks() > 1:
         return Slurm()
     return Alone()
 
@@ -287,62 +276,9 @@ def processes_per_node() -> int:
     return current().processes_per_node
 
 
-def _first_set(*names: str) -> str | None:
-    """The first of these variables that is set and not empty."""
-    for name in names:
-        if os.environ.get(name):
-            return os.environ[name]
-    return None
-
-
-def _number(*names: str, otherwise: int = 0) -> int:
-    """The whole number in the first of these variables that is set and not empty."""
-    for name in names:
-        if text := os.environ.get(name):
-            if not (text.isascii() and text.isdecimal()):
-                raise UserError(
-                    f"{name}={shown(text)}: expected a whole number; the launcher sets this "
-                    f"variable of the environment"
-                )
-            return int(text)
-    return otherwise
-
-
 def _master_port(otherwise: int) -> int:
-    port = _number("MASTER_PORT", otherwise=otherwise)
+    port = number("MASTER_PORT", otherwise=otherwise)
     # The next one is the watchdog's.
     if not 0 < port < 65535:
         raise UserError(f"MASTER_PORT={port}: expected a port from 1 to 65534")
     return port
-
-
-# A step may have fewer tasks and machines than its job: what the step says comes first.
-
-
-def _tasks() -> int:
-    return _number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", otherwise=1)
-
-
-def _slurm_nodes() -> int:
-    return _number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", otherwise=1)
-
-
-def _slurm_tasks_per_node() -> int | None:
-    tasks = _first_set("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
-    if tasks is None:
-        return None
-
-    # Only the counts: on how many machines does not matter as long as they are equal.
-    counts = {int(match[1]) for match in _COUNT.finditer(tasks)}
-    if len(counts) != 1:
-        raise UserError(
-            f"tasks per node are {tasks}: all nodes need the same number; give --ntasks-per-node=…"
-        )
-    return counts.pop()
-
-
-def _first_host(nodes: str) -> str:
-    """The first of Slurm's list of machines: `a` of `a,b`, `gpu03` of `gpu[03-07,9],x`."""
-    # Brackets first: the commas within do not part machines.
-    first_of_ranges = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes)
-    return re.split(r"[ ,]", first_of_ranges)[0]
