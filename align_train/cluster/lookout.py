@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 
-from align_train.cluster.run_store import (
+from align_train.cluster.position import (
     ASKING,
     BACKWARD,
     COMPILING,
@@ -22,8 +22,8 @@ from align_train.cluster.run_store import (
     TRYING,
     WAITING,
     Position,
-    RunStore,
 )
+from align_train.cluster.run_store import RunStore
 from align_train.errors import Lost
 
 # The order of the places within a step. A place outside it (saving) comes after the backward pass.

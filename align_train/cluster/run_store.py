@@ -16,89 +16,19 @@ import socket
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from datetime import timedelta
 from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
+from align_train.cluster.position import Position
+from align_train.cluster.verdict import Verdict
 from align_train.errors import Lost, UserError, one_line
-
-# Places of `Position`; `lookout.py` has their order.
-STARTING = "starting"
-ASKING = "waiting for rank 0"
-MEETING = "starting together"
-TRYING = "finding the chunk size that fits"
-TRIED = "waiting for others to find the chunk size that fits"
-WAITING = "waiting for data"
-FORWARD = "forward pass"
-COMPILING = "compiling"  # and which block: a part of the forward pass
-BACKWARD = "backward pass"
-EVALUATING = "evaluating"  # and by which evaluator
-EMBEDDING = "embedding"
-SCORING = "scoring"
-SAVING = "saving a checkpoint"
-ENDING = "ending the training"
-FINISHED = "finished"
 
 _PART = 4 * 2**20  # bytes of a published thing in one value
 _LOOKS = 40  # while rank 0 waits for the others to leave
 _LEAST_TIMEOUT = 10.0  # seconds that one request to the store may take, at least
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a process is in the run.
-
-    Attributes:
-        step: The step, from 1; 0 before the first.
-        place: The part of the step, e.g. "forward pass".
-        passes: Chunks that went through the model since the place began.
-        collectives: Collectives of ours that it has begun (`collectives.begun`).
-    """
-
-    step: int
-    place: str
-    passes: int
-    collectives: int = 0
-
-    def __str__(self) -> str:
-        return f"step {self.step}, {self.place}" if self.step else self.place
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why the run ends.
-
-    Attributes:
-        message: One line that names the process to blame.
-        status: Exit status of every process.
-        printed: True if the process to blame prints its error itself.
-        alone: True if this process decided alone, because it could not reach the store.
-    """
-
-    message: str
-    status: int
-    printed: bool = False
-    alone: bool = False
-
-    def is_printed_by(self, rank: int) -> bool:
-        """Whether a rank prints the message, so that the run ends with one line.
-
-        Ranks that cannot reach the store cannot agree: each of them prints its own.
-
-        Args:
-            rank: The rank that asks.
-        """
-        return self.alone or (rank == 0 and not self.printed)
-
-    def as_error(self, rank: int) -> Lost:
-        """The error to raise on a rank; its text is empty if another rank prints it.
-
-        Args:
-            rank: The rank that raises it.
-        """
-        return Lost(self.message if self.is_printed_by(rank) else "", status=self.status)
 
 
 class RunStore:

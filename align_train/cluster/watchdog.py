@@ -30,7 +30,9 @@ from typing import TypeVar, cast
 from align_train.cluster import interruption, sharing
 from align_train.cluster.ending import end_now
 from align_train.cluster.lookout import Lookout
-from align_train.cluster.run_store import ASKING, FINISHED, RunStore, Verdict
+from align_train.cluster.position import ASKING, FINISHED
+from align_train.cluster.run_store import RunStore
+from align_train.cluster.verdict import Verdict
 from align_train.cluster.whereabouts import Whereabouts
 from align_train.errors import Interrupted, Lost, UserError, one_line
 

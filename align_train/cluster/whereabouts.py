@@ -10,14 +10,7 @@ from __future__ import annotations
 import time
 
 from align_train.cluster import collectives
-from align_train.cluster.run_store import (
-    ENDING,
-    EVALUATING,
-    FINISHED,
-    SAVING,
-    STARTING,
-    Position,
-)
+from align_train.cluster.position import ENDING, EVALUATING, FINISHED, SAVING, STARTING, Position
 
 LONG = 3  # times the timeout
 _SLOWER = 3  # times the longest that this start has taken between two signs of progress

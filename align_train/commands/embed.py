@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from align_train.cluster import launcher
-from align_train.cluster.run_store import EMBEDDING
+from align_train.cluster.position import EMBEDDING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import check_loader, device_of
 from align_train.commands.open_images import open_images

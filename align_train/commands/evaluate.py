@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from align_train.cluster import launcher
 from align_train.cluster.collectives import all_reduce_, on_device, rank, report_first_error
 from align_train.cluster.limits import allow_open_files
-from align_train.cluster.run_store import EVALUATING
+from align_train.cluster.position import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
 from align_train.commands.alone import Failures, say_done

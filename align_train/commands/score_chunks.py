@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.cluster.run_store import SCORING
+from align_train.cluster.position import SCORING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.devices import loader_workers
 from align_train.commands.shard_work import Place, chunks_of

@@ -10,7 +10,7 @@ from align_train.cluster import launcher
 from align_train.cluster.group import leave_errors_to_watchdog
 from align_train.cluster.interruption import raise_if_received
 from align_train.cluster.limits import allow_open_files
-from align_train.cluster.run_store import MEETING
+from align_train.cluster.position import MEETING
 from align_train.cluster.watchdog import Watchdog
 from align_train.commands.begun import as_begun
 from align_train.commands.best import ended_early, print_trained

@@ -22,7 +22,7 @@ import torch
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_, rank, world_size
-from align_train.cluster.run_store import TRIED, TRYING
+from align_train.cluster.position import TRIED, TRYING
 from align_train.errors import UserError
 from align_train.model import TrainableModel
 from align_train.strategy.layout import local_values, trained_parameters

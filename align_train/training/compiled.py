@@ -26,7 +26,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from tqdm import tqdm
 
 from align_train.cluster.collectives import gather_texts, rank, world_size
-from align_train.cluster.run_store import COMPILING, FORWARD, STARTING
+from align_train.cluster.position import COMPILING, FORWARD, STARTING
 from align_train.errors import one_line
 from align_train.model import TrainableModel
 from align_train.training.batch_norm import GroupBatchNorm

@@ -15,7 +15,7 @@ from lightning import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from align_train.cluster.run_store import BACKWARD, ENDING, FORWARD, MEETING, WAITING
+from align_train.cluster.position import BACKWARD, ENDING, FORWARD, MEETING, WAITING
 from align_train.cluster.watchdog import Watchdog
 from align_train.stream.batch import Batch
 from align_train.training.callbacks import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from align_train.cluster.lookout import _progress
-from align_train.cluster.run_store import Position
+from align_train.cluster.position import Position
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import Whereabouts
 from align_train.errors import UserError

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from align_train.cluster.collectives import rank
-from align_train.cluster.run_store import Position, RunStore
+from align_train.cluster.position import Position
+from align_train.cluster.run_store import RunStore
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import UserError
 from align_train.shards import found_caption as finding

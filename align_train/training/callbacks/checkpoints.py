@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from align_train.cluster.collectives import all_reduce_, raise_on_all_ranks
-from align_train.cluster.run_store import SAVING
+from align_train.cluster.position import SAVING
 from align_train.run.folder import RunFolder
 from align_train.strategy.layout import local_values
 from align_train.training.callbacks.agreement import Agreement, stop_with

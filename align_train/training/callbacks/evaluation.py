@@ -22,7 +22,7 @@ from tqdm import tqdm
 from align_train.cluster import interruption
 from align_train.cluster.collectives import stop_together
 from align_train.cluster.interruption import at_once
-from align_train.cluster.run_store import EVALUATING
+from align_train.cluster.position import EVALUATING
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import Interrupted, UnreadableImage
 from align_train.evals import Embedder
