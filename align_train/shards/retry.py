@@ -20,10 +20,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from threading import Event, Thread
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from align_train.errors import UserError
+from align_train.shards.detached import DetachedWork
 from align_train.shards.file_system import FileSystem
 from align_train.shards.remote import (
     Stalled,
@@ -207,7 +207,7 @@ class Source:
             Stalled: The attempt was given up.
         """
         stall = stall or self.stall
-        work = _Work(function, left_behind)
+        work = DetachedWork(function, left_behind)
 
         seen = -1
         moved = time.monotonic()
@@ -225,47 +225,6 @@ class Source:
                 work.give_up()
                 raise Stalled(f"nothing arrived for {stall:g} s")
         return work.result()
-
-
-class _Work(Generic[Result]):
-    """A function that runs in a thread, which may be left behind.
-
-    A pool of `concurrent.futures` would not do: the interpreter joins its threads when it ends, and
-    a thread that hangs would keep it from ending.
-    """
-
-    def __init__(self, function: Callable[[], Result], left_behind: Callable[[], None]) -> None:
-        self._function = function
-        self._left_behind = left_behind
-        self._given_up = Event()
-        self._results: list[Result] = []
-        self._errors: list[BaseException] = []
-
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._results.append(self._function())
-        except BaseException as error:  # of any kind: it belongs to the thread that waits
-            self._errors.append(error)
-        if self._given_up.is_set():
-            self._left_behind()
-
-    def done(self, *, wait: float) -> bool:
-        """Whether the function has ended. Waits so many seconds for it."""
-        self._thread.join(wait)
-        return bool(self._results or self._errors)
-
-    def give_up(self) -> None:
-        """Leaves the thread behind."""
-        self._given_up.set()
-
-    def result(self) -> Result:
-        """The function's result; raises its error."""
-        if self._errors:
-            raise self._errors[0]
-        return self._results[0]
 
 
 class _Failures:
