@@ -25,7 +25,8 @@ from align_train.demo.phrases import caption, clean_caption
 from align_train.demo.scene import ATTRIBUTES, class_names, sample_scene
 from align_train.errors import UserError
 from align_train.files import whole
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.row import Shard
 from align_train.shards.write import write_shard
 from align_train.stream.classes import CLASS_FILE
 from align_train.stream.wordpiece import train_tokenizer

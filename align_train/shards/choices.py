@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,8 @@ from align_train.errors import UserError
 from align_train.files import whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.rates import Rates, rates_name, rounded, visits_of
+from align_train.shards.row import Row, Shard
 from align_train.shards.selection import Selection, selection_name, short_hash
-
-if TYPE_CHECKING:
-    from align_train.shards.manifest import Shard
 
 Choice = NDArray[np.bool_] | NDArray[np.floating[Any]]
 """Which pairs of a shard are kept, or how often each comes in an epoch, by sorted key."""
@@ -27,7 +25,7 @@ _LARGEST_COUNT = 2**48  # of pairs and bytes; a million shards of so many still 
 def write_choices(
     path: Path,
     shards: Iterable[Shard],
-    rows: Iterable[dict[str, str | int]],
+    rows: Iterable[Row],
     choices: Iterable[Choice],
     cache: ShardCache | None,
 ) -> None:
@@ -114,7 +112,7 @@ def _narrowed(choice: Choice, shard: Shard, cache: ShardCache | None) -> Choice:
     return chosen
 
 
-def _packed(choice: Choice) -> tuple[bytes, dict[str, str | int]]:
+def _packed(choice: Choice) -> tuple[bytes, Row]:
     """Packs a choice among all pairs of a tar: its bytes, and the fields of its row."""
     if choice.dtype == np.bool_:
         part = np.packbits(choice.astype(bool)).tobytes()

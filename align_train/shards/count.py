@@ -20,8 +20,9 @@ from align_train.shards.caption import SECOND, CaptionSource
 from align_train.shards.foreign import FOREIGN
 from align_train.shards.key_rule import member_table
 from align_train.shards.left_out import LeftOut
-from align_train.shards.manifest import HOW_TO_PREPARE, Manifest, Shard, checked
+from align_train.shards.manifest import HOW_TO_PREPARE, Manifest, checked
 from align_train.shards.members import ANY, Members, prefix_of
+from align_train.shards.row import Shard
 from align_train.shards.sample import sample
 from align_train.shards.tar_index import EMPTY, ShardIndex, load_index
 

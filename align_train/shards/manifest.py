@@ -34,48 +34,15 @@ from align_train.files import write_whole
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import parse_json
 from align_train.shards.choices import parse_choice, parse_count, write_choices
-from align_train.shards.members import Keys, Members
 from align_train.shards.rates import Rates, rates_name
 from align_train.shards.recorded import recorded, refuse_disagreeing
 from align_train.shards.remote import is_url
-from align_train.shards.selection import Selection, refuse_missing, selection_name
+from align_train.shards.row import Row, Shard
+from align_train.shards.selection import refuse_missing, selection_name
 
 MANIFEST_NAME = "manifest.jsonl"
 
 HOW_TO_PREPARE = "make shards with `align-train pack`, or see docs/data.md"
-
-Row = dict[str, str | int]
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One row of a manifest.
-
-    Attributes:
-        url: The tar's path or URL.
-        pairs: How many pairs it gives in an epoch.
-        bytes: Its size.
-        selection: Which of its pairs are kept, or how often each comes; None: all, once.
-        image: The setting `image` by which its pairs were counted; None: not set, or not known.
-        keys: The setting `keys`, alike.
-    """
-
-    url: str
-    pairs: int
-    bytes: int
-    selection: Selection | None = None
-    image: str | None = None
-    keys: Keys | None = None
-
-    @property
-    def name(self) -> str:
-        """The tar's file name, by which the shard is known wherever it lies."""
-        return self.url.rpartition("/")[2]
-
-    @property
-    def members(self) -> Members:
-        """The settings by which its pairs were counted."""
-        return Members(self.image, self.keys)
 
 
 @dataclass(frozen=True)
@@ -145,7 +112,7 @@ class Manifest:
         """
         if not self.has_rates:
             return self
-        return replace(self, shards=tuple(map(_once, self.shards)))
+        return replace(self, shards=tuple(shard.once() for shard in self.shards))
 
     def write(
         self,
@@ -192,12 +159,6 @@ class Manifest:
             write_choices(file, self.shards, rows, choices, cache)
         fix = "free some space or choose another place"
         write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows), fix=fix)
-
-
-def _once(shard: Shard) -> Shard:
-    if isinstance(shard.selection, Rates):
-        return replace(shard, pairs=shard.selection.used)
-    return shard
 
 
 def place_in(ends: NDArray[np.int64], pair: int) -> tuple[int, int]:

@@ -28,13 +28,13 @@ from align_train.shards.manifest import (
     HOW_TO_PREPARE,
     MANIFEST_NAME,
     Manifest,
-    Shard,
     checked,
     read_manifest,
 )
 from align_train.shards.members import ANY, Members, prefix_of
 from align_train.shards.recorded import refuse_other_settings
 from align_train.shards.remote import is_url
+from align_train.shards.row import Shard
 from align_train.shards.tar_end import COMPRESSED, compression
 
 _TAR = ends_with(".tar")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from align_train.errors import UserError
 from align_train.files import whole
-from align_train.shards.manifest import Shard
+from align_train.shards.row import Shard
 
 
 def write_shard(path: Path, pairs: Iterable[tuple[str, Mapping[str, bytes]]]) -> Shard:

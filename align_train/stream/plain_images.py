@@ -17,7 +17,8 @@ from align_train.shards.caption import CaptionSource, TextPlace
 from align_train.shards.find import find_files
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut
-from align_train.shards.manifest import Manifest, Shard
+from align_train.shards.manifest import Manifest
+from align_train.shards.row import Shard
 from align_train.shards.shard import HasTexts
 from align_train.stream.decode import Views
 from align_train.stream.pairs import Pairs

@@ -29,7 +29,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.row import Shard
 from benchmarks.shared.children import json_of
 from benchmarks.shared.command_line import parser_of
 from benchmarks.shared.sizes import BATCH

@@ -16,7 +16,8 @@ from align_train.index.collection import Collection
 from align_train.index.identity import Identity
 from align_train.index.settings import Settings
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
+from align_train.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
+from align_train.shards.row import Shard
 
 DIM = 160
 COSINES = (1.0, 0.99, 0.98, 0.97, 0.96, 0.94, 0.9)

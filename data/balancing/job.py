@@ -14,10 +14,11 @@ from align_train.errors import UserError, shown
 from align_train.shards.caption import CaptionSource
 from align_train.shards.found_caption import found_caption
 from align_train.shards.left_out import LeftOut, counted
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
 from align_train.shards.members import Members
 from align_train.shards.rates import rounded, scale_of
 from align_train.shards.resolve import resolve
+from align_train.shards.row import Shard
 from align_train.stream.shard_cache import shard_cache_of
 
 from ..packing.beside import whole_folder

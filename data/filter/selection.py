@@ -18,7 +18,8 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from align_train.files import whole
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.row import Shard
 
 from ..tables.batches import batches
 from ..tables.tars import Tars

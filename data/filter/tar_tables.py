@@ -26,7 +26,7 @@ from align_train.errors import UserError
 from align_train.files import whole
 from align_train.shards.caption import is_unicode
 from align_train.shards.image_kind import KINDS
-from align_train.shards.manifest import Shard
+from align_train.shards.row import Shard
 from align_train.shards.shard import ShardReader
 from align_train.stream.bad_image import BadImage, guarded
 from align_train.stream.plain_jpeg import sides_of_plain_jpeg

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from align_train.errors import UserError, shown
 from align_train.shards.left_out import are, counted
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from align_train.shards.manifest import MANIFEST_NAME, Manifest
+from align_train.shards.row import Shard
 from align_train.shards.source_name import CAPTIONS, FIELD
 from align_train.shards.write import write_shard
 from align_train.stream.bad_image import BadImage

@@ -25,8 +25,8 @@ from align_train.shards.caption import CaptionSource
 from align_train.shards.find import ends_with, find_files
 from align_train.shards.foreign import is_foreign
 from align_train.shards.left_out import counted
-from align_train.shards.manifest import Shard
 from align_train.shards.remote import is_url
+from align_train.shards.row import Shard
 
 from .batches import first_line
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from align_train.errors import UserError, shown
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource
-from align_train.shards.manifest import Manifest, Shard
+from align_train.shards.manifest import Manifest
 from align_train.shards.members import Members
+from align_train.shards.row import Shard
 from align_train.shards.shard import ShardReader
 
 KEY, PAIR, TEXT = "key", "pair", "text"

@@ -17,8 +17,9 @@ import pytest
 from align_train.errors import UserError
 from align_train.index.collection import Collection
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import Manifest, Shard, read_manifest
+from align_train.shards.manifest import Manifest, read_manifest
 from align_train.shards.resolve import resolve
+from align_train.shards.row import Shard
 from align_train.shards.write import write_shard
 from data.repeats.job import select
 from data.repeats.joined import JoinedScores

@@ -27,8 +27,9 @@ from align_train.index.identity import Identity
 from align_train.index.looked_up import looked_up
 from align_train.index.scores import Column, Scores, ScoresHeader
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import Manifest, Shard, read_manifest
+from align_train.shards.manifest import Manifest, read_manifest
 from align_train.shards.members import Members
+from align_train.shards.row import Shard
 from align_train.shards.shard import ShardReader
 from align_train.shards.write import write_shard
 from benchmarks.shared.crawl_table import write_table

@@ -21,7 +21,8 @@ from PIL import Image
 
 from align_train.errors import UserError
 from align_train.shards.caption import CaptionSource
-from align_train.shards.manifest import Manifest, Shard
+from align_train.shards.manifest import Manifest
+from align_train.shards.row import Shard
 from align_train.shards.shard import ShardReader
 from align_train.stream.decode import Views
 from align_train.stream.loader import TrainingLoader

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
+from align_train.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from align_train.shards.rates import Rates, rounded, visits_of
+from align_train.shards.row import Shard
 
 CACHE = ShardCache()
 

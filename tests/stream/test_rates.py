@@ -21,9 +21,10 @@ from align_train.commands.show import _print_table, _Shown, _visits
 from align_train.commands.twice_in_batch import twice_in_batch
 from align_train.errors import UserError
 from align_train.shards.cache import ShardCache
-from align_train.shards.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
+from align_train.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from align_train.shards.rates import RateArray, Rates, rounded, units_of, visits_of
 from align_train.shards.resolve import resolve
+from align_train.shards.row import Shard
 from align_train.stream.datamodule import PairsDataModule
 from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
