@@ -7,17 +7,14 @@ which is bounded for all clients together. uvicorn bounds neither.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hmac
-import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-from align_train.errors import shown
+from align_train.serving.headers import check_host, check_kind, decoded, token_of
 from align_train.serving.limits import Limits, Rates
 from align_train.serving.metrics import Metrics
 from align_train.serving.refused import Busy, Refused
@@ -109,15 +106,15 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         # All that headers decide comes first, so that a refusal costs no memory for a body.
-        headers = _headers(scope)
+        headers = decoded(scope["headers"])
         if self._is_local and scope["path"] not in _OPEN:
-            _check_host(headers.get("host", ""))
+            check_host(headers.get("host", ""))
         self._check_token(scope, headers)
         asks = scope["path"] in QUESTIONS
         if scope["method"] == "POST":
             self._rates.check((scope.get("client") or ("",))[0])
         if asks and scope["method"] == "POST":
-            _check_kind(headers)
+            check_kind(headers)
 
         with self._counted(asks):
             held = 0
@@ -135,7 +132,7 @@ class Guard:
         if self._token is None or scope["path"] in _OPEN:
             return
         # In the same time for each wrong token: `==` would show how much of it was right.
-        if not hmac.compare_digest(_token(headers.get("authorization", "")), self._token):
+        if not hmac.compare_digest(token_of(headers.get("authorization", "")), self._token):
             raise Refused(
                 "no token, or another one; send `Authorization: Bearer TOKEN`, or in a browser the "
                 "token as the password",
@@ -205,58 +202,6 @@ class _Answer:
         except TimeoutError:
             self.given_up = True
             raise
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    # ASGI gives bytes. Latin-1 has a letter for each, so decoding never fails.
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def _check_host(host: str) -> None:
-    """Refuses a foreign name: its owner lets it lead to this machine, and reads the answers.
-
-    A browser takes a page of evil.example for one of the server's, once evil.example has the
-    address 127.0.0.1 (DNS rebinding).
-    """
-    # `[::1]` has colons of its own: only digits after the last one are a port.
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    name = name.strip("[]").lower().rstrip(".")
-    # Browsers always send a Host, and only a browser can be led here by a foreign name.
-    if name in ("", "localhost") or name.endswith(".localhost"):
-        return
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        raise Refused(
-            f"Host: {shown(host, 80)}: expected localhost or an address; the server may be told "
-            f"token_from=…, or of a proxy before it, proxy=…",
-            code=403,
-        ) from None
-
-
-def _check_kind(headers: dict[str, str]) -> None:
-    # Packed bodies can hold a thousand times their size.
-    packed = headers.get("content-encoding", "identity")
-    if packed.lower() != "identity":
-        raise Refused("Content-Encoding: expected none; send the body as it is", code=415)
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refused("Content-Type: expected application/json", code=415)
-
-
-def _token(authorization: str) -> bytes:
-    """The token of `Bearer TOKEN`, or of `Basic`, whose user may be anybody."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        # Back to the bytes that came, see `_headers`: a token may hold any letters.
-        return value.strip().encode("latin-1")
-    if scheme.lower() == "basic":
-        try:
-            # `validate`: Python would pass over all letters that are not base64.
-            return base64.b64decode(value, validate=True).partition(b":")[2]
-        except (binascii.Error, ValueError):
-            return b""
-    return b""
 
 
 def _too_large(most: int) -> Refused:

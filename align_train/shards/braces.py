@@ -38,6 +38,7 @@ def expand_braces(pattern: str) -> list[str]:
         raise UserError(
             f"{shown(pattern)}: the braces give {count:,} names, more than {_MOST_NAMES:,}"
         )
+
     try:
         return list(braceexpand(pattern))
     except ValueError:
@@ -53,6 +54,7 @@ def _count_of_names(pattern: str) -> int:
     braces_open = [(0, 0, 1)]
     # A rough count suffices: braceexpand decides whether the pattern is valid.
     position = 0
+
     while position < len(pattern):
         start, before, names = braces_open[-1]
         letter = pattern[position]
@@ -82,5 +84,6 @@ def _length_of_range(text: str) -> int:
         first, last = ord(found[1]), ord(found[2])
     else:
         return 0
+
     step = int(found[3] or 1) or 1
     return abs(last - first) // step + 1
