@@ -21,7 +21,7 @@ from align_train.planning.step import Counted, StepPlanner
 from align_train.pretrained.pretrained import without_pretrained
 from align_train.training.fakes import fake_copy, fake_tensors
 from align_train.training.forward import Towers
-from align_train.training.operators import OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
 from align_train.training.recompute import checkpoint_block, trained_blocks
 from align_train.training.running_statistics import has_norm_groups
 

@@ -30,7 +30,7 @@ from align_train.strategy.needs import Shape
 from align_train.stream.batch import Batch
 from align_train.training.fakes import pretended_ranks
 from align_train.training.forward import Towers
-from align_train.training.operators import OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
 from align_train.training.protocols import OptimizerRecipe
 
 _STEPPED = 0.97  # share of the weights with which the optimizer is counted

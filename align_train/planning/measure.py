@@ -14,13 +14,8 @@ from statistics import median
 
 import torch
 
-from align_train.training.operators import (
-    COMPUTING,
-    MOVING,
-    Call,
-    Operator,
-    OperatorCounter,
-)
+from align_train.training.operator_counter import OperatorCounter
+from align_train.training.operators import COMPUTING, MOVING, Call, Operator
 
 _SIDE = 2048  # of the matrices whose product shows the peak
 _COPIED = 2**28  # bytes whose copy shows the bandwidth

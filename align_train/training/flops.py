@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from align_train.model import ImageTower, TextTower, TrainableModel
 from align_train.training.fakes import fake_copy, fake_tensors
-from align_train.training.operators import OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
 from align_train.training.recompute import is_trained
 
 # Dense peaks in TFLOP/s: bf16 on tensor cores, and float32. By the vendors' data sheets; a test

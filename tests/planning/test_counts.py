@@ -15,7 +15,7 @@ from align_train.config.compose import compose_training
 from align_train.planning.step import Counted
 from align_train.stream.batch import Batch
 from align_train.training.forward import Towers
-from align_train.training.operators import OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
 
 PAIRS, TOKENS, WORDS = 8, 16, 500
 

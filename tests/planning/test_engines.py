@@ -17,7 +17,7 @@ from align_train.strategy.base import RunFacts, StrategyRecipe
 from align_train.strategy.needs import ALL_GATHER, REDUCE_SCATTER, Needs, Sent, Sizes
 from align_train.training.fakes import pretended_ranks
 from align_train.training.forward import Towers
-from align_train.training.operators import OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
 from benchmarks.plan.holdings import parts_of
 from benchmarks.plan.table import PARTS
 from tests.support.parity import Case, fit, small_batch, small_model

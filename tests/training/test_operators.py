@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from align_train.model import BertTower, TimmTower
 from align_train.training.fakes import fake_copy, fake_tensors
-from align_train.training.operators import DEPTHWISE, OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
+from align_train.training.operators import DEPTHWISE
 
 WIDTH, LAYERS, DIM = 128, 2, 32
 

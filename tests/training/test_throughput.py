@@ -17,7 +17,7 @@ from align_train.config.compose import compose_training
 from align_train.model import DualEncoder
 from align_train.training.callbacks import throughput
 from align_train.training.flops import ModelFlops, peak_tflops
-from align_train.training.operators import OperatorCounter
+from align_train.training.operator_counter import OperatorCounter
 from tests.support.commands import run
 
 
