@@ -1,6 +1,6 @@
 """Random words by hash, in plain tensor operations: odd 32-bit integers that wrap.
 
-A dropout mask is made of two kinds, see `randomness.py`. A *row word* belongs to a layer and a pair
+A dropout mask is made of two kinds, see `dropout.py`. A *row word* belongs to a layer and a pair
 of one step. A *column word* belongs to an element of one pair's tensor, whatever layer and step. A
 word is a function of its coordinates alone, so there is no state to keep, to save or to replay.
 """

@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from align_train.errors import UserError
 from align_train.model import BertTower, TimmTower
+from align_train.training.dropout import DropoutByPair
 from align_train.training.hashing import columns, rows, words_of
-from align_train.training.randomness import DropoutByPair, Pass, RandomLayers, refuse_other_draws
+from align_train.training.randomness import Pass, RandomLayers, refuse_other_draws
 
 CPU = torch.device("cpu")
 SIGMAS = 4.0  # the seeds are fixed, so a test either always holds or never
