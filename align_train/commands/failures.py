@@ -11,7 +11,7 @@ import torch
 from align_train.cluster.watchdog import Watchdog
 from align_train.errors import UserError
 from align_train.stream.workers import end_in_words, lost_worker
-from align_train.training.chunk_size import is_out_of_memory
+from align_train.training.out_of_memory import is_out_of_memory
 
 # How gloo and NCCL say that a peer is gone. Both raise RuntimeError, so only the words tell.
 _PEER_LEFT = (

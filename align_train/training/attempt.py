@@ -18,8 +18,9 @@ from torch import Tensor
 from align_train.loss.distillation import Taught
 from align_train.strategy.layout import trained_parameters
 from align_train.stream.batch import Batch
-from align_train.training.chunk_size import Chunking, free_memory, is_out_of_memory
+from align_train.training.chunk_size import Chunking
 from align_train.training.forward import Embeddings, Towers
+from align_train.training.out_of_memory import free_memory, is_out_of_memory
 from align_train.training.protocols import SteppingStrategy
 from align_train.training.teacher import Teacher
 

@@ -3,32 +3,29 @@
 The chunk size and gradient caching (`recompute`) change speed and memory, and no number. So a run
 may choose both by itself at every start, and change them between two attempts at a step.
 
-Trying means real passes of random pixels and longest texts through the laid-out model, forward and
-backward, with room left for the optimizer's state, for the loss and a margin. Nothing of it stays:
-no gradient is kept, no statistic moves, no generator is asked.
+Trying means real passes (`trial_passes.py`), with room left for the optimizer's state, for the loss
+and a margin.
 
 Price: a start takes some passes longer; each is that of one chunk, or of one device batch.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch.optim import Optimizer
 
 from align_train.cluster.collectives import all_reduce_, rank, world_size
 from align_train.cluster.position import TRIED, TRYING
 from align_train.errors import UserError
-from align_train.model import TrainableModel
-from align_train.strategy.layout import local_values, trained_parameters
-from align_train.stream.batch import Batch
+from align_train.strategy.layout import local_values
 from align_train.training.forward import Towers
+from align_train.training.out_of_memory import out_of_memory_message
 from align_train.training.protocols import SteppingStrategy
+from align_train.training.trial_passes import passes_fit, trial_passes
 
 AUTO: Literal["auto"] = "auto"
 
@@ -38,29 +35,6 @@ _MOST_ON_CPU = 64
 
 _MARGIN = 0.06  # of a GPU's memory: fragments, communication, texts of other lengths
 _BYTES = 4  # of a float32
-
-# How libraries say that memory is used up. Only the words tell.
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch's says that memory, of the device or of the host, is used up."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def free_memory() -> None:
-    """Gives back what a failed pass has left; call it outside of `except`, which keeps frames."""
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing, unless CUDA is in use
 
 
 def sizes(pairs: int, norm_group: int | None, most: int | None = None) -> list[int]:
@@ -225,79 +199,6 @@ def _largest(possible: list[int], fits: Callable[[int], bool]) -> int:
     if below < 0:
         raise UserError(out_of_memory_message(possible[0]) if rank() == 0 else "")
     return possible[below]
-
-
-def out_of_memory_message(chunk_size: int, where: str = "") -> str:
-    """The line for a run that has not enough memory for the smallest chunk.
-
-    Args:
-        chunk_size: Pairs of the smallest chunk.
-        where: The step, if one was made; empty: at the start.
-    """
-    return (
-        f"{where}out of memory with the smallest chunk, chunk_size={chunk_size}; lower its needs "
-        f"with checkpoint_blocks=true, and recompute=true if that is off, which change no number; "
-        f"or take more devices, larger ones, or a smaller batch_size"
-    )
-
-
-def passes_fit(passes: Callable[[], None]) -> bool:
-    """Makes passes; returns whether they have found enough memory on this rank.
-
-    Args:
-        passes: Makes them.
-    """
-    fit = True
-    try:
-        passes()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fit = False
-
-    # Only now: `except` would keep the frames of the failed pass, and their tensors.
-    free_memory()
-    return fit
-
-
-def trial_passes(
-    towers: Towers, pairs: int, size: int, max_tokens: int, *, recompute: bool, reserve: int = 0
-) -> None:
-    """Makes passes of random pairs, forward and backward, of which nothing stays.
-
-    Args:
-        towers: The towers, laid out by their strategy, with whole weights.
-        pairs: How many go through the towers.
-        size: Pairs of a chunk.
-        max_tokens: Tokens of each text.
-        recompute: Whether chunks are computed again in the backward pass.
-        reserve: Bytes that must stay free.
-    """
-    batch = _trial_batch(pairs, max_tokens, towers.model)
-    device = next(towers.model.parameters()).device
-    held = torch.empty(reserve, dtype=torch.uint8, device=device)
-    try:
-        embeddings = towers.embed(batch, chunk_size=size, recompute=recompute)
-        trained = [parameter for _, parameter in trained_parameters(towers.model)]
-        # Not `backward`: strategies would send the gradients to other ranks.
-        torch.autograd.grad(
-            [part.sum() for part in embeddings if part.requires_grad], trained, allow_unused=True
-        )
-    finally:
-        towers.end_step()
-        towers.statistics.begin_step()
-        del held
-
-
-def _trial_batch(pairs: int, max_tokens: int, model: TrainableModel) -> Batch:
-    """Random pixels, and texts as long as any."""
-    shape = (pairs, model.image_size, model.image_size, 3)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    tokens = 1 if model.takes_labels else max_tokens
-    return Batch.unnamed(
-        images=torch.from_numpy(pixels),
-        input_ids=torch.full((pairs, tokens), 0 if model.takes_labels else 1, dtype=torch.int32),
-    )
 
 
 def _loss_bytes(pairs: int, batch_size: int, dim: int) -> int:

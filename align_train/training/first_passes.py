@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from align_train.strategy.optimizer_state import innermost
-from align_train.training.chunk_size import find_chunking, passes_fit, trial_passes
+from align_train.training.chunk_size import find_chunking
 from align_train.training.module import TrainingModule
 from align_train.training.protocols import strategy_of
+from align_train.training.trial_passes import passes_fit, trial_passes
 
 
 def settle_chunking(

@@ -33,10 +33,10 @@ from align_train.training.callbacks import (
     Throughput,
 )
 from align_train.training.callbacks.agreement import stop_with
-from align_train.training.chunk_size import out_of_memory_message
 from align_train.training.first_passes import compile_now, settle_chunking
 from align_train.training.module import TrainingModule
 from align_train.training.moments import drop_other_moments, note_moments
+from align_train.training.out_of_memory import out_of_memory_message
 
 
 class StepEnd(Callback):

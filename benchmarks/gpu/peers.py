@@ -16,7 +16,7 @@ from align_train.config.compose import compose_training
 from align_train.model.base import masked
 from align_train.pretrained.align_config import to_config
 from align_train.stream.batch import normalise
-from align_train.training.chunk_size import is_out_of_memory
+from align_train.training.out_of_memory import is_out_of_memory
 from benchmarks.gpu.child import Skipped
 from benchmarks.gpu.clock import wait_for
 from benchmarks.gpu.parts import Figures, Options

@@ -17,14 +17,10 @@ import torch
 
 from align_train.model import BertTower, DualEncoder, EfficientNetTower, Temperature
 from align_train.stream.batch import Batch
-from align_train.training.chunk_size import (
-    Chunking,
-    _trial_batch,
-    find_chunking,
-    free_memory,
-    is_out_of_memory,
-)
+from align_train.training.chunk_size import Chunking, find_chunking
 from align_train.training.forward import Towers
+from align_train.training.out_of_memory import free_memory, is_out_of_memory
+from align_train.training.trial_passes import trial_batch
 from tests.support.optimizers import PLAIN_ADAMW
 
 PAIRS = 48
@@ -53,7 +49,7 @@ def main(megabytes: int) -> None:
     towers = Towers(model, seed=0, norm_group=6)
     chunking = Chunking(norm_group=6, chunk_size="auto", recompute="auto", pairs=PAIRS)
     strategy: Any = SimpleNamespace(keep_weights_whole=lambda: True, give_weights_back=lambda: None)
-    batch = _trial_batch(PAIRS, 16, model)
+    batch = trial_batch(PAIRS, 16, model)
     # What the first pass of all loads or keeps for good.
     assert took_step(model, towers, batch.head(6), Chunking(6, 6, False, 6))
 

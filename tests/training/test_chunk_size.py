@@ -18,11 +18,11 @@ from align_train.errors import UserError
 from align_train.training.chunk_size import (
     Chunking,
     find_chunking,
-    is_out_of_memory,
     optimizer_bytes,
     sizes,
 )
 from align_train.training.forward import Towers
+from align_train.training.out_of_memory import is_out_of_memory
 from tests.support.commands import REPOSITORY
 from tests.support.memory import ERRORS, Fault, Memory, trained, trained_cases
 from tests.support.optimizers import PLAIN_ADAMW
