@@ -44,15 +44,8 @@ from align_train.commands.targets import check_collection_folder
 from align_train.config.command_schema import ScoreSettings
 from align_train.errors import UserError
 from align_train.index.folder import begun_caption
-from align_train.index.scores import (
-    SCORES,
-    SIMILARITY,
-    Column,
-    Scores,
-    ScoresHeader,
-    Tally,
-    Values,
-)
+from align_train.index.scores import SCORES, SIMILARITY, Scores, Tally, Values
+from align_train.index.scores_header import Column, ScoresHeader
 from align_train.index.taught import ShardEmbeddings
 from align_train.pretrained.identity import identity_of
 from align_train.pretrained.load import TrainedModel, load

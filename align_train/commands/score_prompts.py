@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 
 from align_train.errors import UserError, shown
-from align_train.index.scores import NO_COLUMNS, SIMILARITY
+from align_train.index.scores import SIMILARITY
+from align_train.index.scores_header import NO_COLUMNS
 from align_train.shards.caption import is_unicode
 
 # As `rules.columns.NAME` of the filter takes it; DuckDB does not tell `A` and `a` apart.

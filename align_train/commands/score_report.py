@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from align_train.cluster import launcher
 from align_train.errors import UserError, printable, shown
-from align_train.index.scores import Column, Scores, Tally
+from align_train.index.scores import Scores, Tally
+from align_train.index.scores_header import Column
 from align_train.shards.left_out import counted
 
 _INTERVALS = 20_000  # of the range of a column

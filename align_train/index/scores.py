@@ -11,11 +11,8 @@ pairs in the order of sorted keys, and another manifest may keep fewer of them.
 from __future__ import annotations
 
 import io
-import json
-import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +21,7 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError, one_line
 from align_train.index.folder import PAIRS_MUST_AGREE, begin_folder, write_file
-from align_train.index.identity import Identity
+from align_train.index.scores_header import KEY, TALLY, ScoresHeader
 
 SCORES = "scores.json"
 
@@ -32,14 +29,6 @@ SIMILARITY = "similarity"  # the column with the cosine of image and text
 
 TEXT_CHOICES = ("best", "mean", "first")
 """The scores of a pair with several texts: of the text nearest to the image, and so on."""
-
-_KEY = "key"
-_TALLY = "tally"
-
-NO_COLUMNS = (_KEY, _TALLY)
-"""Arrays of a shard's file beside the columns, which cannot have these names."""
-
-_MOST_PAIRS = 2**40  # of a shard: more fit no file
 
 _FIX = "remove it and run the same align-train score again"
 
@@ -73,112 +62,6 @@ class Tally(NamedTuple):
     def plus(self, other: Tally) -> Tally:
         """The sums."""
         return Tally(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-@dataclass(frozen=True)
-class Column:
-    """What the numbers of a column mean.
-
-    Attributes:
-        least: The least value that there can be.
-        most: The largest.
-        says: What a number says of its pair.
-    """
-
-    least: float
-    most: float
-    says: str
-
-
-@dataclass(frozen=True)
-class ScoresHeader:
-    """What a folder's scores were made with: the content of `scores.json`.
-
-    Attributes:
-        model: The model's path or name.
-        identity: What the scores depend on.
-        source: The shards, as `data.shards` takes them.
-        manifest: The manifest's hash.
-        shards: The names of the shards, in the manifest's order.
-        counts: Pairs of each shard.
-        sizes: Bytes of each shard's tar.
-        columns: The meaning of each column.
-        caption: As `data.caption`.
-        image: As `data.image`.
-        keys: As `data.keys`.
-        dim: The width of the embeddings that are stored too (`taught.py`); None: none are.
-        temperature: The number that the model divides their cosines by; None with `dim`.
-    """
-
-    model: str
-    identity: Identity
-    source: str | list[str]
-    manifest: str
-    shards: list[str]
-    counts: list[int]
-    sizes: list[int]
-    columns: dict[str, Column]
-    caption: str | list[str]
-    image: str | None
-    keys: str | None
-    dim: int | None = None
-    temperature: float | None = None
-
-    @classmethod
-    def read(cls, file: Path) -> ScoresHeader:
-        """Reads `scores.json`.
-
-        Args:
-            file: The file.
-
-        Raises:
-            UserError: It cannot be read, or was not written by `score`.
-        """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            columns = {name: Column(**column) for name, column in content["columns"].items()}
-            identity = Identity.read(content["identity"])
-            header = cls(**content | {"identity": identity, "columns": columns})
-            header._check()
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise UserError(
-                f"{file}: cannot be read ({one_line(error, 100)}); remove the folder and score "
-                f"again"
-            ) from None
-        return header
-
-    def _check(self) -> None:
-        # JSON gives any types, and a dataclass does not check its own.
-        columns = self.columns.values()
-        texts = [self.model, self.manifest, *self.shards, *self.columns]
-        texts += [column.says for column in columns]
-        for setting in (self.source, self.caption):
-            texts += setting if isinstance(setting, list) else [setting]
-        right_types = (
-            all(isinstance(text, str) for text in texts)
-            and all(isinstance(count, int) and 0 <= count < _MOST_PAIRS for count in self.counts)
-            and all(isinstance(size, int) and size >= 0 for size in self.sizes)
-            and all(_is_range(column.least, column.most) for column in columns)
-        )
-        if not right_types or not self.caption:
-            raise ValueError("other types than it is written with")
-        # A column of that name would take the place of the keys or the tally.
-        if reserved := set(NO_COLUMNS) & set(self.columns):
-            raise ValueError(f"a column called {min(reserved)}")
-        # Distillation divides the stored cosines by the temperature, so one needs the other.
-        if self.dim is not None and not (
-            isinstance(self.dim, int) and isinstance(self.temperature, float)
-        ):
-            raise ValueError("embeddings of no size, or without a temperature")
-        lengths = {len(self.shards), len(self.counts), len(self.sizes)}
-        if not self.columns or not self.counts or len(lengths) > 1:
-            raise ValueError("no columns, or not as many counts or sizes as shards")
-
-
-def _is_range(least: object, most: object) -> bool:
-    if not isinstance(least, int | float) or not isinstance(most, int | float):
-        return False
-    return -math.inf < least < most < math.inf
 
 
 class Scores:
@@ -271,7 +154,7 @@ class Scores:
         # "S1" at least: numpy has no text of length 0 that can be read back.
         key = np.array(keys, dtype=np.bytes_) if keys else np.empty(0, dtype="S1")
         counts = np.array(tally, dtype=np.int64)
-        np.savez(rows, allow_pickle=False, **{_KEY: key, _TALLY: counts}, **arrays)
+        np.savez(rows, allow_pickle=False, **{KEY: key, TALLY: counts}, **arrays)
         write_file(self._file(shard), rows.getbuffer())
 
     def read(self, shard: int) -> tuple[NDArray[np.bytes_], Values]:
@@ -286,8 +169,8 @@ class Scores:
         Raises:
             UserError: The file is broken, or is not what `scores.json` says.
         """
-        arrays = self._load(shard, [_KEY, *self.header.columns])
-        keys = arrays.pop(_KEY)
+        arrays = self._load(shard, [KEY, *self.header.columns])
+        keys = arrays.pop(KEY)
 
         shape = (self.header.counts[shard],)
         # Sets: one type and one shape must hold for all columns.
@@ -299,7 +182,7 @@ class Scores:
 
     def tally(self, shard: int) -> Tally:
         """What was counted of a shard. shard: its index; UserError if its file is broken."""
-        counts = self._load(shard, [_TALLY])[_TALLY]
+        counts = self._load(shard, [TALLY])[TALLY]
         if counts.shape != (len(Tally()),) or counts.dtype != np.int64:
             raise UserError(f"{self._file(shard)}: holds another tally than score writes; {_FIX}")
         return Tally(*counts.tolist())

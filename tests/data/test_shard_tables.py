@@ -25,7 +25,8 @@ from align_train.config.compose import compose_command
 from align_train.errors import UserError
 from align_train.index.identity import Identity
 from align_train.index.looked_up import looked_up
-from align_train.index.scores import Column, Scores, ScoresHeader
+from align_train.index.scores import Scores
+from align_train.index.scores_header import Column, ScoresHeader
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Manifest, read_manifest
 from align_train.shards.members import Members

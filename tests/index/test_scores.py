@@ -13,7 +13,8 @@ import pytest
 from align_train.errors import UserError
 from align_train.index.identity import Identity
 from align_train.index.scored_shards import NamedShard, scored_places
-from align_train.index.scores import Column, Scores, ScoresHeader
+from align_train.index.scores import Scores
+from align_train.index.scores_header import Column, ScoresHeader
 
 IDENTITY = Identity("w", "t", 32, 36, 16, {}, [[1.0, 0.0]])
 HEADER = ScoresHeader(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from align_train.index.collection import Collection
 from align_train.index.identity import Identity
-from align_train.index.scores import Column, Scores, ScoresHeader
+from align_train.index.scores import Scores
+from align_train.index.scores_header import Column, ScoresHeader
 from align_train.index.settings import Settings
 from align_train.shards.cache import ShardCache
 from align_train.shards.manifest import Manifest, read_manifest
