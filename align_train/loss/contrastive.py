@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from align_train.cluster.collectives import all_reduce_, scatter_sum, world_size
+from align_train.loss.duplicates import Duplicates
 from align_train.loss.tiles import (
     NO_GRADIENTS,
-    Duplicates,
     GlobalLoss,
     Inputs,
     Tile,

@@ -11,8 +11,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import logsigmoid
 
 from align_train.cluster.collectives import all_reduce_, scatter_sum, world_size
+from align_train.loss.duplicates import Duplicates
 from align_train.loss.tiles import (
-    Duplicates,
     GlobalLoss,
     Inputs,
     Tiles,
