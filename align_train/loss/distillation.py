@@ -7,8 +7,7 @@ other that of each text's over all images (MobileCLIP, arXiv 2311.17049, equatio
 student agrees with its teacher.
 
 How: as `contrastive.py`, with a tile of the teacher's logits beside each tile of the student's. One
-pass over the tiles finds every sum that both directions need. Each row and column keeps its largest
-logit so far, so that no temperature overflows. Backward makes both tiles again.
+pass over the tiles finds both directions' sums (`divergence.py`). Backward makes both tiles again.
 
 Price per rank, with device batch n, global batch B, dimensions d (student) and t (teacher):
 
@@ -20,7 +19,6 @@ Price per rank, with device batch n, global batch B, dimensions d (student) and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,9 +27,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import normalize
 
 from align_train.cluster.collectives import all_reduce_, gather, scatter_sum
+from align_train.loss.divergence import Direction, side_by_side
 from align_train.loss.tiles import (
     Inputs,
-    Tile,
     Tiles,
     accumulate,
     outside_graphs,
@@ -53,96 +51,6 @@ class Taught(NamedTuple):
     images: Tensor
     texts: Tensor
     known: Tensor | None = None
-
-
-class _TwoTiles(NamedTuple):
-    """The same rows and columns of both logits.
-
-    Attributes:
-        student: The student's tile.
-        teacher: The teacher's logits.
-        unknown: bool, of the same shape: logits that do not count; None: all do.
-    """
-
-    student: Tile
-    teacher: Tensor
-    unknown: Tensor | None
-
-
-class _Pair:
-    """The tiles of student and teacher, side by side; logits that do not count are -inf."""
-
-    def __init__(self, student: Tiles, teacher: Tiles, known: Tensor | None) -> None:
-        """Keeps them. known: bool `[B]`, of the global batch."""
-        self.student = student
-        self.teacher = teacher
-        self.known = known
-
-    def __iter__(self) -> Iterator[_TwoTiles]:
-        for ours, theirs in zip(self.student, self.teacher, strict=True):
-            unknown = None
-            if self.known is not None:
-                rows = self.student.own(self.known)[ours.rows, None]
-                unknown = ~(rows & self.known[None, ours.columns])
-                ours.logits.masked_fill_(unknown, -torch.inf)
-                theirs.logits.masked_fill_(unknown, -torch.inf)
-            yield _TwoTiles(ours, theirs.logits, unknown)
-
-
-class _Direction:
-    """Running sums of each row, or of each column: all that its divergence needs.
-
-    With s and t the logits of student and teacher: Σ exp s, Σ exp t and Σ exp t · (t - s), each
-    shifted by the largest logit so far.
-    """
-
-    def __init__(self, like: Tensor, count: int) -> None:
-        """Has seen no logit yet."""
-        # Not -inf: a row without any logit that counts must not become no number.
-        lowest = torch.finfo(like.dtype).min
-        self.largest = like.new_full((2, count), lowest)  # of the student, of the teacher
-        self.sums = like.new_zeros((3, count))
-
-    def add(self, tiles: _TwoTiles, difference: Tensor, part: slice, over: int) -> None:
-        """Takes in a tile.
-
-        Args:
-            tiles: The logits.
-            difference: Teacher minus student; 0 where a logit does not count.
-            part: The tile's rows, or its columns.
-            over: The axis that is summed: 1 for rows, 0 for columns.
-        """
-        logits = (tiles.student.logits, tiles.teacher)
-        before = self.largest[:, part]
-        now = torch.stack([side.amax(over) for side in logits]).maximum(before)
-        shrink = (before - now).exp_()
-
-        student, teacher = (
-            (side - largest.unsqueeze(over)).exp_()
-            for side, largest in zip(logits, now, strict=True)
-        )
-        sums = [student.sum(over), teacher.sum(over), teacher.mul_(difference).sum(over)]
-        # The last two are both of the teacher's exponentials.
-        self.sums[:, part] = self.sums[:, part] * shrink[[0, 1, 1]] + torch.stack(sums)
-        self.largest[:, part] = now
-
-    def complete(self) -> _Direction:
-        """Adds up what ranks have of each column. Collective."""
-        largest = all_reduce_(self.largest.clone(), "max")
-        self.sums *= (self.largest - largest).exp_()[[0, 1, 1]]
-        all_reduce_(self.sums)
-        self.largest = largest
-        return self
-
-    def log_sum_exps(self) -> Tensor:
-        """Of the student and of the teacher, `[2, count]`; -inf where no logit counts."""
-        return self.largest + self.sums[:2].log()
-
-    def divergences(self) -> Tensor:
-        """Σ p · log(p / q), with the teacher's p and the student's q; 0 where no logit counts."""
-        student, teacher = self.log_sum_exps()
-        found: Tensor = self.sums[2] / self.sums[1] + student - teacher
-        return found.masked_fill_(self.sums[1] == 0, 0)
 
 
 def _tiles_of_teacher(
@@ -199,9 +107,9 @@ class _Distillation(torch.autograd.Function):
             teacher = _tiles_of_teacher(
                 taught.images, teacher_texts, teacher_temperature, inputs, size
             )
-            rows = _Direction(inputs.images, len(images))
-            columns = _Direction(inputs.images, batch)
-            for tiles in _Pair(student, teacher, known):
+            rows = Direction(inputs.images, len(images))
+            columns = Direction(inputs.images, batch)
+            for tiles in side_by_side(student, teacher, known):
                 difference = tiles.teacher - tiles.student.logits
                 if tiles.unknown is not None:
                     difference.masked_fill_(tiles.unknown, 0)
@@ -238,7 +146,7 @@ class _Distillation(torch.autograd.Function):
             # teacher's, of rows and of columns.
             images_out = torch.zeros_like(inputs.images)
             texts_out = torch.zeros_like(inputs.texts)
-            for tiles in _Pair(student, teacher, known):
+            for tiles in side_by_side(student, teacher, known):
                 tile = tiles.student
                 weights = torch.zeros_like(tile.logits)
                 for side, logits in enumerate((tile.logits, tiles.teacher)):
