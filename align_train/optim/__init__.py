@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules: what `optimizer=` and `scheduler=` choose."""
 
 from align_train.optim.recipes import SGD, AdamW, Lamb
-from align_train.optim.schedules import (
+from align_train.optim.shapes import (
     Constant,
     Cosine,
     StepDecay,

@@ -21,7 +21,7 @@ from align_train.errors import UserError
 from align_train.evals import Classification, EmbeddedPairs
 from align_train.loss.classification import ClassificationLoss
 from align_train.model import Classifier, EfficientNetTower
-from align_train.optim.schedules import StepDecay
+from align_train.optim import StepDecay
 from align_train.pretrained.explicit import explicit_settings
 from align_train.shards.caption import TextPlace
 from align_train.stream.classes import ClassList, LabelSource

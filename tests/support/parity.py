@@ -43,8 +43,8 @@ from align_train.loss.distillation import DistillationLoss
 from align_train.loss.sigmoid import SigmoidLoss
 from align_train.model import BertTower, Bias, DualEncoder, EfficientNetTower, Temperature
 from align_train.model.lora import Adapters, add_adapters
+from align_train.optim import WarmupLinear
 from align_train.optim.recipes import Recipe
-from align_train.optim.schedules import WarmupLinear
 from align_train.strategy import DDP, FSDP, DeepSpeed, RunFacts, StrategyRecipe
 from align_train.strategy.layout import trained_parameters, whole
 from align_train.stream.batch import Batch, normalise
