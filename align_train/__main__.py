@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from align_train.commands.spelled_out import explicit
-from align_train.config.compose import command
+from align_train.config.command import command
 from align_train.config.messages import report_once
 from align_train.config.schema import TrainSettings
 

@@ -6,8 +6,8 @@ Writes a model as `align_train.export` does, and of several mixes a table and a 
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import AverageSettings
-from align_train.config.compose import command
 from align_train.config.messages import report_once
 
 

@@ -6,8 +6,8 @@ Embeds the images of shards once, so that `align_train.search` can search them.
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import EmbedSettings
-from align_train.config.compose import command
 from align_train.config.messages import report_once
 
 

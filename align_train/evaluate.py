@@ -6,8 +6,8 @@ Prints a table and writes `results.json` and the evaluators' images.
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import EvaluateSettings
-from align_train.config.compose import command
 from align_train.config.messages import report_once
 
 

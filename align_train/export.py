@@ -7,8 +7,8 @@ Hugging Face hub.
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import ExportSettings
-from align_train.config.compose import command
 from align_train.config.messages import report_once
 
 

@@ -11,7 +11,7 @@ import sys
 
 from align_train.cluster.interruption import leave
 from align_train.commands.spelled_out import explicit
-from align_train.config.compose import command
+from align_train.config.command import command
 from align_train.config.messages import ending_in_one_line, report_once
 from align_train.config.own_file import with_own_file
 from align_train.config.plan_schema import HARDWARE, OPTIONAL, PlanSettings

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import ReportSettings
-from align_train.config.compose import command
 
 
 def run(settings: ReportSettings) -> None:

@@ -6,8 +6,8 @@ Writes the cosine of image and text of every pair, beside each shard, for `align
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import ScoreSettings
-from align_train.config.compose import command
 from align_train.config.messages import report_once
 
 

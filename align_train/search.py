@@ -6,8 +6,8 @@ Prints them as a table and draws a contact sheet.
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import SearchSettings
-from align_train.config.compose import command
 from align_train.config.messages import report_once
 
 

@@ -6,7 +6,7 @@ Classifies images by any labels, compares images with texts, and searches a coll
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
-from align_train.config.compose import command
+from align_train.config.command import command
 from align_train.config.messages import report_once
 from align_train.config.serve_schema import ServeSettings
 

@@ -6,8 +6,8 @@ Prints them as a table and draws a contact sheet; `key=…` prints the steps at 
 from __future__ import annotations
 
 from align_train.cluster.interruption import leave
+from align_train.config.command import command
 from align_train.config.command_schema import ShowSettings
-from align_train.config.compose import command
 
 
 def run(settings: ShowSettings) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from align_train.cluster.interruption import leave
-from align_train.config.compose import command
+from align_train.config.command import command
 from align_train.errors import UserError
 from align_train.shards.rates import MOST
 

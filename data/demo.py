@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from align_train.cluster.interruption import leave
-from align_train.config.compose import command
+from align_train.config.command import command
 
 
 @dataclass

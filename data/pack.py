@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from align_train.cluster.interruption import leave
-from align_train.config.compose import command
+from align_train.config.command import command
 
 from .packing.beside import whole_folder
 from .packing.collect import collect

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from align_train.cluster.interruption import leave
-from align_train.config.compose import command
+from align_train.config.command import command
 from align_train.config.schema import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import whole

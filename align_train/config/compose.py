@@ -1,18 +1,14 @@
-"""Files and overrides -> typed settings: how every command begins.
+"""Files and overrides -> typed settings, for every command.
 
-`command` runs a task under Hydra. Hydra composes YAML files and the command line under the task's
-schema, which rejects an unknown key or a wrong type. The result is resolved once and becomes the
-schema's dataclass; nothing outside this room meets Hydra's or OmegaConf's objects.
-
-Price: a wrong setting ends the command before torch is imported.
+Hydra composes YAML files and overrides under a schema, which rejects an unknown key or a wrong
+type. The result is resolved once and becomes the schema's dataclass; nothing outside this room
+meets Hydra's or OmegaConf's objects.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,30 +23,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from align_train.cluster import launcher
-from align_train.cluster.limits import wait_briefly
-from align_train.config.chosen import words_given
-from align_train.config.components import build, check_component
-from align_train.config.help import answer_to
 from align_train.config.lengths import with_one_length
-from align_train.config.messages import (
-    ending_in_one_line,
-    fail,
-    in_one_line,
-    no_such_setting,
-    report_once,
-)
+from align_train.config.messages import in_one_line, no_such_setting
 from align_train.config.missing import make_null, refuse_missing
-from align_train.config.output import escaping_output
-from align_train.config.overrides import as_typed, line_as_typed
+from align_train.config.overrides import as_typed
 from align_train.config.plain import plain_node
 from align_train.config.rates import refuse_unread_rates
 from align_train.config.resolvers import register_resolvers
 from align_train.config.schema import Node, TrainSettings, conf_dir
 from align_train.errors import UserError
-from align_train.files import settle_home
-
-_GROUPS_TAKE_NAMES = "a group such as model or data takes the name of a choice, see --help"
 
 FillIn = Callable[[Node, Node], Node]
 """The nodes of model and data -> settings that take the place of others, by dotted key."""
@@ -62,110 +43,17 @@ _offered: set[str] = set()  # groups of conf/ that the command of this process m
 register_resolvers()
 
 
-def command(
-    task: Callable[[S], object],
-    *,
-    config_name: str,
-    schema: type[S],
-    groups: Sequence[str] = (),
-    fill_in: FillIn | None = None,
-    before_fill_in: Callable[[S], object] | None = None,
-    sweep: Callable[[Sequence[str]], bool] | None = None,
-    optional: Sequence[str] = (),
-) -> None:
-    """Runs a command: `--cfg job`, `--help`, sweeps; a user's error becomes one line.
-
-    Args:
-        task: Receives the typed settings; once for each run of a sweep.
-        config_name: The name of the root's YAML file.
-        schema: The dataclass of the settings, without defaults.
-        groups: Groups of conf/ that a root in `conf/commands/` may choose from.
-        fill_in: Given to `_typed`.
-        before_fill_in: Refuses settings before `fill_in` imports what takes seconds; None: nothing.
-        sweep: Runs the sweep that a line asks for, if it does; None: Hydra runs it in this process.
-        optional: Keys that a run must be given and this command need not: they become null.
-    """
-    escaping_output()
-    register(config_name, schema, groups)
-    if _is_answered(task, config_name, schema, groups):
-        return
-    # Kept, because `line_as_typed` puts quoted words in its place below.
-    typed = sys.argv
-    composed = False
-
-    @ending_in_one_line()  # in here: on their way out Hydra would add lines of its own
-    def run(config: DictConfig) -> None:
-        nonlocal composed
-        composed = True
-        # Lightning starts further ranks by this line, and each of them reads it as we did.
-        sys.argv = typed
-        # Every process of a run composes the same settings, and would print the same error.
-        with report_once():
-            settings = _settled(config, schema, fill_in, before_fill_in, optional)
-        task(settings)
-
-    folder = str(conf_dir() / _folder(config_name))
-    main = hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(run)
-    try:
-        with ending_in_one_line():
-            _settle_process()
-            with report_once():
-                sys.argv = line_as_typed(typed, schema, partial(plain_settings, config_name))
-            if sweep is None or not sweep(typed):
-                main()
-            # At Python's exit a reader that has gone (`| head`) would be an error.
-            print(end="", flush=True)
-    except (ValueError, TypeError) as error:
-        if composed:
-            raise
-        # Hydra's own, for a group that is set to null or to a list of numbers.
-        fail(f"{in_one_line(error)}; {_GROUPS_TAKE_NAMES}")
-
-
-def _settle_process() -> None:
-    """Sets the environment of this process and its children, before anything imports torch."""
-    settle_home()
-    wait_briefly()
-    # Otherwise Hydra prints its own report and we never see the exception.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-
-
-def _settled(
-    config: DictConfig,
-    schema: type[S],
-    fill_in: FillIn | None,
-    before_fill_in: Callable[[S], object] | None,
-    optional: Sequence[str],
-) -> S:
-    """The typed settings of a command that begins; see `command` for the parameters."""
-    # In this order: a missing setting is named before a reference to it fails.
-    make_null(config, optional)
-    refuse_missing(config)
-    refuse_unread_rates(config, words_given())
-    _use_launcher(config)
-    if before_fill_in is not None:
-        before_fill_in(_typed(config, schema))
-    return _typed(config, schema, fill_in)
-
-
-def _is_answered(
-    task: Callable[[S], object], config_name: str, schema: type[S], groups: Sequence[str]
-) -> bool:
-    """Prints what `--help` or `--version` asks for, if the line has one of them."""
-    with ending_in_one_line():
-        about = sys.modules[task.__module__].__doc__ or ""
-        file = conf_dir() / _folder(config_name) / f"{config_name}.yaml"
-        compose = partial(plain_settings, config_name)
-        answer = answer_to(sys.argv, about, file, schema, compose, groups)
-        print(answer, end="\n" if answer else "", flush=True)
-    return bool(answer)
-
-
-def _folder(config_name: str) -> str:
+def folder_of(config_name: str) -> str:
     """The folder of a root's YAML file, within conf/.
 
     Other roots than those of a run and its plan lie in `conf/commands/`, out of sight of the
     groups: otherwise `evaluate model=RUN` would be a choice of the group `model`.
+
+    Args:
+        config_name: The name of the root's YAML file.
+
+    Returns:
+        `commands`; empty for a file in conf/ itself.
     """
     is_command = (conf_dir() / "commands" / f"{config_name}.yaml").is_file()
     return "commands" if is_command else ""
@@ -176,7 +64,7 @@ def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSet
 
     Args:
         overrides: As on the command line, e.g. `model=b7_base`.
-        fill_in: Given to `_typed`.
+        fill_in: Given to `typed_settings`.
 
     Returns:
         The typed settings, not checked yet.
@@ -187,7 +75,7 @@ def compose_training(*overrides: str, fill_in: FillIn | None = None) -> TrainSet
     config = _compose("train", TrainSettings, overrides)
     refuse_missing(config)
     refuse_unread_rates(config, overrides)
-    return _typed(config, TrainSettings, fill_in)
+    return typed_settings(config, TrainSettings, fill_in)
 
 
 def compose_command(
@@ -204,7 +92,7 @@ def compose_command(
         schema: The dataclass of its settings.
         overrides: As on the command line.
         optional: As of `command`.
-        fill_in: Given to `_typed`.
+        fill_in: Given to `typed_settings`.
 
     Returns:
         The typed settings.
@@ -215,7 +103,7 @@ def compose_command(
     config = _compose(config_name, schema, overrides)
     make_null(config, optional)
     refuse_missing(config)
-    return _typed(config, schema, fill_in)
+    return typed_settings(config, schema, fill_in)
 
 
 def unresolved_training(*overrides: str) -> DictConfig:
@@ -255,7 +143,7 @@ def _compose_words(
     with warnings.catch_warnings():
         # A group that a command was offered has no schema of its own.
         warnings.simplefilter("ignore")
-        folder = conf_dir() / _folder(config_name)
+        folder = conf_dir() / folder_of(config_name)
         with (
             _without_groups_of(folder),
             hydra.initialize_config_dir(str(folder), version_base="1.3"),
@@ -297,28 +185,7 @@ def register(config_name: str, schema: type, groups: Sequence[str] = ()) -> None
             store.store(group=group, name=file.stem, node=OmegaConf.load(file))
 
 
-def _use_launcher(config: DictConfig) -> None:
-    """Builds the launcher that the settings name, before anything asks for rank or world size."""
-    for key in ("launcher", "trainer.launcher"):
-        node: object = OmegaConf.select(config, key)
-        if node is None:
-            continue
-        if not isinstance(node, DictConfig) or "_target_" not in node:
-            raise UserError(f"{key}={node}: expected a node with _target_, or null")
-
-        plain = plain_node(node, resolve=True)
-        check_component(plain, key)
-        built = build(plain)
-        # Not isinstance: it would read the properties, which may ask for what is not set yet.
-        if launcher.Launcher not in type(built).__mro__:
-            raise UserError(
-                f"{key}._target_={plain['_target_']}: makes no launcher; derive it from "
-                f"align_train.cluster.launcher.Launcher"
-            )
-        launcher.use(built)
-
-
-def _typed(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -> S:
+def typed_settings(config: DictConfig, schema: type[S], fill_in: FillIn | None = None) -> S:
     """Resolves composed settings and makes them the schema's dataclass.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align_train.config.compose import command
+from align_train.config.command import command
 from align_train.errors import UserError
 from align_train.files import check_writable
 

@@ -6,7 +6,7 @@ with a selection; the tars stay as they are. Price: `python -m benchmarks.repeat
 
 from __future__ import annotations
 
-from align_train.config.compose import command
+from align_train.config.command import command
 
 from .settings import RepeatsSettings, check
 

@@ -35,8 +35,8 @@ def own_groups() -> Iterator[None]:
 
 
 def help_of(root: str, schema: type, groups: Sequence[str], *words: str) -> Help:
-    compose.register(root, schema, groups if compose._folder(root) else ())
-    file = conf_dir() / compose._folder(root) / f"{root}.yaml"
+    compose.register(root, schema, groups if compose.folder_of(root) else ())
+    file = conf_dir() / compose.folder_of(root) / f"{root}.yaml"
     return Help(file, partial(compose.plain_settings, root), words, groups=groups)
 
 
@@ -58,7 +58,7 @@ def test_every_setting_of_every_command_has_a_meaning(
         groups = {"train": GROUPS, "plan": OF_PLANS}.get(name, groups)
         missing.append(without_meaning(help_of(config_name, schema, groups)))
 
-    monkeypatch.setattr(compose, "command", command)
+    monkeypatch.setattr("align_train.config.command.command", command)
     # Python warns if a module is imported and run too.
     monkeypatch.delitem(sys.modules, "align_train.__main__", raising=False)
     runpy.run_module(MODULES[name], run_name="__main__", alter_sys=True)

@@ -199,7 +199,7 @@ def test_windows_line_ends_are_named(word: str) -> None:
 def test_a_real_command_line_sweeps_texts_and_refuses_windows(tmp_path: Path) -> None:
     """Hydra parts a sweep itself, and parses each part once more."""
     code = (
-        "from align_train.config.compose import command\n"
+        "from align_train.config.command import command\n"
         "from align_train.config.command_schema import ShowSettings\n"
         "command(lambda settings: print(repr(settings.name)), config_name='show',\n"
         "        schema=ShowSettings)\n"

@@ -22,13 +22,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from align_train.config import compose
+from align_train.config import command, compose
 from align_train.config.check import check_root
 from align_train.config.messages import ending_in_one_line
 from align_train.config.schema import TrainSettings
 from align_train.config.sweep import sweep_of
 
-_command: Any = compose.command
+_command: Any = command.command
 _load_file: Any = OmegaConf.load
 _files: dict[str, Any] = {}
 
@@ -54,7 +54,7 @@ def error_of(
     Plugins.instance()  # adds Hydra's own schemas to the store, once for this process
     with (
         mock.patch.object(OmegaConf, "load", _load),
-        mock.patch.object(compose, "command", _composed),
+        mock.patch.object(command, "command", _composed),
         mock.patch.object(sys, "argv", [module, *arguments]),
         mock.patch.object(ConfigStore.instance(), "repo", _fresh_repo()),
         mock.patch.object(compose, "_offered", set()),
@@ -108,7 +108,7 @@ def _composed(
     optional: Sequence[str] = (),
     **_looks_at_models: Any,
 ) -> None:
-    """`command` of `align_train.config.compose`, without the task."""
+    """`command` of `align_train.config.command`, without the task."""
     words = sys.argv[1:]
     if not any(word.startswith("-") for word in words):
         # As below, in half the time.
