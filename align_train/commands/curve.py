@@ -169,7 +169,7 @@ def _what_changed(before: TrainSettings, settings: TrainSettings) -> str:
     was, now = ({**_node(found), "batch_size": None} for found in (before, settings))
     if was != now:
         return f"scheduler={settings.scheduler['_target_'].rpartition('.')[2]}"
-    # `config/check.py` lets exactly one setting give the length.
+    # `config/lengths.py` lets exactly one setting give the length.
     (key,) = [name for name in LENGTHS if _given(settings, name)]
     if getattr(before, key) == getattr(settings, key) and before.batch_size != settings.batch_size:
         key = "batch_size"  # a length in pairs has other steps

@@ -66,7 +66,7 @@ def with_length(settings: TrainSettings, data: PairsDataModule) -> TrainSettings
     if settings.epochs is None:
         return settings
 
-    # `check.py` refuses epochs of several sources. A fraction keeps 0.1 exact.
+    # `config/lengths.py` refuses epochs of several sources. A fraction keeps 0.1 exact.
     (source,) = data.order.sources
     pairs = Fraction(str(settings.epochs)) * source.epoch_pairs
     return replace(settings, max_steps=ceil(pairs / settings.batch_size))

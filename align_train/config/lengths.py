@@ -1,10 +1,10 @@
-"""Lengths in several units: the setting that the command line gives makes the others null."""
+"""Lengths in several units, of which one counts: the others are null."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from align_train.config.schema import LENGTHS
+from align_train.config.schema import LENGTHS, TrainSettings
 from align_train.errors import UserError
 
 # Of the scheduler: in pairs -> in steps. A schedule of a user's own may have the latter alone.
@@ -13,6 +13,8 @@ _OF_SCHEDULE = {
     "scheduler.decay_pairs": "scheduler.decay_steps",
     "scheduler.every_pairs": "scheduler.every",
 }
+
+_MOST_EPOCHS = 1e9  # a larger number is a mistake
 
 
 def with_one_length(words: Sequence[str], schema: type) -> list[str]:
@@ -64,3 +66,33 @@ def _with_one_of(keys: Sequence[str], words: list[str]) -> list[str]:
 
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
+
+
+def check_length(settings: TrainSettings) -> None:
+    """Checks that exactly one setting says how long the run is.
+
+    Args:
+        settings: The run's settings.
+
+    Raises:
+        UserError: None or several do, or the number of epochs makes no sense.
+    """
+    given = [key for key in LENGTHS if getattr(settings, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise UserError(
+            f"{', '.join(LENGTHS)}: exactly one of them says how long the run is, here {found} "
+            f"is set; set one, and the others to null"
+        )
+
+    epochs = settings.epochs
+    if epochs is None:
+        return
+    # `not <` refuses NaN too.
+    if not 0 < epochs < _MOST_EPOCHS:
+        raise UserError(f"epochs={epochs:g}: expected more than 0, e.g. 3 or 0.5")
+    if settings.data.get("weights") is not None:
+        raise UserError(
+            f"epochs={epochs:g}: data.weights mixes sources that have epochs of their own; give "
+            f"max_pairs=… or max_steps=… instead"
+        )

@@ -153,7 +153,7 @@ class TrainSettings:
     process's part of the batch. It decides memory and speed, not the numbers. `auto`: the most
     that fit."""
 
-    # Of the next three, exactly one is given, and the others are null: `check.py` makes sure.
+    # Of the next three, exactly one is given, and the others are null: `lengths.py` makes sure.
     # Beside `epochs`, a run records the `max_steps` that follow (`commands/length.py`).
     max_steps: int | None
     """Length of the run in optimizer steps; null if another setting gives it."""

@@ -72,7 +72,7 @@ class Loss(Protocol):
 class PairLoss(nn.Module):
     """Defaults for a loss that compares every image with every text of the global batch."""
 
-    # Class attributes, which `config/check.py` reads before anything is built.
+    # Class attributes, which `config/task.py` reads before anything is built.
     needs_bias = False
     needs_labels = False
 

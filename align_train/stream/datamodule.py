@@ -296,7 +296,7 @@ class PairsDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Returns this rank's batches. Ranks take contiguous parts, in the order of the ranks."""
         assert self.trainer is not None
-        # `config/check.py` has made sure that the division comes out even.
+        # `config/split.py` has made sure that the division comes out even.
         pairs = self.batch_size // world_size()
         self.loader = TrainingLoader(
             pieces=self.training_pieces(),

@@ -34,7 +34,7 @@ def open_vocabulary(
     Raises:
         UserError: Both are given, or neither; or the one that is given cannot be read.
     """
-    # `config/check.py` says it better before a run; a data module may also be made by hand.
+    # `config/task.py` says it better before a run; a data module may also be made by hand.
     if classes is not None and tokenizer is None:
         return ClassList(classes)
     if classes is None and tokenizer is not None and max_tokens is not None:
