@@ -7,7 +7,8 @@ from pathlib import Path
 from align_train.commands.apart import run_apart, spell_end
 from align_train.config.check import check_root
 from align_train.config.schema import TrainSettings
-from align_train.config.sweep import Sweep, combinations
+from align_train.config.sweep import Sweep
+from align_train.config.sweep_space import combinations
 from align_train.errors import UserError, shown_names
 
 

@@ -22,7 +22,8 @@ from align_train.commands.trials import draw_study, print_table, write_trials
 from align_train.config.check import check_root
 from align_train.config.metrics import check_metric
 from align_train.config.schema import TrainSettings
-from align_train.config.sweep import OptunaSettings, Sweep, Swept
+from align_train.config.sweep import OptunaSettings, Sweep
+from align_train.config.sweep_space import Swept
 from align_train.errors import UserError, shown, shown_names
 from align_train.run.folder import RunFolder
 from align_train.run.lock import Lock

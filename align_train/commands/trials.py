@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align_train.config.sweep import Swept
+from align_train.config.sweep_space import Swept
 from align_train.errors import shown
 from align_train.figures.trials import Parameter, draw_trials
 from align_train.files import write_whole

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from align_train.config.sweep import Sweep, Swept, combinations, sweep_of
+from align_train.config.sweep import Sweep, sweep_of
+from align_train.config.sweep_space import Swept, combinations
 from align_train.errors import UserError
 
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.metric=loss", "hydra.sweeper.direction=minimize")
