@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_train.cluster.interruption import leave
 from align_train.config.command import command
-from align_train.config.schema import TEXTS, Paths
+from align_train.config.field_marks import TEXTS, Paths
 from align_train.errors import UserError, printable, shown
 from align_train.files import check_writable
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from align_train.cluster.interruption import leave
 from align_train.config.command import command
-from align_train.config.schema import TEXTS, Paths
+from align_train.config.field_marks import TEXTS, Paths
 from align_train.errors import UserError, shown_names
 from align_train.files import whole
 

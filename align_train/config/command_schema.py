@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from align_train.config.schema import FREE_KEYS, TEXTS, UNRESOLVED, VERBATIM, OptionalNode, Paths
+from align_train.config.field_marks import FREE_KEYS, TEXTS, UNRESOLVED, VERBATIM, Paths
+from align_train.config.schema import OptionalNode
 
 
 @dataclass

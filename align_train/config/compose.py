@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from align_train.config.field_marks import UNRESOLVED
 from align_train.config.lengths import with_one_length
 from align_train.config.messages import in_one_line, no_such_setting
 from align_train.config.missing import make_null, refuse_missing
@@ -214,7 +215,7 @@ def typed_settings(config: DictConfig, schema: type[S], fill_in: FillIn | None =
         kept = {}
         plain = plain_node(config)
         for field in dataclasses.fields(schema):  # type: ignore[arg-type]
-            if field.metadata.get("unresolved"):
+            if field.metadata.keys() & UNRESOLVED.keys():
                 kept[field.name] = plain[field.name]
                 config[field.name] = None
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from align_train.config.components import parameter_hint
+from align_train.config.field_marks import FREE_KEYS, TEXTS, VERBATIM
 from align_train.config.numbers import contents, is_computed
-from align_train.config.schema import FREE_KEYS, TEXTS, VERBATIM, Node, conf_dir
+from align_train.config.schema import Node, conf_dir
 from align_train.errors import UserError
 
 _NUMBERS = (int, float, bool)

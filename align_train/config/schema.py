@@ -32,10 +32,6 @@ else:
     # Under a type that says mapping, OmegaConf cannot replace a null on the command line.
     OptionalNode = Any
 
-Paths = Any
-"""A path or URL (manifest, folder, glob, brace range), or a list of these. Hydra's schemas have no
-union with a list."""
-
 LENGTHS = ("max_steps", "max_pairs", "epochs")
 """Exactly one of these settings gives the length of a run."""
 
@@ -43,18 +39,6 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """`precision` -> Lightning's name for it."""
 
 _EVALUATION_CHUNK = 64  # needs little memory: evaluating keeps no graph
-
-UNRESOLVED = {"unresolved": True}
-"""Metadata of a field whose interpolations refer to other settings than the command's own."""
-
-TEXTS = {"texts": True}
-"""Metadata of a field that holds texts although its type cannot say so (`Paths`)."""
-
-FREE_KEYS = {"free_keys": True}
-"""Metadata of a mapping that takes any key, and whose type cannot say so."""
-
-VERBATIM = {"verbatim": True}
-"""Metadata of a text whose characters mean nothing on the command line, not even quotes."""
 
 
 def conf_dir() -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from align_train.config.schema import FREE_KEYS, TEXTS, OptionalNode, Paths
+from align_train.config.field_marks import FREE_KEYS, TEXTS, Paths
+from align_train.config.schema import OptionalNode
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from align_train.config.schema import FREE_KEYS, TEXTS, Paths
+from align_train.config.field_marks import FREE_KEYS, TEXTS, Paths
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align_train.config.schema import TEXTS, Paths
+from align_train.config.field_marks import TEXTS, Paths
 from align_train.errors import UserError, shown
 
 from ..tables.paths import check_storage_options
