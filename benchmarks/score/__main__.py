@@ -39,8 +39,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from align_train.commands.open_images import open_images
-from align_train.commands.score import cosines_of, header_of, score_shards
+from align_train.commands.score import header_of, score_shards
 from align_train.commands.score_chunks import ReadyChunk, ready_chunks
+from align_train.commands.score_cosines import cosines_of
 from align_train.commands.shard_work import watched
 from align_train.config.command_schema import ScoreSettings
 from align_train.config.components import build
