@@ -22,13 +22,14 @@ from align_train.commands.failures import explaining
 from align_train.commands.finished import say_ended, say_finished
 from align_train.commands.groups import spell_groups
 from align_train.commands.length import length_of_last_start, with_length
+from align_train.commands.lightning_workarounds import quieten
 from align_train.commands.planned import off_plan, planned_run, spell_plan
 from align_train.commands.prepare import build_model, check_hardware, check_processes, prepare_data
 from align_train.commands.resume import WriteSettings, continue_stretch
 from align_train.commands.summary import summary
 from align_train.commands.teacher import open_teacher
 from align_train.commands.torch_flags import set_torch_flags
-from align_train.commands.trainer import build_module, build_trainer, quieten
+from align_train.commands.trainer import build_module, build_trainer
 from align_train.commands.twice_in_batch import check_batch
 from align_train.config.messages import report_once
 from align_train.config.schema import TrainSettings

@@ -1,4 +1,4 @@
-"""Lightning's trainer around our step, and what we work around in Lightning.
+"""Lightning's trainer around our step.
 
 The trainer runs the loop, the strategy's processes and autocast. What follows a step is ours:
 `training/step_end.py` has it in its order.
@@ -6,21 +6,16 @@ The trainer runs the loop, the strategy's processes and autocast. What follows a
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import lightning
-import torch
-from lightning.pytorch.accelerators import Accelerator, CUDAAccelerator
 from lightning.pytorch.strategies import Strategy
 
 from align_train.cluster import launcher
 from align_train.cluster.environment import cluster_environment
 from align_train.cluster.watchdog import Watchdog
 from align_train.cluster.whereabouts import LONG
-from align_train.commands.devices import sees_own_gpu_only
+from align_train.commands.lightning_workarounds import accelerator_of, leave_signals, watch_children
 from align_train.commands.loggers import run_loggers
 from align_train.commands.resume import WriteSettings
 from align_train.config.components import build
@@ -136,7 +131,7 @@ def build_trainer(
     step_end = _step_end(settings, data, evaluators, checkpoints, watchdog)
 
     trainer = lightning.Trainer(
-        accelerator=_accelerator(settings),
+        accelerator=accelerator_of(settings),
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.nodes,
         strategy=_strategy(settings),
@@ -156,16 +151,9 @@ def build_trainer(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    _watch_children(trainer, watchdog)
-    _leave_signals(trainer)
+    watch_children(trainer, watchdog)
+    leave_signals(trainer)
     return trainer
-
-
-def _accelerator(settings: TrainSettings) -> str | Accelerator:
-    if settings.trainer.on_gpu and sees_own_gpu_only(torch.cuda.device_count()):
-        # Lightning would give this process a GPU of a number that it does not see.
-        return _OwnGpu()
-    return settings.trainer.accelerator
 
 
 def _strategy(settings: TrainSettings) -> Strategy:
@@ -259,67 +247,3 @@ def _show_command(settings: TrainSettings) -> str:
     if settings.output_dir != "outputs":
         folder = f" output_dir={settings.output_dir}"
     return f"align-train show name={settings.name}{folder}"
-
-
-# What we work around in Lightning.
-
-# Its notices about things that we do on purpose.
-_EXPECTED_NOTICES = (
-    ".*broadcast_buffers.*deprecated.*",
-    ".*does not have many workers.*",
-    ".*`LightningModule.configure_gradient_clipping`.*",
-    ".*IterableDataset.*",
-    # The module leaves batches on the host; the data has no say in that.
-    ".*overridden `transfer_batch_to_device` in `LightningModule`.*",
-    # Lightning's own use of torch.
-    ".*treespec.*",
-    # It is resumable, by the cursor.
-    ".*your dataloader is not resumable.*",
-    ".*smaller than the logging interval.*",
-    # A locked tower.
-    ".*in eval mode at the start of training.*",
-    # TF32 is off (`torch_flags.py`).
-    ".*TensorFloat32 tensor cores.*",
-    # On a machine with Slurm a run without it is no mistake.
-    ".*srun. command is available.*",
-)
-
-
-def quieten() -> None:
-    """Silences Lightning's notices about what we do on purpose; its other warnings stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for pattern in _EXPECTED_NOTICES:
-        warnings.filterwarnings("ignore", pattern)
-
-
-class _OwnGpu(CUDAAccelerator):
-    """For processes that see one GPU each: all of them take number 0."""
-
-    @staticmethod
-    def parse_devices(devices: int | str | list[int]) -> list[int]:
-        """The numbers of the processes, which Lightning counts devices by."""
-        return list(range(int(devices)))  # type: ignore[arg-type]
-
-    @staticmethod
-    def get_parallel_devices(devices: list[int]) -> list[torch.device]:
-        """The GPU of each process of the machine, as that process calls it."""
-        return [torch.device("cuda", 0) for _ in devices]
-
-
-def _watch_children(trainer: lightning.Trainer, watchdog: Watchdog) -> None:
-    """Tells the watchdog of a process that this one started and that has ended.
-
-    Lightning has no hook for that: our launcher notes it (`strategy/children.py`).
-    """
-    children: Any = trainer.strategy.launcher
-    watchdog.ended_child = lambda: getattr(children, "ended", None)
-
-
-def _leave_signals(trainer: lightning.Trainer) -> None:
-    """Leaves signals to `Stopping`.
-
-    Lightning's handlers save and communicate within the handler, at any point of a step.
-    """
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None

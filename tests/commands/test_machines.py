@@ -21,8 +21,8 @@ from align_train.cluster.group import join
 from align_train.cluster.launcher import Slurm
 from align_train.cluster.limits import allow_open_files
 from align_train.commands.failures import explaining
+from align_train.commands.lightning_workarounds import accelerator_of
 from align_train.commands.prepare import check_hardware
-from align_train.commands.trainer import _accelerator
 from align_train.config.compose import compose_training
 from align_train.errors import Lost, UserError
 from align_train.strategy import DDP, RunFacts
@@ -64,7 +64,7 @@ def test_tasks_that_see_one_gpu_each_take_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("lightning.pytorch.accelerators.cuda.num_cuda_devices", lambda: 1)
     strategy = DDP().build(RunFacts(processes=8, on_gpu=True))
     trainer = lightning.Trainer(
-        accelerator=_accelerator(settings),
+        accelerator=accelerator_of(settings),
         devices=8,
         strategy=strategy,
         plugins=[cluster_environment(Slurm())],
