@@ -1,13 +1,17 @@
-"""Which column of the source each rule reads, and as which type."""
+"""Which columns of the source are read: each rule's, with its type, and those that show a row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import pyarrow as pa
+
 from align_train.errors import UserError, shown, shown_names
 
-from ..tables.find import Tables
+from ..tables.engine import TAKEN
+from ..tables.find import KNOWN_AS, Tables
+from ..tables.tars import KEY
 from .column_rules import ColumnRule, check_column, check_groups
 from .rules import COLUMNS_OF, active
 from .settings import FilterSettings
@@ -79,3 +83,50 @@ def refuse_two_kinds(columns: Columns) -> None:
                 f"rules: {shown(column)} is to be numbers for one rule and texts for another; of "
                 f"shards without tables a column is one of these"
             )
+
+
+def refuse_names(settings: FilterSettings, tables: Tables, read: list[str]) -> None:
+    """Refuses names of columns that the engine would mistake.
+
+    Args:
+        settings: Those of the command.
+        tables: The source.
+        read: The columns that the rules read.
+
+    Raises:
+        UserError: Names the column.
+    """
+    key = f"source={settings.source}"
+    # A table that is yet to be built gets no columns but these.
+    if tables.tars is not None:
+        read = [*read, *columns_of_row(settings, tables)]
+    there = read if tables.tars is not None else tables.types
+
+    # An engine's view of the files would hide these columns, or fail.
+    taken = [name for name in TAKEN if name in there]
+    if taken:
+        raise UserError(
+            f"{key}: {taken[0]} is what engines call something of their own; rename that column"
+        )
+    tables.refuse_twins(read, key)
+
+
+def columns_of_row(settings: FilterSettings, tables: Tables) -> list[str]:
+    """Finds the columns of texts by which a reader knows a row: key, URL and text.
+
+    Args:
+        settings: Those of the command.
+        tables: The source.
+
+    Returns:
+        Those that the source has.
+    """
+    names = [[KEY]]
+    for name, chosen in (("image", settings.columns.image), ("text", settings.columns.text)):
+        names.append([chosen] if chosen else list(KNOWN_AS[name]))
+
+    found: list[str] = []
+    for usual in names:
+        texts = (name for name in usual if name in tables.types)
+        found += [name for name in texts if pa.types.is_string(tables.types[name])][:1]
+    return found

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from align_train.errors import UserError, shown
 
-from ..tables.engine import TAKEN
 from ..tables.find import KNOWN_AS, Tables
-from ..tables.tars import KEY
 from .choose_columns import (
     Columns,
     choose_columns,
     column_of_uids,
+    columns_of_row,
     columns_of_rules,
+    refuse_names,
     refuse_two_kinds,
 )
 from .column_rules import ColumnRule, column_rules
@@ -93,7 +93,8 @@ class Plan:
         """The source's columns that examples show: by a score alone nobody knows a row."""
         if not self.column_rules and not self.tables.tars:
             return self.column_names
-        return list(dict.fromkeys([*_of_a_row(self.settings, self.tables), *self.column_names]))
+        shown_first = columns_of_row(self.settings, self.tables)
+        return list(dict.fromkeys([*shown_first, *self.column_names]))
 
     def passes(self) -> dict[str, str]:
         """Says in words which rows pass each applied rule."""
@@ -232,7 +233,7 @@ def make_plan(
         columns |= column_of_uids(uids, settings.columns.uid, tables)
     if tables.tars is not None:
         refuse_two_kinds(columns)
-    _refuse_names(settings, tables, [column for column, _ in columns.values()])
+    refuse_names(settings, tables, [column for column, _ in columns.values()])
 
     on = active(settings.rules)
     names = [name for name in on if name not in not_applied]
@@ -258,36 +259,6 @@ def make_plan(
         uids=uids,
         scored=scored,
     )
-
-
-def _refuse_names(settings: FilterSettings, tables: Tables, read: list[str]) -> None:
-    """Refuses names of columns that the engine would mistake. read: what the rules read."""
-    key = f"source={settings.source}"
-    # A table that is yet to be built gets no columns but these.
-    if tables.tars is not None:
-        read = [*read, *_of_a_row(settings, tables)]
-    there = read if tables.tars is not None else tables.types
-
-    # An engine's view of the files would hide these columns, or fail.
-    taken = [name for name in TAKEN if name in there]
-    if taken:
-        raise UserError(
-            f"{key}: {taken[0]} is what engines call something of their own; rename that column"
-        )
-    tables.refuse_twins(read, key)
-
-
-def _of_a_row(settings: FilterSettings, tables: Tables) -> list[str]:
-    """The columns of texts by which a reader knows a row: key, URL and text, as far as there."""
-    names = [[KEY]]
-    for name, chosen in (("image", settings.columns.image), ("text", settings.columns.text)):
-        names.append([chosen] if chosen else list(KNOWN_AS[name]))
-
-    found: list[str] = []
-    for usual in names:
-        texts = (name for name in usual if name in tables.types)
-        found += [name for name in texts if pa.types.is_string(tables.types[name])][:1]
-    return found
 
 
 def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
