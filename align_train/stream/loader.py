@@ -1,10 +1,9 @@
 """One rank's batches, in their order, without end.
 
-Worker processes make the rank's pairs in *pieces* of 32; the loader puts them together. The step
-alone decides which pairs these are. The number of workers changes only the speed, and the loader
-knows nothing of chunks. A shard that has vanished
-in mid-run does not raise here: the ranks must first agree on the step from which they do without
-it.
+Worker processes make the rank's pairs in *pieces* (`piece_schedule.py`); the loader puts them
+together. The step alone decides which pairs these are. The number of workers changes only the
+speed, and the loader knows nothing of chunks. A shard that has vanished in mid-run does not raise
+here: the ranks must first agree on the step from which they do without it.
 
 If a signal ends the run while it waits for data, the loader hands over a *blank* batch: the other
 ranks may have theirs, and wait for this rank in the step. All of them then leave the step undone
@@ -20,27 +19,28 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
 from align_train.errors import Interrupted
 from align_train.stream.ahead import FetchAhead
 from align_train.stream.arena import Arena
 from align_train.stream.batch import Batch
 from align_train.stream.order import Order
+from align_train.stream.piece_schedule import (
+    PieceSchedule,
+    PiecesIntoArena,
+    piece_count,
+    regions_needed,
+)
 from align_train.stream.pieces import Piece, TrainingPieces
 from align_train.stream.replacement import BadPair, Gone
 from align_train.stream.token_ids import PAD
 from align_train.stream.workers import Workers
 
-# Pairs that a worker makes at a time. Few, so that all workers share in a batch to its end; enough
-# that a message and a call of the tokenizer are little beside decoding.
-PIECE = 32
 _ENDLESS = 2**62  # steps
 
 
@@ -134,7 +134,7 @@ class TrainingLoader:
         # shards that have vanished.
         pieces: list[Piece] = []
         try:
-            for _ in range(_pieces_of(self.slots)):
+            for _ in range(piece_count(self.slots)):
                 made = next(self._made)
                 if isinstance(made, Gone):
                     self.gone.add(made.shard)
@@ -234,15 +234,16 @@ class TrainingLoader:
 
     def _start_workers(self) -> Workers[Piece | Gone]:
         # About one step ahead, at least two pieces a worker.
-        prefetch = max(2, _pieces_of(self.slots) // self.workers) if self.workers else 0
-        regions = regions_needed(_pieces_of(self.slots), self.workers * prefetch)
+        of_step = piece_count(self.slots)
+        prefetch = max(2, of_step // self.workers) if self.workers else 0
+        regions = regions_needed(of_step, self.workers * prefetch)
         # Memory of their own for these workers: those before them may still be writing, and the
         # run may still be reading.
         self._arena = Arena(regions=regions, shape=self.pieces.shape(len(self.slots)))
 
         made: Workers[Piece | Gone] = Workers(
-            _IntoArena(self.pieces, self._arena, self.slots),
-            sampler=_Schedule(self._finished_steps, self.slots),
+            PiecesIntoArena(self.pieces, self._arena, self.slots),
+            sampler=PieceSchedule(self._finished_steps, self.slots),
             batch_size=None,  # an item is a whole piece already
             collate=_as_it_is,
             workers=self.workers,
@@ -265,65 +266,6 @@ class TrainingLoader:
         self._made = None
         self._ready = None
         self._arena = None
-
-
-def regions_needed(pieces_per_step: int, in_flight: int) -> int:
-    """Returns the regions of a ring in which no region is written that is still read.
-
-    DataLoader gives out a new piece whenever it hands one over. If the last piece of step s has
-    been handed over, workers may be writing the `in_flight` pieces after it: those of the
-    ceil(in_flight / pieces_per_step) steps that follow. These and step s need a region each.
-
-    One more, because a batch is still read when the next one is made: `prepare` is called at a
-    step's end, before it is known that the step need not be repeated; and a GPU may be at the
-    batch's copies when the host asks for the next.
-
-    Args:
-        pieces_per_step: The rank's pieces of a step.
-        in_flight: Pieces that workers have been asked for, at most; 0 without workers.
-    """
-    steps_ahead = -(-in_flight // pieces_per_step)
-    return 1 + steps_ahead + 1
-
-
-class _Place(NamedTuple):
-    """A piece: the step, and the places in its global batch."""
-
-    finished_steps: int
-    slots: range
-
-
-class _Schedule(Sampler[_Place]):
-    """A rank's pieces, step by step, without end. None reaches into the next step."""
-
-    def __init__(self, finished_steps: int, slots: range) -> None:
-        self.finished_steps = finished_steps
-        self.slots = slots
-
-    def __iter__(self) -> Iterator[_Place]:
-        finished_steps = self.finished_steps
-        while True:
-            for start in range(0, len(self.slots), PIECE):
-                yield _Place(finished_steps, self.slots[start : start + PIECE])
-            finished_steps += 1
-
-
-class _IntoArena(Dataset["Piece | Gone"]):
-    """Makes a piece, and writes its pixels to their place in the arena."""
-
-    def __init__(self, pieces: TrainingPieces, arena: Arena, slots: range) -> None:
-        self.pieces = pieces
-        self.arena = arena
-        self.first = slots.start
-
-    def __getitem__(self, place: _Place) -> Piece | Gone:
-        region = self.arena.region(place.finished_steps)
-        rows = region[place.slots.start - self.first : place.slots.stop - self.first]
-        return self.pieces.make(place.finished_steps, place.slots, rows)
-
-
-def _pieces_of(slots: range) -> int:
-    return -(-len(slots) // PIECE)
 
 
 def _as_it_is(made: object) -> object:

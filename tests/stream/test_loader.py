@@ -16,8 +16,9 @@ import pytest
 from align_train.errors import UserError
 from align_train.stream import loader as loaders
 from align_train.stream.batch import Batch
-from align_train.stream.loader import PIECE, TrainingLoader, regions_needed
+from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
+from align_train.stream.piece_schedule import PIECE, regions_needed
 from tests.support.drawn_pieces import DrawnPieces, pixels_of
 
 # There are more workers than cores in some cases.
