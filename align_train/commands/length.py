@@ -67,6 +67,6 @@ def with_length(settings: TrainSettings, data: PairsDataModule) -> TrainSettings
         return settings
 
     # `config/lengths.py` refuses epochs of several sources. A fraction keeps 0.1 exact.
-    (source,) = data.order.sources
+    (source,) = data.stretch.order.sources
     pairs = Fraction(str(settings.epochs)) * source.epoch_pairs
     return replace(settings, max_steps=ceil(pairs / settings.batch_size))

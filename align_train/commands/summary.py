@@ -87,8 +87,8 @@ def summary(
         **weights,
         "staging": staging,
     }
-    if data.dropped:
-        names = ", ".join(manifest.shards[shard].name for shard in data.dropped)
+    if data.stretch.dropped:
+        names = ", ".join(manifest.shards[shard].name for shard in data.stretch.dropped)
         lines["dropped"] = f"{names}: vanished earlier"
     commits = data.cache.hub.commits
     lines["hub"] = ", ".join(f"{name} is {commit}" for name, commit in commits.items())
@@ -200,7 +200,7 @@ def spell_long_warmup(settings: TrainSettings) -> str:
 def _epochs(data: PairsDataModule, steps: int) -> str:
     """How often the run sees the data; if several sources are mixed, each of them."""
     parts = []
-    for source in data.order.sources:
+    for source in data.stretch.order.sources:
         # The lanes of a source are its share of every batch.
         pairs_a_step = data.batch_size * source.lanes / data.lanes
         steps_an_epoch = source.epoch_pairs / pairs_a_step
@@ -218,7 +218,7 @@ def _pairs(manifest: Manifest) -> str:
 
 
 def _visited(data: PairsDataModule) -> str:
-    return " and ".join(f"{source.epoch_pairs:,}" for source in data.order.sources)
+    return " and ".join(f"{source.epoch_pairs:,}" for source in data.stretch.order.sources)
 
 
 def _images(node: Node) -> str:

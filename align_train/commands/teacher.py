@@ -131,10 +131,9 @@ def refuse_unknown(data: PairsDataModule, key: str) -> None:
 
     pieces = data.training_pieces()
     slots = range(min(_FIRST_PAIRS, data.batch_size))
+    pixels = np.empty(pieces.shape(len(slots)), dtype=np.uint8)
     # Of this stretch: before it, batches may have had another size.
-    made = pieces.make(
-        data.start.finished_steps, slots, np.empty(pieces.shape(len(slots)), dtype=np.uint8)
-    )
+    made = pieces.make(data.stretch.start.finished_steps, slots, pixels)
     if isinstance(made, Piece) and made.teacher is not None and np.isnan(made.teacher).all():
         raise UserError(
             f"{key}: none of the run's first {len(slots)} texts was embedded; score with the run's "

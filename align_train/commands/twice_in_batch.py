@@ -36,7 +36,7 @@ def check_batch(settings: TrainSettings, data: PairsDataModule) -> None:
     Raises:
         UserError: The batch is larger than the data, or a source's part of it than the source.
     """
-    for source in data.order.sources:
+    for source in data.stretch.order.sources:
         # A source has its share of the lanes, and so of the batch.
         refuse_larger(settings, source.epoch_pairs * data.lanes // source.lanes)
 
@@ -86,20 +86,21 @@ def _within_an_epoch(data: PairsDataModule) -> str:
     """The line about the next batch, in which pairs may come twice if the data has rates."""
     if not data.manifest.has_rates:
         return ""
-    twice = _twice(data, data.start.finished_steps)
+    finished_steps = data.stretch.start.finished_steps
+    twice = _twice(data, finished_steps)
     if not twice:
         return ""
     return (
-        f"about {twice:,} pairs of step {data.start.finished_steps + 1:,} repeat one of their "
-        f"batch, because of the manifest's rates, and are negatives of themselves; "
+        f"about {twice:,} pairs of step {finished_steps + 1:,} repeat one of their batch, "
+        f"because of the manifest's rates, and are negatives of themselves; "
         f"loss.mask_duplicates=true leaves them out"
     )
 
 
 def _across_epochs(data: PairsDataModule, steps: int) -> str:
-    begin = data.start
+    begin = data.stretch.start
     # + 1, because a cursor at the beginning of an epoch would be its own answer.
-    ends = data.order.next_epoch(begin.cursor + 1)
+    ends = data.stretch.order.next_epoch(begin.cursor + 1)
     finished_steps = begin.finished_steps + (ends - begin.cursor) // data.batch_size
     if finished_steps >= steps:
         return ""
@@ -120,8 +121,8 @@ def _twice(data: PairsDataModule, finished_steps: int) -> int:
 
     Of shards with rates 64 are looked into, which stand for the others.
     """
-    cursor = data.start.after(finished_steps, data.batch_size).cursor
-    visits = data.order.global_batch(cursor, data.batch_size, np.arange(data.batch_size))
+    cursor = data.stretch.after(finished_steps).cursor
+    visits = data.stretch.order.global_batch(cursor, data.batch_size, np.arange(data.batch_size))
 
     shards = np.unique(visits.shard)
     looked_into = shards
@@ -145,7 +146,7 @@ def _replace_slots(pair: Integers, visits: Visits, shard: int, data: PairsDataMo
         return
 
     rates = selection.rates(data.cache)
-    of_shard = ShardVisits(rates[rates > 0], seed=data.order.seed, shard=shard)
+    of_shard = ShardVisits(rates[rates > 0], seed=data.stretch.order.seed, shard=shard)
     for epoch in np.unique(visits.epoch[visits.shard == shard]).tolist():
         mine = (visits.shard == shard) & (visits.epoch == epoch)
         pair[mine] = of_shard.pairs_at(epoch, visits.pair[mine])

@@ -6,7 +6,7 @@ Only this module knows both the order and the cluster: the rank, and the number 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import lightning
@@ -25,10 +25,10 @@ from align_train.stream.loader import TrainingLoader
 from align_train.stream.order import Order
 from align_train.stream.pairs import Pairs
 from align_train.stream.pieces import TrainingPieces
-from align_train.stream.recipe import SAME_ORDER, Start, changes
 from align_train.stream.sets import EvaluationSets
 from align_train.stream.shard_cache import shard_cache_of
 from align_train.stream.space import check_space
+from align_train.stream.stretch import Stretch
 from align_train.stream.teaching import TeacherInput
 from align_train.stream.vocabulary import open_vocabulary, source_of
 
@@ -145,7 +145,7 @@ class PairsDataModule(lightning.LightningDataModule):
             resize=self.resize,
             interpolation=self.interpolation,
         )
-        self.order = Order(
+        order = Order(
             counts=self.manifest.counts,
             seed=self.seed,
             lanes=self.lanes,
@@ -153,6 +153,7 @@ class PairsDataModule(lightning.LightningDataModule):
             sources=self.manifest.sources,
             weights=self.weights or [1],
         )
+        self.stretch = Stretch(order=order, manifest=self.manifest, batch_size=self.batch_size)
         self.sets = EvaluationSets(
             held_out=self.held_out,
             # What was found out need not hold for other shards.
@@ -167,8 +168,6 @@ class PairsDataModule(lightning.LightningDataModule):
         if found_out and self.sets.caption is not None:
             self.held_out_caption = self.sets.caption.setting
 
-        self.dropped: list[int] = []  # in the order in which they vanished, as the lineage has them
-        self.start = Start()
         self.loader: TrainingLoader | None = None
 
     def _open_captions(self) -> CaptionSource:
@@ -200,76 +199,32 @@ class PairsDataModule(lightning.LightningDataModule):
     def recipe(self) -> dict[str, object]:
         """The settings that decide which pairs a step sees: a line of the lineage."""
         commits = self.cache.hub.commits
-        return {
-            **({"revisions": dict(commits)} if commits else {}),
-            "manifest": self.manifest.identity,
-            "pairs": self.manifest.pairs,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "lanes": self.lanes,
-            "window": self.window,
-            "weights": list(self.order.weights),
-            "dropped": self.dropped,
-            "cursor": self.start.cursor,
-            "pairs_seen": self.start.pairs_seen,
-        }
+        return {**({"revisions": dict(commits)} if commits else {}), **self.stretch.recipe}
 
     def pairs_seen(self, finished_steps: int) -> int:
         """Returns the pairs that the run has trained on after so many steps."""
-        return self.start.after(finished_steps, self.batch_size).pairs_seen
+        return self.stretch.after(finished_steps).pairs_seen
 
     def state_dict(self) -> dict[str, object]:
         """Returns the cursor (pairs consumed by all ranks) and the recipe that it counts in."""
         # Lightning saves after a step that it has counted.
         assert self.trainer is not None
-        now = self.start.after(self.trainer.global_step, self.batch_size)
-        return {**self.recipe, **now.as_line()}
+        return {**self.recipe, **self.stretch.after(self.trainer.global_step).as_line()}
 
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Goes on at a checkpoint's cursor; see `go_on`."""
         self.go_on(state_dict)
 
     def go_on(self, before: Mapping[str, Any]) -> None:
-        """Goes on where another stretch of the run ended.
-
-        If a change of the order was accepted, the new order begins with a new epoch: a cursor
-        means nothing in another order.
-
-        Args:
-            before: That stretch's recipe, with the step, cursor and pairs seen at its end.
-
-        Raises:
-            UserError: The recipe differs, and the user has not accepted that.
-        """
-        changed = changes(before, self.recipe, accept=self.accept)
-        # Indices of dropped shards mean other shards in another manifest.
-        self.dropped = [] if "manifest" in changed else list(before["dropped"])
-        self.order = self.order.replace(dropped=self.dropped)
-
-        self.start = Start.from_line(before)
-        if set(changed) - set(SAME_ORDER):
-            self.start = replace(self.start, cursor=self.order.next_epoch(self.start.cursor))
+        """Goes on where another stretch of the run ended: see `Stretch.go_on`."""
+        self.stretch.go_on(before, accept=self.accept)
 
     def drop(self, shards: Collection[int], *, finished_steps: int) -> list[str]:
-        """Does without vanished shards from the next step on.
-
-        Args:
-            shards: Their indices in the manifest.
-            finished_steps: Steps that are done.
-
-        Returns:
-            Their names.
-        """
-        new = sorted(set(shards) - set(self.dropped))
-        assert new, f"shards {sorted(shards)} are asked for although they were dropped"
+        """Does without vanished shards from the next step on: see `Stretch.drop`."""
         assert self.loader is not None
-
-        # A stretch of its own begins here: the lineage gets a line, and the cursor goes on.
-        self.dropped = [*self.dropped, *new]
-        self.start = self.start.after(finished_steps, self.batch_size)
-        self.order = self.order.replace(dropped=self.dropped)
-        self.loader.drop(self.order)
-        return [self.manifest.shards[shard].name for shard in new]
+        names = self.stretch.drop(shards, finished_steps=finished_steps)
+        self.loader.drop(self.stretch.order)
+        return names
 
     def training_pieces(self) -> TrainingPieces:
         """Returns the pairs of any step: all that `show` needs."""
@@ -285,11 +240,11 @@ class PairsDataModule(lightning.LightningDataModule):
         )
         return TrainingPieces(
             pairs=pairs,
-            order=self.order,
+            order=self.stretch.order,
             vocabulary=self.vocabulary,
             teacher=self.teacher,
             batch_size=self.batch_size,
-            start=self.start,
+            start=self.stretch.start,
             drop_missing=self.missing_shards == "drop",
         )
 
@@ -325,7 +280,7 @@ class PairsDataModule(lightning.LightningDataModule):
         if not self.uses_cache:
             return ""
         self.cache.check_offline([shard.url for shard in self.manifest.shards])
-        return check_space(self.cache, self.order, self.manifest, nodes, begun=begun)
+        return check_space(self.cache, self.stretch.order, self.manifest, nodes, begun=begun)
 
     def _fetch_ahead(self) -> FetchAhead:
         first = rank() * self.lanes // world_size()
@@ -333,7 +288,7 @@ class PairsDataModule(lightning.LightningDataModule):
         return FetchAhead(
             cache=self.cache,
             manifest=self.manifest,
-            order=self.order,
+            order=self.stretch.order,
             lanes=range(first, last),
-            cursor=self.start.cursor,
+            cursor=self.stretch.start.cursor,
         )

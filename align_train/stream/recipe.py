@@ -1,7 +1,8 @@
 """The settings that decide which pairs a step sees, and where a stretch of a run begins.
 
-A *stretch* is a part of a run under one recipe. Its line in `lineage.jsonl` has the recipe and a
-`Start`. A resumed run must have the recipe of its checkpoint, or the user must accept the change.
+A *stretch* is a part of a run under one recipe (`stretch.py`). Its line in `lineage.jsonl` has the
+recipe and a `Start`. A resumed run must have the recipe of its checkpoint, or the user must accept
+the change.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def changes(
 
 def refusal(setting: str, was: object, now: object, finished_steps: int) -> str:
     """Returns why a run does not go on under a changed setting, and what accepting it would do."""
-    # As `PairsDataModule.go_on` does it.
+    # As `Stretch.go_on` does it.
     if setting == "batch_size":
         effect = f"batches of {now} pairs go on at the same place in the order"
     elif setting == "norm_group":

@@ -149,7 +149,7 @@ def test_epochs_over_more_pairs_are_a_longer_run(tmp_path: Path, plain: TrainSet
     run.folder.config.unlink()
     epochs: Any = {"max_steps": None, "epochs": 2}
     source = SimpleNamespace(epoch_pairs=50 * plain.batch_size)
-    run.data = SimpleNamespace(order=SimpleNamespace(sources=[source]))
+    run.data = SimpleNamespace(stretch=SimpleNamespace(order=SimpleNamespace(sources=[source])))
     before = run.starts(0, **epochs)
     assert len(before) == 100
     source.epoch_pairs *= 2

@@ -84,7 +84,7 @@ def test_pairs_that_meet_themselves_where_epochs_join_are_counted(demo: Path) ->
     """512 pairs in batches of 160: the fourth batch has 32 pairs of one epoch, 128 of the next."""
     options = {"batch_size": 160}
     data = data_module(str(demo / "train"), demo / "tokenizer", **options)
-    visits = data.order.global_batch(480, 160, np.arange(160))
+    visits = data.stretch.order.global_batch(480, 160, np.arange(160))
     pairs = list(zip(visits.shard.tolist(), visits.pair.tolist(), strict=True))
     twice = len(pairs) - len(set(pairs))
     assert twice > 1

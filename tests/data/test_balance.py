@@ -284,8 +284,8 @@ def test_training_visits_entries_as_the_report_says(
     )
     pieces = data.training_pieces()
     epochs = 20
-    (source,) = data.order.sources
-    visits = data.order.at(
+    (source,) = data.stretch.order.sources
+    visits = data.stretch.order.at(
         np.tile(np.repeat([0, 1], source.lane_length), epochs),
         np.concatenate(
             [

@@ -151,7 +151,7 @@ def test_a_resumed_run_is_looked_at_where_it_goes_on(
         max_bad_share=1.0,
     )
     data.teacher = StoredInput(Scores.open(stored), data.manifest)
-    data.start = Start(finished_steps=10, cursor=40, pairs_seen=40)
+    data.stretch.start = Start(finished_steps=10, cursor=40, pairs_seen=40)
     made_at: list[int] = []
     pieces = data.training_pieces()
     make = pieces.make

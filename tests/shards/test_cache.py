@@ -346,7 +346,7 @@ def test_the_space_of_a_node_is_reported_or_refused_with_a_window_that_fits(
     def needed(nodes: int, window: int | None = None) -> int:
         data = module()
         sizes = np.array([shard.bytes for shard in data.manifest.shards])
-        return space_of_node(data.order.replace(window=window), sizes, nodes)
+        return space_of_node(data.stretch.order.replace(window=window), sizes, nodes)
 
     largest = max(shard.bytes for shard in module().manifest.shards)
     whole = module().manifest.bytes

@@ -45,7 +45,7 @@ def test_two_sources_mix_exactly_on_every_rank_and_resume_from_a_checkpoint(
         for of_rank in keys(pieces, step):  # two ranks have one half each
             assert sum(key.partition("/")[0] in held_out and len(key) > 0 for key in of_rank) >= 4
         visits = pieces.visits(step)
-        second = visits.shard >= whole.order.sources[1].first_shard
+        second = visits.shard >= whole.stretch.order.sources[1].first_shard
         assert second.reshape(2, -1).sum(axis=1).tolist() == [4, 4]
         epochs.append((visits.epoch[~second].max(), visits.epoch[second].max()))
     assert epochs[-1] == (1, 4)  # 40 steps: 960 of the 512 pairs of one, 320 of the 64 of the other

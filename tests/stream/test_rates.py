@@ -300,7 +300,7 @@ def test_shards_with_rates_are_read_so_by_any_ranks_and_workers_and_found(
 ) -> None:
     data = data_module(str(by_rates), demo / "tokenizer", window=16)
     expected = expected_of(data.manifest, demo)
-    steps = range(2 * data.order.sources[0].epoch_pairs // data.batch_size)
+    steps = range(2 * data.stretch.order.sources[0].epoch_pairs // data.batch_size)
     batches = keys_of(data, steps, world=1, workers=0)
 
     # Two epochs, but for a remainder of fewer than a batch, and of fewer than the lanes in each.
@@ -333,7 +333,7 @@ def test_a_vanished_shard_is_replaced_by_pairs_with_rates(by_rates: Path, demo: 
     data = data_module(str(by_rates), demo / "tokenizer", window=64)
     before = keys_of(data, range(6), world=1, workers=0)
     name = Path(data.manifest.shards[1].name).stem
-    data.order = data.order.replace(dropped=[1])
+    data.stretch.order = data.stretch.order.replace(dropped=[1])
     after = keys_of(data, range(6), world=1, workers=0)
     expected = expected_of(data.manifest, demo)
     for old, new in zip(chain(*before), chain(*after), strict=True):
@@ -426,7 +426,7 @@ def test_a_source_with_rates_is_mixed_with_one_without(
     sources = [str(tmp_path / "plain.tar"), str(by_rates)]
     data = data_module(sources, demo / "tokenizer", weights=[1, 3], window=64)
     expected = expected_of_source(data.manifest.shards[1:], demo)
-    rated_source = data.order.sources[1]
+    rated_source = data.stretch.order.sources[1]
     steps = range(rated_source.lane_length // (data.batch_size // data.lanes))
     batches = keys_of(data, steps, world=1, workers=0)
     seen = Counter(key for batch in batches for key in batch if key in expected)
