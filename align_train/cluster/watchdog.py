@@ -16,7 +16,8 @@ A signal that comes to one of them (`interruption.py`) is told to all.
 If the main thread hangs in a collective, only `os._exit` gets it out. Checkpoints are whole or
 absent, so this loses only the work since the last one.
 
-Price: two threads, and one small message a process and second; with one process one thread.
+Price: two threads (`watch.py`), and one small message a process and second; with one process one
+thread.
 """
 
 from __future__ import annotations
@@ -24,21 +25,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from threading import Event, Thread
 from typing import TypeVar, cast
 
-from align_train.cluster import interruption, sharing
-from align_train.cluster.ending import end_now
+from align_train.cluster import sharing
 from align_train.cluster.lookout import Lookout
 from align_train.cluster.position import ASKING, FINISHED
 from align_train.cluster.run_store import RunStore
-from align_train.cluster.verdict import Verdict
-from align_train.cluster.whereabouts import Whereabouts
+from align_train.cluster.watch import Watch
 from align_train.errors import Interrupted, Lost, UserError, one_line
 
 T = TypeVar("T")
-
-_GRACE = 5.0  # seconds that a process has to end by itself before a verdict ends it
 
 
 class Watchdog:
@@ -72,23 +68,11 @@ class Watchdog:
         self.silence = silence
         self.timeout = timeout
         self.all_come = all_come
-        # Seconds between two signs of life: six may be lost before a process counts as gone.
-        self.interval = min(1.0, silence / 6)
-
         # Rank and status of a child process that has ended; the trainer's launcher knows it.
         self.ended_child: Callable[[], tuple[int, int] | None] = lambda: None
 
         self._in_group = False
         self._store: RunStore | None = None
-        self._over = Event()
-        self._first_is_done = Event()
-        self._verdict: Verdict | None = None
-        self._here = Whereabouts()
-
-        self._exchanged = time.monotonic()
-        self._stuck = False
-        self._told = False  # whether the others know of a signal to this process
-        self._somebody_left = False
         self._lookout = Lookout(
             rank=rank,
             processes=processes,
@@ -96,6 +80,13 @@ class Watchdog:
             timeout=timeout,
             all_come=all_come,
             setting=setting,
+        )
+        self._watch = Watch(
+            rank=rank,
+            silence=silence,
+            timeout=timeout,
+            lookout=self._lookout,
+            ended_child=lambda: self.ended_child(),
         )
 
     def at(self, place: str, step: int | None = None) -> None:
@@ -105,18 +96,18 @@ class Watchdog:
             place: E.g. "forward pass", "compiling block 3 of 12".
             step: The step, from 1; None: the same as before.
         """
-        self._here.at(place, step)
+        self._watch.here.at(place, step)
 
     def pass_done(self) -> None:
         """Notes progress within a place: one more chunk has gone through a model."""
-        self._here.pass_done()
+        self._watch.here.pass_done()
 
     def group_formed(self) -> None:
         """Notes that all processes have found each other in a process group."""
         self._in_group = True
 
     def open(self, host: str, port: int) -> int:
-        """Opens the store and starts both threads. Rank 0 keeps the store, the others connect.
+        """Opens the store and starts the watch. Rank 0 keeps the store, the others connect.
 
         With one process there is no store, and one thread.
 
@@ -132,7 +123,7 @@ class Watchdog:
             Lost: On other ranks, if rank 0 cannot be reached within `timeout` seconds.
         """
         if self.processes == 1:
-            Thread(target=self._watch, daemon=True).start()
+            self._watch.start(None)
             return port
 
         self._store, port = RunStore.open(
@@ -143,11 +134,8 @@ class Watchdog:
             patience=self.timeout,
             silence=self.silence,
         )
-        self._exchanged = time.monotonic()
         sharing.use(self)
-        # Daemons: the watch must not keep a process alive that has done its work.
-        Thread(target=self._exchange, args=(self._store,), daemon=True).start()
-        Thread(target=self._watch, daemon=True).start()
+        self._watch.start(self._store)
         return port
 
     def from_first(self, key: str, make: Callable[[], T]) -> T:
@@ -176,12 +164,12 @@ class Watchdog:
             self._store.publish(key, {"made": made})
             return made
 
-        place = self._here.position.place
+        place = self._watch.here.position.place
         self.at(ASKING)
         while (published := self._store.published(key)) is None:
-            if self._verdict is not None:
-                raise self._verdict.as_error(self.rank)
-            time.sleep(self.interval / 10)
+            if self._watch.verdict is not None:
+                raise self._watch.verdict.as_error(self.rank)
+            time.sleep(self._watch.interval / 10)
         self.at(place)
         if "made" not in published:
             raise Lost("", status=published["status"])  # rank 0 prints it
@@ -200,18 +188,18 @@ class Watchdog:
         try:
             yield
             self._wait_for_first()
-            if self._verdict is not None:
-                raise self._verdict.as_error(self.rank)
+            if self._watch.verdict is not None:
+                raise self._watch.verdict.as_error(self.rank)
         except UserError as error:
             text = str(error)
             if not text:
                 # All ranks have raised it, and rank 0 may still have a checkpoint to write.
                 self._wait_for_first()
                 raise
-            if self._verdict is None:
+            if self._watch.verdict is None:
                 standing = self._leave(text, error.status)
             else:
-                standing = self._verdict.message
+                standing = self._watch.verdict.message
             # All ranks may meet the same error: the first one prints it.
             if standing not in (text, self._blame(text)) and standing.endswith(text):
                 raise Lost("", status=error.status) from None
@@ -242,13 +230,13 @@ class Watchdog:
         if self._store is None:
             return None
 
-        self._somebody_left = True
+        self._watch.somebody_left = True
         # The threads need some intervals to see the silence and to spread the verdict.
-        deadline = time.monotonic() + self.silence + 8 * self.interval
-        while self._verdict is None and time.monotonic() < deadline:
-            time.sleep(self.interval / 10)
-        if self._verdict is not None:
-            return self._verdict.as_error(self.rank)
+        deadline = time.monotonic() + self.silence + 8 * self._watch.interval
+        while self._watch.verdict is None and time.monotonic() < deadline:
+            time.sleep(self._watch.interval / 10)
+        if self._watch.verdict is not None:
+            return self._watch.verdict.as_error(self.rank)
 
         missing = self._lookout.missing(self._store)
         if missing and not self._in_group:
@@ -260,8 +248,8 @@ class Watchdog:
 
     def _wait_for_first(self) -> None:
         self.at(FINISHED)  # so that this rank does not count as stuck
-        while self._store is not None and self.rank != 0 and self._verdict is None:
-            if self._first_is_done.wait(self.interval):
+        while self._store is not None and self.rank != 0 and self._watch.verdict is None:
+            if self._watch.first_is_done.wait(self._watch.interval):
                 return
 
     def _blame(self, message: str) -> str:
@@ -274,10 +262,10 @@ class Watchdog:
         Returns:
             The message of the verdict that stands; empty if none is known.
         """
-        if self._over.is_set():
+        if self._watch.over.is_set():
             return ""
 
-        self._over.set()
+        self._watch.over.set()
         if self._store is None:
             return ""
         sharing.use(None)
@@ -294,104 +282,7 @@ class Watchdog:
             if self.rank == 0:
                 self._store.wait_for_others(
                     self.processes if self.all_come else None,
-                    patience=4 * self.interval,
+                    patience=4 * self._watch.interval,
                     patience_if_coming=self.silence,
                 )
         return standing
-
-    def _exchange(self, store: RunStore) -> None:
-        """The first thread: gives signs of life and looks for those of others."""
-        while not self._over.wait(self.interval):
-            try:
-                store.beat(self._here.position)
-                self._share_signal(store)
-                self._look(store)
-            except Exception:  # of any kind: the store is gone, and with it rank 0
-                if not self._over.is_set():
-                    self._decide(f"{store.first_name} is gone")
-                return
-            self._exchanged = time.monotonic()
-
-    def _share_signal(self, store: RunStore) -> None:
-        if number := interruption.received():
-            if not self._told:
-                store.ask_to_stop(number)
-                self._told = True
-        elif number := store.asked_to_stop():
-            interruption.pass_on(number)
-
-    def _look(self, store: RunStore) -> None:
-        verdict = store.verdict()
-        if verdict is not None:
-            self._verdict = self._verdict or verdict
-            return
-        if store.first_is_done():
-            self._first_is_done.set()
-            return
-
-        ended = self.ended_child()
-        # After a signal rank 0 ends the processes that it has started.
-        if ended is not None and not interruption.received():
-            self._lookout.blame_child(store, *ended)
-        self._lookout.look(store, soon=self._somebody_left)
-        if self._stuck:
-            waited, status = self._waited()
-            self._lookout.blame_who_is_behind(store, waited=waited, status=status)
-
-    def _watch(self) -> None:
-        """The second thread: never waits for anything, and ends the process if need be."""
-        last = time.monotonic()
-        heard: float | None = None
-        while not self._over.wait(self.interval / 2):
-            now = time.monotonic()
-            if now - last > self.silence / 2:
-                # This process was frozen itself: the signs that it missed blame nobody.
-                self._exchanged = now
-                self._here.begin_anew(now)
-                self._lookout.begin_anew(now)
-            last = now
-
-            self._stuck = self._here.is_stuck(now, self._patience)
-            if self._store is None:
-                if self._stuck:
-                    self._end(self._verdict_alone())
-                continue
-
-            # The first thread may hang in a request to a store that is gone.
-            if now - self._exchanged > self.silence + 2 * self.interval:
-                first = self._store.first_name
-                self._decide(f"{first} has given no sign of life for {self.silence:g} s")
-
-            # A main thread that does not hang ends by an error of its own, with its clean-up.
-            if self._verdict is not None:
-                heard = heard or now
-                if now - heard > _GRACE:
-                    self._end(self._verdict)
-
-    @property
-    def _patience(self) -> float:
-        """Seconds that this process may get nowhere."""
-        if interruption.received():
-            return self._here.patience_after_signal(self.silence, self.timeout)
-        return self._here.times * self.timeout
-
-    def _waited(self) -> tuple[str, int]:
-        """For how long this process has got nowhere, in words, and the status that it ends with."""
-        number = interruption.received()
-        if not number:
-            return self._lookout.waited(self._here.times), Lost.status
-        after = f"for {self._patience:.0f} s after the signal to stop"
-        return f"{after}; nothing is saved after the last checkpoint", Interrupted(number).status
-
-    def _verdict_alone(self) -> Verdict:
-        waited, status = self._waited()
-        return Verdict(f"no progress in {self._here.position}, {waited}", status)
-
-    def _decide(self, message: str) -> None:
-        """Without the store, this process decides for itself."""
-        if self._verdict is None:
-            self._verdict = Verdict(message, Lost.status, alone=True)
-
-    def _end(self, verdict: Verdict) -> None:
-        if not self._over.is_set():
-            end_now(verdict.status, verdict.message if verdict.is_printed_by(self.rank) else "")
