@@ -1,13 +1,13 @@
 """The end of a step as code: the parts in `callbacks/`, called one after the other.
 
 Beside it, training has one more callback: `commands/resume.py` writes the settings down once they
-hold. Lightning calls the hooks here; they call the parts, and
-each order below has a reason. `tests/training/test_step_end.py` pins all of them.
+hold. Lightning calls the hooks here; they call the parts, and each order below has a reason.
+`tests/training/test_step_end.py` pins all of them.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import cast
 
 import lightning
@@ -20,6 +20,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.stream.batch import Batch
 from align_train.training.callbacks import (
     Agreement,
+    Attempts,
     Averaging,
     Best,
     Checkpoints,
@@ -32,66 +33,49 @@ from align_train.training.callbacks import (
     Stopping,
     Throughput,
 )
-from align_train.training.callbacks.agreement import stop_with
-from align_train.training.first_passes import compile_now, settle_chunking
+from align_train.training.first_passes import compile_now
 from align_train.training.module import TrainingModule
 from align_train.training.moments import drop_other_moments, note_moments
-from align_train.training.out_of_memory import out_of_memory_message
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class StepEnd(Callback):
-    """Everything that happens around a step, in its order."""
+    """Everything that happens around a step, in its order.
 
-    def __init__(
-        self,
-        *,
-        agreement: Agreement,
-        throughput: Throughput,
-        non_finite: NonFinite,
-        averaging: Averaging,
-        evaluation: Evaluation,
-        best: Best,
-        metrics: Metrics,
-        samples: Samples,
-        records: Records,
-        progress: Progress,
-        checkpoints: Checkpoints,
-        stopping: Stopping,
-        watchdog: Watchdog,
-    ) -> None:
-        """Keeps the parts.
+    Attributes:
+        agreement: Tells all ranks the facts that one of them knows.
+        throughput: Measures speed.
+        non_finite: Stops or skips a step that is not finite.
+        averaging: Averages the weights.
+        evaluation: Evaluates every so many steps.
+        best: Compares evaluations, and keeps the best step.
+        metrics: Writes metrics.csv and the loggers' rows.
+        samples: Writes the first contact sheet, and records the keys of batches.
+        records: Writes what all ranks recorded.
+        progress: Shows the progress bar.
+        checkpoints: Saves.
+        stopping: Ends the run after a signal.
+        watchdog: Learns where this process is.
+    """
 
-        Args:
-            agreement: Tells all ranks the facts that one of them knows.
-            throughput: Measures speed.
-            non_finite: Stops or skips a step that is not finite.
-            averaging: Averages the weights.
-            evaluation: Evaluates every so many steps.
-            best: Compares evaluations, and keeps the best step.
-            metrics: Writes metrics.csv and the loggers' rows.
-            samples: Writes the first contact sheet, and records the keys of batches.
-            records: Writes what all ranks recorded.
-            progress: Shows the progress bar.
-            checkpoints: Saves.
-            stopping: Ends the run after a signal.
-            watchdog: Learns where this process is.
-        """
-        self.agreement = agreement
-        self.throughput = throughput
-        self.non_finite = non_finite
-        self.averaging = averaging
-        self.evaluation = evaluation
-        self.best = best
-        self.metrics = metrics
-        self.samples = samples
-        self.records = records
-        self.progress = progress
-        self.checkpoints = checkpoints
-        self.stopping = stopping
-        self.watchdog = watchdog
-        # Of this rank in the step that is being computed.
-        self._pairs = 0
-        self._blank = False
+    agreement: Agreement
+    throughput: Throughput
+    non_finite: NonFinite
+    averaging: Averaging
+    evaluation: Evaluation
+    best: Best
+    metrics: Metrics
+    samples: Samples
+    records: Records
+    progress: Progress
+    checkpoints: Checkpoints
+    stopping: Stopping
+    watchdog: Watchdog
+
+    def __post_init__(self) -> None:
+        self._attempts = Attempts(
+            agreement=self.agreement, stopping=self.stopping, watchdog=self.watchdog
+        )
 
     def on_train_batch_end(
         self,
@@ -163,16 +147,13 @@ class StepEnd(Callback):
 
         # Before memory is tried: the average takes some.
         self.averaging.start(training)
-        # A hook of each chunk's forward pass: collectives come only after the last one.
-        training.model.register_forward_hook(self._pass_done)
         # Before other hooks watch the passes: these are none of a step.
-        self._find_chunking(trainer, training)
+        self._attempts.start(trainer, training)
         # Compiled once, for the chunk size that was found.
         max_tokens = self.agreement.data.max_tokens or 1
         compile_now(training, max_tokens=max_tokens, at=self.watchdog.at)
         self.watchdog.at(MEETING)
         self.agreement.agree(trainer, step=trainer.global_step, pairs=0)  # on the first batch
-        training.agree = partial(self._agree, trainer, training)
         self.throughput.start(training)
         self.non_finite.start(trainer)
         self.metrics.start(trainer)
@@ -202,8 +183,7 @@ class StepEnd(Callback):
             batch: This rank's part of the global batch.
             batch_idx: Lightning's; not used.
         """
-        self._pairs = len(batch)
-        self._blank = batch.blank
+        self._attempts.begin_step(batch)
         self.throughput.begin_step()
         self.non_finite.begin_step(batch)
         if not batch.blank:
@@ -313,55 +293,6 @@ class StepEnd(Callback):
             print(says, flush=True)
         if training.distillation is not None:
             training.distillation.compare(checkpoint)
-
-    def _find_chunking(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Finds the chunk size that fits, if the settings leave it open. Collective."""
-        data = self.agreement.data
-        known = module.chunking.known
-        settle_chunking(
-            module,
-            pairs=data.batch_size // trainer.world_size,
-            batch_size=data.batch_size,
-            max_tokens=data.max_tokens or 1,
-            at=self.watchdog.at,
-        )
-        if trainer.is_global_zero and not known:
-            print(f"{'chunks':>13}  {module.chunking} (found by trying)", flush=True)
-
-    def _agree(self, trainer: lightning.Trainer, module: TrainingModule) -> bool:
-        """After each backward pass: whether the step is to be made again. Collective."""
-        step = trainer.global_step + 1
-        numbers = self.agreement.agree(
-            trainer,
-            step=step,
-            pairs=self._pairs,
-            values=module.measured(),
-            out_of_memory=module.out_of_memory,
-            blank=self._blank,
-        )
-        if self.agreement.without_data:
-            self.stopping.leave_step(trainer)
-        module.take_measured(numbers)
-        failed = self.agreement.out_of_memory
-        if not failed:
-            return False
-
-        before = str(module.chunking)
-        if not module.chunking.lower():
-            message = out_of_memory_message(module.chunking.of_step, where=f"step {step}: ")
-            raise stop_with(trainer, message)
-        if trainer.is_global_zero:
-            ranks = "" if trainer.world_size == 1 else f" on {failed} of {trainer.world_size} ranks"
-            print(
-                f"step {step}: out of memory{ranks} with chunks of {before}; the step is made "
-                f"again, and the run goes on, with chunks of {module.chunking}",
-                flush=True,
-            )
-        self.watchdog.at(FORWARD, step)
-        return True
-
-    def _pass_done(self, *_: object) -> None:
-        self.watchdog.pass_done()
 
 
 def _ours(module: lightning.LightningModule) -> TrainingModule:

@@ -6,6 +6,7 @@ Numbers, contact sheets, checkpoints, evaluation, signals, faults, the progress 
 from __future__ import annotations
 
 from align_train.training.callbacks.agreement import Agreement
+from align_train.training.callbacks.attempts import Attempts
 from align_train.training.callbacks.averaging import Averaging
 from align_train.training.callbacks.best import Best
 from align_train.training.callbacks.checkpoints import Checkpoints
@@ -20,6 +21,7 @@ from align_train.training.callbacks.throughput import Throughput
 
 __all__ = [
     "Agreement",
+    "Attempts",
     "Averaging",
     "Best",
     "Checkpoints",
