@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -21,11 +21,13 @@ class DetachedWork(Generic[Result]):
 
         Args:
             function: The work.
-            left_behind: Cleans up if the work was given up and its thread ends after all.
+            left_behind: Cleans up if the work was given up, once its thread has ended after all.
         """
         self._function = function
         self._left_behind = left_behind
-        self._given_up = Event()
+        self._given_up = False
+        # One of the two threads cleans up, however close the work's end and `give_up` come.
+        self._ending = Lock()
         self._results: list[Result] = []
         self._errors: list[BaseException] = []
 
@@ -33,12 +35,17 @@ class DetachedWork(Generic[Result]):
         self._thread.start()
 
     def _run(self) -> None:
+        results: list[Result] = []
+        errors: list[BaseException] = []
         try:
-            self._results.append(self._function())
+            results.append(self._function())
         except BaseException as error:  # of any kind: it belongs to the thread that waits
-            self._errors.append(error)
-        if self._given_up.is_set():
-            self._left_behind()
+            errors.append(error)
+
+        with self._ending:
+            self._results, self._errors = results, errors
+            if self._given_up:
+                self._left_behind()
 
     def done(self, *, wait: float) -> bool:
         """Whether the function has ended.
@@ -51,7 +58,10 @@ class DetachedWork(Generic[Result]):
 
     def give_up(self) -> None:
         """Leaves the thread behind."""
-        self._given_up.set()
+        with self._ending:
+            self._given_up = True
+            if self._results or self._errors:
+                self._left_behind()
 
     def result(self) -> Result:
         """The function's result; raises its error."""
