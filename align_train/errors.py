@@ -94,8 +94,7 @@ def did_you_mean(name: str, names: Iterable[str], *, before: str = "", cutoff: f
         cutoff: The least likeness, 0 to 1. 0.5 finds swapped and dropped letters (`depht`), and
             seldom another name.
     """
-    # In order: a set's own order is another one in each process.
-    close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     # Not cut: what is near the user's own name is about as long.
     return f", did you mean {printable(before + close[0])}?" if close else ""
 
