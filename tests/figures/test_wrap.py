@@ -41,9 +41,7 @@ def test_words_that_fit_are_never_broken(words: list[str], width: int, lines: in
 # A word that is too wide ends in an ellipsis within its line: Thai goes on behind it.
 @example("aMMท", 3, 1)
 @given(TEXTS, st.integers(3, 30), st.integers(1, 5))
-def test_the_text_is_whole_or_has_an_ellipsis_where_it_is_not(
-    text: str, width: int, lines: int
-) -> None:
+def test_a_text_that_is_not_shown_whole_has_an_ellipsis(text: str, width: int, lines: int) -> None:
     cut = wrap(text, width=width, lines=lines, measure=measured)
     if not any(MORE in line for line in cut):
         assert "".join("".join(cut).split()) == "".join(text.split())
