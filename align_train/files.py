@@ -3,8 +3,8 @@
 A reader never sees half a file: the content goes to a hidden name beside it and is renamed once it
 is complete. A rename within one folder is atomic on local disks, NFS and Lustre.
 
-`locked` is for a block of code: threads and processes enter one after another. A run's whole life
-has another lock, `run/lock.py`.
+`locked` is for a block of code: threads and processes enter one after another. For its whole life a
+run holds another lock, `run/lock.py`.
 """
 
 from __future__ import annotations

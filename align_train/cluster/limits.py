@@ -1,4 +1,4 @@
-"""What a run asks of its machine: open files, and cores that it shares with other programs."""
+"""A run's use of its machine: open files, and cores that it shares with other programs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def allow_open_files() -> None:
 def wait_briefly() -> None:
     """Lets torch's threads give their cores back soon while they wait for each other.
 
-    libgomp's threads wait in a loop. If other programs use the cores, too, a thread waits for one
-    that has none: the demo's steps take half the time by this where two other programs run on its
-    two cores, and as long as before where none does. It must come before torch is imported, and
-    leaves a choice of the user's as it is.
+    libgomp's threads wait in a loop, which keeps their cores busy. If other programs use the cores,
+    too, the awaited thread may have no core. With two other programs on two cores, the demo's steps
+    take half the time by this; without them, they take as long as before.
+
+    It must be called before torch is imported. If the user has chosen how threads wait, it changes
+    nothing.
     """
     if not any(name in os.environ for name in _OWN_CHOICE):
         os.environ["GOMP_SPINCOUNT"] = str(_SPINS)

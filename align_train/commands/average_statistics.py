@@ -1,4 +1,7 @@
-"""BatchNorm's statistics of averaged or mixed weights: from training pairs, or averages too."""
+"""BatchNorm's statistics for averaged or mixed weights.
+
+They are computed anew from training pairs, or else averaged as the weights are.
+"""
 
 from __future__ import annotations
 

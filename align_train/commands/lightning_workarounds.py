@@ -1,4 +1,4 @@
-"""What we work around in Lightning: its notices, devices, child processes and signal handlers."""
+"""Workarounds for Lightning: its notices, devices, child processes and signal handlers."""
 
 from __future__ import annotations
 

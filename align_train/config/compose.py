@@ -92,7 +92,7 @@ def compose_command(
         config_name: The name of the command's YAML file.
         schema: The dataclass of its settings.
         overrides: As on the command line.
-        optional: As of `command`.
+        optional: Keys that this command need not be given: they become null.
         fill_in: Given to `typed_settings`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The rule that a strategy must be able to do what the other settings ask of it."""
+"""Rules on the strategy: it must be able to do all that the other settings ask of it."""
 
 from __future__ import annotations
 

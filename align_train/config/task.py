@@ -1,4 +1,4 @@
-"""The task of a run, texts or labels: the rules that model, loss and data must agree."""
+"""The task of a run, texts or labels: model, loss and data must agree on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_vocabulary(settings: TrainSettings) -> None:
         settings: The run's settings.
 
     Raises:
-        UserError: It has none. Of other models `check_task` knows what they need.
+        UserError: It has none. `check_task` asks the same of other models.
     """
     texts = settings.model.get("_target_") == _OF_TEXTS
     data = settings.data
@@ -27,7 +27,7 @@ def check_vocabulary(settings: TrainSettings) -> None:
 
 
 def check_task(settings: TrainSettings) -> None:
-    """Checks that model, loss and data are for one task, and that a bias is there if it is needed.
+    """Checks that model, loss and data are for one task, and that the model has a bias if needed.
 
     Args:
         settings: The run's settings.

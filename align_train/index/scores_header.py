@@ -1,4 +1,4 @@
-"""The header of scores on disk: what a folder's scores were made with, and what they mean."""
+"""The header of scores on disk: how a folder's scores were made, and what each column means."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 With few rows a tile has many columns, so a rank with few pairs starts few kernels.
 
-Price: one buffer of `tile` × `tile` logits, which each tile overwrites; and what masked duplicates
-take (`duplicates.py`).
+Price: one buffer of `tile` × `tile` logits, which each tile overwrites; and the memory of masked
+duplicates (`duplicates.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a request's headers say, and which of them are refused before the body is read."""
+"""The headers of a request: decoded, and checked before the body is read."""
 
 from __future__ import annotations
 

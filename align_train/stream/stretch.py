@@ -56,10 +56,10 @@ class Stretch:
         }
 
     def after(self, finished_steps: int) -> Start:
-        """Returns where the run is after so many finished steps of this stretch.
+        """Returns where the run is after a step of this stretch.
 
         Args:
-            finished_steps: Steps of the whole run.
+            finished_steps: Steps of the whole run up to this one, including it.
         """
         return self.start.after(finished_steps, self.batch_size)
 

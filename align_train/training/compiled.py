@@ -116,7 +116,7 @@ class CompiledBlocks:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Runs all parts as they are within the block."""
+        """While the `with` statement lasts, all parts run as they are, not compiled."""
         self.on = False
         try:
             yield

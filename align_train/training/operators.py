@@ -1,4 +1,4 @@
-"""What an operator of torch costs, by its arguments and its result: FLOPs, and bytes moved.
+"""The cost of an operator of torch, from its arguments and its result: FLOPs, and bytes moved.
 
 - *FLOPs*: two for a multiplication with an addition. Matrix products, convolutions and attention
   count; all else is bound by memory. torch's own counter has no formula for the fused attention of

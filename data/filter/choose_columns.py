@@ -1,4 +1,7 @@
-"""Which columns of the source are read: each rule's, with its type, and those that show a row."""
+"""Chooses the columns of the source that the filter reads.
+
+They are those of each rule, with the type to read each as, and those by which a reader knows a row.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The parts of a step's end: plain classes, which `step_end.py` calls in their order.
 
-Numbers, contact sheets, checkpoints, evaluation, signals, faults, the progress bar.
+Numbers, repeated attempts, contact sheets, checkpoints, evaluation, signals, faults, the progress
+bar.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Attempts:
     """Comes before and after the passes of an attempt, which `TrainingModule` makes."""
 
     def __init__(self, *, agreement: Agreement, stopping: Stopping, watchdog: Watchdog) -> None:
-        """Before the first step.
+        """Has begun no attempt yet.
 
         Args:
             agreement: Tells all ranks if memory ran out on one of them, or if one has no data.
