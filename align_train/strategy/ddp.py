@@ -54,7 +54,7 @@ class DDP(StrategyRecipe):
             process_group_backend=run.backend,
             timeout=timedelta(seconds=run.timeout),
             # BatchNorm's statistics are made alike on all ranks once a step
-            # (training/batch_norm.py): a broadcast in each forward pass would be waste.
+            # (training/running_statistics.py): a broadcast in each forward pass would be waste.
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             # Every parameter is used in every step, so none must be searched for.
