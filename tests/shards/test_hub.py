@@ -105,7 +105,7 @@ def test_a_hub_that_asks_to_wait_is_left_alone_so_long(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limit = Limit(requests=6, window=1, wait=1, says="ratelimit")
+    limit = Limit(requests=6, wait=1, says="ratelimit")
     with hub(repository, limit=limit) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         cache = cache_in(tmp_path / "cache")
@@ -120,7 +120,7 @@ def test_a_hub_that_asks_to_wait_is_left_alone_so_long(
 def test_a_web_server_that_asks_to_wait_is_left_alone_so_long(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit = Limit(requests=3, window=1, wait=1, status=503)
+    limit = Limit(requests=3, wait=1, status=503)
     with hub(repository, limit=limit) as server:
         url = f"{server.url}/datasets/{NAME}/resolve/main/packed/{MANIFEST_NAME}"
         # A manifest is asked for by HEAD and GET: the last of these four comes too early.
@@ -134,7 +134,7 @@ def test_a_web_server_that_asks_to_wait_is_left_alone_so_long(
 def test_an_s3_store_that_asks_to_wait_is_left_alone_so_long(
     many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit = Limit(requests=3, window=1, wait=2, status=503)
+    limit = Limit(requests=3, wait=2, status=503)
     with flaky_s3(many / "train", fail=0.0) as bucket, limited(bucket, limit) as server:
         options = bucket.storage_options
         options["client_kwargs"]["endpoint_url"] = server.url
@@ -188,7 +188,7 @@ def assert_waited(asked: list[Asked], limit: Limit) -> None:
 def test_a_wait_beyond_the_patience_ends_in_one_line(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hub(repository, limit=Limit(0, 60, 90, status=503)) as server:
+    with hub(repository, limit=Limit(0, 90, status=503)) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         began = time.monotonic()
         with pytest.raises(
@@ -305,7 +305,7 @@ def test_a_hub_that_answers_by_errors_has_all_the_patience(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_listing, "_CONTACT", 0.2)
-    with hub(repository, limit=Limit(0, 60, 0, status=500)) as server:
+    with hub(repository, limit=Limit(0, 0, status=500)) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         with pytest.raises(UserError, match=r"in 2 s \(data\.staging\.patience\), the last: 500"):
             resolve(f"{SET}/packed", caption=TXT, cache=cache_in(tmp_path / "cache", 2))
@@ -369,7 +369,7 @@ def test_two_ranks_train_from_a_hub_that_allows_few_requests(
     folder = repository / "bare #1"
     if has_manifest:
         resolve(str(folder), caption=TXT).write(folder / MANIFEST_NAME)
-    limit = Limit(requests=6, window=3, wait=1)
+    limit = Limit(requests=6, wait=1)
     with hub(repository, limit=limit) as server:
         done = run(
             *recipe(many, f"{SET}/bare #1", "trainer.devices=2", "data.workers=2"),

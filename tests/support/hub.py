@@ -7,6 +7,7 @@ signed URL, tokens, and a limit of requests in a window of time.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -31,29 +32,33 @@ _PAGE = 5  # entries of a listing
 
 @dataclass
 class Limit:
-    """So many requests in a window of seconds; then 429, which asks to wait `wait` seconds.
+    """Passes so many requests; the next one is answered by 429, which asks to wait `wait` seconds.
+
+    After these it passes as many again. It has no other clock, so that a slow machine meets it too.
 
     says: the header that tells it: retry-after or ratelimit.
     status: The status of the answer.
     """
 
     requests: int
-    window: float
     wait: int
     says: str = "retry-after"
     status: int = 429
 
     def __post_init__(self) -> None:
-        self._begin = 0.0
         self._count = 0
+        self._until = math.inf
 
     def passes(self) -> bool:
         now = time.monotonic()
-        if now - self._begin > self.window:
-            self._begin = now
+        if now >= self._until:
             self._count = 0
+            self._until = math.inf
         self._count += 1
-        return self._count <= self.requests
+        if self._count <= self.requests:
+            return True
+        self._until = min(self._until, now + self.wait)
+        return False
 
     def answer(self) -> Response:
         headers = {"Retry-After": str(self.wait)}
