@@ -10,13 +10,10 @@ A line never holds more of a stranger's value than `shown` gives.
 from __future__ import annotations
 
 import difflib
-import os
-import re
 import signal
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 _SHOWN = 80  # characters of a value that a line shows
 
@@ -97,39 +94,6 @@ def did_you_mean(name: str, names: Iterable[str], *, before: str = "", cutoff: f
     close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     # Not cut: what is near the user's own name is about as long.
     return f", did you mean {printable(before + close[0])}?" if close else ""
-
-
-def is_missing_path(name: str) -> bool:
-    """Whether a name that may be one of the Hugging Face hub's is a path that is not there.
-
-    Args:
-        name: The hub has NAME and OWNER/NAME. A path has more folders, begins with `.`, `/` or `~`,
-            or lies in a folder that is there: `outputs/demo`.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return False
-    lies_here = "/" in name and path.parent.is_dir()
-    return lies_here or name.count("/") > 1 or name.startswith((".", "/", "~"))
-
-
-def nearest_path(path: str | Path) -> str:
-    """`, did you mean …?` if a file beside has nearly the name of a missing one, or nothing."""
-    missing = Path(path)
-    try:
-        names = os.listdir(missing.expanduser().parent)
-    except OSError:
-        return ""
-    # Hidden files are leftovers, and a name with another number is another thing of the kind.
-    numberless = re.sub(r"\d+", "", missing.name)
-    names = [
-        name
-        for name in names
-        if not name.startswith(".") and re.sub(r"\d+", "", name) != numberless
-    ]
-    # 0.75: a folder of runs has similar names, and a wrong proposal is worse than none.
-    folder = str(missing).removesuffix(missing.name)
-    return did_you_mean(missing.name, names, before=folder, cutoff=0.75)
 
 
 @contextmanager

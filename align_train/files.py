@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks between processes, and the user's folders.
+"""Files that are missing, files written whole or not at all, locks, and the user's folders.
 
 A reader never sees half a file: the content goes to a hidden name beside it and is renamed once it
 is complete. A rename within one folder is atomic on local disks, NFS and Lustre.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import socket
 import stat
@@ -24,9 +25,42 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from align_train.errors import UserError
+from align_train.errors import UserError, did_you_mean
 
 _POLL = 0.05  # seconds between two attempts to take a lock
+
+
+def is_missing_path(name: str) -> bool:
+    """Whether a name that may be one of the Hugging Face hub's is a path that is not there.
+
+    Args:
+        name: The hub has NAME and OWNER/NAME. A path has more folders, begins with `.`, `/` or `~`,
+            or lies in a folder that is there: `outputs/demo`.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return False
+    lies_here = "/" in name and path.parent.is_dir()
+    return lies_here or name.count("/") > 1 or name.startswith((".", "/", "~"))
+
+
+def nearest_path(path: str | Path) -> str:
+    """`, did you mean …?` if a file beside has nearly the name of a missing one, or nothing."""
+    missing = Path(path)
+    try:
+        names = os.listdir(missing.expanduser().parent)
+    except OSError:
+        return ""
+    # Hidden files are leftovers, and a name with another number is another thing of the kind.
+    numberless = re.sub(r"\d+", "", missing.name)
+    names = [
+        name
+        for name in names
+        if not name.startswith(".") and re.sub(r"\d+", "", name) != numberless
+    ]
+    # 0.75: a folder of runs has similar names, and a wrong proposal is worse than none.
+    folder = str(missing).removesuffix(missing.name)
+    return did_you_mean(missing.name, names, before=folder, cutoff=0.75)
 
 
 @contextmanager

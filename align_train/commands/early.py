@@ -34,8 +34,8 @@ from align_train.config.command_schema import (
 )
 from align_train.config.saved import read_run
 from align_train.config.schema import Node, TrainSettings
-from align_train.errors import UserError, nearest_path, shown
-from align_train.files import check_writable
+from align_train.errors import UserError, shown
+from align_train.files import check_writable, nearest_path
 from align_train.index.scores import TEXT_CHOICES
 from align_train.index.settings import PRECISIONS, refuse_absent_collection
 from align_train.run.folder import RunFolder

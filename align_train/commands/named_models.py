@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from align_train.config.schema import Node, TrainSettings
-from align_train.errors import UserError, is_missing_path, nearest_path
+from align_train.errors import UserError
+from align_train.files import is_missing_path, nearest_path
 from align_train.index.scores import SCORES
 from align_train.pretrained import ANY_MODEL
 from align_train.run.folder import checkpoint_at

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from align_train.errors import UserError, is_missing_path, nearest_path, one_line
+from align_train.errors import UserError, one_line
+from align_train.files import is_missing_path, nearest_path
 
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"  # of weights in several files

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from align_train.cluster.sharing import from_first
-from align_train.errors import UserError, nearest_path
+from align_train.errors import UserError
+from align_train.files import nearest_path
 from align_train.shards.braces import expand_braces
 from align_train.shards.cache import ShardCache
 from align_train.shards.caption import CaptionSource

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align_train.errors import UserError, is_missing_path
+from align_train.errors import UserError
+from align_train.files import is_missing_path
 
 _FIX = "make one with `align-train pack` or give a hub name"
 

@@ -33,7 +33,6 @@ from align_train.training.callbacks import (
     Stopping,
     Throughput,
 )
-from align_train.training.first_passes import compile_now
 from align_train.training.module import TrainingModule
 from align_train.training.moments import drop_other_moments, note_moments
 
@@ -149,9 +148,6 @@ class StepEnd(Callback):
         self.averaging.start(training)
         # Before other hooks watch the passes: these are none of a step.
         self._attempts.start(trainer, training)
-        # Compiled once, for the chunk size that was found.
-        max_tokens = self.agreement.data.max_tokens or 1
-        compile_now(training, max_tokens=max_tokens, at=self.watchdog.at)
         self.watchdog.at(MEETING)
         self.agreement.agree(trainer, step=trainer.global_step, pairs=0)  # on the first batch
         self.throughput.start(training)

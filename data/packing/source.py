@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from align_train.errors import UserError, nearest_path, one_line, shown
+from align_train.errors import UserError, one_line, shown
+from align_train.files import nearest_path
 from align_train.shards.find import Found, find_files, path_of
 from align_train.shards.image_kind import is_image
 from align_train.shards.left_out import LeftOut

@@ -71,11 +71,10 @@ def spies(monkeypatch: pytest.MonkeyPatch) -> Mock:
     together = Mock()
     for name, part in PARTS.items():
         together.attach_mock(create_autospec(part, instance=True), name)
-    functions = {settle_chunking: "callbacks.attempts", compile_now: "step_end"}
-    for function, module in functions.items():
+    for function in (settle_chunking, compile_now):
         spy = create_autospec(function)
         together.attach_mock(spy.mock, function.__name__)
-        monkeypatch.setattr(f"align_train.training.{module}.{function.__name__}", spy)
+        monkeypatch.setattr(f"align_train.training.callbacks.attempts.{function.__name__}", spy)
     data = SimpleNamespace(batch_size=4 * GROUP, max_tokens=8, teardown=together.data_teardown)
     together.agreement.data = data
     together.agreement.agree.return_value = [0.5, 2.0]

@@ -15,7 +15,7 @@ from align_train.cluster.watchdog import Watchdog
 from align_train.stream.batch import Batch
 from align_train.training.callbacks.agreement import Agreement, stop_with
 from align_train.training.callbacks.stopping import Stopping
-from align_train.training.first_passes import settle_chunking
+from align_train.training.first_passes import compile_now, settle_chunking
 from align_train.training.module import TrainingModule
 from align_train.training.out_of_memory import out_of_memory_message
 
@@ -39,7 +39,7 @@ class Attempts:
         self._blank = False
 
     def start(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Finds the chunk size that fits, if the settings leave it open. Collective.
+        """Finds the chunk size that fits, if it is left open, and compiles for it. Collective.
 
         From now on the module reports its forward passes, and asks after each backward pass.
 
@@ -55,16 +55,18 @@ class Attempts:
         module.agree = partial(self._agree, trainer, module)
 
         data = self.agreement.data
+        max_tokens = data.max_tokens or 1
         known = module.chunking.known
         settle_chunking(
             module,
             pairs=data.batch_size // trainer.world_size,
             batch_size=data.batch_size,
-            max_tokens=data.max_tokens or 1,
+            max_tokens=max_tokens,
             at=self.watchdog.at,
         )
         if trainer.is_global_zero and not known:
             print(f"{'chunks':>13}  {module.chunking} (found by trying)", flush=True)
+        compile_now(module, max_tokens=max_tokens, at=self.watchdog.at)
 
     def begin_step(self, batch: Batch) -> None:
         """Begins the first attempt at a step.
