@@ -11,7 +11,7 @@ from align_train.cluster.variables import first_set, number
 from align_train.errors import UserError
 
 # `8(x4)` are four machines with eight tasks each; `8(x3),4` are four with unequal numbers.
-_COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+_COUNT = re.compile(r"(\d+)(?:\(x\d+\))?")
 
 
 def tasks() -> int:
